@@ -1,0 +1,71 @@
+# Everything runs in .venv, which the first target that needs it makes. It takes Python 3.11 or
+# newer and pip, and nothing else. Where pip looks for packages is pip's own configuration.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c '$(IS_RECENT)' 2>/dev/null && { echo $$python; break; }; done)
+IS_RECENT = import sys; sys.exit(sys.version_info < (3, 11))
+TOO_OLD = srgan-edge needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11
+
+BIN = .venv/bin
+RUNTIME = .venv/.runtime-installed
+TOOLS = .venv/.tools-installed
+DEMO = srgan_edge/demo
+RESULTS = demo-output
+
+.PHONY: help demo test check types gpu bench wheel clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
+	@mkdir -p $(RESULTS)
+	$(BIN)/srgan-edge upscale $(DEMO)/clip.mp4 --tile 128 --overwrite -o $(RESULTS)/clip.mp4
+	$(BIN)/srgan-edge upscale $(DEMO)/photo.png --overwrite -o $(RESULTS)/photo.png
+	$(BIN)/srgan-edge compare $(DEMO)/photo.png $(RESULTS)/photo.png \
+		--crop 230,110,272,204 -o $(RESULTS)/side-by-side.png
+	@printf '\nThe results are here:\n'
+	@printf '  %s\n' "$(CURDIR)/$(RESULTS)/clip.mp4          320x180 -> 1280x720, with its sound" \
+		"$(CURDIR)/$(RESULTS)/photo.png         240x180 -> 960x720" \
+		"$(CURDIR)/$(RESULTS)/side-by-side.png  the photo before and after"
+
+test: $(TOOLS) ## Run every test that this machine can run
+	$(BIN)/python -m pytest
+
+check: types ## Lint, format, types and the fast tests: before every commit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q -m "not slow"
+
+# mypy runs no import hooks: it needs the four folders in the places they have once installed.
+types: $(TOOLS) ## Check the types of all four packages
+	@rm -rf build/types && mkdir -p build/types/srgan_edge
+	@cd build/types/srgan_edge && ln -s ../../../srgan_edge/* ../../../train ../../../export ../../../kernels .
+	$(BIN)/mypy -p srgan_edge
+
+gpu: $(TOOLS) ## Run the GPU checks; here a skipped one is a failure
+	SRGAN_EDGE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+
+bench: $(TOOLS) ## Measure speed and memory of the video pipeline
+	$(BIN)/python benchmarks/pipeline.py
+
+wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl
+	@rm -rf build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## Remove what these targets made; .venv stays
+	rm -rf build dist $(RESULTS) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find srgan_edge train export kernels tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(or $(PYTHON),false) -c '$(IS_RECENT)' || { echo "$(TOO_OLD)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(TOOLS): pyproject.toml | $(BIN)/python
+	@echo "The tests need torch, which is large: this takes some minutes, once."
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(RUNTIME)

@@ -1,0 +1,1 @@
+"""Export: from a checkpoint to the deployment ONNX. Needs `srgan-edge[export]`."""

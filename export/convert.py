@@ -1,0 +1,154 @@
+"""Importing other people's weights: a pickled state dict in, our checkpoint out.
+
+The keys of foreign generators differ, their layers do not: convolutions, batch norms and PReLUs in
+the order of the forward pass. They are matched by that order and by shape, so SRResNet and SRGAN
+generators of most repositories fit without a table of names, and so do SRVGGNetCompact models of
+Real-ESRGAN, which are our edge network. What does not fit is named and refused.
+"""
+
+import json
+import multiprocessing
+import resource
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from srgan_edge.checkpoint import save_checkpoint
+from srgan_edge.errors import ModelRefused
+from srgan_edge.model import generator_from_spec
+from srgan_edge.spec import Head, ModelSpec, Norm
+
+WRAPPERS = ("params_ema", "params", "ema", "state_dict", "model_state_dict", "generator", "model")
+"""Keys under which training programs keep the weights; the averaged ones come first."""
+
+MEMORY_LIMIT_BYTES = 12 << 30
+"""Address space of the process that reads the pickle; importing torch alone maps over 3 GiB."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution, batch norm or PReLU."""
+
+    name: str
+    kind: str
+    tensors: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{leaf} {list(t.shape)}" for leaf, t in self.tensors.items())
+        return f"{self.name} ({self.kind}: {shapes})"
+
+
+def checkpoint_from_pickle(path: Path, out: Path, name: str, head: Head = "linear") -> ModelSpec:
+    """Convert a `.pth` file of a x4 generator to a `.safetensors` checkpoint; returns its spec.
+
+    Args:
+        head: `tanh` if the foreign generator ends in (tanh(x) + 1) / 2, which no key tells.
+
+    Raises:
+        ModelRefused: the file holds more than tensors, or its layers are not one of our
+            generators; the message names the first that differ.
+    """
+    layers = layers_of(state_from_pickle(path))
+    spec = spec_from_layers(layers, name, head, path)
+    generator = generator_from_spec(spec)
+    _fill(generator, layers, path)
+    save_checkpoint(out, generator, spec)
+    return spec
+
+
+def state_from_pickle(path: Path) -> dict[str, Tensor]:
+    """The state dict in a pickle, read with `weights_only` in a process of limited memory.
+
+    `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): a crash, or memory
+    without end, is the child's and means a refusal.
+    """
+    if not path.is_file():
+        raise ModelRefused(f"{path}: no such file")
+    with tempfile.TemporaryDirectory() as folder:
+        tensors, reason = Path(folder) / "tensors.safetensors", Path(folder) / "reason.txt"
+        child = multiprocessing.get_context("spawn").Process(
+            target=_read_pickle, args=(path.resolve(), tensors, reason)
+        )
+        child.start()
+        child.join()
+        if not tensors.exists():
+            why = reason.read_text() if reason.exists() else f"reader died ({child.exitcode})"
+            raise ModelRefused(f"{path}: not a plain file of weights: {why}")
+        with safetensors.safe_open(tensors, "pt") as file:
+            # safetensors sorts its tensors; the order they had is what layers are matched by.
+            return {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+
+
+def layers_of(state: dict[str, Tensor]) -> list[Layer]:
+    """The layers of a state dict in their order there, which is that of the forward pass."""
+    modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in state.items():
+        prefix, _, leaf = key.removeprefix("module.").rpartition(".")
+        modules[prefix][leaf] = tensor
+    return [Layer(prefix, _kind(tensors), tensors) for prefix, tensors in modules.items()]
+
+
+def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> ModelSpec:
+    """The generator these layers look like, judged by their number and the first kernel."""
+    convolutions = [layer for layer in layers if layer.kind == "conv"]
+    if len(convolutions) < 3:
+        raise ModelRefused(f"{path}: {len(convolutions)} convolutions; not a generator")
+    channels, _, kernel, _ = convolutions[0].tensors["weight"].shape
+    if kernel == 9:
+        norm: Norm = "batch" if any(layer.kind == "batchnorm" for layer in layers) else "none"
+        blocks = (len(convolutions) - 5) // 2  # all but head, trunk's end, two stages, tail
+        return ModelSpec(name, "srresnet", channels, max(blocks, 1), norm=norm, head=head)
+    return ModelSpec(name, "edge", channels, len(convolutions) - 2, head=head)
+
+
+@torch.no_grad()
+def _fill(generator: nn.Module, layers: list[Layer], path: Path) -> None:
+    """Copy the foreign layers over ours, in order; a missing bias is zero, one slope is for all."""
+    ours = layers_of(generator.state_dict())
+    for mine, theirs in zip_longest(ours, layers):
+        if mine is None or theirs is None or not _fits(mine, theirs):
+            raise ModelRefused(
+                f"{path}: does not fit a generator of ours: it has {theirs or 'nothing'} where "
+                f"{mine or 'nothing'} is expected"
+            )
+        for leaf, tensor in mine.tensors.items():
+            tensor.copy_(theirs.tensors.get(leaf, torch.zeros(())))
+
+
+def _fits(mine: Layer, theirs: Layer) -> bool:
+    if mine.kind != theirs.kind or theirs.tensors.keys() - mine.tensors.keys():
+        return False
+    one_slope = mine.kind == "prelu" and theirs.tensors["weight"].numel() == 1
+    return one_slope or mine.tensors["weight"].shape == theirs.tensors["weight"].shape
+
+
+def _kind(tensors: dict[str, Tensor]) -> str:
+    if "running_mean" in tensors:
+        return "batchnorm"
+    dimensions = tensors["weight"].ndim if "weight" in tensors else 0
+    return {4: "conv", 1: "prelu"}.get(dimensions, "unknown layer")
+
+
+def _read_pickle(path: Path, tensors: Path, reason: Path) -> None:
+    """The child: everything that touches the pickle happens here."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), dict)), None):
+            state = state[wrapper]
+        odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is not a tensor")
+        dense = {key: value.to_dense().contiguous().clone() for key, value in state.items()}
+        partial = tensors.with_suffix(".partial")
+        safetensors.torch.save_file(dense, partial, metadata={"order": json.dumps(list(dense))})
+        partial.rename(tensors)
+    except Exception as error:
+        reason.write_text(f"{type(error).__name__}: {str(error).splitlines()[0]}")

@@ -1,0 +1,76 @@
+"""From a checkpoint to the deployment ONNX.
+
+The graph is `Deployment`, traced: uint8 [N, H, W, 3] in, uint8 [N, 4H, 4W, 3] out, with the value
+range, the clamp and the rounding inside, so that every runtime computes the same pixels.
+"""
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from srgan_edge.artefact import read_onnx_spec
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.checkpoint import load_checkpoint
+from srgan_edge.model import Deployment
+from srgan_edge.spec import METADATA_KEY, ModelSpec
+
+OPSET = 18
+MAX_SIDE_PX = 1 << 15
+
+
+def onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
+    """Write the deployment ONNX of a `.safetensors` checkpoint to `path`; returns its spec.
+
+    Raises:
+        ModelRefused: the checkpoint is not one of ours, or damaged.
+        OutputFailed: `path` cannot be written.
+    """
+    generator, spec = load_checkpoint(checkpoint)
+    model = deployment_graph(generator, spec)
+    with replace_when_whole(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+    assert read_onnx_spec(path) == spec
+    return spec
+
+
+def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """The deployment graph, checked by onnx, with its spec in `metadata_props` and nothing else."""
+    sizes = [torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for name in ("n", "h", "w")]
+    # Odd and unequal example sizes: the tracer must not take two of them for one.
+    example = torch.zeros(2, 17, 19, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of the tracer, about itself
+        program = torch.onnx.export(
+            Deployment(generator).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["output"],
+            dynamic_shapes=(dict(enumerate(sizes)),),
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    _forget_origin(model)
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Drop the tracer's notes on every node: source lines and paths of the machine it ran on."""
+    graph = model.graph
+    del model.metadata_props[:]
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for tensor in graph.initializer:
+        tensor.ClearField("metadata_props")
+        tensor.ClearField("doc_string")
+    model.producer_name, model.producer_version = "srgan-edge", ""

@@ -1,0 +1,3 @@
+from srgan_edge.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""A bounded queue between two threads that ends in one of three ways, and never hangs.
+
+The producer is done (the consumer still gets everything), the producer failed (the consumer gets
+everything, then the error), or the consumer gave up (the producer is told at its next put).
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ConsumerGone(Exception):
+    """Nobody will take what is put; the consumer's own error says why."""
+
+
+class Channel(Generic[T]):
+    """Items from one producing to one consuming thread, at most `capacity` in between."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = self._abandoned = False
+        self._error: BaseException | None = None
+
+    def put(self, item: T) -> None:
+        """Hand over one item; waits while the channel is full.
+
+        Raises:
+            ConsumerGone: `abandon` was called.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._abandoned or len(self._items) < self._capacity)
+            if self._abandoned:
+                raise ConsumerGone
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more items; `error` is raised in the consumer after the last one."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """The consumer takes no more; what is queued is dropped."""
+        with self._changed:
+            self._abandoned = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        """All items in order, until the producer ends."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._ended)
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,75 @@
+"""Weights on disk: safetensors that carry their ModelSpec, and nothing that could run code.
+
+`read_spec` and `read_state` refuse what the format itself lets through: huge headers, duplicate
+names, tensors that are not the generator's, weights that are not finite.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from srgan_edge.artefact import read_safetensors_spec
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.errors import ExtraMissing, ModelRefused
+from srgan_edge.model import generator_from_spec
+from srgan_edge.spec import METADATA_KEY, ModelSpec
+
+try:
+    import safetensors.torch
+    from safetensors import SafetensorError
+except ImportError:
+    raise ExtraMissing(
+        "safetensors", "srgan-edge[train]", "reading or writing a checkpoint"
+    ) from None
+
+
+def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
+    """Write the generator's weights (float32) and its spec to `path`, whole or not at all."""
+    state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
+    _check_state(state, spec, path)
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    with replace_when_whole(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={METADATA_KEY: spec.to_json()})
+
+
+def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
+    """The generator in evaluation mode, float32 on the CPU, and its spec.
+
+    Raises:
+        ModelRefused: no such file, not one of our checkpoints, or weights that do not fit its spec.
+    """
+    spec = read_safetensors_spec(path)
+    try:
+        state = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ModelRefused(f"{path}: damaged checkpoint: {error}") from None
+    _check_state(state, spec, path)
+    generator = generator_from_spec(spec)
+    generator.load_state_dict(state)
+    return generator.eval().requires_grad_(False), spec
+
+
+def _check_state(state: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
+    """Exactly the generator's names and shapes, floating point, and finite everywhere."""
+    with torch.device("meta"):
+        expected = generator_from_spec(spec).state_dict()
+    odd = sorted(expected.keys() ^ state.keys())
+    if odd:
+        raise ModelRefused(
+            f"{path}: {len(odd)} tensors missing or unknown for {spec.architecture} "
+            f"{spec.blocks}x{spec.channels}: {', '.join(odd[:5])}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise ModelRefused(
+                f"{path}: {name} has shape {list(tensor.shape)}, "
+                f"the spec asks for {list(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelRefused(f"{path}: {name} holds values that are not finite")
+
+
+def parameters_of(generator: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in generator.parameters())

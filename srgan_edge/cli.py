@@ -1,0 +1,340 @@
+"""The command line: parse, call one function, print. What the commands do lives elsewhere.
+
+Heavy modules are imported in the bodies of the commands, so that `--help` costs nothing.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from srgan_edge import __version__
+from srgan_edge.errors import Interrupted, SrganEdgeError, UsageError
+from srgan_edge.spec import Head
+
+app = typer.Typer(
+    name="srgan-edge",
+    help="Train an SRGAN, export its generator, and upscale images and video with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[
+    str, typer.Option("-n", "--model", metavar="NAME|FILE", help="Bundled model, or a file.")
+]
+EngineOption = Annotated[
+    str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Fp32Option = Annotated[bool, typer.Option("--fp32", help="Forbid any precision below FP32.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> NoReturn:
+    """The entry point: our errors become one line and their exit code, bugs keep a traceback."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except SrganEdgeError as error:
+        sys.stderr.write(f"srgan-edge: error: {error}\n")
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        sys.stderr.write(f"srgan-edge: {interruption}\n")
+        sys.exit(interruption.exit_code)
+    sys.exit(0)
+
+
+@app.command()
+def upscale(
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, globs.")
+    ] = None,
+    more_inputs: Annotated[
+        list[str] | None, typer.Option("-i", "--input", help="The same, as an option.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A file, or a folder for several.")
+    ] = None,
+    model: ModelOption = "edge-x4",
+    outscale: Annotated[
+        float | None,
+        typer.Option("-s", "--outscale", help="Final scale, if not the model's own."),
+    ] = None,
+    tile: Annotated[
+        str,
+        typer.Option("-t", "--tile", metavar="PX|auto", help="Tile core in input pixels; 0: none."),
+    ] = "auto",
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap", "--tile-pad", metavar="PX|auto|exact", help="Halo around a tile."
+        ),
+    ] = "auto",
+    batch: Annotated[int, typer.Option(help="Tiles a call.")] = 1,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    fp32: Fp32Option = False,
+    codec: Annotated[str, typer.Option("-c", "--codec", help="Video encoder.")] = "libx264",
+    crf: Annotated[int | None, typer.Option(help="Constant quality of the encoder.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Speed preset of the encoder.")] = None,
+    pix_fmt: Annotated[
+        str | None, typer.Option(help="Pixel format of the video; else like the source's.")
+    ] = None,
+    encoder_options: Annotated[
+        list[str] | None, typer.Option("-e", metavar="KEY=VALUE", help="For the encoder.")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Added to names where -o gives none.")] = "_x4",
+    ext: Annotated[str | None, typer.Option(help="Other file type, as png or mkv.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep results there are.")
+    ] = False,
+    json_events: Annotated[
+        bool, typer.Option("--json-events", help="One JSON object a line on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
+) -> None:
+    """Upscale images and videos: files, folders and globs, any mixture."""
+    from srgan_edge.jobs import Naming, plan_jobs
+    from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.run import Options, run_jobs
+    from srgan_edge.upscaler import Tiling
+    from srgan_edge.video import Encoding
+
+    wanted = [*(inputs or []), *(more_inputs or [])]
+    if not wanted:
+        raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    extension = None if ext is None else "." + ext.lstrip(".")
+    jobs = plan_jobs(wanted, output, Naming(suffix, extension))
+    options = Options(
+        model=model,
+        engine=engine,
+        device=device,
+        fp32=fp32,
+        tiling=Tiling(
+            tile=_pixels_or("--tile", tile, "auto"),
+            overlap=_pixels_or("--overlap", overlap, "auto", "exact"),
+            batch=batch,
+        ),
+        outscale=outscale,
+        encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
+        existing="replace" if overwrite else "keep" if skip_existing else "refuse",
+    )
+    reporter: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
+    sys.exit(run_jobs(jobs, options, reporter))
+
+
+@app.command()
+def train(
+    data: Annotated[list[Path], typer.Option(help="Folder of photographs; repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="srresnet, edge, or a TOML file.")
+    ] = "srresnet",
+    validation: Annotated[
+        Path | None, typer.Option("--val", help="Benchmark folder with HR/ and LRx4/.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value.")
+    ] = None,
+    device: DeviceOption = "auto",
+    max_minutes: Annotated[float, typer.Option(help="Stop cleanly after so long.")] = float("inf"),
+) -> None:
+    """Train a generator; the same command again resumes it."""
+    _require("torch", "srgan-edge[train]", "training")
+    from srgan_edge.train.loop import train as train_recipe
+    from srgan_edge.train.recipe import Recipe
+    from srgan_edge.train.terminal import live_line, pick_device
+
+    with live_line() as show:
+        released = train_recipe(
+            Recipe.load(recipe, overrides),
+            data,
+            output,
+            validation=validation,
+            device=pick_device(device),
+            max_minutes=max_minutes,
+            on_progress=show,
+        )
+    typer.echo(f"wrote {released}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="The deployment ONNX.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+) -> None:
+    """Turn a checkpoint into what an edge box runs, and show that it is equal."""
+    if not onnx:
+        raise UsageError("nothing to export to; type: srgan-edge export MODEL --onnx")
+    _require("torch", "srgan-edge[export]", "exporting")
+    _require("onnx", "srgan-edge[export]", "exporting")
+    from srgan_edge.export.onnx import onnx_from_checkpoint
+    from srgan_edge.export.verify import verify_onnx
+    from srgan_edge.models import find_model
+
+    checkpoint = find_model(model).file(".safetensors")
+    path = output or Path(f"{checkpoint.stem}.onnx")
+    onnx_from_checkpoint(checkpoint, path)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    for engine, parity in verify_onnx(checkpoint, path):
+        typer.echo(f"  {engine} against torch fp32: {parity}")
+
+
+@app.command()
+def convert(
+    weights: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A foreign x4 generator.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    head: Annotated[
+        Head, typer.Option(help="tanh if its output is (tanh(x) + 1) / 2; else linear.")
+    ] = "linear",
+) -> None:
+    """Import a foreign SRResNet, SRGAN or SRVGGNetCompact generator, without running its pickle."""
+    _require("torch", "srgan-edge[export]", "converting")
+    from srgan_edge.export.convert import checkpoint_from_pickle
+
+    path = output or weights.with_suffix(".safetensors")
+    spec = checkpoint_from_pickle(weights, path, path.stem, head)
+    typer.echo(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
+
+
+@app.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="All bundled models if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a model file is: architecture, reach, training, licence."""
+    from srgan_edge.models import bundled_models, find_model
+    from srgan_edge.tables import spec_table
+
+    found = [find_model(model)] if model else list(bundled_models().values())
+    if as_json:
+        typer.echo(json.dumps([json.loads(files.spec.to_json()) for files in found], indent=2))
+        return
+    for files in found:
+        _print_table(spec_table(files))
+
+
+@app.command("eval")
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Benchmarks with HR/ and LRx4/.")],
+    model: ModelOption = "edge-x4",
+    bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, instead.")] = False,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    fp32: Fp32Option = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model, or the bicubic baseline, on benchmark folders."""
+    from contextlib import ExitStack
+
+    from srgan_edge.engines import choose_engine, open_engine
+    from srgan_edge.evaluate import bicubic_upscale, evaluate_folder
+    from srgan_edge.models import find_model
+    from srgan_edge.tables import evaluation_record, evaluation_table
+
+    with ExitStack() as stack:
+        if bicubic:
+            what, upscale_batch, scale = "bicubic (MATLAB)", bicubic_upscale(4), 4
+        else:
+            choice = choose_engine(find_model(model), engine, device)
+            opened = stack.enter_context(open_engine(choice, fp32=fp32))
+            upscale_batch, scale = opened.upscale, opened.info.spec.scale
+            what = f"{opened.info.spec.name}, {opened.info.name} {opened.info.precision}"
+        evaluations = [evaluate_folder(upscale_batch, folder, scale) for folder in folders]
+    if as_json:
+        typer.echo(json.dumps(evaluation_record(what, evaluations), indent=2))
+    else:
+        _print_table(evaluation_table(what, evaluations))
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what works on this machine; every engine is made to run."""
+    from dataclasses import asdict
+
+    from srgan_edge.doctor import examine
+    from srgan_edge.tables import doctor_table
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        _print_table(doctor_table(findings))
+    if any(finding.status == "broken" for finding in findings):
+        sys.exit(6)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="The input picture.")],
+    after: Annotated[Path, typer.Argument(help="The upscaled picture.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.")],
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
+    ] = None,
+) -> None:
+    """Put a picture, enlarged by the bicubic, beside its upscaled self."""
+    from srgan_edge.image import Picture, read_picture, write_picture
+    from srgan_edge.side_by_side import Crop, side_by_side
+
+    detail = None if crop is None else Crop.from_text(crop)
+    pictures = read_picture(before).pixels, read_picture(after).pixels
+    write_picture(output, Picture(side_by_side(*pictures, ("bicubic", "srgan-edge"), detail)))
+    typer.echo(f"wrote {output}")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        typer.echo(f"srgan-edge {__version__}")
+        raise typer.Exit
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(signum)
+
+
+def _require(module: str, requirement: str, purpose: str) -> None:
+    """One line with the pip command, instead of a traceback from deep inside."""
+    from importlib.util import find_spec
+
+    from srgan_edge.errors import ExtraMissing
+
+    if find_spec(module) is None:
+        raise ExtraMissing(module, requirement, purpose)
+
+
+def _pixels_or(option: str, text: str, *words: str) -> Any:  # noqa: ANN401 - int or one of words
+    if text in words:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        possible = ", ".join(words)
+        raise UsageError(f"{option} {text!r}; possible: a number of pixels, {possible}") from None
+
+
+def _key_values(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"-e {pair!r}; write it as key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
+    from rich.console import Console
+
+    Console(highlight=False).print(table)

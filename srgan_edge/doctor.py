@@ -1,0 +1,163 @@
+"""What works on this machine: packages, engines (each is made to run), CPU, GPU, models."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from srgan_edge import __version__, bicubic, metrics
+from srgan_edge.engines import KINDS, Choice, open_engine
+from srgan_edge.engines.base import Engine
+from srgan_edge.models import DEFAULT_MODEL, bundled_models
+from srgan_edge.pixels import Pixels
+
+Status = Literal["ok", "absent", "broken"]
+
+RUNTIME_PACKAGES = ("numpy", "pillow", "av", "typer", "rich", "openvino")
+OPTIONAL_PACKAGES = {
+    "torch": "train",
+    "torchvision": "train",
+    "safetensors": "train",
+    "tensorboard": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "onnx",
+    "onnxruntime-gpu": "cuda",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "rtx",
+}
+"""Distribution -> the extra that brings it."""
+
+CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+
+MIN_CONSISTENCY_DB = 30.0
+"""A result shrunk again must resemble its input. Swapped channels, a wrong value range or a graph
+computed wrongly all fall far below; bicubic itself reaches about 45 dB on the test picture."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    group: str
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+    """What to type to put it right; empty if nothing needs to be."""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing found wrong is raised, all of it is reported."""
+    return [*_system(), *_packages(), *_models(), *_engines(), *_gpu()]
+
+
+def self_test(engine: Engine) -> float:
+    """Upscale a small picture and shrink the result again: PSNR in dB against the picture."""
+    lr = _test_picture()
+    sr = engine.upscale(lr[None])[0]
+    return metrics.psnr_rgb(bicubic.resize(sr, *lr.shape[:2]), lr, border_px=2)
+
+
+def _test_picture() -> Pixels:
+    """A smooth colourful 40x32 picture: every channel goes its own way."""
+    y, x = np.mgrid[0:32, 0:40] / 32
+    planes = [np.sin(3 * x + y), np.sin(4 * y - x + 1), np.cos(2 * x * y + 2)]
+    return (127.5 + 100 * np.stack(planes, axis=2)).astype(np.uint8)
+
+
+def _system() -> list[Finding]:
+    python = f"{platform.python_version()} ({sys.executable})"
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    flags = _cpu_flags()
+    features = " ".join(name for name in CPU_FEATURES if name in flags) or "no known extensions"
+    return [
+        Finding("system", "srgan-edge", "ok", __version__),
+        Finding("system", "Python", "ok", python),
+        Finding("system", "platform", "ok", system),
+        Finding("system", "CPU", "ok", f"{os.cpu_count()} cores, {features}"),
+    ]
+
+
+def _cpu_flags() -> set[str]:
+    """As Linux names them; empty elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    return set(flags[0].partition(":")[2].split()) if flags else set()
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in RUNTIME_PACKAGES:
+        version = _version(name)
+        status: Status = "ok" if version else "broken"
+        advice = "" if version else "pip install --force-reinstall srgan-edge"
+        findings.append(Finding("packages", name, status, version or "missing", advice))
+    for name, extra in OPTIONAL_PACKAGES.items():
+        version = _version(name)
+        detail = version or "not installed"
+        advice = "" if version else f"pip install 'srgan-edge[{extra}]'"
+        findings.append(Finding("extras", name, "ok" if version else "absent", detail, advice))
+    return findings
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _models() -> list[Finding]:
+    findings = []
+    for name, model in bundled_models().items():
+        spec = model.spec
+        size = f"{spec.architecture} {spec.blocks}x{spec.channels}, x{spec.scale}"
+        scores = spec.training.scores if spec.training else {}
+        quality = ", ".join(f"{name} {score:.2f} dB" for name, score in scores.items())
+        findings.append(Finding("models", name, "ok", f"{size}  {quality}".rstrip()))
+    return findings
+
+
+def _engines() -> list[Finding]:
+    model = bundled_models()[DEFAULT_MODEL]
+    findings = []
+    for kind in KINDS.values():
+        if not kind.installed:
+            advice = f"pip install '{kind.requirement}'"
+            findings.append(Finding("engines", kind.name, "absent", "not installed", advice))
+            continue
+        choice = Choice(kind, model.file(kind.suffix), "cpu", "self-test")
+        findings.append(_tried(choice))
+    return findings
+
+
+def _tried(choice: Choice) -> Finding:
+    name = choice.kind.name
+    try:
+        with open_engine(choice) as engine:
+            info, consistency_db = engine.info, self_test(engine)
+    except Exception as error:  # whatever a runtime throws here is the finding
+        return Finding("engines", name, "broken", f"{type(error).__name__}: {error}")
+    detail = f"{info.device}, {info.precision}, self-test {consistency_db:.1f} dB"
+    status: Status = "ok" if consistency_db >= MIN_CONSISTENCY_DB else "broken"
+    return Finding("engines", name, status, detail)
+
+
+def _gpu() -> list[Finding]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [Finding("gpu", "NVIDIA", "absent", "no driver (nvidia-smi not found)")]
+    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if answer.returncode != 0:
+        return [Finding("gpu", "NVIDIA", "broken", (answer.stderr or answer.stdout).strip())]
+    return [Finding("gpu", "NVIDIA", "ok", line) for line in answer.stdout.splitlines()]

@@ -1,0 +1,129 @@
+"""The engines by name, which of them can run here, and how `auto` chooses."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from srgan_edge.engines.base import Engine
+from srgan_edge.errors import ExtraMissing, UsageError
+from srgan_edge.models import ModelFiles
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """One runtime: what it is called, what it reads, and what has to be installed for it."""
+
+    name: str
+    class_name: str
+    suffix: str
+    """The kind of model file it runs."""
+    requirement: str
+    """What to `pip install` for its runtime."""
+    devices: tuple[str, ...]
+    """Device families, the preferred first."""
+
+    @property
+    def installed(self) -> bool:
+        return importlib.util.find_spec(self.name) is not None
+
+    def open(self, path: Path, device: str, fp32: bool) -> Engine:
+        """Import the runtime and load `path` on `device`.
+
+        Raises:
+            ExtraMissing: the runtime is not installed.
+            UsageError: the engine does not run on such a device.
+        """
+        if not self.installed:
+            raise ExtraMissing(self.name, self.requirement, f"--engine {self.name}")
+        if device.partition(":")[0] not in self.devices:
+            raise UsageError(
+                f"--engine {self.name} runs on {' or '.join(self.devices)}, not on {device!r}"
+            )
+        module = importlib.import_module(f"srgan_edge.engines.{self.name}")
+        create: Callable[..., Engine] = getattr(module, self.class_name)
+        return create(path, device, fp32=fp32)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        EngineKind("openvino", "OpenVinoEngine", ".onnx", "srgan-edge", ("cpu",)),
+        EngineKind(
+            "onnxruntime", "OnnxRuntimeEngine", ".onnx", "srgan-edge[onnx]", ("cpu", "cuda")
+        ),
+        EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[train]", ("cpu", "cuda")),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which engine was taken for a model, and why."""
+
+    kind: EngineKind
+    path: Path
+    device: str
+    reason: str
+
+
+def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto") -> Choice:
+    """Pick the engine for a model.
+
+    `auto` prefers onnxruntime on CUDA, then openvino, onnxruntime and torch on the CPU, among
+    those that are installed and for which the model has a file.
+
+    Raises:
+        UsageError: unknown engine or device, or nothing installed can run this model.
+    """
+    if engine != "auto":
+        if engine not in KINDS:
+            raise UsageError(f"no engine {engine!r}; possible: auto, {', '.join(KINDS)}")
+        kind = KINDS[engine]
+        chosen = kind.devices[0] if device == "auto" else device
+        return Choice(kind, model.file(kind.suffix), chosen, "as asked")
+    passed_over: list[str] = []
+    for name, family in _PREFERENCE:
+        kind = KINDS[name]
+        if device != "auto" and device.partition(":")[0] != family:
+            continue
+        if reason := _why_not(kind, family, model):
+            passed_over.append(f"{name} on {family}: {reason}")
+            continue
+        chosen = family if device == "auto" else device
+        why = "; ".join(passed_over) or "first choice"
+        return Choice(kind, model.file(kind.suffix), chosen, why)
+    raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}")
+
+
+def open_engine(choice: Choice, *, fp32: bool = False) -> Engine:
+    """Open what `choose_engine` chose; `fp32` forbids any lower precision."""
+    return choice.kind.open(choice.path, choice.device, fp32)
+
+
+_PREFERENCE = [
+    ("onnxruntime", "cuda"),
+    ("openvino", "cpu"),
+    ("onnxruntime", "cpu"),
+    ("torch", "cuda"),
+    ("torch", "cpu"),
+]
+
+
+def _why_not(kind: EngineKind, family: str, model: ModelFiles) -> str | None:
+    """Why this engine cannot be taken, or None if it can."""
+    if not model.has(kind.suffix):
+        return f"{model.name} has no {kind.suffix} file"
+    if not kind.installed:
+        return "not installed"
+    if family == "cuda" and not _has_cuda(kind.name):
+        return "no CUDA device"
+    return None
+
+
+def _has_cuda(name: str) -> bool:
+    module = importlib.import_module(name)
+    if name == "torch":
+        return bool(module.cuda.is_available())
+    return "CUDAExecutionProvider" in module.get_available_providers()

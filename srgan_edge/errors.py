@@ -1,0 +1,70 @@
+"""The errors a user can cause or meet, each with its exit code.
+
+Every message is one line that names what was got, what is possible, and what to type. An exception
+that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
+"""
+
+import signal
+from typing import ClassVar
+
+
+class SrganEdgeError(Exception):
+    """Something the user can put right. `exit_code` is part of the command line's contract."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(SrganEdgeError):
+    """The request contradicts itself or names something that does not exist."""
+
+    exit_code = 2
+
+
+class InputRefused(SrganEdgeError):
+    """The input is missing, is not media we accept, or is over a limit."""
+
+    exit_code = 3
+
+
+class InputDamaged(SrganEdgeError):
+    """The input is media, but broken or incomplete."""
+
+    exit_code = 4
+
+
+class OutputFailed(SrganEdgeError):
+    """The output cannot be written: disk, permission, or a container that cannot hold it."""
+
+    exit_code = 5
+
+
+class ModelRefused(SrganEdgeError):
+    """A model, checkpoint or engine is missing, foreign, or not what it says it is."""
+
+    exit_code = 6
+
+
+class ResourcesExhausted(SrganEdgeError):
+    """Memory, GPU or time ran out, and every announced fallback failed too."""
+
+    exit_code = 7
+
+
+class Interrupted(BaseException):
+    """Stopped by a signal. Not an `Exception`, so that no handler of errors swallows it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing half done was kept")
+        self.exit_code = 128 + signum
+
+
+class ExtraMissing(SrganEdgeError):
+    """An optional dependency is not installed; the message is the exact pip command."""
+
+    exit_code = 6
+
+    def __init__(self, module: str, requirement: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package `{module}`, which is not installed: "
+            f"pip install '{requirement}'"
+        )

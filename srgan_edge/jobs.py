@@ -1,0 +1,137 @@
+"""Which files to upscale, and what the results are called. Opens nothing, touches nothing."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from srgan_edge.errors import InputRefused, UsageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
+    | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
+)
+KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
+"""Containers we keep; a video in any other becomes .mkv, which holds everything."""
+
+Kind = Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to upscale."""
+
+    source: Path
+    target: Path
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are called where `-o` does not say."""
+
+    suffix: str = "_x4"
+    """Added to the name."""
+    extension: str | None = None
+    """Replaces the extension, for example `.png`; None keeps the source's."""
+
+
+def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Job]:
+    """The jobs for files, folders (with all below them) and globs, in the order given.
+
+    `output` is a file for one input file, else a folder, which keeps the tree of a source folder.
+    Without it a file's result lies beside it, and a folder's in a new folder beside that.
+
+    Raises:
+        InputRefused: something is missing, not a media file by its name, or a folder without media.
+        UsageError: an output is its own input, or two results would have one name.
+    """
+    jobs = [job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1)]
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        other = targets.setdefault(job.target.absolute(), job.source)
+        if other != job.source:
+            raise UsageError(
+                f"{other} and {job.source} would both become {job.target}; "
+                "name an -o folder for each, or one --suffix"
+            )
+        if job.target.exists() and job.source.samefile(job.target):
+            raise UsageError(f"{job.target} is the input itself; name another file with -o")
+    return jobs
+
+
+def kind_of(path: Path) -> Kind:
+    """By the name's suffix; what is in the file is checked when it is opened.
+
+    Raises:
+        InputRefused: neither a picture nor a video by its name.
+    """
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "image"
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+    raise InputRefused(f"{path}: not a picture or video by its name; possible: {possible}")
+
+
+def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> list[Job]:
+    path = Path(text)
+    if path.is_dir():
+        return _folder_jobs(path, output, naming, several)
+    if path.exists():
+        into_folder = output is not None and (several or _means_folder(output))
+        return [_file_job(path, output, naming, into_folder)]
+    matches = sorted(Path().glob(text)) if _is_pattern(text) and not path.is_absolute() else []
+    if path.is_absolute() and _is_pattern(text):
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    matches = [match for match in matches if match.is_file() and _is_media(match)]
+    if not matches:
+        what = "no picture or video matches" if _is_pattern(text) else "no such file or folder"
+        raise InputRefused(f"{text}: {what}")
+    return [_file_job(match, output, naming, output is not None) for match in matches]
+
+
+def _folder_jobs(folder: Path, output: Path | None, naming: Naming, several: bool) -> list[Job]:
+    sources = sorted(path for path in folder.rglob("*") if path.is_file() and _is_media(path))
+    if not sources:
+        raise InputRefused(f"{folder}: no picture or video in it or below it")
+    if output is None:
+        root = folder.resolve().with_name(folder.resolve().name + naming.suffix)
+    else:
+        root = output / folder.resolve().name if several else output
+    jobs = []
+    for source in sources:
+        target_folder = root / source.relative_to(folder).parent
+        jobs.append(_file_job(source, target_folder, naming, into_folder=True))
+    return jobs
+
+
+def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bool) -> Job:
+    kind = kind_of(source)
+    if output is not None and not into_folder:
+        return Job(source, output, kind)
+    extension = naming.extension or source.suffix
+    if kind == "video":
+        # --ext names a picture format or a container, and a folder can hold both kinds.
+        if extension.lower() in IMAGE_SUFFIXES:
+            extension = source.suffix
+        if extension.lower() not in KEPT_VIDEO_SUFFIXES:
+            extension = ".mkv"
+    elif extension.lower() in VIDEO_SUFFIXES:
+        extension = source.suffix
+    name = f"{source.stem}{naming.suffix}{extension}"
+    return Job(source, source.with_name(name) if output is None else output / name, kind)
+
+
+def _is_media(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _is_pattern(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _means_folder(path: Path) -> bool:
+    return path.is_dir() or str(path).endswith(os.sep) or not path.suffix

@@ -1,0 +1,141 @@
+"""The generators, in PyTorch: the paper's, and the small one an edge box runs on its CPU.
+
+Both map RGB (N, 3, H, W), float in [0, 1], to RGB (N, 3, 4H, 4W). The output is not clamped: a
+clamp has no gradient where it acts, so it belongs to deployment (`Deployment`), not to training.
+Weight files are `checkpoint.py`'s affair.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srgan_edge.spec import ModelSpec, Norm
+
+
+class ResidualBlock(nn.Module):
+    """conv - (BN) - PReLU - conv - (BN), plus the input (Ledig et al. 2017, figure 4)."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            *_conv3x3(channels, norm), nn.PReLU(channels), *_conv3x3(channels, norm)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x)
+
+
+class SRResNet(nn.Module):
+    """The SRGAN generator of Ledig et al. 2017 (arXiv 1609.04802, figure 4).
+
+    9x9 head, residual blocks, a 3x3 that closes the trunk with a long skip, two sub-pixel stages,
+    9x9 tail. `norm="batch"` is the paper's; without it nothing depends on running statistics.
+    """
+
+    def __init__(self, channels: int, blocks: int, norm: Norm) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU(channels))
+        self.trunk = nn.Sequential(
+            *(ResidualBlock(channels, norm) for _ in range(blocks)), *_conv3x3(channels, norm)
+        )
+        self.upsample = nn.Sequential(*_subpixel_stage(channels), *_subpixel_stage(channels))
+        self.tail = nn.Conv2d(channels, 3, 9, padding=4)
+        for stage in (self.upsample[0], self.upsample[3]):
+            _start_as_nearest(stage, factor=2)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped."""
+        features = self.head(lr)
+        return self.tail(self.upsample(features + self.trunk(features)))
+
+
+class EdgeNet(nn.Module):
+    """A plain stack of 3x3 convolutions in LR space, one PixelShuffle(4), plus the nearest upscale.
+
+    The inference form of the compact networks that win on phones (ABPN, arXiv 2105.09750; ETDS,
+    CVPR 2023): nothing but Conv, PReLU, Add and DepthToSpace reaches the runtime. The network only
+    has to learn what nearest-neighbour upscaling lacks, which also survives low precision best.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for _ in range(blocks + 1):
+            layers += [nn.Conv2d(width, channels, 3, padding=1), nn.PReLU(channels, init=0.1)]
+            width = channels
+        self.body = nn.Sequential(*layers)
+        self.tail = nn.Conv2d(channels, 3 * 4**2, 3, padding=1)
+        for layer in [*self.body, self.tail]:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, a=0.1)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.tail.weight.mul_(0.1)  # begin close to the nearest upscale
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped."""
+        detail = F.pixel_shuffle(self.tail(self.body(lr)), 4)
+        return detail + F.interpolate(lr, scale_factor=4.0, mode="nearest")
+
+
+class TanhHead(nn.Module):
+    """(tanh(x) + 1) / 2: the output convention of some foreign SRGANs."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return (torch.tanh(self.generator(lr)) + 1) / 2
+
+
+class Deployment(nn.Module):
+    """What every engine computes, and the specification of the exported ONNX graph.
+
+    uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3): scale to [0, 1], generate, clamp, round half up.
+    Rounding is +0.5 and truncation, since a cast truncates in every runtime; the clamp comes
+    first, since a cast wraps. Both casts stand next to the graph's ends: TensorRT accepts uint8
+    nowhere else.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        lr = pixels.float().permute(0, 3, 1, 2) * (1 / 255)
+        sr = self.generator(lr).float().clamp(0, 1) * 255 + 0.5
+        return sr.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def generator_from_spec(spec: ModelSpec) -> nn.Module:
+    """A freshly initialised generator of the given spec, in training mode, float32, on the CPU."""
+    generator: nn.Module
+    if spec.architecture == "edge":
+        generator = EdgeNet(spec.channels, spec.blocks)
+    else:
+        generator = SRResNet(spec.channels, spec.blocks, spec.norm)
+    return TanhHead(generator) if spec.head == "tanh" else generator
+
+
+def _conv3x3(channels: int, norm: Norm) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels, channels, 3, padding=1)
+    return [convolution, nn.BatchNorm2d(channels)] if norm == "batch" else [convolution]
+
+
+def _subpixel_stage(channels: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels, 4 * channels, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.PReLU(channels),
+    ]
+
+
+def _start_as_nearest(convolution: nn.Module, factor: int) -> None:
+    """ICNR (Aitken et al., arXiv 1707.02937): all sub-pixels start alike, so no checkerboard."""
+    assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+    with torch.no_grad():
+        for parameter in (convolution.weight, convolution.bias):
+            one_phase = parameter[:: factor**2].clone()
+            parameter.copy_(one_phase.repeat_interleave(factor**2, dim=0))

@@ -1,0 +1,192 @@
+"""Telling people, or machines, how the work goes. Results are not decided here, only shown.
+
+People get a progress bar with frames per second and the time left on stderr; machines get one JSON
+object a line on stdout. Errors go to stderr in either case.
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from srgan_edge.errors import SrganEdgeError
+from srgan_edge.jobs import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job ended."""
+
+    job: Job
+    frames: int = 0
+    seconds: float = 0.0
+    size: str = ""
+    """`1280x720`"""
+    error: SrganEdgeError | None = None
+    skipped: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.error is None else self.error.exit_code
+
+
+class Reporter(Protocol):
+    """What the run tells while it goes on."""
+
+    def note(self, text: str) -> None:
+        """A line worth knowing: which engine was taken, what was left out."""
+        ...
+
+    def started(self, job: Job, frames: int | None) -> None:
+        """`frames` is the number to expect; None if the file does not say."""
+        ...
+
+    def frame_done(self) -> None: ...
+
+    def ended(self, outcome: Outcome) -> None: ...
+
+    def closed(self, outcomes: list[Outcome]) -> None:
+        """All jobs are through."""
+        ...
+
+
+class TerminalReporter:
+    """A live bar for a person; with `quiet`, nothing but errors."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _FpsColumn(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+            transient=True,
+        )
+
+    def note(self, text: str) -> None:
+        if not self._quiet:
+            self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def started(self, job: Job, frames: int | None) -> None:
+        self._task = self._progress.add_task(escape(job.source.name), total=frames)
+        self._progress.start()
+
+    def frame_done(self) -> None:
+        self._progress.advance(self._task)
+
+    def ended(self, outcome: Outcome) -> None:
+        self._progress.stop()
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        if outcome.error is not None:
+            print_error(outcome.error)
+        elif not self._quiet:
+            self._console.print(_closing_line(outcome), soft_wrap=True)
+
+    def closed(self, outcomes: list[Outcome]) -> None:
+        """A table of what failed, where some of several files did."""
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        if not failed or len(outcomes) == 1:
+            return
+        table = Table("exit", "file", "reason", title=f"{len(failed)} of {len(outcomes)} failed")
+        for outcome in failed:
+            path, reason = str(outcome.job.source), str(outcome.error)
+            table.add_row(str(outcome.exit_code), escape(path), escape(reason))
+        self._console.print(table)
+
+
+class JsonReporter:
+    """One JSON object a line: `event` is note, started, progress, ended or closed."""
+
+    PROGRESS_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._frames, self._last = 0, 0.0
+
+    def note(self, text: str) -> None:
+        _emit("note", text=text)
+
+    def started(self, job: Job, frames: int | None) -> None:
+        self._frames, self._last = 0, time.monotonic()
+        _emit("started", source=str(job.source), target=str(job.target), frames=frames)
+
+    def frame_done(self) -> None:
+        self._frames += 1
+        now = time.monotonic()
+        if now - self._last >= self.PROGRESS_SECONDS:
+            self._last = now
+            _emit("progress", frames=self._frames)
+
+    def ended(self, outcome: Outcome) -> None:
+        error = None if outcome.error is None else str(outcome.error)
+        _emit(
+            "ended",
+            source=str(outcome.job.source),
+            target=str(outcome.job.target),
+            exit_code=outcome.exit_code,
+            error=error,
+            skipped=outcome.skipped,
+            frames=outcome.frames,
+            seconds=round(outcome.seconds, 3),
+            size=outcome.size,
+        )
+        if outcome.error is not None:
+            print_error(outcome.error)
+
+    def closed(self, outcomes: list[Outcome]) -> None:
+        _emit("closed", exit_code=max((outcome.exit_code for outcome in outcomes), default=0))
+
+
+def print_error(error: SrganEdgeError) -> None:
+    """The one line a failure gets on stderr."""
+    sys.stderr.write(f"srgan-edge: error: {error}\n")
+
+
+def _closing_line(outcome: Outcome) -> str:
+    target = escape(_shown(outcome.job.target))
+    if outcome.skipped:
+        return f"[yellow]kept[/] {target} (exists; --overwrite replaces it)"
+    fps = outcome.frames / outcome.seconds if outcome.seconds else 0.0
+    if outcome.job.kind == "image":
+        return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s"
+    return (
+        f"[green]wrote[/] {target}  {outcome.size}, {outcome.frames} frames, "
+        f"{outcome.seconds:.1f} s, {fps:.1f} fps"
+    )
+
+
+def _shown(path: Path) -> str:
+    """A name as it is, but with control characters escaped: a name must not paint the terminal."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _emit(event: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class _FpsColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.speed or task.finished_speed
+        return Text("" if speed is None else f"{speed:.1f} fps", style="cyan")

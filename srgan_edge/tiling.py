@@ -1,0 +1,132 @@
+"""Cutting a frame into tiles of one shape, and putting the upscaled tiles together again.
+
+A tile is a window of the frame. It is larger than the core it is responsible for by a halo on each
+side, which gives the network the neighbourhood it looks at, and which is discarded afterwards:
+where the halo covers the network's reach there is nothing to blend. At the edge of the frame there
+is no halo, so that the network meets the same edge as in the whole frame. All windows have one
+shape, since static engines and batches need it: the last row and column shift inward.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from srgan_edge.errors import UsageError
+from srgan_edge.pixels import Pixels
+
+MIN_TILE_PX = 16
+"""Below this the halo is nearly all of the work."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Half-open range [start, stop) of pixels along one axis."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+    def slice(self, scale: int = 1, origin: int = 0) -> slice:
+        """As an index, relative to `origin`, both in units of `scale` pixels."""
+        return slice(scale * (self.start - origin), scale * (self.stop - origin))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One window of the frame and the core in it, in LR pixels of the frame."""
+
+    window_y: Span
+    window_x: Span
+    core_y: Span
+    core_x: Span
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How one frame size is cut. The cores of the tiles partition the frame."""
+
+    width: int
+    height: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """(width, height) of every window."""
+        return self.tiles[0].window_x.length, self.tiles[0].window_y.length
+
+    @property
+    def overhead(self) -> float:
+        """Pixels computed over pixels kept; 1.0 for a whole frame."""
+        width, height = self.window_size
+        return len(self.tiles) * width * height / (self.width * self.height)
+
+
+def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
+    """Cut a frame of `width` x `height` LR pixels.
+
+    Args:
+        tile_px: the core's side; 0 keeps the frame whole.
+        halo_px: added around the core and discarded.
+
+    Raises:
+        UsageError: a tile too small to be useful, or a negative halo.
+    """
+    if tile_px != 0 and tile_px < MIN_TILE_PX:
+        raise UsageError(
+            f"--tile {tile_px} is too small; possible: 0 for whole frames, or {MIN_TILE_PX} and up"
+        )
+    if halo_px < 0:
+        raise UsageError(f"--overlap {halo_px} is negative; possible: 0 and up, auto, exact")
+    rows = list(_plan_axis(height, tile_px or height, halo_px))
+    columns = list(_plan_axis(width, tile_px or width, halo_px))
+    return TilePlan(
+        width,
+        height,
+        tuple(
+            Tile(window_y, window_x, core_y, core_x)
+            for window_y, core_y in rows
+            for window_x, core_x in columns
+        ),
+    )
+
+
+def upscale_tiled(
+    upscale: Callable[[Pixels], Pixels], frame: Pixels, plan: TilePlan, scale: int, batch: int
+) -> Pixels:
+    """Upscale a frame uint8 [H, W, 3] by its tiles; uint8 [sH, sW, 3].
+
+    `upscale` maps uint8 [N, h, w, 3] to [N, sh, sw, 3] and gets `batch` tiles at a time, the
+    remaining ones in the last call.
+    """
+    if len(plan.tiles) == 1:
+        return upscale(np.ascontiguousarray(frame)[None])[0]
+    result = np.empty((scale * plan.height, scale * plan.width, 3), np.uint8)
+    for first in range(0, len(plan.tiles), batch):
+        tiles = plan.tiles[first : first + batch]
+        windows = [frame[tile.window_y.slice(), tile.window_x.slice()] for tile in tiles]
+        for tile, pixels in zip(tiles, upscale(np.stack(windows)), strict=True):
+            result[tile.core_y.slice(scale), tile.core_x.slice(scale)] = pixels[
+                tile.core_y.slice(scale, tile.window_y.start),
+                tile.core_x.slice(scale, tile.window_x.start),
+            ]
+    return result
+
+
+def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, Span]]:
+    """(window, core) along one axis.
+
+    Cores begin where the one before ends. Each is as long as its window allows: `tile_px`, and
+    `halo_px` more at either end of the frame, where no halo is needed.
+    """
+    window_px = min(tile_px + 2 * halo_px, length)
+    start = 0
+    while start < length:
+        window_start = min(max(start - halo_px, 0), length - window_px)
+        window = Span(window_start, window_start + window_px)
+        stop = length if window.stop == length else window.stop - halo_px
+        yield window, Span(start, stop)
+        start = stop

@@ -1,0 +1,83 @@
+"""An engine and a way of tiling: frames of any size in, frames `scale` times larger out."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from srgan_edge.engines.base import Engine
+from srgan_edge.errors import UsageError
+from srgan_edge.pixels import Pixels
+from srgan_edge.spec import ModelSpec
+from srgan_edge.tiling import TilePlan, plan_tiles, upscale_tiled
+
+ACTIVATION_BUDGET_BYTES = 512 << 20
+"""What `--tile auto` lets the network's intermediate values take."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How frames are cut, as asked for on the command line."""
+
+    tile: int | Literal["auto"] = "auto"
+    """Side of a tile's core in LR pixels; 0: whole frames; auto: the largest that fits."""
+    overlap: int | Literal["auto", "exact"] = "auto"
+    """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
+    batch: int = 1
+    """Tiles a call."""
+
+
+class Upscaler:
+    """Upscales single frames by tiles; the engine stays its owner's to close."""
+
+    def __init__(self, engine: Engine, tiling: Tiling) -> None:
+        """
+        Raises:
+            UsageError: a tile too small, a negative halo or a batch below 1.
+        """
+        if tiling.batch < 1:
+            raise UsageError(f"--batch {tiling.batch} is below 1")
+        self._engine, self._tiling = engine, tiling
+        self.scale = engine.info.spec.scale
+        self.halo_px = halo_px(tiling.overlap, engine.info.spec)
+        self.plan_for = lru_cache(maxsize=16)(self._plan_for)
+        self.plan_for(1, 1)  # refuses impossible options now, not at the first frame
+
+    def upscale(self, frame: Pixels) -> Pixels:
+        """uint8 [H, W, 3] -> uint8 [sH, sW, 3]."""
+        height, width = frame.shape[:2]
+        plan = self.plan_for(width, height)
+        return upscale_tiled(self._engine.upscale, frame, plan, self.scale, self._tiling.batch)
+
+    def _plan_for(self, width: int, height: int) -> TilePlan:
+        tile_px = self._tiling.tile
+        if tile_px == "auto":
+            tile_px = largest_tile_px(width, height, self.halo_px, self._engine.info.spec)
+        return plan_tiles(width, height, tile_px, self.halo_px)
+
+
+def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
+    """The halo in LR pixels that an `--overlap` means for a model."""
+    if overlap == "exact":
+        return spec.receptive_radius_px
+    return spec.auto_halo_px if overlap == "auto" else overlap
+
+
+def largest_tile_px(width: int, height: int, halo: int, spec: ModelSpec) -> int:
+    """The largest core whose intermediate values stay within the budget; 0 for a whole frame."""
+    budget_px = ACTIVATION_BUDGET_BYTES // activation_bytes_per_px(spec)
+    if width * height <= budget_px:
+        return 0
+    return max(64, int(budget_px**0.5) - 2 * halo)
+
+
+def activation_bytes_per_px(spec: ModelSpec) -> int:
+    """About how many bytes of float32 the widest moment of the network holds per LR pixel.
+
+    Two neighbouring tensors live at a time. The widest are, for the paper's generator, the two
+    sides of the last PReLU at full size; for the edge network, the last convolution's output, its
+    shuffled copy and the enlarged input.
+    """
+    values = 3 * 3 * spec.scale**2
+    if spec.architecture == "srresnet":
+        values = 2 * spec.channels * spec.scale**2
+    return 4 * values

@@ -1,0 +1,243 @@
+"""Tiny films made on the spot, whose frames say which frame they are, and ways to look at a film.
+
+Each frame carries its number as a row of black and white blocks, large enough to be read back after
+lossy encoding and scaling: lost, doubled and swapped frames show. Looking uses PyAV alone, so that
+the code under test is not its own witness.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from av.packet import Packet
+
+from srgan_edge.pixels import Pixels
+
+MS = Fraction(1, 1000)
+_BITS = 8
+_SOUND_RATE = 44100
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What to put into a film."""
+
+    frames: int = 12
+    size: tuple[int, int] = (64, 48)
+    """Width and height in pixels."""
+    time_base: Fraction = Fraction(1, 12800)
+    pts: Sequence[int] | None = None
+    """In ticks; None: 25 frames a second from 0."""
+    last_duration: int | None = None
+    """In ticks; None: 1/25 s."""
+    codec: str = "libx264"
+    pixel_format: str = "yuv420p"
+    options: dict[str, str] = field(default_factory=lambda: {"crf": "18", "bf": "0"})
+    color: tuple[int, int, int, int] = (2, 0, 2, 2)
+    """Matrix, range, primaries, transfer."""
+    aspect: Fraction | None = None
+    display: tuple[int, bool] | None = None
+    """Degrees counter-clockwise, mirrored."""
+    sounds: Sequence[str] = ()
+    """One AAC stream for each language."""
+    sound_start: Fraction = Fraction(0)
+    """In seconds."""
+    subtitles: str | None = None
+    """A codec."""
+    subtitle_starts_ms: Sequence[int] = (0, 200)
+    metadata: dict[str, str] = field(default_factory=dict)
+    chapters: bool = False
+    cover: bool = False
+    attachment: bytes | None = None
+    container_options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def frame_pts(self) -> list[int]:
+        return list(self.pts) if self.pts else [n * self.period for n in range(self.frames)]
+
+    @property
+    def period(self) -> int:
+        return int(Fraction(1, 25) / self.time_base)
+
+
+def make(path: Path, **wanted: Any) -> Path:
+    """Write the film `Clip(**wanted)` to `path`, in the format of its suffix."""
+    clip = Clip(**wanted)
+    with av.open(str(path), "w", container_options=clip.container_options) as output:
+        video = _add_video(output, clip)
+        sounds = [_add_sound(output, language) for language in clip.sounds]
+        subtitles = _add_subtitles(output, clip) if clip.subtitles else None
+        cover = _add_cover(output) if clip.cover else None
+        if clip.attachment is not None:
+            output.add_attachment("font.ttf", "application/x-truetype-font", clip.attachment)
+        output.metadata.update(clip.metadata)
+        if clip.chapters:
+            output.set_chapters([_chapter(n) for n in range(2)])
+        output.start_encoding()
+        if cover:
+            output.mux([*cover.encode(_cover_picture()), *cover.encode(None)])
+        for sound in sounds:
+            _write_sound(output, sound, clip)
+        if subtitles:
+            for start_ms in clip.subtitle_starts_ms:
+                output.mux_one(_subtitle(subtitles, clip.subtitles, start_ms))
+        _write_video(output, video, clip)
+    return path
+
+
+def barcode(number: int, size: tuple[int, int]) -> Pixels:
+    """uint8 [H, W, 3]: `number` in blocks over a slope that moves with it."""
+    width, height = size
+    across = (np.arange(width)[None, :] * 2 + np.arange(height)[:, None] + 9 * number) % 200
+    pixels = np.repeat(across.astype(np.uint8)[..., None], 3, axis=2)
+    for bit in range(_BITS):
+        columns = slice(bit * width // _BITS, (bit + 1) * width // _BITS)
+        pixels[: height // 2, columns] = 224 if number >> bit & 1 else 32
+    return pixels
+
+
+def read_barcode(pixels: Pixels) -> int:
+    """The number that `barcode` drew, whatever the size is now."""
+    height, width, _ = pixels.shape
+    row = pixels[height // 4].mean(axis=1)
+    middles = [(2 * bit + 1) * width // (2 * _BITS) for bit in range(_BITS)]
+    return sum(int(row[middle] > 128) << bit for bit, middle in enumerate(middles))
+
+
+class SeenFrame(NamedTuple):
+    number: int
+    """What its barcode says."""
+    start: Fraction
+    """In seconds."""
+    end: Fraction
+
+
+def see_frames(path: Path) -> list[SeenFrame]:
+    """The frames of a film, in the order in which they are shown."""
+    with av.open(str(path)) as film:
+        stream = film.streams.best("video")
+        base = stream.time_base
+        return [
+            SeenFrame(
+                read_barcode(frame.to_ndarray(format="rgb24")),
+                frame.pts * base,
+                (frame.pts + frame.duration) * base,
+            )
+            for frame in film.decode(stream)
+        ]
+
+
+class SeenPacket(NamedTuple):
+    digest: str
+    start: Fraction | None
+    """In seconds."""
+    duration: Fraction | None
+
+
+def see_packets(path: Path, kind: str) -> list[list[SeenPacket]]:
+    """The packets of each stream of the kind `audio` or `subtitle`."""
+    with av.open(str(path)) as film:
+        streams = [stream for stream in film.streams if stream.type == kind]
+        seen: dict[int, list[SeenPacket]] = {stream.index: [] for stream in streams}
+        for packet in film.demux(streams) if streams else ():
+            if packet.size:
+                seen[packet.stream_index].append(_seen_packet(packet))
+        return list(seen.values())
+
+
+def _seen_packet(packet: Packet) -> SeenPacket:
+    def seconds(ticks: int | None) -> Fraction | None:
+        return None if ticks is None else ticks * packet.time_base
+
+    digest = hashlib.sha256(bytes(packet)).hexdigest()
+    return SeenPacket(digest, seconds(packet.pts), seconds(packet.duration))
+
+
+def _add_video(output, clip):
+    stream = output.add_stream(clip.codec, rate=25, options=clip.options)
+    stream.width, stream.height = clip.size
+    stream.pix_fmt = clip.pixel_format
+    stream.codec_context.time_base = stream.time_base = clip.time_base
+    context = stream.codec_context
+    context.colorspace, context.color_range, context.color_primaries, context.color_trc = clip.color
+    if clip.aspect:
+        context.sample_aspect_ratio = clip.aspect
+    if clip.display:
+        degrees, mirrored = clip.display
+        stream.set_display_rotation(degrees, hflip=mirrored)
+    return stream
+
+
+def _write_video(output, stream, clip):
+    durations = dict.fromkeys(clip.frame_pts, clip.period)
+    durations[max(clip.frame_pts)] = clip.last_duration or clip.period
+    for number, pts in enumerate(clip.frame_pts):
+        frame = av.VideoFrame.from_ndarray(barcode(number, clip.size))
+        frame.pts, frame.time_base = pts, clip.time_base
+        _mux_frames(output, stream.encode(frame), durations)
+    _mux_frames(output, stream.encode(None), durations)
+
+
+def _mux_frames(output, packets, durations):
+    for packet in packets:
+        packet.duration = durations[packet.pts]
+        output.mux_one(packet)
+
+
+def _add_sound(output, language):
+    stream = output.add_stream("aac", rate=_SOUND_RATE, layout="mono")
+    stream.metadata["language"] = language
+    return stream
+
+
+def _write_sound(output, stream, clip):
+    """A tone as long as the film, of another pitch in each stream."""
+    last = max(clip.frame_pts) + (clip.last_duration or clip.period)
+    samples = int((last - min(clip.frame_pts)) * clip.time_base * _SOUND_RATE)
+    start = round(clip.sound_start * _SOUND_RATE)
+    for at in range(0, samples, 1024):
+        times = np.arange(at, min(at + 1024, samples)) / _SOUND_RATE
+        tone = np.sin(times * 2 * math.pi * 220 * (stream.index + 1)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(tone[None] * 0.3, "fltp", "mono")
+        frame.sample_rate, frame.time_base = _SOUND_RATE, Fraction(1, _SOUND_RATE)
+        frame.pts = start + at
+        output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
+
+
+def _add_subtitles(output, clip):
+    stream = output.add_mux_stream(clip.subtitles, time_base=MS)
+    stream.metadata["language"] = "fra"
+    return stream
+
+
+def _subtitle(stream, codec, start_ms):
+    text = f"line at {start_ms}".encode()
+    packet = Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
+    packet.stream, packet.time_base = stream, MS
+    packet.pts = packet.dts = start_ms
+    packet.duration = 150
+    return packet
+
+
+def _add_cover(output):
+    stream = output.add_stream("png", width=8, height=8, pix_fmt="rgb24", time_base=MS)
+    stream.disposition = av.stream.Disposition.attached_pic
+    return stream
+
+
+def _cover_picture():
+    picture = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 77, np.uint8))
+    picture.pts, picture.time_base = 0, MS
+    return picture
+
+
+def _chapter(n):
+    title = {"title": f"part {n}"}
+    return {"id": n, "start": n * 200, "end": n * 200 + 200, "time_base": MS, "metadata": title}

@@ -1,0 +1,137 @@
+"""The output name is absent or whole, whatever happens in between."""
+
+import errno
+import os
+import resource
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.errors import InputDamaged, OutputFailed
+
+
+def test_name_appears_only_when_whole(tmp_path: Path):
+    path = tmp_path / "clip.mkv"
+    with replace_when_whole(path) as partial:
+        assert partial.parent == tmp_path and partial.suffix == ".mkv"
+        assert partial.name.startswith(".clip.") and partial.exists()
+        partial.write_bytes(b"half")
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_older_output_is_replaced_at_the_end(tmp_path: Path):
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    with replace_when_whole(path) as partial:
+        partial.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [InputDamaged("torn"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_failure_passes_and_leaves_everything_as_it_was(tmp_path: Path, error: BaseException):
+    path = tmp_path / "out.png"
+    path.write_bytes(b"old")
+    with pytest.raises(type(error)), replace_when_whole(path) as partial:
+        partial.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_os_error_in_the_body_names_the_output(tmp_path: Path):
+    path = tmp_path / "out.png"
+    with (
+        pytest.raises(OutputFailed, match=r"out\.png: No space left on device; free some space"),
+        replace_when_whole(path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_size_limit_really_reached(tmp_path: Path):
+    path = tmp_path / "out.bin"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write() returns EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputFailed, match="too large"), replace_when_whole(path) as partial:
+            partial.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folder_is_refused_before_the_work(tmp_path: Path):
+    with (
+        pytest.raises(OutputFailed, match="No such file or directory; create the folder"),
+        replace_when_whole(tmp_path / "missing" / "out.png"),
+    ):
+        pytest.fail("the body ran")
+
+
+def test_file_for_a_folder_is_refused_before_the_work(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputFailed, match="Not a directory"),
+        replace_when_whole(tmp_path / "file" / "out.png"),
+    ):
+        pytest.fail("the body ran")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder_is_refused_before_the_work(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    try:
+        with (
+            pytest.raises(OutputFailed, match="Permission denied"),
+            replace_when_whole(tmp_path / "out.png"),
+        ):
+            pytest.fail("the body ran")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_folder_and_fifo_are_refused_and_kept(tmp_path: Path):
+    folder, fifo = tmp_path / "folder.png", tmp_path / "fifo.png"
+    folder.mkdir()
+    os.mkfifo(fifo)
+    for path, reason in [(folder, "it is a folder"), (fifo, "not a regular file")]:
+        with pytest.raises(OutputFailed, match=reason), replace_when_whole(path):
+            pytest.fail("the body ran")
+    assert folder.is_dir() and fifo.is_fifo()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_link_is_replaced_and_its_target_kept(tmp_path: Path):
+    original, link = tmp_path / "photo.png", tmp_path / "out.png"
+    original.write_bytes(b"photo")
+    link.symlink_to(original)
+    with replace_when_whole(link) as partial:
+        partial.write_bytes(b"new")
+    assert original.read_bytes() == b"photo"
+    assert link.read_bytes() == b"new" and not link.is_symlink()
+
+
+def test_permissions_follow_the_umask(tmp_path: Path):
+    path = tmp_path / "out.png"
+    before = os.umask(0o027)
+    try:
+        with replace_when_whole(path) as partial:
+            partial.write_bytes(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_longest_possible_name(tmp_path: Path):
+    path = tmp_path / ("ü" * 125 + ".mkv")  # 254 of 255 bytes
+    with replace_when_whole(path) as partial:
+        partial.write_bytes(b"x")
+    assert path.exists()

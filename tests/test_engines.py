@@ -1,0 +1,174 @@
+"""One contract, over every engine that is installed: the pixels of `Deployment`, at any size."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
+from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa: E402
+from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
+from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
+from srgan_edge.export.verify import natural_batches  # noqa: E402
+from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
+from srgan_edge.models import ModelFiles, find_model  # noqa: E402
+from srgan_edge.parity import compare  # noqa: E402
+from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.tiling import plan_tiles, upscale_tiled  # noqa: E402
+
+SPECS = {
+    "edge": ModelSpec("edge", "edge", 6, 3),
+    "srresnet": ModelSpec("srresnet", "srresnet", 8, 2),
+    "paper": ModelSpec("paper", "srresnet", 8, 2, norm="batch"),
+    "tanh": ModelSpec("tanh", "srresnet", 8, 1, head="tanh"),
+}
+INSTALLED = [kind for kind in KINDS.values() if kind.installed]
+
+
+@pytest.fixture(scope="session", params=SPECS)
+def model(request, tmp_path_factory):
+    """A tiny generator of each architecture, with slopes of either sign, as both kinds of file."""
+    folder = tmp_path_factory.mktemp(request.param)
+    spec = SPECS[request.param]
+    torch.manual_seed(3)
+    generator = generator_from_spec(spec)
+    with torch.no_grad():
+        for module in generator.modules():
+            if isinstance(module, torch.nn.PReLU):
+                module.weight.uniform_(-0.4, 1.3)
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    checkpoint, onnx = folder / "m.safetensors", folder / "m.onnx"
+    save_checkpoint(checkpoint, generator, spec)
+    onnx_from_checkpoint(checkpoint, onnx)
+    return ModelFiles("m", {".safetensors": checkpoint, ".onnx": onnx}), generator.eval()
+
+
+@pytest.fixture(params=INSTALLED, ids=lambda kind: kind.name)
+def engine(request, model):
+    files, _ = model
+    choice = Choice(request.param, files.file(request.param.suffix), "cpu", "test")
+    with open_engine(choice, fp32=True) as engine:
+        yield engine
+
+
+def test_pixels_are_those_of_the_network(engine, model):
+    """Rounding may fall to either side where a sum lies on the edge, and nowhere else."""
+    deployment = Deployment(model[1])
+
+    def reference(batch):
+        with torch.inference_mode():
+            return deployment(torch.tensor(batch)).numpy()
+
+    parity = compare(reference, engine.upscale, natural_batches())
+    assert parity.max_levels <= 1, parity
+    assert parity.psnr_db >= 60, parity
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 2), (3, 17, 31), (2, 5, 64)])
+def test_shape_type_and_ownership(engine, shape):
+    batch = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    given = batch.copy()
+    first = engine.upscale(batch)
+    kept = first.copy()
+    assert first.shape == (shape[0], 4 * shape[1], 4 * shape[2], 3)
+    assert first.dtype == np.uint8
+    engine.upscale(255 - batch)
+    np.testing.assert_array_equal(first, kept, err_msg="a later call changed an earlier result")
+    np.testing.assert_array_equal(batch, given, err_msg="the input was changed")
+
+
+def test_read_only_input_is_fine(engine):
+    batch = np.zeros((1, 4, 5, 3), np.uint8)
+    batch.flags.writeable = False
+    engine.upscale(batch)
+
+
+def test_extremes_neither_wrap_nor_overflow(engine):
+    """A checkerboard of black and white drives outputs past both ends of the range."""
+    y, x = np.mgrid[0:16, 0:16]
+    board = np.repeat(((y + x) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    with torch.inference_mode():
+        network = engine.upscale(board[None]).astype(int)
+    assert network.min() >= 0
+    assert network.max() <= 255
+
+
+def test_info_says_what_runs(engine, model):
+    assert engine.info.device == "cpu"
+    assert engine.info.precision == "fp32"
+    assert engine.info.spec == model[0].spec
+    assert any(character.isdigit() for character in engine.info.name), "no version"
+
+
+def test_tiled_equals_untiled_bit_for_bit_with_torch_in_fp32(model):
+    """At the exact halo the sums are the same sums, whatever the tile."""
+    files, _ = model
+    halo_px = files.spec.receptive_radius_px
+    frame = next(natural_batches())[0]
+    height, width = frame.shape[:2]
+    with open_engine(choose_engine(files, "torch", "cpu")) as engine:
+        whole = engine.upscale(frame[None])[0]
+        for tile_px in (16, 33, 48, 71):
+            plan = plan_tiles(width, height, tile_px, halo_px)
+            assert len(plan.tiles) > 1
+            tiled = upscale_tiled(engine.upscale, frame, plan, 4, batch=3)
+            np.testing.assert_array_equal(tiled, whole, err_msg=f"tile {tile_px}")
+
+
+def test_auto_says_why(model):
+    files, _ = model
+    choice = choose_engine(files)
+    assert choice.kind.name == "openvino"
+    assert "onnxruntime on cuda" in choice.reason
+    only_weights = ModelFiles("m", {".safetensors": files.file(".safetensors")})
+    choice = choose_engine(only_weights)
+    assert choice.kind.name == "torch"
+    assert "openvino on cpu: m has no .onnx file" in choice.reason
+
+
+def test_what_cannot_run_is_refused(model, tmp_path):
+    files, _ = model
+    with pytest.raises(UsageError, match="no engine 'tensorflow'"):
+        choose_engine(files, "tensorflow")
+    with pytest.raises(UsageError, match="openvino runs on cpu, not on 'cuda'"):
+        open_engine(choose_engine(files, "openvino", "cuda"))
+    with pytest.raises(UsageError, match="CUDAExecutionProvider"):
+        open_engine(choose_engine(files, "onnxruntime", "cuda"))
+    with pytest.raises(ModelRefused, match=r"export .*safetensors --onnx"):
+        choose_engine(ModelFiles("m", {".safetensors": tmp_path / "m.safetensors"}), "openvino")
+
+
+def test_a_missing_runtime_is_one_line_with_the_pip_command(model, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExtraMissing, match=r"pip install 'srgan-edge\[onnx\]'"):
+        open_engine(choose_engine(model[0], "onnxruntime"))
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+def test_damaged_models_are_refused(kind, model, tmp_path):
+    content = model[0].file(kind.suffix).read_bytes()
+    damaged = tmp_path / f"damaged{kind.suffix}"
+    for cut in (0, 20, len(content) // 2, len(content) - 1):
+        damaged.write_bytes(content[:cut])
+        with pytest.raises(ModelRefused):
+            open_engine(Choice(kind, damaged, "cpu", "test"))
+
+
+def test_names_are_suggested():
+    with pytest.raises(UsageError, match="did you mean 'edge-x4'"):
+        find_model("edg-x4")
+    assert find_model("edge-x4").has(".onnx")
+
+
+def test_the_bundled_model_is_one_model_in_two_forms():
+    files = find_model("edge-x4")
+    results = []
+    for name in ("torch", "openvino"):
+        with open_engine(choose_engine(files, name, "cpu"), fp32=True) as engine:
+            results.append(engine.upscale)
+            assert engine.info.spec == files.spec
+            frame = next(natural_batches())
+            results[-1] = engine.upscale(frame).astype(int)
+    assert np.abs(results[0] - results[1]).max() <= 1

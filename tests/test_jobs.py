@@ -1,0 +1,93 @@
+"""Inputs to jobs: names, folders, globs, and collisions."""
+
+from pathlib import Path
+
+import pytest
+
+from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.jobs import Naming, plan_jobs
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ["a.png", "b.JPG", "film.mp4", "clip.webm", "notes.txt", "deep/er/c.tif"]:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def targets(inputs, output=None, **naming):
+    jobs = plan_jobs(inputs, None if output is None else Path(output), Naming(**naming))
+    return [str(job.target) for job in jobs]
+
+
+def test_a_file_lands_beside_its_source(folder):
+    assert targets(["in/a.png"]) == ["in/a_x4.png"]
+    assert targets(["in/film.mp4"], suffix="-big") == ["in/film-big.mp4"]
+    assert targets(["in/a.png", "in/film.mp4"], extension=".webp") == [
+        "in/a_x4.webp", "in/film_x4.mp4",
+    ]  # fmt: skip
+
+
+def test_a_container_we_do_not_write_becomes_mkv(folder):
+    assert targets(["in/clip.webm"]) == ["in/clip_x4.mkv"]
+
+
+def test_output_file_or_folder(folder):
+    assert targets(["in/a.png"], "big.png") == ["big.png"]
+    assert targets(["in/a.png"], "results/") == ["results/a_x4.png"]
+    assert targets(["in/a.png"], "results") == ["results/a_x4.png"]
+    assert targets(["in/a.png", "in/b.JPG"], "out.d") == ["out.d/a_x4.png", "out.d/b_x4.JPG"]
+
+
+def test_a_folder_keeps_its_tree_and_leaves_other_files_alone(folder):
+    expected = ["a_x4.png", "b_x4.JPG", "clip_x4.mkv", "deep/er/c_x4.tif", "film_x4.mp4"]
+    assert targets(["in"], "out") == [f"out/{name}" for name in expected]
+    assert targets(["in"]) == [f"{folder}/in_x4/{name}" for name in expected]
+
+
+def test_globs_relative_and_absolute(folder):
+    assert targets(["in/*.png"]) == ["in/a_x4.png"]
+    assert targets(["in/**/*.tif"]) == ["in/deep/er/c_x4.tif"]
+    assert targets([f"{folder}/in/?.png"], "out") == ["out/a_x4.png"]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name_if_it_exists(folder):
+    (folder / "odd[1].png").touch()
+    assert targets(["odd[1].png"]) == ["odd[1]_x4.png"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (["missing.png"], "missing.png: no such file"),
+        (["in/*.gif"], "no picture or video matches"),
+        (["in/notes.txt"], "not a picture or video by its name"),
+        (["in/deep/er/../../../empty"], "no picture or video in it"),
+    ],
+)
+def test_what_is_not_there_is_refused(folder, inputs, said):
+    (folder / "empty").mkdir()
+    with pytest.raises(InputRefused, match=said):
+        plan_jobs(inputs, None, Naming())
+
+
+def test_the_input_is_never_the_output(folder):
+    (folder / "link.png").hardlink_to(folder / "in/a.png")
+    (folder / "soft.png").symlink_to(folder / "in/a.png")
+    for output in ("in/a.png", "in/../in/a.png", "link.png", "soft.png"):
+        with pytest.raises(UsageError, match="is the input itself"):
+            plan_jobs(["in/a.png"], Path(output), Naming())
+    with pytest.raises(UsageError, match="is the input itself"):
+        plan_jobs(["in/a.png"], None, Naming(suffix=""))
+
+
+def test_two_results_never_share_a_name(folder):
+    (folder / "a.png").touch()
+    with pytest.raises(UsageError, match="would both become"):
+        plan_jobs(["in/a.png", "a.png"], Path("out"), Naming())
+    (folder / "in/a.webp").touch()
+    with pytest.raises(UsageError, match="would both become"):
+        plan_jobs(["in"], None, Naming(extension=".png"))

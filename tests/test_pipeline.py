@@ -1,0 +1,115 @@
+"""The pipeline and its channels: order, completeness, and every way of ending."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from srgan_edge.channel import Channel, ConsumerGone
+from srgan_edge.pipeline import QUEUED_ITEMS, upscale_video
+from srgan_edge.video import CopiedPacket, Frame
+
+
+def frame(number):
+    return Frame(np.full((2, 3, 3), number, np.uint8), pts=number, duration=1)
+
+
+class Recorder:
+    """A sink that remembers; `fail_at` raises on that frame."""
+
+    def __init__(self, fail_at=None):
+        self.items, self.fail_at = [], fail_at
+
+    def write(self, frame):
+        if frame.pts == self.fail_at:
+            raise OSError("disk full")
+        self.items.append(frame)
+
+    def copy(self, packet):
+        self.items.append(packet)
+
+
+def double(pixels):
+    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def test_every_frame_once_in_order_and_packets_in_their_place():
+    packets = [CopiedPacket(packet=object()) for _ in range(3)]
+    source = [packets[0], frame(0), frame(1), packets[1], frame(2), packets[2]]
+    sink, ticks = Recorder(), []
+    stats = upscale_video(source, double, sink, lambda: ticks.append(1))
+    assert [getattr(item, "pts", item) for item in sink.items] == [
+        packets[0], 0, 1, packets[1], 2, packets[2],
+    ]  # fmt: skip
+    assert all(item.pixels.shape == (4, 6, 3) for item in sink.items if isinstance(item, Frame))
+    assert stats.frames == len(ticks) == 3
+
+
+def test_an_error_of_the_source_is_raised_after_the_frames_before_it():
+    def source():
+        yield from map(frame, range(7))
+        raise ValueError("damaged")
+
+    sink = Recorder()
+    with pytest.raises(ValueError, match="damaged"):
+        upscale_video(source(), double, sink)
+    assert [item.pts for item in sink.items] == list(range(7))
+
+
+def test_an_error_of_the_sink_stops_an_endless_source():
+    decoded = 0
+
+    def source():
+        nonlocal decoded
+        while True:
+            yield frame(decoded % 200)
+            decoded += 1
+
+    with pytest.raises(OSError, match="disk full"):
+        upscale_video(source(), double, Recorder(fail_at=5))
+    assert decoded < 5 + 3 * QUEUED_ITEMS
+
+
+def test_an_error_of_the_engine_stops_both_sides():
+    def fail_on_three(pixels):
+        if pixels[0, 0, 0] == 3:
+            raise RuntimeError("engine lost")
+        return double(pixels)
+
+    before, sink = threading.active_count(), Recorder()
+    with pytest.raises(RuntimeError, match="engine lost"):
+        upscale_video(map(frame, range(100)), fail_on_three, sink)
+    assert [item.pts for item in sink.items] == [0, 1, 2]
+    assert threading.active_count() == before
+
+
+def test_a_slow_sink_holds_the_source_back():
+    ahead = []
+    written = Recorder()
+
+    def source():
+        for number in range(40):
+            ahead.append(number - len(written.items))
+            yield frame(number)
+
+    class SlowSink(Recorder):
+        def write(self, frame):
+            time.sleep(0.002)
+            written.write(frame)
+
+    upscale_video(source(), double, SlowSink())
+    assert len(written.items) == 40
+    assert max(ahead) <= 2 * QUEUED_ITEMS + 4  # both channels, and one in each pair of hands
+
+
+def test_a_channel_tells_the_producer_that_nobody_takes():
+    channel = Channel(1)
+    channel.put("a")
+    threading.Timer(0.02, channel.abandon).start()
+    with pytest.raises(ConsumerGone):
+        channel.put("b")  # full: waits until it is abandoned
+
+
+def test_no_frames_at_all():
+    assert upscale_video([], double, Recorder()).frames == 0

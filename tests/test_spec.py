@@ -1,0 +1,150 @@
+"""ModelSpec, and reading it back out of files made with the real libraries."""
+
+import dataclasses
+import json
+import struct
+
+import onnx
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srgan_edge.artefact import MAX_HEADER_BYTES, read_spec
+from srgan_edge.errors import ModelRefused
+from srgan_edge.spec import METADATA_KEY, ModelSpec, Training
+
+SPEC = ModelSpec(
+    "tiny", "edge", 4, 2, halo_px=3, licence="CC0-1.0",
+    training=Training("edge", "two photos", 5, scores={"Set5": 28.4}),
+)  # fmt: skip
+
+
+def test_receptive_radius_of_the_papers_generator_is_40():
+    assert ModelSpec("paper", "srresnet", 64, 16).receptive_radius_px == 40
+    assert ModelSpec("eight", "srresnet", 64, 8).receptive_radius_px == 24
+    assert ModelSpec("edge", "edge", 24, 8).receptive_radius_px == 10
+
+
+@given(
+    st.builds(
+        ModelSpec,
+        name=st.text(),
+        architecture=st.sampled_from(["srresnet", "edge"]),
+        channels=st.integers(1, 1024),
+        blocks=st.integers(1, 256),
+        norm=st.sampled_from(["none", "batch"]),
+        licence=st.text(),
+    )
+)
+def test_json_round_trip(spec):
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channels": 0}, "channels 0"),
+        ({"blocks": "8"}, "blocks '8'"),
+        ({"scale": 2}, "scale 2"),
+        ({"architecture": "rrdb"}, "architecture 'rrdb'"),
+        ({"halo_px": 99}, "halo_px 99"),
+        ({"surprise": 1}, "surprise"),
+        ({"receptive_radius_px": 3}, "radius of 3 px"),
+    ],
+)
+def test_edited_specs_are_refused(change, said):
+    record = json.loads(SPEC.to_json()) | change
+    with pytest.raises(ModelRefused, match=said):
+        ModelSpec.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"name": 1}'])
+def test_other_json_is_refused(text):
+    with pytest.raises(ModelRefused):
+        ModelSpec.from_json(text)
+
+
+@pytest.fixture
+def onnx_file(tmp_path):
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "g", [value], [value])
+    model = onnx.helper.make_model(graph)
+    onnx.helper.set_model_props(model, {"other": "thing", METADATA_KEY: SPEC.to_json()})
+    path = tmp_path / "tiny.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def save_safetensors(path, metadata):
+    safetensors.numpy.save_file({}, path, metadata=metadata)
+    return path
+
+
+def test_spec_of_an_onnx_written_by_onnx(onnx_file):
+    assert read_spec(onnx_file) == SPEC
+
+
+def test_spec_of_a_safetensors_written_by_safetensors(tmp_path):
+    path = save_safetensors(tmp_path / "a.safetensors", {METADATA_KEY: SPEC.to_json()})
+    assert read_spec(path) == SPEC
+
+
+def test_files_of_others_are_refused(tmp_path, onnx_file):
+    foreign = save_safetensors(tmp_path / "a.safetensors", {"format": "pt"})
+    with pytest.raises(ModelRefused, match="carries no srgan-edge spec"):
+        read_spec(foreign)
+    model = onnx.load(onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, onnx_file)
+    with pytest.raises(ModelRefused, match="carries no srgan-edge spec"):
+        read_spec(onnx_file)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 20, 60])
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
+def test_truncated_files_are_refused(tmp_path, onnx_file, suffix, length):
+    source = onnx_file
+    if suffix == ".safetensors":
+        source = save_safetensors(tmp_path / "a.safetensors", {METADATA_KEY: SPEC.to_json()})
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(source.read_bytes()[:length])
+    with pytest.raises(ModelRefused):
+        read_spec(cut)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", MAX_HEADER_BYTES + 1) + b"{}",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 4) + b"nope",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 26) + b'{"a": 1, "a": 2, "b": 3  }',
+        struct.pack("<Q", 5000) + b"[" * 5000,
+    ],
+)
+def test_hostile_safetensors_headers_are_refused(tmp_path, content):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelRefused):
+        read_spec(path)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_and_nothing_else_happens(tmp_path_factory, content):
+    for suffix in (".onnx", ".safetensors"):
+        path = tmp_path_factory.mktemp("bytes") / f"x{suffix}"
+        path.write_bytes(content)
+        with pytest.raises(ModelRefused):
+            read_spec(path)
+
+
+def test_a_pickle_is_sent_to_convert(tmp_path):
+    with pytest.raises(ModelRefused, match=r"srgan-edge convert .*x\.pth"):
+        read_spec(tmp_path / "x.pth")
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SPEC.scale = 2

@@ -1,0 +1,107 @@
+"""Tiles: the geometry holds for every size, and tiled equals untiled bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srgan_edge.errors import UsageError
+from srgan_edge.tiling import plan_tiles, upscale_tiled
+
+sizes = st.integers(1, 400)
+tiles = st.one_of(st.just(0), st.integers(16, 300))
+halos = st.integers(0, 50)
+
+
+def nearest(batch):
+    return batch.repeat(4, axis=1).repeat(4, axis=2)
+
+
+@given(sizes, sizes, tiles, halos)
+def test_cores_partition_the_frame(width, height, tile_px, halo_px):
+    plan = plan_tiles(width, height, tile_px, halo_px)
+    covered = np.zeros((height, width), int)
+    for tile in plan.tiles:
+        covered[tile.core_y.slice(), tile.core_x.slice()] += 1
+    assert (covered == 1).all()
+
+
+@given(sizes, sizes, tiles, halos)
+def test_windows_have_one_shape_lie_inside_and_hold_the_halo(width, height, tile_px, halo_px):
+    plan = plan_tiles(width, height, tile_px, halo_px)
+    for tile in plan.tiles:
+        for window, core, length in [
+            (tile.window_x, tile.core_x, width),
+            (tile.window_y, tile.core_y, height),
+        ]:
+            assert 0 <= window.start <= core.start < core.stop <= window.stop <= length
+            assert core.start - window.start >= halo_px or window.start == 0
+            assert window.stop - core.stop >= halo_px or window.stop == length
+        assert (tile.window_x.length, tile.window_y.length) == plan.window_size
+    if tile_px:
+        assert plan.window_size[0] <= tile_px + 2 * halo_px
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(16, 70), st.integers(0, 9), halos)
+def test_tiled_equals_untiled_for_a_network_that_looks_no_further_than_the_halo(
+    width, height, tile_px, reach_px, more_px
+):
+    """A box filter of radius `reach_px` with zero padding stands for the network."""
+
+    def blur(batch):
+        padded = np.pad(batch.astype(np.int64), ((0, 0), (reach_px,) * 2, (reach_px,) * 2, (0, 0)))
+        for axis in (1, 2):
+            windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach_px + 1, axis)
+            padded = windows.sum(-1)
+        return nearest((padded % 256).astype(np.uint8))
+
+    frame = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    plan = plan_tiles(width, height, tile_px, reach_px + more_px)
+    tiled = upscale_tiled(blur, frame, plan, scale=4, batch=3)
+    np.testing.assert_array_equal(tiled, blur(frame[None])[0])
+
+
+def test_a_halo_smaller_than_the_reach_shows():
+    """The twin of the test above: it would pass for anything if this one failed."""
+
+    def shift(batch):
+        return nearest(np.pad(batch, ((0, 0), (0, 0), (3, 0), (0, 0)))[:, :, :-3])
+
+    frame = np.random.default_rng(0).integers(0, 256, (20, 200, 3), np.uint8)
+    whole = shift(frame[None])[0]
+    for halo_px, equal in [(2, False), (3, True)]:
+        tiled = upscale_tiled(shift, frame, plan_tiles(200, 20, 32, halo_px), scale=4, batch=1)
+        assert np.array_equal(tiled, whole) == equal
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+def test_batches_are_full_but_the_last(batch):
+    seen = []
+
+    def record(windows):
+        seen.append(len(windows))
+        return nearest(windows)
+
+    frame = np.random.default_rng(1).integers(0, 256, (50, 97, 3), np.uint8)
+    plan = plan_tiles(97, 50, 16, 4)
+    np.testing.assert_array_equal(
+        upscale_tiled(record, frame, plan, 4, batch), nearest(frame[None])[0]
+    )
+    assert sum(seen) == len(plan.tiles)
+    assert all(count == batch for count in seen[:-1])
+
+
+def test_a_tile_larger_than_the_frame_is_the_frame():
+    plan = plan_tiles(97, 50, 128, 10)
+    assert len(plan.tiles) == 1
+    assert plan.window_size == (97, 50)
+    assert plan.overhead == 1.0
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "halo_px", "said"),
+    [(7, 10, "--tile 7 is too small"), (-1, 0, "--tile -1"), (64, -1, "--overlap -1")],
+)
+def test_impossible_tiles_are_refused(tile_px, halo_px, said):
+    with pytest.raises(UsageError, match=said):
+        plan_tiles(100, 100, tile_px, halo_px)

@@ -1,0 +1,1 @@
+"""Training: data, degradation and the loops that make weights. Needs `srgan-edge[train]`."""
