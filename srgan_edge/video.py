@@ -19,7 +19,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Literal, Self, TypeAlias, cast
 
 import av
 import numpy as np
@@ -49,6 +49,9 @@ from srgan_edge.color import (
 )
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.pixels import Pixels
+
+Siting: TypeAlias = Literal["left", "center"]
+"""Where chroma samples lie between luma samples, by FFmpeg's name."""
 
 CONTAINERS: dict[str, str] = {
     ".mp4": "mp4",
@@ -82,12 +85,12 @@ _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from 
 
 # Chroma is interpolated linearly on the way in, so that it never leaves the range of its
 # neighbours, and filtered with a cubic on the way out. Without the three other flags libswscale is
-# 2.5 times faster, up to 3 levels wrong, and a chroma sample is not where the standard puts it.
-# Nor is it if libswscale is not told: H.264 and its heirs mean the left one of two luma samples, and
-# libswscale the middle between them, as JPEG and MPEG-1 do.
-_CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
+# faster, but up to 3 levels wrong.
 _DECODE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
 _ENCODE_FLAGS = "bicubic+accurate_rnd+full_chroma_inp"
+# Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
+# and MPEG-1. Libswscale, if not told, takes it to be between them.
+_CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
 _SWSCALE_WRAPS_AT = 510  # its 32-bit sums turn a blue of 512 or more into 0
 
 # True of the file they were written for, and not of the one that is made from it.
@@ -474,7 +477,7 @@ class VideoReader:
 
     def _converter(self, pixel_format: str, target_colors: str = "") -> "_Converter":
         size = (self.info.width, self.info.height)
-        siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
+        siting: Siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
         colors = _scale_colors("in", self.info.color, siting) + target_colors
         return _Converter(
             (self.info.pixel_format, *size), (pixel_format, *size), f"flags={_DECODE_FLAGS}{colors}"
@@ -488,6 +491,9 @@ class VideoWriter:
     codec and the container take it. Leaving the block well puts the whole file at `path`; leaving
     it with `InputDamaged` puts what was written so far at `NAME.partial.EXT`; leaving it with any
     other error leaves nothing, and an older file as it was. Not thread-safe.
+
+    Times are those of the input, in the units of the container: Matroska rounds to milliseconds,
+    and moves all streams alike if one (usually sound) starts before zero.
 
     Raises:
         UsageError: a suffix, codec, option or pixel format that does not exist, or that do not go
@@ -761,7 +767,7 @@ class VideoWriter:
 
 
 class _Converter:
-    """libswscale, told everything, through the `scale` filter, as PyAV cannot tell it the siting."""
+    """libswscale, told everything; through the `scale` filter, which takes the chroma siting."""
 
     def __init__(
         self, source: tuple[str, int, int], target: tuple[str, int, int], options: str
@@ -786,7 +792,7 @@ class _Converter:
 
 
 def _scale_colors(
-    side: Literal["in", "out"], color: ColorDescription, siting: Literal["left", "center"] = "left"
+    side: Literal["in", "out"], color: ColorDescription, siting: Siting = "left"
 ) -> str:
     """One half of what FFmpeg's `scale` filter has to be told about a conversion."""
     if color.matrix == RGB:
@@ -837,10 +843,12 @@ def _first_bytes(path: Path) -> bytes:
     """Opening a pipe or a device could wait for ever, so only regular files go further."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise InputRefused(f"{path} is not a file; possible: one video file")
-            head = file.read(16)
+            head = os.read(descriptor, 16)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InputRefused(f"cannot read {path}: {error.strerror}") from error
     if not head:
@@ -881,12 +889,12 @@ def _container_format(path: Path) -> str:
 
 def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) -> str:
     name = encoding.pixel_format or _same_chroma(info.pixel_format)
+    pixel_format = _video_format(name)
     possible = [f.name for f in _video_encoder(encoding.codec).video_formats or []]
     if possible and name not in possible:
         raise UsageError(
             f"{encoding.codec} cannot store {name}; possible: --pix-fmt {' | '.join(possible)}"
         )
-    pixel_format = _video_format(name)
     steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
     if any(side % step for side, step in zip(size, steps, strict=True)):
         raise UsageError(

@@ -54,7 +54,8 @@ class Clip:
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
     cover: bool = False
-    attachment: bytes | None = None
+    attachment: tuple[str, str, bytes] | None = None
+    """Name, MIME type, content."""
     container_options: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -75,7 +76,7 @@ def make(path: Path, **wanted: Any) -> Path:
         subtitles = _add_subtitles(output, clip) if clip.subtitles else None
         cover = _add_cover(output) if clip.cover else None
         if clip.attachment is not None:
-            output.add_attachment("font.ttf", "application/x-truetype-font", clip.attachment)
+            output.add_attachment(*clip.attachment)
         output.metadata.update(clip.metadata)
         if clip.chapters:
             output.set_chapters([_chapter(n) for n in range(2)])

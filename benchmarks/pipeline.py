@@ -1,0 +1,161 @@
+"""How much of the engine's speed reaches the finished video, and what memory it takes.
+
+    python benchmarks/pipeline.py [--clip FILE] [--engine NAME] [--out FILE.json]
+
+Measured: frames per second of the engine alone on decoded frames; of the whole command (decode,
+upscale, encode, mux) as it reports them itself; their ratio; and the peak memory of the whole
+process for the clip and for the same clip four times over. Engine and command take turns, and the
+median counts, since a machine's speed drifts. A table for people, then one JSON line.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import av
+
+from srgan_edge import __version__
+from srgan_edge.engines import choose_engine, open_engine
+from srgan_edge.models import DEFAULT_MODEL, find_model
+from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.video import Frame, VideoReader
+
+DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is printed and stored."""
+
+    version: str
+    machine: str
+    clip: str
+    frames: int
+    model: str
+    engine: str
+    rounds: int
+    engine_fps: float
+    end_to_end_fps: float
+    ratio: float
+    peak_mb: float
+    peak_mb_4x: float
+    memory_growth: float
+    """Peak of the 4x longer clip over that of the clip."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clip", type=Path, default=DEMO_CLIP)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--tile", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    arguments = parser.parse_args()
+    result = measure(arguments.clip, arguments.engine, arguments.tile, arguments.rounds)
+    print_table(result)
+    line = json.dumps(asdict(result))
+    if arguments.out:
+        arguments.out.write_text(line + "\n")
+    print(line)
+
+
+def measure(clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
+    with VideoReader(clip) as reader:
+        frames = [item.pixels for item in reader if isinstance(item, Frame)]
+        size = f"{reader.info.width}x{reader.info.height}"
+    choice = choose_engine(find_model(DEFAULT_MODEL), engine_name)
+    engine_fps, end_to_end = [], []
+    with open_engine(choice) as engine, tempfile.TemporaryDirectory() as folder:
+        upscaler = Upscaler(engine, Tiling(tile=tile_px))
+        upscaler.upscale(frames[0])  # compile
+        for _ in range(rounds):
+            started = time.perf_counter()
+            for frame in frames:
+                upscaler.upscale(frame)
+            engine_fps.append(len(frames) / (time.perf_counter() - started))
+            end_to_end.append(run_command(clip, choice.kind.name, tile_px, Path(folder)))
+        fourfold = repeated(clip, 4, Path(folder) / "fourfold.mp4")
+        _, peak_mb_4x = run_command(fourfold, choice.kind.name, tile_px, Path(folder))
+        info = engine.info
+    fps = statistics.median(fps for fps, _ in end_to_end)
+    peak_mb = statistics.median(peak for _, peak in end_to_end)
+    engine_alone = statistics.median(engine_fps)
+    return Result(
+        version=__version__,
+        machine=f"{processor()}, {os.cpu_count()} cores",
+        clip=f"{clip.name} {size}",
+        frames=len(frames),
+        model=info.spec.name,
+        engine=f"{info.name}, {info.device}, {info.precision}, tile {tile_px}",
+        rounds=rounds,
+        engine_fps=round(engine_alone, 2),
+        end_to_end_fps=round(fps, 2),
+        ratio=round(fps / engine_alone, 3),
+        peak_mb=round(peak_mb, 1),
+        peak_mb_4x=round(peak_mb_4x, 1),
+        memory_growth=round(peak_mb_4x / peak_mb, 3),
+    )
+
+
+def run_command(clip: Path, engine: str, tile_px: int, folder: Path) -> tuple[float, float]:
+    """Upscale `clip` in a process of its own: frames per second, and its peak memory in MB."""
+    command = [sys.executable, "-m", "srgan_edge", "upscale", str(clip), "--json-events"]
+    command += ["--engine", engine, "--tile", str(tile_px), "--overwrite"]
+    command += ["-o", str(folder / "out.mp4")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        events = [json.loads(line) for line in process.stdout]
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    ended = next(event for event in events if event["event"] == "ended")
+    return ended["frames"] / ended["seconds"], usage.ru_maxrss / 1024
+
+
+def repeated(clip: Path, times: int, path: Path) -> Path:
+    """The video packets of `clip`, `times` over."""
+    with av.open(str(path), "w") as output:
+        stream = None
+        for turn in range(times):
+            with av.open(str(clip)) as source:
+                video = source.streams.video[0]
+                if stream is None:
+                    stream = output.add_stream_from_template(video)
+                assert video.duration is not None
+                for packet in source.demux(video):
+                    if packet.size and packet.pts is not None and packet.dts is not None:
+                        packet.pts += turn * video.duration
+                        packet.dts += turn * video.duration
+                        packet.stream = stream
+                        output.mux(packet)
+    return path
+
+
+def processor() -> str:
+    """The CPU's name as Linux gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def print_table(result: Result) -> None:
+    print(f"{result.model} on {result.engine}; {result.clip}, {result.frames} frames")
+    print(f"{result.machine}; median of {result.rounds} rounds")
+    print(f"  engine alone   {result.engine_fps:8.2f} fps")
+    print(f"  end to end     {result.end_to_end_fps:8.2f} fps   ratio {result.ratio:.3f}")
+    print(f"  peak memory    {result.peak_mb:8.1f} MB")
+    print(f"  4x the length  {result.peak_mb_4x:8.1f} MB    {result.memory_growth:.3f} of it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,387 @@
+"""The command line as users meet it: whole runs, every kind of bad input, exit codes, one line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import clips
+import numpy as np
+import pytest
+from PIL import Image
+
+from srgan_edge.bicubic import resize
+from srgan_edge.cli import main
+from srgan_edge.models import find_model
+
+EDGE = str(find_model("edge-x4").file(".onnx"))
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run `srgan-edge` in this process, in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["srgan-edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def photo(width=52, height=40):
+    coarse = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    return resize(coarse, height, width)
+
+
+def save(path, width=52, height=40, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(width, height)).save(path, **options)
+    return path
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize("tile", ["0", "16", "auto"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (52, 41)])
+def test_an_image_is_four_times_larger(cli, tmp_path, size, tile):
+    save(tmp_path / "in.png", *size)
+    assert cli("upscale", "in.png", "--tile", tile)[0] == 0
+    with Image.open("in_x4.png") as result:
+        assert result.size == (4 * size[0], 4 * size[1])
+
+
+def test_the_tile_changes_no_pixel_at_the_exact_halo(cli, tmp_path):
+    save(tmp_path / "in.png", 90, 70)
+    arguments = ("upscale", "in.png", "--engine", "torch", "--overlap", "exact")
+    assert cli(*arguments, "--tile", 0, "-o", "whole.png")[0] == 0
+    assert cli(*arguments, "--tile", 24, "--batch", 3, "-o", "tiled.png")[0] == 0
+    np.testing.assert_array_equal(Image.open("whole.png"), Image.open("tiled.png"))
+
+
+@pytest.mark.parametrize(
+    ("outscale", "size"), [("2", (104, 80)), ("3", (156, 120)), ("1", (52, 40))]
+)
+def test_another_final_scale(cli, tmp_path, outscale, size):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-s", outscale, "-o", "out.png")[0] == 0
+    with Image.open("out.png") as result:
+        assert result.size == size
+
+
+def test_a_result_looks_like_its_input(cli, tmp_path):
+    save(tmp_path / "in.png")
+    cli("upscale", "in.png")
+    shrunk = resize(np.asarray(Image.open("in_x4.png")), 40, 52)
+    assert np.abs(shrunk.astype(int) - photo()).mean() < 2
+
+
+def test_a_video_keeps_its_frames_times_and_sound(cli, tmp_path):
+    source = clips.make(tmp_path / "in.mp4", frames=10, size=(64, 48), sounds=["eng", "deu"])
+    code, _, err = cli("upscale", "in.mp4", "--tile", 32)
+    assert code == 0, err
+    before, after = clips.see_frames(source), clips.see_frames(tmp_path / "in_x4.mp4")
+    assert after == before  # barcode, start and end of every frame
+    assert [frame.number for frame in after] == list(range(10))
+    assert clips.see_packets(tmp_path / "in_x4.mp4", "audio") == clips.see_packets(source, "audio")
+
+
+def test_a_video_at_another_scale(cli, tmp_path):
+    clips.make(tmp_path / "in.mkv", frames=3, size=(64, 48))
+    assert cli("upscale", "in.mkv", "-s", "2", "--crf", 20, "--preset", "ultrafast")[0] == 0
+    assert len(clips.see_frames(tmp_path / "in_x4.mkv")) == 3
+
+
+def test_a_folder_goes_on_past_a_bad_file_and_names_it(cli, tmp_path):
+    save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("hello")
+    save(tmp_path / "in/deep/c.jpg")
+    clips.make(tmp_path / "in/d.mp4", frames=2, size=(32, 32))
+    code, _, err = cli("upscale", "in", "-o", "out")
+    assert code == 3
+    assert "1 of 4 failed" in err
+    assert err.count("error:") == 1
+    results = sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.glob("out/**/*.*")
+    )
+    assert results == ["a_x4.png", "d_x4.mp4", "deep/c_x4.jpg"]
+
+
+def test_existing_results_are_refused_kept_or_replaced(cli, tmp_path):
+    save(tmp_path / "in.png")
+    (tmp_path / "in_x4.png").write_text("old")
+    code, _, err = cli("upscale", "in.png")
+    assert code == 2
+    assert "--overwrite" in err
+    assert cli("upscale", "in.png", "--skip-existing")[0] == 0
+    assert (tmp_path / "in_x4.png").read_text() == "old"
+    assert cli("upscale", "in.png", "--overwrite")[0] == 0
+    assert Image.open("in_x4.png").size == (208, 160)
+
+
+def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-q", "-o", "a.png") == (0, "", "")
+    code, out, err = cli("upscale", "in.png", "--json-events", "-o", "b.png")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [event["event"] for event in events] == ["note", "started", "ended", "closed"]
+    assert events[2]["size"] == "208x160"
+    code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
+    assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}
+
+
+# Bad input: the exit code, one line that says what was got and what to do, nothing left behind
+
+
+def nothing(path):
+    pass
+
+
+def text(path):
+    path.write_text("this is no picture\n")
+
+
+def empty(path):
+    path.touch()
+
+
+def truncated_picture(path):
+    save(path, 300, 200)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def truncated_video(path):
+    clips.make(path, frames=20)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def truncated_faststart(path):
+    clips.make(path, frames=60, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def sound_only(path):
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", rate=44100)
+        silence = av.AudioFrame("fltp", "mono", 1024)
+        silence.planes[0].update(bytes(4096))
+        silence.sample_rate = 44100
+        output.mux([*stream.encode(silence), *stream.encode(None)])
+
+
+BAD_INPUTS = [
+    ("in.png", nothing, 3, "no such file"),
+    ("in", lambda path: path.mkdir(), 3, "no picture or video in it"),
+    ("in.png", text, 3, "not a PNG"),
+    ("in.mp4", text, 3, "in.mp4"),
+    ("in.gif", text, 3, "not a picture or video by its name"),
+    ("in.png", empty, 3, "0 bytes"),
+    ("in.jpg", empty, 3, "0 bytes"),
+    ("in.mp4", empty, 3, "empty|0 bytes"),
+    ("in.png", truncated_picture, 4, "cut short"),
+    ("in.jpg", truncated_picture, 4, "cut short"),
+    ("in.mp4", truncated_video, 4, "in.mp4"),
+    ("in.mp4", truncated_faststart, 4, "cut off|ends at"),
+    ("in.mp4", sound_only, 3, "no video"),
+    ("in.png", lambda path: os.mkfifo(path), 3, "not a regular file"),
+    ("in.mp4", lambda path: os.mkfifo(path), 3, "is not a file"),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "code", "said"), BAD_INPUTS)
+def test_bad_input(cli, tmp_path, name, make, code, said):
+    make(tmp_path / name)
+    target = "out.mp4" if name.endswith("mp4") else "out.png"
+    before = snapshot(tmp_path)
+    got, _, err = cli("upscale", name, "-o", target)
+    assert got == code, err
+    errors = [line for line in err.splitlines() if line.startswith("srgan-edge: error: ")]
+    assert len(errors) == 1, err
+    assert "Traceback" not in err
+    assert re.search(said, errors[0]), errors[0]
+    assert not (tmp_path / target).exists()
+    kept = {"out.partial.mp4"} if make is truncated_faststart else set()
+    assert snapshot(tmp_path).keys() == before.keys() | kept
+    assert {name: snapshot(tmp_path)[name] for name in before} == before
+
+
+def snapshot(folder):
+    """Every file's name and content; a FIFO has none."""
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_what_was_saved_of_a_cut_video_is_whole_and_named(cli, tmp_path):
+    truncated_faststart(tmp_path / "in.mp4")
+    code, _, err = cli("upscale", "in.mp4", "-o", "out.mp4")
+    assert code == 4
+    assert "out.partial.mp4" in err
+    frames = clips.see_frames(tmp_path / "out.partial.mp4")
+    assert 5 < len(frames) < 60
+    assert [frame.number for frame in frames] == list(range(len(frames)))
+
+
+BAD_OPTIONS = [
+    (["--tile", "7"], 2, "--tile 7 is too small; possible: 0"),
+    (["--tile", "big"], 2, "--tile 'big'; possible"),
+    (["--overlap", "-3"], 2, "--overlap -3"),
+    (["--batch", "0"], 2, "--batch 0"),
+    (["-n", "edge-4x"], 2, "did you mean 'edge-x4'"),
+    (["-n", "nothing-like-it.pth"], 2, "no model"),
+    (["--engine", "tensorflow"], 2, "possible: auto, openvino"),
+    (["-s", "0"], 2, "--outscale 0"),
+    (["-o", "in.png"], 2, "is the input itself"),
+    (["-o", "out.xyz"], 2, "possible: .png"),
+    (["-o", "out.jp2"], 2, "possible: .png"),
+    (["-o", "/proc/out.png"], 5, "cannot write /proc/out.png"),
+    (["-o", "file.txt/out.png"], 5, "cannot write"),
+    (["--device", "cuda", "--engine", "openvino"], 2, "runs on cpu"),
+    (["-e", "tune"], 2, "key=value"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "said"), BAD_OPTIONS)
+def test_bad_options(cli, tmp_path, options, code, said):
+    save(tmp_path / "in.png")
+    (tmp_path / "file.txt").touch()
+    before = snapshot(tmp_path)
+    got, _, err = cli("upscale", "in.png", *options)
+    assert got == code, err
+    assert err.splitlines()[-1].startswith("srgan-edge: error: ")
+    assert said in err
+    assert snapshot(tmp_path) == before
+
+
+BAD_ENCODINGS = [
+    (["-c", "libx265x"], "libx265"),
+    (["-c", "libx264", "-o", "out.webm"], "out.webm"),
+    (["--pix-fmt", "yuv999p"], "yuv999p"),
+    (["-s", "1.02"], "yuv444p"),
+    (["--preset", "warp"], "warp"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_ENCODINGS)
+def test_bad_encodings_are_refused_before_the_first_frame(cli, tmp_path, options, said):
+    clips.make(tmp_path / "in.mp4", frames=3, size=(64, 48))
+    before = snapshot(tmp_path)
+    got, _, err = cli("upscale", "in.mp4", *options)
+    assert got == 2, err
+    assert said in err
+    assert snapshot(tmp_path) == before
+
+
+def test_a_tile_larger_than_the_frame_is_fine(cli, tmp_path):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "--tile", 5000, "--overlap", 3)[0] == 0
+
+
+def test_nothing_to_upscale(cli):
+    code, _, err = cli("upscale")
+    assert code == 2
+    assert "srgan-edge upscale FILE" in err
+
+
+def test_unknown_commands_and_options_are_usage_errors(cli):
+    assert cli("upscael")[0] == 2
+    assert cli("upscale", "--no-such-option")[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_two_seconds_and_leaves_nothing(tmp_path, number, code):
+    clips.make(tmp_path / "in.mp4", frames=400, size=(160, 120))
+    command = [sys.executable, "-m", "srgan_edge", "upscale", "in.mp4", "--json-events"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if json.loads(line)["event"] == "progress":
+                break
+        process.send_signal(number)
+        sent = time.monotonic()
+        assert process.wait(timeout=20) == code
+        assert time.monotonic() - sent < 10  # two seconds, on a machine that does nothing else
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
+
+
+# The other commands
+
+
+def test_info_describes_models_and_files(cli):
+    code, out, _ = cli("info", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["name"] == "edge-x4"
+    code, out, _ = cli("info", EDGE)
+    assert "receptive radius" in out
+    assert cli("info", "nothing")[0] == 2
+
+
+def test_doctor_runs_every_engine(cli):
+    code, out, _ = cli("doctor", "--json")
+    findings = {(f["group"], f["name"]): f for f in json.loads(out)}
+    assert code == 0, out
+    assert findings["engines", "openvino"]["status"] == "ok"
+    assert "self-test" in findings["engines", "openvino"]["detail"]
+    assert findings["models", "edge-x4"]["status"] == "ok"
+    assert "openvino" in cli("doctor")[1]
+
+
+def test_eval_scores_models_and_the_baseline(cli, tmp_path):
+    for name, size in [("HR", (128, 96)), ("LRx4", (32, 24))]:
+        save(tmp_path / "bench" / name / "a.png", *size)
+    code, out, _ = cli("eval", "bench", "--bicubic", "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["benchmarks"]["bench"]["mean"]["psnr_y"] > 20
+    assert "PSNR-Y" in cli("eval", "bench")[1]
+    assert cli("eval", tmp_path)[0] == 3
+
+
+def test_compare_makes_a_picture(cli, tmp_path):
+    save(tmp_path / "in.png")
+    cli("upscale", "in.png")
+    code, _, err = cli("compare", "in.png", "in_x4.png", "--crop", "10,10,60,40", "-o", "both.png")
+    assert code == 0, err
+    assert Image.open("both.png").width > 2 * 208
+
+
+def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
+    """The three verbs on a tiny scale: photographs to weights to ONNX to a picture."""
+    for number in range(2):
+        save(tmp_path / "photos" / f"{number}.png", 64, 48)
+    tiny = ["pixel.steps=3", "data.crop_px=32", "data.batch=1", "model.channels=4"]
+    settings = [part for value in tiny for part in ("--set", value)]
+    arguments = ("train", "--recipe", "edge", "--data", "photos", "-o", "run", *settings)
+    code, out, err = cli(*arguments)
+    assert code == 0, err
+    assert "wrote run/edge-x4.safetensors" in out
+    code, out, err = cli("export", "run/edge-x4.safetensors", "--onnx", "-o", "tiny.onnx")
+    assert code == 0, err
+    assert "openvino" in out
+    assert "dB" in out or "inf" in out
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-n", "tiny.onnx")[0] == 0
+    assert cli("upscale", "in.png", "-n", "run/edge-x4.safetensors", "-o", "b.png")[0] == 0
+    first, second = (np.asarray(Image.open(name)) for name in ("in_x4.png", "b.png"))
+    assert np.abs(first.astype(int) - second).max() <= 1
+    code, _, err = cli("export", "run/edge-x4.safetensors")
+    assert code == 2
+    assert "--onnx" in err
+
+
+def test_version(cli):
+    assert cli("--version")[1].startswith("srgan-edge 0.")

@@ -1,0 +1,570 @@
+"""Video files: every frame once, in order, at its time, and all else in the file carried across."""
+
+import os
+import random
+import resource
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import clips
+import numpy as np
+import pytest
+from clips import MS, make, see_frames, see_packets
+
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
+from srgan_edge.video import MAX_PIXELS, CopiedPacket, Encoding, Frame, VideoReader, VideoWriter
+
+B_FRAMES = {"crf": "18", "bf": "3"}
+VFR_MS = [0, 33, 66, 100, 400, 433, 1000, 1001, 1500]
+FAST = Encoding(preset="ultrafast")
+FONT = ("font.ttf", "application/x-truetype-font", b"glyphs")
+BOTH = pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+
+
+def upscale(source: Path, target: Path, encoding: Encoding = FAST, scale: int = 2) -> VideoWriter:
+    """The whole product, with the nearest neighbour for a network."""
+    with VideoReader(source) as reader:
+        size = (reader.info.width * scale, reader.info.height * scale)
+        writer = VideoWriter(target, reader, size, encoding)
+        with writer:
+            for item in reader:
+                if isinstance(item, CopiedPacket):
+                    writer.copy(item)
+                else:
+                    larger = item.pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+                    writer.write(replace(item, pixels=larger))
+    return writer
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def read_all(path: Path) -> list[Frame]:
+    with VideoReader(path) as reader:
+        return [item for item in reader if isinstance(item, Frame)]
+
+
+def in_order(path: Path) -> bool:
+    frames = see_frames(path)
+    return [frame.number for frame in frames] == list(range(len(frames)))
+
+
+# ---------------------------------------------------------------- frames and their times
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param({}, id="constant"),
+        pytest.param({"frames": 1}, id="one frame"),
+        pytest.param({"frames": 30, "options": B_FRAMES}, id="B-frames"),
+        pytest.param({"time_base": MS, "pts": VFR_MS, "last_duration": 700}, id="VFR"),
+        pytest.param(
+            {"time_base": MS, "pts": [2000 + 40 * n for n in range(9)]}, id="starts at 2 s"
+        ),
+        pytest.param({"frames": 9, "size": (66, 34), "last_duration": 2048}, id="long last frame"),
+    ],
+)
+def test_every_frame_comes_once_in_order_at_its_time(tmp_path, suffix, wanted):
+    source = make(tmp_path / f"in{suffix}", **wanted)
+    writer = upscale(source, tmp_path / f"out{suffix}", Encoding(options={"bf": "3"}))
+    before, after = see_frames(source), see_frames(tmp_path / f"out{suffix}")
+    assert [(f.number, f.start) for f in after] == [(f.number, f.start) for f in before]
+    assert [f.number for f in after] == list(range(writer.frames_written))
+    # MP4 stores decoding times; a frame's own duration is not in it once there are B-frames.
+    if suffix == ".mkv" or "last_duration" not in wanted:
+        assert after[-1].end == before[-1].end
+    with av.open(str(tmp_path / f"out{suffix}")) as film:
+        stream = film.streams.video[0]
+        assert (stream.width, stream.height) == tuple(
+            2 * side for side in clips.Clip(**wanted).size
+        )
+
+
+def test_b_frames_at_a_variable_rate(tmp_path):
+    source = make(tmp_path / "in.mkv", time_base=MS, pts=VFR_MS, options=B_FRAMES)
+    upscale(source, tmp_path / "out.mp4")
+    assert [f[:2] for f in see_frames(tmp_path / "out.mp4")] == [f[:2] for f in see_frames(source)]
+
+
+def test_a_start_between_milliseconds_is_exact_in_mp4(tmp_path):
+    ntsc = Fraction(1001, 30000)
+    source = make(
+        tmp_path / "in.mp4",
+        time_base=ntsc,
+        pts=range(1, 11),
+        sounds=["eng"],
+        sound_start=Fraction(1, 7),
+        container_options={"movie_timescale": "210000"},
+    )
+    upscale(source, tmp_path / "out.mp4")
+    after = see_frames(tmp_path / "out.mp4")
+    assert [frame.start for frame in after] == [ntsc * n for n in range(1, 11)]
+    assert see_packets(tmp_path / "out.mp4", "audio") == see_packets(source, "audio")
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+@pytest.mark.parametrize("suffix", [".avi", ".asf"])
+def test_containers_without_presentation_times(tmp_path, suffix, codec):
+    source = make(
+        tmp_path / f"in{suffix}", codec=codec, time_base=Fraction(1, 25), options={"bf": "2"}
+    )
+    with VideoReader(source) as reader:
+        frames = [item for item in reader if isinstance(item, Frame)]
+        period = Fraction(1, 25) / reader.info.time_base
+        assert reader.nudged == 0
+        assert reader.untimed <= 2  # the last ones, which left the decoder after the last packet
+    assert [clips.read_barcode(frame.pixels) for frame in frames] == list(range(12))
+    assert {b.pts - a.pts for a, b in pairwise(frames)} == {period}
+
+
+def test_two_frames_at_one_time_are_kept_apart(tmp_path):
+    source = make(
+        tmp_path / "in.mkv", codec="ffv1", options={}, time_base=MS, pts=[0, 40, 40, 80, 120]
+    )
+    with VideoReader(source) as reader:
+        assert [item.pts for item in reader if isinstance(item, Frame)] == [0, 40, 41, 80, 120]
+        assert reader.nudged == 1
+
+
+def test_resized_frames_show_the_same_picture(tmp_path):
+    source = make(tmp_path / "in.mp4", size=(64, 48))
+    with (
+        VideoReader(source) as reader,
+        VideoWriter(tmp_path / "o.mp4", reader, (96, 72), FAST) as w,
+    ):
+        for item in reader:
+            w.write(item)
+    frames = read_all(tmp_path / "o.mp4")
+    assert frames[0].pixels.shape == (72, 96, 3)
+    assert in_order(tmp_path / "o.mp4")
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    source = make(tmp_path / "in.mkv", sounds=["eng"])
+    for name in ("a.mkv", "b.mkv"):
+        upscale(source, tmp_path / name, Encoding(options={"threads": "1"}))
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+
+
+# ---------------------------------------------------------------- everything else in the file
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mov_text"), (".mkv", "subrip")])
+def test_sound_and_subtitles_are_copied_packet_by_packet(tmp_path, suffix, codec):
+    source = make(tmp_path / f"in{suffix}", frames=20, sounds=["eng", "deu"], subtitles=codec)
+    target = tmp_path / f"out{suffix}"
+    writer = upscale(source, target)
+    for kind, streams in (("audio", 2), ("subtitle", 1)):
+        assert see_packets(target, kind) == see_packets(source, kind)
+        assert len(see_packets(target, kind)) == streams
+    with av.open(str(target)) as film:
+        kinds = [stream.type for stream in film.streams]
+        assert kinds == ["video", "audio", "audio", "subtitle"]
+        assert [s.language for s in list(film.streams)[1:]] == ["eng", "deu", "fra"]
+    assert (writer.nudged, writer.left_out) == (0, [])
+
+
+@BOTH
+def test_what_the_file_says_of_itself_is_kept(tmp_path, suffix):
+    wanted = {
+        "metadata": {"title": "A film", "artist": "Somebody"},
+        "chapters": True,
+        "display": (90, True),
+        "aspect": Fraction(4, 3),
+        "sounds": ["eng"],
+    }
+    source, target = make(tmp_path / f"in{suffix}", **wanted), tmp_path / f"out{suffix}"
+    upscale(source, target)
+    with VideoReader(source) as before, VideoReader(target) as after:
+        assert after.info.display_matrix == before.info.display_matrix is not None
+        assert after.info.sample_aspect_ratio == Fraction(4, 3)
+        chapters = [film.container.chapters() for film in (before, after)]
+        spans = [
+            [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]) for c in found]
+            for found in chapters
+        ]
+        assert spans[0] == spans[1]
+        assert len(spans[0]) == 2
+        metadata = {k.lower(): v for k, v in after.container.metadata.items()}
+        assert (metadata["title"], metadata["artist"]) == ("A film", "Somebody")
+        found = [[s.disposition for s in film.container.streams] for film in (before, after)]
+        assert found[0] == found[1]
+
+
+def test_cover_art_in_mp4(tmp_path):
+    source, target = make(tmp_path / "in.mp4", cover=True), tmp_path / "out.mp4"
+    assert upscale(source, target).left_out == []
+    pictures = []
+    for path in (source, target):
+        with av.open(str(path)) as film:
+            best = film.streams.best("video")
+            pictures += [bytes(p) for p in film.demux() if p.stream is not best and p.size]
+    assert len(pictures) == 2
+    assert pictures[0] == pictures[1]
+
+
+def test_attachments_in_matroska(tmp_path):
+    source = make(tmp_path / "in.mkv", attachment=FONT)
+    upscale(source, tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        (font,) = film.streams.attachments
+        assert (font.name, font.mimetype) == ("font.ttf", "application/x-truetype-font")
+        assert font.data == b"glyphs"
+
+
+def test_cover_art_in_matroska(tmp_path):
+    cover = make(tmp_path / "cover.mp4", cover=True)
+    with av.open(str(cover)) as film:
+        picture = next(bytes(p) for p in film.demux() if p.stream.disposition.value == 1 << 10)
+    source = make(tmp_path / "in.mkv", attachment=("cover.png", "image/png", picture))
+    upscale(source, tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv")) as film:
+        assert [bytes(p) for p in film.demux(1) if p.size] == [picture]
+        assert film.streams[1].metadata["filename"] == "cover.png"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_of_a_transport_stream_plays_in_another_container(tmp_path, suffix):
+    source = make(tmp_path / "in.ts", time_base=Fraction(1, 90000), sounds=["eng"])
+    target = tmp_path / f"out{suffix}"
+    upscale(source, target)
+    (before,), (after,) = see_packets(source, "audio"), see_packets(target, "audio")
+    tolerance = (MS if suffix == ".mkv" else Fraction(1, 44100)) / 2  # of the container's own unit
+    assert all(abs(a.start - b.start) <= tolerance for a, b in zip(after, before, strict=True))
+    with av.open(str(target)) as film:
+        assert sum(1 for _ in film.decode(audio=0)) == len(before)
+
+
+def test_what_is_left_out_is_named_before_anything_is_written(tmp_path):
+    source = make(tmp_path / "in.mkv", attachment=FONT)
+    with VideoReader(source) as reader:
+        writer = VideoWriter(tmp_path / "out.mp4", reader, (64, 48), FAST)
+    assert writer.left_out == ["attachment stream 1 (font.ttf)"]
+    assert names_in(tmp_path) == ["in.mkv"]
+
+
+# ---------------------------------------------------------------- formats of the output
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("yuv420p", "yuv420p"), ("yuv422p", "yuv422p"), ("yuv444p", "yuv444p"), ("nv12", "yuv420p")],
+)
+def test_chroma_keeps_its_resolution(tmp_path, given, expected):
+    source = make(tmp_path / "in.mp4", pixel_format=given)
+    upscale(source, tmp_path / "out.mp4")
+    with VideoReader(tmp_path / "out.mp4") as reader:
+        assert reader.info.pixel_format == expected
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("libx265", ".mp4"), ("libsvtav1", ".mkv"), ("libvpx-vp9", ".webm")]
+)
+def test_other_codecs_keep_frames_and_times(tmp_path, codec, suffix):
+    quiet = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    source = make(tmp_path / "in.mkv", size=(128, 64), frames=8)
+    upscale(source, tmp_path / f"out{suffix}", Encoding(codec, options=quiet))
+    after = see_frames(tmp_path / f"out{suffix}")
+    assert [f[:2] for f in after] == [f[:2] for f in see_frames(source)]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "message"),
+    [
+        ("out.avi", Encoding(), r"out\.avi: possible suffixes are \.mp4"),
+        ("out.mp4", Encoding("libx246"), "no video codec is called libx246; did you mean libx26"),
+        ("out.mp4", Encoding("aac"), "aac is no video codec"),
+        ("out.webm", Encoding(), r"out\.webm cannot hold libx264; use -o out\.mkv"),
+        ("out.mp4", Encoding(preset="quick"), "libx264 does not take .*preset=quick"),
+        ("out.mp4", Encoding(options={"crv": "3"}), "libx264 has no option crv"),
+        ("out.mp4", Encoding("mpeg4", crf=3), "mpeg4 has no option crf"),
+        ("out.mp4", Encoding(pixel_format="yuv42p"), "no pixel format is called yuv42p"),
+        ("out.mkv", Encoding("libsvtav1", pixel_format="yuv444p"), "libsvtav1 cannot .* yuv420p"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_is_written(
+    tmp_path, name, encoding, message
+):
+    source = make(tmp_path / "in.mkv", frames=2)
+    with pytest.raises(UsageError, match=message):
+        upscale(source, tmp_path / name, encoding)
+    assert names_in(tmp_path) == ["in.mkv"]
+
+
+def test_a_subtitle_codec_the_container_cannot_hold(tmp_path):
+    source = make(tmp_path / "in.mkv", subtitles="subrip")
+    message = r"out\.mp4 cannot hold subtitle stream 1 \(\w+\); use -o out\.mkv"
+    with pytest.raises(UsageError, match=message):
+        upscale(source, tmp_path / "out.mp4")
+    assert names_in(tmp_path) == ["in.mkv"]
+
+
+def test_odd_sizes_need_full_chroma(tmp_path):
+    source = make(tmp_path / "in.mkv", size=(31, 17), pixel_format="yuv444p", frames=3)
+    with VideoReader(source) as reader:
+        wanted = Encoding(pixel_format="yuv420p")
+        with pytest.raises(UsageError, match="31x17 pixels, an odd size; use --pix-fmt yuv444p"):
+            VideoWriter(tmp_path / "out.mkv", reader, (31, 17), wanted)
+    upscale(source, tmp_path / "out.mkv", scale=3)
+    assert read_all(tmp_path / "out.mkv")[2].pixels.shape == (51, 93, 3)
+
+
+def test_a_film_that_starts_before_zero_is_not_cut(tmp_path):
+    """MP4 hides what is before zero. Such files exist (here: FLV's signed times)."""
+    source = make(tmp_path / "in.mkv", frames=3)
+    with VideoReader(source) as reader:
+        reader.info = replace(reader.info, start_pts=-80)
+        with pytest.raises(UsageError, match=r"starts before time zero.*use -o out\.mkv"):
+            VideoWriter(tmp_path / "out.mp4", reader, (64, 48), FAST)
+
+
+# ---------------------------------------------------------------- refused inputs
+
+
+def text(folder: Path) -> Path:
+    (folder / "in.mp4").write_text("Four score and seven years ago\n" * 200)
+    return folder / "in.mp4"
+
+
+def empty(folder: Path) -> Path:
+    (folder / "in.mp4").touch()
+    return folder / "in.mp4"
+
+
+def noise(folder: Path) -> Path:
+    (folder / "in.mp4").write_bytes(random.Random(0).randbytes(5000))
+    return folder / "in.mp4"
+
+
+def playlist(folder: Path) -> Path:
+    neighbour = make(folder / "neighbour.ts", time_base=Fraction(1, 90000))
+    (folder / "in.mp4").write_text(f"ffconcat version 1.0\nfile {neighbour.name}\n")
+    return folder / "in.mp4"
+
+
+def stream_list(folder: Path) -> Path:
+    neighbour = make(folder / "neighbour.ts", time_base=Fraction(1, 90000))
+    (folder / "in.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{neighbour}\n#EXT-X-ENDLIST\n")
+    return folder / "in.m3u8"
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "in.mp4")
+    return folder / "in.mp4"
+
+
+def sound_only(folder: Path) -> Path:
+    with av.open(str(folder / "in.mp4"), "w") as film:
+        stream = film.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate, frame.pts = 44100, 0
+        film.mux([*stream.encode(frame), *stream.encode(None)])
+    return folder / "in.mp4"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (text, "is not a video; possible: MP4"),
+        (noise, "is not a video; possible: MP4"),
+        (playlist, "is not a video; possible: MP4"),
+        (stream_list, "is not a video; possible: MP4"),
+        (empty, "is empty"),
+        (pipe, "is not a file"),
+        (sound_only, "has no video stream"),
+        (lambda folder: folder, "is not a file"),
+        (lambda folder: folder / "missing.mp4", "cannot read .*: No such file"),
+        (lambda folder: Path("/dev/zero"), "is not a file"),
+    ],
+)
+def test_what_is_no_film_is_refused(tmp_path, source, message):
+    with pytest.raises(InputRefused, match=message):
+        VideoReader(source(tmp_path))
+
+
+def test_a_name_with_a_colon_is_a_name(tmp_path):
+    source = make(tmp_path / "plain.mp4", frames=2).rename(tmp_path / "http:a%d.mp4")
+    upscale(source, tmp_path / "data:b%d.mp4")
+    assert in_order(tmp_path / "data:b%d.mp4")
+
+
+def test_a_frame_bomb_is_refused(tmp_path):
+    side = 8200
+    assert side * side > MAX_PIXELS
+    with av.open(str(tmp_path / "in.avi"), "w") as film:
+        stream = film.add_stream("png", rate=25, width=side, height=side, pix_fmt="gray")
+        film.mux([*stream.encode(av.VideoFrame(side, side, "gray")), *stream.encode(None)])
+    with pytest.raises(InputRefused, match=f"more than {MAX_PIXELS} pixels"):
+        VideoReader(tmp_path / "in.avi")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lost"),
+    [
+        ({"pixel_format": "yuv420p10le"}, "10 bits a sample"),
+        ({"color": (9, 1, 9, 16)}, "HDR"),
+        ({"color": (9, 1, 9, 18)}, "HDR"),
+        ({"codec": "ffv1", "options": {}, "pixel_format": "yuva420p"}, "transparency"),
+    ],
+)
+def test_what_8_bits_would_lose_is_refused_unless_asked_for(tmp_path, wanted, lost):
+    source = make(tmp_path / "in.mkv", frames=3, **wanted)
+    with pytest.raises(InputRefused, match=f"{lost}.*--pix-fmt yuv420p"):
+        VideoReader(source)
+    with VideoReader(source, allow_8bit=True) as reader:
+        frames = [item for item in reader if isinstance(item, Frame)]
+    assert [clips.read_barcode(frame.pixels) for frame in frames] == [0, 1, 2]
+
+
+def test_which_formats_accept_8_bits():
+    assert Encoding(pixel_format="yuv420p").accepts_8bit
+    assert not Encoding(pixel_format="yuv420p10le").accepts_8bit
+    assert not Encoding().accepts_8bit
+
+
+# ---------------------------------------------------------------- damaged inputs
+
+FAST_START = {"container_options": {"movflags": "+faststart"}}
+LONG = {"frames": 60, "size": (128, 96), "options": {"crf": "23", "bf": "2", "g": "12"}}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "wanted", "percent", "message"),
+    [
+        (".mp4", FAST_START, 99.7, "cut off, .* bytes are missing"),
+        (".mp4", FAST_START, 50, "cut off, .* bytes are missing"),
+        (".mp4", {"sounds": ["eng"], **FAST_START}, 97, "cut off, .* bytes are missing"),
+        (
+            ".mp4",
+            {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+            75,
+            "cut off|ends",
+        ),
+        (".mkv", {}, 75, r"ends at 1\.\d\d of 2\.40 s"),
+        (".mkv", {"sounds": ["eng"]}, 25, r"ends at 0\.\d\d of 2\.4\d s"),
+    ],
+)
+def test_a_cut_film_gives_what_it_has_and_is_not_a_success(
+    tmp_path, suffix, wanted, percent, message
+):
+    source = make(tmp_path / f"in{suffix}", **LONG, **wanted)
+    content = source.read_bytes()
+    source.write_bytes(content[: int(len(content) * percent / 100)])
+    with pytest.raises(InputDamaged, match=message):
+        upscale(source, tmp_path / f"out{suffix}")
+    assert not (tmp_path / f"out{suffix}").exists()
+    partial = tmp_path / f"out.partial{suffix}"
+    numbers = [frame.number for frame in see_frames(partial)]
+    assert numbers == sorted(set(numbers))
+    # The frames that are still in the decoder when it meets the cut are lost with the last one.
+    assert len(numbers) > 60 * percent / 100 - 16
+    assert numbers[:-4] == list(range(len(numbers) - 4))
+
+
+@pytest.mark.parametrize("percent", [5, 50, 95])
+def test_a_film_without_its_index_is_damaged(tmp_path, percent):
+    source = make(tmp_path / "in.mp4", **LONG)
+    content = source.read_bytes()
+    source.write_bytes(content[: int(len(content) * percent / 100)])
+    with pytest.raises(InputDamaged, match="cut off or its index is missing"):
+        VideoReader(source)
+
+
+def test_broken_bytes_in_the_middle(tmp_path):
+    source = make(tmp_path / "in.mp4", **LONG)
+    content = bytearray(source.read_bytes())
+    middle = content.find(b"mdat") + 4000
+    for place in range(middle, middle + 600, 37):
+        content[place] ^= 0x55
+    source.write_bytes(content)
+    frames = []
+    with VideoReader(source) as reader, pytest.raises(InputDamaged, match=r"at [01]\.\d\d s"):
+        frames.extend(reader)
+    assert len(frames) >= 40  # what can be decoded goes on behind the damage
+    times = [frame.pts for frame in frames]
+    assert times == sorted(times)
+
+
+def test_frames_that_change_their_size(tmp_path):
+    parts = [
+        make(tmp_path / f"{width}.ts", time_base=Fraction(1, 90000), size=(width, 48))
+        for width in (64, 80)
+    ]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames = []
+    message = "change from 64x48 yuv420p to 80x48 yuv420p at"
+    with VideoReader(tmp_path / "in.ts") as reader, pytest.raises(InputDamaged, match=message):
+        frames.extend(reader)
+    assert len(frames) == 12
+
+
+def test_time_that_runs_back(tmp_path):
+    part = make(tmp_path / "part.ts", time_base=Fraction(1, 90000), frames=40)
+    (tmp_path / "in.ts").write_bytes(part.read_bytes() * 2)
+    with pytest.raises(InputDamaged, match=r"time goes back from 1\.\d\d to 0\.\d\d s"):
+        read_all(tmp_path / "in.ts")
+
+
+# ---------------------------------------------------------------- whole or absent
+
+
+def test_a_stopped_run_leaves_an_older_file_alone(tmp_path):
+    source, target = make(tmp_path / "in.mp4", sounds=["eng"]), tmp_path / "out.mp4"
+    target.write_text("older")
+    with VideoReader(source) as reader:
+        writer = VideoWriter(target, reader, (64, 48), FAST)
+        with pytest.raises(KeyboardInterrupt), writer:
+            for frame in (item for item in reader if isinstance(item, Frame)):
+                writer.write(frame)
+                if writer.frames_written:
+                    raise KeyboardInterrupt
+    assert target.read_text() == "older"
+    assert names_in(tmp_path) == ["in.mp4", "out.mp4"]
+    assert writer.saved_as is None
+
+
+def test_the_name_appears_only_when_the_file_is_whole(tmp_path):
+    source, target = make(tmp_path / "in.mp4"), tmp_path / "out.mp4"
+    with VideoReader(source) as reader:
+        with VideoWriter(target, reader, (64, 48), FAST) as writer:
+            for item in reader:
+                writer.write(item)
+                assert not target.exists()
+        assert target.exists()
+    assert (writer.saved_as, writer.frames_written) == (target, 12)
+
+
+@pytest.mark.parametrize("limit", [0, 2000, 20000])
+@BOTH
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, suffix, limit):
+    source = make(tmp_path / f"in{suffix}", frames=30, size=(160, 120), sounds=["eng"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputFailed, match=f"cannot write .*out{suffix}"):
+            upscale(source, tmp_path / f"out{suffix}", Encoding(crf=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names_in(tmp_path) == [source.name]
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    source = make(tmp_path / "in.mp4", frames=2)
+    with pytest.raises(OutputFailed, match="mkdir"):
+        upscale(source, tmp_path / "missing" / "out.mp4")
+
+
+def test_files_are_closed(tmp_path):
+    source = make(tmp_path / "in.mp4", frames=2)
+    before = len(names_in(Path("/proc/self/fd")))
+    for n in range(3):
+        upscale(source, tmp_path / f"{n}.mp4")
+        with pytest.raises(InputRefused):
+            VideoReader(tmp_path)
+    assert len(names_in(Path("/proc/self/fd"))) <= before
