@@ -1,7 +1,7 @@
 """A bounded queue between two threads that ends in one of three ways, and never hangs.
 
-The producer is done (the consumer still gets everything), the producer failed (the consumer gets
-everything, then the error), or the consumer gave up (the producer is told at its next put).
+The producer is done, the producer failed (in both cases the consumer still gets everything, and
+finds the error in `error`), or the consumer gave up (the producer is told at its next put).
 """
 
 import threading
@@ -24,7 +24,8 @@ class Channel(Generic[T]):
         self._items: deque[T] = deque()
         self._changed = threading.Condition()
         self._ended = self._abandoned = False
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """What stopped the producer; to be looked at when the items have ended."""
 
     def put(self, item: T) -> None:
         """Hand over one item; waits while the channel is full.
@@ -40,9 +41,9 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more items; `error` is raised in the consumer after the last one."""
+        """No more items, because all were put or because of `error`."""
         with self._changed:
-            self._ended, self._error = True, error
+            self._ended, self.error = True, error
             self._changed.notify_all()
 
     def abandon(self) -> None:
@@ -58,9 +59,7 @@ class Channel(Generic[T]):
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._ended)
                 if not self._items:
-                    break
+                    return
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
-        if self._error is not None:
-            raise self._error

@@ -4,6 +4,7 @@ Heavy modules are imported in the bodies of the commands, so that `--help` costs
 """
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -47,7 +48,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except Interrupted as interruption:
         sys.stderr.write(f"srgan-edge: {interruption}\n")
-        sys.exit(interruption.exit_code)
+        sys.stderr.flush()
+        os._exit(interruption.exit_code)  # a frame in the network could take a minute more
     sys.exit(0)
 
 
@@ -256,6 +258,37 @@ def evaluate(
         typer.echo(json.dumps(evaluation_record(what, evaluations), indent=2))
     else:
         _print_table(evaluation_table(what, evaluations))
+
+
+@app.command("verify-tiles")
+def verify_tiles(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures of the model's input size.")],
+    model: ModelOption = "edge-x4",
+    tile: Annotated[int, typer.Option("-t", "--tile", help="Tile core in pixels.")] = 32,
+    write: Annotated[
+        bool, typer.Option("--write", help="Store the halo found in the .safetensors.")
+    ] = False,
+) -> None:
+    """Measure what halo a model needs: tiled against untiled, in FP32."""
+    _require("torch", "srgan-edge[train]", "verify-tiles")
+    from dataclasses import replace
+
+    from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
+    from srgan_edge.engines.torch import TorchEngine
+    from srgan_edge.halo import halo_errors, smallest_halo_px
+    from srgan_edge.image import read_picture
+    from srgan_edge.models import find_model
+    from srgan_edge.tables import halo_table
+
+    checkpoint = find_model(model).file(".safetensors")
+    with TorchEngine(checkpoint) as engine:
+        errors = list(halo_errors(engine, (read_picture(path).pixels for path in pictures), tile))
+    halo_px = smallest_halo_px(errors)
+    _print_table(halo_table(errors, halo_px))
+    if write:
+        generator, spec = load_checkpoint(checkpoint)
+        save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
+        typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")
 
 
 @app.command()

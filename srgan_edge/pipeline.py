@@ -1,14 +1,16 @@
 """Decode, upscale, encode: three stages side by side, a few frames apart.
 
 The pipeline knows neither files nor engines: frames come from an iterator, go through a function,
-and leave through a sink. Every frame goes through once, in order; copied packets pass the network
-by and keep their place. Memory is bounded by the two channels, whatever the length of the video.
+and leave through a sink. Every frame goes through once and leaves in order, however many are
+upscaled at a time; copied packets pass the network by and keep their place. Memory is bounded by
+the channels between the stages, whatever the length of the film.
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from srgan_edge.channel import Channel, ConsumerGone
@@ -18,58 +20,44 @@ from srgan_edge.video import CopiedPacket, Frame
 QUEUED_ITEMS = 4
 """Between two stages. Enough to even out slow frames; an upscaled 4K frame is 25 MB."""
 
+Item = Frame | CopiedPacket
+
 
 class Sink(Protocol):
     """What the last stage writes to; `VideoWriter` is one."""
 
     def write(self, frame: Frame) -> None: ...
 
-    def copy(self, packet: CopiedPacket) -> None: ...
-
-
-@dataclass(frozen=True)
-class RunStats:
-    """What happened, for the closing line."""
-
-    frames: int
-    seconds: float
-    """Wall clock of the whole run."""
-    engine_seconds: float
-    """Thereof in the network."""
-
-    @property
-    def fps(self) -> float:
-        return self.frames / self.seconds if self.seconds else 0.0
+    def copy(self, copied: CopiedPacket) -> None: ...
 
 
 def upscale_video(
-    source: Iterable[Frame | CopiedPacket],
+    source: Iterable[Item],
     upscale: Callable[[Pixels], Pixels],
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
-) -> RunStats:
-    """Pass every frame of `source` through `upscale` into `sink`; returns when all is written.
+    slots: int = 1,
+) -> int:
+    """Pass every frame of `source` through `upscale` into `sink`; returns their number.
 
-    `source` is iterated in one thread, `sink` is called in another, `upscale` and `on_frame` in the
-    caller's. The first error of any stage stops all of them and is raised here. An error of
-    `source` is raised after the frames before it were written, so that they can be kept.
+    `source` is iterated in one thread and `sink` is called in another; `upscale` is called in
+    `slots` threads of their own at once, and `on_frame` in the caller's. The first error of any
+    stage stops all of them and is raised here. An error of `source` is raised after the frames
+    before it were written, so that they can be kept.
     """
-    decoded: Channel[Frame | CopiedPacket] = Channel(QUEUED_ITEMS)
-    encoded: Channel[Frame | CopiedPacket] = Channel(QUEUED_ITEMS)
-    encoder = _Encoder(encoded, sink)
+    decoded: Channel[Item] = Channel(QUEUED_ITEMS)
+    encoded: Channel[Item] = Channel(QUEUED_ITEMS)
     decoder = threading.Thread(target=_decode, args=(source, decoded), name="decode", daemon=True)
-    started, engine_seconds, frames = time.monotonic(), 0.0, 0
+    encoder = _Encoder(encoded, sink)
+    frames = 0
     decoder.start()
     encoder.start()
     try:
-        for item in decoded:
+        for item in _in_order(decoded, upscale, slots):
+            encoded.put(item)
             if isinstance(item, Frame):
-                before = time.monotonic()
-                item = replace(item, pixels=upscale(item.pixels))
-                engine_seconds += time.monotonic() - before
                 frames += 1
                 on_frame()
-            encoded.put(item)
     except ConsumerGone:
         pass  # the encoder's own error is raised below
     finally:
@@ -77,12 +65,42 @@ def upscale_video(
         encoded.end()
         decoder.join()
         encoder.join()
-    if encoder.error is not None:
-        raise encoder.error
-    return RunStats(frames, time.monotonic() - started, engine_seconds)
+    if error := encoder.error or decoded.error:
+        raise error
+    return frames
 
 
-def _decode(source: Iterable[Frame | CopiedPacket], decoded: Channel[Frame | CopiedPacket]) -> None:
+def _in_order(
+    items: Iterable[Item], upscale: Callable[[Pixels], Pixels], slots: int
+) -> Iterator[Item]:
+    """The items in their order, frames upscaled, `slots` of them at a time."""
+    executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
+    waiting: deque[CopiedPacket | tuple[Frame, Future[Pixels]]] = deque()
+    in_work = 0
+    try:
+        for item in items:
+            if isinstance(item, Frame):
+                waiting.append((item, executor.submit(upscale, item.pixels)))
+                in_work += 1
+            else:
+                waiting.append(item)
+            # One frame more than there are slots is under way, so that none waits for the next.
+            while in_work > slots or (waiting and isinstance(waiting[0], CopiedPacket)):
+                in_work -= isinstance(waiting[0], tuple)
+                yield _finished(waiting.popleft())
+        yield from map(_finished, waiting)
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(item: CopiedPacket | tuple[Frame, Future[Pixels]]) -> Item:
+    if isinstance(item, CopiedPacket):
+        return item
+    frame, result = item
+    return replace(frame, pixels=result.result())
+
+
+def _decode(source: Iterable[Item], decoded: Channel[Item]) -> None:
     try:
         for item in source:
             decoded.put(item)
@@ -97,7 +115,7 @@ def _decode(source: Iterable[Frame | CopiedPacket], decoded: Channel[Frame | Cop
 class _Encoder(threading.Thread):
     """Writes what comes through the channel; keeps the error that stopped it, if one did."""
 
-    def __init__(self, encoded: Channel[Frame | CopiedPacket], sink: Sink) -> None:
+    def __init__(self, encoded: Channel[Item], sink: Sink) -> None:
         super().__init__(name="encode", daemon=True)
         self._encoded, self._sink = encoded, sink
         self.error: BaseException | None = None

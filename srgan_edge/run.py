@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from srgan_edge.engines import choose_engine, open_engine
+from srgan_edge.engines import choose_engine, film_slots, open_engine
 from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.image import (
     read_picture,
@@ -46,7 +46,8 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     if options.outscale is not None and not 0 < options.outscale <= 16:
         raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
     choice = choose_engine(find_model(options.model), options.engine, options.device)
-    with open_engine(choice, fp32=options.fp32) as engine:
+    slots = film_slots() if any(job.kind == "video" for job in jobs) else 1
+    with open_engine(choice, fp32=options.fp32, slots=slots) as engine:
         upscaler = Upscaler(engine, options.tiling)
         info = engine.info
         reporter.note(
@@ -103,8 +104,7 @@ def _upscale_image(
 def _upscale_video(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
-    eight_bit_asked_for = options.encoding.pixel_format is not None
-    with VideoReader(job.source, allow_8bit=eight_bit_asked_for) as reader:
+    with VideoReader(job.source, allow_8bit=options.encoding.accepts_8bit) as reader:
         info = reader.info
         size = _final_size(info.width, info.height, upscaler.scale, options.outscale)
         writer = VideoWriter(job.target, reader, size, options.encoding)
@@ -113,11 +113,13 @@ def _upscale_video(
         reporter.started(job, info.frames_stated)
         try:
             with writer:
-                stats = upscale_video(reader, upscaler.upscale, writer, reporter.frame_done)
+                frames = upscale_video(
+                    reader, upscaler.upscale, writer, reporter.frame_done, upscaler.slots
+                )
         except InputDamaged as error:
             kept = f"; what came before is in {writer.saved_as}" if writer.saved_as else ""
             raise InputDamaged(f"{error}{kept}") from error
-    return stats.frames, size
+    return frames, size
 
 
 def _final_size(width: int, height: int, scale: int, outscale: float | None) -> tuple[int, int]:

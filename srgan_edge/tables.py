@@ -8,6 +8,7 @@ from rich.table import Table
 
 from srgan_edge.doctor import Finding
 from srgan_edge.evaluate import Evaluation
+from srgan_edge.halo import HaloError
 from srgan_edge.models import ModelFiles
 
 _SIGNS = {"ok": "[green]ok[/]", "absent": "[dim]--[/]", "broken": "[red]broken[/]"}
@@ -66,6 +67,15 @@ def evaluation_record(what: str, evaluations: list[Evaluation]) -> dict[str, Any
         for evaluation in evaluations
     }
     return {"system": what, "benchmarks": benchmarks}
+
+
+def halo_table(errors: list[HaloError], halo_px: int) -> Table:
+    """Difference by halo; the one that `--overlap auto` would use is marked."""
+    table = Table("halo px", "max difference of 255", "values that differ")
+    for error in errors:
+        mark = "  [green]auto[/]" if error.halo_px == halo_px else ""
+        table.add_row(f"{error.halo_px}{mark}", str(error.max_levels), f"{error.differing:.4%}")
+    return table
 
 
 def doctor_table(findings: list[Finding]) -> Table:

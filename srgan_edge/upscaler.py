@@ -11,7 +11,7 @@ from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import TilePlan, plan_tiles, upscale_tiled
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
-"""What `--tile auto` lets the network's intermediate values take."""
+"""What `--tile auto` lets the network's intermediate values take, in all slots together."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Upscaler:
         self.plan_for = lru_cache(maxsize=16)(self._plan_for)
         self.plan_for(1, 1)  # refuses impossible options now, not at the first frame
 
+    @property
+    def slots(self) -> int:
+        """How many calls of `upscale` may run at once."""
+        return self._engine.info.slots
+
     def upscale(self, frame: Pixels) -> Pixels:
         """uint8 [H, W, 3] -> uint8 [sH, sW, 3]."""
         height, width = frame.shape[:2]
@@ -51,7 +56,9 @@ class Upscaler:
     def _plan_for(self, width: int, height: int) -> TilePlan:
         tile_px = self._tiling.tile
         if tile_px == "auto":
-            tile_px = largest_tile_px(width, height, self.halo_px, self._engine.info.spec)
+            budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots
+            budget_px = budget_bytes // activation_bytes_per_px(self._engine.info.spec)
+            tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
         return plan_tiles(width, height, tile_px, self.halo_px)
 
 
@@ -62,9 +69,8 @@ def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
     return spec.auto_halo_px if overlap == "auto" else overlap
 
 
-def largest_tile_px(width: int, height: int, halo: int, spec: ModelSpec) -> int:
-    """The largest core whose intermediate values stay within the budget; 0 for a whole frame."""
-    budget_px = ACTIVATION_BUDGET_BYTES // activation_bytes_per_px(spec)
+def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
+    """The core of the largest tile of at most `budget_px` pixels; 0: the whole frame is no more."""
     if width * height <= budget_px:
         return 0
     return max(64, int(budget_px**0.5) - 2 * halo)

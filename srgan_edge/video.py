@@ -172,7 +172,7 @@ class Encoding:
     crf: int | None = None
     """Constant quality, lower is better; None: `DEFAULT_CRF`, or what the codec does by itself."""
     preset: str | None = None
-    """The codec's own word for its speed, for example `slow`."""
+    """The codec's own word for its speed, for example `slow`; None: `DEFAULT_SPEED`."""
     pixel_format: str | None = None
     """For example `yuv444p`; None: 8 bits, with the chroma resolution of the input."""
     options: dict[str, str] = field(default_factory=dict)
@@ -189,6 +189,13 @@ class Encoding:
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
 """Visually lossless, about: an upscaled film is a master, not a stream."""
+
+DEFAULT_SPEED = {
+    "libx264": {"preset": "superfast", "weightp": "0", "b_strategy": "0", "sc_threshold": "0"}
+}
+"""Where the network runs on the same cores, a slower encoder is a slower film: `medium` takes half
+of it. Without the look-ahead that the last three switch off, `superfast` takes a quarter less time
+for a file of the same size and PSNR."""
 
 
 class VideoReader:
@@ -945,7 +952,9 @@ def _open_encoder(stream: VideoStream, encoding: Encoding) -> None:
         crf = DEFAULT_CRF.get(encoding.codec)
     if crf is not None:
         options["crf"] = str(crf)
-    if encoding.preset is not None:
+    if encoding.preset is None:
+        options = DEFAULT_SPEED.get(encoding.codec, {}) | options
+    else:
         options["preset"] = encoding.preset
     context = stream.codec_context
     context.options = dict(options)

@@ -1,5 +1,8 @@
 """One contract, over every engine that is installed: the pixels of `Deployment`, at any size."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
+from srgan_edge.halo import halo_errors, smallest_halo_px  # noqa: E402
 from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
 from srgan_edge.models import ModelFiles, find_model  # noqa: E402
 from srgan_edge.parity import compare  # noqa: E402
@@ -95,6 +99,21 @@ def test_extremes_neither_wrap_nor_overflow(engine):
     assert network.max() <= 255
 
 
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+def test_slots_run_at_once_and_change_no_pixel(kind, model):
+    """As in a film: several threads, while the main thread needs Python's lock all the time."""
+    choice = Choice(kind, model[0].file(kind.suffix), "cpu", "test")
+    batches = np.random.default_rng(4).integers(0, 256, (40, 1, 12, 16, 3), np.uint8)
+    with open_engine(choice, fp32=True, slots=3) as engine:
+        one_by_one = [engine.upscale(batch) for batch in batches]
+        with ThreadPoolExecutor(engine.info.slots) as executor:
+            futures = [executor.submit(engine.upscale, batch) for batch in batches for _ in "12345"]
+            while not all(future.done() for future in futures):
+                hashlib.sha256(b"busy").hexdigest()
+    for number, future in enumerate(futures):
+        np.testing.assert_array_equal(future.result(), one_by_one[number // 5])
+
+
 def test_info_says_what_runs(engine, model):
     assert engine.info.device == "cpu"
     assert engine.info.precision == "fp32"
@@ -115,6 +134,17 @@ def test_tiled_equals_untiled_bit_for_bit_with_torch_in_fp32(model):
             assert len(plan.tiles) > 1
             tiled = upscale_tiled(engine.upscale, frame, plan, 4, batch=3)
             np.testing.assert_array_equal(tiled, whole, err_msg=f"tile {tile_px}")
+
+
+def test_the_halo_is_measured_down_to_zero_error(model):
+    files, _ = model
+    frame = next(natural_batches())[0, :90, :100]
+    with open_engine(choose_engine(files, "torch", "cpu")) as engine:
+        errors = list(halo_errors(engine, [frame], tile_px=24))
+    assert [error.halo_px for error in errors] == [*range(files.spec.receptive_radius_px + 1)]
+    assert errors[0].max_levels > 1, "without a halo the seams must show"
+    assert errors[-1].max_levels == 0, "at the exact halo nothing differs"
+    assert 0 < smallest_halo_px(errors) <= files.spec.receptive_radius_px
 
 
 def test_auto_says_why(model):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srgan_edge.errors import UsageError
+from srgan_edge.halo import HaloError, smallest_halo_px
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 sizes = st.integers(1, 400)
@@ -105,3 +106,12 @@ def test_a_tile_larger_than_the_frame_is_the_frame():
 def test_impossible_tiles_are_refused(tile_px, halo_px, said):
     with pytest.raises(UsageError, match=said):
         plan_tiles(100, 100, tile_px, halo_px)
+
+
+@pytest.mark.parametrize(
+    ("max_levels", "halo_px"),
+    [([0], 0), ([9, 4, 1, 0], 2), ([9, 1, 2, 1, 0], 3), ([1, 1], 0), ([5, 5, 0], 2)],
+)
+def test_the_smallest_halo_is_one_from_which_on_all_are_fine(max_levels, halo_px):
+    errors = [HaloError(n, levels, 0.5) for n, levels in enumerate(max_levels)]
+    assert smallest_halo_px(errors) == halo_px

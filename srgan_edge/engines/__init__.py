@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class EngineKind:
     def installed(self) -> bool:
         return importlib.util.find_spec(self.name) is not None
 
-    def open(self, path: Path, device: str, fp32: bool) -> Engine:
+    def open(self, path: Path, device: str, fp32: bool, slots: int) -> Engine:
         """Import the runtime and load `path` on `device`.
 
         Raises:
@@ -43,7 +44,7 @@ class EngineKind:
             )
         module = importlib.import_module(f"srgan_edge.engines.{self.name}")
         create: Callable[..., Engine] = getattr(module, self.class_name)
-        return create(path, device, fp32=fp32)
+        return create(path, device, fp32=fp32, slots=slots)
 
 
 KINDS = {
@@ -97,9 +98,19 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
     raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}")
 
 
-def open_engine(choice: Choice, *, fp32: bool = False) -> Engine:
-    """Open what `choose_engine` chose; `fp32` forbids any lower precision."""
-    return choice.kind.open(choice.path, choice.device, fp32)
+def open_engine(choice: Choice, *, fp32: bool = False, slots: int = 1) -> Engine:
+    """Open what `choose_engine` chose.
+
+    Args:
+        fp32: forbid any lower precision.
+        slots: how many calls shall run at once; an engine may offer fewer, as its `info` says.
+    """
+    return choice.kind.open(choice.path, choice.device, fp32, slots)
+
+
+def film_slots() -> int:
+    """Calls at once that serve a film best on this machine's CPU: one a core, four at the most."""
+    return min(4, os.cpu_count() or 1)
 
 
 _PREFERENCE = [

@@ -19,6 +19,8 @@ class EngineInfo:
     """Arithmetic of the convolutions: `fp32`, `bf16` or `fp16`."""
     spec: ModelSpec
     """The generator it runs."""
+    slots: int = 1
+    """How many calls of `upscale` may run at once, each in a thread of its own."""
 
 
 class Engine(Protocol):

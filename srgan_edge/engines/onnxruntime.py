@@ -1,5 +1,6 @@
 """ONNX Runtime: the engine that runs almost anywhere."""
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +17,9 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 class OnnxRuntimeEngine:
     """The deployment ONNX in FP32, on the one provider that was asked for and no other."""
 
-    def __init__(self, path: Path, device: str = "cpu", *, fp32: bool = False) -> None:
+    def __init__(
+        self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
+    ) -> None:
         """Load a `.onnx` file onto `device` (`cpu`, `cuda`, `cuda:1`); FP32 in any case.
 
         Raises:
@@ -35,7 +38,7 @@ class OnnxRuntimeEngine:
         options = {"device_id": number} if number else {}
         try:
             self._session = onnxruntime.InferenceSession(
-                path, _session_options(), providers=[(provider, options)]
+                path, _session_options(slots), providers=[(provider, options)]
             )
         except Exception as error:  # its exceptions share no base class of their own
             raise ModelRefused(f"{path}: onnxruntime cannot load it: {error}") from None
@@ -43,7 +46,7 @@ class OnnxRuntimeEngine:
             raise UsageError(f"{provider} did not start, and nothing else was asked for")
         self._input = self._session.get_inputs()[0].name
         name = f"onnxruntime {onnxruntime.__version__}"
-        self.info = EngineInfo(name, device, "fp32", spec)
+        self.info = EngineInfo(name, device, "fp32", spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
         result: Pixels = self._session.run(None, {self._input: batch})[0]
@@ -59,8 +62,9 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-def _session_options() -> onnxruntime.SessionOptions:
+def _session_options(slots: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)
     options.log_severity_level = 3  # errors only; warnings about fallbacks cannot occur here
     # Idle threads that spin would take the cores from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,8 +1,11 @@
 """OpenVINO: the default engine where there is no GPU."""
 
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import numpy as np
 import openvino
 
 from srgan_edge.artefact import read_onnx_spec
@@ -18,8 +21,14 @@ _SHAPES_KEPT = 2
 class OpenVinoEngine:
     """The deployment ONNX on the CPU, in BF16 where the CPU computes it natively, else FP32."""
 
-    def __init__(self, path: Path, device: str = "cpu", *, fp32: bool = False) -> None:
+    def __init__(
+        self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
+    ) -> None:
         """Load a `.onnx` file; `fp32` forbids BF16.
+
+        With one slot all cores work on one call. With more, each slot has its share of the cores
+        and none waits for another, which is faster where frames come in numbers, above all while
+        decoding and encoding take turns on the same cores.
 
         Raises:
             ModelRefused: not our ONNX, or OpenVINO cannot read it.
@@ -30,22 +39,29 @@ class OpenVinoEngine:
         precision = "bf16" if "BF16" in capabilities and not fp32 else "fp32"
         # Pinned in either case: left alone, the runtime chooses by CPU and tells nobody.
         hint = {"bf16": "bf16", "fp32": "f32"}[precision]
-        self._config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if slots > 1:
+            self._config |= {"NUM_STREAMS": str(slots), "ENABLE_CPU_PINNING": "NO"}
+            del self._config["PERFORMANCE_HINT"]  # it would decide about the streams again
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise ModelRefused(f"{path}: OpenVINO cannot read it: {_first_line(error)}") from None
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._lock = threading.Lock()
         version = openvino.__version__.split("-")[0]
-        self.info = EngineInfo(f"openvino {version}", device, precision, spec)
+        self.info = EngineInfo(f"openvino {version}", device, precision, spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
-        request = self._requests.get(batch.shape) or self._compile(batch.shape)
-        result: Pixels = request.infer([batch], share_inputs=True)[0]
+        with self._lock:
+            compiled = self._compiled.get(batch.shape) or self._compile(batch.shape)
+            request = compiled.idle.pop() if compiled.idle else _Request(compiled.model)
+        result = request.run(batch)
+        compiled.idle.append(request)
         return result
 
     def close(self) -> None:
-        self._requests.clear()
+        self._compiled.clear()
         del self._model, self._core
 
     def __enter__(self) -> Self:
@@ -54,14 +70,42 @@ class OpenVinoEngine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - openvino.InferRequest
-        while len(self._requests) >= _SHAPES_KEPT:
-            del self._requests[next(iter(self._requests))]
+    def _compile(self, shape: tuple[int, ...]) -> "_Compiled":
+        while len(self._compiled) >= _SHAPES_KEPT:
+            del self._compiled[next(iter(self._compiled))]
         model = self._model.clone()
         model.reshape(list(shape))
-        compiled = self._core.compile_model(model, "CPU", self._config)
-        self._requests[shape] = compiled.create_infer_request()
-        return self._requests[shape]
+        self._compiled[shape] = _Compiled(self._core.compile_model(model, "CPU", self._config))
+        return self._compiled[shape]
+
+
+class _Request:
+    """One inference at a time, on tensors that it keeps.
+
+    Note: handing arrays to `infer` shares them with the runtime, which drops them under its own
+    lock and needs Python's lock to do so, while another thread holds Python's and waits for that
+    one. So everything the runtime sees is allocated once, by itself.
+    """
+
+    def __init__(self, model: openvino.CompiledModel) -> None:
+        self._request = model.create_infer_request()
+        self._input = self._request.get_input_tensor().data
+        self._output = self._request.get_output_tensor().data
+
+    def run(self, batch: Pixels) -> Pixels:
+        np.copyto(self._input, batch)
+        self._request.start_async()
+        self._request.wait()
+        result: Pixels = self._output.copy()
+        return result
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """The model for one shape, and the requests for it that no thread is using."""
+
+    model: openvino.CompiledModel
+    idle: list[_Request] = field(default_factory=list)
 
 
 def _first_line(error: Exception) -> str:

@@ -17,8 +17,13 @@ from srgan_edge.spec import ModelSpec
 class TorchEngine:
     """`Deployment` as it stands: float32 on the CPU or a GPU."""
 
-    def __init__(self, path: Path, device: str = "cpu", *, fp32: bool = False) -> None:
-        """Load a `.safetensors` checkpoint onto `device` (`cpu`, `cuda`, `cuda:1`); always FP32."""
+    def __init__(
+        self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
+    ) -> None:
+        """Load a `.safetensors` checkpoint onto `device` (`cpu`, `cuda`, `cuda:1`).
+
+        FP32 and one slot in any case: the reference need not be fast.
+        """
         generator, spec = load_checkpoint(path)
         self._set_up(generator.to(device), spec)
 
