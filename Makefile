@@ -43,7 +43,7 @@ types: $(TOOLS) ## Check the types of all four packages
 	$(BIN)/mypy -p srgan_edge
 
 gpu: $(TOOLS) ## Run the GPU checks; here a skipped one is a failure
-	SRGAN_EDGE_REQUIRE_GPU=1 $(BIN)/python -m pytest -m gpu
+	SRGAN_EDGE_REQUIRE_GPU=1 $(BIN)/python -m pytest tests/test_gpu.py
 
 bench: $(TOOLS) ## Measure speed and memory of the video pipeline
 	$(BIN)/python benchmarks/pipeline.py

@@ -29,7 +29,8 @@ from srgan_edge import __version__
 from srgan_edge.engines import choose_engine, film_slots, open_engine
 from srgan_edge.models import DEFAULT_MODEL, find_model
 from srgan_edge.upscaler import Tiling, Upscaler
-from srgan_edge.video import Frame, VideoReader
+from srgan_edge.video import Frame
+from srgan_edge.video_reader import VideoReader
 
 DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
 

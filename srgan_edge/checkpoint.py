@@ -29,8 +29,9 @@ def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
     _check_state(state, spec, path)
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()})
     with replace_when_whole(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={METADATA_KEY: spec.to_json()})
+        temporary.write_bytes(content)  # `save_file` would make it readable by its owner alone
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:

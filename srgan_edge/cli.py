@@ -129,8 +129,9 @@ def upscale(
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
     )
-    reporter: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
-    sys.exit(run_jobs(jobs, options, reporter))
+    chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
+    with chosen as reporter:
+        sys.exit(run_jobs(jobs, options, reporter))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -47,7 +47,11 @@ class Outcome:
 
 
 class Reporter(Protocol):
-    """What the run tells while it goes on."""
+    """What the run tells while it goes on; used in a `with`, which leaves the terminal in order."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
     def note(self, text: str) -> None:
         """A line worth knowing: which engine was taken, what was left out."""
@@ -82,6 +86,12 @@ class TerminalReporter:
             disable=quiet or not self._console.is_terminal,
             transient=True,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()  # stopped in mid-job, it would leave the cursor hidden
 
     def note(self, text: str) -> None:
         if not self._quiet:
@@ -122,6 +132,12 @@ class JsonReporter:
 
     def __init__(self) -> None:
         self._frames, self._last = 0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
     def note(self, text: str) -> None:
         _emit("note", text=text)

@@ -1,9 +1,11 @@
 """Doing the jobs of one `upscale` command: one engine, many files, none stops the others."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from srgan_edge.color import MATRICES
 from srgan_edge.engines import choose_engine, film_slots, open_engine
 from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.image import (
@@ -18,7 +20,9 @@ from srgan_edge.models import find_model
 from srgan_edge.pipeline import upscale_video
 from srgan_edge.report import Outcome, Reporter
 from srgan_edge.upscaler import Tiling, Upscaler
-from srgan_edge.video import Encoding, VideoReader, VideoWriter
+from srgan_edge.video import Encoding, VideoInfo
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.video_writer import VideoWriter
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,9 @@ def _upscale_video(
         info = reader.info
         size = _final_size(info.width, info.height, upscaler.scale, options.outscale)
         writer = VideoWriter(job.target, reader, size, options.encoding)
-        for lost in writer.left_out:
-            reporter.note(f"{job.source.name}: left out: {lost}")
-        reporter.started(job, info.frames_stated)
+        for remark in _remarks_before(info, writer):
+            reporter.note(f"{job.source.name}: {remark}")
+        reporter.started(job, info.frames_expected)
         try:
             with writer:
                 frames = upscale_video(
@@ -119,7 +123,28 @@ def _upscale_video(
         except InputDamaged as error:
             kept = f"; what came before is in {writer.saved_as}" if writer.saved_as else ""
             raise InputDamaged(f"{error}{kept}") from error
+        for remark in _remarks_after(reader, writer):
+            reporter.note(f"{job.source.name}: {remark}")
     return frames, size
+
+
+def _remarks_before(info: VideoInfo, writer: VideoWriter) -> Iterator[str]:
+    """What is not as in the source, or not certain, before the first frame."""
+    yield from (f"left out: {lost}" for lost in writer.left_out)
+    if info.interlaced:
+        yield "interlaced; its fields are upscaled together, as one picture"
+    if info.color.assumed:
+        matrix, *_ = MATRICES[info.color.matrix]
+        span = "full" if info.color.full_range else "limited"
+        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
+
+
+def _remarks_after(reader: VideoReader, writer: VideoWriter) -> Iterator[str]:
+    """What had to be done to the times."""
+    if reader.untimed:
+        yield f"{reader.untimed} frames had no time and were spaced by their period"
+    if moved := reader.nudged + writer.nudged:
+        yield f"{moved} frames or packets shared a time with the one before and moved by one tick"
 
 
 def _final_size(width: int, height: int, scale: int, outscale: float | None) -> tuple[int, int]:

@@ -26,7 +26,12 @@ OWNERS = {
     "torch": ("srgan_edge.model", "srgan_edge.checkpoint", "srgan_edge.engines.torch"),
     "openvino": ("srgan_edge.engines.openvino",),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
-    "av": ("srgan_edge.video",),
+    "av": (
+        "srgan_edge.video",
+        "srgan_edge.video_reader",
+        "srgan_edge.video_writer",
+        "srgan_edge.swscale",
+    ),
     "torchvision": (),
     "safetensors": ("srgan_edge.checkpoint",),
     "onnx": (),
@@ -155,8 +160,8 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.train.loop", "torch.load(path)"),
         ("srgan_edge.spec", "eval('1')"),
         ("srgan_edge.spec", "print('here')"),
-        ("srgan_edge.video", "os.system(f'ffmpeg -i {path}')"),
-        ("srgan_edge.video", "subprocess.run(line, shell=True)"),
+        ("srgan_edge.video_reader", "os.system(f'ffmpeg -i {path}')"),
+        ("srgan_edge.video_writer", "subprocess.run(line, shell=True)"),
     ],
 )
 def test_finds_a_broken_rule(module: str, source: str) -> None:
@@ -166,7 +171,7 @@ def test_finds_a_broken_rule(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("srgan_edge.pipeline", "from srgan_edge.video import VideoReader\nimport numpy"),
+        ("srgan_edge.pipeline", "from srgan_edge.video import Frame\nimport numpy"),
         ("srgan_edge.pipeline", "def f():\n    import torch"),
         ("srgan_edge.engines.torch", "import torch\nnetwork.eval()"),
         ("srgan_edge.engines.tensorrt", "from srgan_edge.kernels import launch"),

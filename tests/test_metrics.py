@@ -23,7 +23,7 @@ def test_bicubic_calibration(shared_data, name, psnr_y):
     )
 
 
-@pytest.mark.parametrize("name", ["Set5", "Set14", "BSD100"])
+@pytest.mark.parametrize("name", ["Set5", "Set14", pytest.param("BSD100", marks=pytest.mark.slow)])
 def test_lr_of_the_benchmarks_is_reproduced_byte_for_byte(shared_data, name):
     folder = shared_data / "benchmarks" / name
     paths = sorted((folder / "HR").iterdir())

@@ -15,7 +15,9 @@ import pytest
 from clips import MS, make, see_frames, see_packets
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
-from srgan_edge.video import MAX_PIXELS, CopiedPacket, Encoding, Frame, VideoReader, VideoWriter
+from srgan_edge.video import CopiedPacket, Encoding, Frame
+from srgan_edge.video_reader import MAX_PIXELS, VideoReader
+from srgan_edge.video_writer import VideoWriter
 
 B_FRAMES = {"crf": "18", "bf": "3"}
 VFR_MS = [0, 33, 66, 100, 400, 433, 1000, 1001, 1500]

@@ -93,7 +93,7 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
             passed_over.append(f"{name} on {family}: {reason}")
             continue
         chosen = family if device == "auto" else device
-        why = "; ".join(passed_over) or "first choice"
+        why = f"instead of {'; '.join(passed_over)}" if passed_over else "first choice"
         return Choice(kind, model.file(kind.suffix), chosen, why)
     raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}")
 

@@ -50,7 +50,9 @@ class OpenVinoEngine:
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
         self._lock = threading.Lock()
         version = openvino.__version__.split("-")[0]
-        self.info = EngineInfo(f"openvino {version}", device, precision, spec, slots)
+        # One call more than there are streams waits in the runtime, and begins when another ends.
+        queued = 1 if slots > 1 else 0
+        self.info = EngineInfo(f"openvino {version}", device, precision, spec, slots + queued)
 
     def upscale(self, batch: Pixels) -> Pixels:
         with self._lock:

@@ -42,7 +42,9 @@ class TorchEngine:
     @torch.inference_mode()
     def upscale(self, batch: Pixels) -> Pixels:
         pixels = torch.from_numpy(np.require(batch, requirements="W")).to(self._device)
-        result: Pixels = self._network(pixels).contiguous().cpu().numpy()
+        # Left alone, cuDNN computes float32 convolutions in TF32, which is not what `info` says.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            result: Pixels = self._network(pixels).contiguous().cpu().numpy()
         return result
 
     def close(self) -> None:

@@ -1,0 +1,419 @@
+"""Video files in: every frame once, in order, at the time it had; sound and subtitles as packets.
+
+Frames become RGB by the stream's own matrix and range. What 8-bit RGB cannot keep is refused before
+the first frame. The conversion itself is left to `swscale`, what comes out to `video`.
+"""
+
+import os
+import stat
+import struct
+from collections import deque
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Self, cast
+
+import av
+import numpy as np
+from av.container import Flags as ContainerFlags
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition, Stream
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from srgan_edge.color import HLG, MATRICES, PQ, RGB, ColorDescription, rgb_from_yuv, unclipped_rgb
+from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.pixels import Pixels
+from srgan_edge.swscale import DECODE_FLAGS, WRAPS_AT, Converter, Siting, color_options
+from srgan_edge.video import CopiedPacket, Frame, VideoInfo
+
+MAX_PIXELS = 2**26
+"""Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
+
+_DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,yuv4mpegpipe"
+_MAGIC = (  # offset, bytes: how the formats above begin
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (4, b"mdat"),
+    (4, b"wide"),
+    (4, b"free"),
+    (0, b"\x1aE\xdf\xa3"),
+    (8, b"AVI "),
+    (0, b"\x47\x40"),
+    (0, b"\x00\x00\x01\xba"),
+    (0, b"FLV\x01"),
+    (0, b"OggS"),
+    (0, b"\x30\x26\xb2\x75"),
+    (0, b"YUV4MPEG2"),
+)
+_STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
+
+# Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
+# and MPEG-1. Libswscale, if not told, takes it to be between them.
+_CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
+
+_LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
+
+
+class VideoReader:
+    """Reads one file, once, from start to end.
+
+    Iterating yields `Frame` and `CopiedPacket` in the order of the file. Damage that decoding can
+    go around (a broken packet, a file that ends early) raises `InputDamaged` after everything else
+    was yielded; damage that it cannot raises at once.
+
+    Raises:
+        InputRefused: not a regular file of a known format, no video stream, frames over
+            `MAX_PIXELS`; or, unless `allow_8bit`, more than 8 bits, transparency or HDR.
+        InputDamaged: a known format that is cut off or broken.
+    """
+
+    def __init__(self, path: Path, *, allow_8bit: bool = False) -> None:
+        self.path = path
+        self.nudged = 0
+        """Frames moved forward because their time was not later than that of the one before."""
+        self.untimed = 0
+        """Frames for which the file states no time, placed right after the one before."""
+        self.cover_art: dict[int, Packet[Stream]] = {}
+        """Attached pictures, by stream index."""
+        self.container = _open_container(path)
+        try:
+            self.video = self._best_video()
+            self._prepare_decoder()
+            self.copied = [stream for stream in self.container.streams if _is_copied(stream)]
+            """The sound and subtitle streams, whose packets are yielded."""
+            self._time_base = self.video.time_base or Fraction(1, 1000)
+            rate = self.video.average_rate or self.video.guessed_rate
+            self._period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
+            self._damage: list[str] = []
+            self._decoded = self._video_packets = 0
+            self._last_pts: int | None = None
+            self._latest_end_seconds = Fraction(0)
+            self._items = self._decode()
+            self._ahead: deque[VideoFrame | CopiedPacket] = deque()
+            self.info = self._describe(self._first_frame(), rate)
+            self._refuse_unknown_matrix()
+            if not allow_8bit:
+                self._refuse_loss()
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Packets and frames that were yielded stay valid."""
+        self._items.close()
+        self.container.close()
+
+    def __iter__(self) -> Iterator[Frame | CopiedPacket]:
+        ahead = (self._ahead.popleft() for _ in range(len(self._ahead)))
+        for item in chain(ahead, self._items):
+            yield self._frame(item) if isinstance(item, VideoFrame) else item
+
+    def _best_video(self) -> VideoStream:
+        best = self.container.streams.best("video")
+        if best is None or best.disposition & Disposition.attached_pic:
+            raise InputRefused(f"{self.path} has no video stream")
+        assert isinstance(best, VideoStream)
+        if best.codec_context is None:
+            raise InputRefused(f"{self.path}: no decoder for its video stream here")
+        return best
+
+    def _prepare_decoder(self) -> None:
+        self.container.flags &= ~cast(int, ContainerFlags.gen_pts.value)  # see `_stated_time`
+        context = self.video.codec_context
+        if not context.width:
+            raise InputRefused(
+                f"{self.path}: no readable frames, or frames of more than {MAX_PIXELS} pixels"
+            )
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_type = "AUTO"
+
+    def _first_frame(self) -> VideoFrame:
+        """What only a decoded frame tells is needed before the output can be opened."""
+        for item in self._items:
+            self._ahead.append(item)
+            if isinstance(item, VideoFrame):
+                return item
+        raise InputDamaged(f"{self.path}: damaged: none of its frames can be decoded")
+
+    def _describe(self, first: VideoFrame, rate: Fraction | None) -> VideoInfo:
+        stream, total = self.video, self.container.duration
+        matrix = cast(SideData | None, first.side_data.get("DISPLAYMATRIX"))
+        return VideoInfo(
+            width=first.width,
+            height=first.height,
+            time_base=self._time_base,
+            start_pts=_stated_time(first),
+            average_rate=rate,
+            duration_seconds=None if total is None else total / 1e6,
+            frames_stated=stream.frames or None,
+            codec=stream.codec_context.name,
+            pixel_format=first.format.name,
+            color=ColorDescription.from_tags(
+                matrix=first.colorspace,
+                color_range=first.color_range,
+                primaries=first.color_primaries,
+                transfer=first.color_trc,
+                pixel_format=first.format.name,
+                is_rgb=first.format.is_rgb,
+                height=first.height,
+            ),
+            sample_aspect_ratio=stream.sample_aspect_ratio or None,
+            display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
+            interlaced=first.interlaced_frame,
+        )
+
+    def _refuse_loss(self) -> None:
+        pixel_format = VideoFormat(self.info.pixel_format)
+        depth = max(component.bits for component in pixel_format.components)
+        transparent = any(component.is_alpha for component in pixel_format.components)
+        hidden_alpha = self.video.metadata.get("alpha_mode") == "1"  # VP8 and VP9: not decoded here
+        lost = None
+        if depth > 8:
+            lost = f"{depth} bits a sample"
+        elif self.info.color.transfer in (PQ, HLG):
+            lost = "HDR (PQ or HLG) brightness"
+        elif transparent or hidden_alpha:
+            lost = "transparency"
+        if lost:
+            raise InputRefused(
+                f"{self.path} ({self.info.pixel_format}) has {lost}, which would be lost in 8-bit "
+                "RGB; to accept that, name an 8-bit format: --pix-fmt yuv420p"
+            )
+
+    def _refuse_unknown_matrix(self) -> None:
+        matrix = self.info.color.matrix
+        if matrix not in (RGB, *MATRICES):
+            possible = ", ".join(name for name, *_ in MATRICES.values())
+            raise InputRefused(
+                f"{self.path}: colour matrix {matrix} of H.273; possible: {possible}, RGB"
+            )
+
+    def _decode(self) -> Generator[VideoFrame | CopiedPacket, None, None]:
+        copied = {stream.index for stream in self.copied}
+        for packet in self._demux():
+            if packet.stream_index == self.video.index:
+                self._video_packets += not packet.is_discard
+                yield from self._decode_packet(packet)
+            elif packet.stream_index in copied:
+                yield CopiedPacket(packet)
+            elif packet.stream.disposition & Disposition.attached_pic:
+                self.cover_art.setdefault(packet.stream_index, packet)
+        yield from self._decode_packet(None)  # what the decoder still holds
+        self._note_early_end()
+        if self._damage:
+            more = f" and {len(self._damage) - 1} more" if len(self._damage) > 1 else ""
+            raise InputDamaged(f"{self.path}: damaged: {self._damage[0]}{more}")
+
+    def _demux(self) -> Iterator["Packet[Stream]"]:
+        """Every packet with something in it. A packet without is how PyAV marks the end."""
+        packets = self.container.demux()
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self._note_damage(self._latest_end_seconds, str(error.strerror))
+                return
+            if packet is None:
+                return
+            if not packet.size:
+                continue
+            start = packet.dts if packet.pts is None else packet.pts
+            if start is not None and packet.time_base:
+                end = (start + (packet.duration or 0)) * packet.time_base
+                self._latest_end_seconds = max(self._latest_end_seconds, end)
+            yield packet
+
+    def _decode_packet(self, packet: "Packet[Stream] | None") -> Iterator[VideoFrame]:
+        try:
+            frames = self.video.decode(packet)
+        except av.FFmpegError as error:
+            pts = None if packet is None else packet.pts
+            self._note_damage(self._seconds(pts), str(error.strerror))
+            return
+        for frame in frames:
+            self._decoded += 1
+            if frame.is_corrupt:
+                self._note_damage(self._seconds(frame.pts), "part of a frame is missing")
+            yield frame
+
+    def _note_damage(self, seconds: Fraction, what: str) -> None:
+        self._damage.append(f"{what} at {float(seconds):.2f} s")
+
+    def _note_early_end(self) -> None:
+        """A file that was cut off decodes to its end without any error.
+
+        The end is the latest of any packet, as the last in the file is not the last in time. MPEG
+        transport and program streams state no duration: there a cut cannot be known.
+        """
+        formats = set(self.container.format.name.split(","))
+        if not formats & _STATED_DURATION or not self.container.duration:
+            return
+        stated = Fraction(self.container.duration, 1_000_000)
+        slack = max(2 * self._period_ticks * self._time_base, Fraction(1, 10))
+        is_mp4 = "mov" in formats
+        if is_mp4 and (missing_bytes := self._end_of_index() - self.container.size) > 0:
+            self._damage.insert(0, f"cut off, {missing_bytes} bytes are missing")
+        elif self._latest_end_seconds < stated - slack:
+            ends = f"{float(self._latest_end_seconds):.2f} of {float(stated):.2f} s"
+            self._damage.insert(0, f"ends at {ends}")
+        elif is_mp4 and self._decoded < self._video_packets and not self._damage:
+            self._damage.append(f"{self._decoded} of {self._video_packets} frames can be decoded")
+
+    def _end_of_index(self) -> int:
+        """Where the last sample that the index knows of ends, in bytes; exact to the last frame."""
+        indices = (stream.index_entries for stream in self.container.streams)
+        return max((entry.pos + entry.size for index in indices for entry in index), default=0)
+
+    def _seconds(self, pts: int | None) -> Fraction:
+        return self._latest_end_seconds if pts is None else pts * self._time_base
+
+    def _frame(self, frame: VideoFrame) -> Frame:
+        self._refuse_change(frame)
+        pts = self._rising_pts(frame)
+        return Frame(self._rgb(frame), pts, self._frame_duration(frame))
+
+    def _refuse_change(self, frame: VideoFrame) -> None:
+        now = (frame.width, frame.height, frame.format.name)
+        before = (self.info.width, self.info.height, self.info.pixel_format)
+        if now != before:
+            raise InputDamaged(
+                f"{self.path}: damaged: frames change from {'{}x{} {}'.format(*before)} to "
+                f"{'{}x{} {}'.format(*now)} at {float(self._seconds(frame.pts)):.2f} s"
+            )
+
+    def _rising_pts(self, frame: VideoFrame) -> int:
+        """The frame's time, or else the nearest that an encoder takes."""
+        last, pts = self._last_pts, _stated_time(frame)
+        if pts is None:
+            pts = 0 if last is None else last + self._frame_duration(frame)
+            self.untimed += 1
+        if last is not None and pts <= last:
+            if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
+                before, now = float(self._seconds(last)), float(self._seconds(pts))
+                raise InputDamaged(
+                    f"{self.path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
+                )
+            pts = last + 1
+            self.nudged += 1
+        self._last_pts = pts
+        return pts
+
+    def _frame_duration(self, frame: VideoFrame) -> int:
+        return frame.duration or round(self._period_ticks) or 1
+
+    def _rgb(self, frame: VideoFrame) -> Pixels:
+        if self.info.pixel_format == "gray":  # libswscale takes all grey for full range
+            return self._grey_levels[_array(frame)]
+        if self._may_wrap(frame):
+            return rgb_from_yuv(_array(self._to_yuv444(frame)), self.info.color)
+        return _array(self._to_rgb(frame))
+
+    def _may_wrap(self, frame: VideoFrame) -> bool:
+        """Whether the brightest luma and the bluest chroma of the frame would be too much."""
+        color = self.info.color
+        if color.full_range or color.matrix == RGB:
+            return False
+        luma = _highest(frame, 0)
+        blueness = _highest(frame, min(1, len(frame.planes) - 1))
+        brightest = np.array([luma, blueness, 128], np.uint8)
+        return bool(unclipped_rgb(brightest, color)[2] > WRAPS_AT)
+
+    @cached_property
+    def _to_rgb(self) -> Converter:
+        return self._converter("rgb24")
+
+    @cached_property
+    def _to_yuv444(self) -> Converter:
+        return self._converter("yuv444p", color_options("out", self.info.color))
+
+    @cached_property
+    def _grey_levels(self) -> Pixels:
+        levels = np.full((256, 3), 128, np.uint8)
+        levels[:, 0] = np.arange(256)
+        return rgb_from_yuv(levels, self.info.color)
+
+    def _converter(self, pixel_format: str, target_colors: str = "") -> Converter:
+        size = (self.info.width, self.info.height)
+        siting: Siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
+        colors = color_options("in", self.info.color, siting) + target_colors
+        return Converter(
+            (self.info.pixel_format, *size), (pixel_format, *size), DECODE_FLAGS, colors
+        )
+
+
+def _open_container(path: Path) -> InputContainer:
+    head = _first_bytes(path)
+    try:
+        return av.open(
+            f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
+            options={
+                "protocol_whitelist": "file",
+                "format_whitelist": _DEMUXERS,
+                "max_pixels": str(MAX_PIXELS),  # probing decodes
+            },
+            metadata_errors="replace",
+        )
+    except av.FFmpegError as error:
+        if any(head[at:].startswith(magic) for at, magic in _MAGIC):
+            raise InputDamaged(
+                f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"
+            ) from error
+        raise InputRefused(
+            f"{path} is not a video; possible: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg, WMV, Y4M"
+        ) from error
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Opening a pipe or a device could wait for ever, so only regular files go further."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputRefused(f"{path} is not a file; possible: one video file")
+            head = os.read(descriptor, 16)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputRefused(f"cannot read {path}: {error.strerror}") from error
+    if not head:
+        raise InputRefused(f"{path} is empty")
+    return head
+
+
+def _stated_time(frame: VideoFrame) -> int | None:
+    """Containers that store one time only, as AVI, store the decoder's, which then is the frame's.
+
+    FFmpeg's own derivation of the other (GENPTS) puts frames between B-frames in the wrong order.
+    """
+    return frame.dts if frame.pts is None else frame.pts
+
+
+def _is_copied(stream: Stream) -> bool:
+    return stream.type in ("audio", "subtitle") and stream.codec_context is not None
+
+
+def _array(frame: VideoFrame) -> Pixels:
+    """The samples of an 8-bit frame: [H, W] if grey, else [H, W, 3]."""
+    return cast(Pixels, frame.to_ndarray(channel_last=True))
+
+
+def _highest(frame: VideoFrame, plane_index: int) -> int:
+    """Largest sample of one plane, in 8 bits; padding at the end of rows does not count."""
+    plane = frame.planes[plane_index]
+    depth = frame.format.components[0].bits
+    row = sum(c.width for c in frame.format.components if c.plane == plane_index)
+    samples = np.frombuffer(memoryview(plane), np.uint16 if depth > 8 else np.uint8)
+    highest = samples.reshape(plane.height, -1)[:, :row].max()
+    return min(255, int(highest) >> (depth - 8 if depth > 8 else 0))
