@@ -103,15 +103,15 @@ def test_extremes_neither_wrap_nor_overflow(engine):
 def test_slots_run_at_once_and_change_no_pixel(kind, model):
     """As in a film: several threads, while the main thread needs Python's lock all the time."""
     choice = Choice(kind, model[0].file(kind.suffix), "cpu", "test")
-    batches = np.random.default_rng(4).integers(0, 256, (40, 1, 12, 16, 3), np.uint8)
+    batches = np.random.default_rng(4).integers(0, 256, (20, 1, 12, 16, 3), np.uint8)
     with open_engine(choice, fp32=True, slots=3) as engine:
         one_by_one = [engine.upscale(batch) for batch in batches]
         with ThreadPoolExecutor(engine.info.slots) as executor:
-            futures = [executor.submit(engine.upscale, batch) for batch in batches for _ in "12345"]
+            futures = [executor.submit(engine.upscale, batch) for batch in batches for _ in "123"]
             while not all(future.done() for future in futures):
                 hashlib.sha256(b"busy").hexdigest()
     for number, future in enumerate(futures):
-        np.testing.assert_array_equal(future.result(), one_by_one[number // 5])
+        np.testing.assert_array_equal(future.result(), one_by_one[number // 3])
 
 
 def test_info_says_what_runs(engine, model):
