@@ -29,7 +29,15 @@ SPECS = {
 INSTALLED = [kind for kind in KINDS.values() if kind.installed]
 
 
-@pytest.fixture(scope="session", params=SPECS)
+QUICK = ("edge", "paper")  # the other two differ from these in one layer
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SPECS
+    ],
+)
 def model(request, tmp_path_factory):
     """A tiny generator of each architecture, with slopes of either sign, as both kinds of file."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -99,7 +107,9 @@ def test_extremes_neither_wrap_nor_overflow(engine):
     assert network.max() <= 255
 
 
-@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in INSTALLED if kind.suffix == ".onnx"], ids=lambda kind: kind.name
+)
 def test_slots_run_at_once_and_change_no_pixel(kind, model):
     """As in a film: several threads, while the main thread needs Python's lock all the time."""
     choice = Choice(kind, model[0].file(kind.suffix), "cpu", "test")

@@ -14,7 +14,10 @@ def photo(height=40, width=52, seed=0):
     return bicubic.resize(coarse, height, width)
 
 
-@pytest.mark.parametrize(("name", "psnr_y"), [("Set5", 28.42), ("Set14", 26.09), ("BSD100", 25.96)])
+@pytest.mark.parametrize(
+    ("name", "psnr_y"),
+    [("Set5", 28.42), ("Set14", 26.09), pytest.param("BSD100", 25.96, marks=pytest.mark.slow)],
+)
 def test_bicubic_calibration(shared_data, name, psnr_y):
     """The literature's baseline: what reads it differently reads every model differently."""
     folder = shared_data / "benchmarks" / name
