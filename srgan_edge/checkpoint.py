@@ -26,10 +26,11 @@ except ImportError:
 
 def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
     """Write the generator's weights (float32) and its spec to `path`, whole or not at all."""
-    state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()
+    }
     _check_state(state, spec, path)
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: spec.to_json()})
+    content = safetensors.torch.save(state, metadata={METADATA_KEY: spec.to_json()})
     with replace_when_whole(path) as temporary:
         temporary.write_bytes(content)  # `save_file` would make it readable by its owner alone
 

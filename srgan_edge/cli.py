@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from srgan_edge import __version__
-from srgan_edge.errors import Interrupted, SrganEdgeError, UsageError
+from srgan_edge.errors import Interrupted, SrganEdgeError, UsageError, print_error
 from srgan_edge.spec import Head
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def main() -> NoReturn:
     try:
         app()
     except SrganEdgeError as error:
-        sys.stderr.write(f"srgan-edge: error: {error}\n")
+        print_error(error)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
         sys.stderr.write(f"srgan-edge: {interruption}\n")
@@ -282,12 +282,12 @@ def verify_tiles(
     from srgan_edge.tables import halo_table
 
     checkpoint = find_model(model).file(".safetensors")
-    with TorchEngine(checkpoint) as engine:
+    generator, spec = load_checkpoint(checkpoint)
+    with TorchEngine.from_generator(generator, spec) as engine:
         errors = list(halo_errors(engine, (read_picture(path).pixels for path in pictures), tile))
     halo_px = smallest_halo_px(errors)
     _print_table(halo_table(errors, halo_px))
     if write:
-        generator, spec = load_checkpoint(checkpoint)
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
         typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")
 

@@ -5,6 +5,7 @@ that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
 """
 
 import signal
+import sys
 from typing import ClassVar
 
 
@@ -68,3 +69,8 @@ class ExtraMissing(SrganEdgeError):
             f"{purpose} needs the package `{module}`, which is not installed: "
             f"pip install '{requirement}'"
         )
+
+
+def print_error(error: SrganEdgeError) -> None:
+    """The one line a failure gets on stderr."""
+    sys.stderr.write(f"srgan-edge: error: {error}\n")

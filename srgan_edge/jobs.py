@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.image import SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
+IMAGE_SUFFIXES = frozenset(SUFFIXES)
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
     | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}

@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from srgan_edge.errors import SrganEdgeError
+from srgan_edge.errors import SrganEdgeError, print_error
 from srgan_edge.jobs import Job
 
 
@@ -171,11 +171,6 @@ class JsonReporter:
 
     def closed(self, outcomes: list[Outcome]) -> None:
         _emit("closed", exit_code=max((outcome.exit_code for outcome in outcomes), default=0))
-
-
-def print_error(error: SrganEdgeError) -> None:
-    """The one line a failure gets on stderr."""
-    sys.stderr.write(f"srgan-edge: error: {error}\n")
 
 
 def _closing_line(outcome: Outcome) -> str:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from srgan_edge import bicubic
 from srgan_edge.errors import InputRefused
+from srgan_edge.image import SUFFIXES
 from srgan_edge.pixels import Pixels
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ class OnnxRuntimeEngine:
 
 def _session_options(slots: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)
+    if slots > 1:
+        options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)
     options.log_severity_level = 3  # errors only; warnings about fallbacks cannot occur here
     # Idle threads that spin would take the cores from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
