@@ -7,11 +7,14 @@ intermediate rounded to 8 bits between the two passes.
 """
 
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from srgan_edge.pixels import Pixels
+
+_Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
@@ -25,8 +28,16 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
     return _to_uint8(np.einsum("wk,hwk...->hw...", column_weights, tall[:, columns]))
 
 
+def resize_float(plane: _Floats, height: int, width: int) -> _Floats:
+    """float64 [H, W] -> float64 [height, width]: the same without any rounding."""
+    rows, row_weights = _taps(plane.shape[0], height)
+    columns, column_weights = _taps(plane.shape[1], width)
+    tall = np.einsum("hk,hkw->hw", row_weights, plane[rows])
+    return np.einsum("wk,hwk->hw", column_weights, tall[:, columns])
+
+
 @lru_cache(maxsize=64)
-def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], _Floats]:
     """For each output sample, the input samples it reads [new_size, taps] and their weights."""
     scale = new_size / size
     stretch = max(1.0, 1.0 / scale)  # the kernel is widened when shrinking, never narrowed
@@ -34,12 +45,12 @@ def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[n
     centre = (np.arange(new_size) + 0.5) / scale - 0.5
     first = np.floor(centre - 2 * stretch).astype(np.intp)
     index = first[:, None] + np.arange(taps)
-    weight = _keys_cubic((centre[:, None] - index) / stretch)
+    weight = keys_cubic((centre[:, None] - index) / stretch)
     weight /= weight.sum(axis=1, keepdims=True)
     return np.clip(index, 0, size - 1), weight
 
 
-def _keys_cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def keys_cubic(x: _Floats) -> _Floats:
     """Keys 1981, a = -0.5; zero outside [-2, 2]."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
@@ -47,5 +58,5 @@ def _keys_cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def _to_uint8(values: npt.NDArray[np.float64]) -> Pixels:
+def _to_uint8(values: _Floats) -> Pixels:
     return np.floor(values + 0.5).clip(0, 255).astype(np.uint8)

@@ -231,34 +231,73 @@ def info(
 @app.command("eval")
 def evaluate(
     folders: Annotated[list[Path], typer.Argument(help="Benchmarks with HR/ and LRx4/.")],
-    model: ModelOption = "edge-x4",
-    bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, instead.")] = False,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-n",
+            "--model",
+            metavar="NAME|FILE",
+            help="Bundled model, or a file; repeatable; edge-x4 if nothing is named.",
+        ),
+    ] = None,
+    bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, as a system.")] = False,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Another program's pictures; repeatable."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,...", help="basic, offline, all, or psnr_y,lpips,...")
+    ] = "basic",
+    vgg_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A VGG16, which adds lpips_vgg16_hed."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw crops, with nearest and bicubic besides."),
+    ] = None,
+    crops: Annotated[int | None, typer.Option(help="Rows of the figure; 3 if left out.")] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
-    as_json: JsonOption = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: an object, or of several systems their list."),
+    ] = False,
 ) -> None:
-    """Score a model, or the bicubic baseline, on benchmark folders."""
-    from contextlib import ExitStack
-
-    from srgan_edge.engines import choose_engine, open_engine
-    from srgan_edge.evaluate import bicubic_upscale, evaluate_folder
-    from srgan_edge.models import find_model
+    """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
+    from srgan_edge.evaluate import evaluate_systems
+    from srgan_edge.figure import Showcase, draw_figure
+    from srgan_edge.image import Picture, format_from_suffix, write_picture
+    from srgan_edge.models import DEFAULT_MODEL
+    from srgan_edge.scores import metrics_from_text
+    from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
     from srgan_edge.tables import evaluation_record, evaluation_table
 
-    with ExitStack() as stack:
-        if bicubic:
-            what, upscale_batch, scale = "bicubic (MATLAB)", bicubic_upscale(4), 4
-        else:
-            choice = choose_engine(find_model(model), engine, device)
-            opened = stack.enter_context(open_engine(choice, fp32=fp32))
-            upscale_batch, scale = opened.upscale, opened.info.spec.scale
-            what = f"{opened.info.spec.name}, {opened.info.name} {opened.info.precision}"
-        evaluations = [evaluate_folder(upscale_batch, folder, scale) for folder in folders]
+    if figure is not None:
+        format_from_suffix(figure)  # refuse an unknown one now
+    elif crops is not None:
+        raise UsageError("--crops is for a figure; type --figure FILE.png too")
+    if crops is not None and crops < 1:
+        raise UsageError(f"--crops {crops}; possible: 1 or more")
+    names = metrics_from_text(metrics, with_file=vgg_weights is not None)
+    measures = _measures(names, vgg_weights, device)
+    baselines = [NEAREST, BICUBIC] if figure else [BICUBIC] if bicubic else []
+    others = [ready_made(text, folders) for text in results or []]
+    named = models or ([] if bicubic or others else [DEFAULT_MODEL])
+    showcase = Showcase(crops or 3)
+    with open_models(named, engine, device, fp32=fp32) as opened:
+        systems = [*baselines, *opened, *others]
+        look = showcase.look if figure else None
+        evaluations = evaluate_systems(systems, folders, SCALE, measures, look)
     if as_json:
-        typer.echo(json.dumps(evaluation_record(what, evaluations), indent=2))
+        records = [evaluation_record(system, evaluations[system.name]) for system in systems]
+        typer.echo(json.dumps(records if len(records) > 1 else records[0], indent=2))
     else:
-        _print_table(evaluation_table(what, evaluations))
+        _print_whole_table(evaluation_table(systems, evaluations))
+    if figure is not None:
+        write_picture(figure, Picture(draw_figure(showcase.exhibits)))
+        typer.echo(f"wrote {figure}", err=as_json)
 
 
 @app.command("verify-tiles")
@@ -319,8 +358,9 @@ def compare(
     ] = None,
 ) -> None:
     """Put a picture, enlarged by the bicubic, beside its upscaled self."""
+    from srgan_edge.drawing import Crop
     from srgan_edge.image import Picture, read_picture, write_picture
-    from srgan_edge.side_by_side import Crop, side_by_side
+    from srgan_edge.side_by_side import side_by_side
 
     detail = None if crop is None else Crop.from_text(crop)
     pictures = read_picture(before).pixels, read_picture(after).pixels
@@ -351,6 +391,21 @@ def _require(module: str, requirement: str, purpose: str) -> None:
         raise ExtraMissing(module, requirement, purpose)
 
 
+def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
+    """In the order of the names; PyTorch is imported only for what needs it."""
+    from srgan_edge.evaluate import MEASURES
+
+    learned = [name for name in names if name not in MEASURES]
+    if not learned:
+        return {name: MEASURES[name] for name in names}
+    for module in ("torch", "torchvision", "piq", "torchmetrics"):
+        _require(module, "srgan-edge[train]", f"--metrics {learned[0]}")
+    from srgan_edge.train.perceptual import open_measures
+
+    measures = MEASURES | open_measures(learned, vgg_weights, device)
+    return {name: measures[name] for name in names}
+
+
 def _pixels_or(option: str, text: str, *words: str) -> Any:  # noqa: ANN401 - int or one of words
     if text in words:
         return text
@@ -372,3 +427,14 @@ def _print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
     from rich.console import Console
 
     Console(highlight=False).print(table)
+
+
+def _print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
+    """Every digit of it, however narrow the terminal: a folded number is a wrong one."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(highlight=False)
+    unbounded = console.options.update(max_width=10_000)
+    console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
+    console.print(table)

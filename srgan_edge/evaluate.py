@@ -1,114 +1,124 @@
-"""Scoring an upscaler on a benchmark folder with `HR/` and `LRx4/`.
+"""Scoring systems on benchmarks: the same lines for a model in any engine and for plain bicubic.
 
-It knows pictures and numbers; what upscales is a function, so that a model in any engine and the
-plain bicubic are measured by the same lines.
+A system is a function from a picture of a benchmark to its enlargement, a measure one from that
+enlargement to a number. Neither knows of the other, and this knows nothing of engines and files.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from srgan_edge import bicubic, metrics
-from srgan_edge.errors import InputRefused
+from srgan_edge import metrics
+from srgan_edge.benchmark import Pair, benchmark_name, read_pairs
+from srgan_edge.errors import UsageError
+from srgan_edge.niqe import niqe
 from srgan_edge.pixels import Pixels
+from srgan_edge.scores import Scores, mean_scores
+from srgan_edge.systems import System, upscaler_system
 
+Measure: TypeAlias = Callable[[Pixels, Pair], float]
+"""Of a result [H, W, 3] and the pair it belongs to; raises `metrics.Undefined`."""
 
-@dataclass(frozen=True)
-class Scores:
-    """One picture, or the mean over a folder."""
+PIXEL_MEASURES: dict[str, Measure] = {
+    "psnr_y": lambda sr, pair: metrics.psnr_y(sr, pair.hr, pair.scale),
+    "ssim_y": lambda sr, pair: metrics.ssim_y(sr, pair.hr, pair.scale),
+    "psnr_rgb": lambda sr, pair: metrics.psnr_rgb(sr, pair.hr, pair.scale),
+    "shift_red": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[0],
+    "shift_green": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[1],
+    "shift_blue": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[2],
+}
+"""What compares pixel by pixel: quick, and enough to watch a training."""
 
-    psnr_y: float
-    """dB, BT.601 luma, `scale` pixels shaved."""
-    ssim_y: float
-    """Wang's, on the same luma."""
-    psnr_rgb: float
-    """dB."""
-    shift_red: float
-    """Mean of result - HR in levels of 255; so for green and blue."""
-    shift_green: float
-    shift_blue: float
-
-    @property
-    def color_shift(self) -> float:
-        """The largest of the three shifts by magnitude, in levels of 255."""
-        return max(abs(self.shift_red), abs(self.shift_green), abs(self.shift_blue))
+MEASURES: dict[str, Measure] = PIXEL_MEASURES | {
+    "lr_psnr": lambda sr, pair: metrics.lr_psnr(sr, pair.lr),
+    "niqe": lambda sr, pair: niqe(sr, pair.scale),
+}
+"""All that need no PyTorch."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by picture, and their mean."""
+    """One system on one benchmark: scores by picture, and their mean."""
 
     folder: Path
-    pictures: dict[str, Scores]
+    pictures: Mapping[str, Scores]
 
     @property
     def mean(self) -> Scores:
-        columns = [asdict(scores).values() for scores in self.pictures.values()]
-        return Scores(*(float(np.mean(column)) for column in zip(*columns, strict=True)))
+        return mean_scores(list(self.pictures.values()))
 
 
-def bicubic_upscale(scale: int) -> Callable[[Pixels], Pixels]:
-    """MATLAB's bicubic as an upscaler of batches: the baseline of every table."""
+@dataclass(frozen=True)
+class Comparison:
+    """One picture as every system enlarged it."""
 
-    def upscale(batch: Pixels) -> Pixels:
-        _, height, width, _ = batch.shape
-        return np.stack([bicubic.resize(lr, scale * height, scale * width) for lr in batch])
+    pair: Pair
+    results: Mapping[str, Pixels]
+    """By the names of the systems, as are the scores."""
+    scores: Mapping[str, Scores]
 
-    return upscale
 
-
-def evaluate_folder(upscale: Callable[[Pixels], Pixels], folder: Path, scale: int) -> Evaluation:
+def evaluate_folder(
+    upscale: Callable[[Pixels], Pixels],
+    folder: Path,
+    scale: int,
+    measures: Mapping[str, Measure] = PIXEL_MEASURES,
+) -> Evaluation:
     """Score `upscale`, which maps [N, H, W, 3] to [N, sH, sW, 3], over a benchmark folder.
 
-    HR pictures are cropped to `scale` times their LR's size, as the benchmarks' makers did.
+    Raises:
+        InputRefused: as `read_pairs`.
+    """
+    system = upscaler_system("upscale", "", upscale)
+    return evaluate_systems([system], [folder], scale, measures)[system.name][0]
+
+
+def evaluate_systems(
+    systems: Sequence[System],
+    folders: Sequence[Path],
+    scale: int,
+    measures: Mapping[str, Measure],
+    look: Callable[[Comparison], None] | None = None,
+) -> dict[str, list[Evaluation]]:
+    """By the systems' names, an evaluation for each folder.
+
+    Args:
+        look: sees every picture while its pixels are in memory.
 
     Raises:
-        InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
+        UsageError: two systems or two benchmarks have one name.
+        InputRefused: as `read_pairs`.
     """
-    pictures: dict[str, Scores] = {}
-    for name, lr, hr in _pairs(folder, scale):
-        sr = upscale(lr[None])[0]
-        pictures[name] = Scores(
-            metrics.psnr_y(sr, hr, scale),
-            metrics.ssim_y(sr, hr, scale),
-            metrics.psnr_rgb(sr, hr, scale),
-            *metrics.color_shift(sr, hr, scale),
-        )
-    return Evaluation(folder, pictures)
+    _refuse_repeats("systems", [system.name for system in systems])
+    _refuse_repeats("benchmarks", [benchmark_name(folder) for folder in folders])
+    evaluations: dict[str, list[Evaluation]] = {system.name: [] for system in systems}
+    for folder in folders:
+        pictures: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
+        for pair in read_pairs(folder, scale):
+            results = {system.name: system.restore(pair) for system in systems}
+            scores = {name: _scores(sr, pair, measures) for name, sr in results.items()}
+            for name in results:
+                pictures[name][pair.name] = scores[name]
+            if look is not None:
+                look(Comparison(pair, results, scores))
+        for name, of_folder in pictures.items():
+            evaluations[name].append(Evaluation(folder, of_folder))
+    return evaluations
 
 
-def _pairs(folder: Path, scale: int) -> list[tuple[str, Pixels, Pixels]]:
-    hr_folder, lr_folder = folder / "HR", folder / f"LRx{scale}"
-    for needed in (hr_folder, lr_folder):
-        if not needed.is_dir():
-            raise InputRefused(f"{folder}: no folder {needed.name}/ in it; a benchmark has both")
-    names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
-    if not names:
-        raise InputRefused(f"{hr_folder}: no picture in it")
-    return [
-        (name, *_fitted(_read(lr_folder / name), _read(hr_folder / name), scale, name))
-        for name in names
-    ]
+def _scores(sr: Pixels, pair: Pair, measures: Mapping[str, Measure]) -> Scores:
+    assert sr.shape == pair.hr.shape, f"{pair.name}: {sr.shape} is not {pair.hr.shape}"
+    values, undefined = {}, {}
+    for name, measure in measures.items():
+        try:
+            values[name] = measure(sr, pair)
+        except metrics.Undefined as reason:
+            values[name], undefined[name] = float("nan"), f"{pair.name}: {reason}"
+    return Scores(values, undefined)
 
 
-def _fitted(lr: Pixels, hr: Pixels, scale: int, name: str) -> tuple[Pixels, Pixels]:
-    height, width = scale * lr.shape[0], scale * lr.shape[1]
-    if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
-        raise InputRefused(
-            f"{name}: HR is {hr.shape[1]}x{hr.shape[0]}, which is not {scale} times the LR's "
-            f"{lr.shape[1]}x{lr.shape[0]}"
-        )
-    return lr, hr[:height, :width]
-
-
-def _read(path: Path) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputRefused(f"{path}: missing; every HR picture needs its LR") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputRefused(f"{path}: not a readable picture: {error}") from None
+def _refuse_repeats(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two {what} are called {name!r}; one of them needs another name")

@@ -4,50 +4,22 @@ Both sides are drawn by the same lines, so that every difference to be seen is t
 pictures are compared, and what they are called, is the caller's business.
 """
 
-from dataclasses import dataclass
-from typing import Self, TypeAlias
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from srgan_edge import bicubic
+from srgan_edge.drawing import (
+    BACKGROUND,
+    INK,
+    Crop,
+    Font,
+    blank,
+    font_within,
+    framed,
+    with_margin,
+)
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
-
-_BACKGROUND = (17, 18, 22)
-_INK = (233, 235, 240)
-_ACCENT = (255, 184, 60)
-
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A rectangle of the result, in pixels of the result."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """From `X,Y,W,H`, as typed after `--crop`.
-
-        Raises:
-            UsageError: not four whole numbers.
-        """
-        try:
-            x, y, width, height = map(int, text.split(","))
-        except ValueError:
-            raise UsageError(
-                f"--crop {text!r} is not X,Y,W,H; type for example --crop 40,20,160,120"
-            ) from None
-        return cls(x, y, width, height)
-
-    def of(self, pixels: Pixels) -> Pixels:
-        """This part of `pixels` [H, W, 3], as a view."""
-        return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def side_by_side(
@@ -68,16 +40,16 @@ def side_by_side(
         _refuse_outside(crop, width, height)
     enlarged = bicubic.resize(before, height, width)
     stroke_px = max(2, width // 240)  # the unit of every line and space
-    font = _font_within(width, 8 * stroke_px, labels)
+    font = font_within(width, 8 * stroke_px, labels)
     left, right = (
         _column(pixels, label, font, crop, stroke_px)
         for pixels, label in zip((enlarged, after), labels, strict=True)
     )
-    divider = _blank(left.shape[0], stroke_px)
-    return _with_margin(np.hstack([left, divider, right]), 6 * stroke_px)
+    divider = blank(left.shape[0], stroke_px)
+    return with_margin(np.hstack([left, divider, right]), 6 * stroke_px)
 
 
-def _column(pixels: Pixels, label: str, font: _Font, crop: Crop | None, stroke_px: int) -> Pixels:
+def _column(pixels: Pixels, label: str, font: Font, crop: Crop | None, stroke_px: int) -> Pixels:
     """From the top: the label, the picture and the enlarged crop."""
     width = pixels.shape[1]
     caption = _caption(label, font, width, 10 * stroke_px)
@@ -85,47 +57,23 @@ def _column(pixels: Pixels, label: str, font: _Font, crop: Crop | None, stroke_p
         return np.vstack([caption, pixels])
     detail = bicubic.resize(crop.of(pixels), max(1, width * crop.height // crop.width), width)
     whole = Crop(0, 0, width, detail.shape[0])
+    line_px = (stroke_px + 1) // 2
     return np.vstack(
         [
             caption,
-            _framed(pixels, crop, stroke_px),
-            _blank(stroke_px, width),
-            _framed(detail, whole, stroke_px),
+            framed(pixels, crop, line_px),
+            blank(stroke_px, width),
+            framed(detail, whole, line_px),
         ]
     )
 
 
-def _caption(label: str, font: _Font, width: int, height: int) -> Pixels:
+def _caption(label: str, font: Font, width: int, height: int) -> Pixels:
     """The label in the middle of its strip, with less space below it than above the sheet."""
-    strip = Image.new("RGB", (width, height), _BACKGROUND)
+    strip = Image.new("RGB", (width, height), BACKGROUND)
     # Anchored at the baseline, so that two labels stand on one line whatever their letters.
-    ImageDraw.Draw(strip).text((width // 2, height * 0.6), label, _INK, font, anchor="ms")
+    ImageDraw.Draw(strip).text((width // 2, height * 0.6), label, INK, font, anchor="ms")
     return np.asarray(strip)
-
-
-def _framed(pixels: Pixels, crop: Crop, stroke_px: int) -> Pixels:
-    """A copy with the outline of `crop` drawn inside its edges."""
-    image = Image.fromarray(pixels)
-    corners = (crop.x, crop.y, crop.x + crop.width - 1, crop.y + crop.height - 1)
-    ImageDraw.Draw(image).rectangle(corners, outline=_ACCENT, width=(stroke_px + 1) // 2)
-    return np.asarray(image)
-
-
-def _blank(height: int, width: int) -> Pixels:
-    return np.full((height, width, 3), _BACKGROUND, np.uint8)
-
-
-def _with_margin(pixels: Pixels, margin_px: int) -> Pixels:
-    height, width, _ = pixels.shape
-    sheet = _blank(height + 2 * margin_px, width + 2 * margin_px)
-    sheet[margin_px:-margin_px, margin_px:-margin_px] = pixels
-    return sheet
-
-
-def _font_within(width_px: int, largest_px: int, labels: tuple[str, str]) -> _Font:
-    """Pillow's own font, as large as the longer label allows."""
-    longest_px = max(ImageFont.load_default(largest_px).getlength(label) for label in labels)
-    return ImageFont.load_default(max(1, largest_px * min(1, width_px / max(1, longest_px))))
 
 
 def _refuse_another_shape(before: Pixels, after: Pixels) -> None:

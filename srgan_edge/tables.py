@@ -1,17 +1,27 @@
 """What `info`, `eval` and `doctor` print for people, and the records they print for machines."""
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any, TypeAlias
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from srgan_edge.benchmark import benchmark_name
 from srgan_edge.doctor import Finding
 from srgan_edge.evaluate import Evaluation
 from srgan_edge.halo import HaloError
 from srgan_edge.models import ModelFiles
+from srgan_edge.scores import METRICS, Scores
+from srgan_edge.systems import System
+
+Evaluations: TypeAlias = Mapping[str, Sequence[Evaluation]]
+"""By the names of systems, an evaluation for each benchmark."""
 
 _SIGNS = {"ok": "[green]ok[/]", "absent": "[dim]--[/]", "broken": "[red]broken[/]"}
+
+_ARROWS = {"higher": " ↑", "lower": " ↓", "nearer zero": ""}
 
 
 def spec_table(model: ModelFiles) -> Table:
@@ -40,33 +50,59 @@ def spec_table(model: ModelFiles) -> Table:
     return table
 
 
-def evaluation_table(what: str, evaluations: list[Evaluation]) -> Table:
-    """Means by benchmark."""
-    table = Table("benchmark", title=escape(what), title_justify="left")
-    for heading in ("PSNR-Y dB", "SSIM-Y", "PSNR-RGB dB", "shift R", "shift G", "shift B"):
-        table.add_column(heading, justify="right")
-    for evaluation in evaluations:
-        mean = evaluation.mean
-        table.add_row(
-            f"{escape(evaluation.folder.name)} ({len(evaluation.pictures)})",
-            f"{mean.psnr_y:.2f}",
-            f"{mean.ssim_y:.4f}",
-            f"{mean.psnr_rgb:.2f}",
-            *(f"{s:+.2f}" for s in (mean.shift_red, mean.shift_green, mean.shift_blue)),
-        )
+def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Table:
+    """Means by benchmark and system; of several systems the best is bold.
+
+    Args:
+        evaluations: by the names of `systems`, over one list of folders.
+    """
+    columns = list(evaluations[systems[0].name][0].mean.values)
+    table = Table(
+        "benchmark",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title="\n".join(escape(system.description) for system in systems),
+        title_justify="left",
+        caption_justify="left",
+    )
+    if len(systems) > 1:
+        table.add_column("system")
+    for name in columns:
+        table.add_column(METRICS[name].heading + _ARROWS[METRICS[name].better], justify="right")
+    notes: dict[str, None] = {}
+    for of_benchmark in zip(*evaluations.values(), strict=True):
+        means = [evaluation.mean for evaluation in of_benchmark]
+        best = {name: METRICS[name].best([mean[name] for mean in means]) for name in columns}
+        first = f"{benchmark_name(of_benchmark[0].folder)} ({len(of_benchmark[0].pictures)})"
+        table.add_section()
+        for system, mean in zip(systems, means, strict=True):
+            texts = {name: METRICS[name].text(mean[name]) for name in columns}
+            if len(systems) == 1:
+                table.add_row(escape(first), *texts.values())
+                continue
+            marked = [f"[bold]{t}[/]" if t == best[name] else t for name, t in texts.items()]
+            table.add_row(escape(first), escape(system.name), *marked)
+            first = ""
+        notes |= {f"-- {name}: {why}": None for m in means for name, why in m.undefined.items()}
+    table.caption = escape("\n".join(notes)) or None
     return table
 
 
-def evaluation_record(what: str, evaluations: list[Evaluation]) -> dict[str, Any]:
-    """The same and every picture's scores, as plain data."""
+def evaluation_record(system: System, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """One system's means and every picture's scores, as plain data; None where undefined."""
     benchmarks = {
-        evaluation.folder.name: {
-            "mean": asdict(evaluation.mean),
-            "pictures": {name: asdict(scores) for name, scores in evaluation.pictures.items()},
+        benchmark_name(evaluation.folder): {
+            "mean": _plain(evaluation.mean),
+            "pictures": {name: _plain(scores) for name, scores in evaluation.pictures.items()},
         }
         for evaluation in evaluations
     }
-    return {"system": what, "benchmarks": benchmarks}
+    return {"system": system.description, "name": system.name, "benchmarks": benchmarks}
+
+
+def _plain(scores: Scores) -> dict[str, float | None]:
+    return {name: None if isnan(value) else value for name, value in scores.values.items()}
 
 
 def halo_table(errors: list[HaloError], halo_px: int) -> Table:

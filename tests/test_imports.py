@@ -33,14 +33,21 @@ OWNERS = {
         "srgan_edge.swscale",
     ),
     "torchvision": (),
+    "torchmetrics": (),
+    "piq": (),
     "safetensors": ("srgan_edge.checkpoint",),
     "onnx": (),
 }
 """The modules of the runtime that are about a library and may import it at their top."""
 
 PICKLES = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
-TORCH_LOADERS = ("srgan_edge.train.loop", "srgan_edge.export.convert")
-"""Read a run's own state, and convert foreign weights in a child process."""
+TORCH_LOADERS = (
+    "srgan_edge.train.run_folder",
+    "srgan_edge.train.vgg",
+    "srgan_edge.train.perceptual",
+    "srgan_edge.export.convert",
+)
+"""Read a run's own state, a VGG, LPIPS' heads, and foreign weights in a child process."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.kernels.launch", "from srgan_edge.spec import ModelSpec"),
         ("srgan_edge.checkpoint", "import pickle"),
         ("srgan_edge.checkpoint", "torch.load(path, weights_only=True)"),
-        ("srgan_edge.train.loop", "torch.load(path)"),
+        ("srgan_edge.train.run_folder", "torch.load(path)"),
         ("srgan_edge.spec", "eval('1')"),
         ("srgan_edge.spec", "print('here')"),
         ("srgan_edge.video_reader", "os.system(f'ffmpeg -i {path}')"),
@@ -179,7 +186,7 @@ def test_finds_a_broken_rule(module: str, source: str) -> None:
             "srgan_edge.cli",
             "def train():\n    from srgan_edge.train.loop import train\n    print()",
         ),
-        ("srgan_edge.train.loop", "import torch\ntorch.load(path, weights_only=True)"),
+        ("srgan_edge.train.run_folder", "import torch\ntorch.load(path, weights_only=True)"),
         ("srgan_edge.kernels.launch", "from srgan_edge.errors import ModelRefused"),
     ],
 )

@@ -6,7 +6,8 @@ from PIL import Image
 
 from srgan_edge import bicubic, metrics
 from srgan_edge.errors import InputRefused
-from srgan_edge.evaluate import bicubic_upscale, evaluate_folder
+from srgan_edge.evaluate import evaluate_folder
+from srgan_edge.systems import bicubic_upscale
 
 
 def photo(height=40, width=52, seed=0):
