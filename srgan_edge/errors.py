@@ -54,8 +54,8 @@ class ResourcesExhausted(SrganEdgeError):
 class Interrupted(BaseException):
     """Stopped by a signal. Not an `Exception`, so that no handler of errors swallows it."""
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing half done was kept")
+    def __init__(self, signum: int, left: str = "nothing half done was kept") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {left}")
         self.exit_code = 128 + signum
 
 

@@ -1,6 +1,13 @@
-"""The trainer: recipes, batches, a loss that falls, and resuming to the bit."""
+"""Training: a loss that falls, two phases, and every way of stopping and going on."""
 
+import errno
 import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -8,41 +15,64 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from srgan_edge import bicubic  # noqa: E402
-from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
-from srgan_edge.errors import InputRefused, UsageError  # noqa: E402
-from srgan_edge.train.data import PhotoSet  # noqa: E402
-from srgan_edge.train.loop import learning_rate_at, train, update_average  # noqa: E402
-from srgan_edge.train.recipe import PixelPhase, Recipe  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
-TINY = ["model.channels=4", "model.blocks=1", "data.crop_px=32", "data.batch=2"]
-QUIET = ["run.log_every_steps=5", "run.validate_every_steps=10", "run.checkpoint_every_steps=5"]
+from srgan_edge.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from srgan_edge.cli import app  # noqa: E402
+from srgan_edge.errors import (  # noqa: E402
+    InputDamaged,
+    InputRefused,
+    Interrupted,
+    ModelRefused,
+    OutputFailed,
+    ResourcesExhausted,
+    SrganEdgeError,
+    UsageError,
+)
+from srgan_edge.model import generator_from_spec  # noqa: E402
+from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
+from srgan_edge.train.optimiser import Optimiser  # noqa: E402
+from srgan_edge.train.photos import PhotoPack  # noqa: E402
+from srgan_edge.train.processes import Processes  # noqa: E402
+from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
+from srgan_edge.train.run_folder import lock_run_folder  # noqa: E402
+from srgan_edge.train.run_log import read_log  # noqa: E402
+from srgan_edge.train.session import update_average  # noqa: E402
+from tests.training import (  # noqa: E402
+    TINY,
+    TINY_GAN,
+    tiny_recipe,
+    write_benchmark,
+    write_photos,
+    write_vgg,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def tiny_recipe(*overrides):
-    return Recipe.load("edge", [*TINY, *QUIET, *overrides])
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny networks gain nothing from more, and lose much to a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Three photographs of odd sizes, one that is too small, and one that is no picture."""
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(5)
-    for name, height, width in [("a", 67, 90), ("b", 40, 33), ("c", 100, 41), ("small", 30, 90)]:
-        coarse = random.integers(0, 256, (9, 9, 3), np.uint8)
-        Image.fromarray(bicubic.resize(coarse, height, width)).save(folder / f"{name}.png")
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
-@pytest.fixture
-def benchmark(tmp_path):
-    random = np.random.default_rng(6)
-    for name, size in [("HR", 64), ("LRx4", 16)]:
-        (tmp_path / "bench" / name).mkdir(parents=True)
-        picture = bicubic.resize(random.integers(0, 256, (5, 5, 3), np.uint8), size, size)
-        Image.fromarray(picture).save(tmp_path / "bench" / name / "x.png")
-    return tmp_path / "bench"
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory):
+    return write_benchmark(tmp_path_factory.mktemp("data") / "bench")
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    return write_vgg(tmp_path_factory.mktemp("vgg") / "vgg11.safetensors")
 
 
 def weights_of(path):
@@ -50,133 +80,559 @@ def weights_of(path):
     return generator.state_dict()
 
 
-def assert_same_weights(a, b):
+def assert_same_run(one, other):
+    """Weights and log, bit by bit."""
+    (a,), (b,) = (list(run.glob("*-x4.safetensors")) for run in (one, other))
     for name, tensor in weights_of(a).items():
         assert torch.equal(tensor, weights_of(b)[name]), name
+    assert (one / "log.jsonl").read_text() == (other / "log.jsonl").read_text()
 
 
-def test_the_shipped_recipes_load():
-    assert Recipe.load("edge").model.architecture == "edge"
-    paper = Recipe.load("srresnet").model
-    assert (paper.architecture, paper.blocks, paper.channels) == ("srresnet", 16, 64)
+class Killed(Exception):
+    """Raised in the middle of a run, where a power cut might be."""
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("pixel.lerning_rate=1", "did you mean 'learning_rate'"),
-        ("pixel=1", "section.key=value"),
-        ("pixel.steps=many", "must be of type int"),
-        ("wheels.size=1", "unknown section 'wheels'"),
-        ("data.crop_px=30", "multiple of 4"),
-        ("model.channels=0", "channels 0"),
-    ],
-)
-def test_slips_in_a_recipe_are_refused(override, said):
-    with pytest.raises(Exception, match=said) as caught:
-        Recipe.load("edge", [override])
-    assert caught.value.exit_code in (2, 6)
+def kill_at(step):
+    def on_progress(progress):
+        if progress.step >= step:
+            raise Killed
+
+    return on_progress
 
 
-def test_an_unknown_recipe_names_the_known():
-    with pytest.raises(UsageError, match="edge, srresnet"):
-        Recipe.load("esrgan")
+# What the phases do
 
 
-def test_photographs_that_cannot_serve_are_named(photos):
-    loaded = PhotoSet([photos], crop_px=32, scale=4)
-    assert [photo.path.stem for photo in loaded.photos] == ["a", "b", "c"]
-    assert len(loaded.left_out) == 2
-    assert any("small.png: 90x30 is smaller" in line for line in loaded.left_out)
-    assert any("broken.jpg" in line for line in loaded.left_out)
+def test_training_lowers_the_loss_and_releases_a_checkpoint(photos, benchmark, tmp_path):
+    seen = []
+    recipe = tiny_recipe(
+        "srresnet",
+        "pixel.steps=80",
+        "pixel.warmup_steps=5",
+        "pixel.learning_rate=3e-3",
+        "run.validate_every_steps=40",
+    )
+    path = train(recipe, [photos], tmp_path, validation=benchmark, on_progress=seen.append)
+    early, late = (np.mean([p.values["l1"] for p in part]) for part in (seen[:8], seen[-8:]))
+    assert late < early, (early, late)
+    assert (seen[-1].step, seen[-1].steps, seen[-1].phase) == (80, 80, "pixel")
+    _, spec = load_checkpoint(path)
+    assert spec.training.steps == 80
+    assert "3 photographs" in spec.training.data
+    assert set(spec.training.scores) == {"bench"}
+    assert "broken.jpg" in (tmp_path / "left_out.txt").read_text()
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert load_checkpoint(tmp_path / "best.safetensors")[1].architecture == "srresnet"
 
 
-def test_no_photographs_at_all(tmp_path, photos):
-    with pytest.raises(InputRefused, match="no usable photograph"):
-        PhotoSet([tmp_path], crop_px=32, scale=4)
-    with pytest.raises(InputRefused, match="no such folder"):
-        PhotoSet([tmp_path / "missing"], crop_px=32, scale=4)
+def test_two_phases_in_one_run(photos, benchmark, vgg_file, tmp_path):
+    seen = []
+    recipe = tiny_recipe("srgan", "adversarial.ramp_steps=4", "adversarial.warmup_steps=1")
+    path = train(
+        recipe,
+        [photos],
+        tmp_path,
+        validation=benchmark,
+        vgg_weights=vgg_file,
+        on_progress=seen.append,
+    )
+    assert [p.phase for p in seen] == ["pixel"] * 3 + ["adversarial"] * 3
+    log = read_log(tmp_path / "log.jsonl")
+    adversarial = [entry for entry in log if "discriminator" in entry]
+    for entry in adversarial:
+        assert 0 < entry["D(real)"] < 1
+        assert 0 < entry["D(fake)"] < 1
+        for key in ("l1", "perceptual", "consistency", "adversarial", "scale/discriminator"):
+            assert np.isfinite(entry[key]), key
+        assert entry["gradient_norm/generator"] > 0
+        assert entry["gradient_norm/discriminator"] > 0
+    validated = [entry for entry in log if "validation/psnr_y" in entry]
+    assert [entry["step"] for entry in validated] == [4, 8, 12]
+    assert "validation/perceptual" not in validated[0]
+    assert validated[-1]["validation/perceptual"] > 0
+    assert load_checkpoint(path)[1].training.steps == 12
 
 
-def test_crops_are_aligned_and_a_function_of_seed_and_step(photos):
-    loaded = PhotoSet([photos], crop_px=32, scale=4)
-    lr, hr = loaded.batch(seed=1, step=7, size=40)
-    assert lr.shape == (40, 3, 8, 8)
-    assert hr.shape == (40, 3, 32, 32)
-    for low, high in zip(lr, hr, strict=True):
-        shrunk = bicubic.resize(high.permute(1, 2, 0).numpy(), 8, 8)
-        # Inside, where the crop's own edge does not reach, the LR is the bicubic of the HR.
-        difference = np.abs(shrunk.astype(int) - low.permute(1, 2, 0).numpy())[3:-3, 3:-3]
-        assert difference.max() <= 2
-    again = loaded.batch(seed=1, step=7, size=40)
-    assert torch.equal(lr, again[0])
-    assert torch.equal(hr, again[1])
-    assert not torch.equal(lr, loaded.batch(seed=1, step=8, size=40)[0])
-    assert not torch.equal(lr, loaded.batch(seed=2, step=7, size=40)[0])
+def test_every_adversarial_recipe_trains(photos, vgg_file, tmp_path):
+    for name, layer in [("mse", "conv5_2"), ("vgg22", "conv2_1"), ("vgg54", "conv5_2")]:
+        recipe = tiny_recipe(
+            f"srgan-{name}",
+            "pixel.steps=2",
+            "adversarial.steps=2",
+            f'perceptual.layers=["{layer}"]',
+            "perceptual.layer_weights=[1.0]",
+        )
+        path = train(recipe, [photos], tmp_path / name, vgg_weights=vgg_file)
+        before, after = generator_from_spec(recipe.model), weights_of(path)
+        assert before.state_dict().keys() == after.keys()
 
 
-def test_the_learning_rate_warms_up_and_ends_at_zero():
-    phase = PixelPhase(steps=1000, learning_rate=1e-3, warmup_steps=10)
-    rates = [learning_rate_at(step, phase) for step in range(1001)]
-    assert rates[0] == pytest.approx(1e-4, rel=1e-3)
-    assert max(rates) == pytest.approx(1e-3, rel=1e-3)
+def test_a_gan_alone_starts_from_the_weights_it_is_given(photos, vgg_file, tmp_path):
+    first = train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path / "pixels")
+    recipe = tiny_recipe("srgan", "adversarial.learning_rate=0.0")
+    path = train(recipe, [photos], tmp_path / "gan", init=first, vgg_weights=vgg_file)
+    for name, tensor in weights_of(first).items():
+        assert torch.allclose(tensor, weights_of(path)[name], atol=1e-7), name
+    training = load_checkpoint(path)[1].training
+    assert (training.recipe, training.steps) == ("srgan from srresnet-x4", 6)
+
+
+def test_a_student_learns_from_its_teachers_pictures(photos, tmp_path):
+    """A teacher that paints everything grey, and nothing else to learn from."""
+    spec = ModelSpec("grey", "edge", channels=4, blocks=1)
+    teacher = generator_from_spec(spec)
+    for parameter in teacher.parameters():
+        parameter.data.zero_()
+    save_checkpoint(tmp_path / "grey.safetensors", teacher, spec)
+    recipe = tiny_recipe(
+        "edge",
+        f"data.teacher={tmp_path / 'grey.safetensors'}",
+        "pixel.steps=4",
+        "pixel.l1=0.0",
+        "pixel.distillation=1.0",
+        "pixel.learning_rate=0.0",
+    )
+    train(recipe, [photos], tmp_path / "run")
+    # Its picture is the nearest upscale, from which an untrained student differs little.
+    entry = read_log(tmp_path / "run" / "log.jsonl")[-1]
+    assert 0 < entry["distillation"] < 0.1
+    assert "l1" not in entry
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    phase = PixelPhase(steps=1000, warmup_steps=10)
+    rates = [schedule_at(step, phase) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.1, rel=1e-3)
+    assert max(rates) == pytest.approx(1.0, rel=1e-3)
     assert rates[1000] == pytest.approx(0, abs=1e-12)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+    paper = AdversarialPhase(steps=1000, warmup_steps=0, decay="halfway")
+    assert [schedule_at(step, paper) for step in (0, 499, 500)] == [1.0, 1.0, 0.1]
+
+
+def test_the_adversarial_weight_ramps():
+    phase = AdversarialPhase(adversarial=0.1, ramp_steps=10)
+    assert [adversarial_weight_at(step, phase) for step in (0, 5, 10, 99)] == [0, 0.05, 0.1, 0.1]
+    assert adversarial_weight_at(0, AdversarialPhase(adversarial=0.1)) == 0.1
 
 
 def test_the_average_moves_towards_the_weights():
     ours, theirs = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     torch.nn.init.zeros_(ours.weight)
     torch.nn.init.ones_(theirs.weight)
-    update_average(ours, theirs, step=100_000, decay=0.9)
+    update_average(ours, theirs, torch.tensor(0.1))
     assert ours.weight.item() == pytest.approx(0.1)
-    update_average(ours, theirs, step=100_000, decay=0.9)
-    assert ours.weight.item() == pytest.approx(0.19)
+    update_average(ours, theirs, torch.tensor(0.0))
+    assert ours.weight.item() == pytest.approx(0.1)
 
 
-def test_training_lowers_the_loss_and_releases_a_checkpoint(photos, benchmark, tmp_path):
-    seen = []
-    recipe = tiny_recipe("pixel.steps=120", "pixel.warmup_steps=5", "pixel.learning_rate=3e-3")
-    path = train(recipe, [photos], tmp_path / "run", validation=benchmark, on_progress=seen.append)
-    early, late = (np.mean([p.loss for p in part]) for part in (seen[:4], seen[-4:]))
-    assert late < early, (early, late)
-    assert seen[-1].step == 120
-    assert seen[-1].psnr_y is not None
-    _, spec = load_checkpoint(path)
-    assert spec.training.steps == 120
-    assert "3 photographs" in spec.training.data
-    assert set(spec.training.scores) == {"bench"}
-    assert "broken.jpg" in (tmp_path / "run" / "left_out.txt").read_text()
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+# Stopping, and going on
 
 
-@pytest.mark.parametrize("recipe_name", ["edge", "srresnet"])
-def test_resuming_is_the_same_as_never_stopping(photos, tmp_path, recipe_name):
-    recipe = Recipe.load(recipe_name, [*TINY, *QUIET, "pixel.steps=12"])
-    whole = train(recipe, [photos], tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    def kill(progress):
-        raise Killed
-
-    with pytest.raises(Killed):  # at step 5, before that step's checkpoint
-        train(recipe, [photos], tmp_path / "parts", on_progress=kill)
-    train(recipe, [photos], tmp_path / "parts", max_minutes=0)
-    resumed = train(recipe, [photos], tmp_path / "parts")
-    assert_same_weights(whole, resumed)
+@pytest.mark.parametrize("killed_at", [2, 6, 10])
+def test_a_run_that_died_ends_as_if_it_had_not(photos, benchmark, vgg_file, tmp_path, killed_at):
+    """In either phase, between checkpoints, with checkpoints of partial sums."""
+    recipe = tiny_recipe("srgan", "run.log_every_steps=1", "run.checkpoint_every_steps=3")
+    given = {"validation": benchmark, "vgg_weights": vgg_file}
+    train(recipe, [photos], tmp_path / "whole", **given)
+    with pytest.raises(Killed):
+        train(recipe, [photos], tmp_path / "parts", on_progress=kill_at(killed_at), **given)
+    train(recipe, [photos], tmp_path / "parts", max_minutes=0, **given)
+    train(recipe, [photos], tmp_path / "parts", **given)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_time_limit_stops_cleanly_and_the_same_command_goes_on(photos, tmp_path):
-    recipe = tiny_recipe("pixel.steps=8")
-    whole = train(recipe, [photos], tmp_path / "whole")
-    stopped = train(recipe, [photos], tmp_path / "parts", max_minutes=1e-9)
-    assert load_checkpoint(stopped)[1].training.steps < 8
-    assert_same_weights(whole, train(recipe, [photos], tmp_path / "parts"))
+def test_a_signal_in_the_middle_of_a_mean(photos, tmp_path, monkeypatch):
+    """The partial sums are saved too: the next line of the log is the whole one."""
+    recipe = tiny_recipe("srresnet", "pixel.steps=8", "run.log_every_steps=4")
+    train(recipe, [photos], tmp_path / "whole")
+    crops = PhotoPack.crops
+
+    def interrupted(pack, seed, step, indices):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return crops(pack, seed, step, indices)
+
+    monkeypatch.setattr(PhotoPack, "crops", interrupted)
+    with pytest.raises(Interrupted, match="step 6 is saved"):
+        train(recipe, [photos], tmp_path / "parts")
+    monkeypatch.undo()
+    train(recipe, [photos], tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_run_of_another_recipe_is_refused(photos, tmp_path):
-    train(tiny_recipe("pixel.steps=2"), [photos], tmp_path)
-    with pytest.raises(UsageError, match="belongs to another recipe"):
-        train(tiny_recipe("pixel.steps=3"), [photos], tmp_path)
+def test_the_time_limit_ends_a_run_as_a_release(photos, tmp_path):
+    said = []
+    recipe = tiny_recipe("srresnet", "pixel.steps=8")
+    path = train(recipe, [photos], tmp_path, max_minutes=0, say=said.append)
+    assert load_checkpoint(path)[1].training.steps == 0
+    assert "time is up after step 0; the same command goes on from there" in said
+    said.clear()
+    train(recipe, [photos], tmp_path, say=said.append)
+    assert load_checkpoint(path)[1].training.steps == 8
+
+
+def arguments(run, photos, vgg_file, *more):
+    settings = [f"--set={change}" for change in [*TINY_GAN, *more]]
+    return [
+        *(sys.executable, "-m", "srgan_edge", "train", "--recipe", "srgan", "--device", "cpu"),
+        *("--data", str(photos), "-o", str(run), "--vgg-weights", str(vgg_file), *settings),
+    ]
+
+
+def start(command):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_line(run, process, lines):
+    log = run / "log.jsonl"
+    while process.poll() is None:
+        if log.exists() and log.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_step_changes_nothing(photos, vgg_file, tmp_path):
+    long = ["pixel.steps=30", "adversarial.steps=40", "run.checkpoint_every_steps=7"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    subprocess.run(arguments(whole, photos, vgg_file, *long), check=True, capture_output=True)
+    for lines in (5, 12, 30):
+        process = start(arguments(parts, photos, vgg_file, *long))
+        wait_for_line(parts, process, lines)
+        process.kill()
+        process.wait()
+    subprocess.run(arguments(parts, photos, vgg_file, *long), check=True, capture_output=True)
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_says_so(photos, vgg_file, tmp_path, number):
+    endless = ["pixel.steps=100000", "run.checkpoint_every_steps=100000"]
+    process = start(arguments(tmp_path / "run", photos, vgg_file, *endless))
+    wait_for_line(tmp_path / "run", process, 2)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from there" in said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("*.pt"))) == 1
+
+
+def test_handlers_of_signals_are_restored(photos, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(progress):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="step 2 is saved") as caught:
+        train(tiny_recipe("srresnet"), [photos], tmp_path, on_progress=interrupt)
+    assert caught.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_newest_checkpoints_are_kept(photos, tmp_path):
+    recipe = tiny_recipe("srresnet", "pixel.steps=20", "run.checkpoints_kept=3")
+    train(recipe, [photos], tmp_path)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [f"step-{step:08}.pt" for step in (12, 16, 20)]
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(photos, tmp_path):
+    """The system's own limit on the size of files stands for the disk; it goes before the end."""
+    said = []
+    recipe = tiny_recipe("srresnet", "model.channels=16", "pixel.steps=12")
+    train(recipe, [photos], tmp_path / "run", max_minutes=0)  # packs the photographs
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def lift(progress):
+        if progress.step == 8:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        train(recipe, [photos], tmp_path / "run", on_progress=lift, say=said.append)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [line.split(":")[0] for line in said if "failed" in line] == [
+        "checkpoint of step 4 failed"
+    ]
+    train(recipe, [photos], tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_last_checkpoint_must_succeed(photos, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputFailed, match="No space left"):
+        train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path)
+
+
+# Half precision, and numbers that are none
+
+
+def test_fp16_scales_its_losses_and_each_network_by_its_own(photos, vgg_file, tmp_path):
+    recipe = tiny_recipe("srgan", "run.precision=fp16", "run.log_every_steps=1")
+    train(recipe, [photos], tmp_path, vgg_weights=vgg_file)
+    last = read_log(tmp_path / "log.jsonl")[-1]
+    assert last["scale/generator"] >= 256
+    assert last["scale/discriminator"] >= 256
+
+
+def test_bf16_stays_close_to_fp32(photos, tmp_path):
+    runs = {}
+    for precision in ("fp32", "bf16"):
+        recipe = tiny_recipe("srresnet", f"run.precision={precision}", "pixel.steps=8")
+        train(recipe, [photos], tmp_path / precision)
+        runs[precision] = read_log(tmp_path / precision / "log.jsonl")[-1]["l1"]
+    assert runs["bf16"] == pytest.approx(runs["fp32"], rel=0.05)
+    assert runs["bf16"] != runs["fp32"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_that_is_not_finite_is_not_taken(precision):
+    layer = torch.nn.Linear(1, 1)
+    optimiser = Optimiser(layer.parameters(), (0.9, 0.99), precision, Processes())
+    optimiser.minimise(layer(torch.ones(1)).sum(), 0.1)
+    before, scale = layer.weight.item(), optimiser.scale
+    norm = optimiser.minimise((layer(torch.ones(1)) * float("inf")).sum(), 0.1)
+    assert not norm.isfinite()
+    assert layer.weight.item() == before
+    assert optimiser.scale == (scale / 2 if precision == "fp16" else 1.0)
+    norm = optimiser.minimise(layer(torch.ones(1)).sum(), 0.1)
+    assert norm.item() == pytest.approx(2**0.5)
+    assert layer.weight.item() != before
+
+
+class Poison(torch.nn.Module):
+    """The loss of some steps is not a number."""
+
+    def __init__(self, sick):
+        super().__init__()
+        self.sick, self.calls = sick, 0
+
+    def __call__(self, sr, hr):
+        self.calls += 1
+        return (sr - hr).abs().mean() * (float("nan") if self.calls in self.sick else 1.0)
+
+
+def test_single_bad_steps_are_skipped_counted_and_not_averaged(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison({3}))
+    path = train(tiny_recipe("srresnet", "pixel.steps=6"), [photos], tmp_path)
+    log = read_log(tmp_path / "log.jsonl")
+    assert [entry["skipped_steps"] for entry in log] == [0, 1, 0]
+    assert all(np.isfinite(entry["l1"]) for entry in log)
+    assert all(tensor.isfinite().all() for tensor in weights_of(path).values())
+
+
+def test_a_row_of_bad_steps_goes_back_and_takes_other_crops(photos, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison({7, 8, 9, 10}))
+    recipe = tiny_recipe("srresnet", "pixel.steps=12", "run.skips_before_rollback=3")
+    train(recipe, [photos], tmp_path / "sick", say=said.append)
+    assert any("back to step-00000004.pt" in line for line in said), said
+    monkeypatch.undo()
+    train(recipe, [photos], tmp_path / "well")
+    sick, well = (read_log(tmp_path / run / "log.jsonl") for run in ("sick", "well"))
+    assert [entry["step"] for entry in sick] == [entry["step"] for entry in well]
+    assert sick[1] == well[1]  # up to step 4
+    assert sick[2]["l1"] != well[2]["l1"]
+
+
+def test_going_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, monkeypatch):
+    """The discriminator that comes back is the one that goes on to be trained."""
+    said = []
+    monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison({7, 8}))
+    pixels_alone = ["adversarial.consistency=0.0", "perceptual.distance=mse"]  # use l1_loss
+    recipe = tiny_recipe("srgan", "run.skips_before_rollback=2", *pixels_alone)
+    train(recipe, [photos], tmp_path, vgg_weights=vgg_file, say=said.append)
+    assert any("back to step-00000006.pt" in line for line in said), said
+    record = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
+    judge = record["opponent"]["optimiser"]["adam"]["state"]
+    assert {int(moments["step"]) for moments in judge.values()} == {6}
+    assert record["rollbacks"] == 1
+
+
+def test_a_run_that_always_diverges_ends_with_advice(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison(range(5, 1000)))
+    recipe = tiny_recipe("srresnet", "pixel.steps=40", "run.skips_before_rollback=2")
+    with pytest.raises(ResourcesExhausted, match="lower the learning rate"):
+        train(recipe, [photos], tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_networks_compute_what_plain_ones_do(photos, vgg_file, tmp_path):
+    logs = {}
+    for mode in ("none", "inductor"):
+        recipe = tiny_recipe("srgan", f"run.compile={mode}", "pixel.steps=2", "adversarial.steps=2")
+        train(recipe, [photos], tmp_path / mode, vgg_weights=vgg_file)
+        logs[mode] = read_log(tmp_path / mode / "log.jsonl")
+    for plain, compiled in zip(logs["none"], logs["inductor"], strict=True):
+        assert plain == pytest.approx(compiled, rel=1e-3)
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_the_same_batch(photos, benchmark, vgg_file, tmp_path):
+    more = ["data.batch=4", "adversarial.discriminator=unet", "run.log_every_steps=1"]
+    command = arguments(tmp_path / "two", photos, vgg_file, *more)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *command[1:], "--val", str(benchmark)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    command = arguments(tmp_path / "one", photos, vgg_file, *more)
+    subprocess.run([*command, "--val", str(benchmark)], check=True, capture_output=True)
+    one, two = (read_log(tmp_path / run / "log.jsonl") for run in ("one", "two"))
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3), ours["step"]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    assert Processes(rank=1, size=2).share(6) == range(3, 6)
+    with pytest.raises(UsageError, match="multiple of 4"):
+        Processes(size=4).share(6)
+
+
+# Bad input
+
+
+def test_no_photographs_and_no_benchmark(photos, tmp_path):
+    recipe = tiny_recipe("srresnet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputRefused, match="no usable photograph"):
+        train(recipe, [tmp_path / "empty"], tmp_path / "run")
+    with pytest.raises(InputRefused, match="no such folder"):
+        train(recipe, [tmp_path / "missing"], tmp_path / "run")
+    with pytest.raises(InputRefused, match="HR/"):
+        train(recipe, [photos], tmp_path / "run", validation=tmp_path / "empty")
+
+
+def test_a_run_of_another_recipe_is_refused_and_the_difference_shown(photos, tmp_path):
+    train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path)
+    changed = tiny_recipe("srresnet", "pixel.steps=3", "data.seed=7")
+    with pytest.raises(UsageError, match="belongs to another run") as caught:
+        train(changed, [photos], tmp_path)
+    assert "data.seed: there 0, here 7" in str(caught.value)
+    assert "pixel.steps: there 2, here 3" in str(caught.value)
+    assert "crop_px" not in str(caught.value)
+
+
+def test_how_a_run_is_watched_may_change(photos, tmp_path):
+    train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path, max_minutes=0)
+    train(tiny_recipe("srresnet", "pixel.steps=4", "run.log_every_steps=1"), [photos], tmp_path)
+    assert len(read_log(tmp_path / "log.jsonl")) == 4
+
+
+def test_other_photographs_are_another_run(photos, tmp_path):
+    recipe = tiny_recipe("srresnet", "pixel.steps=2")
+    train(recipe, [photos], tmp_path / "run")
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(more / "black.png")
+    with pytest.raises(UsageError, match="photographs: there"):
+        train(recipe, [photos, more], tmp_path / "run")
+
+
+def test_init_of_another_architecture_is_refused(photos, vgg_file, tmp_path):
+    first = train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path / "run")
+    recipe = tiny_recipe("srgan", "model.blocks=2")
+    with pytest.raises(ModelRefused, match=r"blocks 1, the recipe 2.*model\.blocks=1"):
+        train(recipe, [photos], tmp_path / "gan", init=first, vgg_weights=vgg_file)
+
+
+def test_a_run_in_use_is_refused(photos, tmp_path):
+    with (
+        lock_run_folder(tmp_path),
+        pytest.raises(OutputFailed, match=f"in use by process {os.getpid()}"),
+    ):
+        train(tiny_recipe("srresnet"), [photos], tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputFailed, match="cannot write"):
+        train(tiny_recipe("srresnet"), [photos], tmp_path / "file" / "run")
+
+
+def test_a_damaged_checkpoint_is_named_with_the_one_before(photos, tmp_path):
+    recipe = tiny_recipe("srresnet", "pixel.steps=8")
+    train(recipe, [photos], tmp_path)
+    newest = tmp_path / "checkpoints" / "step-00000008.pt"
+    newest.write_bytes(newest.read_bytes()[:500])
+    with pytest.raises(InputDamaged, match=r"damaged.*remove it to go on from step-00000004.pt"):
+        train(recipe, [photos], tmp_path)
+    newest.unlink()
+    train(recipe, [photos], tmp_path)
+
+
+def test_a_torn_line_of_the_log_is_passed_over(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize(
+    ("more", "exit_code", "said"),
+    [
+        (["--recipe", "esrgan"], 2, "no recipe 'esrgan'"),
+        (["--set", "pixel.step=3"], 2, "did you mean 'steps'"),
+        (["--device", "cuda:7"], 2, "no CUDA device"),
+        (["--init", "srgan-x3"], 2, "no model 'srgan-x3'"),
+        (["--degradation", "jpeg"], 2, "possible: 'bicubic', 'real'"),
+        (["--vgg-weights", "nowhere.pth"], 6, "nowhere.pth: no such file"),
+    ],
+)
+def test_the_command_line_refuses_with_one_line(photos, tmp_path, more, exit_code, said):
+    given = ["--data", str(photos), "-o", str(tmp_path), *more]
+    result = CliRunner().invoke(app, ["train", *given])
+    assert isinstance(result.exception, SrganEdgeError), result.output
+    assert result.exception.exit_code == exit_code
+    assert said in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+def test_the_command_line_trains(photos, benchmark, tmp_path):
+    settings = [f"--set={change}" for change in [*TINY, "pixel.steps=4", "data.crop_px=32"]]
+    given = ["--recipe", "srresnet", "--data", str(photos), "-o", str(tmp_path), *settings]
+    options = ["--degradation", "real", "--precision", "fp32", "--val", str(benchmark)]
+    result = CliRunner().invoke(app, ["train", *given, *options])
+    assert result.exit_code == 0, result.output
+    assert f"wrote {tmp_path / 'srresnet-x4.safetensors'}" in result.output
+    assert "`'real'`" in (tmp_path / "report.md").read_text()
+
+
+# What is left for people
+
+
+def test_the_report_shows_curves_scores_and_pictures(photos, benchmark, vgg_file, tmp_path):
+    path = train(
+        tiny_recipe("srgan"), [photos], tmp_path, validation=benchmark, vgg_weights=vgg_file
+    )
+    text = (tmp_path / "report.md").read_text()
+    assert text.startswith("# srgan-x4\n")
+    assert "| system | psnr_y | ssim_y | perceptual |" in text
+    rows = {
+        cells[0]: cells[1:]
+        for cells in (line.strip("| ").split(" | ") for line in text.split("\n"))
+    }
+    score = load_checkpoint(path)[1].training.scores["bench"]
+    assert float(rows["srgan-x4"][0]) == pytest.approx(score, abs=1e-3)
+    assert float(rows["bicubic"][0]) > 20
+    assert "broken.jpg" in text
+    assert "| `adversarial.discriminator` | `'unet'` |" in text
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.size[0] > 1000
+        assert np.asarray(curves.convert("L")).std() > 5
+    with Image.open(tmp_path / "samples.png") as samples:
+        assert samples.size == (4 * 32, 4 * 32)

@@ -1,90 +1,38 @@
-"""The training loop: pixels first; the adversarial phase of the paper takes its place after it.
+"""Training, in the two phases of the paper: fit the pixels, then play against a discriminator.
 
-Read `train` from top to bottom. Resuming is the same command again: weights, optimiser, average and
-step come back from `RUN/state.pt`, and since a batch is a function of (seed, step) nothing else has
-to. What is released is the moving average of the weights, never the last step's.
+Read `train`, `pixel_phase` and `adversarial_phase` from top to bottom. Resuming is the same command
+again: networks, optimisers, average and counters come back from the run's newest checkpoint, and
+crops are a function of (seed, step, index). What is released is the moving average of the weights.
 """
 
 import dataclasses
+import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor
 
-from srgan_edge.atomic import replace_when_whole
-from srgan_edge.checkpoint import save_checkpoint
+from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.evaluate import evaluate_folder
-from srgan_edge.model import generator_from_spec
+from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
+from srgan_edge.models import find_model
 from srgan_edge.spec import ModelSpec, Training
-from srgan_edge.train.data import PhotoSet
-from srgan_edge.train.recipe import PixelPhase, Recipe
-
-PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the terminal shows while a run goes on."""
-
-    step: int
-    steps: int
-    loss: float
-    steps_per_second: float
-    psnr_y: float | None
-    """Latest validation, in dB; None before the first or without a validation folder."""
-
-
-@dataclass
-class TrainingState:
-    """All that changes from step to step, and so all that a checkpoint must hold."""
-
-    generator: nn.Module
-    average: nn.Module
-    optimiser: torch.optim.Optimizer
-    step: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def start(cls, spec: ModelSpec, seed: int, device: torch.device) -> "TrainingState":
-        torch.manual_seed(seed)
-        generator = generator_from_spec(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        average = generator_from_spec(spec).to(device)
-        average.load_state_dict(generator.state_dict())
-        average.eval().requires_grad_(False)
-        optimiser = torch.optim.Adam(generator.parameters(), betas=(0.9, 0.99), fused=True)
-        return cls(generator, average, optimiser)
-
-    def save(self, path: Path, recipe: Recipe) -> None:
-        record = {
-            "recipe": repr(recipe),
-            "generator": self.generator.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        with replace_when_whole(path) as temporary:
-            torch.save(record, temporary)
-
-    def resume(self, path: Path, recipe: Recipe) -> None:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-        if record["recipe"] != repr(recipe):
-            raise UsageError(
-                f"{path} belongs to another recipe; train into another folder, or remove it.\n"
-                f"  there: {record['recipe']}\n  here:  {recipe!r}"
-            )
-        self.generator.load_state_dict(record["generator"])
-        self.average.load_state_dict(record["average"])
-        self.optimiser.load_state_dict(record["optimiser"])
-        self.step, self.seconds = record["step"], record["seconds"]
+from srgan_edge.train import losses
+from srgan_edge.train.optimiser import Precision
+from srgan_edge.train.photos import PhotoPack
+from srgan_edge.train.processes import Processes, join_processes
+from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
+from srgan_edge.train.run_folder import RunFolder, lock_run_folder
+from srgan_edge.train.run_log import RunLog
+from srgan_edge.train.session import TIME_IS_UP, Batch, Progress, Session, stop_signals
+from srgan_edge.train.state import TrainingState
+from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
 
 def train(
@@ -93,155 +41,385 @@ def train(
     run: Path,
     *,
     validation: Path | None = None,
-    device: str = "cpu",
+    init: Path | None = None,
+    vgg_weights: Path | None = None,
+    device: str = "auto",
     max_minutes: float = math.inf,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train `recipe` on the photographs below `folders`; returns the checkpoint it released.
+    """Train `recipe` on the photographs below `folders`; returns the weights it released.
 
     Args:
-        run: folder for state, logs and the released checkpoint; made if missing. If it holds the
-            state of this recipe, the run goes on from there.
-        validation: folder with `HR/` and `LRx4/`; PSNR-Y on it is logged during the run.
+        run: folder for checkpoints, log and the released weights; made if missing. If it holds a
+            checkpoint of this recipe, the run goes on from there.
+        validation: folder with `HR/` and `LRx4/`, scored during the run.
+        init: weights to start from, in place of the pixel phase if an adversarial one follows.
+        vgg_weights: a local VGG for the perceptual loss, instead of torchvision's VGG19.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_minutes: stop cleanly after so long; the same command later goes on.
+        say: takes lines that the user should read, such as a checkpoint that could not be written.
 
     Raises:
-        InputRefused: no usable photograph.
+        InputRefused: no usable photograph, or a validation folder that is none.
         UsageError: `run` holds the state of another recipe.
+        ModelRefused: `init` or the teacher is no checkpoint, or one of another architecture.
+        OutputFailed: `run` cannot be written, or another process trains into it.
+        ResourcesExhausted: training diverges whatever the crops, or VGG19 cannot be downloaded.
+        Interrupted: SIGINT or SIGTERM; the step at hand was finished, and saved.
     """
-    torch_device = torch.device(device)
-    state = TrainingState.start(recipe.model, recipe.data.seed, torch_device)
-    state_path = run / "state.pt"
-    if state_path.exists():
-        state.resume(state_path, recipe)
-    photos = PhotoSet(folders, recipe.data.crop_px, recipe.model.scale)
+    deadline = time.monotonic() + 60 * max_minutes
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(
             f"{validation}: no folder HR/ in it; give a benchmark with HR/ and LRx4/"
         )
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "left_out.txt").write_text("".join(f"{line}\n" for line in photos.left_out))
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes(device))
+        folder = RunFolder(run)
+        if processes.first:
+            folder = stack.enter_context(lock_run_folder(run))
+        precision = precision_on(processes.device, recipe)
+        vgg = open_vgg(recipe, vgg_weights, processes)
+        photos = open_photos(recipe, folders, run, processes, say)
+        state = TrainingState.start(recipe.model, recipe.data.seed, precision, processes)
+        identity = identity_of(recipe, photos, init, vgg_weights)
+        begin(state, recipe, identity, folder, init, precision, processes)
+        if state.step:
+            say(f"going on from step {state.step}")
+        signals = stack.enter_context(stop_signals())
+        session = Session(
+            recipe=recipe,
+            identity=identity,
+            state=state,
+            photos=photos,
+            vgg=vgg,
+            precision=precision,
+            processes=processes,
+            folder=folder,
+            log=stack.enter_context(RunLog(run, state.step, say)) if processes.first else None,
+            validation=validation,
+            deadline=deadline,
+            signals=signals,
+            on_progress=on_progress,
+            say=say,
+        )
 
-    with SummaryWriter(run, purge_step=state.step) as log:
-        pixel_phase(state, recipe, photos, run, validation, max_minutes, log, on_progress)
-        # The adversarial phase goes here: it starts from `state.generator` as the pixel phase left
-        # it, adds a discriminator and its optimiser to the state, and has a loop of its own.
+        # Left alone, cuDNN computes what is called FP32 in TF32, and sums in any order.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            pixel_phase(session)
+            adversarial_phase(session)
 
-    scores = {} if validation is None else {validation.name: validate(state, recipe, validation)}
-    spec = released_spec(recipe, photos, folders, state, scores, torch_device)
-    released = run / f"{spec.name}.safetensors"
-    save_checkpoint(released, state.average, spec)
-    return released
+        session.save(must=True)
+        if session.stopped > 0:
+            raise Interrupted(
+                session.stopped, f"step {state.step} is saved; the same command goes on from there"
+            )
+        if session.stopped == TIME_IS_UP:
+            say(f"time is up after step {state.step}; the same command goes on from there")
+        released = run / f"{recipe.model.name}.safetensors"
+        if processes.first:
+            release(session, released, folders, init)
+        return released
 
 
-def pixel_phase(
+def pixel_phase(session: Session) -> None:
+    """Fit the generator to the pixels: SRResNet (paper, section 2.2.1)."""
+    state, phase = session.state, session.recipe.pixel
+    generator = session.compiled(state.generator)
+    while session.goes_on(until_step=phase.steps):
+        batch = session.batch()
+        with session.autocast():
+            sr = generator(batch.lr).float()
+            terms = content_losses(sr, batch, phase, session)
+        loss = weighted_sum(terms, phase)
+        norm = state.optimiser.minimise(loss, phase.learning_rate * schedule_at(state.step, phase))
+        session.end_step({"generator": norm}, {"loss": loss, **terms})
+
+
+def adversarial_phase(session: Session) -> None:
+    """Generator against discriminator, one update each (paper, equations 2 and 3)."""
+    recipe, state, phase = session.recipe, session.state, session.recipe.adversarial
+    first_step = recipe.pixel.steps
+    if not phase.steps or session.stopped:
+        return
+    opponent = state.opponent
+    if opponent is None:
+        opponent = state.meet_opponent(recipe, session.precision, session.processes)
+        session.save()  # a rollback must not lead back into the other phase
+    generator = session.compiled(state.generator)
+    discriminator = session.compiled(opponent.discriminator)
+    while session.goes_on(until_step=first_step + phase.steps):
+        step = state.step - first_step
+        batch = session.batch()
+        with session.autocast():
+            sr = generator(batch.lr).float()
+
+        # The discriminator learns to tell this batch's pictures from real ones.
+        opponent.discriminator.requires_grad_(True)
+        with session.autocast():
+            real, fake = discriminator(batch.hr), discriminator(sr.detach())
+        verdict = losses.discriminator_adversarial(real, fake, phase.adversarial_loss)
+        judge_norm = opponent.optimiser.minimise(
+            verdict, phase.discriminator_learning_rate * schedule_at(step, phase)
+        )
+
+        # The generator learns from what the discriminator knows now.
+        opponent.discriminator.requires_grad_(False)
+        with session.autocast():
+            terms = content_losses(sr, batch, phase, session)
+            fooled = discriminator(sr)
+            if phase.adversarial_loss == "relativistic":
+                real = discriminator(batch.hr)
+        terms["adversarial"] = losses.generator_adversarial(
+            real.detach(), fooled, phase.adversarial_loss
+        )
+        loss = weighted_sum(terms, phase, {"adversarial": adversarial_weight_at(step, phase)})
+        norm = state.optimiser.minimise(loss, phase.learning_rate * schedule_at(step, phase))
+
+        session.end_step(
+            {"generator": norm, "discriminator": judge_norm},
+            {
+                "loss": loss,
+                **terms,
+                "discriminator": verdict,
+                "D(real)": torch.sigmoid(real.float()).mean(),
+                "D(fake)": torch.sigmoid(fake.float()).mean(),
+            },
+        )
+
+
+def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> dict[str, Tensor]:
+    """Every loss of the phase but the adversarial one, by the name of its weight."""
+    terms: dict[str, Tensor] = {}
+    if phase.l1:
+        terms["l1"] = F.l1_loss(sr, batch.hr)
+    if phase.mse:
+        terms["mse"] = F.mse_loss(sr, batch.hr)
+    if phase.distillation:
+        assert batch.taught is not None
+        terms["distillation"] = F.l1_loss(sr, batch.taught)
+    if phase.perceptual:
+        assert session.vgg is not None
+        with torch.no_grad():
+            real = session.vgg(batch.hr)
+        perceptual = session.recipe.perceptual
+        terms["perceptual"] = losses.perceptual(
+            session.vgg(sr), real, perceptual.layer_weights, perceptual.distance
+        )
+    if phase.total_variation:
+        terms["total_variation"] = losses.total_variation(sr)
+    if phase.consistency:
+        terms["consistency"] = losses.consistency(sr, batch.lr)
+    return terms
+
+
+def weighted_sum(
+    terms: dict[str, Tensor], phase: Phase, weights: dict[str, float] | None = None
+) -> Tensor:
+    """The loss: each term times its weight in the phase, or in `weights` if it is there."""
+    given = weights or {}
+    weighted = [term * given.get(name, getattr(phase, name)) for name, term in terms.items()]
+    return torch.stack(weighted).sum()
+
+
+def schedule_at(step: int, phase: Phase) -> float:
+    """What learning rates are multiplied by: linear warm-up, then the phase's decay.
+
+    `step` counts within the phase.
+    """
+    warm_up = min(1.0, (step + 1) / phase.warmup_steps) if phase.warmup_steps else 1.0
+    if phase.decay == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+    elif phase.decay == "halfway":
+        decay = 1.0 if 2 * step < phase.steps else 0.1
+    else:
+        decay = 1.0
+    return warm_up * decay
+
+
+def adversarial_weight_at(step: int, phase: AdversarialPhase) -> float:
+    """A straight line from zero over `ramp_steps`."""
+    ramp = min(1.0, step / phase.ramp_steps) if phase.ramp_steps else 1.0
+    return phase.adversarial * ramp
+
+
+def precision_on(device: torch.device, recipe: Recipe) -> Precision:
+    """What the recipe's precision means on this device."""
+    if recipe.run.precision != "auto":
+        return recipe.run.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def open_photos(
+    recipe: Recipe,
+    folders: list[Path],
+    run: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+) -> PhotoPack:
+    """The photographs, decoded once by the first process, with the teacher's pictures if any."""
+
+    def open_pack() -> PhotoPack:
+        pack = PhotoPack.open(
+            folders,
+            run / "photos",
+            crop_px=recipe.data.crop_px,
+            scale=recipe.model.scale,
+            reduced=recipe.data.reduced,
+        )
+        if recipe.data.teacher:
+            checkpoint = find_model(recipe.data.teacher).file(".safetensors")
+            with TorchEngine(checkpoint, str(processes.device)) as teacher:
+                halo_px = teacher.info.spec.receptive_radius_px
+                pack = pack.add_teacher(teacher.upscale, digest_of(checkpoint), halo_px=halo_px)
+        return pack
+
+    if processes.first:
+        pack = open_pack()
+        if pack.left_out:
+            say(f"{len(pack.left_out)} files left out, named in {run / 'left_out.txt'}")
+        (run / "left_out.txt").write_text("".join(f"{line}\n" for line in pack.left_out))
+    processes.wait()
+    if not processes.first:
+        pack = open_pack()
+    if processes.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(processes.device)
+        if pack.bytes < free / 3:
+            return pack.to(processes.device)
+    return pack
+
+
+def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggFeatures | None:
+    """The VGG of the recipe's perceptual loss; None if no phase has one."""
+    if not any(phase.perceptual for phase in recipe.phases.values()):
+        return None
+    perceptual = recipe.perceptual
+    if not processes.first:
+        processes.wait()  # the first one downloads it for all
+    vgg = VggFeatures(vgg_convolutions(weights), perceptual.layers, perceptual.before_relu)
+    if processes.first:
+        processes.wait()
+    return vgg.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def identity_of(
+    recipe: Recipe, photos: PhotoPack, init: Path | None, vgg_weights: Path | None
+) -> dict[str, str]:
+    """Everything that decides the weights, by name: a run resumes only where all of it agrees."""
+    decides = {
+        name: value
+        for name, value in recipe.flat.items()
+        if not name.startswith("run.") or name in ("run.precision", "run.skips_before_rollback")
+    }
+    return decides | {
+        "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
+        "--init": "none" if init is None else digest_of(init),
+        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
+    }
+
+
+def begin(
     state: TrainingState,
     recipe: Recipe,
-    photos: PhotoSet,
-    run: Path,
-    validation: Path | None,
-    max_minutes: float,
-    log: SummaryWriter,
-    on_progress: Callable[[Progress], None],
+    identity: dict[str, str],
+    folder: RunFolder,
+    init: Path | None,
+    precision: Precision,
+    processes: Processes,
 ) -> None:
-    """Fit the generator to the pixels until `recipe.pixel.steps`, or until time is up."""
-    phase, device = recipe.pixel, next(state.generator.parameters()).device
-    pixel_loss, half = PIXEL_LOSSES[phase.loss], uses_bf16(recipe, device)
-    started = last_time = time.monotonic()
-    seconds_before, last_step = state.seconds, state.step
-    psnr_y = None
+    """Put the state where the run goes on: at its newest checkpoint, at `init`, or at the start.
 
-    while state.step < phase.steps and (time.monotonic() - started) < 60 * max_minutes:
-        # one step
-        learning_rate = learning_rate_at(state.step, phase)
-        for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate
-        lr, hr = (
-            crops.to(device, non_blocking=True).to(memory_format=torch.channels_last).float() / 255
-            for crops in photos.batch(recipe.data.seed, state.step, recipe.data.batch)
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            sr = state.generator(lr)
-        loss = pixel_loss(sr.float(), hr)
-        state.optimiser.zero_grad()
-        loss.backward()
-        state.optimiser.step()
-        state.step += 1
-        update_average(state.average, state.generator, state.step, phase.ema_decay)
-
-        # log
-        if state.step % recipe.run.log_every_steps == 0:
-            now = time.monotonic()
-            speed = (state.step - last_step) / (now - last_time)
-            last_step, last_time = state.step, now
-            log.add_scalar("loss/pixel", loss.item(), state.step)
-            log.add_scalar("learning_rate", learning_rate, state.step)
-            log.add_scalar("steps_per_second", speed, state.step)
-            on_progress(Progress(state.step, phase.steps, loss.item(), speed, psnr_y))
-
-        # validate
-        if validation is not None and state.step % recipe.run.validate_every_steps == 0:
-            psnr_y = validate(state, recipe, validation)
-            log.add_scalar(f"psnr_y/{validation.name}", psnr_y, state.step)
-
-        # save
-        if state.step % recipe.run.checkpoint_every_steps == 0:
-            state.seconds = seconds_before + time.monotonic() - started
-            state.save(run / "state.pt", recipe)
-
-    state.seconds = seconds_before + time.monotonic() - started
-    state.save(run / "state.pt", recipe)
+    Raises:
+        UsageError: the checkpoint belongs to another recipe, start or set of photographs.
+        ModelRefused: `init` is of another architecture.
+    """
+    if (found := folder.newest()) is not None:
+        record, path = found
+        if record["identity"] != identity:
+            raise UsageError(
+                f"{path} belongs to another run; train into another folder, or remove it:"
+                f"{_difference(record['identity'], identity)}"
+            )
+        state.restore(record, recipe, precision, processes)
+        return
+    if init is None:
+        return
+    generator, spec = load_checkpoint(init)
+    for field in ("architecture", "channels", "blocks", "norm", "head", "scale"):
+        if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
+            raise ModelRefused(
+                f"{init} has {field} {got!r}, the recipe {wanted!r}; "
+                f"type --set model.{field}={got}, or start from another checkpoint"
+            )
+    for network in (state.generator, state.average):
+        network.load_state_dict(generator.state_dict())
+    if recipe.adversarial.steps:
+        state.step = recipe.pixel.steps  # what `init` has behind it already
 
 
-def uses_bf16(recipe: Recipe, device: torch.device) -> bool:
-    """Whether the recipe's precision means BF16 autocast on this device."""
-    if recipe.run.precision != "auto":
-        return recipe.run.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+def release(session: Session, path: Path, folders: list[Path], init: Path | None) -> None:
+    """Write the averaged weights with their provenance, and the report of the run."""
+    scores = {}
+    if session.validation is not None:
+        scores = {
+            "bicubic": session.bicubic_scores(),
+            session.recipe.model.name: session.validation_scores(),
+        }
+    spec = released_spec(session, folders, init, scores)
+    save_checkpoint(path, session.state.average, spec)
+    if find_spec("matplotlib") is None:
+        session.say("no report: its curves need matplotlib; type: pip install matplotlib")
+        return
+    from srgan_edge.train.run_report import write_report
 
-
-def learning_rate_at(step: int, phase: PixelPhase) -> float:
-    """Linear warm-up, then half a cosine down to zero at the last step."""
-    warm_up = min(1.0, (step + 1) / phase.warmup_steps)
-    return phase.learning_rate * warm_up * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, generator: nn.Module, step: int, decay: float) -> None:
-    """Exponential moving average of the weights; it follows faster while there is little past."""
-    decay = min(decay, (1 + step) / (10 + step))
-    ours, theirs = average.state_dict(), generator.state_dict()
-    for name, tensor in ours.items():
-        if tensor.is_floating_point():
-            tensor.lerp_(theirs[name], 1 - decay)
-        else:
-            tensor.copy_(theirs[name])
-
-
-def validate(state: TrainingState, recipe: Recipe, validation: Path) -> float:
-    """Mean PSNR-Y in dB of the averaged weights over a benchmark folder."""
-    with TorchEngine.from_generator(state.average, recipe.model) as engine:
-        return evaluate_folder(engine.upscale, validation, recipe.model.scale).mean.psnr_y
+    write_report(
+        path.parent, session.recipe, spec, scores, session.photos.left_out, session.sample_grid()
+    )
 
 
 def released_spec(
-    recipe: Recipe,
-    photos: PhotoSet,
+    session: Session,
     folders: list[Path],
-    state: TrainingState,
-    scores: dict[str, float],
-    device: torch.device,
+    init: Path | None,
+    scores: dict[str, dict[str, float]],
 ) -> ModelSpec:
     """The recipe's model with its provenance filled in."""
+    recipe, photos, state = session.recipe, session.photos, session.state
+    device = session.processes.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    threads = f"{torch.get_num_threads()} threads"
+    count = len({photo.path for photo in photos.photos})
     names = ", ".join(folder.name for folder in folders)
+    steps, start = state.step, ""
+    if init is not None:
+        steps -= recipe.pixel.steps if recipe.adversarial.steps else 0
+        start = f" from {init.stem}"
     training = Training(
-        recipe=recipe.name,
-        data=f"{names}: {len(photos.photos)} photographs, {photos.megapixels:.0f} megapixels",
-        steps=state.step,
-        hardware=f"{where}, {torch.get_num_threads()} threads, {state.seconds / 60:.0f} minutes",
-        scores={name: round(score, 3) for name, score in scores.items()},
+        recipe=f"{recipe.name}{start}",
+        data=f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels",
+        steps=steps,
+        hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
+        scores={}
+        if session.validation is None
+        else {session.validation.name: round(scores[recipe.model.name]["psnr_y"], 3)},
     )
     return dataclasses.replace(recipe.model, training=training)
+
+
+def digest_of(path: Path) -> str:
+    """The start of a file's SHA-256, in hexadecimal."""
+    if not path.is_file():
+        raise ModelRefused(f"{path}: no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _difference(there: dict[str, str], here: dict[str, str]) -> str:
+    return "".join(
+        f"\n  {name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    )

@@ -7,12 +7,14 @@ The recipes that ship lie in `recipes/*.toml`; any value can be replaced from th
 import dataclasses
 import difflib
 import tomllib
+import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from srgan_edge.errors import UsageError
 from srgan_edge.spec import ModelSpec
+from srgan_edge.train.degradation import RealDegradation
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -24,33 +26,96 @@ class Data:
     crop_px: int = 96
     """Side of an HR crop; a multiple of the scale."""
     batch: int = 16
-    """Crops a step."""
+    """Crops a step, over all processes together."""
     seed: int = 0
-    """With the step number it decides every crop, flip and turn."""
+    """With the step and the index in the batch it decides every crop, flip, turn and defect."""
+    reduced: tuple[float, ...] = ()
+    """Further copies of each photograph, made smaller by these factors: more detail a pixel."""
+    degradation: Literal["bicubic", "real"] = "bicubic"
+    """How LR is made from HR: MATLAB's bicubic alone, or after the defects of `[degradation]`."""
+    teacher: str = ""
+    """A model by name or path, whose pictures the generator shall imitate; empty: none."""
 
 
 @dataclass(frozen=True)
-class PixelPhase:
-    """Fit to the pixels: the SRResNet stage of the paper, with L1 instead of MSE by default."""
+class Phase:
+    """What both phases have in common: how long, how fast, and the weight of each loss.
 
-    steps: int = 100_000
-    loss: Literal["l1", "mse"] = "l1"
+    A loss of weight zero is not computed. All are means over pixels or features, RGB in [0, 1].
+    """
+
+    steps: int = 0
+    """0: the recipe has no such phase."""
     learning_rate: float = 2e-4
-    """Peak; it warms up over `warmup_steps` and falls to zero along a cosine."""
+    """Peak; it warms up over `warmup_steps`, then decays."""
     warmup_steps: int = 200
+    decay: Literal["cosine", "constant", "halfway"] = "cosine"
+    """cosine: to zero at the last step. halfway: a tenth from the middle on, as the paper's GAN."""
     ema_decay: float = 0.999
     """The exponential moving average of the weights is what is evaluated and released."""
+    l1: float = 0.0
+    mse: float = 0.0
+    perceptual: float = 0.0
+    """Distance of VGG features, as `[perceptual]` says."""
+    total_variation: float = 0.0
+    consistency: float = 0.0
+    """L1 between the result, reduced again by the bicubic, and the LR it came from."""
+    distillation: float = 0.0
+    """L1 to the picture of `data.teacher`."""
+
+
+@dataclass(frozen=True)
+class PixelPhase(Phase):
+    """The generator alone: the SRResNet stage of the paper."""
+
+
+@dataclass(frozen=True)
+class AdversarialPhase(Phase):
+    """Generator against discriminator, one update each a step (paper, section 3.2)."""
+
+    adversarial: float = 1e-3
+    """Weight of the adversarial loss once `ramp_steps` have passed."""
+    ramp_steps: int = 0
+    """The weight grows along a straight line from zero, while the discriminator catches up."""
+    adversarial_loss: Literal["vanilla", "relativistic"] = "vanilla"
+    """vanilla: the paper's equation 2, non-saturating. relativistic: average, as in ESRGAN."""
+    discriminator: Literal["paper", "unet"] = "paper"
+    discriminator_channels: int = 64
+    """Width of the first layer."""
+    discriminator_learning_rate: float = 1e-4
+    """Peak; it follows the generator's warm-up and decay."""
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """The VGG distance (paper, section 2.2.1)."""
+
+    layers: tuple[str, ...] = ("conv5_4",)
+    """phi(i, j) is `conv{i}_{j}`: the j-th convolution before the i-th pooling."""
+    layer_weights: tuple[float, ...] = (1.0,)
+    """One for each layer."""
+    before_relu: bool = False
+    """The paper takes features after the activation; ESRGAN before, where all of them speak."""
+    distance: Literal["mse", "l1"] = "mse"
 
 
 @dataclass(frozen=True)
 class Run:
     """How it is computed and watched."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware has it (emulated, it is ten times slower), else fp32."""
+    compile: Literal["none", "inductor", "cudagraphs"] = "none"
     log_every_steps: int = 100
     validate_every_steps: int = 2_000
     checkpoint_every_steps: int = 1_000
+    checkpoints_kept: int = 2
+    """The newest; the best by validation is kept besides."""
+    skips_before_rollback: int = 20
+    """After so many steps in a row without finite gradients, the last checkpoint comes back."""
+
+
+_DEGRADATION = RealDegradation()
 
 
 @dataclass(frozen=True)
@@ -60,7 +125,10 @@ class Recipe:
     name: str
     model: ModelSpec
     data: Data = Data()
+    degradation: RealDegradation = _DEGRADATION
     pixel: PixelPhase = PixelPhase()
+    adversarial: AdversarialPhase = AdversarialPhase()
+    perceptual: Perceptual = Perceptual()
     run: Run = Run()
 
     def __post_init__(self) -> None:
@@ -69,6 +137,37 @@ class Recipe:
                 f"data.crop_px is {self.data.crop_px}; it must be a multiple of "
                 f"{self.model.scale} and at least {4 * self.model.scale}"
             )
+        if len(self.perceptual.layers) != len(self.perceptual.layer_weights):
+            raise UsageError(
+                f"perceptual.layers names {len(self.perceptual.layers)} layers, "
+                f"perceptual.layer_weights holds {len(self.perceptual.layer_weights)} numbers"
+            )
+        if not self.phases:
+            raise UsageError("the recipe has no steps; set pixel.steps or adversarial.steps")
+        for section, phase in self.phases.items():
+            if not any(getattr(phase, loss) for loss in LOSSES if hasattr(phase, loss)):
+                raise UsageError(f"[{section}] has no loss; set one of {', '.join(LOSSES)}")
+            if phase.distillation and not self.data.teacher:
+                raise UsageError(f"{section}.distillation needs data.teacher, a model to imitate")
+
+    @property
+    def phases(self) -> dict[str, Phase]:
+        """The phases that have steps, in their order."""
+        return {
+            section: phase
+            for section, phase in [("pixel", self.pixel), ("adversarial", self.adversarial)]
+            if phase.steps
+        }
+
+    @property
+    def flat(self) -> dict[str, str]:
+        """Every choice as `section.key`, for showing how two recipes differ."""
+        return {
+            f"{section}.{key}": repr(value)
+            for section, table in dataclasses.asdict(self).items()
+            if isinstance(table, dict)
+            for key, value in table.items()
+        }
 
     @classmethod
     def load(cls, name: str, overrides: list[str] | None = None) -> Self:
@@ -81,20 +180,32 @@ class Recipe:
         try:
             table = tomllib.loads(path.read_text())
         except OSError:
-            known = sorted(recipe.stem for recipe in RECIPES_FOLDER.glob("*.toml"))
-            raise UsageError(f"no recipe {name!r}; possible: {', '.join(known)}") from None
-        except tomllib.TOMLDecodeError as error:
+            raise UsageError(
+                f"no recipe {name!r}; possible: {', '.join(shipped_recipes())}, or a TOML file"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: {error}") from None
         for override in overrides or []:
             _apply(table, override)
-        sections = {"data": Data, "pixel": PixelPhase, "run": Run}
-        if unknown := table.keys() - sections.keys() - {"model"}:
-            raise UsageError(f"{path}: unknown section {sorted(unknown)[0]!r}")
+        kinds: dict[str, type[Any]] = get_type_hints(cls)
+        sections = {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+        if unknown := table.keys() - sections.keys():
+            raise UsageError(
+                f"{path}: unknown section {sorted(unknown)[0]!r}; possible: {', '.join(sections)}"
+            )
         return cls(
             name=path.stem,
-            model=_build(ModelSpec, table.get("model", {}), "model"),
             **{key: _build(kind, table.get(key, {}), key) for key, kind in sections.items()},
         )
+
+
+LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
+"""Those that can lead a phase; total variation and consistency only accompany."""
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -112,17 +223,46 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 def _build(kind: type[Any], values: dict[str, Any], section: str) -> Any:  # noqa: ANN401
     """One dataclass from one TOML table, each value checked against its field's type."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key, value in values.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; possible: {', '.join(fields)}"
+    if not isinstance(values, dict):
+        raise UsageError(f"{section!r} is not a section of the recipe but {values!r}")
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; possible: {', '.join(hints)}"
             raise UsageError(f"unknown recipe key {section}.{key}{hint}")
-        default = fields[key].default
-        if isinstance(default, float) and isinstance(value, int):
-            values[key] = float(value)
-        elif default not in (dataclasses.MISSING, None) and type(value) is not type(default):
-            raise UsageError(
-                f"{section}.{key} is {value!r}; it must be of type {type(default).__name__}"
-            )
-    return kind(**values)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UsageError(f"the recipe lacks {section}.{missing[0]}")
+    return kind(
+        **{key: _fitted(value, hints[key], f"{section}.{key}") for key, value in values.items()}
+    )
+
+
+def _fitted(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - TOML's and typing's
+    """A TOML value as the type that the field is annotated with."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{key} is {value!r}; possible: {', '.join(map(repr, arguments))}")
+        return value
+    if origin is types.UnionType:  # X | None, and TOML has no None
+        return _fitted(value, arguments[0], key)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UsageError(f"{key} is {value!r}; it must be a list")
+        elements = arguments[:1] * len(value) if Ellipsis in arguments else arguments
+        if len(value) != len(elements):
+            raise UsageError(f"{key} is {value!r}; it must hold {len(elements)} values")
+        return tuple(_fitted(part, kind, key) for part, kind in zip(value, elements, strict=True))
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UsageError(f"{key} is {value!r}; it must be of type {hint.__name__}")
+    return value

@@ -1,47 +1,69 @@
-"""The live line of a training run, and the device it runs on."""
+"""What a training run shows: a live line on a terminal, a plain line at a time elsewhere."""
 
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from srgan_edge.errors import UsageError
-from srgan_edge.train.loop import Progress as TrainingProgress
+from srgan_edge.train.session import Progress as TrainingProgress
+
+SECONDS_BETWEEN_LINES = 60
+"""Where there is no terminal: a log file should not hold a line for every hundred steps."""
+
+
+class LiveLine:
+    """Phase, step, losses, PSNR-Y, speed and time left on stderr."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, step="", measured="")
+        self._last_line = 0.0
+
+    def show(self, now: TrainingProgress) -> None:
+        """A report of the run."""
+        measured = "  ".join(_measured(now))
+        step = f"{now.step:,}/{now.steps:,}"
+        if self._progress.console.is_terminal:
+            self._progress.update(
+                self._task,
+                description=now.phase,
+                completed=now.step,
+                total=now.steps,
+                step=step,
+                measured=measured,
+            )
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or now.step == now.steps:
+            self._last_line = time.monotonic()
+            self.say(f"{now.phase} {step}  {measured}")
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._progress.console.print(escape(line), soft_wrap=True)
 
 
 @contextmanager
-def live_line() -> Iterator[Callable[[TrainingProgress], None]]:
-    """Shows step, loss, PSNR-Y, speed and time left on stderr while the block runs."""
-    console = Console(stderr=True, highlight=False)
+def live_line() -> Iterator[LiveLine]:
+    """A line kept up to date while the block runs; silent in all processes but the first."""
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(stderr=True, highlight=False, quiet=quiet)
     columns = [
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[measured]}"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[step]}  {task.fields[measured]}"),
         TimeRemainingColumn(compact=True),
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=None, measured="")
-
-        def show(now: TrainingProgress) -> None:
-            measured = f"loss {now.loss:.4f}  {now.steps_per_second:.1f} steps/s"
-            if now.psnr_y is not None:
-                measured += f"  {now.psnr_y:.2f} dB"
-            progress.update(task, completed=now.step, total=now.steps, measured=measured)
-
-        yield show
+        yield LiveLine(progress)
 
 
-def pick_device(device: str) -> str:
-    """`auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: CUDA was asked for and torch sees none.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
-    return device
+def _measured(now: TrainingProgress) -> Iterator[str]:
+    if now.psnr_y is not None:
+        yield f"{now.psnr_y:.2f} dB"
+    yield f"loss {now.values.get('loss', float('nan')):.4f}"
+    if "D(real)" in now.values:
+        yield f"D {now.values['D(real)']:.2f}/{now.values['D(fake)']:.2f}"
+    yield f"{now.steps_per_second:.1f} steps/s"

@@ -43,7 +43,7 @@ class TorchEngine:
     def upscale(self, batch: Pixels) -> Pixels:
         pixels = torch.from_numpy(np.require(batch, requirements="W")).to(self._device)
         # Left alone, cuDNN computes float32 convolutions in TF32, which is not what `info` says.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             result: Pixels = self._network(pixels).contiguous().cpu().numpy()
         return result
 

@@ -1,0 +1,90 @@
+"""The losses, each a mean in FP32, for pictures RGB in [0, 1].
+
+`perceptual` compares features that `vgg.py` extracted; the weights of the sum are the recipe's.
+Every one of them reaches the generator by itself, which `tests/test_losses.py` proves: reference
+implementations exist whose perceptual or adversarial term has no gradient at all.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srgan_edge import bicubic
+
+Distance = Literal["mse", "l1"]
+AdversarialLoss = Literal["vanilla", "relativistic"]
+
+
+def perceptual(
+    sr: list[Tensor], hr: list[Tensor], weights: tuple[float, ...], distance: Distance
+) -> Tensor:
+    """Weighted distance of VGG features, a list of (N, C, H, W) each (paper, equation 5)."""
+    measure = F.mse_loss if distance == "mse" else F.l1_loss
+    layers = zip(weights, sr, hr, strict=True)
+    return sum((w * measure(a.float(), b.float()) for w, a, b in layers), start=sr[0].new_zeros(()))
+
+
+def total_variation(sr: Tensor) -> Tensor:
+    """Mean absolute difference of neighbours (Aly and Dubois 2005), (N, 3, H, W) -> ()."""
+    horizontal = (sr[..., 1:] - sr[..., :-1]).abs().mean()
+    return horizontal + (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean()
+
+
+def consistency(sr: Tensor, lr: Tensor) -> Tensor:
+    """L1 between `sr`, reduced again, and the `lr` it came from: what keeps colours where they are.
+
+    (N, 3, sH, sW) and (N, 3, H, W) -> (). A generator may invent what the bicubic removed, but
+    nothing else: LR-PSNR of GANs is some 40 dB, of the better ones 50 dB (SROOE, CVPR 2023).
+    """
+    return F.l1_loss(bicubic_reduced(sr, sr.shape[-1] // lr.shape[-1]), lr)
+
+
+def bicubic_reduced(pictures: Tensor, scale: int) -> Tensor:
+    """`srgan_edge.bicubic.resize` by 1 / `scale`, differentiable and without rounding.
+
+    (N, 3, H, W) -> (N, 3, H / scale, W / scale) in FP32. Every output sample has the same taps, so
+    that it is one strided convolution along each side; `scale` is even.
+    """
+    reach = 2 * scale
+    taps = bicubic.keys_cubic((np.arange(-reach, reach) + 0.5) / scale)
+    kernel = torch.from_numpy(taps / taps.sum()).to(pictures.device, torch.float32)
+    channels = pictures.shape[1]
+    down = kernel.view(1, -1, 1).expand(channels, 1, -1, 1)
+    across = kernel.view(1, 1, -1).expand(channels, 1, 1, -1)
+    with torch.autocast(pictures.device.type, enabled=False):
+        x = F.pad(pictures.float(), [reach - scale // 2] * 4, mode="replicate")
+        x = F.conv2d(x, down, stride=(scale, 1), groups=channels)
+        return F.conv2d(x, across, stride=(1, scale), groups=channels)
+
+
+def generator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> Tensor:
+    """What the generator pays while its pictures are not taken for real.
+
+    vanilla: -log D(G(x)) (paper, equation 6). relativistic: the average form of Jolicoeur-Martineau
+    2018 (arXiv 1807.00734), in which the real ones shall also look less real than the fakes.
+
+    Args:
+        real, fake: logits of any one shape; only relativistic reads `real`.
+    """
+    if kind == "vanilla":
+        return F.softplus(-fake.float()).mean()
+    real, fake = _relative(real, fake)
+    return (F.softplus(real).mean() + F.softplus(-fake).mean()) / 2
+
+
+def discriminator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> Tensor:
+    """Binary cross-entropy of the discriminator, half for the real crops and half for the fakes.
+
+    softplus(-x) is the cross-entropy of logit x for `real`, softplus(x) that for `fake`.
+    """
+    if kind == "relativistic":
+        real, fake = _relative(real, fake)
+    return (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()) / 2
+
+
+def _relative(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    real, fake = real.float(), fake.float()
+    return real - fake.mean(), fake - real.mean()

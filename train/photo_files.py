@@ -1,0 +1,134 @@
+"""The files that photographs come in: found below folders, each decoded to 8-bit RGB or refused.
+
+What is made of the photographs is the caller's business. Nothing is repaired: a file that is not
+wholly a photograph is refused with a reason, for the caller to name or to count.
+"""
+
+import stat
+import struct
+import warnings
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from srgan_edge.errors import InputRefused
+from srgan_edge.image import FORMATS, MAX_PIXELS, SUFFIXES
+from srgan_edge.pixels import Pixels
+
+Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
+"""Why a file cannot serve as a photograph to train on."""
+
+_DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(struct.error, Image.DecompressionBombError),
+)
+"""What Pillow raises on broken files."""
+
+_WHITE_16_BIT = 65535
+
+
+class UnusablePhoto(InputRefused):
+    """One file that is left out; the message is `path: reason`."""
+
+    def __init__(self, path: Path, flaw: Flaw, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.flaw = flaw
+        self.reason = reason
+
+
+def photo_paths(folder: Path) -> list[Path]:
+    """Everything below `folder` whose name ends like a picture's, sorted; no folders.
+
+    Raises:
+        InputRefused: no such folder.
+    """
+    if not folder.is_dir():
+        raise InputRefused(f"{folder}: no such folder of photographs")
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in paths if not path.is_dir())
+
+
+def read_photo(path: Path, crop_px: int) -> Pixels:
+    """One photograph, upright, uint8 [H, W, 3], both sides at least `crop_px`.
+
+    Orientation (EXIF 2.32, tag 0x0112) is applied. Grey becomes three equal channels, palettes
+    their colours; CMYK is converted without its profile. 16-bit grey is rounded to 8 bits (65535
+    is 255), of 16-bit colour Pillow gives the high byte; floating-point grey counts from 0 to 1.
+    Of an animation it is the first picture.
+
+    Raises:
+        UnusablePhoto: not a picture, cut short, too many pixels (`image.MAX_PIXELS`), not finite,
+            in a colour space without a defined RGB, transparent anywhere, or smaller than a crop.
+    """
+    try:
+        # Opening a FIFO would wait for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnusablePhoto(path, "unreadable", "not a regular file")
+        with warnings.catch_warnings():
+            # Pillow warns of sizes, which are checked here, and of sloppy metadata.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                return _decoded(path, image, crop_px)
+    except _DECODER_ERRORS as error:
+        raise UnusablePhoto(path, "unreadable", _one_line(error)) from error
+
+
+def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        reason = f"{width}x{height} pixels, and {MAX_PIXELS} in all is the limit"
+        raise UnusablePhoto(path, "unreadable", reason)
+    if min(width, height) < crop_px:
+        reason = f"{width}x{height} is smaller than a crop of {crop_px}x{crop_px}"
+        raise UnusablePhoto(path, "tiny", reason)
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        return _from_grey_16_bit(path, upright)
+    if upright.mode == "F":
+        return _from_grey_float(path, upright)
+    if upright.mode == "I":
+        raise UnusablePhoto(path, "unreadable", "32-bit levels, and which of them is white?")
+    if "transparency" in upright.info or upright.mode in {"LA", "PA", "La", "RGBA", "RGBa"}:
+        upright = upright.convert("RGBA")
+        if np.asarray(upright)[..., 3].min() < 255:
+            # Under transparency there are colours that no camera saw.
+            raise UnusablePhoto(path, "transparent", "transparent in places")
+    return np.array(upright.convert("RGB"))
+
+
+def _from_grey_16_bit(path: Path, image: Image.Image) -> Pixels:
+    """`convert` would clip: everything brighter than 255 of 65535 would be white."""
+    levels = np.asarray(image).astype(np.uint16)
+    if "transparency" in image.info and np.any(levels == image.info["transparency"]):
+        raise UnusablePhoto(path, "transparent", "transparent in places")
+    return _three_channels(levels / _WHITE_16_BIT)
+
+
+def _from_grey_float(path: Path, image: Image.Image) -> Pixels:
+    levels = np.asarray(image)
+    if not np.isfinite(levels).all():
+        raise UnusablePhoto(path, "unreadable", "holds values that are not finite")
+    low, high = float(levels.min()), float(levels.max())
+    if low < 0 or high > 1:
+        reason = f"holds floating-point values from {low:g} to {high:g}; possible: 0 to 1"
+        raise UnusablePhoto(path, "unreadable", reason)
+    return _three_channels(levels)
+
+
+def _three_channels(levels: npt.NDArray[np.floating]) -> Pixels:
+    """[H, W] in [0, 1] -> uint8 [H, W, 3]."""
+    rounded = np.floor(levels * 255 + 0.5).astype(np.uint8)
+    return np.repeat(rounded[..., None], 3, axis=2)
+
+
+def _one_line(error: BaseException) -> str:
+    """What the decoder said; Pillow's own words name the file again, at times as an address."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a PNG, JPEG, WebP, TIFF or BMP picture"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

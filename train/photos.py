@@ -1,0 +1,385 @@
+"""All photographs of a training, packed into flat pixel arrays, and the crops cut out of them.
+
+Decoding is done once: `PhotoPack.open` leaves the pixels in a cache folder, where a later run maps
+them into memory without reading a photograph.
+
+    photos.json         which photographs, where in the arrays, what was left out and why
+    hr.u8, lr.u8        one photograph's pixels after the other's, RGB
+    teacher-NAME.u8     what a teacher made of lr.u8, in the places of hr.u8
+
+Which files are photographs is `photo_files`'s business, how a crop is gathered `windows`'s, what
+degrades it `degradation`'s.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Self, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srgan_edge import bicubic
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.pixels import Pixels
+from srgan_edge.tiling import plan_tiles, upscale_tiled
+from srgan_edge.train.photo_files import UnusablePhoto, photo_paths, read_photo
+from srgan_edge.train.windows import Numbers, Windows, gather
+
+TEACHER_TILE_PX = 256
+"""Core of a teacher's tile in LR pixels; smaller photographs go through it whole."""
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Called with (done, in all): files when packing, photographs for a teacher."""
+
+_FORMAT = 1
+_KEY_BYTES = 32
+"""Each array begins with the key of the index it belongs to, so that parts of two packs, or of one
+cut short, are never taken for one."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photograph, or a reduced copy of one, and its place in the arrays."""
+
+    path: Path
+    height_px: int
+    """Of the HR; a multiple of the scale."""
+    width_px: int
+    """Likewise."""
+    offset_px: int
+    """Its first pixel in `hr`; in `lr`, this over the scale squared."""
+    reduced: float
+    """Size relative to the file's own; 1.0 as it is."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Crops of one step, on the pack's device; a place in one is the same place in the others."""
+
+    lr: Tensor
+    """uint8 [B, 3, c, c], RGB; strided as [B, c, c, 3], which is channels_last."""
+    hr: Tensor
+    """uint8 [B, 3, sc, sc], likewise."""
+    teacher: Tensor | None
+    """The teacher's SR, like `hr`; None if the pack has none."""
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPack:
+    """The photographs of some folders as flat arrays; made by `open`."""
+
+    photos: tuple[Photo, ...]
+    left_out: tuple[str, ...]
+    """Files that cannot serve, as `path: reason`."""
+    crop_px: int
+    """Side of an HR crop."""
+    scale: int
+    key: str
+    """SHA-256, in hex, of scale, sizes and HR pixels: the same photographs, wherever they lie."""
+    cache: Path
+    hr: Tensor
+    """uint8 [P, 3]. On the CPU it maps the file and must not be written to; so do the others."""
+    lr: Tensor
+    """uint8 [P / scale², 3]"""
+    teacher: Tensor | None = None
+    """uint8 [P, 3], SR in the places of the HR; see `add_teacher`."""
+
+    @classmethod
+    def open(
+        cls,
+        folders: list[Path],
+        cache: Path,
+        *,
+        crop_px: int,
+        scale: int,
+        reduced: tuple[float, ...] = (),
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> Self:
+        """Map the pack of all photographs below `folders`; pack them first if `cache` has none.
+
+        A pack is used again while every file has the path below its folder, the size and the
+        modification time it was packed with, and the arguments agree. Packing holds one photograph
+        at a time in memory.
+
+        The LR is made once, of the whole photograph, by the exact benchmark bicubic. A crop of it
+        is what a benchmark would show there; reducing each crop by itself would see edges that
+        the photograph does not have, and cost as much at every step.
+
+        Args:
+            cache: folder for the arrays, 3.2 bytes a pixel at scale 4; made if missing.
+            crop_px: side of an HR crop, a multiple of `scale`; smaller photographs are left out.
+            reduced: in (0, 1): each photograph also enters reduced by these factors, by the exact
+                bicubic, while it stays as large as a crop.
+
+        Raises:
+            InputRefused: a folder is missing, or no photograph is usable.
+            OutputFailed: the cache cannot be written.
+            UsageError: `crop_px` or `reduced` is out of range.
+        """
+        _refuse_geometry(crop_px, scale, reduced)
+        files = [(folder, path) for folder in folders for path in photo_paths(folder)]
+        made_of = _listing_key(files, crop_px, scale, reduced)
+        found = cls._map(cache, folders, made_of, crop_px, scale)
+        if found is None:
+            _pack(folders, files, cache, made_of, crop_px, scale, reduced, on_progress)
+            found = cls._map(cache, folders, made_of, crop_px, scale)
+        if found is None:
+            raise OutputFailed(
+                f"{cache}: was rewritten by another run at the same time; give each its own cache"
+            )
+        return found
+
+    @classmethod
+    def _map(
+        cls, cache: Path, folders: list[Path], made_of: str, crop_px: int, scale: int
+    ) -> Self | None:
+        """The pack in `cache` if it is whole and was made of this, else None."""
+        try:
+            index = json.loads((cache / "photos.json").read_bytes())
+            if index["made_of"] != made_of:
+                return None
+            key = bytes.fromhex(index["key"])
+            photos: list[Photo] = []
+            pixels = 0
+            for number, name, height, width, reduced in index["photos"]:
+                photos.append(Photo(folders[number] / name, height, width, pixels, reduced))
+                pixels += height * width
+            left_out = tuple(
+                f"{folders[number] / name}: {reason}" for number, name, reason in index["left_out"]
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        hr = _map_array(cache / "hr.u8", key, pixels)
+        lr = _map_array(cache / "lr.u8", key, pixels // scale**2)
+        if hr is None or lr is None:
+            return None
+        return cls(tuple(photos), left_out, crop_px, scale, key.hex(), cache, hr, lr)
+
+    @property
+    def megapixels(self) -> float:
+        """Of HR, reduced copies included."""
+        return len(self.hr) / 1e6
+
+    @property
+    def bytes(self) -> int:
+        """What `to` takes of a device's memory."""
+        arrays = (self.hr, self.lr, self.teacher)
+        return sum(array.numel() for array in arrays if array is not None)
+
+    def to(self, device: torch.device | str) -> "PhotoPack":
+        """The pack with its arrays on `device`; itself if they are there."""
+        teacher = None if self.teacher is None else self.teacher.to(device)
+        return replace(self, hr=self.hr.to(device), lr=self.lr.to(device), teacher=teacher)
+
+    def add_teacher(
+        self,
+        upscale: Callable[[Pixels], Pixels],
+        name: str,
+        *,
+        halo_px: int,
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> "PhotoPack":
+        """The pack with a teacher's SR of every LR, computed now unless the cache has it.
+
+        Args:
+            upscale: uint8 [1, h, w, 3] to uint8 [1, sh, sw, 3]; gets photographs larger than
+                `TEACHER_TILE_PX` in tiles.
+            name: letters, digits, `.`, `_` and `-`. It must tell teachers apart: the SR of one
+                called the same, of the same photographs, is used again.
+            halo_px: around a tile, in LR pixels; from the teacher's receptive radius on there are
+                no seams.
+
+        Raises:
+            UsageError: `name` has other characters.
+            OutputFailed: the cache cannot be written.
+        """
+        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+            raise UsageError(f"teacher {name!r}; possible: letters, digits, '.', '_' and '-'")
+        path = self.cache / f"teacher-{name}.u8"
+        key = hashlib.sha256(f"{self.key} {name}".encode()).digest()
+        found = _map_array(path, key, len(self.hr))
+        if found is None:
+            with replace_when_whole(path) as partial, partial.open("wb") as file:
+                file.write(key)
+                for done, photo in enumerate(self.photos):
+                    on_progress(done, len(self.photos))
+                    frame = self._lr_of(photo)
+                    plan = plan_tiles(frame.shape[1], frame.shape[0], TEACHER_TILE_PX, halo_px)
+                    sr = upscale_tiled(upscale, frame, plan, self.scale, batch=1)
+                    wanted = (photo.height_px, photo.width_px, 3)
+                    assert sr.shape == wanted, f"SR {sr.shape} of HR {wanted}"
+                    file.write(sr.tobytes())
+            found = _map_array(path, key, len(self.hr))
+            on_progress(len(self.photos), len(self.photos))
+        assert found is not None, f"{path} was whole a moment ago"
+        return replace(self, teacher=found.to(self.hr.device))
+
+    def crops(self, seed: int, step: int, indices: Sequence[int], *, margin_px: int = 0) -> Crops:
+        """The crops that have these numbers in the batch of this step.
+
+        Each is a function of (seed, step, index) alone: ranks that take disjoint parts of a batch,
+        and a run resumed at this step, see what one uninterrupted process sees. Every pixel of
+        every photograph is equally likely, and so is each of the eight flips and quarter turns.
+
+        Args:
+            margin_px: this much more around the HR crop, and its part around the LR; a multiple of
+                the scale. Beyond a photograph's border its edge is replicated.
+        """
+        assert margin_px % self.scale == 0, f"margin {margin_px} is no multiple of the scale"
+        random = np.random.default_rng((seed, step)).random((max(indices) + 1, 4))
+        pick, down, across, turns = random[np.asarray(indices)].T
+        number = np.searchsorted(self._ends, pick * self._ends[-1], side="right")
+        height, width, offset = self._lr_geometry[:, number]
+        side, margin = self.crop_px // self.scale, margin_px // self.scale
+        windows = Windows(
+            offset=offset,
+            height=height,
+            width=width,
+            top=(down * (height - side + 1)).astype(np.int64),
+            left=(across * (width - side + 1)).astype(np.int64),
+            turn=(turns * 8).astype(np.int64),
+        )
+        lr = gather([self.lr], windows, side, margin)[0]
+        high = [self.hr] if self.teacher is None else [self.hr, self.teacher]
+        hr, *teacher = gather(high, windows.times(self.scale), self.crop_px, margin_px)
+        return Crops(lr, hr, teacher[0] if teacher else None)
+
+    @cached_property
+    def _lr_geometry(self) -> Numbers:
+        """int64 [3, photos]: height, width and offset in `lr`."""
+        area = self.scale**2
+        rows = [
+            (photo.height_px // self.scale, photo.width_px // self.scale, photo.offset_px // area)
+            for photo in self.photos
+        ]
+        return np.array(rows, np.int64).T
+
+    @cached_property
+    def _ends(self) -> Numbers:
+        """int64 [photos]: pixels of `lr` up to the end of each."""
+        height, width, offset = self._lr_geometry
+        return offset + height * width
+
+    def _lr_of(self, photo: Photo) -> Pixels:
+        height, width = photo.height_px // self.scale, photo.width_px // self.scale
+        start = photo.offset_px // self.scale**2
+        return self.lr[start : start + height * width].view(height, width, 3).cpu().numpy()
+
+
+def _refuse_geometry(crop_px: int, scale: int, reduced: tuple[float, ...]) -> None:
+    if crop_px <= 0 or crop_px % scale:
+        raise UsageError(f"a crop of {crop_px} px; possible: multiples of the scale, {scale}")
+    for factor in reduced:
+        if not 0 < factor < 1:
+            raise UsageError(f"reduced by {factor}; possible: between 0 and 1, neither included")
+
+
+def _listing_key(
+    files: list[tuple[Path, Path]], crop_px: int, scale: int, reduced: tuple[float, ...]
+) -> str:
+    """Hex; changes with anything that may change the pack, without reading a photograph."""
+    digest = hashlib.sha256(repr((_FORMAT, crop_px, scale, reduced)).encode())
+    for folder, path in files:
+        try:
+            status = path.stat()
+            state = (status.st_size, status.st_mtime_ns)
+        except OSError:  # a link to nowhere; packing will name it
+            state = (-1, -1)
+        digest.update(repr((str(path.relative_to(folder)), *state)).encode())
+    return digest.hexdigest()
+
+
+def _pack(
+    folders: list[Path],
+    files: list[tuple[Path, Path]],
+    cache: Path,
+    made_of: str,
+    crop_px: int,
+    scale: int,
+    reduced: tuple[float, ...],
+    on_progress: OnProgress,
+) -> None:
+    """Write the arrays, then the index that makes them count."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputFailed(
+            f"cannot make the cache folder {cache}: {error.strerror}; name another place"
+        ) from error
+    photos: list[tuple[int, str, int, int, float]] = []
+    left_out: list[tuple[int, str, str]] = []
+    digest = hashlib.sha256(repr((_FORMAT, scale)).encode())
+    with ExitStack() as stack:
+        partials = [stack.enter_context(replace_when_whole(cache / n)) for n in ("hr.u8", "lr.u8")]
+        with partials[0].open("wb") as hr_file, partials[1].open("wb") as lr_file:
+            _write_key(hr_file, bytes(_KEY_BYTES))
+            _write_key(lr_file, bytes(_KEY_BYTES))
+            for done, (folder, path) in enumerate(files):
+                on_progress(done, len(files))
+                place = folders.index(folder), str(path.relative_to(folder))
+                try:
+                    whole = read_photo(path, crop_px)
+                except UnusablePhoto as unusable:
+                    left_out.append((*place, unusable.reason))
+                    continue
+                for factor, hr in _sizes(whole, crop_px, scale, reduced):
+                    height, width = hr.shape[:2]
+                    photos.append((*place, height, width, factor))
+                    digest.update(repr((height, width)).encode())
+                    digest.update(hr.data)
+                    hr_file.write(hr.data)
+                    lr_file.write(bicubic.resize(hr, height // scale, width // scale).tobytes())
+            if not photos:
+                raise InputRefused(
+                    f"no usable photograph of at least {crop_px}x{crop_px} in "
+                    f"{', '.join(map(str, folders))}; {len(left_out)} files left out"
+                    + (f", the first because: {left_out[0][2]}" if left_out else "")
+                )
+            _write_key(hr_file, digest.digest())
+            _write_key(lr_file, digest.digest())
+    index = {"made_of": made_of, "key": digest.hexdigest(), "photos": photos, "left_out": left_out}
+    with replace_when_whole(cache / "photos.json") as partial:
+        partial.write_text(json.dumps(index))
+    on_progress(len(files), len(files))
+
+
+def _sizes(
+    whole: Pixels, crop_px: int, scale: int, reduced: tuple[float, ...]
+) -> Iterator[tuple[float, Pixels]]:
+    """(factor, HR): the photograph as it is and reduced, cropped to multiples of the scale."""
+    for factor in (1.0, *reduced):
+        height, width = (int(factor * side + 0.5) for side in whole.shape[:2])
+        if min(height, width) >= crop_px:
+            hr = whole if factor == 1.0 else bicubic.resize(whole, height, width)
+            hr = hr[: height // scale * scale, : width // scale * scale]
+            yield factor, np.ascontiguousarray(hr)
+
+
+def _write_key(file: BinaryIO, key: bytes) -> None:
+    file.seek(0)
+    file.write(key)
+
+
+def _map_array(path: Path, key: bytes, pixels: int) -> Tensor | None:
+    """uint8 [pixels, 3] of a file that begins with `key` and has exactly that length, or None."""
+    try:
+        with path.open("rb") as file:
+            if file.read(_KEY_BYTES) != key or path.stat().st_size != _KEY_BYTES + 3 * pixels:
+                return None
+            mapped = np.memmap(file, np.uint8, "r", _KEY_BYTES, (pixels, 3))
+    except (OSError, ValueError):
+        return None
+    with warnings.catch_warnings():
+        # Torch has no read-only tensors and warns. A mapping that can be written to would count
+        # as memory, and be refused where the photographs are larger than that.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(mapped)

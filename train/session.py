@@ -1,0 +1,360 @@
+"""One sitting of a run: what stays the same from step to step, and what is done around each.
+
+The steps themselves, forward, losses and updates, are in `loop.py`; here are the crops that feed
+them and the guard, average, log, validation and checkpoint that follow each.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from srgan_edge.benchmark import Pair
+from srgan_edge.checkpoint import save_checkpoint
+from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.errors import OutputFailed, ResourcesExhausted
+from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.pixels import Pixels
+from srgan_edge.systems import bicubic_upscale
+from srgan_edge.train import losses
+from srgan_edge.train.degradation import real_crops
+from srgan_edge.train.optimiser import DTYPES, Precision
+from srgan_edge.train.photos import Crops, PhotoPack
+from srgan_edge.train.processes import Processes
+from srgan_edge.train.recipe import Phase, Recipe
+from srgan_edge.train.run_folder import RunFolder
+from srgan_edge.train.run_log import RunLog
+from srgan_edge.train.state import TrainingState
+from srgan_edge.train.vgg import VggFeatures
+
+MOST_ROLLBACKS = 3
+GRID_STEP = 1 << 40
+"""A step that no run reaches: its crops are those of the pictures in the log."""
+TIME_IS_UP = -1
+"""What `stopped` says, where a signal would say its number."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops as the networks take them: float32, RGB in [0, 1], channels last."""
+
+    lr: Tensor
+    """[N, 3, c, c]"""
+    hr: Tensor
+    """[N, 3, scale * c, scale * c]"""
+    taught: Tensor | None
+    """What the teacher made of the whole photographs, cut as HR is; None without a teacher."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the terminal shows while a run goes on."""
+
+    phase: str
+    step: int
+    """Over both phases."""
+    steps: int
+    """Of both phases."""
+    steps_per_second: float
+    values: dict[str, float]
+    """Means since the last report: losses, D(real) and D(fake), norms of gradients."""
+    psnr_y: float | None
+    """Latest validation, in dB; None before the first or without a validation folder."""
+
+
+@dataclass
+class StopSignals:
+    """SIGINT or SIGTERM, remembered until the step at hand is done."""
+
+    received: int = 0
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """The first signal ends the run after its step; a second one acts as it did before."""
+    signals = StopSignals()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        signals.received = number
+        restore()
+
+    for number in numbers:
+        signal.signal(number, remember)
+    try:
+        yield signals
+    finally:
+        restore()
+
+
+@dataclass
+class Session:
+    """Everything the two loops work with."""
+
+    recipe: Recipe
+    identity: dict[str, str]
+    """What a checkpoint of this run must agree with: recipe, start, photographs, VGG."""
+    state: TrainingState
+    photos: PhotoPack
+    vgg: VggFeatures | None
+    precision: Precision
+    processes: Processes
+    folder: RunFolder
+    log: RunLog | None
+    """None in all processes but the first."""
+    validation: Path | None
+    deadline: float
+    """On the clock of `time.monotonic`."""
+    signals: StopSignals
+    on_progress: Callable[[Progress], None]
+    say: Callable[[str], None]
+    """Takes one line for the user."""
+    stopped: int = 0
+    """A signal's number or `TIME_IS_UP`, once this sitting shall end early."""
+    psnr_y: float | None = None
+    _reported_at: tuple[int, float] = field(init=False)
+    _resumed_at: tuple[float, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        now = time.monotonic()
+        self._reported_at = (self.state.step, now)
+        self._resumed_at = (self.state.seconds, now)
+
+    # before a step
+
+    def goes_on(self, until_step: int) -> bool:
+        """Whether there is a step to do: all processes give the same answer."""
+        if self.state.step >= until_step:
+            return False
+        late = time.monotonic() >= self.deadline
+        # Signals are positive, so that one of them outweighs the clock of another process.
+        wish = self.signals.received or (1 if late else 0)
+        agreed = self.processes.highest(wish)
+        self.stopped = TIME_IS_UP if agreed == 1 else agreed
+        return not self.stopped
+
+    def batch(self) -> "Batch":
+        """This process's share of the step's batch, on its device."""
+        if self.recipe.run.compile == "cudagraphs":
+            torch.compiler.cudagraph_mark_step_begin()
+        # After a rollback the same crops would lead to the same end.
+        seed = self.recipe.data.seed + (self.state.rollbacks << 32)
+        share = self.processes.share(self.recipe.data.batch)
+        return draw_batch(
+            self.photos, self.recipe, seed, self.state.step, share, self.processes.device
+        )
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(
+            self.processes.device.type,
+            DTYPES[self.precision],
+            enabled=self.precision != "fp32",
+        )
+
+    def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The network as `run.compile` wants it; its weights stay where they are."""
+        mode = self.recipe.run.compile
+        if mode == "none":
+            return network
+        if mode == "inductor":
+            return torch.compile(network)
+        replayed = torch.compile(network, mode="reduce-overhead")
+        return lambda pictures: replayed(pictures).clone()  # the next replay overwrites its output
+
+    # after a step
+
+    @property
+    def phase(self) -> Phase:
+        """The one that the run is in, or has just ended."""
+        return self.recipe.pixel if self.state.opponent is None else self.recipe.adversarial
+
+    def end_step(self, norms: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        """Average the weights, count the step, and log, validate and save when it is time to.
+
+        Args:
+            norms: of the gradients, by network; if one is not finite, the step counts as skipped.
+            values: scalars on the device, to be logged as means.
+        """
+        state, run = self.state, self.recipe.run
+        finite = torch.stack(list(norms.values())).isfinite().all()
+        decay = min(self.phase.ema_decay, (1 + state.step) / (10 + state.step))
+        update_average(state.average, state.generator, (1 - decay) * finite)
+        state.skips_in_row = torch.where(finite, 0.0, state.skips_in_row + 1)
+        norms = {f"gradient_norm/{name}": norm for name, norm in norms.items()}
+        state.sums.add(values | norms, finite)
+        state.step += 1
+        if state.step % run.log_every_steps == 0:
+            if int(state.skips_in_row) >= run.skips_before_rollback:
+                self._roll_back()
+                return
+            self._report()
+        if self.validation is not None and state.step % run.validate_every_steps == 0:
+            self._validate()
+        if state.step % run.checkpoint_every_steps == 0 and not int(state.skips_in_row):
+            self.save()  # what a rollback may return to
+
+    def save(self, *, must: bool = False) -> None:
+        """Write a checkpoint. A full disk costs the checkpoint, not the run, unless it `must`."""
+        before, resumed_at = self._resumed_at
+        self.state.seconds = before + time.monotonic() - resumed_at
+        if self.processes.first:
+            record = self.state.record() | {"identity": self.identity}
+            try:
+                self.folder.save(record, self.state.step, self.recipe.run.checkpoints_kept)
+            except OutputFailed as error:
+                if must:
+                    raise
+                self.say(f"checkpoint of step {self.state.step} failed: {error}")
+        self.processes.wait()
+
+    def _report(self) -> None:
+        state = self.state
+        means, skipped = state.sums.take()
+        last_step, last_time = self._reported_at
+        now = time.monotonic()
+        speed = (state.step - last_step) / max(now - last_time, 1e-9)
+        self._reported_at = (state.step, now)
+        if self.log is None:
+            return
+        scales = {"scale/generator": state.optimiser.scale}
+        if state.opponent is not None:
+            scales["scale/discriminator"] = state.opponent.optimiser.scale
+        rate = state.optimiser.learning_rate
+        self.log.write(
+            state.step, means | scales | {"learning_rate": rate, "skipped_steps": skipped}
+        )
+        self.log.write_speed(state.step, speed)
+        phase = "pixel" if state.opponent is None else "adversarial"
+        steps = self.recipe.pixel.steps + self.recipe.adversarial.steps
+        self.on_progress(Progress(phase, state.step, steps, speed, means, self.psnr_y))
+
+    def _validate(self) -> None:
+        if self.log is not None:
+            scores = self.validation_scores()
+            self.psnr_y = scores["psnr_y"]
+            self.log.write(self.state.step, {f"validation/{k}": v for k, v in scores.items()})
+            self.log.write_pictures(self.state.step, self.sample_grid())
+            # The distance of features if the phase has it, for texture costs PSNR; else PSNR.
+            merit = -scores["perceptual"] if "perceptual" in scores else scores["psnr_y"]
+            if self.state.best is None or merit > self.state.best:
+                self.state.best = merit
+                try:
+                    save_checkpoint(
+                        self.folder.path / "best.safetensors",
+                        self.state.average,
+                        self.recipe.model,
+                    )
+                except OutputFailed as error:
+                    self.say(f"best weights not kept: {error}")
+        self.processes.wait()
+
+    def validation_scores(self) -> dict[str, float]:
+        """Of the averaged weights over the validation folder; `bicubic_scores` is its baseline.
+
+        `perceptual`, the recipe's own distance, is there only in a phase that lowers it.
+        """
+        with TorchEngine.from_generator(self.state.average, self.recipe.model) as engine:
+            return self._scores_of(engine.upscale)
+
+    def bicubic_scores(self) -> dict[str, float]:
+        """The same of MATLAB's bicubic."""
+        return self._scores_of(bicubic_upscale(self.recipe.model.scale))
+
+    def _scores_of(self, upscale: Callable[[Pixels], Pixels]) -> dict[str, float]:
+        assert self.validation is not None
+        measures = {name: PIXEL_MEASURES[name] for name in ("psnr_y", "ssim_y")}
+        if self.phase.perceptual:
+            measures["perceptual"] = self._perceptual_distance
+        scale = self.recipe.model.scale
+        return dict(evaluate_folder(upscale, self.validation, scale, measures).mean.values)
+
+    @torch.inference_mode()
+    def _perceptual_distance(self, sr: Pixels, pair: Pair) -> float:
+        assert self.vgg is not None
+        perceptual = self.recipe.perceptual
+        both = torch.from_numpy(np.stack([sr, pair.hr])).to(self.processes.device)
+        features = [layer.chunk(2) for layer in self.vgg(both.permute(0, 3, 1, 2) / 255)]
+        ours, real = ([layer[i] for layer in features] for i in (0, 1))
+        return float(losses.perceptual(ours, real, perceptual.layer_weights, perceptual.distance))
+
+    def sample_grid(self) -> Pixels:
+        """LR, bicubic, averaged generator and HR of four fixed crops, side by side, row by row."""
+        scale = self.recipe.model.scale
+        crops = draw_crops(self.photos, self.recipe, self.recipe.data.seed, GRID_STEP, range(4))
+        lr, hr = (c.permute(0, 2, 3, 1).cpu().numpy() for c in (crops.lr, crops.hr))
+        with TorchEngine.from_generator(self.state.average, self.recipe.model) as engine:
+            sr = engine.upscale(lr)
+        blocks = lr.repeat(scale, axis=1).repeat(scale, axis=2)
+        rows = zip(blocks, bicubic_upscale(scale)(lr), sr, hr, strict=True)
+        return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+    def _roll_back(self) -> None:
+        """Go on from the last checkpoint with other crops."""
+        run, state, rollbacks = self.recipe.run, self.state, self.state.rollbacks + 1
+        where = f"step {state.step}: no finite gradient for {run.skips_before_rollback} steps"
+        found = self.folder.newest()
+        elsewhere = found is None or (found[0]["opponent"] is None) != (state.opponent is None)
+        if found is None or elsewhere or rollbacks > MOST_ROLLBACKS:
+            raise ResourcesExhausted(
+                f"{where}, and {rollbacks - 1} returns to a checkpoint did not help; "
+                "lower the learning rate, or the weight of the adversarial loss"
+            )
+        record, path = found
+        state.restore(record, self.recipe, self.precision, self.processes)
+        state.rollbacks = rollbacks
+        if self.log is not None:
+            self.log.cut(state.step)
+        self.say(f"{where}; back to {path.name} with other crops")
+        self.save(must=True)
+
+
+def draw_crops(
+    photos: PhotoPack, recipe: Recipe, seed: int, step: int, indices: Sequence[int]
+) -> Crops:
+    """The crops of one step as the recipe's degradation makes them."""
+    if recipe.data.degradation == "real":
+        return real_crops(photos, recipe.degradation, seed, step, indices)
+    return photos.crops(seed, step, indices)
+
+
+def draw_batch(
+    photos: PhotoPack,
+    recipe: Recipe,
+    seed: int,
+    step: int,
+    indices: Sequence[int],
+    device: torch.device,
+) -> Batch:
+    """The same, on the device and ready for the networks."""
+    crops = draw_crops(photos, recipe, seed, step, indices)
+
+    def ready(pixels: Tensor) -> Tensor:
+        on_device = pixels.to(device, non_blocking=True)
+        return on_device.to(torch.float32, memory_format=torch.channels_last) / 255
+
+    return Batch(
+        ready(crops.lr), ready(crops.hr), None if crops.teacher is None else ready(crops.teacher)
+    )
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> None:
+    """Move the average towards the generator by `share`, a scalar in [0, 1] on its device."""
+    ours, theirs = average.state_dict(), generator.state_dict()
+    for name, tensor in ours.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(theirs[name], share)
+        else:
+            tensor.copy_(theirs[name])  # a counter of batch normalisation
