@@ -67,9 +67,17 @@ class SRResNet(nn.Module):
                     _carry(stage, color, 4 * color + phase, taps)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped."""
-        features = self.head(lr)
-        return self.tail(self.upsample(features + self.trunk(features)))
+        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped.
+
+        Under autocast head and tail stay in FP32: they carry the picture itself, of which BF16
+        holds one level in 255, and a generator trained on that has a cast in FP32 (measured: one
+        level too dark).
+        """
+        with torch.autocast(lr.device.type, enabled=False):
+            features = self.head(lr)
+        detail = self.upsample(features + self.trunk(features))
+        with torch.autocast(lr.device.type, enabled=False):
+            return self.tail(detail.to(lr.dtype))
 
 
 class EdgeNet(nn.Module):

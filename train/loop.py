@@ -69,6 +69,8 @@ def train(
         Interrupted: SIGINT or SIGTERM; the step at hand was finished, and saved.
     """
     deadline = time.monotonic() + 60 * max_minutes
+    if init is not None and recipe.adversarial.steps:
+        recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(
             f"{validation}: no folder HR/ in it; give a benchmark with HR/ and LRx4/"
@@ -356,8 +358,6 @@ def begin(
             )
     for network in (state.generator, state.average):
         network.load_state_dict(generator.state_dict())
-    if recipe.adversarial.steps:
-        state.step = recipe.pixel.steps  # what `init` has behind it already
 
 
 def release(session: Session, path: Path, folders: list[Path], init: Path | None) -> None:
@@ -393,14 +393,11 @@ def released_spec(
     threads = f"{torch.get_num_threads()} threads"
     count = len({photo.path for photo in photos.photos})
     names = ", ".join(folder.name for folder in folders)
-    steps, start = state.step, ""
-    if init is not None:
-        steps -= recipe.pixel.steps if recipe.adversarial.steps else 0
-        start = f" from {init.stem}"
+    start = "" if init is None else f" from {init.stem}"
     training = Training(
         recipe=f"{recipe.name}{start}",
         data=f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels",
-        steps=steps,
+        steps=state.step,
         hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
         scores={}
         if session.validation is None

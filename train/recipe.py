@@ -159,6 +159,10 @@ class Recipe:
             if phase.steps
         }
 
+    def adversarial_alone(self) -> Self:
+        """The recipe without its pixel phase, for weights that have one behind them."""
+        return dataclasses.replace(self, pixel=dataclasses.replace(self.pixel, steps=0))
+
     @property
     def flat(self) -> dict[str, str]:
         """Every choice as `section.key`, for showing how two recipes differ."""

@@ -221,6 +221,7 @@ class Session:
 
     def _report(self) -> None:
         state = self.state
+        self.processes.average(state.sums.values.values())
         means, skipped = state.sums.take()
         last_step, last_time = self._reported_at
         now = time.monotonic()
