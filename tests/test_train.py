@@ -280,9 +280,18 @@ def arguments(run, photos, vgg_file, *more):
     ]
 
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+"""Sums depend on the number of threads: every process of a comparison has the same."""
+
+
 def start(command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+
+
+def finish(command):
+    process = start(command)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
 
 
 def wait_for_line(run, process, lines):
@@ -298,13 +307,13 @@ def wait_for_line(run, process, lines):
 def test_sigkill_at_any_step_changes_nothing(photos, vgg_file, tmp_path):
     long = ["pixel.steps=30", "adversarial.steps=40", "run.checkpoint_every_steps=7"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    subprocess.run(arguments(whole, photos, vgg_file, *long), check=True, capture_output=True)
+    finish(arguments(whole, photos, vgg_file, *long))
     for lines in (5, 12, 30):
         process = start(arguments(parts, photos, vgg_file, *long))
         wait_for_line(parts, process, lines)
         process.kill()
         process.wait()
-    subprocess.run(arguments(parts, photos, vgg_file, *long), check=True, capture_output=True)
+    finish(arguments(parts, photos, vgg_file, *long))
     assert_same_run(whole, parts)
 
 
@@ -483,16 +492,9 @@ def test_two_processes_are_one_with_the_same_batch(photos, benchmark, vgg_file, 
     more = ["data.batch=4", "adversarial.discriminator=unet", "run.log_every_steps=1"]
     command = arguments(tmp_path / "two", photos, vgg_file, *more)
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, *command[1:], "--val", str(benchmark)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    finish([sys.executable, "-m", *launcher, *command[1:], "--val", str(benchmark)])
     command = arguments(tmp_path / "one", photos, vgg_file, *more)
-    subprocess.run([*command, "--val", str(benchmark)], check=True, capture_output=True)
+    finish([*command, "--val", str(benchmark)])
     one, two = (read_log(tmp_path / run / "log.jsonl") for run in ("one", "two"))
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for ours, theirs in zip(one, two, strict=True):

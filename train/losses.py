@@ -14,17 +14,29 @@ from torch import Tensor
 
 from srgan_edge import bicubic
 
-Distance = Literal["mse", "l1"]
+Distance = Literal["mse", "l1", "cosine"]
 AdversarialLoss = Literal["vanilla", "relativistic"]
 
 
 def perceptual(
     sr: list[Tensor], hr: list[Tensor], weights: tuple[float, ...], distance: Distance
 ) -> Tensor:
-    """Weighted distance of VGG features, a list of (N, C, H, W) each (paper, equation 5)."""
-    measure = F.mse_loss if distance == "mse" else F.l1_loss
+    """Weighted distance of VGG features, a list of (N, C, H, W) each.
+
+    mse: the paper's equation 5. cosine: one minus the cosine of the channels at each place, half of
+    what LPIPS sums before its learned weights (Zhang et al. 2018, arXiv 1801.03924): it compares
+    which features there are, not how strong they are, so that contrast cannot drown texture.
+    """
+    measure = _DISTANCES[distance]
     layers = zip(weights, sr, hr, strict=True)
     return sum((w * measure(a.float(), b.float()) for w, a, b in layers), start=sr[0].new_zeros(()))
+
+
+def _cosine_distance(sr: Tensor, hr: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(sr, hr, dim=1).mean()
+
+
+_DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss, "cosine": _cosine_distance}
 
 
 def total_variation(sr: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ class Perceptual:
     """One for each layer."""
     before_relu: bool = False
     """The paper takes features after the activation; ESRGAN before, where all of them speak."""
-    distance: Literal["mse", "l1"] = "mse"
+    distance: Literal["mse", "l1", "cosine"] = "mse"
+    """cosine compares which features there are, not how strong they are."""
 
 
 @dataclass(frozen=True)
