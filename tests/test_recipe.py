@@ -32,6 +32,14 @@ def test_the_papers_five_variants_are_among_them():
     assert Recipe.load("srresnet", ["pixel.l1=0", "pixel.mse=1"]).pixel.mse == 1.0
 
 
+def test_the_adversarial_phase_alone_is_the_same_phase():
+    recipe = Recipe.load("srgan")
+    alone = recipe.adversarial_alone()
+    assert list(recipe.phases) == ["pixel", "adversarial"]
+    assert alone.phases == {"adversarial": recipe.adversarial}
+    assert (alone.data, alone.perceptual) == (recipe.data, recipe.perceptual)
+
+
 def test_two_shipped_models_never_share_a_name():
     names = [Recipe.load(name).model.name for name in shipped_recipes()]
     assert len(set(names)) == len(names)
