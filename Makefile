@@ -19,7 +19,7 @@ help: ## Show this list
 
 demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
 	@mkdir -p $(RESULTS)
-	$(BIN)/srgan-edge upscale $(DEMO)/clip.mp4 --tile 128 --overwrite -o $(RESULTS)/clip.mp4
+	$(BIN)/srgan-edge upscale $(DEMO)/clip.mp4 -n edge-x4 --tile 128 --overwrite -o $(RESULTS)/clip.mp4
 	$(BIN)/srgan-edge upscale $(DEMO)/photo.png --overwrite -o $(RESULTS)/photo.png
 	$(BIN)/srgan-edge compare $(DEMO)/photo.png $(RESULTS)/photo.png \
 		--crop 230,110,272,204 -o $(RESULTS)/side-by-side.png

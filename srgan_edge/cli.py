@@ -15,6 +15,7 @@ import typer
 
 from srgan_edge import __version__
 from srgan_edge.errors import Interrupted, SrganEdgeError, UsageError, print_error
+from srgan_edge.models import DEFAULT_MODEL
 from srgan_edge.spec import Head
 
 app = typer.Typer(
@@ -67,7 +68,7 @@ def upscale(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A file, or a folder for several.")
     ] = None,
-    model: ModelOption = "edge-x4",
+    model: ModelOption = DEFAULT_MODEL,
     outscale: Annotated[
         float | None,
         typer.Option("-s", "--outscale", help="Final scale, if not the model's own."),
@@ -279,7 +280,7 @@ def evaluate(
             "-n",
             "--model",
             metavar="NAME|FILE",
-            help="Bundled model, or a file; repeatable; edge-x4 if nothing is named.",
+            help=f"Bundled model, or a file; repeatable; {DEFAULT_MODEL} if nothing is named.",
         ),
     ] = None,
     bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, as a system.")] = False,
@@ -311,7 +312,6 @@ def evaluate(
     from srgan_edge.evaluate import evaluate_systems
     from srgan_edge.figure import Showcase, draw_figure
     from srgan_edge.image import Picture, format_from_suffix, write_picture
-    from srgan_edge.models import DEFAULT_MODEL
     from srgan_edge.scores import metrics_from_text
     from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
     from srgan_edge.tables import evaluation_record, evaluation_table
@@ -345,7 +345,7 @@ def evaluate(
 @app.command("verify-tiles")
 def verify_tiles(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures of the model's input size.")],
-    model: ModelOption = "edge-x4",
+    model: ModelOption = DEFAULT_MODEL,
     tile: Annotated[int, typer.Option("-t", "--tile", help="Tile core in pixels.")] = 32,
     write: Annotated[
         bool, typer.Option("--write", help="Store the halo found in the .safetensors.")

@@ -200,15 +200,3 @@ def test_names_are_suggested():
     with pytest.raises(UsageError, match="did you mean 'edge-x4'"):
         find_model("edg-x4")
     assert find_model("edge-x4").has(".onnx")
-
-
-def test_the_bundled_model_is_one_model_in_two_forms():
-    files = find_model("edge-x4")
-    results = []
-    for name in ("torch", "openvino"):
-        with open_engine(choose_engine(files, name, "cpu"), fp32=True) as engine:
-            results.append(engine.upscale)
-            assert engine.info.spec == files.spec
-            frame = next(natural_batches())
-            results[-1] = engine.upscale(frame).astype(int)
-    assert np.abs(results[0] - results[1]).max() <= 1

@@ -84,6 +84,19 @@ def test_content_losses_are_zero_for_equal_pictures_alone(term, vgg_file):
     assert TERMS[term](other, hr, None, vgg_file) > 1e-3
 
 
+def test_windows_are_shifted_over_every_phase_of_the_vgg():
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(40), indexing="ij")
+    place = torch.stack([y, x])[None]
+    windows = [losses.shifted_window(place, step) for step in range(300)]
+    assert {window.shape for window in windows} == {(1, 2, 32, 24)}
+    corners = [tuple(window[0, :, 0, 0].tolist()) for window in windows]
+    assert set(corners[:256]) == {(top, left) for top in range(16) for left in range(16)}
+    assert corners[256:] == corners[: 300 - 256]
+    small = losses.shifted_window(place[..., :16, :20], 255)
+    assert small.shape == (1, 2, 16, 16)
+    assert small[0, :, 0, 0].tolist() == [0, 4]
+
+
 def test_the_reduction_is_the_bicubic_of_the_benchmarks():
     photo = natural(np.random.default_rng(4), 52, 36)
     reduced = losses.bicubic_reduced(torch.from_numpy(photo).permute(2, 0, 1)[None].float(), 4)

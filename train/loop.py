@@ -202,11 +202,14 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
         terms["distillation"] = F.l1_loss(sr, batch.taught)
     if phase.perceptual:
         assert session.vgg is not None
-        with torch.no_grad():
-            real = session.vgg(batch.hr)
         perceptual = session.recipe.perceptual
+        compared = [sr, batch.hr]
+        if perceptual.shifted:
+            compared = [losses.shifted_window(it, session.state.step) for it in compared]
+        with torch.no_grad():
+            real = session.vgg(compared[1])
         terms["perceptual"] = losses.perceptual(
-            session.vgg(sr), real, perceptual.layer_weights, perceptual.distance
+            session.vgg(compared[0]), real, perceptual.layer_weights, perceptual.distance
         )
     if phase.total_variation:
         terms["total_variation"] = losses.total_variation(sr)

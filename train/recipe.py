@@ -98,6 +98,8 @@ class Perceptual:
     """The paper takes features after the activation; ESRGAN before, where all of them speak."""
     distance: Literal["mse", "l1", "cosine"] = "mse"
     """cosine compares which features there are, not how strong they are."""
+    shifted: bool = False
+    """Compare a window that is 16 px smaller, elsewhere each step: see `losses.shifted_window`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""The bundled weights: whole, told apart, one model in two forms, and free of grids and casts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import srgan_edge  # noqa: E402
+from srgan_edge import bicubic  # noqa: E402
+from srgan_edge.engines import choose_engine, open_engine  # noqa: E402
+from srgan_edge.image import read_picture  # noqa: E402
+from srgan_edge.models import DEFAULT_MODEL, WEIGHTS_FOLDER, bundled_models  # noqa: E402
+
+PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
+CARDS = Path(__file__).parent.parent / "docs" / "models"
+NAMES = list(bundled_models())
+
+
+def luma(pixels):
+    return pixels.astype(float) @ [0.299, 0.587, 0.114]
+
+
+def grid_levels(pixels, period_px=4):
+    """Amplitude of the strongest pattern that repeats with the pixels' blocks, in levels of 255.
+
+    In the mean spectrum of 64 px windows, what the multiples of 1 / `period_px` cycles a pixel
+    have more than their surroundings. Pictures have no reason for it; enlargers do (Odena et al.
+    2016, "Deconvolution and checkerboard artifacts").
+    """
+    side, picture = 64, luma(pixels)
+    window = np.outer(np.hanning(side), np.hanning(side))
+    corners = [
+        (y, x)
+        for y in range(0, picture.shape[0] - side + 1, side // 2)
+        for x in range(0, picture.shape[1] - side + 1, side // 2)
+    ]
+    crops = np.stack([picture[y : y + side, x : x + side] for y, x in corners])
+    power = (np.abs(np.fft.fft2(crops * window)) ** 2).mean(0)
+    multiples = [(k, m) for k in range(period_px) for m in range(period_px) if k or m]
+    return max(_excess(power, k * side // period_px, m * side // period_px) for k, m in multiples)
+
+
+def _excess(power, row, column):
+    """The square root of what a bin has more than its neighbours, as the amplitude of a wave.
+
+    On an axis, where the edges of pictures are, those on the axis; else those around.
+    """
+    side = len(power)
+    near = power[np.ix_((row + np.arange(-4, 5)) % side, (column + np.arange(-4, 5)) % side)]
+    if row == 0 or column == 0:
+        line = near[4] if row == 0 else near[:, 4]
+        around = np.r_[line[:2], line[-2:]]
+    else:
+        around = near[np.maximum(*np.abs(np.indices((9, 9)) - 4)) > 1]
+    window_sum = np.hanning(side).sum() ** 2
+    return 2 * np.sqrt(max(0, near[4, 4] - np.median(around))) / window_sum
+
+
+def upscaled(name, pixels, engine="openvino"):
+    with open_engine(choose_engine(bundled_models()[name], engine, "cpu"), fp32=True) as opened:
+        return opened.upscale(pixels[None])[0]
+
+
+def test_the_default_is_among_them_and_all_are_small_enough():
+    assert DEFAULT_MODEL in NAMES
+    assert sum(path.stat().st_size for path in WEIGHTS_FOLDER.iterdir()) < 30e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_says_where_it_comes_from(name):
+    files = bundled_models()[name]
+    spec = files.spec
+    assert set(files.files) == {".onnx", ".safetensors"}
+    assert spec.name == name
+    assert spec.licence == "Apache-2.0"
+    assert spec.halo_px is not None
+    assert spec.training.steps > 0
+    assert "134 photographs" in spec.training.data
+    assert set(spec.training.scores) == {"Set5", "Set14", "BSD100"}
+    if CARDS.is_dir():  # not in an installed package
+        card = (CARDS / f"{name}.md").read_text()
+        assert f"{spec.training.steps:,}" in card
+        for benchmark, psnr in spec.training.scores.items():
+            assert f"{psnr:.2f}" in card, benchmark
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_one_model_in_two_forms(name):
+    crop = read_picture(PHOTO).pixels[40:77, 60:111]
+    with open_engine(choose_engine(bundled_models()[name], "torch", "cpu"), fp32=True) as engine:
+        torch_result, spec = engine.upscale(crop[None])[0], engine.info.spec
+    assert spec == bundled_models()[name].spec
+    difference = torch_result.astype(int) - upscaled(name, crop)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_none_paints_a_grid(name):
+    assert grid_levels(upscaled(name, read_picture(PHOTO).pixels)) < 0.25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_none_shifts_colours(name):
+    photo = read_picture(PHOTO).pixels
+    sr = upscaled(name, photo)
+    reduced = bicubic.resize(sr, *photo.shape[:2]).astype(float)
+    assert np.abs((reduced - photo).mean((0, 1))).max() < 0.5
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_the_spectrum_sees_half_a_level_of_grid(period):
+    smooth = bicubic.resize(read_picture(PHOTO).pixels, 720, 960)
+    assert grid_levels(smooth) < 0.1
+    ramp = np.arange(720)[:, None, None] + np.arange(960)[:, None]
+    grid = np.where(ramp % period < period / 2, 1.0, -1.0)
+    dirty = np.clip(smooth + np.random.default_rng(0).uniform(0, 1, (720, 960, 1)) + grid, 0, 255)
+    assert grid_levels(dirty.astype(np.uint8)) > 0.5
