@@ -1,6 +1,6 @@
 """How much of the engine's speed reaches the finished video, and what memory it takes.
 
-    python benchmarks/pipeline.py [--clip FILE] [--engine NAME] [--out FILE.json]
+    python benchmarks/pipeline.py [-n MODEL] [--clip FILE] [--engine NAME] [--out FILE.json]
 
 Measured: frames per second of the engine alone on decoded frames; of the whole command (open,
 decode, upscale, encode, mux) on the clip four times over, as it reports them itself; their ratio;
@@ -26,8 +26,8 @@ from pathlib import Path
 import av
 
 from srgan_edge import __version__
-from srgan_edge.engines import choose_engine, film_slots, open_engine
-from srgan_edge.models import DEFAULT_MODEL, find_model
+from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
+from srgan_edge.models import find_model
 from srgan_edge.upscaler import Tiling, Upscaler
 from srgan_edge.video import Frame
 from srgan_edge.video_reader import VideoReader
@@ -57,13 +57,16 @@ class Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", "--model", default="edge-x4")
     parser.add_argument("--clip", type=Path, default=DEMO_CLIP)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--tile", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
-    result = measure(arguments.clip, arguments.engine, arguments.tile, arguments.rounds)
+    result = measure(
+        arguments.model, arguments.clip, arguments.engine, arguments.tile, arguments.rounds
+    )
     print_table(result)
     line = json.dumps(asdict(result))
     if arguments.out:
@@ -71,11 +74,11 @@ def main() -> None:
     print(line)
 
 
-def measure(clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
+def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
     with VideoReader(clip) as reader:
         frames = [item.pixels for item in reader if isinstance(item, Frame)]
         size = f"{reader.info.width}x{reader.info.height}"
-    choice = choose_engine(find_model(DEFAULT_MODEL), engine_name)
+    choice = choose_engine(find_model(model), engine_name)
     engine_fps: list[float] = []
     end_to_end: list[tuple[float, float]] = []
     with (
@@ -86,12 +89,12 @@ def measure(clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
         upscaler = Upscaler(engine, Tiling(tile=tile_px))
         upscaler.upscale(frames[0])  # compile
         fourfold = repeated(clip, 4, Path(folder) / "fourfold.mp4")
-        _, peak_mb = run_command(clip, choice.kind.name, tile_px, Path(folder))
+        _, peak_mb = run_command(clip, choice, tile_px, Path(folder))
         for _ in range(rounds):
             started = time.perf_counter()
             deque(executor.map(upscaler.upscale, 2 * frames), maxlen=0)
             engine_fps.append(2 * len(frames) / (time.perf_counter() - started))
-            end_to_end.append(run_command(fourfold, choice.kind.name, tile_px, Path(folder)))
+            end_to_end.append(run_command(fourfold, choice, tile_px, Path(folder)))
         info = engine.info
     fps = statistics.median(fps for fps, _ in end_to_end)
     peak_mb_4x = statistics.median(peak for _, peak in end_to_end)
@@ -113,10 +116,11 @@ def measure(clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
     )
 
 
-def run_command(clip: Path, engine: str, tile_px: int, folder: Path) -> tuple[float, float]:
+def run_command(clip: Path, choice: Choice, tile_px: int, folder: Path) -> tuple[float, float]:
     """Upscale `clip` in a process of its own: frames per second, and its peak memory in MB."""
     command = [sys.executable, "-m", "srgan_edge", "upscale", str(clip), "--json-events"]
-    command += ["--engine", engine, "--tile", str(tile_px), "--overwrite"]
+    command += ["-n", str(choice.path), "--engine", choice.kind.name]
+    command += ["--tile", str(tile_px), "--overwrite"]
     command += ["-o", str(folder / "out.mp4")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
