@@ -51,6 +51,7 @@ TERMS = {
     "l1": lambda sr, hr, lr, vgg_file: F.l1_loss(sr, hr),
     "mse": lambda sr, hr, lr, vgg_file: F.mse_loss(sr, hr),
     "consistency": lambda sr, hr, lr, vgg_file: losses.consistency(sr, lr),
+    "grid": lambda sr, hr, lr, vgg_file: losses.grid(sr, hr, 4),
     "total variation": lambda sr, hr, lr, vgg_file: losses.total_variation(sr),
     "perceptual, mse after": perceptual("mse", False),
     "perceptual, l1 before": perceptual("l1", True),
@@ -111,6 +112,18 @@ def test_consistency_sees_a_cast_and_not_an_invented_texture():
     assert losses.consistency(hr, lr) < 1e-6
     assert losses.consistency(hr + checkers, lr) < 2e-3
     assert losses.consistency(hr + 0.02, lr) == pytest.approx(0.02, abs=1e-4)
+
+
+@pytest.mark.parametrize("period", [2, 4])
+def test_grid_sees_what_repeats_and_neither_texture_nor_a_cast(period):
+    hr = crops(5, 64)
+    diagonal = torch.arange(64)[:, None] + torch.arange(64)
+    checkers = 0.02 * ((diagonal % period < period / 2).float() - 0.5)
+    texture = 0.02 * (torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) - 0.5)
+    assert losses.grid(hr + checkers, hr, 4) == pytest.approx(0.01, rel=0.01)
+    assert losses.grid(hr + texture, hr, 4) < 0.001
+    assert losses.grid(hr + 0.02, hr, 4) < 1e-6
+    assert losses.grid(hr[..., :16, :16] + 0.02, hr[..., :16, :16], 4) < 1e-6
 
 
 @pytest.mark.parametrize("kind", ["vanilla", "relativistic"])

@@ -98,7 +98,7 @@ def test_an_own_recipe_is_read_whole(tmp_path):
 def test_flat_names_every_choice():
     recipe = Recipe.load("srgan")
     flat = recipe.flat
-    assert flat["adversarial.discriminator"] == "'unet'"
+    assert flat["adversarial.discriminator"] == "'paper'"
     fields = sum(
         len(dataclasses.fields(getattr(recipe, field.name)))
         for field in dataclasses.fields(recipe)

@@ -632,7 +632,7 @@ def test_the_report_shows_curves_scores_and_pictures(photos, benchmark, vgg_file
     assert float(rows["srgan-x4"][0]) == pytest.approx(score, abs=1e-3)
     assert float(rows["bicubic"][0]) > 20
     assert "broken.jpg" in text
-    assert "| `adversarial.discriminator` | `'unet'` |" in text
+    assert "| `adversarial.discriminator` | `'paper'` |" in text
     with Image.open(tmp_path / "curves.png") as curves:
         assert curves.size[0] > 1000
         assert np.asarray(curves.convert("L")).std() > 5

@@ -215,6 +215,8 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
         terms["total_variation"] = losses.total_variation(sr)
     if phase.consistency:
         terms["consistency"] = losses.consistency(sr, batch.lr)
+    if phase.grid:
+        terms["grid"] = losses.grid(sr, batch.hr, session.recipe.model.scale)
     return terms
 
 

@@ -75,6 +75,23 @@ def consistency(sr: Tensor, lr: Tensor) -> Tensor:
     return F.l1_loss(bicubic_reduced(sr, sr.shape[-1] // lr.shape[-1]), lr)
 
 
+GRID_WINDOW = 8
+"""Side of the windows in which a pattern has to persist, in repetitions."""
+
+
+def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
+    """Mean amplitude of what repeats every `scale` px in the error: checkerboards, dots, meshes.
+
+    (N, 3, sH, sW) twice -> (). Each of the scale² sub-pixels has its own weights in a PixelShuffle,
+    which a perceptual loss lets drift apart. The error is averaged over windows, for each sub-pixel
+    by itself: texture averages out, and what differs between the sub-pixels' means is a grid.
+    """
+    error = F.pixel_unshuffle(sr - hr, scale)
+    side = min(GRID_WINDOW, *error.shape[2:])
+    means = F.avg_pool2d(error, side, stride=max(1, side // 2)).unflatten(1, (3, scale**2))
+    return (means - means.mean(2, keepdim=True)).abs().mean()
+
+
 def bicubic_reduced(pictures: Tensor, scale: int) -> Tensor:
     """`srgan_edge.bicubic.resize` by 1 / `scale`, differentiable and without rounding.
 

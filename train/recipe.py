@@ -60,6 +60,8 @@ class Phase:
     total_variation: float = 0.0
     consistency: float = 0.0
     """L1 between the result, reduced again by the bicubic, and the LR it came from."""
+    grid: float = 0.0
+    """Mean amplitude of patterns with the period of the scale, such as checkerboards."""
     distillation: float = 0.0
     """L1 to the picture of `data.teacher`."""
 
@@ -207,7 +209,7 @@ class Recipe:
 
 
 LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
-"""Those that can lead a phase; total variation and consistency only accompany."""
+"""Those that can lead a phase; total variation, consistency and grid only accompany."""
 
 
 def shipped_recipes() -> list[str]:
