@@ -5,6 +5,7 @@ Every one of them reaches the generator by itself, which `tests/test_losses.py` 
 implementations exist whose perceptual or adversarial term has no gradient at all.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,11 @@ def _cosine_distance(sr: Tensor, hr: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(sr, hr, dim=1).mean()
 
 
-_DISTANCES = {"mse": F.mse_loss, "l1": F.l1_loss, "cosine": _cosine_distance}
+_DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "cosine": _cosine_distance,
+}
 
 
 def total_variation(sr: Tensor) -> Tensor:
