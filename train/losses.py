@@ -33,6 +33,17 @@ def perceptual(
     return sum((w * measure(a.float(), b.float()) for w, a, b in layers), start=sr[0].new_zeros(()))
 
 
+def _cosine_distance(sr: Tensor, hr: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(sr, hr, dim=1).mean()
+
+
+_DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "cosine": _cosine_distance,
+}
+
+
 VGG_STRIDE_PX = 16
 """Of the features before the last pooling."""
 
@@ -45,24 +56,13 @@ def shifted_window(pictures: Tensor, step: int) -> Tensor:
     Note: a VGG pools, and a generator enlarges, on a grid. Where the two always meet in the same
     way, the loss likes some columns better than their neighbours, and the generator paints the
     grid: after 1,000 steps it lay over every lawn. Shifts of both pictures, as in E-LPIPS (Kettunen
-    et al. 2019, arXiv 1906.03973), average that out.
+    et al. 2019, arXiv 1906.03973), average that out; the habit itself is for `grid`.
     """
     reach = [max(0, min(VGG_STRIDE_PX, side - VGG_STRIDE_PX)) for side in pictures.shape[2:]]
     steps = divmod(step % VGG_STRIDE_PX**2, VGG_STRIDE_PX)
     top, left = (min(*pair) for pair in zip(steps, reach, strict=True))
     height, width = (side - r for side, r in zip(pictures.shape[2:], reach, strict=True))
     return pictures[..., top : top + height, left : left + width]
-
-
-def _cosine_distance(sr: Tensor, hr: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(sr, hr, dim=1).mean()
-
-
-_DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
-    "l1": F.l1_loss,
-    "cosine": _cosine_distance,
-}
 
 
 def total_variation(sr: Tensor) -> Tensor:
