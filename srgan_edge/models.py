@@ -9,7 +9,7 @@ from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.spec import ModelSpec
 
 WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-DEFAULT_MODEL = "edge-x4"
+DEFAULT_MODEL = "srgan-x4"
 SUFFIXES = (".onnx", ".safetensors")
 
 
