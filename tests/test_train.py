@@ -289,9 +289,8 @@ def start(command):
 
 
 def finish(command):
-    process = start(command)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 def wait_for_line(run, process, lines):

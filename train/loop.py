@@ -203,13 +203,13 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
     if phase.perceptual:
         assert session.vgg is not None
         perceptual = session.recipe.perceptual
-        compared = [sr, batch.hr]
+        ours, theirs = sr, batch.hr
         if perceptual.shifted:
-            compared = [losses.shifted_window(it, session.state.step) for it in compared]
+            ours, theirs = (losses.shifted_window(it, session.state.step) for it in (ours, theirs))
         with torch.no_grad():
-            real = session.vgg(compared[1])
+            real = session.vgg(theirs)
         terms["perceptual"] = losses.perceptual(
-            session.vgg(compared[0]), real, perceptual.layer_weights, perceptual.distance
+            session.vgg(ours), real, perceptual.layer_weights, perceptual.distance
         )
     if phase.total_variation:
         terms["total_variation"] = losses.total_variation(sr)

@@ -58,10 +58,10 @@ def shifted_window(pictures: Tensor, step: int) -> Tensor:
     grid: after 1,000 steps it lay over every lawn. Shifts of both pictures, as in E-LPIPS (Kettunen
     et al. 2019, arXiv 1906.03973), average that out; the habit itself is for `grid`.
     """
-    reach = [max(0, min(VGG_STRIDE_PX, side - VGG_STRIDE_PX)) for side in pictures.shape[2:]]
-    steps = divmod(step % VGG_STRIDE_PX**2, VGG_STRIDE_PX)
-    top, left = (min(*pair) for pair in zip(steps, reach, strict=True))
-    height, width = (side - r for side, r in zip(pictures.shape[2:], reach, strict=True))
+    whole = pictures.shape[2:]
+    height, width = (max(side - VGG_STRIDE_PX, min(side, VGG_STRIDE_PX)) for side in whole)
+    down, right = divmod(step % VGG_STRIDE_PX**2, VGG_STRIDE_PX)
+    top, left = min(down, whole[0] - height), min(right, whole[1] - width)
     return pictures[..., top : top + height, left : left + width]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from srgan_edge.errors import UsageError
 from srgan_edge.spec import ModelSpec
 from srgan_edge.train.degradation import RealDegradation
+from srgan_edge.train.losses import AdversarialLoss, Distance
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -79,7 +80,7 @@ class AdversarialPhase(Phase):
     """Weight of the adversarial loss once `ramp_steps` have passed."""
     ramp_steps: int = 0
     """The weight grows along a straight line from zero, while the discriminator catches up."""
-    adversarial_loss: Literal["vanilla", "relativistic"] = "vanilla"
+    adversarial_loss: AdversarialLoss = "vanilla"
     """vanilla: the paper's equation 2, non-saturating. relativistic: average, as in ESRGAN."""
     discriminator: Literal["paper", "unet"] = "paper"
     discriminator_channels: int = 64
@@ -98,7 +99,7 @@ class Perceptual:
     """One for each layer."""
     before_relu: bool = False
     """The paper takes features after the activation; ESRGAN before, where all of them speak."""
-    distance: Literal["mse", "l1", "cosine"] = "mse"
+    distance: Distance = "mse"
     """cosine compares which features there are, not how strong they are."""
     shifted: bool = False
     """Compare a window that is 16 px smaller, elsewhere each step: see `losses.shifted_window`."""
