@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -154,7 +155,13 @@ def print_rows(rows: list[Speed], given: argparse.Namespace) -> None:
     where = "cpu"
     if given.device != "cpu" and torch.cuda.is_available():
         where = torch.cuda.get_device_name()
-    table = Table("phase", "precision", "compile", title=f"{given.recipe}, batch {given.batch}")
+    table = Table(
+        "phase",
+        "precision",
+        "compile",
+        title=f"{given.recipe}, batch {given.batch}",
+        box=SIMPLE_HEAD,
+    )
     for heading in ("images/s", "ms/step", "data"):
         table.add_column(heading, justify="right")
     for row in rows:
