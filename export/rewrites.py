@@ -1,0 +1,238 @@
+"""Graph rewrites: the deployment graph as a GPU runtime fuses it best, with the same result.
+
+Each one is a function on a graph, changes it in place, and is exact but for the order of additions:
+the FP32 results agree to 1e-5, which `tests/test_rewrites.py` proves for every one of them. What
+they bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript.optimizer import optimize_ir
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
+
+Array = NDArray[np.float32]
+
+
+def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model after all rewrites, checked by onnx; inputs, outputs and metadata as they were."""
+    graph_model = ir.from_proto(model)
+    for rewrite_graph in REWRITES:
+        rewrite_graph(graph_model)
+    result = ir.to_proto(graph_model)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def fold_constants(model: ir.Model) -> None:
+    """Compute at once what does not depend on the input, and drop what nothing reads."""
+    optimize_ir(model)
+
+
+def fold_batch_norm(model: ir.Model) -> None:
+    """A batch norm in evaluation mode is a scale and a shift: into the convolution before it."""
+    rewrite(model, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
+
+
+def round_before_shuffle(model: ir.Model) -> None:
+    """Clamp, scale and rounding, done before the last PixelShuffle instead of after it.
+
+    They look at one value at a time, so that its place does not matter; and before the shuffle they
+    fuse into the convolution, which then rounds to bytes what it summed, not what it stored.
+    """
+    for shuffle in _nodes(model, "DepthToSpace"):
+        chain = _value_by_value(shuffle.outputs[0])
+        if not any(node.op_type == "Clip" for node in chain):
+            continue
+        deep, end = shuffle.inputs[0], chain[-1].outputs[0]
+        assert deep is not None
+        readers = list(end.consumers())
+        chain[0].replace_input_with(0, deep)
+        for node in chain:
+            node.outputs[0].shape = deep.shape
+        last = readers[0]
+        result = _before(last, "DepthToSpace", [end], dict(shuffle.attributes))
+        last.replace_input_with(0, result)
+    _sweep(model)
+
+
+def prelu_as_max(model: ir.Model) -> None:
+    """PReLU as max(x, a * x), which fuses into the convolution before it; PReLU itself does not.
+
+    That is exact where a <= 1, negative slopes included (trained SRGANs have some); where a >= 1 it
+    is the minimum. A layer with both becomes max(x, 0) + a * min(x, 0).
+    """
+    for node in _nodes(model, "PRelu"):
+        x, slope = node.inputs
+        assert x is not None and slope is not None
+        slopes = _constant(slope)
+        scaled = _before(node, "Mul", [x, slope])
+        if (slopes <= 1).all():
+            result = _before(node, "Max", [x, scaled])
+        elif (slopes >= 1).all():
+            result = _before(node, "Min", [x, scaled])
+        else:
+            zero = _initializer(model, f"{slope.name}_zero", np.zeros((), np.float32))
+            below = _before(node, "Mul", [_before(node, "Min", [x, zero]), slope])
+            result = _before(node, "Add", [_before(node, "Max", [x, zero]), below])
+        _replace(node, result)
+    _sweep(model)
+
+
+def fold_tail(model: ir.Model) -> None:
+    """A convolution after a PixelShuffle, done before it: four times fewer pixels and channels out.
+
+    A pixel of the shuffled picture is a channel of the picture before, so a 9x9 convolution of 64
+    channels on the large picture is a 5x5 one of 256 channels on the small one, with an output
+    channel for each of the four sub-pixels, shuffled last. Three output channels become twelve,
+    which fill a tensor core's tile of sixteen better; and the shuffle moves 3 channels, not 64.
+    A PReLU in between is done before the shuffle too, with its slopes repeated.
+
+    Note: for a CPU it is no gain, as it has a quarter more multiplications.
+    """
+    for shuffle in _nodes(model, "DepthToSpace"):
+        if shuffle.attributes.get_int("blocksize") != 2:
+            continue
+        readers = list(shuffle.outputs[0].consumers())
+        prelu = readers[0] if len(readers) == 1 and readers[0].op_type == "PRelu" else None
+        shuffled = prelu.outputs[0] if prelu else shuffle.outputs[0]
+        readers = list(shuffled.consumers())
+        if len(readers) != 1 or readers[0].op_type != "Conv" or not _is_plain(readers[0]):
+            continue
+        convolution = readers[0]
+        deep, weight, *bias = (value for value in (shuffle.inputs[0], *convolution.inputs[1:]))
+        assert deep is not None and weight is not None
+        kernel = _constant(weight)
+        if kernel.shape[0] * 4 > kernel.shape[1]:
+            continue  # that many output channels would make more work than the shuffle costs
+        x = deep
+        if prelu is not None:
+            slope = prelu.inputs[1]
+            assert slope is not None
+            repeated = _constant(slope).repeat(4, axis=1)
+            slopes = _initializer(model, f"{slope.name}_before_shuffle", repeated)
+            x = _before(convolution, "PRelu", [x, slopes])
+        folded = kernel_before_shuffle(kernel)
+        inputs = [x, _initializer(model, f"{weight.name}_before_shuffle", folded)]
+        if bias and bias[0] is not None:
+            repeated = _constant(bias[0]).repeat(4)
+            inputs.append(_initializer(model, f"{bias[0].name}_before_shuffle", repeated))
+        pads = [folded.shape[2] // 2] * 4
+        phases = _before(convolution, "Conv", inputs, {"pads": pads})
+        result = _before(convolution, "DepthToSpace", [phases], {"blocksize": 2, "mode": "CRD"})
+        _replace(convolution, result)
+    _sweep(model)
+
+
+def kernel_before_shuffle(kernel: Array) -> Array:
+    """[O, C, k, k] on a picture shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
+
+    Row 2i + a of the result reads rows 2i + a + d of the shuffled picture, |d| <= k // 2: row
+    i + (a + d) // 2 of the picture before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
+    order: channel, sub-pixel row, sub-pixel column.
+    """
+    outputs, channels, side, _ = kernel.shape
+    reach = side // 2
+    folded_reach = (reach + 1) // 2
+    folded_side = 2 * folded_reach + 1
+    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
+    for a, b in np.ndindex(2, 2):
+        for row, column in np.ndindex(side, side):
+            i, p = divmod(a + row - reach, 2)
+            j, q = divmod(b + column - reach, 2)
+            taps = kernel[:, :, row, column]
+            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
+    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)
+
+
+REWRITES: tuple[Callable[[ir.Model], None], ...] = (
+    fold_constants,
+    fold_batch_norm,
+    fold_tail,
+    round_before_shuffle,
+    prelu_as_max,
+)
+"""In the order in which they are applied."""
+
+
+def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == op_type]
+
+
+def _is_plain(convolution: ir.Node) -> bool:
+    """Square, odd, of stride one, padded to keep the size, neither grouped nor dilated."""
+    weight = convolution.inputs[1]
+    assert weight is not None
+    height, width = _constant(weight).shape[2:]
+    attributes = convolution.attributes
+    return (
+        height == width
+        and height % 2 == 1
+        and list(attributes.get_ints("pads", [0] * 4)) == [height // 2] * 4
+        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
+        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
+        and attributes.get_int("group", 1) == 1
+    )
+
+
+def _value_by_value(start: ir.Value) -> list[ir.Node]:
+    """The nodes after `start`, while there is one at a time that treats each value by itself."""
+    chain: list[ir.Node] = []
+    value = start
+    while True:
+        readers = list(value.consumers())
+        if len(readers) != 1 or readers[0].op_type not in ("Clip", "Mul", "Add"):
+            return chain
+        others = readers[0].inputs[1:]
+        if readers[0].inputs[0] is not value or not all(_is_number(other) for other in others):
+            return chain
+        chain.append(readers[0])
+        value = readers[0].outputs[0]
+
+
+def _is_number(value: ir.Value | None) -> bool:
+    return value is None or (value.const_value is not None and value.const_value.size == 1)
+
+
+def _constant(value: ir.Value) -> Array:
+    assert value.const_value is not None, f"{value.name} is no constant"
+    return value.const_value.numpy()
+
+
+def _initializer(model: ir.Model, name: str, content: Array) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(content), name=name))
+    model.graph.register_initializer(value)
+    return value
+
+
+def _before(
+    place: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value],
+    attributes: dict[str, object] | None = None,
+) -> ir.Value:
+    """The output of a new node, inserted before `place`."""
+    node = ir.node(op_type, inputs, attributes=attributes or {})
+    graph = place.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(place, node)
+    return node.outputs[0]
+
+
+def _replace(node: ir.Node, result: ir.Value) -> None:
+    """Let everything that read the node's output read `result`, and remove the node."""
+    old = node.outputs[0]
+    result.shape, result.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, result)
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    graph.remove(node, safe=True)
+
+
+def _sweep(model: ir.Model) -> None:
+    RemoveUnusedNodesPass()(model)
