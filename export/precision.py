@@ -2,6 +2,13 @@
 
 TensorRT 11 has no flag for FP16 any more, and where there is one, a builder may ignore it and say
 nothing. So weights and activations get their type here, and the bytes at both ends stay bytes.
+
+FP16 holds a value in [0.5, 1] to an eighth of a level of 255, BF16 to one level. What carries the
+picture itself would lose just that, so three rewrites come first, all of them exact: bytes enter as
+multiples of 1/256, which both types hold exactly; the last convolution makes the picture less one
+half, twice as finely; and what the edge network adds to its picture, the nearest upscale, stays in
+FP32. Rounding to bytes stays there too. On a photograph that took FP16 from 59.9 to 61.0 dB for
+`srgan-x4` and from 61.8 to 70.6 dB for `edge-x4`; BF16 from 49.6 to 49.9 and from 50.8 to 61.6 dB.
 """
 
 from typing import Literal
@@ -9,6 +16,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from srgan_edge.errors import ModelRefused
 
@@ -19,63 +27,156 @@ BF16_OPSET = 22
 
 
 def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
-    """The deployment graph with all its floating point in FP16 or BF16, checked by onnx.
-
-    Only the last lines stay in FP32, clamp, times 255 and rounding: they run in the kernel of the
-    last convolution, and in FP16 the sum with 0.5 would itself be rounded to eighths of a level.
+    """The deployment graph with its convolutions in FP16 or BF16, checked by onnx.
 
     Raises:
-        ModelRefused: a weight is too large for the type.
+        ModelRefused: not a deployment graph, or a weight is too large for the type.
     """
     graph_model = ir.from_proto(model)
-    graph, half = graph_model.graph, DTYPES[precision]
-    exact = _rounding_nodes(graph)
-    for name, value in list(graph.initializers.items()):
-        # The factors of a Resize are FP32 by type.
-        uses = [
-            use for use in value.uses() if use.node not in exact and use.node.op_type != "Resize"
-        ]
-        if value.dtype != ir.DataType.FLOAT or not uses:
-            continue
-        assert value.const_value is not None
-        with np.errstate(over="ignore"):  # what it became is looked at
-            content = value.const_value.numpy().astype(half.numpy())
-        if not np.isfinite(content.astype(np.float32)).all():
-            raise ModelRefused(f"{name} holds values too large for {precision}; export in FP32")
-        narrow = ir.val(f"{name}.{precision}", const_value=ir.tensor(content, dtype=half))
-        graph.register_initializer(narrow)
-        for node, index in uses:
-            node.replace_input_with(index, narrow)
-        if not value.uses():
-            del graph.initializers[name]
+    graph = graph_model.graph
+    clamp = _only(graph, "Clip")
+    exact = {clamp, *_after(clamp), *_keep_skip_apart(graph, clamp)}
+    _enter_exactly(graph, exact)
+    exact |= _leave_centred(graph, clamp)
+    _narrow(graph, precision, exact)
+    _widen_where_exact(graph, exact)
     if precision == "bf16":
         graph_model.opset_imports[""] = BF16_OPSET
-    for node in graph:
-        if node.op_type == "Cast" and node.attributes.get_int("to") == ir.DataType.FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", half)
-    first = exact[0]
-    assert first.inputs[0] is not None
-    cast = ir.node("Cast", [first.inputs[0]], attributes={"to": ir.DataType.FLOAT})
-    cast.outputs[0].dtype = ir.DataType.FLOAT
-    cast.outputs[0].shape = first.inputs[0].shape
-    graph.insert_before(first, cast)
-    first.replace_input_with(0, cast.outputs[0])
-    for node in graph:
-        if node not in exact and node is not cast and not node.outputs[0].is_graph_output():
-            node.outputs[0].dtype = half
     result = ir.to_proto(graph_model)
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-def _rounding_nodes(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes between the network and the bytes, from the clamp on, without the cast."""
-    nodes: list[ir.Node] = []
-    producer = graph.outputs[0].producer()
-    while producer is not None:
-        nodes.append(producer)
-        if producer.op_type == "Clip":
-            return nodes[::-1]
-        value = producer.inputs[0]
-        producer = None if value is None else value.producer()
-    raise ModelRefused("the graph has no clamp before its output; make it with srgan-edge export")
+def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Give the nearest upscale of the edge network its own way in; returns that way, to the sum."""
+    add = _producer(clamp)
+    resize = next((n for n in map(_producer_of, add.inputs) if n and n.op_type == "Resize"), None)
+    if add.op_type != "Add" or resize is None:
+        return set()
+    scale = _producer(resize)
+    transpose = _producer(scale)
+    cast = _producer(transpose)
+    way: list[ir.Node] = []
+    value = cast.inputs[0]
+    for node in (cast, transpose, scale):
+        assert value is not None
+        copy = ir.node(node.op_type, [value, *node.inputs[1:]], attributes=dict(node.attributes))
+        copy.outputs[0].shape, copy.outputs[0].dtype = node.outputs[0].shape, ir.DataType.FLOAT
+        graph.insert_before(resize, copy)
+        value = copy.outputs[0]
+        way.append(copy)
+    resize.replace_input_with(0, value)
+    return {*way, resize, add}
+
+
+def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
+    """Bytes times 1/256 instead of 1/255, which is exact in both types; the first weights repay."""
+    (scale,) = (node for node in _readers_of_bytes(graph) if node not in exact)
+    (head,) = scale.outputs[0].consumers()
+    factor, weight = scale.inputs[1], head.inputs[1]
+    assert factor is not None and weight is not None
+    _change(graph, head, 1, _content(weight) * (_content(factor) * np.float32(256)))
+    _change(graph, scale, 1, np.float32(1 / 256))
+
+
+def _leave_centred(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Let the last convolution make the picture less one half, added again in FP32."""
+    tail = _producer(clamp)
+    if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
+        return set()
+    _change(graph, tail, 2, _content(tail.inputs[2]) - np.float32(0.5))
+    half = ir.val("one_half", const_value=ir.tensor(np.float32(0.5), name="one_half"))
+    graph.register_initializer(half)
+    add = ir.node("Add", [tail.outputs[0], half])
+    add.outputs[0].shape, add.outputs[0].dtype = tail.outputs[0].shape, ir.DataType.FLOAT
+    graph.insert_before(clamp, add)
+    clamp.replace_input_with(0, add.outputs[0])
+    return {add}
+
+
+def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> None:
+    """Give all constants and results the type, but for those of the `exact` nodes."""
+    half = DTYPES[precision]
+    for node in graph:
+        if node in exact:
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT:
+                with np.errstate(over="ignore"):  # what it became is looked at
+                    content = _content(value).astype(half.numpy())
+                if not np.isfinite(content.astype(np.float32)).all():
+                    raise ModelRefused(f"{value.name} holds values too large for {precision}")
+                _change(graph, node, index, content)
+        if node.op_type == "Cast":
+            node.attributes["to"] = ir.AttrInt64("to", half)
+        node.outputs[0].dtype = half
+
+
+def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:
+    """A cast to FP32 wherever an `exact` node reads a result that is not."""
+    for node in list(graph):
+        for index, value in enumerate(node.inputs):
+            source = _producer_of(value)
+            if node in exact and value is not None and source is not None and source not in exact:
+                cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
+                cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, ir.DataType.FLOAT
+                graph.insert_before(node, cast)
+                node.replace_input_with(index, cast.outputs[0])
+
+
+def _change(
+    graph: ir.Graph, node: ir.Node, index: int, content: NDArray[np.generic] | np.generic
+) -> None:
+    """Let one input of a node be this constant; others that read the old one keep it."""
+    old = node.inputs[index]
+    assert old is not None and old.name is not None
+    name = f"{old.name}.{np.asarray(content).dtype}"
+    while name in graph.initializers:  # read by several nodes
+        name += "_"
+    new = ir.val(name, const_value=ir.tensor(np.asarray(content), name=name))
+    graph.register_initializer(new)
+    node.replace_input_with(index, new)
+    if not old.uses():
+        del graph.initializers[old.name]
+
+
+def _readers_of_bytes(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes that scale the bytes: input - cast - transpose - these."""
+    found: list[ir.Node] = []
+    for cast in graph.inputs[0].consumers():
+        for transpose in cast.outputs[0].consumers():
+            found += transpose.outputs[0].consumers()
+    return found
+
+
+def _after(node: ir.Node) -> list[ir.Node]:
+    """The nodes that follow, one after the other, to the output."""
+    following: list[ir.Node] = []
+    while readers := list(node.outputs[0].consumers()):
+        (node,) = readers
+        following.append(node)
+    return following
+
+
+def _only(graph: ir.Graph, op_type: str) -> ir.Node:
+    found = [node for node in graph if node.op_type == op_type]
+    if len(found) != 1:
+        raise ModelRefused(
+            f"the graph has {len(found)} {op_type} nodes, not one; make it with srgan-edge export"
+        )
+    return found[0]
+
+
+def _producer(node: ir.Node) -> ir.Node:
+    producer = _producer_of(node.inputs[0])
+    assert producer is not None, f"{node.name} reads an input of the graph"
+    return producer
+
+
+def _producer_of(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+def _content(value: ir.Value) -> NDArray[np.float32]:
+    assert value.const_value is not None, f"{value.name} is no constant"
+    return value.const_value.numpy()

@@ -5,7 +5,8 @@ the FP32 results agree to 1e-5, which `tests/test_rewrites.py` proves for every 
 they bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -214,7 +215,7 @@ def _before(
     place: ir.Node,
     op_type: str,
     inputs: list[ir.Value],
-    attributes: dict[str, object] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> ir.Value:
     """The output of a new node, inserted before `place`."""
     node = ir.node(op_type, inputs, attributes=attributes or {})

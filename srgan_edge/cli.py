@@ -216,23 +216,65 @@ def blend(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="The deployment ONNX.")] = False,
+    rtx: Annotated[
+        bool, typer.Option("--rtx", help="An engine of TensorRT-RTX; builds without a GPU.")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Convolve in BF16.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Convolve in FP16, as is the rule.")] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option("-t", "--tile", help="Tile core in pixels; the halo is added."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Tiles a call.")] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="NxHxW", help="Input shape, instead of --tile."),
+    ] = None,
+    dynamic: Annotated[
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Any shape between two, each NxHxW.")
+    ] = None,
+    compute_capability: Annotated[
+        str, typer.Option(metavar="X.Y,...", help="Of the GPUs that it is for.")
+    ] = "8.6,8.9,12.0",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
 ) -> None:
     """Turn a checkpoint into what an edge box runs, and show that it is equal."""
-    if not onnx:
-        raise UsageError("nothing to export to; type: srgan-edge export MODEL --onnx")
+    if onnx == rtx:
+        raise UsageError("type one of: srgan-edge export MODEL --onnx, or --rtx")
+    if fp16 and bf16:
+        raise UsageError("--fp16 and --bf16; possible: one of them")
     _require("torch", "srgan-edge[export]", "exporting")
     _require("onnx", "srgan-edge[export]", "exporting")
-    from srgan_edge.export.onnx import onnx_from_checkpoint
-    from srgan_edge.export.verify import verify_onnx
     from srgan_edge.models import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output or Path(f"{checkpoint.stem}.onnx")
-    onnx_from_checkpoint(checkpoint, path)
-    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-    for engine, parity in verify_onnx(checkpoint, path):
-        typer.echo(f"  {engine} against torch fp32: {parity}")
+    if onnx:
+        from srgan_edge.export.onnx import onnx_from_checkpoint
+        from srgan_edge.export.verify import verify_onnx
+
+        path = output or Path(f"{checkpoint.stem}.onnx")
+        onnx_from_checkpoint(checkpoint, path)
+        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+        for engine, parity in verify_onnx(checkpoint, path):
+            typer.echo(f"  {engine} against torch fp32: {parity}")
+        return
+
+    _require("tensorrt_rtx", "srgan-edge[rtx]", "--rtx")
+    from srgan_edge.artefact import read_spec
+    from srgan_edge.export.engine import export_rtx
+    from srgan_edge.passport import Profile, passport_path
+
+    profile = Profile.from_options(read_spec(checkpoint), tile, batch, shape, dynamic)
+    path = output or Path(f"{checkpoint.stem}.engine")
+    export_rtx(
+        checkpoint,
+        path,
+        "bf16" if bf16 else "fp16",
+        profile,
+        compute_capability.split(","),
+        say=typer.echo,
+    )
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB) and {passport_path(path)}")
 
 
 @app.command()

@@ -1,0 +1,242 @@
+"""Real engines of TensorRT-RTX, built without a GPU: their kernels, precision and passports."""
+
+import hashlib
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("tensorrt_rtx")
+
+import onnx
+
+from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.export.engine import export_rtx
+from srgan_edge.export.precision import in_half
+from srgan_edge.export.rewrites import rewritten
+from srgan_edge.export.tensorrt import build_plan, convolutions_of, layers_in_log
+from srgan_edge.models import find_model
+from srgan_edge.passport import (
+    Profile,
+    passport_path,
+    read_engine,
+    read_passport,
+    write_engine,
+)
+
+TILE = Profile.static(2, 36, 28)
+ALL = ("8.6", "8.9", "12.0")
+
+
+def graph_of(name):
+    return onnx.load(find_model(name).file(".onnx"))
+
+
+@pytest.fixture(scope="module")
+def fast():
+    """The bundled models, rewritten."""
+    return {name: rewritten(graph_of(name)) for name in ("srgan-x4", "edge-x4")}
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "rewritten_to"), [("srgan-x4", 58, 41), ("edge-x4", 25, 16)]
+)
+def test_rewriting_leaves_fewer_kernels(fast, name, plain, rewritten_to):
+    """Counted with TensorRT-RTX 1.7.1; more than that would be a loss nobody sees."""
+    before = build_plan(in_half(graph_of(name), "fp16"), "fp16", TILE, ["8.9"])
+    after = build_plan(in_half(fast[name], "fp16"), "fp16", TILE, ["8.9"])
+    assert len(before.layers) == plain
+    assert len(after.layers) <= rewritten_to
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(
+    "profile", [TILE, Profile((1, 1, 1), (1, 180, 320), (4, 1080, 1920))], ids=["static", "dynamic"]
+)
+def test_every_convolution_is_in_half_precision(fast, precision, profile):
+    plan = build_plan(in_half(fast["edge-x4"], precision), precision, profile, ALL)
+    typed = {"fp16": "Half", "bf16": "BFloat16"}[precision]
+    convolutions = convolutions_of(plan.layers)
+    assert len(convolutions) == 11
+    for layer in convolutions:
+        assert layer.inputs == (typed,)
+    assert [layer.inputs for layer in plan.layers].count(("UInt8",)) >= 1  # bytes in
+    assert plan.layers[-1].outputs == ("UInt8",)  # bytes out
+
+
+def test_a_graph_in_fp32_is_no_fp16_engine(fast):
+    with pytest.raises(
+        ModelRefused, match=r"node_conv2d was to be in fp16, but its kernel \S+ reads Float"
+    ):
+        build_plan(fast["edge-x4"], "fp16", TILE, ["8.9"])
+
+
+def test_an_engine_whose_kernels_are_not_listed_is_refused(fast, monkeypatch):
+    monkeypatch.setattr("srgan_edge.export.tensorrt.layers_in_log", lambda lines: iter(()))
+    with pytest.raises(ModelRefused, match="list of 0 kernels does not name the convolution"):
+        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, ["8.9"])
+
+
+def test_a_log_without_a_list_has_no_kernels():
+    assert list(layers_in_log(["Engine generation completed", "Layersaurus:"])) == []
+
+
+def test_an_unknown_compute_capability_is_refused(fast):
+    with pytest.raises(UsageError, match=r"--compute-capability 9\.0; possible: 7\.5, .*12\.1"):
+        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, ["9.0"])
+
+
+def test_a_graph_with_an_unknown_operation_is_refused(fast):
+    foreign = onnx.ModelProto.FromString(fast["edge-x4"].SerializeToString())
+    foreign.graph.node[3].op_type = "Convolve"
+    with pytest.raises(ModelRefused, match="TensorRT-RTX cannot read the graph"):
+        build_plan(foreign, "fp16", TILE, ["8.9"])
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    path = tmp_path_factory.mktemp("engine") / "edge.engine"
+    said = []
+    checkpoint = find_model("edge-x4").file(".safetensors")
+    passport = export_rtx(checkpoint, path, "fp16", TILE, ["8.9"], said.append)
+    return path, passport, said
+
+
+def test_an_export_says_what_it_did(engine):
+    _, _, said = engine
+    assert [line.split()[0] for line in said] == ["graph", "parity", "engine"]
+    assert "57,672 MAC a pixel" in said[0]
+    assert "every convolution in fp16" in said[2]
+
+
+def test_a_passport_says_everything(engine):
+    path, passport, _ = engine
+    plan, read = read_engine(path)
+    assert read == passport == read_passport(path)
+    assert read.spec == find_model("edge-x4").spec
+    assert read.engine_sha256 == hashlib.sha256(plan).hexdigest()
+    assert read.parity["fp16 graph"]["psnr_db"] > 65
+    assert (read.module, read.version.count(".")) == ("tensorrt_rtx", 3)
+    assert plan.startswith(b"vtrt")
+
+
+@pytest.fixture
+def copy(engine, tmp_path):
+    """A copy that a test may damage."""
+    path, _, _ = engine
+    target = tmp_path / "copy.engine"
+    target.write_bytes(path.read_bytes())
+    passport_path(target).write_text(passport_path(path).read_text())
+    return target
+
+
+REBUILD = r"type: srgan-edge export edge-x4 --rtx --fp16 --shape 2x36x28 --compute-capability 8\.9"
+
+
+@pytest.mark.parametrize("place", [0, 1000, -1])
+def test_a_flipped_bit_is_noticed(copy, place):
+    plan = bytearray(copy.read_bytes())
+    plan[place] ^= 1
+    copy.write_bytes(plan)
+    with pytest.raises(ModelRefused, match=REBUILD):
+        read_engine(copy)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 5000])
+def test_a_cut_engine_is_noticed(copy, keep):
+    copy.write_bytes(copy.read_bytes()[:keep])
+    with pytest.raises(ModelRefused, match=REBUILD):
+        read_engine(copy)
+
+
+def test_an_engine_without_its_passport_is_refused(copy):
+    passport_path(copy).unlink()
+    with pytest.raises(ModelRefused, match=r"has no passport \(copy\.engine\.json\)"):
+        read_engine(copy)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: record.pop("version"),
+        lambda record: record.update(colour="blue"),
+        lambda record: record["spec"].update(scale=3),
+        lambda record: record.update(profile=[1, 2, 3]),
+        lambda record: record.update(layers=7),
+    ],
+    ids=["missing", "unknown", "spec", "profile", "layers"],
+)
+def test_a_passport_of_another_kind_is_refused(copy, damage):
+    record = json.loads(passport_path(copy).read_text())
+    damage(record)
+    passport_path(copy).write_text(json.dumps(record))
+    with pytest.raises(ModelRefused):
+        read_engine(copy)
+
+
+def test_an_engine_that_is_gone_is_refused(copy):
+    copy.unlink()
+    with pytest.raises(ModelRefused, match="No such file"):
+        read_engine(copy)
+
+
+def test_a_newer_engine_never_has_an_older_passport(copy, engine, monkeypatch):
+    """A crash between the two files leaves an engine that nothing loads."""
+    _, passport, _ = engine
+    new = b"another plan"
+    passport = passport.__class__(
+        **{**vars(passport), "engine_sha256": hashlib.sha256(new).hexdigest()}
+    )
+    monkeypatch.setattr(passport.__class__, "to_json", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_engine(copy, new, passport)
+    with pytest.raises(ModelRefused, match="its bytes are not those of its passport"):
+        read_engine(copy)
+
+
+def test_a_weak_precision_is_refused_with_the_figures(tmp_path):
+    checkpoint = find_model("srgan-x4").file(".safetensors")
+    with pytest.raises(ModelRefused, match=r"dB where 52 are needed; type --fp16 instead"):
+        export_rtx(checkpoint, tmp_path / "a.engine", "bf16", TILE, ["8.9"], lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((None, None, None, None), Profile.static(1, 142, 142)),
+        ((64, 3, None, None), Profile.static(3, 78, 78)),
+        ((None, None, "1x270x480", None), Profile.static(1, 270, 480)),
+        (
+            (None, None, None, "1x1x1,1x2x3,4x5x6"),
+            Profile((1, 1, 1), (1, 2, 3), (4, 5, 6)),
+        ),
+    ],
+)
+def test_shapes_are_taken_as_typed(options, expected):
+    profile = Profile.from_options(find_model("edge-x4").spec, *options)
+    assert profile == expected
+    assert Profile.from_options(find_model("edge-x4").spec, None, None, *_typed(profile)) == profile
+
+
+def _typed(profile):
+    name, value = profile.option.split()
+    return (value, None) if name == "--shape" else (None, value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((64, None, "1x2x3", None), "--tile or --batch and --shape; possible: one of them"),
+        ((0, None, None, None), "--tile 0; possible: 1 or more"),
+        ((None, -2, None, None), "--batch -2; possible: 1 or more"),
+        ((None, None, "270x480", None), "--shape 270x480; possible: NxHxW, as 1x270x480"),
+        ((None, None, "1x0x480", None), "--shape 1x0x480"),
+        ((None, None, None, "1x1x1,1x2x3"), "--dynamic 1x1x1,1x2x3; possible: smallest"),
+        ((None, None, None, "1x1x1,1x9x9,1x2x3"), "possible: smallest, best and largest"),
+    ],
+)
+def test_shapes_that_are_none_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        Profile.from_options(find_model("edge-x4").spec, *options)
