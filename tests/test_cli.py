@@ -385,5 +385,38 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
     assert "--onnx" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "type one of: srgan-edge export MODEL --onnx, or --rtx"),
+        (["--onnx", "--rtx"], "type one of: srgan-edge export MODEL --onnx, or --rtx"),
+        (["--rtx", "--fp16", "--bf16"], "--fp16 and --bf16; possible: one of them"),
+        (["--rtx", "--tile", "0"], "--tile 0; possible: 1 or more"),
+    ],
+)
+def test_an_export_that_contradicts_itself_is_refused(cli, options, message):
+    code, _, err = cli("export", "edge-x4", *options)
+    assert code == 2
+    assert message in err
+
+
+def test_an_engine_is_exported_without_a_gpu(cli):
+    pytest.importorskip("tensorrt_rtx")
+    options = (
+        "--rtx",
+        "--fp16",
+        "--shape",
+        "1x9x7",
+        "--compute-capability",
+        "8.9",
+        "-o",
+        "e.engine",
+    )
+    code, out, _ = cli("export", "edge-x4", *options)
+    assert code == 0
+    assert "every convolution in fp16; built for 1x9x7" in out
+    assert "and e.engine.json" in out
+
+
 def test_version(cli):
     assert cli("--version")[1].startswith("srgan-edge 0.")
