@@ -3,11 +3,13 @@
 import hashlib
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
 
 from srgan_edge.checkpoint import load_checkpoint
+from srgan_edge.engine_cache import EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.cost import cost_of
@@ -15,7 +17,7 @@ from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.precision import HalfPrecision, in_half
 from srgan_edge.export.reference import TypedReference
 from srgan_edge.export.rewrites import rewritten
-from srgan_edge.export.tensorrt import RTX, build_plan
+from srgan_edge.export.tensorrt import RTX, build_plan, builder_version
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.parity import GATES, compare
 from srgan_edge.passport import Passport, Profile, write_engine
@@ -23,16 +25,16 @@ from srgan_edge.passport import Passport, Profile, write_engine
 
 def export_rtx(
     checkpoint: Path,
-    path: Path,
     precision: HalfPrecision,
     profile: Profile,
     compute_capabilities: Sequence[str],
+    cache: EngineCache,
     say: Callable[[str], None],
-) -> Passport:
-    """Build the engine of a `.safetensors` checkpoint, and write it and its passport to `path`.
+) -> Path:
+    """The engine of a `.safetensors` checkpoint with its passport, built unless the cache has it.
 
     What is compared with PyTorch is the typed graph, computed to the letter: an engine runs on a
-    GPU alone, and `srgan-edge verify` compares it where there is one.
+    GPU alone, which this machine need not have.
 
     Args:
         compute_capabilities: of the GPUs it shall run on, as `8.9`.
@@ -42,51 +44,51 @@ def export_rtx(
         ExtraMissing: tensorrt-rtx is not installed.
         UsageError: no such compute capability.
         ModelRefused: the graph misses the gate of its precision, or the builder did not keep to it.
-        OutputFailed: `path` cannot be written.
+        OutputFailed: the cache cannot be written.
     """
     generator, spec = load_checkpoint(checkpoint)
     graph = deployment_graph(generator, spec)
     fast = rewritten(graph)
     say(f"graph     {cost_of(graph)}, rewritten {cost_of(fast)}")
-
     typed = in_half(fast, precision)
-    with TorchEngine.from_generator(generator, spec) as reference:
-        parity = compare(reference.upscale, TypedReference(typed).upscale, natural_batches())
-    say(f"parity    {precision} graph against torch fp32: {parity}")
-    if refusals := GATES[precision].refusals(parity):
-        other = "bf16" if precision == "fp16" else "fp16"
-        raise ModelRefused(
-            f"{spec.name} in {precision} is too far from fp32: {'; '.join(refusals)}; "
-            f"type --{other} instead"
-        )
-
-    plan = build_plan(typed, precision, profile, compute_capabilities)
-    say(
-        f"engine    {len(plan.layers)} kernels, every convolution in {precision}; "
-        f"built for {profile} in {plan.seconds:.1f} s"
-    )
-    passport = Passport(
-        spec=spec,
+    key = EngineKey(
         module=RTX,
-        version=plan.version,
-        precision=precision,
+        version=builder_version(),
+        graph_sha256=_sha256_of(typed),
         profile=profile,
         compute_capabilities=tuple(compute_capabilities),
         platform=f"{platform.system()} {platform.machine()}",
-        graph_sha256=_sha256_of(typed),
-        engine_sha256=hashlib.sha256(plan.content).hexdigest(),
-        build_seconds=round(plan.seconds, 3),
-        parity={
-            f"{precision} graph": {
-                "max_levels": parity.max_levels,
-                "mean_levels": parity.mean_levels,
-                "psnr_db": parity.psnr_db,
-            }
-        },
-        layers=plan.layers,
     )
-    write_engine(path, plan.content, passport)
-    return passport
+    path = cache.path_of(key, f"{spec.name}-{precision}-{profile.best_text}")
+    with cache.locked(path, lambda: say("engine    is being built by another process; waiting")):
+        if (found := cache.find(path, key)) is not None:
+            say(f"engine    {len(found.layers)} kernels, built before and still whole")
+            return path
+        with TorchEngine.from_generator(generator, spec) as reference:
+            parity = compare(reference.upscale, TypedReference(typed).upscale, natural_batches())
+        say(f"parity    {precision} graph against torch fp32: {parity}")
+        if refusals := GATES[precision].refusals(parity):
+            other = "bf16" if precision == "fp16" else "fp16"
+            raise ModelRefused(
+                f"{spec.name} in {precision} is too far from fp32: {'; '.join(refusals)}; "
+                f"type --{other} instead"
+            )
+        plan = build_plan(typed, precision, profile, compute_capabilities)
+        say(
+            f"engine    {len(plan.layers)} kernels, every convolution in {precision}; "
+            f"built for {profile} in {plan.seconds:.1f} s"
+        )
+        passport = Passport(
+            spec=spec,
+            **vars(key),
+            precision=precision,
+            engine_sha256=hashlib.sha256(plan.content).hexdigest(),
+            build_seconds=round(plan.seconds, 3),
+            parity={f"{precision} graph": asdict(parity)},
+            layers=plan.layers,
+        )
+        write_engine(path, plan.content, passport)
+    return path
 
 
 def _sha256_of(model: onnx.ModelProto) -> str:

@@ -28,8 +28,6 @@ class Plan:
 
     content: bytes
     layers: tuple[Layer, ...]
-    version: str
-    """Of the builder."""
     seconds: float
 
 
@@ -49,9 +47,7 @@ def build_plan(
         UsageError: the builder does not know a compute capability, or cannot mix them.
         ModelRefused: the builder refuses the graph, or a convolution is not in `precision`.
     """
-    if importlib.util.find_spec(RTX) is None:
-        raise ExtraMissing(RTX, "srgan-edge[rtx]", "building an engine")
-    trt: Any = importlib.import_module(RTX)
+    trt = _builder()
     log = _log_of(trt)
     begun = time.perf_counter()
     builder = trt.Builder(log)
@@ -75,7 +71,16 @@ def build_plan(
     layers = tuple(layers_in_log(log.lines))
     refuse_other_precision(layers, model, precision)
     seconds = time.perf_counter() - begun
-    return Plan(bytes(serialized), layers, trt.__version__, seconds)
+    return Plan(bytes(serialized), layers, seconds)
+
+
+def builder_version() -> str:
+    """All four parts of it; an engine runs on that version alone.
+
+    Raises:
+        ExtraMissing: tensorrt-rtx is not installed.
+    """
+    return str(_builder().__version__)
 
 
 def layers_in_log(lines: Sequence[str]) -> Iterator[Layer]:
@@ -133,6 +138,12 @@ _LAYER = re.compile(
 )
 _DATATYPE = re.compile(r"Datatype: (\w+)")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+def _builder() -> Any:  # noqa: ANN401 - a module that may be absent
+    if importlib.util.find_spec(RTX) is None:
+        raise ExtraMissing(RTX, "srgan-edge[rtx]", "building an engine")
+    return importlib.import_module(RTX)
 
 
 def _log_of(trt: Any) -> Any:  # noqa: ANN401 - a class of a module that may be absent

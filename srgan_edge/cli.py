@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -29,6 +29,9 @@ app = typer.Typer(
 
 data = typer.Typer(no_args_is_help=True)
 app.add_typer(data, name="data", help="Look after the photographs of a training.")
+
+engines = typer.Typer(no_args_is_help=True)
+app.add_typer(engines, name="engines", help="Look after the engines built on this machine.")
 
 ModelOption = Annotated[
     str, typer.Option("-n", "--model", metavar="NAME|FILE", help="Bundled model, or a file.")
@@ -261,20 +264,60 @@ def export(
 
     _require("tensorrt_rtx", "srgan-edge[rtx]", "--rtx")
     from srgan_edge.artefact import read_spec
+    from srgan_edge.engine_cache import EngineCache
     from srgan_edge.export.engine import export_rtx
-    from srgan_edge.passport import Profile, passport_path
+    from srgan_edge.passport import Profile, read_engine, write_engine
 
     profile = Profile.from_options(read_spec(checkpoint), tile, batch, shape, dynamic)
-    path = output or Path(f"{checkpoint.stem}.engine")
-    export_rtx(
-        checkpoint,
-        path,
-        "bf16" if bf16 else "fp16",
-        profile,
-        compute_capability.split(","),
-        say=typer.echo,
-    )
-    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB) and {passport_path(path)}")
+    capabilities = compute_capability.split(",")
+    precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
+    cache = EngineCache()
+    path = export_rtx(checkpoint, precision, profile, capabilities, cache, say=typer.echo)
+    if output is not None:
+        write_engine(output, *read_engine(path))
+        path = output
+    size_kib = path.stat().st_size / 1024
+    typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+
+
+@engines.command("list")
+def list_engines(as_json: JsonOption = False) -> None:
+    """Show the engines in the cache, and which of them can be used here."""
+    from dataclasses import asdict
+
+    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.tables import engines_table
+
+    cache = EngineCache()
+    found = cache.engines()
+    if as_json:
+        records = [asdict(engine) | {"path": str(engine.path)} for engine in found]
+        typer.echo(json.dumps(records, indent=2))
+    elif found:
+        _print_whole_table(engines_table(found))
+    else:
+        typer.echo(f"no engines in {cache.folder}")
+
+
+@engines.command("rm")
+def remove_engines(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `list` shows them.")],
+) -> None:
+    """Remove engines from the cache, with their passports."""
+    from srgan_edge.engine_cache import EngineCache
+
+    cache = EngineCache()
+    for name in names:
+        typer.echo(f"removed {cache.remove(name)}")
+
+
+@engines.command("prune")
+def prune_engines() -> None:
+    """Remove the engines that cannot be used here: damaged, or of another runtime."""
+    from srgan_edge.engine_cache import EngineCache
+
+    for engine in EngineCache().prune():
+        typer.echo(f"removed {engine.path}: {engine.trouble}")
 
 
 @app.command()

@@ -89,6 +89,11 @@ class Profile:
             return f"--shape {_text(self.best)}"
         return f"--dynamic {','.join(map(_text, (self.smallest, self.best, self.largest)))}"
 
+    @property
+    def best_text(self) -> str:
+        """`NxHxW` of the shape it is made for."""
+        return _text(self.best)
+
     def __str__(self) -> str:
         if self.is_static:
             return _text(self.best)

@@ -1,4 +1,4 @@
-"""What `info`, `eval` and `doctor` print for people, and the records they print for machines."""
+"""The tables that commands print for people, and the records they print for machines."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from srgan_edge.benchmark import benchmark_name
 from srgan_edge.doctor import Finding
+from srgan_edge.engine_cache import CachedEngine
 from srgan_edge.evaluate import Evaluation
 from srgan_edge.halo import HaloError
 from srgan_edge.models import ModelFiles
@@ -126,4 +127,29 @@ def doctor_table(findings: list[Finding]) -> Table:
         if finding.advice:
             detail += f"  [dim]{escape(finding.advice)}[/]"
         table.add_row(f"  {finding.name}", _SIGNS[finding.status], detail)
+    return table
+
+
+def engines_table(engines: list[CachedEngine]) -> Table:
+    """One line an engine: what it is, and why it cannot be used here if so."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("engine", "MiB", "shape", "for", "runtime", "parity"):
+        table.add_column(heading, justify="right" if heading == "MiB" else "left")
+    for engine in engines:
+        size = f"{engine.bytes / 2**20:.1f}"
+        if (passport := engine.passport) is None:
+            table.add_row(engine.path.name, size, "", "", f"[red]{escape(engine.trouble)}[/]")
+            continue
+        runtime = f"{passport.module} {passport.version}"
+        if engine.trouble:
+            runtime = f"[red]{escape(engine.trouble)}[/]"
+        parity = ", ".join(f"{figures['psnr_db']:.1f} dB" for figures in passport.parity.values())
+        table.add_row(
+            engine.path.name,
+            size,
+            str(passport.profile),
+            ", ".join(passport.compute_capabilities),
+            runtime,
+            parity,
+        )
     return table

@@ -11,6 +11,7 @@ pytest.importorskip("tensorrt_rtx")
 
 import onnx
 
+from srgan_edge.engine_cache import EngineCache
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.export.engine import export_rtx
 from srgan_edge.export.precision import in_half
@@ -96,11 +97,11 @@ def test_a_graph_with_an_unknown_operation_is_refused(fast):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    path = tmp_path_factory.mktemp("engine") / "edge.engine"
+    cache = EngineCache(tmp_path_factory.mktemp("cache"))
     said = []
     checkpoint = find_model("edge-x4").file(".safetensors")
-    passport = export_rtx(checkpoint, path, "fp16", TILE, ["8.9"], said.append)
-    return path, passport, said
+    path = export_rtx(checkpoint, "fp16", TILE, ["8.9"], cache, said.append)
+    return path, read_passport(path), said
 
 
 def test_an_export_says_what_it_did(engine):
@@ -197,9 +198,10 @@ def test_a_newer_engine_never_has_an_older_passport(copy, engine, monkeypatch):
 
 def test_a_weak_precision_is_refused_with_the_figures(tmp_path):
     checkpoint = find_model("srgan-x4").file(".safetensors")
+    cache = EngineCache(tmp_path / "cache")
     with pytest.raises(ModelRefused, match=r"dB where 52 are needed; type --fp16 instead"):
-        export_rtx(checkpoint, tmp_path / "a.engine", "bf16", TILE, ["8.9"], lambda line: None)
-    assert list(tmp_path.iterdir()) == []
+        export_rtx(checkpoint, "bf16", TILE, ["8.9"], cache, lambda line: None)
+    assert cache.engines() == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""The engines built on this machine, each under a key over everything that decides its bytes.
+
+A folder of engines with their passports, owned and written by one user alone: what lies there is
+native code. Who builds an engine holds its lock, so that a second process waits and finds it made.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
+from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What decides an engine's bytes; two engines with one key are the same engine."""
+
+    module: str
+    version: str
+    graph_sha256: str
+    """Of the typed graph: weights, rewrites and precision are all in it."""
+    profile: Profile
+    compute_capabilities: tuple[str, ...]
+    platform: str
+
+    @classmethod
+    def of(cls, passport: Passport) -> "EngineKey":
+        return cls(
+            passport.module,
+            passport.version,
+            passport.graph_sha256,
+            passport.profile,
+            passport.compute_capabilities,
+            passport.platform,
+        )
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal, short enough for a file name."""
+        record = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(record.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class CachedEngine:
+    """One engine in the cache."""
+
+    path: Path
+    passport: Passport | None
+    """None: it cannot be used, for `trouble`."""
+    trouble: str
+    """Why it cannot be used here; empty if it can."""
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+
+class EngineCache:
+    """The cache in one folder; by default `~/.cache/srgan-edge/engines`."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Open the cache, made if missing.
+
+        Args:
+            folder: where; else `SRGAN_EDGE_CACHE`, or as `XDG_CACHE_HOME` says.
+
+        Raises:
+            OutputFailed: it cannot be made.
+            ModelRefused: others than its owner, who is us, may write to it.
+        """
+        self.folder = folder or _default_folder()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self.folder.stat()
+        except OSError as error:
+            raise OutputFailed(
+                f"cannot make the cache {self.folder}: {error.strerror}; "
+                "name another folder in SRGAN_EDGE_CACHE"
+            ) from error
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ModelRefused(
+                f"{self.folder} could be written to by others, and engines are native code; "
+                f"type: chmod go-w {self.folder}, or name a folder of your own in SRGAN_EDGE_CACHE"
+            )
+
+    def path_of(self, key: EngineKey, name: str) -> Path:
+        """Where the engine of that key lies, or would; `name` is for people."""
+        return self.folder / f"{name}-{key.digest}{ENGINE_SUFFIX}"
+
+    @contextmanager
+    def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the lock of one engine; `on_wait` is called if another process has it now."""
+        try:
+            descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise OutputFailed(
+                f"cannot write to the cache {self.folder}: {error.strerror}; "
+                "name another folder in SRGAN_EDGE_CACHE"
+            ) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)  # which unlocks; so does the death of the process
+
+    def find(self, path: Path, key: EngineKey) -> Passport | None:
+        """The passport of the engine at `path` if it is whole and of that key, else None."""
+        try:
+            _, passport = read_engine(path)
+        except ModelRefused:
+            return None
+        return passport if EngineKey.of(passport) == key else None
+
+    def engines(self) -> list[CachedEngine]:
+        """All of them, by name; each is read and proven whole."""
+        return [_examine(path) for path in sorted(self.folder.glob(f"[!.]*{ENGINE_SUFFIX}"))]
+
+    def remove(self, name: str) -> Path:
+        """Remove one engine by file name, with its passport.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        path = self.folder / (name if name.endswith(ENGINE_SUFFIX) else name + ENGINE_SUFFIX)
+        if path.parent != self.folder or not path.is_file():
+            raise UsageError(f"no engine {name!r} in {self.folder}; type: srgan-edge engines list")
+        with self.locked(path):
+            _unlink(path)
+        return path
+
+    def prune(self) -> list[CachedEngine]:
+        """Remove and return what cannot be used here; dead builders' leavings go too."""
+        useless = [engine for engine in self.engines() if engine.trouble]
+        for engine in useless:
+            with self.locked(engine.path):
+                _unlink(engine.path)
+        for lock in self.folder.glob("[!.]*.lock"):
+            self._sweep_after(lock)
+        return useless
+
+    def _sweep_after(self, lock: Path) -> None:
+        """Remove the half-written files of a builder that is no more."""
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return  # it is at work
+            for partial in self.folder.glob(f".{lock.stem[:40]}*.partial-*"):
+                partial.unlink(missing_ok=True)
+
+
+def _default_folder() -> Path:
+    if named := os.environ.get("SRGAN_EDGE_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "srgan-edge" / "engines"
+
+
+def _examine(path: Path) -> CachedEngine:
+    try:
+        _, passport = read_engine(path)
+    except ModelRefused as refused:
+        return CachedEngine(path, None, str(refused).removeprefix(f"{path}").lstrip(": "))
+    return CachedEngine(path, passport, _why_not_here(passport))
+
+
+def _why_not_here(passport: Passport) -> str:
+    distribution = passport.module.replace("_", "-")
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{distribution} is not installed"
+    if version != passport.version:
+        return f"built by {distribution} {passport.version}, here is {version}"
+    return ""
+
+
+def _unlink(path: Path) -> None:
+    # The engine last: without its passport nothing loads it.
+    for file in (passport_path(path), path):
+        with suppress(FileNotFoundError):
+            file.unlink()
