@@ -1,27 +1,61 @@
-"""Proof that an exported model computes what its checkpoint computes."""
+"""Proof that an engine computes what its checkpoint computes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from srgan_edge.engines import KINDS, Choice, open_engine
+from srgan_edge.benchmark import benchmark_name
+from srgan_edge.engines import KINDS, Choice, EngineKind, open_engine
+from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.image import read_picture
-from srgan_edge.parity import Parity, compare
+from srgan_edge.parity import Verdict, compare
 from srgan_edge.pixels import Pixels
+from srgan_edge.upscaler import Tiling, Upscaler
 
 PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
+TILE_PX = 48
+"""Core of the tiles that are compared with the whole frame: many seams in a small picture."""
 
 
-def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[tuple[str, Parity]]:
-    """Compare the ONNX in every installed runtime with the checkpoint in PyTorch, in FP32."""
+def verify_engines(
+    checkpoint: Path,
+    files: dict[str, Path],
+    kinds: Sequence[EngineKind],
+    benchmarks: Sequence[Path] = (),
+    *,
+    fp32: bool = False,
+) -> Iterator[Verdict]:
+    """Compare engines of a model with its checkpoint in PyTorch, in FP32, on the CPU.
+
+    Args:
+        files: of the model, by suffix.
+        benchmarks: folders with HR/ and LRx4/, on which the loss of PSNR-Y is measured.
+        fp32: forbid the engines any lower precision.
+
+    Raises:
+        InputRefused: a benchmark is none.
+    """
     with TorchEngine(checkpoint) as reference:
-        for kind in KINDS.values():
-            if kind.suffix == ".onnx" and kind.installed:
-                with open_engine(Choice(kind, onnx, "cpu", "verify"), fp32=True) as candidate:
-                    parity = compare(reference.upscale, candidate.upscale, natural_batches())
-                    yield candidate.info.name, parity
+        expected = _psnr_y(reference, benchmarks)
+        for kind in kinds:
+            choice = Choice(kind, files[kind.suffix], "cpu", "verify")
+            with open_engine(choice, fp32=fp32) as candidate:
+                got = _psnr_y(candidate, benchmarks)
+                yield Verdict(
+                    candidate.info,
+                    compare(reference.upscale, candidate.upscale, natural_batches()),
+                    compare(candidate.upscale, _tiled(candidate), [_photo()]),
+                    {name: expected[name] - got[name] for name in expected},
+                )
+
+
+def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[Verdict]:
+    """The same for an ONNX in every runtime that is installed, in FP32."""
+    kinds = [kind for kind in KINDS.values() if kind.suffix == ".onnx" and kind.installed]
+    return verify_engines(checkpoint, {".onnx": onnx}, kinds, fp32=True)
 
 
 def natural_batches() -> Iterator[Pixels]:
@@ -29,8 +63,27 @@ def natural_batches() -> Iterator[Pixels]:
 
     Never noise: on it activations grow to sizes that no picture gives them, and errors with them.
     """
-    photo = read_picture(PHOTO).pixels
-    yield photo[None]
+    yield _photo()
     for height, width in [(1, 1), (3, 2), (17, 31), (64, 63)]:
-        crops = [photo[y : y + height, x : x + width] for y, x in [(0, 0), (21, 34), (40, 5)]]
+        crops = [_photo()[0, y : y + height, x : x + width] for y, x in [(0, 0), (21, 34), (40, 5)]]
         yield np.stack(crops)
+
+
+def _photo() -> Pixels:
+    """uint8 [1, H, W, 3]."""
+    return read_picture(PHOTO).pixels[None]
+
+
+def _tiled(engine: Engine) -> Callable[[Pixels], Pixels]:
+    upscaler = Upscaler(engine, Tiling(tile=TILE_PX, overlap="exact"))
+    return lambda batch: np.stack([upscaler.upscale(frame) for frame in batch])
+
+
+def _psnr_y(engine: Engine, benchmarks: Sequence[Path]) -> dict[str, float]:
+    measure = {"psnr_y": PIXEL_MEASURES["psnr_y"]}
+    scale = engine.info.spec.scale
+    scores = {}
+    for folder in benchmarks:
+        mean = evaluate_folder(engine.upscale, folder, scale, measure).mean
+        scores[benchmark_name(folder)] = mean.values["psnr_y"]
+    return scores

@@ -14,7 +14,13 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from srgan_edge import __version__
-from srgan_edge.errors import Interrupted, SrganEdgeError, UsageError, print_error
+from srgan_edge.errors import (
+    Interrupted,
+    ModelRefused,
+    SrganEdgeError,
+    UsageError,
+    print_error,
+)
 from srgan_edge.models import DEFAULT_MODEL
 from srgan_edge.spec import Head
 
@@ -258,8 +264,10 @@ def export(
         path = output or Path(f"{checkpoint.stem}.onnx")
         onnx_from_checkpoint(checkpoint, path)
         typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-        for engine, parity in verify_onnx(checkpoint, path):
-            typer.echo(f"  {engine} against torch fp32: {parity}")
+        for verdict in verify_onnx(checkpoint, path):
+            typer.echo(f"  {verdict.info.name} against torch fp32: {verdict.parity}")
+            if verdict.refusals:
+                raise ModelRefused(f"{path} in {verdict.info.name}: {'; '.join(verdict.refusals)}")
         return
 
     _require("tensorrt_rtx", "srgan-edge[rtx]", "--rtx")
@@ -425,6 +433,45 @@ def evaluate(
     if figure is not None:
         write_picture(figure, Picture(draw_figure(showcase.exhibits)))
         typer.echo(f"wrote {figure}", err=as_json)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
+    benchmarks: Annotated[
+        list[Path] | None, typer.Argument(help="Folders with HR/ and LRx4/: what PSNR-Y is lost.")
+    ] = None,
+    engine_names: Annotated[
+        list[str] | None,
+        typer.Option("--engine", metavar="NAME", help="Repeatable; all installed if left out."),
+    ] = None,
+    fp32: Fp32Option = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare engines with the checkpoint in PyTorch; exit 6 if one misses its gate."""
+    _require("torch", "srgan-edge[export]", "verifying")
+    _require("onnx", "srgan-edge[export]", "verifying")
+    from srgan_edge.engines import KINDS
+    from srgan_edge.export.verify import verify_engines
+    from srgan_edge.models import find_model
+    from srgan_edge.tables import verdict_record, verdict_table
+
+    files = find_model(model)
+    checkpoint = files.file(".safetensors")
+    possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
+    names = engine_names or [name for name, kind in possible.items() if kind.installed]
+    if unknown := [name for name in names if name not in possible]:
+        raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
+    kinds = [possible[name] for name in names]
+    suffixes = {kind.suffix: files.file(kind.suffix) for kind in kinds}
+    verdicts = list(verify_engines(checkpoint, suffixes, kinds, benchmarks or [], fp32=fp32))
+    if as_json:
+        typer.echo(json.dumps([verdict_record(verdict) for verdict in verdicts], indent=2))
+    else:
+        _print_whole_table(verdict_table(verdicts))
+    refused = [f"{it.info.name}: {'; '.join(it.refusals)}" for it in verdicts if it.refusals]
+    if refused:
+        raise ModelRefused("; ".join(refused))
 
 
 @app.command("verify-tiles")

@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from srgan_edge.engines.base import Engine
+from srgan_edge.parity import Differences
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 
@@ -30,17 +29,15 @@ def halo_errors(engine: Engine, pictures: Iterable[Pixels], tile_px: int) -> Ite
     Small tiles have many seams and so find more; the error of a seam does not depend on the size.
     """
     wholes = [(picture, engine.upscale(picture[None])[0]) for picture in pictures]
-    values = sum(whole.size for _, whole in wholes)
     for halo_px in range(engine.info.spec.receptive_radius_px + 1):
-        worst = differing = 0
+        differences = Differences()
         for picture, whole in wholes:
             height, width = picture.shape[:2]
             plan = plan_tiles(width, height, tile_px, halo_px)
             tiled = upscale_tiled(engine.upscale, picture, plan, engine.info.spec.scale, batch=4)
-            difference = np.abs(tiled.astype(np.int16) - whole)
-            worst = max(worst, int(difference.max()))
-            differing += int(np.count_nonzero(difference))
-        yield HaloError(halo_px, worst, differing / values)
+            differences.add(tiled, whole)
+        parity = differences.parity
+        yield HaloError(halo_px, parity.max_levels, parity.differing)
 
 
 def smallest_halo_px(errors: Iterable[HaloError]) -> int:

@@ -1,7 +1,8 @@
 """The tables that commands print for people, and the records they print for machines."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from dataclasses import asdict
+from math import isfinite, isnan
 from typing import Any, TypeAlias
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from srgan_edge.engine_cache import CachedEngine
 from srgan_edge.evaluate import Evaluation
 from srgan_edge.halo import HaloError
 from srgan_edge.models import ModelFiles
+from srgan_edge.parity import Verdict
 from srgan_edge.scores import METRICS, Scores
 from srgan_edge.systems import System
 
@@ -153,3 +155,46 @@ def engines_table(engines: list[CachedEngine]) -> Table:
             parity,
         )
     return table
+
+
+def verdict_table(verdicts: list[Verdict]) -> Table:
+    """One line an engine: differences in levels of 255, and whether it passes its gate."""
+    table = Table(box=SIMPLE_HEAD)
+    benchmarks = list(verdicts[0].psnr_y_loss_db) if verdicts else []
+    losses = [f"{name} loss dB" for name in benchmarks]
+    for heading in ("engine", "precision"):
+        table.add_column(heading)
+    for heading in ("max", "p99.9", "mean", "PSNR dB", "tiles max", *losses):
+        table.add_column(heading, justify="right")
+    table.add_column("gate")
+    for verdict in verdicts:
+        parity = verdict.parity
+        table.add_row(
+            verdict.info.name,
+            verdict.info.precision,
+            str(parity.max_levels),
+            str(parity.p999_levels),
+            f"{parity.mean_levels:.4f}",
+            f"{parity.psnr_db:.1f}",
+            str(verdict.tiled.max_levels),
+            *(f"{loss:+.4f}" for loss in verdict.psnr_y_loss_db.values()),
+            "[red]missed[/]" if verdict.refusals else "[green]passed[/]",
+        )
+    return table
+
+
+def verdict_record(verdict: Verdict) -> dict[str, Any]:
+    """The same for machines."""
+    return {
+        "engine": verdict.info.name,
+        "precision": verdict.info.precision,
+        "parity": _finite(asdict(verdict.parity)),
+        "tiled": _finite(asdict(verdict.tiled)),
+        "psnr_y_loss_db": verdict.psnr_y_loss_db,
+        "refusals": verdict.refusals,
+    }
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity: the PSNR of equal pictures is null."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}
