@@ -67,7 +67,7 @@ def test_other_json_is_refused(text):
 
 @pytest.fixture
 def onnx_file(tmp_path):
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 2, 2, 3])
     graph = onnx.helper.make_graph([], "g", [value], [value])
     model = onnx.helper.make_model(graph)
     onnx.helper.set_model_props(model, {"other": "thing", METADATA_KEY: SPEC.to_json()})

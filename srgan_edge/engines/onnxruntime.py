@@ -6,9 +6,9 @@ from typing import Self
 
 import onnxruntime
 
-from srgan_edge.artefact import read_onnx_spec
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.pixels import Pixels
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

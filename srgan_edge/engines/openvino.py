@@ -8,9 +8,9 @@ from typing import Self
 import numpy as np
 import openvino
 
-from srgan_edge.artefact import read_onnx_spec
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import ModelRefused
+from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.pixels import Pixels
 
 # The model is compiled for each input shape: on a CPU that is a quarter to a third faster than one

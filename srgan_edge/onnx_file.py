@@ -1,0 +1,127 @@
+"""Looking at an ONNX file before any runtime does: is it one of our graphs, and a harmless one?
+
+A graph is a program. It may loop for ever, ask for a gigabyte in seventy bytes, or name files of
+this machine as its weights. So a runtime gets to see only what the exporter could have written: a
+few operations, weights that are in the file, bytes in and bytes out. It takes no `onnx`, which an
+edge box does not have. Field numbers are those of onnx.proto, https://github.com/onnx/onnx.
+"""
+
+import math
+import struct
+from pathlib import Path
+
+from srgan_edge.errors import ModelRefused
+from srgan_edge.protobuf import Message
+from srgan_edge.spec import METADATA_KEY, ModelSpec
+
+MAX_BYTES = 1 << 30
+MAX_NODES = 4096
+MAX_SCALE = 4
+"""Of one Resize or DepthToSpace."""
+
+OPERATIONS = (
+    {"Conv", "PRelu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
+    | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip"}
+    | {"Cast", "Transpose", "Identity", "Constant"}
+)
+"""What the exporter and its rewrites write. None of them makes more of its input than MAX_SCALE."""
+
+_UINT8 = 2
+_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
+"""By TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double, bfloat16."""
+
+
+def read_onnx_spec(path: Path) -> ModelSpec:
+    """The spec in the metadata of an ONNX file of ours, once its graph was found harmless.
+
+    Raises:
+        ModelRefused: not an ONNX file, damaged, made by another program, or with something in it
+            that the exporter never writes.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ModelRefused(f"{path}: larger than {MAX_BYTES} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"{path}: {error.strerror}") from None
+    try:
+        model = Message(memoryview(content))
+        for entry in model.messages(14):  # metadata_props
+            if entry.text(1) == METADATA_KEY:
+                spec = ModelSpec.from_json(entry.text(2))
+                break
+        else:
+            raise ModelRefused(
+                f"{path}: carries no srgan-edge spec, so its scale and value range are unknown; "
+                "make it with `srgan-edge export` or `srgan-edge convert`"
+            )
+        if reason := _why_not_ours(model):
+            raise ModelRefused(
+                f"{path}: {reason}, which srgan-edge never writes; make it with `srgan-edge export`"
+            )
+    except (IndexError, ValueError) as error:
+        raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
+    return spec
+
+
+def _why_not_ours(model: Message) -> str | None:
+    """The first thing that the exporter does not write, or None."""
+    if model.has(25) or model.has(20):
+        return "it has functions or training in it"
+    graph = model.message(7)
+    if graph.has(15):
+        return "it has sparse weights"
+    tensors = graph.messages(5)
+    for tensor in tensors:
+        if reason := _why_no_weight(tensor):
+            return reason
+    by_name = {tensor.text(8): tensor for tensor in tensors}
+    nodes = graph.messages(1)
+    if len(nodes) > MAX_NODES:
+        return f"it has {len(nodes)} nodes"
+    for node in nodes:
+        if reason := _why_no_node(node, by_name):
+            return reason
+    inputs = [value for value in graph.messages(11) if value.text(1) not in by_name]
+    for what, values in [("input", inputs), ("output", graph.messages(12))]:
+        if len(values) != 1:
+            return f"it has {len(values)} {what}s"
+        tensor = values[0].message(2).message(1)
+        dims = tensor.message(2).messages(1)
+        if tensor.number(1) != _UINT8 or len(dims) != 4 or dims[3].number(1) != 3:
+            return f"its {what} is not uint8 [N, H, W, 3]"
+    return None
+
+
+def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
+    name, domain = node.text(4), node.text(7)
+    if name not in OPERATIONS or domain not in ("", "ai.onnx"):
+        return f"it has the operation {f'{domain}.' if domain else ''}{name}"
+    for attribute in node.messages(5):
+        if attribute.has(6) or attribute.has(11) or attribute.has(10) or attribute.has(22):
+            return f"a {name} has a graph or further tensors in it"
+        if attribute.has(5) and (reason := _why_no_weight(attribute.message(5))):
+            return reason
+        if attribute.text(1) == "blocksize" and attribute.number(3) > MAX_SCALE:
+            return f"a {name} enlarges by {attribute.number(3)}"
+    if name == "Resize":
+        inputs = node.texts(1)
+        scales = tensors.get(inputs[2]) if len(inputs) == 3 else None
+        if scales is None or scales.numbers(1) != [4] or len(scales.payload(9)) != 16:
+            return "a Resize has no constant factors"
+        factors = struct.unpack("<4f", scales.payload(9))
+        if not all(1 <= factor <= MAX_SCALE for factor in factors):
+            return f"a Resize enlarges by {max(factors):g}"
+    return None
+
+
+def _why_no_weight(tensor: Message) -> str | None:
+    """Weights are in the file, all of them: no other file, and no promise of more than there is."""
+    name = tensor.text(8)
+    if tensor.has(13) or tensor.number(14):
+        return f"the weights {name!r} are in another file"
+    item_bytes = _ITEM_BYTES.get(tensor.number(2))
+    dims = tensor.numbers(1)
+    if item_bytes is None or len(tensor.payload(9)) != math.prod(dims) * item_bytes:
+        return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
+    return None

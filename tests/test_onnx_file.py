@@ -1,0 +1,183 @@
+"""ONNX files that are not ours, or harmful: refused before any runtime sees them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srgan_edge.errors import ModelRefused
+from srgan_edge.models import bundled_models, find_model
+from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.protobuf import Message
+from srgan_edge.spec import METADATA_KEY
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+BYTES = find_model("edge-x4").file(".onnx").read_bytes()
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Write a model and expect it to be refused; both engines have to refuse it too."""
+    from srgan_edge.engines.openvino import OpenVinoEngine
+
+    def refused(content, message):
+        path = tmp_path / "hostile.onnx"
+        path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+        for read in (read_onnx_spec, OpenVinoEngine):
+            with pytest.raises(ModelRefused, match=message):
+                read(path)
+
+    return refused
+
+
+@pytest.fixture
+def model():
+    return onnx.ModelProto.FromString(BYTES)
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_the_bundled_models_are_ours(name):
+    assert read_onnx_spec(find_model(name).file(".onnx")).name == name
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_so_are_rewritten_and_typed_ones(tmp_path, model, precision):
+    pytest.importorskip("torch")
+    from srgan_edge.export.precision import in_half
+    from srgan_edge.export.rewrites import rewritten
+
+    path = tmp_path / "typed.onnx"
+    path.write_bytes(in_half(rewritten(model), precision).SerializeToString())
+    assert read_onnx_spec(path).name == "edge-x4"
+
+
+def test_a_model_of_another_program_is_refused(refused, model):
+    del model.metadata_props[:]
+    refused(model, "carries no srgan-edge spec")
+
+
+@pytest.mark.parametrize("operation", ["Loop", "If", "Scan", "ConstantOfShape", "Expand", "Tile"])
+def test_other_operations_are_refused(refused, model, operation):
+    model.graph.node[5].op_type = operation
+    refused(model, f"it has the operation {operation}, which srgan-edge never writes")
+
+
+def test_operations_of_other_domains_are_refused(refused, model):
+    model.graph.node[5].domain = "com.example"
+    refused(model, r"it has the operation com\.example\.\w+, which")
+
+
+def test_weights_in_another_file_are_refused(refused, model):
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    refused(model, "are in another file")
+
+
+def test_a_promise_of_a_gigabyte_is_refused(refused, model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.dims[:] = [1 << 15, 1 << 15]
+    refused(model, r"are not \[32768, 32768\] values of a known type, in raw bytes")
+
+
+def test_a_constant_is_looked_at_like_a_weight(refused, model):
+    value = TensorProto(dims=[1 << 30], data_type=TensorProto.FLOAT, name="big")
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["big"], value=value))
+    refused(model, "the weights 'big' are not")
+
+
+def test_a_graph_within_a_node_is_refused(refused, model):
+    model.graph.node[0].attribute.append(helper.make_attribute("body", model.graph))
+    refused(model, "a Cast has a graph or further tensors in it")
+
+
+def test_sparse_weights_and_functions_are_refused(refused, model):
+    sparse = onnx.ModelProto.FromString(BYTES)
+    sparse.graph.sparse_initializer.add()
+    refused(sparse, "it has sparse weights")
+    model.functions.add(name="f")
+    refused(model, "it has functions or training in it")
+
+
+@pytest.mark.parametrize("factors", [[1, 1, 4, 1000], [1, 1, np.nan, 4], [1, 1, 0, 4]], ids=str)
+def test_a_resize_by_anything_else_is_refused(refused, model, factors):
+    name = next(node for node in model.graph.node if node.op_type == "Resize").input[2]
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(np.array(factors, np.float32), name))
+    refused(model, "a Resize enlarges by")
+
+
+def test_a_resize_to_sizes_is_refused(refused, model):
+    node = next(node for node in model.graph.node if node.op_type == "Resize")
+    node.input.append("sizes")
+    refused(model, "a Resize has no constant factors")
+
+
+def test_a_shuffle_by_more_is_refused(refused, model):
+    node = next(node for node in model.graph.node if node.op_type == "DepthToSpace")
+    next(a for a in node.attribute if a.name == "blocksize").i = 64
+    refused(model, "a DepthToSpace enlarges by 64")
+
+
+def test_other_inputs_and_outputs_are_refused(refused, model):
+    wide = onnx.ModelProto.FromString(BYTES)
+    wide.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    refused(wide, r"its input is not uint8 \[N, H, W, 3\]")
+    model.graph.output.append(model.graph.output[0])
+    refused(model, "it has 2 outputs")
+
+
+def test_too_many_nodes_are_refused(refused, model):
+    for _ in range(5000):
+        model.graph.node.append(helper.make_node("Identity", ["output"], ["again"]))
+    refused(model, "it has 50.. nodes")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 100, 1000, len(BYTES) - 1])
+def test_a_cut_file_is_refused(refused, keep):
+    refused(BYTES[:keep], "not an ONNX file|carries no srgan-edge spec")
+
+
+def test_folders_and_files_that_are_not_there_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(ModelRefused):
+            read_onnx_spec(path)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_no_flipped_byte_ends_in_anything_but_a_refusal(tmp_path_factory, data):
+    """Outside the weights, where any byte is as good as any other."""
+    head = BYTES.index(b"generator.")
+    places = st.one_of(st.integers(0, head), st.integers(len(BYTES) - 3000, len(BYTES) - 1))
+    content = bytearray(BYTES)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(places)] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("flip") / "a.onnx"
+    path.write_bytes(content)
+    try:
+        read_onnx_spec(path)
+    except ModelRefused as refusal:
+        assert str(path) in str(refusal) or "spec" in str(refusal)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_message_or_refused(content):
+    try:
+        Message(memoryview(content))
+    except (ValueError, IndexError):
+        return
+
+
+def test_fields_are_those_that_onnx_reads(model):
+    graph = Message(memoryview(BYTES)).message(7)
+    assert [node.text(4) for node in graph.messages(1)] == [n.op_type for n in model.graph.node]
+    tensors = graph.messages(5)
+    assert [tensor.numbers(1) for tensor in tensors] == [
+        list(t.dims) for t in model.graph.initializer
+    ]
+    assert bytes(tensors[0].payload(9)) == model.graph.initializer[0].raw_data
+    assert Message(memoryview(BYTES)).messages(14)[0].text(1) == METADATA_KEY
