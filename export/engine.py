@@ -17,26 +17,33 @@ from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.precision import HalfPrecision, in_half
 from srgan_edge.export.reference import TypedReference
 from srgan_edge.export.rewrites import rewritten
-from srgan_edge.export.tensorrt import RTX, build_plan, builder_version
+from srgan_edge.export.tensorrt import (
+    RTX,
+    build_plan,
+    builder_version,
+    refuse_unknown_capabilities,
+)
 from srgan_edge.export.verify import natural_batches
+from srgan_edge.models import find_model
 from srgan_edge.parity import GATES, compare
 from srgan_edge.passport import Passport, Profile, write_engine
 
 
 def export_rtx(
-    checkpoint: Path,
+    source: str,
     precision: HalfPrecision,
     profile: Profile,
     compute_capabilities: Sequence[str],
     cache: EngineCache,
     say: Callable[[str], None],
 ) -> Path:
-    """The engine of a `.safetensors` checkpoint with its passport, built unless the cache has it.
+    """The engine of a model with its passport, built unless the cache has it.
 
     What is compared with PyTorch is the typed graph, computed to the letter: an engine runs on a
     GPU alone, which this machine need not have.
 
     Args:
+        source: a bundled model by name, or a `.safetensors` file.
         compute_capabilities: of the GPUs it shall run on, as `8.9`.
         say: takes one line for the user, as each step is done.
 
@@ -46,7 +53,8 @@ def export_rtx(
         ModelRefused: the graph misses the gate of its precision, or the builder did not keep to it.
         OutputFailed: the cache cannot be written.
     """
-    generator, spec = load_checkpoint(checkpoint)
+    refuse_unknown_capabilities(compute_capabilities)
+    generator, spec = load_checkpoint(find_model(source).file(".safetensors"))
     graph = deployment_graph(generator, spec)
     fast = rewritten(graph)
     say(f"graph     {cost_of(graph)}, rewritten {cost_of(fast)}")
@@ -80,6 +88,7 @@ def export_rtx(
         )
         passport = Passport(
             spec=spec,
+            source=source,
             **vars(key),
             precision=precision,
             engine_sha256=hashlib.sha256(plan.content).hexdigest(),

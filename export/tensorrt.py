@@ -74,6 +74,17 @@ def build_plan(
     return Plan(bytes(serialized), layers, seconds)
 
 
+def refuse_unknown_capabilities(compute_capabilities: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: the builder does not know one.
+        ExtraMissing: tensorrt-rtx is not installed.
+    """
+    trt = _builder()
+    for capability in compute_capabilities:
+        _compute_capability(trt, capability)
+
+
 def builder_version() -> str:
     """All four parts of it; an engine runs on that version alone.
 

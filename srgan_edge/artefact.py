@@ -29,6 +29,8 @@ def read_spec(path: Path) -> ModelSpec:
         return read_onnx_spec(path)
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         raise ModelRefused(f"{path}: pickled weights can run code; type: srgan-edge convert {path}")
+    if path.suffix == ".engine":
+        raise ModelRefused(f"{path}: upscale cannot run engines yet; name the model itself with -n")
     raise ModelRefused(f"{path}: unknown kind of model file; possible: .safetensors, .onnx")
 
 

@@ -39,9 +39,11 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
         InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
     """
     hr_folder, lr_folder = folder / "HR", folder / f"LRx{scale}"
-    for needed in (hr_folder, lr_folder):
+    for needed in (folder, hr_folder, lr_folder):
         if not needed.is_dir():
-            raise InputRefused(f"{folder}: no folder {needed.name}/ in it; a benchmark has both")
+            raise InputRefused(
+                f"{folder}: no folder {needed.name}/; a benchmark has HR/ and LRx{scale}/ in it"
+            )
     names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
     if not names:
         raise InputRefused(f"{hr_folder}: no picture in it")

@@ -248,8 +248,10 @@ def export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
 ) -> None:
     """Turn a checkpoint into what an edge box runs, and show that it is equal."""
-    if onnx == rtx:
-        raise UsageError("type one of: srgan-edge export MODEL --onnx, or --rtx")
+    if onnx and rtx:
+        raise UsageError("--onnx and --rtx; possible: one of them at a time")
+    if not onnx and not rtx:
+        raise UsageError("nothing to export to; type: srgan-edge export MODEL --onnx, or --rtx")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16; possible: one of them")
     _require("torch", "srgan-edge[export]", "exporting")
@@ -280,7 +282,7 @@ def export(
     capabilities = compute_capability.split(",")
     precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
     cache = EngineCache()
-    path = export_rtx(checkpoint, precision, profile, capabilities, cache, say=typer.echo)
+    path = export_rtx(model, precision, profile, capabilities, cache, say=typer.echo)
     if output is not None:
         write_engine(output, *read_engine(path))
         path = output
@@ -324,8 +326,11 @@ def prune_engines() -> None:
     """Remove the engines that cannot be used here: damaged, or of another runtime."""
     from srgan_edge.engine_cache import EngineCache
 
-    for engine in EngineCache().prune():
+    removed = EngineCache().prune()
+    for engine in removed:
         typer.echo(f"removed {engine.path}: {engine.trouble}")
+    if not removed:
+        typer.echo("nothing to remove")
 
 
 @app.command()
@@ -491,10 +496,14 @@ def verify_tiles(
     from srgan_edge.engines.torch import TorchEngine
     from srgan_edge.halo import halo_errors, smallest_halo_px
     from srgan_edge.image import read_picture
-    from srgan_edge.models import find_model
+    from srgan_edge.models import bundled_models, find_model
     from srgan_edge.tables import halo_table
 
     checkpoint = find_model(model).file(".safetensors")
+    if write and model in bundled_models():
+        raise UsageError(
+            f"{model} is bundled, and its halo measured; copy {checkpoint} and name that"
+        )
     generator, spec = load_checkpoint(checkpoint)
     with TorchEngine.from_generator(generator, spec) as engine:
         errors = list(halo_errors(engine, (read_picture(path).pixels for path in pictures), tile))

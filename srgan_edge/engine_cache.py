@@ -172,8 +172,9 @@ def _default_folder() -> Path:
 def _examine(path: Path) -> CachedEngine:
     try:
         _, passport = read_engine(path)
-    except ModelRefused as refused:
-        return CachedEngine(path, None, str(refused).removeprefix(f"{path}").lstrip(": "))
+    except ModelRefused:
+        trouble = "damaged" if passport_path(path).exists() else "has no passport"
+        return CachedEngine(path, None, trouble)
     return CachedEngine(path, passport, _why_not_here(passport))
 
 

@@ -119,6 +119,8 @@ class Passport:
     """Everything there is to know about one engine without loading it."""
 
     spec: ModelSpec
+    source: str
+    """What was exported, as it was typed: a bundled name, or a file."""
     module: str
     """The runtime that built it and can run it: `tensorrt_rtx`."""
     version: str
@@ -165,7 +167,7 @@ class Passport:
         """What to type to get such an engine again."""
         capabilities = ",".join(self.compute_capabilities)
         return (
-            f"srgan-edge export {self.spec.name} --rtx --{self.precision} {self.profile.option} "
+            f"srgan-edge export {self.source} --rtx --{self.precision} {self.profile.option} "
             f"--compute-capability {capabilities}"
         )
 

@@ -389,8 +389,8 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "type one of: srgan-edge export MODEL --onnx, or --rtx"),
-        (["--onnx", "--rtx"], "type one of: srgan-edge export MODEL --onnx, or --rtx"),
+        ([], "nothing to export to; type: srgan-edge export MODEL --onnx, or --rtx"),
+        (["--onnx", "--rtx"], "--onnx and --rtx; possible: one of them at a time"),
         (["--rtx", "--fp16", "--bf16"], "--fp16 and --bf16; possible: one of them"),
         (["--rtx", "--tile", "0"], "--tile 0; possible: 1 or more"),
     ],
@@ -421,3 +421,19 @@ def test_an_engine_is_exported_without_a_gpu(cli):
 
 def test_version(cli):
     assert cli("--version")[1].startswith("srgan-edge 0.")
+
+
+def test_the_halo_of_a_bundled_model_is_not_overwritten(cli):
+    before = find_model("edge-x4").file(".safetensors").read_bytes()
+    code, _, err = cli("verify-tiles", "in.png", "-n", "edge-x4", "--write")
+    assert code == 2
+    assert "edge-x4 is bundled, and its halo measured; copy " in err
+    assert find_model("edge-x4").file(".safetensors").read_bytes() == before
+
+
+def test_an_engine_is_not_taken_for_a_model(cli, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
+    (tmp_path / "a.engine").write_bytes(b"vtrt")
+    code, _, err = cli("upscale", "in.png", "-n", "a.engine")
+    assert code == 6
+    assert "upscale cannot run engines yet; name the model itself with -n" in err

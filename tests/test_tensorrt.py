@@ -99,8 +99,7 @@ def test_a_graph_with_an_unknown_operation_is_refused(fast):
 def engine(tmp_path_factory):
     cache = EngineCache(tmp_path_factory.mktemp("cache"))
     said = []
-    checkpoint = find_model("edge-x4").file(".safetensors")
-    path = export_rtx(checkpoint, "fp16", TILE, ["8.9"], cache, said.append)
+    path = export_rtx("edge-x4", "fp16", TILE, ["8.9"], cache, said.append)
     return path, read_passport(path), said
 
 
@@ -197,10 +196,9 @@ def test_a_newer_engine_never_has_an_older_passport(copy, engine, monkeypatch):
 
 
 def test_a_weak_precision_is_refused_with_the_figures(tmp_path):
-    checkpoint = find_model("srgan-x4").file(".safetensors")
     cache = EngineCache(tmp_path / "cache")
     with pytest.raises(ModelRefused, match=r"dB where 52 are needed; type --fp16 instead"):
-        export_rtx(checkpoint, "bf16", TILE, ["8.9"], cache, lambda line: None)
+        export_rtx("srgan-x4", "bf16", TILE, ["8.9"], cache, lambda line: None)
     assert cache.engines() == []
 
 

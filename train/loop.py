@@ -73,7 +73,7 @@ def train(
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(
-            f"{validation}: no folder HR/ in it; give a benchmark with HR/ and LRx4/"
+            f"{validation}: no folder HR/ in it; a benchmark has HR/ and LRx4/ in it"
         )
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
@@ -87,7 +87,9 @@ def train(
         identity = identity_of(recipe, photos, init, vgg_weights)
         begin(state, recipe, identity, folder, init, precision, processes)
         if state.step:
-            say(f"going on from step {state.step}")
+            all_steps = recipe.pixel.steps + recipe.adversarial.steps
+            done = state.step >= all_steps
+            say(f"all {all_steps} steps are done" if done else f"going on from step {state.step}")
         signals = stack.enter_context(stop_signals())
         session = Session(
             recipe=recipe,

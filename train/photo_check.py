@@ -148,7 +148,7 @@ def check_table(check: PhotoCheck) -> Group:
     counts = ", ".join(f"{count} {problem}" for problem, count in check.counts.items() if count)
     return Group(
         *([table] if check.findings else []),
-        f"{check.files} files: {counts or 'nothing found'}",
+        f"{check.files} files: {counts or 'nothing wrong with them'}",
         f"usable            {check.usable} photographs, {check.usable_megapixels:.1f} megapixels",
         f"without a finding {check.clean} photographs, {check.clean_megapixels:.1f} megapixels",
     )
