@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.export.graph import add_constant, checked, constant_of, insert_before
 
 HalfPrecision = Literal["fp16", "bf16"]
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -42,9 +43,7 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     _widen_where_exact(graph, exact)
     if precision == "bf16":
         graph_model.opset_imports[""] = BF16_OPSET
-    result = ir.to_proto(graph_model)
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    return checked(graph_model)
 
 
 def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
@@ -53,20 +52,12 @@ def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
     resize = next((n for n in map(_producer_of, add.inputs) if n and n.op_type == "Resize"), None)
     if add.op_type != "Add" or resize is None:
         return set()
-    scale = _producer(resize)
-    transpose = _producer(scale)
-    cast = _producer(transpose)
-    way: list[ir.Node] = []
-    value = cast.inputs[0]
-    for node in (cast, transpose, scale):
-        assert value is not None
-        copy = ir.node(node.op_type, [value, *node.inputs[1:]], attributes=dict(node.attributes))
-        copy.outputs[0].shape, copy.outputs[0].dtype = node.outputs[0].shape, ir.DataType.FLOAT
-        graph.insert_before(resize, copy)
-        value = copy.outputs[0]
-        way.append(copy)
+    value = graph.inputs[0]
+    for node in reversed(_back_from(resize)[1:]):
+        inputs, like = [value, *node.inputs[1:]], node.outputs[0]
+        value = _exact(insert_before(resize, node.op_type, inputs, node.attributes), like)
     resize.replace_input_with(0, value)
-    return {*way, resize, add}
+    return {*_back_from(resize), add}
 
 
 def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
@@ -75,7 +66,7 @@ def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
     (head,) = scale.outputs[0].consumers()
     factor, weight = scale.inputs[1], head.inputs[1]
     assert factor is not None and weight is not None
-    _change(graph, head, 1, _content(weight) * (_content(factor) * np.float32(256)))
+    _change(graph, head, 1, constant_of(weight) * (constant_of(factor) * np.float32(256)))
     _change(graph, scale, 1, np.float32(1 / 256))
 
 
@@ -84,14 +75,11 @@ def _leave_centred(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
     tail = _producer(clamp)
     if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
         return set()
-    _change(graph, tail, 2, _content(tail.inputs[2]) - np.float32(0.5))
-    half = ir.val("one_half", const_value=ir.tensor(np.float32(0.5), name="one_half"))
-    graph.register_initializer(half)
-    add = ir.node("Add", [tail.outputs[0], half])
-    add.outputs[0].shape, add.outputs[0].dtype = tail.outputs[0].shape, ir.DataType.FLOAT
-    graph.insert_before(clamp, add)
-    clamp.replace_input_with(0, add.outputs[0])
-    return {add}
+    _change(graph, tail, 2, constant_of(tail.inputs[2]) - np.float32(0.5))
+    half = add_constant(graph, "one_half", np.float32(0.5))
+    picture = _exact(insert_before(clamp, "Add", [tail.outputs[0], half]), tail.outputs[0])
+    clamp.replace_input_with(0, picture)
+    return {_producer(clamp)}
 
 
 def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> None:
@@ -103,7 +91,7 @@ def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> N
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT:
                 with np.errstate(over="ignore"):  # what it became is looked at
-                    content = _content(value).astype(half.numpy())
+                    content = constant_of(value).astype(half.numpy())
                 if not np.isfinite(content.astype(np.float32)).all():
                     raise ModelRefused(f"{value.name} holds values too large for {precision}")
                 _change(graph, node, index, content)
@@ -118,10 +106,14 @@ def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:
         for index, value in enumerate(node.inputs):
             source = _producer_of(value)
             if node in exact and value is not None and source is not None and source not in exact:
-                cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
-                cast.outputs[0].shape, cast.outputs[0].dtype = value.shape, ir.DataType.FLOAT
-                graph.insert_before(node, cast)
-                node.replace_input_with(index, cast.outputs[0])
+                wide = insert_before(node, "Cast", [value], {"to": ir.DataType.FLOAT})
+                node.replace_input_with(index, _exact(wide, value))
+
+
+def _exact(value: ir.Value, like: ir.Value) -> ir.Value:
+    """The value, declared to be FP32 and of the shape of another."""
+    value.shape, value.dtype = like.shape, ir.DataType.FLOAT
+    return value
 
 
 def _change(
@@ -133,9 +125,7 @@ def _change(
     name = f"{old.name}.{np.asarray(content).dtype}"
     while name in graph.initializers:  # read by several nodes
         name += "_"
-    new = ir.val(name, const_value=ir.tensor(np.asarray(content), name=name))
-    graph.register_initializer(new)
-    node.replace_input_with(index, new)
+    node.replace_input_with(index, add_constant(graph, name, content))
     if not old.uses():
         del graph.initializers[old.name]
 
@@ -147,6 +137,15 @@ def _readers_of_bytes(graph: ir.Graph) -> list[ir.Node]:
         for transpose in cast.outputs[0].consumers():
             found += transpose.outputs[0].consumers()
     return found
+
+
+def _back_from(node: ir.Node | None) -> list[ir.Node]:
+    """The node and those before it, one before the other, from the input on."""
+    before: list[ir.Node] = []
+    while node is not None:
+        before.append(node)
+        node = _producer_of(node.inputs[0])
+    return before
 
 
 def _after(node: ir.Node) -> list[ir.Node]:
@@ -175,8 +174,3 @@ def _producer(node: ir.Node) -> ir.Node:
 
 def _producer_of(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
-
-
-def _content(value: ir.Value) -> NDArray[np.float32]:
-    assert value.const_value is not None, f"{value.name} is no constant"
-    return value.const_value.numpy()

@@ -5,19 +5,17 @@ the FP32 results agree to 1e-5, which `tests/test_rewrites.py` proves for every 
 they bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.optimizer import optimize_ir
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
-Array = NDArray[np.float32]
+from srgan_edge.export.graph import Array, add_constant, checked, constant_of, insert_before
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,9 +23,7 @@ def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
     graph_model = ir.from_proto(model)
     for rewrite_graph in REWRITES:
         rewrite_graph(graph_model)
-    result = ir.to_proto(graph_model)
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    return checked(graph_model)
 
 
 def fold_constants(model: ir.Model) -> None:
@@ -52,12 +48,11 @@ def round_before_shuffle(model: ir.Model) -> None:
             continue
         deep, end = shuffle.inputs[0], chain[-1].outputs[0]
         assert deep is not None
-        readers = list(end.consumers())
+        (last,) = end.consumers()
         chain[0].replace_input_with(0, deep)
         for node in chain:
             node.outputs[0].shape = deep.shape
-        last = readers[0]
-        result = _before(last, "DepthToSpace", [end], dict(shuffle.attributes))
+        result = insert_before(last, "DepthToSpace", [end], dict(shuffle.attributes))
         last.replace_input_with(0, result)
     _sweep(model)
 
@@ -71,16 +66,16 @@ def prelu_as_max(model: ir.Model) -> None:
     for node in _nodes(model, "PRelu"):
         x, slope = node.inputs
         assert x is not None and slope is not None
-        slopes = _constant(slope)
-        scaled = _before(node, "Mul", [x, slope])
+        slopes = constant_of(slope)
+        scaled = insert_before(node, "Mul", [x, slope])
         if (slopes <= 1).all():
-            result = _before(node, "Max", [x, scaled])
+            result = insert_before(node, "Max", [x, scaled])
         elif (slopes >= 1).all():
-            result = _before(node, "Min", [x, scaled])
+            result = insert_before(node, "Min", [x, scaled])
         else:
-            zero = _initializer(model, f"{slope.name}_zero", np.zeros((), np.float32))
-            below = _before(node, "Mul", [_before(node, "Min", [x, zero]), slope])
-            result = _before(node, "Add", [_before(node, "Max", [x, zero]), below])
+            zero = add_constant(model.graph, f"{slope.name}_zero", np.zeros(1, np.float32))
+            below = insert_before(node, "Mul", [insert_before(node, "Min", [x, zero]), slope])
+            result = insert_before(node, "Add", [insert_before(node, "Max", [x, zero]), below])
         _replace(node, result)
     _sweep(model)
 
@@ -106,26 +101,28 @@ def fold_tail(model: ir.Model) -> None:
         if len(readers) != 1 or readers[0].op_type != "Conv" or not _is_plain(readers[0]):
             continue
         convolution = readers[0]
-        deep, weight, *bias = (value for value in (shuffle.inputs[0], *convolution.inputs[1:]))
+        deep, weight, *bias = shuffle.inputs[0], *convolution.inputs[1:]
         assert deep is not None and weight is not None
-        kernel = _constant(weight)
+        kernel = constant_of(weight)
         if kernel.shape[0] * 4 > kernel.shape[1]:
             continue  # that many output channels would make more work than the shuffle costs
         x = deep
         if prelu is not None:
             slope = prelu.inputs[1]
             assert slope is not None
-            repeated = _constant(slope).repeat(4, axis=1)
-            slopes = _initializer(model, f"{slope.name}_before_shuffle", repeated)
-            x = _before(convolution, "PRelu", [x, slopes])
+            repeated = constant_of(slope).repeat(4, axis=1)
+            slopes = add_constant(model.graph, f"{slope.name}_before_shuffle", repeated)
+            x = insert_before(convolution, "PRelu", [x, slopes])
         folded = kernel_before_shuffle(kernel)
-        inputs = [x, _initializer(model, f"{weight.name}_before_shuffle", folded)]
+        inputs = [x, add_constant(model.graph, f"{weight.name}_before_shuffle", folded)]
         if bias and bias[0] is not None:
-            repeated = _constant(bias[0]).repeat(4)
-            inputs.append(_initializer(model, f"{bias[0].name}_before_shuffle", repeated))
+            repeated = constant_of(bias[0]).repeat(4)
+            inputs.append(add_constant(model.graph, f"{bias[0].name}_before_shuffle", repeated))
         pads = [folded.shape[2] // 2] * 4
-        phases = _before(convolution, "Conv", inputs, {"pads": pads})
-        result = _before(convolution, "DepthToSpace", [phases], {"blocksize": 2, "mode": "CRD"})
+        phases = insert_before(convolution, "Conv", inputs, {"pads": pads})
+        result = insert_before(
+            convolution, "DepthToSpace", [phases], {"blocksize": 2, "mode": "CRD"}
+        )
         _replace(convolution, result)
     _sweep(model)
 
@@ -169,7 +166,7 @@ def _is_plain(convolution: ir.Node) -> bool:
     """Square, odd, of stride one, padded to keep the size, neither grouped nor dilated."""
     weight = convolution.inputs[1]
     assert weight is not None
-    height, width = _constant(weight).shape[2:]
+    height, width = constant_of(weight).shape[2:]
     attributes = convolution.attributes
     return (
         height == width
@@ -198,31 +195,6 @@ def _value_by_value(start: ir.Value) -> list[ir.Node]:
 
 def _is_number(value: ir.Value | None) -> bool:
     return value is None or (value.const_value is not None and value.const_value.size == 1)
-
-
-def _constant(value: ir.Value) -> Array:
-    assert value.const_value is not None, f"{value.name} is no constant"
-    return value.const_value.numpy()
-
-
-def _initializer(model: ir.Model, name: str, content: Array) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(content), name=name))
-    model.graph.register_initializer(value)
-    return value
-
-
-def _before(
-    place: ir.Node,
-    op_type: str,
-    inputs: list[ir.Value],
-    attributes: Mapping[str, Any] | None = None,
-) -> ir.Value:
-    """The output of a new node, inserted before `place`."""
-    node = ir.node(op_type, inputs, attributes=attributes or {})
-    graph = place.graph
-    assert isinstance(graph, ir.Graph)
-    graph.insert_before(place, node)
-    return node.outputs[0]
 
 
 def _replace(node: ir.Node, result: ir.Value) -> None:

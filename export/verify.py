@@ -11,6 +11,7 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.image import read_picture
+from srgan_edge.models import ModelFiles
 from srgan_edge.parity import Verdict, compare
 from srgan_edge.pixels import Pixels
 from srgan_edge.upscaler import Tiling, Upscaler
@@ -21,8 +22,7 @@ TILE_PX = 48
 
 
 def verify_engines(
-    checkpoint: Path,
-    files: dict[str, Path],
+    model: ModelFiles,
     kinds: Sequence[EngineKind],
     benchmarks: Sequence[Path] = (),
     *,
@@ -31,17 +31,17 @@ def verify_engines(
     """Compare engines of a model with its checkpoint in PyTorch, in FP32, on the CPU.
 
     Args:
-        files: of the model, by suffix.
         benchmarks: folders with HR/ and LRx4/, on which the loss of PSNR-Y is measured.
         fp32: forbid the engines any lower precision.
 
     Raises:
         InputRefused: a benchmark is none.
+        ModelRefused: the model has no file for one of the engines.
     """
-    with TorchEngine(checkpoint) as reference:
+    choices = [Choice(kind, model.file(kind.suffix), "cpu", "verify") for kind in kinds]
+    with TorchEngine(model.file(".safetensors")) as reference:
         expected = _psnr_y(reference, benchmarks)
-        for kind in kinds:
-            choice = Choice(kind, files[kind.suffix], "cpu", "verify")
+        for choice in choices:
             with open_engine(choice, fp32=fp32) as candidate:
                 got = _psnr_y(candidate, benchmarks)
                 yield Verdict(
@@ -55,7 +55,8 @@ def verify_engines(
 def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[Verdict]:
     """The same for an ONNX in every runtime that is installed, in FP32."""
     kinds = [kind for kind in KINDS.values() if kind.suffix == ".onnx" and kind.installed]
-    return verify_engines(checkpoint, {".onnx": onnx}, kinds, fp32=True)
+    model = ModelFiles(checkpoint.stem, {".safetensors": checkpoint, ".onnx": onnx})
+    return verify_engines(model, kinds, fp32=True)
 
 
 def natural_batches() -> Iterator[Pixels]:
@@ -63,9 +64,10 @@ def natural_batches() -> Iterator[Pixels]:
 
     Never noise: on it activations grow to sizes that no picture gives them, and errors with them.
     """
-    yield _photo()
+    photo = _photo()
+    yield photo
     for height, width in [(1, 1), (3, 2), (17, 31), (64, 63)]:
-        crops = [_photo()[0, y : y + height, x : x + width] for y, x in [(0, 0), (21, 34), (40, 5)]]
+        crops = [photo[0, y : y + height, x : x + width] for y, x in [(0, 0), (21, 34), (40, 5)]]
         yield np.stack(crops)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.model_file import foreign
 from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
@@ -47,7 +48,7 @@ def read_safetensors_spec(path: Path) -> ModelSpec:
         metadata = header.pop("__metadata__", {})
         spec_text = metadata[METADATA_KEY]
     except KeyError:
-        raise _foreign(path) from None
+        raise foreign(path) from None
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelRefused(f"{path}: damaged safetensors header: {error}") from None
     if len(header) > MAX_TENSORS:
@@ -60,13 +61,6 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a binary file; typing.IO adds no
         return path.open("rb")
     except OSError as error:
         raise ModelRefused(f"{path}: {error.strerror}") from None
-
-
-def _foreign(path: Path) -> ModelRefused:
-    return ModelRefused(
-        f"{path}: carries no srgan-edge spec, so its scale and value range are unknown; "
-        "make it with `srgan-edge export` or `srgan-edge convert`"
-    )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -276,11 +276,12 @@ def export(
     from srgan_edge.artefact import read_spec
     from srgan_edge.engine_cache import EngineCache
     from srgan_edge.export.engine import export_rtx
+    from srgan_edge.export.precision import HalfPrecision
     from srgan_edge.passport import Profile, read_engine, write_engine
 
     profile = Profile.from_options(read_spec(checkpoint), tile, batch, shape, dynamic)
     capabilities = compute_capability.split(",")
-    precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
+    precision: HalfPrecision = "bf16" if bf16 else "fp16"
     cache = EngineCache()
     path = export_rtx(model, precision, profile, capabilities, cache, say=typer.echo)
     if output is not None:
@@ -461,15 +462,12 @@ def verify(
     from srgan_edge.models import find_model
     from srgan_edge.tables import verdict_record, verdict_table
 
-    files = find_model(model)
-    checkpoint = files.file(".safetensors")
     possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
     names = engine_names or [name for name, kind in possible.items() if kind.installed]
     if unknown := [name for name in names if name not in possible]:
         raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
     kinds = [possible[name] for name in names]
-    suffixes = {kind.suffix: files.file(kind.suffix) for kind in kinds}
-    verdicts = list(verify_engines(checkpoint, suffixes, kinds, benchmarks or [], fp32=fp32))
+    verdicts = list(verify_engines(find_model(model), kinds, benchmarks or [], fp32=fp32))
     if as_json:
         typer.echo(json.dumps([verdict_record(verdict) for verdict in verdicts], indent=2))
     else:

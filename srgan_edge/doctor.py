@@ -1,6 +1,5 @@
 """What works on this machine: packages, engines (each is made to run), CPU, GPU, models."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.models import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels
+from srgan_edge.version import installed_version
 
 Status = Literal["ok", "absent", "broken"]
 
@@ -100,23 +100,16 @@ def _cpu_flags() -> set[str]:
 def _packages() -> list[Finding]:
     findings = []
     for name in RUNTIME_PACKAGES:
-        version = _version(name)
+        version = installed_version(name)
         status: Status = "ok" if version else "broken"
         advice = "" if version else "pip install --force-reinstall srgan-edge"
         findings.append(Finding("packages", name, status, version or "missing", advice))
     for name, extra in OPTIONAL_PACKAGES.items():
-        version = _version(name)
+        version = installed_version(name)
         detail = version or "not installed"
         advice = "" if version else f"pip install 'srgan-edge[{extra}]'"
         findings.append(Finding("extras", name, "ok" if version else "absent", detail, advice))
     return findings
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _models() -> list[Finding]:

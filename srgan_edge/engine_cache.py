@@ -6,17 +6,17 @@ native code. Who builds an engine holds its lock, so that a second process waits
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
+from srgan_edge.version import installed_version
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,7 @@ class EngineKey:
 
     @classmethod
     def of(cls, passport: Passport) -> "EngineKey":
-        return cls(
-            passport.module,
-            passport.version,
-            passport.graph_sha256,
-            passport.profile,
-            passport.compute_capabilities,
-            passport.platform,
-        )
+        return cls(**{field.name: getattr(passport, field.name) for field in fields(cls)})
 
     @property
     def digest(self) -> str:
@@ -180,9 +173,8 @@ def _examine(path: Path) -> CachedEngine:
 
 def _why_not_here(passport: Passport) -> str:
     distribution = passport.module.replace("_", "-")
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+    version = installed_version(distribution)
+    if version is None:
         return f"{distribution} is not installed"
     if version != passport.version:
         return f"built by {distribution} {passport.version}, here is {version}"
@@ -192,5 +184,4 @@ def _why_not_here(passport: Passport) -> str:
 def _unlink(path: Path) -> None:
     # The engine last: without its passport nothing loads it.
     for file in (passport_path(path), path):
-        with suppress(FileNotFoundError):
-            file.unlink()
+        file.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.model_file import foreign, read_at_most
 from srgan_edge.protobuf import Message
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
@@ -38,12 +39,7 @@ def read_onnx_spec(path: Path) -> ModelSpec:
         ModelRefused: not an ONNX file, damaged, made by another program, or with something in it
             that the exporter never writes.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ModelRefused(f"{path}: larger than {MAX_BYTES} bytes")
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelRefused(f"{path}: {error.strerror}") from None
+    content = read_at_most(path, MAX_BYTES)
     try:
         model = Message(memoryview(content))
         for entry in model.messages(14):  # metadata_props
@@ -51,10 +47,7 @@ def read_onnx_spec(path: Path) -> ModelSpec:
                 spec = ModelSpec.from_json(entry.text(2))
                 break
         else:
-            raise ModelRefused(
-                f"{path}: carries no srgan-edge spec, so its scale and value range are unknown; "
-                "make it with `srgan-edge export` or `srgan-edge convert`"
-            )
+            raise foreign(path)
         if reason := _why_not_ours(model):
             raise ModelRefused(
                 f"{path}: {reason}, which srgan-edge never writes; make it with `srgan-edge export`"

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.model_file import read_at_most
 from srgan_edge.spec import ModelSpec
 
 ENGINE_SUFFIX = ".engine"
@@ -65,8 +66,7 @@ class Profile:
             return cls.static(*_shape("--shape", shape))
         if dynamic is not None:
             shapes = [_shape("--dynamic", text) for text in dynamic.split(",")]
-            rising = all(a <= b <= c for a, b, c in zip(*shapes, strict=True)) if shapes[2:] else 0
-            if len(shapes) != 3 or not rising:
+            if len(shapes) != 3 or not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)):
                 raise UsageError(
                     f"--dynamic {dynamic}; possible: smallest, best and largest, "
                     "as 1x64x64,1x270x480,1x1080x1920"
@@ -214,12 +214,7 @@ def read_engine(path: Path) -> tuple[bytes, Passport]:
         ModelRefused: no passport, too large, or other bytes: cut short, flipped, replaced.
     """
     passport = read_passport(path)
-    try:
-        if path.stat().st_size > MAX_ENGINE_BYTES:
-            raise ModelRefused(f"{path}: larger than {MAX_ENGINE_BYTES} bytes")
-        plan = path.read_bytes()
-    except OSError as error:
-        raise ModelRefused(f"{path}: {error.strerror}") from None
+    plan = read_at_most(path, MAX_ENGINE_BYTES)
     if hashlib.sha256(plan).hexdigest() != passport.engine_sha256:
         raise ModelRefused(
             f"{path}: its bytes are not those of its passport (cut short, damaged or replaced); "

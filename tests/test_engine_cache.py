@@ -15,6 +15,7 @@ from srgan_edge.engine_cache import EngineCache, EngineKey
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
+from srgan_edge.version import installed_version
 
 KEY = EngineKey(
     module="tensorrt_rtx",
@@ -155,7 +156,7 @@ def test_a_builder_killed_at_work_leaves_nothing_that_is_used(cache):
 
 
 def test_prune_removes_what_cannot_be_used_and_what_the_dead_left(cache, stored):
-    good = dataclasses.replace(KEY, version=_installed("tensorrt-rtx") or "0")
+    good = dataclasses.replace(KEY, version=installed_version("tensorrt-rtx") or "0")
     kept = cache.path_of(good, "kept")
     write_engine(kept, PLAN, passport_of(good))
     stored.write_bytes(b"damaged")
@@ -164,7 +165,7 @@ def test_prune_removes_what_cannot_be_used_and_what_the_dead_left(cache, stored)
     left = cache.folder / f".{kept.stem[:40]}.partial-1234.engine"
     left.write_bytes(b"half")
     removed = {engine.path for engine in cache.prune()}
-    expected = {stored} if _installed("tensorrt-rtx") else {stored, kept}
+    expected = {stored} if installed_version("tensorrt-rtx") else {stored, kept}
     assert removed == expected
     assert not left.exists()
     assert not passport_path(stored).exists()
@@ -178,15 +179,6 @@ def test_prune_leaves_a_builder_at_work_alone(cache):
         partial.write_bytes(b"half")
         assert cache.prune() == []
         assert partial.exists()
-
-
-def _installed(distribution):
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def test_an_engine_is_removed_by_name(cache, stored):

@@ -87,9 +87,10 @@ def train(
         identity = identity_of(recipe, photos, init, vgg_weights)
         begin(state, recipe, identity, folder, init, precision, processes)
         if state.step:
-            all_steps = recipe.pixel.steps + recipe.adversarial.steps
-            done = state.step >= all_steps
-            say(f"all {all_steps} steps are done" if done else f"going on from step {state.step}")
+            done = state.step >= recipe.steps
+            say(
+                f"all {recipe.steps} steps are done" if done else f"going on from step {state.step}"
+            )
         signals = stack.enter_context(stop_signals())
         session = Session(
             recipe=recipe,

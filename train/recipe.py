@@ -165,6 +165,11 @@ class Recipe:
             if phase.steps
         }
 
+    @property
+    def steps(self) -> int:
+        """Of both phases."""
+        return self.pixel.steps + self.adversarial.steps
+
     def adversarial_alone(self) -> Self:
         """The recipe without its pixel phase, for weights that have one behind them."""
         return dataclasses.replace(self, pixel=dataclasses.replace(self.pixel, steps=0))

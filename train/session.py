@@ -238,8 +238,7 @@ class Session:
         )
         self.log.write_speed(state.step, speed)
         phase = "pixel" if state.opponent is None else "adversarial"
-        steps = self.recipe.pixel.steps + self.recipe.adversarial.steps
-        self.on_progress(Progress(phase, state.step, steps, speed, means, self.psnr_y))
+        self.on_progress(Progress(phase, state.step, self.recipe.steps, speed, means, self.psnr_y))
 
     def _validate(self) -> None:
         if self.log is not None:
