@@ -105,7 +105,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         clip=f"{clip.name} {size}",
         frames=len(frames),
         model=info.spec.name,
-        engine=f"{info.name}, {info.device}, {info.precision}, {info.slots} slots, tile {tile_px}",
+        engine=f"{info.name}, {info.device}, {info.arithmetic}, {info.slots} slots, tile {tile_px}",
         rounds=rounds,
         engine_fps=round(engine_alone, 2),
         end_to_end_fps=round(fps, 2),

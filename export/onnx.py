@@ -5,6 +5,7 @@ range, the clamp and the rounding inside, so that every runtime computes the sam
 """
 
 import contextlib
+import dataclasses
 import io
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.checkpoint import load_checkpoint
+from srgan_edge.export.int8 import in_bytes, in_floating_point
 from srgan_edge.model import Deployment
 from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.spec import METADATA_KEY, ModelSpec
@@ -40,6 +42,10 @@ def onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
 
 def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     """The deployment graph, checked by onnx, with its spec in `metadata_props` and nothing else."""
+    if spec.quantized_from:
+        plain = dataclasses.replace(spec, quantized_from="")
+        graph = deployment_graph(in_floating_point(generator, spec), plain)
+        return _with_spec(in_bytes(graph, generator), spec)
     sizes = [torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for name in ("n", "h", "w")]
     # Odd and unequal example sizes: the tracer must not take two of them for one.
     example = torch.zeros(2, 17, 19, 3, dtype=torch.uint8)
@@ -58,6 +64,10 @@ def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _forget_origin(model)
+    return _with_spec(model, spec)
+
+
+def _with_spec(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
     onnx.checker.check_model(model, full_check=True)
     return model

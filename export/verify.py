@@ -23,14 +23,16 @@ TILE_PX = 48
 
 def verify_engines(
     model: ModelFiles,
+    against: Path,
     kinds: Sequence[EngineKind],
     benchmarks: Sequence[Path] = (),
     *,
     fp32: bool = False,
 ) -> Iterator[Verdict]:
-    """Compare engines of a model with its checkpoint in PyTorch, in FP32, on the CPU.
+    """Compare engines of a model with a checkpoint in PyTorch, in FP32, on the CPU.
 
     Args:
+        against: the model's checkpoint; of an INT8 form, that of the model it was made of.
         benchmarks: folders with HR/ and LRx4/, on which the loss of PSNR-Y is measured.
         fp32: forbid the engines any lower precision.
 
@@ -39,7 +41,7 @@ def verify_engines(
         ModelRefused: the model has no file for one of the engines.
     """
     choices = [Choice(kind, model.file(kind.suffix), "cpu", "verify") for kind in kinds]
-    with TorchEngine(model.file(".safetensors")) as reference:
+    with TorchEngine(against) as reference:
         expected = _psnr_y(reference, benchmarks)
         for choice in choices:
             with open_engine(choice, fp32=fp32) as candidate:
@@ -55,8 +57,8 @@ def verify_engines(
 def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[Verdict]:
     """The same for an ONNX in every runtime that is installed, in FP32."""
     kinds = [kind for kind in KINDS.values() if kind.suffix == ".onnx" and kind.installed]
-    model = ModelFiles(checkpoint.stem, {".safetensors": checkpoint, ".onnx": onnx})
-    return verify_engines(model, kinds, fp32=True)
+    model = ModelFiles(onnx.stem, {".onnx": onnx})
+    return verify_engines(model, checkpoint, kinds, fp32=True)
 
 
 def natural_batches() -> Iterator[Pixels]:

@@ -143,7 +143,7 @@ def _tried(choice: Choice) -> Finding:
             info, consistency_db = engine.info, self_test(engine)
     except Exception as error:  # whatever a runtime throws here is the finding
         return Finding("engines", name, "broken", f"{type(error).__name__}: {error}")
-    detail = f"{info.device}, {info.precision}, self-test {consistency_db:.1f} dB"
+    detail = f"{info.device}, {info.arithmetic}, self-test {consistency_db:.1f} dB"
     status: Status = "ok" if consistency_db >= MIN_CONSISTENCY_DB else "broken"
     return Finding("engines", name, status, detail)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srgan_edge.quantization import Int8Conv2d, inner_convolutions
 from srgan_edge.spec import ModelSpec, Norm
 
 
@@ -147,6 +148,9 @@ def generator_from_spec(spec: ModelSpec) -> nn.Module:
         generator = EdgeNet(spec.channels, spec.blocks)
     else:
         generator = SRResNet(spec.channels, spec.blocks, spec.norm)
+    if spec.quantized_from:
+        for convolution in inner_convolutions(generator).values():
+            Int8Conv2d.take_over(convolution)
     return TanhHead(generator) if spec.head == "tanh" else generator
 
 

@@ -23,7 +23,7 @@ MAX_SCALE = 4
 OPERATIONS = (
     {"Conv", "PRelu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
     | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip"}
-    | {"Cast", "Transpose", "Identity", "Constant"}
+    | {"Cast", "Transpose", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 )
 """What the exporter and its rewrites write. None of them makes more of its input than MAX_SCALE."""
 

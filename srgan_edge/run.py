@@ -55,7 +55,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         upscaler = Upscaler(engine, options.tiling)
         info = engine.info
         reporter.note(
-            f"{info.spec.name} on {info.name}, {info.device}, {info.precision} ({choice.reason})"
+            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
         )
         outcomes = []
         for job in jobs:

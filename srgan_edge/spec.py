@@ -53,6 +53,9 @@ class ModelSpec:
     """`batch` is the paper's generator; `none`, our default, cannot drift in evaluation mode."""
     head: Head = "linear"
     """`tanh` maps the last layer to (tanh(x) + 1) / 2, as some foreign SRGANs do."""
+    quantized_from: str = ""
+    """Name of the model of which this is the INT8 form: its convolutions but the first and the
+    last read and multiply bytes. Empty: all of it is in floating point."""
     halo_px: int | None = None
     """Smallest halo in LR pixels at which tiled and untiled differ by at most one level of 255,
     measured on the benchmark images; None: not measured, use `receptive_radius_px`."""
@@ -71,6 +74,8 @@ class ModelSpec:
             got = getattr(self, field)
             if not isinstance(got, int) or not low <= got <= high:
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
+        if self.quantized_from and self.norm != "none":
+            raise ModelRefused(f"spec has norm {self.norm!r} in INT8; possible: 'none'")
         if self.halo_px is not None and not 0 <= self.halo_px <= self.receptive_radius_px:
             raise ModelRefused(
                 f"spec has halo_px {self.halo_px}; possible: 0 to {self.receptive_radius_px}"

@@ -78,7 +78,7 @@ def open_models(
         yield [
             upscaler_system(
                 name if names.count(name) == 1 else model,
-                f"{name}, {opened.info.name} {opened.info.precision}",
+                f"{name}, {opened.info.name} {opened.info.arithmetic}",
                 opened.upscale,
             )
             for model, name, opened in zip(models, names, engines, strict=True)

@@ -39,6 +39,8 @@ def spec_table(model: ModelFiles) -> Table:
         "tile halo": "not measured" if spec.halo_px is None else f"{spec.halo_px} px",
         "licence": spec.licence,
     }
+    if spec.quantized_from:
+        rows["arithmetic"] = f"INT8 but for the first and last layer; made of {spec.quantized_from}"
     if spec.training is not None:
         scores = ", ".join(f"{name} {dB:.2f} dB" for name, dB in spec.training.scores.items())
         rows |= {
@@ -171,7 +173,7 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
         parity = verdict.parity
         table.add_row(
             verdict.info.name,
-            verdict.info.precision,
+            verdict.info.arithmetic,
             str(parity.max_levels),
             str(parity.p999_levels),
             f"{parity.mean_levels:.4f}",
@@ -187,7 +189,7 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
     """The same for machines."""
     return {
         "engine": verdict.info.name,
-        "precision": verdict.info.precision,
+        "precision": verdict.info.arithmetic,
         "parity": _finite(asdict(verdict.parity)),
         "tiled": _finite(asdict(verdict.tiled)),
         "psnr_y_loss_db": verdict.psnr_y_loss_db,

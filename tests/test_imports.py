@@ -23,7 +23,12 @@ RUNTIME, TRAIN, EXPORT, KERNELS = PACKAGES = (
 CLI = "srgan_edge.cli"
 
 OWNERS = {
-    "torch": ("srgan_edge.model", "srgan_edge.checkpoint", "srgan_edge.engines.torch"),
+    "torch": (
+        "srgan_edge.model",
+        "srgan_edge.quantization",
+        "srgan_edge.checkpoint",
+        "srgan_edge.engines.torch",
+    ),
     "openvino": ("srgan_edge.engines.openvino",),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (

@@ -11,7 +11,7 @@ from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.spec import ModelSpec, Training
 
-SAME = ("architecture", "channels", "blocks", "scale", "norm", "head")
+SAME = ("architecture", "channels", "blocks", "scale", "norm", "head", "quantized_from")
 """What two generators must agree in."""
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
 from srgan_edge.models import find_model
+from srgan_edge.quantization import quantized_state
 from srgan_edge.spec import ModelSpec, Training
 from srgan_edge.train import losses
 from srgan_edge.train.optimiser import Precision
@@ -30,7 +31,15 @@ from srgan_edge.train.processes import Processes, join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder
 from srgan_edge.train.run_log import RunLog
-from srgan_edge.train.session import TIME_IS_UP, Batch, Progress, Session, stop_signals
+from srgan_edge.train.session import (
+    GRID_STEP,
+    TIME_IS_UP,
+    Batch,
+    Progress,
+    Session,
+    draw_crops,
+    stop_signals,
+)
 from srgan_edge.train.state import TrainingState
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
@@ -69,6 +78,8 @@ def train(
         Interrupted: SIGINT or SIGTERM; the step at hand was finished, and saved.
     """
     deadline = time.monotonic() + 60 * max_minutes
+    if (original := recipe.model.quantized_from) and init is None:
+        raise UsageError(f"{recipe.model.name} is an INT8 form; type --init {original} too")
     if init is not None and recipe.adversarial.steps:
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
@@ -85,7 +96,7 @@ def train(
         photos = open_photos(recipe, folders, run, processes, say)
         state = TrainingState.start(recipe.model, recipe.data.seed, precision, processes)
         identity = identity_of(recipe, photos, init, vgg_weights)
-        begin(state, recipe, identity, folder, init, precision, processes)
+        begin(state, recipe, identity, folder, init, photos, precision, processes)
         if state.step:
             done = state.step >= recipe.steps
             say(
@@ -337,6 +348,7 @@ def begin(
     identity: dict[str, str],
     folder: RunFolder,
     init: Path | None,
+    photos: PhotoPack,
     precision: Precision,
     processes: Processes,
 ) -> None:
@@ -357,6 +369,18 @@ def begin(
         return
     if init is None:
         return
+    weights = weights_to_start_from(init, recipe, photos)
+    for network in (state.generator, state.average):
+        network.load_state_dict(weights)
+
+
+def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
+    """Those of a checkpoint; if the recipe makes its INT8 form, with scales from the photographs.
+
+    Raises:
+        ModelRefused: the checkpoint is of another architecture, or of another model than the
+            recipe's INT8 form.
+    """
     generator, spec = load_checkpoint(init)
     for field in ("architecture", "channels", "blocks", "norm", "head", "scale"):
         if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
@@ -364,8 +388,21 @@ def begin(
                 f"{init} has {field} {got!r}, the recipe {wanted!r}; "
                 f"type --set model.{field}={got}, or start from another checkpoint"
             )
-    for network in (state.generator, state.average):
-        network.load_state_dict(generator.state_dict())
+    original = recipe.model.quantized_from
+    if spec.quantized_from != original and (spec.quantized_from or spec.name != original):
+        what = f"the INT8 form of {spec.quantized_from!r}" if spec.quantized_from else spec.name
+        made = f"the INT8 form of {original!r}" if original else "a model in floating point"
+        raise ModelRefused(f"{init} is {what}, the recipe makes {made}; start from another one")
+    if original and not spec.quantized_from:
+        return quantized_state(generator, calibration_pictures(photos, recipe))
+    return generator.state_dict()
+
+
+def calibration_pictures(photos: PhotoPack, recipe: Recipe) -> Iterator[Tensor]:
+    """512 LR crops of the photographs, as the recipe makes them; no step of the run sees them."""
+    for index in range(0, 512, 8):
+        crops = draw_crops(photos, recipe, recipe.data.seed, GRID_STEP, range(index, index + 8))
+        yield crops.lr.cpu().float() / 255
 
 
 def release(session: Session, path: Path, folders: list[Path], init: Path | None) -> None:

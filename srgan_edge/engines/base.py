@@ -16,11 +16,16 @@ class EngineInfo:
     device: str
     """Where it runs, for example `cpu` or `cuda:0`."""
     precision: str
-    """Arithmetic of the convolutions: `fp32`, `bf16` or `fp16`."""
+    """Arithmetic of the convolutions in floating point: `fp32`, `bf16` or `fp16`."""
     spec: ModelSpec
     """The generator it runs."""
     slots: int = 1
     """How many calls of `upscale` may run at once, each in a thread of its own."""
+
+    @property
+    def arithmetic(self) -> str:
+        """`int8 + bf16` if some convolutions are in INT8 and the others in BF16; else `bf16`."""
+        return f"int8 + {self.precision}" if self.spec.quantized_from else self.precision
 
 
 class Engine(Protocol):

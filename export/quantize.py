@@ -1,0 +1,79 @@
+"""The INT8 form of a model, without training: scales measured on pictures, weights as they are."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.errors import InputRefused, ModelRefused
+from srgan_edge.export.verify import natural_batches
+from srgan_edge.image import SUFFIXES, read_picture
+from srgan_edge.model import generator_from_spec
+from srgan_edge.parity import GATES, Parity, compare
+from srgan_edge.quantization import quantized_state
+from srgan_edge.spec import ModelSpec
+
+WINDOW_PX = 256
+"""What is taken of each picture, from its middle."""
+
+
+def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Parity:
+    """Write the INT8 form of a checkpoint; returns how it compares with the original in FP32.
+
+    Args:
+        folders: of pictures like those that it shall enlarge; the folders below them count too.
+
+    Raises:
+        InputRefused: no pictures, or one that cannot be read.
+        ModelRefused: the checkpoint is in INT8 already, has batch normalisation, or is too far from
+            itself in INT8.
+        OutputFailed: `path` cannot be written.
+    """
+    generator, spec = load_checkpoint(source)
+    pictures = list(_pictures_below(folders))
+    quantized_spec = _spec_of(spec, path.stem, len(pictures))
+    quantized = generator_from_spec(quantized_spec).eval()
+    quantized.load_state_dict(quantized_state(generator, map(_middle_of, pictures)))
+    with (
+        TorchEngine.from_generator(generator, spec) as original,
+        TorchEngine.from_generator(quantized, quantized_spec) as candidate,
+    ):
+        parity = compare(original.upscale, candidate.upscale, natural_batches())
+    if refusals := GATES["int8"].refusals(parity):
+        raise ModelRefused(
+            f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; give it pictures "
+            "like those that it shall enlarge, or train it: srgan-edge train --recipe edge-int8"
+        )
+    save_checkpoint(path, quantized, quantized_spec)
+    return parity
+
+
+def _spec_of(spec: ModelSpec, name: str, pictures: int) -> ModelSpec:
+    if spec.quantized_from:
+        raise ModelRefused(f"{spec.name} is the INT8 form of {spec.quantized_from} already")
+    training = spec.training and dataclasses.replace(
+        spec.training,
+        recipe=f"{spec.training.recipe}, in INT8 with the scales of {pictures} pictures",
+        scores={},
+    )
+    return dataclasses.replace(spec, name=name, quantized_from=spec.name, training=training)
+
+
+def _pictures_below(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        if not found:
+            raise InputRefused(f"{folder}: no picture in it or below it")
+        yield from found
+
+
+def _middle_of(path: Path) -> Tensor:
+    """float [1, 3, h, w] in [0, 1], h and w at most `WINDOW_PX`."""
+    pixels = read_picture(path).pixels
+    top, left = (max(0, side - WINDOW_PX) // 2 for side in pixels.shape[:2])
+    window = pixels[top : top + WINDOW_PX, left : left + WINDOW_PX]
+    return torch.tensor(window).permute(2, 0, 1)[None] / 255
