@@ -46,19 +46,31 @@ def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
         plain = dataclasses.replace(spec, quantized_from="")
         graph = deployment_graph(in_floating_point(generator, spec), plain)
         return _with_spec(in_bytes(graph, generator), spec)
-    sizes = [torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for name in ("n", "h", "w")]
     # Odd and unequal example sizes: the tracer must not take two of them for one.
     example = torch.zeros(2, 17, 19, 3, dtype=torch.uint8)
+    return traced(Deployment(generator), example, {0: "n", 1: "h", 2: "w"}, spec)
+
+
+def traced(
+    module: nn.Module, example: torch.Tensor, sizes: dict[int, str], spec: ModelSpec
+) -> onnx.ModelProto:
+    """The graph of a module, checked by onnx, with a spec in `metadata_props` and nothing else.
+
+    Args:
+        example: an input; its size along the axes of `sizes` does not matter.
+        sizes: names of the sizes that are free, by axis.
+    """
+    free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for axis, name in sizes.items()}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the tracer, about itself
         program = torch.onnx.export(
-            Deployment(generator).eval(),
+            module.eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
             input_names=["input"],
             output_names=["output"],
-            dynamic_shapes=(dict(enumerate(sizes)),),
+            dynamic_shapes=(free,),
             verbose=False,
         )
     assert program is not None

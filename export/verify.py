@@ -9,6 +9,7 @@ from srgan_edge.benchmark import benchmark_name
 from srgan_edge.engines import KINDS, Choice, EngineKind, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.image import read_picture
 from srgan_edge.models import ModelFiles
@@ -59,6 +60,21 @@ def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[Verdict]:
     kinds = [kind for kind in KINDS.values() if kind.suffix == ".onnx" and kind.installed]
     model = ModelFiles(onnx.stem, {".onnx": onnx})
     return verify_engines(model, checkpoint, kinds, fp32=True)
+
+
+def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None:
+    """Compare an ONNX with its checkpoint in every runtime that is installed.
+
+    Args:
+        say: takes one line for the user for each runtime.
+
+    Raises:
+        ModelRefused: it misses a gate.
+    """
+    for verdict in verify_onnx(checkpoint, onnx):
+        say(f"  {verdict.info.name} against torch fp32: {verdict.parity}")
+        if verdict.refusals:
+            raise ModelRefused(f"{onnx} in {verdict.info.name}: {'; '.join(verdict.refusals)}")
 
 
 def natural_batches() -> Iterator[Pixels]:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -246,6 +246,10 @@ def export(
         str, typer.Option(metavar="X.Y,...", help="Of the GPUs that it is for.")
     ] = "8.6,8.9,12.0",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    io: Annotated[
+        Literal["bytes", "float"],
+        typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
+    ] = "bytes",
 ) -> None:
     """Turn a checkpoint into what an edge box runs, and show that it is equal."""
     if onnx and rtx:
@@ -254,22 +258,30 @@ def export(
         raise UsageError("nothing to export to; type: srgan-edge export MODEL --onnx, or --rtx")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16; possible: one of them")
+    if io == "float" and not onnx:
+        raise UsageError("--io float; possible: with --onnx alone")
     _require("torch", "srgan-edge[export]", "exporting")
     _require("onnx", "srgan-edge[export]", "exporting")
     from srgan_edge.models import find_model
 
     checkpoint = find_model(model).file(".safetensors")
+    if onnx and io == "float":
+        from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
+        from srgan_edge.export.float_parity import prove_float_onnx
+
+        path = output or Path(f"{checkpoint.stem}-float.onnx")
+        float_onnx_from_checkpoint(checkpoint, path)
+        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+        prove_float_onnx(checkpoint, path, say=typer.echo)
+        return
     if onnx:
         from srgan_edge.export.onnx import onnx_from_checkpoint
-        from srgan_edge.export.verify import verify_onnx
+        from srgan_edge.export.verify import prove_onnx
 
         path = output or Path(f"{checkpoint.stem}.onnx")
         onnx_from_checkpoint(checkpoint, path)
         typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-        for verdict in verify_onnx(checkpoint, path):
-            typer.echo(f"  {verdict.info.name} against torch fp32: {verdict.parity}")
-            if verdict.refusals:
-                raise ModelRefused(f"{path} in {verdict.info.name}: {'; '.join(verdict.refusals)}")
+        prove_onnx(checkpoint, path, say=typer.echo)
         return
 
     _require("tensorrt_rtx", "srgan-edge[rtx]", "--rtx")

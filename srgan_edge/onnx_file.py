@@ -27,7 +27,7 @@ OPERATIONS = (
 )
 """What the exporter and its rewrites write. None of them makes more of its input than MAX_SCALE."""
 
-_UINT8 = 2
+_FLOAT, _UINT8 = 1, 2
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 """By TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double, bfloat16."""
 
@@ -36,8 +36,8 @@ def read_onnx_spec(path: Path) -> ModelSpec:
     """The spec in the metadata of an ONNX file of ours, once its graph was found harmless.
 
     Raises:
-        ModelRefused: not an ONNX file, damaged, made by another program, or with something in it
-            that the exporter never writes.
+        ModelRefused: not an ONNX file, damaged, made by another program, the float form of
+            `srgan-edge export --io float`, or with something in it that the exporter never writes.
     """
     content = read_at_most(path, MAX_BYTES)
     try:
@@ -48,6 +48,11 @@ def read_onnx_spec(path: Path) -> ModelSpec:
                 break
         else:
             raise foreign(path)
+        if _is_float_form(model):
+            raise ModelRefused(
+                f"{path}: the float form of {spec.name}, which is for other programs; srgan-edge "
+                "runs the form that takes bytes; type: srgan-edge export MODEL --onnx"
+            )
         if reason := _why_not_ours(model):
             raise ModelRefused(
                 f"{path}: {reason}, which srgan-edge never writes; make it with `srgan-edge export`"
@@ -55,6 +60,16 @@ def read_onnx_spec(path: Path) -> ModelSpec:
     except (IndexError, ValueError) as error:
         raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
     return spec
+
+
+def _is_float_form(model: Message) -> bool:
+    """Whether an input is float32 [N, 3, H, W]."""
+    for value in model.message(7).messages(11):
+        tensor = value.message(2).message(1)
+        dims = tensor.message(2).messages(1)
+        if tensor.number(1) == _FLOAT and len(dims) == 4 and dims[1].number(1) == 3:
+            return True
+    return False
 
 
 def _why_not_ours(model: Message) -> str | None:

@@ -393,12 +393,25 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
         (["--onnx", "--rtx"], "--onnx and --rtx; possible: one of them at a time"),
         (["--rtx", "--fp16", "--bf16"], "--fp16 and --bf16; possible: one of them"),
         (["--rtx", "--tile", "0"], "--tile 0; possible: 1 or more"),
+        (["--rtx", "--io", "float"], "--io float; possible: with --onnx alone"),
     ],
 )
 def test_an_export_that_contradicts_itself_is_refused(cli, options, message):
     code, _, err = cli("export", "edge-x4", *options)
     assert code == 2
     assert message in err
+
+
+def test_a_float_onnx_is_for_other_programs(cli, tmp_path):
+    code, out, err = cli("export", "edge-x4", "--onnx", "--io", "float")
+    assert code == 0, err
+    assert "wrote edge-x4-float.onnx (" in out
+    assert re.search(r"openvino \S+ against torch fp32: max \d\.\de-0[6-9] of 1\n", out)
+    save(tmp_path / "in.png")
+    code, _, err = cli("upscale", "in.png", "-n", "edge-x4-float.onnx")
+    assert code == 6
+    assert "the float form of edge-x4" in err
+    assert "type: srgan-edge export MODEL --onnx" in err
 
 
 def test_an_engine_is_exported_without_a_gpu(cli):
