@@ -1,21 +1,24 @@
-"""Output files that are absent or whole: never half written, never lost to a failed rerun.
+"""Outputs that are absent or whole: never half written, never lost to a failed rerun.
 
-What goes into a file is its writer's business; this file only decides when it gets its name.
+What goes into a file or folder is its writer's business; this one only decides when it gets its
+name.
 """
 
 import errno
 import os
 import secrets
+import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from srgan_edge.errors import OutputFailed
 
-_ELSEWHERE = "name another place with -o"
+_ELSEWHERE = "name another place with {option}"
 _ADVICE = {
     errno.ENOENT: "create the folder first with mkdir -p",
-    errno.EISDIR: "name a file in it with -o",
+    errno.EISDIR: "name a file in it with {option}",
     errno.ENOSPC: f"free some space or {_ELSEWHERE}",
     errno.EDQUOT: f"free some of your quota or {_ELSEWHERE}",
 }
@@ -47,12 +50,52 @@ def replace_when_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             _sync(path.parent)
     except OSError as error:
-        reason = error.strerror or str(error)
-        advice = _ADVICE.get(error.errno or 0, _ELSEWHERE)
-        raise OutputFailed(f"cannot write {path}: {reason}; {advice}") from error
+        raise _failed(path, error, "-o") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
+    """Yields an empty folder beside `path` that becomes `path` at the end; its parents are made.
+
+    When the body ends, all that is in it is synced to disk and the folder renamed. When the body
+    raises anything at all, it is removed. What is at `path` already is never replaced: there is no
+    way to exchange two folders in one step everywhere.
+
+    Args:
+        option: with which the user names another place, as `--triton`.
+
+    Raises:
+        OutputFailed: there is something at `path`, its parent is not writable, or the body raised
+            an `OSError`, with the exception that `replace_when_whole` states.
+    """
+    partial = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
+    if path.exists() or path.is_symlink():
+        raise OutputFailed(
+            f"{path} is there already; type: rm -r {shlex.quote(str(path))}, "
+            f"or name another place with {option}"
+        )
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        partial.rename(path)
+        with suppress(OSError):
+            _sync(path.parent)
+    except OSError as error:
+        raise _failed(path, error, option) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _failed(path: Path, error: OSError, option: str) -> OutputFailed:
+    reason = error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0, _ELSEWHERE).format(option=option)
+    return OutputFailed(f"cannot write {path}: {reason}; {advice}")
 
 
 def _refuse_special(path: Path) -> None:

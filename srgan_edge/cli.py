@@ -250,8 +250,17 @@ def export(
         Literal["bytes", "float"],
         typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
     ] = "bytes",
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Add MODEL, or FILE.engine, to a Triton repository."),
+    ] = None,
 ) -> None:
     """Turn a checkpoint into what an edge box runs, and show that it is equal."""
+    if triton is not None:
+        if onnx or rtx or output is not None or io != "bytes":
+            raise UsageError("--triton DIR; possible: without --onnx, --io, --rtx and -o")
+        _export_to_triton(model, triton)
+        return
     if onnx and rtx:
         raise UsageError("--onnx and --rtx; possible: one of them at a time")
     if not onnx and not rtx:
@@ -625,6 +634,21 @@ def version(
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(signum)
+
+
+def _export_to_triton(model: str, folder: Path) -> None:
+    _require("torch", "srgan-edge[export]", "exporting")
+    _require("onnx", "srgan-edge[export]", "exporting")
+    from srgan_edge.export.triton import write_onnx_repository, write_plan_repository
+    from srgan_edge.models import find_model
+    from srgan_edge.passport import ENGINE_SUFFIX
+
+    if model.endswith(ENGINE_SUFFIX):
+        path = write_plan_repository(Path(model), folder)
+    else:
+        checkpoint = find_model(model).file(".safetensors")
+        path = write_onnx_repository(checkpoint, folder, say=typer.echo)
+    typer.echo(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")
 
 
 def _require(module: str, requirement: str, purpose: str) -> None:

@@ -5,11 +5,12 @@ import os
 import resource
 import signal
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from srgan_edge.atomic import replace_when_whole
+from srgan_edge.atomic import folder_when_whole, replace_when_whole
 from srgan_edge.errors import InputDamaged, OutputFailed
 
 
@@ -135,3 +136,42 @@ def test_longest_possible_name(tmp_path: Path):
     with replace_when_whole(path) as partial:
         partial.write_bytes(b"x")
     assert path.exists()
+
+
+def test_a_folder_appears_only_when_whole(tmp_path: Path):
+    path = tmp_path / "not" / "there" / "model"
+    with folder_when_whole(path, "--to") as partial:
+        (partial / "1").mkdir()
+        (partial / "1" / "plan").write_bytes(b"half")
+        assert partial.parent == path.parent and not path.exists()
+    assert (path / "1" / "plan").read_bytes() == b"half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [InputDamaged("torn"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: BaseException):
+    with pytest.raises(type(error)), folder_when_whole(tmp_path / "model", "--to") as partial:
+        (partial / "plan").write_bytes(b"half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
+def test_what_is_there_is_not_made_a_folder(tmp_path: Path, make: Callable[[Path], None]):
+    path = tmp_path / "a model"
+    make(path)
+    with (
+        pytest.raises(OutputFailed, match=r"type: rm -r '.*a model', or .* with --to$"),
+        folder_when_whole(path, "--to"),
+    ):
+        pytest.fail("the body has run")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputFailed, match=r"cannot write .*; name another place with --to"),
+        folder_when_whole(tmp_path / "file" / "model", "--to"),
+    ):
+        pytest.fail("the body has run")

@@ -394,6 +394,7 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
         (["--rtx", "--fp16", "--bf16"], "--fp16 and --bf16; possible: one of them"),
         (["--rtx", "--tile", "0"], "--tile 0; possible: 1 or more"),
         (["--rtx", "--io", "float"], "--io float; possible: with --onnx alone"),
+        (["--triton", "models", "--onnx"], "--triton DIR; possible: without --onnx, --io, --rtx"),
     ],
 )
 def test_an_export_that_contradicts_itself_is_refused(cli, options, message):
@@ -412,6 +413,20 @@ def test_a_float_onnx_is_for_other_programs(cli, tmp_path):
     assert code == 6
     assert "the float form of edge-x4" in err
     assert "type: srgan-edge export MODEL --onnx" in err
+
+
+def test_a_model_is_added_to_a_triton_repository(cli, tmp_path):
+    code, out, err = cli("export", "edge-x4", "--triton", "models")
+    assert code == 0, err
+    assert "openvino" in out
+    assert f"wrote models/edge-x4; type: tritonserver --model-repository {tmp_path}/models" in out
+    assert cli("upscale", save(tmp_path / "in.png"), "-n", "models/edge-x4/1/model.onnx")[0] == 0
+    code, _, err = cli("export", "edge-x4", "--triton", "models")
+    assert code == 5
+    assert "models/edge-x4 is there already; type: rm -r models/edge-x4, or name" in err
+    code, _, err = cli("export", "none.engine", "--triton", "models")
+    assert code == 6
+    assert "none.engine has no passport" in err
 
 
 def test_an_engine_is_exported_without_a_gpu(cli):

@@ -1,0 +1,137 @@
+"""Models as Triton Inference Server finds them: a folder each, with a configuration and a version.
+
+What the fields mean: https://docs.nvidia.com/deeplearning/triton-inference-server/, "Model
+Configuration". The text is protobuf's own, and short enough to be written without it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from srgan_edge.atomic import folder_when_whole
+from srgan_edge.checkpoint import load_checkpoint
+from srgan_edge.errors import ModelRefused
+from srgan_edge.export.onnx import deployment_graph
+from srgan_edge.export.verify import prove_onnx
+from srgan_edge.passport import Profile, passport_path, read_engine
+from srgan_edge.spec import ModelSpec
+
+MAX_BATCH = 4
+"""Pictures of one size that the server may put into one call: what it assumes by itself for models
+that say nothing. Each takes the memory of one; `srgan-x4` at 1920x1080 has 8 GB in one tensor."""
+
+PLAN_MODULE = "tensorrt"
+"""The runtime whose plans the server's backend loads."""
+
+ANY = -1
+"""A size that each request chooses."""
+
+
+def write_onnx_repository(checkpoint: Path, folder: Path, say: Callable[[str], None]) -> Path:
+    """Add the deployment ONNX of a `.safetensors` checkpoint to a model repository.
+
+    Args:
+        folder: the repository, made if missing.
+        say: takes one line for the user for each runtime that the ONNX is compared in.
+
+    Returns:
+        The folder of the model, which is named like the model in its spec.
+
+    Raises:
+        ModelRefused: the checkpoint is not one of ours, its name is none for a server, or the ONNX
+            differs from it.
+        OutputFailed: such a model is there already, or cannot be written.
+    """
+    generator, spec = load_checkpoint(checkpoint)
+    path = folder / _server_name(spec)
+    with folder_when_whole(path, "--triton") as partial:
+        model = partial / "1" / "model.onnx"
+        model.parent.mkdir()
+        model.write_bytes(deployment_graph(generator, spec).SerializeToString(deterministic=True))
+        prove_onnx(checkpoint, model, say)
+        (partial / "config.pbtxt").write_text(onnx_config(path.name))
+    return path
+
+
+def write_plan_repository(engine: Path, folder: Path) -> Path:
+    """Add an engine of TensorRT, with its passport, to a model repository.
+
+    Args:
+        folder: the repository, made if missing.
+
+    Returns:
+        The folder of the model, which is named like the model in its spec, and `-tensorrt`.
+
+    Raises:
+        ModelRefused: no passport, other bytes than its passport was written for, another runtime
+            than TensorRT, or its name is none for a server.
+        OutputFailed: such a model is there already, or cannot be written.
+    """
+    plan, passport = read_engine(engine)
+    if passport.module != PLAN_MODULE:
+        raise ModelRefused(
+            f"{engine} is an engine of {passport.module}, and Triton loads those of {PLAN_MODULE} "
+            f"alone; type: srgan-edge export {passport.source} --triton {folder}, for the ONNX"
+        )
+    path = folder / f"{_server_name(passport.spec)}-tensorrt"
+    with folder_when_whole(path, "--triton") as partial:
+        model = partial / "1" / "model.plan"
+        model.parent.mkdir()
+        model.write_bytes(plan)
+        passport_path(model).write_text(passport.to_json())
+        config = plan_config(path.name, passport.profile, passport.spec.scale)
+        (partial / "config.pbtxt").write_text(config)
+    return path
+
+
+def onnx_config(name: str) -> str:
+    """The configuration of a deployment ONNX; pictures of one size that wait together are joined.
+
+    The batch is not among the sizes: with `max_batch_size` the server puts it before them.
+    """
+    sizes = (ANY, ANY, 3)
+    return (
+        f'name: "{name}"\n'
+        'backend: "onnxruntime"\n'
+        f"max_batch_size: {MAX_BATCH}\n"
+        f"{_tensors(sizes, sizes)}"
+        "dynamic_batching { }\n"
+    )
+
+
+def plan_config(name: str, profile: Profile, scale: int) -> str:
+    """The configuration of an engine, which takes the shapes of its profile and no others.
+
+    The batch is one of the sizes, and the server joins nothing: an engine for four tiles runs no
+    three.
+    """
+    frames, height, width = (
+        low if low == high else ANY
+        for low, high in zip(profile.smallest, profile.largest, strict=True)
+    )
+    larger = (side if side == ANY else side * scale for side in (height, width))
+    return (
+        f'name: "{name}"\n'
+        'platform: "tensorrt_plan"\n'
+        "max_batch_size: 0\n"
+        f"{_tensors((frames, height, width, 3), (frames, *larger, 3))}"
+        "instance_group [ { count: 1, kind: KIND_GPU } ]\n"
+    )
+
+
+def _tensors(input_sizes: Sequence[int], output_sizes: Sequence[int]) -> str:
+    return "".join(
+        f'{name} [ {{ name: "{name}", data_type: TYPE_UINT8, '
+        f"dims: [ {', '.join(map(str, sizes))} ] }} ]\n"
+        for name, sizes in [("input", input_sizes), ("output", output_sizes)]
+    )
+
+
+def _server_name(spec: ModelSpec) -> str:
+    """The name of a model, which becomes a folder, a part of addresses, and a quoted string."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name) is None:
+        raise ModelRefused(
+            f"the model is called {spec.name!r}; possible for Triton: letters, digits, '.', '_' "
+            "and '-'; train or convert it under such a name"
+        )
+    return spec.name
