@@ -35,9 +35,9 @@ def cost_of(model: onnx.ModelProto) -> Cost:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in inferred.graph.value_info
     }
-    weights = {tensor.name: tensor.dims for tensor in inferred.graph.initializer}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
     macs = sum(
-        math.prod(shapes[node.output[0]]) * math.prod(weights[node.input[1]][1:])
+        math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
         for node in inferred.graph.node
         if node.op_type == "Conv"
     )

@@ -1,41 +1,104 @@
-"""From a model to a TensorRT-RTX engine with its passport, on any machine: no GPU is needed."""
+"""From a model to an engine of TensorRT or TensorRT-RTX, with its passport."""
 
 import hashlib
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import onnx
 
+from srgan_edge.atomic import replace_when_whole
 from srgan_edge.checkpoint import load_checkpoint
-from srgan_edge.engine_cache import EngineCache, EngineKey
+from srgan_edge.engine_cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, ResourcesExhausted
 from srgan_edge.export.cost import cost_of
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.precision import HalfPrecision, in_half
 from srgan_edge.export.reference import TypedReference
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import (
-    RTX,
+    OnStep,
+    Runtime,
+    Search,
     build_plan,
-    builder_version,
     refuse_unknown_capabilities,
+    version_of,
 )
 from srgan_edge.export.verify import natural_batches
+from srgan_edge.gpu import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.parity import GATES, compare
 from srgan_edge.passport import Passport, Profile, write_engine
+from srgan_edge.spec import ModelSpec
 
 
-def export_rtx(
+@dataclass(frozen=True)
+class Target:
+    """What an engine shall run on."""
+
+    runtime: Runtime
+    version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: Gpu | None = None
+    """The one it is built on, where that decides."""
+    search: Search = Search()  # noqa: RUF009 - it is frozen
+
+    @classmethod
+    def rtx(cls, compute_capabilities: tuple[str, ...]) -> Self:
+        """TensorRT-RTX on any GPU of these compute capabilities, as `8.9`; needs none here.
+
+        Raises:
+            ExtraMissing: tensorrt-rtx is not installed.
+            UsageError: no such compute capability.
+        """
+        version = version_of("tensorrt_rtx")
+        refuse_unknown_capabilities(compute_capabilities)
+        return cls("tensorrt_rtx", version, compute_capabilities)
+
+    @classmethod
+    def tensorrt(cls, search: Search) -> Self:
+        """TensorRT on the GPU of this machine.
+
+        Raises:
+            ExtraMissing: tensorrt is not installed.
+            ResourcesExhausted: there is no GPU.
+        """
+        version = version_of("tensorrt")
+        gpu = Gpu.find()
+        if gpu is None:
+            raise ResourcesExhausted(
+                "TensorRT builds engines on the GPU that they run on, and here is none; "
+                "type --rtx, which needs no GPU to build, or --onnx"
+            )
+        return cls("tensorrt", version, (gpu.compute_capability,), gpu, search)
+
+    def key(self, graph: onnx.ModelProto, profile: Profile) -> EngineKey:
+        """What decides the bytes of an engine of that graph."""
+        return EngineKey(
+            module=self.runtime,
+            version=self.version,
+            graph_sha256=hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest(),
+            profile=profile,
+            compute_capabilities=self.compute_capabilities,
+            gpu=str(self.gpu or ""),
+            driver=self.gpu.driver if self.gpu else "",
+            workspace_mib=self.search.workspace_mib,
+            optimization_level=self.search.optimization_level,
+            platform=f"{platform.system()} {platform.machine()}",
+        )
+
+
+def export_engine(
     source: str,
     precision: HalfPrecision,
     profile: Profile,
-    compute_capabilities: Sequence[str],
+    target: Target,
     cache: EngineCache,
     say: Callable[[str], None],
+    on_step: OnStep = lambda phase, done, steps: None,
 ) -> Path:
     """The engine of a model with its passport, built unless the cache has it.
 
@@ -44,29 +107,24 @@ def export_rtx(
 
     Args:
         source: a bundled model by name, or a `.safetensors` file.
-        compute_capabilities: of the GPUs it shall run on, as `8.9`.
         say: takes one line for the user, as each step is done.
 
     Raises:
-        ExtraMissing: tensorrt-rtx is not installed.
-        UsageError: no such compute capability.
         ModelRefused: the graph misses the gate of its precision, or the builder did not keep to it.
         OutputFailed: the cache cannot be written.
+        Interrupted: SIGINT or SIGTERM while it was built.
     """
-    refuse_unknown_capabilities(compute_capabilities)
     generator, spec = load_checkpoint(find_model(source).file(".safetensors"))
+    if spec.quantized_from and target.runtime == "tensorrt_rtx":
+        raise ModelRefused(
+            f"{spec.name} is in INT8, and TensorRT-RTX has no convolutions in INT8; "
+            f"type --tensorrt, or: srgan-edge export {spec.quantized_from} --rtx"
+        )
     graph = deployment_graph(generator, spec)
     fast = rewritten(graph)
     say(f"graph     {cost_of(graph)}, rewritten {cost_of(fast)}")
     typed = in_half(fast, precision)
-    key = EngineKey(
-        module=RTX,
-        version=builder_version(),
-        graph_sha256=_sha256_of(typed),
-        profile=profile,
-        compute_capabilities=tuple(compute_capabilities),
-        platform=f"{platform.system()} {platform.machine()}",
-    )
+    key = target.key(typed, profile)
     path = cache.path_of(key, f"{spec.name}-{precision}-{profile.best_text}")
     with cache.locked(path, lambda: say("engine    is being built by another process; waiting")):
         if (found := cache.find(path, key)) is not None:
@@ -74,18 +132,21 @@ def export_rtx(
             return path
         with TorchEngine.from_generator(generator, spec) as reference:
             parity = compare(reference.upscale, TypedReference(typed).upscale, natural_batches())
-        say(f"parity    {precision} graph against torch fp32: {parity}")
-        if refusals := GATES[precision].refusals(parity):
-            other = "bf16" if precision == "fp16" else "fp16"
-            raise ModelRefused(
-                f"{spec.name} in {precision} is too far from fp32: {'; '.join(refusals)}; "
-                f"type --{other} instead"
-            )
-        plan = build_plan(typed, precision, profile, compute_capabilities)
-        say(
-            f"engine    {len(plan.layers)} kernels, every convolution in {precision}; "
-            f"built for {profile} in {plan.seconds:.1f} s"
+        say(f"parity    {precision} graph against torch: {parity}")
+        _refuse_far(spec, precision, GATES[_gate(spec, precision)].refusals(parity))
+        timings_path = cache.timings_path(target.version, key.gpu)
+        plan = build_plan(
+            typed,
+            precision,
+            profile,
+            target.runtime,
+            target.compute_capabilities,
+            target.search,
+            timings_path.read_bytes() if timings_path.is_file() else b"",
+            on_step,
         )
+        kernels = f"{len(plan.layers)} kernels, every convolution in {_words(spec, precision)}"
+        say(f"engine    {kernels}; built for {profile} in {plan.seconds:.1f} s")
         passport = Passport(
             spec=spec,
             source=source,
@@ -96,9 +157,25 @@ def export_rtx(
             parity={f"{precision} graph": asdict(parity)},
             layers=plan.layers,
         )
-        write_engine(path, plan.content, passport)
+        write_engine(path, plan.content, passport, CACHE_VARIABLE)
+        if plan.timings:
+            with replace_when_whole(timings_path, CACHE_VARIABLE) as temporary:
+                temporary.write_bytes(plan.timings)
     return path
 
 
-def _sha256_of(model: onnx.ModelProto) -> str:
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+def _gate(spec: ModelSpec, precision: HalfPrecision) -> str:
+    return "int8" if spec.quantized_from else precision
+
+
+def _words(spec: ModelSpec, precision: HalfPrecision) -> str:
+    return f"int8, the first and last in {precision}" if spec.quantized_from else precision
+
+
+def _refuse_far(spec: ModelSpec, precision: HalfPrecision, refusals: list[str]) -> None:
+    if refusals:
+        other = "bf16" if precision == "fp16" else "fp16"
+        raise ModelRefused(
+            f"{spec.name} in {precision} is too far from fp32: {'; '.join(refusals)}; "
+            f"type --{other} instead"
+        )

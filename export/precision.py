@@ -23,8 +23,9 @@ from srgan_edge.export.graph import add_constant, checked, constant_of, insert_b
 
 HalfPrecision = Literal["fp16", "bf16"]
 DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-BF16_OPSET = 22
-"""The first in which a convolution may be in BF16; nothing else of ours has changed since 18."""
+OPSETS = {"BFLOAT16": 22, "INT8": 19}
+"""The first in which a convolution may be in BF16, and a scale of bytes in FP16; nothing else of
+ours has changed since 18."""
 
 
 def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
@@ -41,8 +42,12 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     exact |= _leave_centred(graph, clamp)
     _narrow(graph, precision, exact)
     _widen_where_exact(graph, exact)
-    if precision == "bf16":
-        graph_model.opset_imports[""] = BF16_OPSET
+    types = {
+        DTYPES[precision].name,
+        *(v.dtype.name for v in graph.initializers.values() if v.dtype),
+    }
+    newest = max((OPSETS[name] for name in types & OPSETS.keys()), default=0)
+    graph_model.opset_imports[""] = max(newest, graph_model.opset_imports[""])
     return checked(graph_model)
 
 
@@ -97,7 +102,8 @@ def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> N
                 _change(graph, node, index, content)
         if node.op_type == "Cast":
             node.attributes["to"] = ir.AttrInt64("to", half)
-        node.outputs[0].dtype = half
+        if node.op_type != "QuantizeLinear":
+            node.outputs[0].dtype = half
 
 
 def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:

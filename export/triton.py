@@ -71,7 +71,8 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
     if passport.module != PLAN_MODULE:
         raise ModelRefused(
             f"{engine} is an engine of {passport.module}, and Triton loads those of {PLAN_MODULE} "
-            f"alone; type: srgan-edge export {passport.source} --triton {folder}, for the ONNX"
+            f"alone; type: srgan-edge export {passport.source} --tensorrt, on its GPU, "
+            f"or: srgan-edge export {passport.source} --triton {folder}, for the ONNX"
         )
     path = folder / f"{_server_name(passport.spec)}-tensorrt"
     with folder_when_whole(path, "--triton") as partial:

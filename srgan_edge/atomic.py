@@ -25,12 +25,15 @@ _ADVICE = {
 
 
 @contextmanager
-def replace_when_whole(path: Path) -> Iterator[Path]:
+def replace_when_whole(path: Path, option: str = "-o") -> Iterator[Path]:
     """Yields an empty file beside `path`, with the same suffix, that becomes `path` at the end.
 
     When the body ends, the file is synced to disk and renamed over `path`. When the body raises
     anything at all, it is removed and an older `path` stays as it was. A symbolic link at `path` is
     itself replaced; what it points to is not touched.
+
+    Args:
+        option: with which the user names another place.
 
     Raises:
         OutputFailed: the folder is missing or not writable (before the body runs), `path` is a
@@ -50,7 +53,7 @@ def replace_when_whole(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             _sync(path.parent)
     except OSError as error:
-        raise _failed(path, error, "-o") from error
+        raise _failed(path, error, option) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

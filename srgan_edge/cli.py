@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, NoReturn
@@ -223,13 +225,28 @@ def blend(
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Bundled name, .safetensors; .engine: --triton.")
+    ],
     onnx: Annotated[bool, typer.Option("--onnx", help="The deployment ONNX.")] = False,
+    tensorrt: Annotated[
+        bool,
+        typer.Option("--tensorrt", help="An engine of TensorRT for the GPU here: the rule, if so."),
+    ] = False,
     rtx: Annotated[
         bool, typer.Option("--rtx", help="An engine of TensorRT-RTX; builds without a GPU.")
     ] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Convolve in BF16.")] = False,
+    openvino: Annotated[bool, typer.Option("--openvino", help="OpenVINO's IR.")] = False,
+    triton: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Add MODEL, or FILE.engine, to a Triton repository."),
+    ] = None,
+    io: Annotated[
+        Literal["bytes", "float"],
+        typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
+    ] = "bytes",
     fp16: Annotated[bool, typer.Option("--fp16", help="Convolve in FP16, as is the rule.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Convolve in BF16.")] = False,
     tile: Annotated[
         int | None,
         typer.Option("-t", "--tile", help="Tile core in pixels; the halo is added."),
@@ -243,73 +260,79 @@ def export(
         str | None, typer.Option(metavar="MIN,OPT,MAX", help="Any shape between two, each NxHxW.")
     ] = None,
     compute_capability: Annotated[
-        str, typer.Option(metavar="X.Y,...", help="Of the GPUs that it is for.")
-    ] = "8.6,8.9,12.0",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    io: Annotated[
-        Literal["bytes", "float"],
-        typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
-    ] = "bytes",
-    triton: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Add MODEL, or FILE.engine, to a Triton repository."),
+        str | None,
+        typer.Option(metavar="X.Y,...", help="Of the GPUs --rtx is for; 8.6,8.9,12.0 by itself."),
     ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Scratch memory --tensorrt may use.")
+    ] = None,
+    optimization_level: Annotated[
+        int | None, typer.Option(metavar="0-5", help="How long --tensorrt searches.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
 ) -> None:
     """Turn a checkpoint into what an edge box runs, and show that it is equal."""
-    if triton is not None:
-        if onnx or rtx or output is not None or io != "bytes":
-            raise UsageError("--triton DIR; possible: without --onnx, --io, --rtx and -o")
-        _export_to_triton(model, triton)
-        return
-    if onnx and rtx:
-        raise UsageError("--onnx and --rtx; possible: one of them at a time")
-    if not onnx and not rtx:
-        raise UsageError("nothing to export to; type: srgan-edge export MODEL --onnx, or --rtx")
+    target = _target_of(
+        {
+            "--onnx": onnx,
+            "--tensorrt": tensorrt,
+            "--rtx": rtx,
+            "--openvino": openvino,
+            "--triton": triton is not None,
+        }
+    )
+    engines = ("--tensorrt", "--rtx")
+    _refuse_options_of_others(
+        target,
+        {
+            "--io float": (io == "float", ("--onnx",)),
+            "--fp16": (fp16, engines),
+            "--bf16": (bf16, engines),
+            "--tile": (tile is not None, engines),
+            "--batch": (batch is not None, engines),
+            "--shape": (shape is not None, engines),
+            "--dynamic": (dynamic is not None, engines),
+            "--compute-capability": (compute_capability is not None, ("--rtx",)),
+            "--workspace": (workspace is not None, ("--tensorrt",)),
+            "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
+            "-o": (output is not None, ("--onnx", "--openvino", *engines)),
+        },
+    )
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16; possible: one of them")
-    if io == "float" and not onnx:
-        raise UsageError("--io float; possible: with --onnx alone")
     _require("torch", "srgan-edge[export]", "exporting")
     _require("onnx", "srgan-edge[export]", "exporting")
-    from srgan_edge.models import find_model
+    if triton is not None:
+        _export_to_triton(model, triton)
+    elif target == "--onnx":
+        _export_onnx(model, output, in_floats=io == "float")
+    elif target == "--openvino":
+        _export_ir(model, output)
+    else:
+        from srgan_edge.artefact import read_spec
+        from srgan_edge.engine_cache import EngineCache
+        from srgan_edge.export.engine import Target, export_engine
+        from srgan_edge.export.tensorrt import Search
+        from srgan_edge.models import find_model
+        from srgan_edge.passport import Profile, read_engine, write_engine
 
-    checkpoint = find_model(model).file(".safetensors")
-    if onnx and io == "float":
-        from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
-        from srgan_edge.export.float_parity import prove_float_onnx
-
-        path = output or Path(f"{checkpoint.stem}-float.onnx")
-        float_onnx_from_checkpoint(checkpoint, path)
-        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-        prove_float_onnx(checkpoint, path, say=typer.echo)
-        return
-    if onnx:
-        from srgan_edge.export.onnx import onnx_from_checkpoint
-        from srgan_edge.export.verify import prove_onnx
-
-        path = output or Path(f"{checkpoint.stem}.onnx")
-        onnx_from_checkpoint(checkpoint, path)
-        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-        prove_onnx(checkpoint, path, say=typer.echo)
-        return
-
-    _require("tensorrt_rtx", "srgan-edge[rtx]", "--rtx")
-    from srgan_edge.artefact import read_spec
-    from srgan_edge.engine_cache import EngineCache
-    from srgan_edge.export.engine import export_rtx
-    from srgan_edge.export.precision import HalfPrecision
-    from srgan_edge.passport import Profile, read_engine, write_engine
-
-    profile = Profile.from_options(read_spec(checkpoint), tile, batch, shape, dynamic)
-    capabilities = compute_capability.split(",")
-    precision: HalfPrecision = "bf16" if bf16 else "fp16"
-    cache = EngineCache()
-    path = export_rtx(model, precision, profile, capabilities, cache, say=typer.echo)
-    if output is not None:
-        write_engine(output, *read_engine(path))
-        path = output
-    size_kib = path.stat().st_size / 1024
-    typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+        spec = read_spec(find_model(model).file(".safetensors"))
+        profile = Profile.from_options(spec, tile, batch, shape, dynamic)
+        if rtx:
+            capabilities = compute_capability or "8.6,8.9,12.0"
+            chosen = Target.rtx(tuple(capabilities.split(",")))
+        else:
+            chosen = Target.tensorrt(Search(workspace, optimization_level))
+        precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
+        cache = EngineCache()
+        with _bar_of_a_build() as show:
+            path = export_engine(model, precision, profile, chosen, cache, typer.echo, show)
+        if output is not None:
+            typer.echo(f"cache     {path}")
+            write_engine(output, *read_engine(path))
+            path = output
+        size_kib = path.stat().st_size / 1024
+        typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
 
 
 @engines.command("list")
@@ -636,9 +659,66 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(signum)
 
 
+def _target_of(wanted: dict[str, bool]) -> str:
+    """The one target that was asked for, by its option; TensorRT if it is here and none was."""
+    from importlib.util import find_spec
+
+    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)}; possible: one of them at a time")
+    if chosen:
+        return chosen[0]
+    if find_spec("tensorrt") is None:
+        raise UsageError(
+            "nothing to export to, as TensorRT is not installed; "
+            f"possible: {', '.join(name for name in wanted if name != '--tensorrt')}"
+        )
+    return "--tensorrt"
+
+
+def _refuse_options_of_others(target: str, options: dict[str, tuple[bool, Sequence[str]]]) -> None:
+    """Raise at an option that was given and that the target knows nothing to do with.
+
+    Args:
+        options: by name, whether it was given and which targets it is for.
+    """
+    for name, (given, targets) in options.items():
+        if given and target not in targets:
+            raise UsageError(f"{name} with {target}; possible: with {' or '.join(targets)}")
+
+
+def _export_onnx(model: str, output: Path | None, *, in_floats: bool) -> None:
+    from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
+    from srgan_edge.export.float_parity import prove_float_onnx
+    from srgan_edge.export.onnx import onnx_from_checkpoint
+    from srgan_edge.export.verify import prove_onnx
+    from srgan_edge.models import find_model
+
+    checkpoint = find_model(model).file(".safetensors")
+    path = output or Path(f"{checkpoint.stem}{'-float' if in_floats else ''}.onnx")
+    write, prove = (
+        (float_onnx_from_checkpoint, prove_float_onnx)
+        if in_floats
+        else (onnx_from_checkpoint, prove_onnx)
+    )
+    write(checkpoint, path)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    prove(checkpoint, path, say=typer.echo)
+
+
+def _export_ir(model: str, output: Path | None) -> None:
+    from srgan_edge.export.ir import ir_from_checkpoint, weights_path
+    from srgan_edge.models import find_model
+
+    checkpoint = find_model(model).file(".safetensors")
+    path = output or Path(f"{checkpoint.stem}.xml")
+    if path.suffix != ".xml":
+        raise UsageError(f"-o {path}; possible: a name that ends in .xml")
+    parity = ir_from_checkpoint(checkpoint, path)
+    typer.echo(f"wrote {path} and {weights_path(path)}\n  openvino against torch fp32: {parity}")
+
+
 def _export_to_triton(model: str, folder: Path) -> None:
-    _require("torch", "srgan-edge[export]", "exporting")
-    _require("onnx", "srgan-edge[export]", "exporting")
     from srgan_edge.export.triton import write_onnx_repository, write_plan_repository
     from srgan_edge.models import find_model
     from srgan_edge.passport import ENGINE_SUFFIX
@@ -649,6 +729,20 @@ def _export_to_triton(model: str, folder: Path) -> None:
         checkpoint = find_model(model).file(".safetensors")
         path = write_onnx_repository(checkpoint, folder, say=typer.echo)
     typer.echo(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")
+
+
+@contextmanager
+def _bar_of_a_build() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields what takes a builder's phase, its steps done and all of them; people see a bar."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("building", total=None)
+        yield lambda phase, done, steps: progress.update(
+            task, description=phase, completed=done, total=steps
+        )
 
 
 def _require(module: str, requirement: str, purpose: str) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
+from srgan_edge.gpu import Gpu
 from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
 from srgan_edge.version import installed_version
+
+CACHE_VARIABLE = "SRGAN_EDGE_CACHE"
+"""Of the environment: names another folder."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class EngineKey:
     """Of the typed graph: weights, rewrites and precision are all in it."""
     profile: Profile
     compute_capabilities: tuple[str, ...]
+    gpu: str
+    driver: str
+    workspace_mib: int | None
+    optimization_level: int | None
     platform: str
 
     @classmethod
@@ -77,37 +86,49 @@ class EngineCache:
         except OSError as error:
             raise OutputFailed(
                 f"cannot make the cache {self.folder}: {error.strerror}; "
-                "name another folder in SRGAN_EDGE_CACHE"
+                f"name another folder in {CACHE_VARIABLE}"
             ) from error
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ModelRefused(
                 f"{self.folder} could be written to by others, and engines are native code; "
-                f"type: chmod go-w {self.folder}, or name a folder of your own in SRGAN_EDGE_CACHE"
+                f"type: chmod go-w {self.folder}, or name a folder of your own in {CACHE_VARIABLE}"
             )
 
     def path_of(self, key: EngineKey, name: str) -> Path:
         """Where the engine of that key lies, or would; `name` is for people."""
         return self.folder / f"{name}-{key.digest}{ENGINE_SUFFIX}"
 
+    def timings_path(self, version: str, gpu: str) -> Path:
+        """Where TensorRT's timings of kernels lie, which every model on that GPU can use."""
+        name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}")
+        return self.folder / f"timings-{name}.cache"
+
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the lock of one engine; `on_wait` is called if another process has it now."""
-        try:
-            descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise OutputFailed(
-                f"cannot write to the cache {self.folder}: {error.strerror}; "
-                "name another folder in SRGAN_EDGE_CACHE"
-            ) from error
+        descriptor = self._open_lock(path)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 on_wait()
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not _is_at(descriptor, _lock_path(path)):  # who held it has removed it
+                os.close(descriptor)
+                descriptor = self._open_lock(path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)  # which unlocks; so does the death of the process
+
+    def _open_lock(self, path: Path) -> int:
+        try:
+            return os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise OutputFailed(
+                f"cannot write to the cache {self.folder}: {error.strerror}; "
+                f"name another folder in {CACHE_VARIABLE}"
+            ) from error
 
     def find(self, path: Path, key: EngineKey) -> Passport | None:
         """The passport of the engine at `path` if it is whole and of that key, else None."""
@@ -145,7 +166,7 @@ class EngineCache:
         return useless
 
     def _sweep_after(self, lock: Path) -> None:
-        """Remove the half-written files of a builder that is no more."""
+        """Remove the half-written files of a builder that is no more, and a lock of nothing."""
         with lock.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,10 +174,12 @@ class EngineCache:
                 return  # it is at work
             for partial in self.folder.glob(f".{lock.stem[:40]}*.partial-*"):
                 partial.unlink(missing_ok=True)
+            if not lock.with_suffix(ENGINE_SUFFIX).exists():
+                lock.unlink(missing_ok=True)
 
 
 def _default_folder() -> Path:
-    if named := os.environ.get("SRGAN_EDGE_CACHE"):
+    if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "srgan-edge" / "engines"
@@ -178,10 +201,23 @@ def _why_not_here(passport: Passport) -> str:
         return f"{distribution} is not installed"
     if version != passport.version:
         return f"built by {distribution} {passport.version}, here is {version}"
+    if passport.gpu and passport.gpu != (here := str(Gpu.find() or "no GPU")):
+        return f"built on {passport.gpu}, here is {here}"
     return ""
 
 
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _unlink(path: Path) -> None:
-    # The engine last: without its passport nothing loads it.
-    for file in (passport_path(path), path):
+    """Remove an engine of which we hold the lock, its passport first: without it nothing loads."""
+    for file in (passport_path(path), path, _lock_path(path)):
         file.unlink(missing_ok=True)

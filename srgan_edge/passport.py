@@ -122,14 +122,22 @@ class Passport:
     source: str
     """What was exported, as it was typed: a bundled name, or a file."""
     module: str
-    """The runtime that built it and can run it: `tensorrt_rtx`."""
+    """The runtime that built it and can run it: `tensorrt` or `tensorrt_rtx`."""
     version: str
     """Of the runtime, all four parts: an engine runs on that version alone."""
     precision: str
-    """Of the convolutions: `fp16` or `bf16`."""
+    """Of the convolutions that are in floating point: `fp16` or `bf16`."""
     profile: Profile
     compute_capabilities: tuple[str, ...]
     """Of the GPUs it is for, as `8.9`."""
+    gpu: str
+    """The one it was built on, and alone runs on; empty if it was built ahead of time."""
+    driver: str
+    """The CUDA version of that GPU's driver, as `13.0`; empty likewise."""
+    workspace_mib: int | None
+    """Scratch memory that a kernel might ask for; None: as much as there was."""
+    optimization_level: int | None
+    """How long TensorRT searched, 0 to 5; None: as long as it does by itself."""
     platform: str
     """Operating system and processor, as `Linux x86_64`."""
     graph_sha256: str
@@ -165,29 +173,37 @@ class Passport:
     @property
     def rebuild_command(self) -> str:
         """What to type to get such an engine again."""
-        capabilities = ",".join(self.compute_capabilities)
-        return (
-            f"srgan-edge export {self.source} --rtx --{self.precision} {self.profile.option} "
-            f"--compute-capability {capabilities}"
-        )
+        options: dict[str, object] = {
+            "--workspace": self.workspace_mib,
+            "--optimization-level": self.optimization_level,
+        }
+        if self.module == "tensorrt_rtx":
+            options["--compute-capability"] = ",".join(self.compute_capabilities)
+        target = "--rtx" if self.module == "tensorrt_rtx" else "--tensorrt"
+        words = [self.source, target, f"--{self.precision}", self.profile.option]
+        words += [f"{name} {value}" for name, value in options.items() if value is not None]
+        return f"srgan-edge export {' '.join(words)}"
 
 
 def passport_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def write_engine(path: Path, plan: bytes, passport: Passport) -> None:
+def write_engine(path: Path, plan: bytes, passport: Passport, option: str = "-o") -> None:
     """Write an engine and its passport, each whole or not at all.
 
     The passport comes last: an engine without one is refused, and so is one with an older one.
+
+    Args:
+        option: with which the user names another place.
 
     Raises:
         OutputFailed: they cannot be written.
     """
     assert passport.engine_sha256 == hashlib.sha256(plan).hexdigest()
-    with replace_when_whole(path) as temporary:
+    with replace_when_whole(path, option) as temporary:
         temporary.write_bytes(plan)
-    with replace_when_whole(passport_path(path)) as temporary:
+    with replace_when_whole(passport_path(path), option) as temporary:
         temporary.write_text(passport.to_json())
 
 
@@ -202,7 +218,7 @@ def read_passport(path: Path) -> Passport:
     except (OSError, ValueError):
         raise ModelRefused(
             f"{path} has no passport ({passport_path(path).name}), so nobody knows what it is; "
-            "type: srgan-edge export MODEL --rtx"
+            "type: srgan-edge export MODEL"
         ) from None
     return Passport.from_json(text)
 

@@ -1,5 +1,6 @@
 """The command line as users meet it: whole runs, every kind of bad input, exit codes, one line."""
 
+import importlib.util
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 from srgan_edge.bicubic import resize
 from srgan_edge.cli import main
 from srgan_edge.models import find_model
+from srgan_edge.spec import ModelSpec
 
 EDGE = str(find_model("edge-x4").file(".onnx"))
 
@@ -389,18 +391,44 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "nothing to export to; type: srgan-edge export MODEL --onnx, or --rtx"),
         (["--onnx", "--rtx"], "--onnx and --rtx; possible: one of them at a time"),
         (["--rtx", "--fp16", "--bf16"], "--fp16 and --bf16; possible: one of them"),
         (["--rtx", "--tile", "0"], "--tile 0; possible: 1 or more"),
-        (["--rtx", "--io", "float"], "--io float; possible: with --onnx alone"),
-        (["--triton", "models", "--onnx"], "--triton DIR; possible: without --onnx, --io, --rtx"),
+        (["--rtx", "--io", "float"], "--io float with --rtx; possible: with --onnx"),
+        (["--triton", "models", "--onnx"], "--onnx and --triton; possible: one of them at a time"),
+        (
+            ["--triton", "models", "-o", "x"],
+            "-o with --triton; possible: with --onnx or --openvino",
+        ),
+        (["--onnx", "--fp16"], "--fp16 with --onnx; possible: with --tensorrt or --rtx"),
+        (["--openvino", "--batch", "2"], "--batch with --openvino; possible: with --tensorrt or"),
+        (["--rtx", "--workspace", "512"], "--workspace with --rtx; possible: with --tensorrt"),
+        (["--tensorrt", "--compute-capability", "8.9"], "possible: with --rtx"),
+        (["--openvino", "-o", "x.bin"], "-o x.bin; possible: a name that ends in .xml"),
     ],
 )
 def test_an_export_that_contradicts_itself_is_refused(cli, options, message):
     code, _, err = cli("export", "edge-x4", *options)
     assert code == 2
     assert message in err
+
+
+def test_without_tensorrt_a_target_has_to_be_named(cli):
+    if importlib.util.find_spec("tensorrt") is not None:
+        pytest.skip("TensorRT is here")
+    code, _, err = cli("export", "edge-x4", "--fp16")
+    assert code == 2
+    assert "as TensorRT is not installed; possible: --onnx, --rtx, --openvino, --triton" in err
+
+
+def test_openvinos_own_form_computes_the_same(cli):
+    openvino = pytest.importorskip("openvino")
+    code, out, err = cli("export", "edge-x4", "--openvino")
+    assert code == 0, err
+    assert "wrote edge-x4.xml and edge-x4.bin\n  openvino against torch fp32: max " in out
+    model = openvino.Core().read_model("edge-x4.xml")
+    spec = ModelSpec.from_json(model.get_rt_info(["srgan_edge", "spec"]).astype(str))
+    assert spec == find_model("edge-x4").spec
 
 
 def test_a_float_onnx_is_for_other_programs(cli, tmp_path):

@@ -23,6 +23,10 @@ KEY = EngineKey(
     graph_sha256="a" * 64,
     profile=Profile.static(1, 144, 144),
     compute_capabilities=("8.9",),
+    gpu="",
+    driver="",
+    workspace_mib=None,
+    optimization_level=None,
     platform="Linux x86_64",
 )
 PLAN = b"vtrt and so on"
@@ -63,6 +67,10 @@ def stored(cache):
         {"profile": Profile((1, 1, 1), (1, 144, 144), (1, 144, 144))},
         {"compute_capabilities": ("8.6",)},
         {"compute_capabilities": ("8.9", "12.0")},
+        {"gpu": "NVIDIA GeForce RTX 4090, 128 multiprocessors"},
+        {"driver": "13.0"},
+        {"workspace_mib": 1024},
+        {"optimization_level": 3},
         {"platform": "Linux aarch64"},
     ],
     ids=str,
@@ -144,6 +152,17 @@ def test_of_two_builders_one_builds_and_one_waits(cache):
     assert cache.find(cache.path_of(KEY, "edge-x4"), KEY) == passport_of(KEY)
 
 
+def test_who_waits_for_an_engine_that_is_removed_holds_a_lock_that_counts(cache, stored):
+    """Not that of the file which was removed: a third process would lock a new one."""
+    with cache.locked(stored):
+        waiting = builder(cache, 0)
+        time.sleep(0.5)
+        for path in cache.folder.iterdir():
+            path.unlink()
+    assert waiting.communicate(timeout=60)[0] == "building\n"
+    assert stored.with_suffix(".lock").exists()
+
+
 def test_a_builder_killed_at_work_leaves_nothing_that_is_used(cache):
     first = builder(cache, 60)
     assert first.stdout.readline() == "building\n"
@@ -183,7 +202,7 @@ def test_prune_leaves_a_builder_at_work_alone(cache):
 
 def test_an_engine_is_removed_by_name(cache, stored):
     assert cache.remove(stored.stem) == stored
-    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
+    assert list(cache.folder.iterdir()) == []
     with pytest.raises(UsageError, match=r"no engine 'nothing' in .*; type: srgan-edge"):
         cache.remove("nothing")
 
@@ -216,6 +235,66 @@ def test_the_command_line_shows_and_removes_them(cache, stored):
     assert run("engines", "rm", stored.name, **here).returncode == 2
     assert run("engines", "list", **here).stdout == f"no engines in {cache.folder}\n"
     assert run("engines", "prune", **here).returncode == 0
+
+
+EXPORT = ("export", "edge-x4", "--rtx", "--shape", "1x9x7", "--compute-capability", "8.9")
+
+
+def exporter(cache, *options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "srgan_edge", *EXPORT, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SRGAN_EDGE_CACHE": str(cache.folder), "PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_of_two_exports_at_once_one_builds(cache):
+    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("torch")
+    said = [process.communicate(timeout=120)[0] for process in [exporter(cache), exporter(cache)]]
+    assert sum("every convolution in fp16; built for 1x9x7" in text for text in said) == 1, said
+    assert sum("built before and still whole" in text for text in said) == 1, said
+    assert [engine.trouble for engine in cache.engines()] == [""]
+
+
+@pytest.mark.slow
+def test_an_export_killed_at_work_is_done_again(cache):
+    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("torch")
+    process = exporter(cache)
+    for line in process.stdout:
+        if line.startswith("parity"):  # what follows is the build
+            break
+    process.kill()
+    process.wait()
+    assert cache.engines() == []
+    assert run(*EXPORT, SRGAN_EDGE_CACHE=str(cache.folder)).returncode == 0
+    assert [engine.trouble for engine in cache.engines()] == [""]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_leaves_nothing(cache):
+    """A limit on the size of files is as good: the engine has 740 KB."""
+    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("torch")
+    code = (
+        "import resource, runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "runpy.run_module('srgan_edge', run_name='__main__')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *EXPORT],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SRGAN_EDGE_CACHE": str(cache.folder)},
+        check=False,
+    )
+    assert ended.returncode == 5, ended.stderr
+    assert "File too large; name another place with SRGAN_EDGE_CACHE" in ended.stderr
+    assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
 def test_an_engine_is_built_once(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 
 import pytest
 
@@ -11,9 +12,10 @@ pytest.importorskip("tensorrt_rtx")
 
 import onnx
 
+from srgan_edge.checkpoint import save_checkpoint
 from srgan_edge.engine_cache import EngineCache
-from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.export.engine import export_rtx
+from srgan_edge.errors import Interrupted, ModelRefused, UsageError
+from srgan_edge.export.engine import Target, export_engine
 from srgan_edge.export.precision import in_half
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import build_plan, convolutions_of, layers_in_log
@@ -45,8 +47,8 @@ def fast():
 )
 def test_rewriting_leaves_fewer_kernels(fast, name, plain, rewritten_to):
     """Counted with TensorRT-RTX 1.7.1; more than that would be a loss nobody sees."""
-    before = build_plan(in_half(graph_of(name), "fp16"), "fp16", TILE, ["8.9"])
-    after = build_plan(in_half(fast[name], "fp16"), "fp16", TILE, ["8.9"])
+    before = build_plan(in_half(graph_of(name), "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
+    after = build_plan(in_half(fast[name], "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
     assert len(before.layers) == plain
     assert len(after.layers) <= rewritten_to
 
@@ -56,7 +58,7 @@ def test_rewriting_leaves_fewer_kernels(fast, name, plain, rewritten_to):
     "profile", [TILE, Profile((1, 1, 1), (1, 180, 320), (4, 1080, 1920))], ids=["static", "dynamic"]
 )
 def test_every_convolution_is_in_half_precision(fast, precision, profile):
-    plan = build_plan(in_half(fast["edge-x4"], precision), precision, profile, ALL)
+    plan = build_plan(in_half(fast["edge-x4"], precision), precision, profile, "tensorrt_rtx", ALL)
     typed = {"fp16": "Half", "bf16": "BFloat16"}[precision]
     convolutions = convolutions_of(plan.layers)
     assert len(convolutions) == 11
@@ -68,38 +70,78 @@ def test_every_convolution_is_in_half_precision(fast, precision, profile):
 
 def test_a_graph_in_fp32_is_no_fp16_engine(fast):
     with pytest.raises(
-        ModelRefused, match=r"node_conv2d was to be in fp16, but its kernel \S+ reads Float"
+        ModelRefused, match=r"node_conv2d was to be in Half, but its kernel \S+ reads Float"
     ):
-        build_plan(fast["edge-x4"], "fp16", TILE, ["8.9"])
+        build_plan(fast["edge-x4"], "fp16", TILE, "tensorrt_rtx", ["8.9"])
 
 
 def test_an_engine_whose_kernels_are_not_listed_is_refused(fast, monkeypatch):
     monkeypatch.setattr("srgan_edge.export.tensorrt.layers_in_log", lambda lines: iter(()))
     with pytest.raises(ModelRefused, match="list of 0 kernels does not name the convolution"):
-        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, ["8.9"])
+        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
 
 
 def test_a_log_without_a_list_has_no_kernels():
     assert list(layers_in_log(["Engine generation completed", "Layersaurus:"])) == []
 
 
+def test_the_builder_tells_how_far_it_is(fast):
+    steps = []
+    on_step = lambda *step: steps.append(step)  # noqa: E731 - as callers write it
+    typed = in_half(fast["edge-x4"], "fp16")
+    build_plan(typed, "fp16", TILE, "tensorrt_rtx", ["8.9"], on_step=on_step)
+    phase, done, all_steps = steps[-1]
+    assert (phase, done) == ("Building engine", all_steps)
+    assert all(0 <= done <= steps for _, done, steps in steps)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_aborts_the_build(fast, number):
+    """Sent while it works; Python hears of it when the builder next tells of a step."""
+    heard = []
+
+    def on_step(phase, done, steps):
+        if done == 3:
+            heard.append(phase)
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    typed = in_half(fast["edge-x4"], "fp16")
+    with pytest.raises(Interrupted, match="no engine was written") as stopped:
+        build_plan(typed, "fp16", TILE, "tensorrt_rtx", ["8.9"], on_step=on_step)
+    assert stopped.value.exit_code == 128 + number
+    assert heard == ["Cloning network graph"]
+    assert signal.getsignal(number) is before
+
+
+def test_int8_is_not_for_tensorrt_rtx(tmp_path):
+    from test_quantization import int8_form
+
+    path = tmp_path / "edge-int8.safetensors"
+    save_checkpoint(path, *int8_form())
+    with pytest.raises(ModelRefused, match="has no convolutions in INT8; type --tensorrt, or: srg"):
+        export_engine(
+            str(path), "fp16", TILE, Target.rtx(("8.9",)), EngineCache(tmp_path / "c"), print
+        )
+
+
 def test_an_unknown_compute_capability_is_refused(fast):
     with pytest.raises(UsageError, match=r"--compute-capability 9\.0; possible: 7\.5, .*12\.1"):
-        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, ["9.0"])
+        build_plan(in_half(fast["edge-x4"], "fp16"), "fp16", TILE, "tensorrt_rtx", ["9.0"])
 
 
 def test_a_graph_with_an_unknown_operation_is_refused(fast):
     foreign = onnx.ModelProto.FromString(fast["edge-x4"].SerializeToString())
     foreign.graph.node[3].op_type = "Convolve"
-    with pytest.raises(ModelRefused, match="TensorRT-RTX cannot read the graph"):
-        build_plan(foreign, "fp16", TILE, ["8.9"])
+    with pytest.raises(ModelRefused, match="tensorrt_rtx cannot read the graph"):
+        build_plan(foreign, "fp16", TILE, "tensorrt_rtx", ["8.9"])
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     cache = EngineCache(tmp_path_factory.mktemp("cache"))
     said = []
-    path = export_rtx("edge-x4", "fp16", TILE, ["8.9"], cache, said.append)
+    path = export_engine("edge-x4", "fp16", TILE, Target.rtx(("8.9",)), cache, said.append)
     return path, read_passport(path), said
 
 
@@ -198,7 +240,7 @@ def test_a_newer_engine_never_has_an_older_passport(copy, engine, monkeypatch):
 def test_a_weak_precision_is_refused_with_the_figures(tmp_path):
     cache = EngineCache(tmp_path / "cache")
     with pytest.raises(ModelRefused, match=r"dB where 52 are needed; type --fp16 instead"):
-        export_rtx("srgan-x4", "bf16", TILE, ["8.9"], cache, lambda line: None)
+        export_engine("srgan-x4", "bf16", TILE, Target.rtx(("8.9",)), cache, lambda line: None)
     assert cache.engines() == []
 
 

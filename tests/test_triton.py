@@ -49,6 +49,10 @@ def engine(tmp_path):
             "precision": "fp16",
             "profile": TILE,
             "compute_capabilities": ("8.9",),
+            "gpu": "NVIDIA GeForce RTX 4090, 128 multiprocessors",
+            "driver": "13.0",
+            "workspace_mib": None,
+            "optimization_level": None,
             "platform": "Linux x86_64",
             "graph_sha256": "",
             "engine_sha256": hashlib.sha256(PLAN).hexdigest(),
@@ -139,7 +143,8 @@ def test_an_engine_of_tensorrt_rtx_is_refused(engine, tmp_path):
     with pytest.raises(
         ModelRefused,
         match=r"engine of tensorrt_rtx, and Triton loads those of tensorrt alone; "
-        r"type: srgan-edge export edge-x4 --triton \S+models, for the ONNX",
+        r"type: srgan-edge export edge-x4 --tensorrt, on its GPU, "
+        r"or: srgan-edge export edge-x4 --triton \S+models, for the ONNX",
     ):
         write_plan_repository(engine(module="tensorrt_rtx"), folder)
     assert not folder.exists()

@@ -23,6 +23,7 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
 from srgan_edge.models import find_model
 from srgan_edge.quantization import quantized_state
+from srgan_edge.signals import stop_signals
 from srgan_edge.spec import ModelSpec, Training
 from srgan_edge.train import losses
 from srgan_edge.train.optimiser import Precision
@@ -38,7 +39,6 @@ from srgan_edge.train.session import (
     Progress,
     Session,
     draw_crops,
-    stop_signals,
 )
 from srgan_edge.train.state import TrainingState
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions

@@ -4,13 +4,11 @@ The steps themselves, forward, losses and updates, are in `loop.py`; here are th
 them and the guard, average, log, validation and checkpoint that follow each.
 """
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import OutputFailed, ResourcesExhausted
 from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.pixels import Pixels
+from srgan_edge.signals import StopSignals
 from srgan_edge.systems import bicubic_upscale
 from srgan_edge.train import losses
 from srgan_edge.train.degradation import real_crops
@@ -67,36 +66,6 @@ class Progress:
     """Means since the last report: losses, D(real) and D(fake), norms of gradients."""
     psnr_y: float | None
     """Latest validation, in dB; None before the first or without a validation folder."""
-
-
-@dataclass
-class StopSignals:
-    """SIGINT or SIGTERM, remembered until the step at hand is done."""
-
-    received: int = 0
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """The first signal ends the run after its step; a second one acts as it did before."""
-    signals = StopSignals()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        signals.received = number
-        restore()
-
-    for number in numbers:
-        signal.signal(number, remember)
-    try:
-        yield signals
-    finally:
-        restore()
 
 
 @dataclass

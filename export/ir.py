@@ -1,0 +1,57 @@
+"""OpenVINO's own form of the deployment graph, IR: for its C++ and for OpenVINO Model Server.
+
+srgan-edge itself gives OpenVINO the ONNX, which it looks at first. The pixels are the same.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import openvino
+
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.checkpoint import load_checkpoint
+from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.errors import ModelRefused
+from srgan_edge.export.onnx import deployment_graph
+from srgan_edge.export.verify import natural_batches
+from srgan_edge.parity import GATES, Parity, compare
+from srgan_edge.pixels import Pixels
+from srgan_edge.spec import METADATA_KEY
+
+
+def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
+    """Write the IR of a `.safetensors` checkpoint; returns how OpenVINO compares with PyTorch.
+
+    Weights stay in FP32, or in INT8; on a CPU with BF16 the runtime may compute in that all the
+    same, unless it is told `INFERENCE_PRECISION_HINT=f32`, as here. The spec lies in `rt_info`.
+
+    Args:
+        path: of the `.xml`; the weights go into the `.bin` beside it.
+
+    Raises:
+        ModelRefused: the checkpoint is not one of ours, or its IR misses the gate; nothing is kept.
+        OutputFailed: the files cannot be written.
+    """
+    generator, spec = load_checkpoint(checkpoint)
+    graph = deployment_graph(generator, spec).SerializeToString(deterministic=True)
+    model = openvino.Core().read_model(graph)
+    model.set_rt_info(spec.to_json(), METADATA_KEY.split("."))
+    with replace_when_whole(path) as xml, replace_when_whole(weights_path(path)) as weights:
+        openvino.save_model(model, xml, compress_to_fp16=False)
+        xml.with_suffix(".bin").replace(weights)
+        with TorchEngine.from_generator(generator, spec) as reference:
+            parity = compare(reference.upscale, _upscaler(xml, weights), natural_batches())
+        if refusals := GATES["int8" if spec.quantized_from else "fp32"].refusals(parity):
+            raise ModelRefused(f"the IR of {spec.name} misses its gate: {'; '.join(refusals)}")
+    return parity
+
+
+def weights_path(path: Path) -> Path:
+    return path.with_suffix(".bin")
+
+
+def _upscaler(xml: Path, weights: Path) -> Callable[[Pixels], Pixels]:
+    core = openvino.Core()
+    model = core.read_model(xml, weights)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: compiled(batch)[0]
