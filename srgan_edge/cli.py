@@ -558,9 +558,14 @@ def verify_tiles(
     write: Annotated[
         bool, typer.Option("--write", help="Store the halo found in the .safetensors.")
     ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw error against halo.")
+    ] = None,
 ) -> None:
     """Measure what halo a model needs: tiled against untiled, in FP32."""
     _require("torch", "srgan-edge[train]", "verify-tiles")
+    if plot is not None:
+        _require("matplotlib", "srgan-edge[train]", "--plot")
     from dataclasses import replace
 
     from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
@@ -580,6 +585,12 @@ def verify_tiles(
         errors = list(halo_errors(engine, (read_picture(path).pixels for path in pictures), tile))
     halo_px = smallest_halo_px(errors)
     _print_table(halo_table(errors, halo_px))
+    if plot is not None:
+        from srgan_edge.export.halo_plot import draw_halo_plot
+
+        title = f"{spec.name}, tiles of {tile} px against whole pictures"
+        draw_halo_plot(errors, halo_px, title, plot)
+        typer.echo(f"wrote {plot}")
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
         typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")

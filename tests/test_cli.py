@@ -487,6 +487,19 @@ def test_the_halo_of_a_bundled_model_is_not_overwritten(cli):
     assert find_model("edge-x4").file(".safetensors").read_bytes() == before
 
 
+def test_the_error_of_a_halo_is_drawn(cli, tmp_path):
+    pytest.importorskip("matplotlib")
+    save(tmp_path / "in.png")
+    code, out, err = cli("verify-tiles", "in.png", "-n", "edge-x4", "--plot", "halo.png")
+    assert code == 0, err
+    assert "wrote halo.png" in out
+    with Image.open(tmp_path / "halo.png") as plot:
+        assert plot.size[0] > 600
+        assert len(plot.convert("RGB").getcolors(1 << 20)) > 20
+    code, _, err = cli("verify-tiles", "in.png", "-n", "edge-x4", "--plot", "no/halo.png")
+    assert code == 5
+
+
 def test_an_engine_is_not_taken_for_a_model(cli, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
     (tmp_path / "a.engine").write_bytes(b"vtrt")

@@ -93,7 +93,12 @@ def test_each_is_one_model_in_two_forms(name):
         with open_engine(choose_engine(files, engine_name, "cpu"), fp32=True) as engine:
             assert engine.info.spec == files.spec
             results.append(engine.upscale(crop[None])[0].astype(int))
-    assert np.abs(results[0] - results[1]).max() <= 1
+    difference = np.abs(results[0] - results[1])
+    if files.spec.quantized_from:  # sums in another order now and then round to another byte
+        assert difference.mean() < 0.1
+        assert difference.max() <= 12
+    else:
+        assert difference.max() <= 1
 
 
 @pytest.mark.parametrize("name", NAMES)
