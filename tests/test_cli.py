@@ -17,7 +17,7 @@ from PIL import Image
 
 from srgan_edge.bicubic import resize
 from srgan_edge.cli import main
-from srgan_edge.models import find_model
+from srgan_edge.models import bundled_models, find_model
 from srgan_edge.spec import ModelSpec
 
 EDGE = str(find_model("edge-x4").file(".onnx"))
@@ -328,7 +328,7 @@ def test_a_signal_stops_within_two_seconds_and_leaves_nothing(tmp_path, number, 
 def test_info_describes_models_and_files(cli):
     code, out, _ = cli("info", "--json")
     assert code == 0
-    assert json.loads(out)[0]["name"] == "edge-x4"
+    assert [spec["name"] for spec in json.loads(out)] == list(bundled_models())
     code, out, _ = cli("info", EDGE)
     assert "receptive radius" in out
     assert cli("info", "nothing")[0] == 2
