@@ -42,6 +42,8 @@ OWNERS = {
     "piq": (),
     "safetensors": ("srgan_edge.checkpoint",),
     "onnx": (),
+    "pycuda": ("srgan_edge.kernels.pycuda",),
+    "cuda": ("srgan_edge.kernels.cuda_bindings",),
 }
 """The modules of the runtime that are about a library and may import it at their top."""
 

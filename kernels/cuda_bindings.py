@@ -1,0 +1,177 @@
+"""The GPU through NVIDIA's own bindings, which come with cuda-core and as wheels."""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver
+from numpy.typing import NDArray
+
+from srgan_edge.errors import ResourcesExhausted
+from srgan_edge.kernels.cuda import Argument, failure_of
+
+
+def open_device() -> "CudaBindings":
+    """
+    Raises:
+        ResourcesExhausted: no driver, or no GPU.
+    """
+    try:
+        _ask(driver.cuInit(0))
+        device = _ask(driver.cuDeviceGet(0))
+        return CudaBindings(_ask(driver.cuDevicePrimaryCtxRetain(device)))
+    except RuntimeError as error:  # how the bindings say that there is no library
+        raise ResourcesExhausted(f"no NVIDIA driver: {error}") from None
+
+
+class CudaBindings:
+    """`Cuda` by `cuda.bindings.driver`, one call for each of its."""
+
+    def __init__(self, context: Any) -> None:  # noqa: ANN401 - a handle of the bindings
+        self._context = context
+        self.binding = f"cuda-bindings {version('cuda-bindings')}"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        _ask(driver.cuCtxPushCurrent(self._context))
+        try:
+            yield
+        finally:
+            _ask(driver.cuCtxPopCurrent())
+
+    def memory(self, size_bytes: int) -> "_Memory":
+        return _Memory(size_bytes)
+
+    def pinned_memory(self, size_bytes: int) -> "_PinnedMemory":
+        return _PinnedMemory(size_bytes)
+
+    def stream(self) -> "_Stream":
+        return _Stream()
+
+    def event(self) -> "_Event":
+        return _Event()
+
+    def upload(self, source: NDArray[Any], target: int, stream: "_Stream") -> None:
+        _ask(driver.cuMemcpyHtoDAsync(target, source.ctypes.data, source.nbytes, stream.handle))
+
+    def download(self, source: int, target: NDArray[Any], stream: "_Stream") -> None:
+        _ask(driver.cuMemcpyDtoHAsync(target.ctypes.data, source, target.nbytes, stream.handle))
+
+    def kernel(self, image: bytes, name: str) -> "_Kernel":
+        module = _ask(driver.cuModuleLoadData(image))
+        return _Kernel(_ask(driver.cuModuleGetFunction(module, name.encode())))
+
+    @contextmanager
+    def recording(self, stream: "_Stream") -> Iterator["_Graph"]:
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        graph = _Graph()
+        _ask(driver.cuStreamBeginCapture(stream.handle, mode))
+        try:
+            yield graph
+        finally:  # or the stream would record for ever
+            recorded = _ask(driver.cuStreamEndCapture(stream.handle))
+        graph.executable = _ask(driver.cuGraphInstantiate(recorded, 0))
+        _ask(driver.cuGraphDestroy(recorded))
+
+
+class _Memory:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.address = int(_ask(driver.cuMemAlloc(size_bytes)))
+
+    def close(self) -> None:
+        _ask(driver.cuMemFree(self.address))
+
+
+class _PinnedMemory:
+    def __init__(self, size_bytes: int) -> None:
+        self._address = int(_ask(driver.cuMemHostAlloc(size_bytes, 0)))
+        content = (ctypes.c_uint8 * size_bytes).from_address(self._address)
+        self.array: NDArray[np.uint8] = np.ctypeslib.as_array(content)
+
+    def close(self) -> None:
+        _ask(driver.cuMemFreeHost(self._address))
+
+
+class _Stream:
+    def __init__(self) -> None:
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # waits for no default stream
+        self.handle = int(_ask(driver.cuStreamCreate(flags)))
+
+    def synchronize(self) -> None:
+        _ask(driver.cuStreamSynchronize(self.handle))
+
+
+class _Event:
+    def __init__(self) -> None:
+        self._event = _ask(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DEFAULT))
+
+    def record(self, stream: _Stream) -> None:
+        _ask(driver.cuEventRecord(self._event, stream.handle))
+
+    def synchronize(self) -> None:
+        _ask(driver.cuEventSynchronize(self._event))
+
+    def milliseconds_since(self, earlier: "_Event") -> float:
+        return float(_ask(driver.cuEventElapsedTime(earlier._event, self._event)))
+
+
+class _Graph:
+    executable: Any = None
+
+    def launch(self, stream: _Stream) -> None:
+        _ask(driver.cuGraphLaunch(self.executable, stream.handle))
+
+
+class _Kernel:
+    def __init__(self, function: Any) -> None:  # noqa: ANN401 - a handle of the bindings
+        self._function = function
+
+    def __call__(
+        self,
+        blocks: Sequence[int],
+        threads: Sequence[int],
+        arguments: Sequence[Argument],
+        stream: _Stream,
+    ) -> None:
+        values = [_as_c(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(it) for it in values))
+        _ask(
+            driver.cuLaunchKernel(
+                self._function,
+                *_three(blocks),
+                *_three(threads),
+                0,
+                stream.handle,
+                ctypes.addressof(pointers),
+                0,
+            )
+        )
+
+
+def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
+    x, y, z = (*sizes, 1, 1)[:3]
+    return x, y, z
+
+
+def _as_c(argument: Argument) -> Any:  # noqa: ANN401 - of ctypes
+    """A plain int is an address; numpy's scalars know their size."""
+    if isinstance(argument, int):
+        return ctypes.c_uint64(argument)
+    kind: Any = np.ctypeslib.as_ctypes_type(argument.dtype)  # type: ignore[arg-type]
+    return kind(argument.item())
+
+
+def _ask(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401 - whatever the call gives
+    """The result of a call, without its code.
+
+    Raises:
+        ResourcesExhausted: out of memory, no GPU, or whatever else CUDA did not do.
+    """
+    code, *result = answer
+    if code != driver.CUresult.CUDA_SUCCESS:
+        raise failure_of(code.name)
+    return result[0] if result else None

@@ -1,0 +1,187 @@
+"""The GPU through pycuda, which has to be compiled where it is installed, and knows no graphs.
+
+Those are recorded by five calls of the driver itself. Kernels come as cubin or PTX: pycuda's own
+way from a source would need nvcc on the machine that runs them.
+"""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pycuda
+import pycuda.driver as driver
+from numpy.typing import NDArray
+
+from srgan_edge.errors import SrganEdgeError
+from srgan_edge.kernels.cuda import Argument, failure_of
+
+THREAD_LOCAL = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL."""
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING: waits for no default stream."""
+
+
+def open_device() -> "PyCuda":
+    """
+    Raises:
+        ResourcesExhausted: no driver, or no GPU.
+    """
+    try:
+        driver.init()
+        # Not `autoinit`, which makes a context of its own that TensorRT knows nothing of.
+        return PyCuda(driver.Device(0).retain_primary_context())
+    except driver.Error as error:
+        raise _failure(error) from None
+
+
+class PyCuda:
+    """`Cuda` by `pycuda.driver`."""
+
+    def __init__(self, context: Any) -> None:  # noqa: ANN401 - an object of pycuda
+        self._context = context
+        self._library = ctypes.CDLL("libcuda.so.1")
+        self.binding = f"pycuda {pycuda.VERSION_TEXT}"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        except driver.Error as error:
+            raise _failure(error) from None
+        finally:
+            self._context.pop()
+
+    def memory(self, size_bytes: int) -> "_Memory":
+        return _Memory(size_bytes)
+
+    def pinned_memory(self, size_bytes: int) -> "_PinnedMemory":
+        return _PinnedMemory(size_bytes)
+
+    def stream(self) -> "_Stream":
+        return _Stream()
+
+    def event(self) -> "_Event":
+        return _Event()
+
+    def upload(self, source: NDArray[Any], target: int, stream: "_Stream") -> None:
+        driver.memcpy_htod_async(target, source, stream.stream)
+
+    def download(self, source: int, target: NDArray[Any], stream: "_Stream") -> None:
+        driver.memcpy_dtoh_async(target, source, stream.stream)
+
+    def kernel(self, image: bytes, name: str) -> "_Kernel":
+        return _Kernel(driver.module_from_buffer(image), name)
+
+    @contextmanager
+    def recording(self, stream: "_Stream") -> Iterator["_Graph"]:
+        graph = _Graph(self._library)
+        self._ask("cuStreamBeginCapture_v2", ctypes.c_void_p(stream.handle), THREAD_LOCAL)
+        recorded = ctypes.c_void_p()
+        try:
+            yield graph
+        finally:  # or the stream would record for ever
+            handle = ctypes.c_void_p(stream.handle)
+            self._ask("cuStreamEndCapture", handle, ctypes.byref(recorded))
+        self._ask(
+            "cuGraphInstantiateWithFlags",
+            ctypes.byref(graph.executable),
+            recorded,
+            ctypes.c_ulonglong(0),
+        )
+        self._ask("cuGraphDestroy", recorded)
+
+    def _ask(self, call: str, *arguments: Any) -> None:  # noqa: ANN401 - of ctypes
+        ask(self._library, call, *arguments)
+
+
+class _Memory:
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._allocation = driver.mem_alloc(size_bytes)
+        self.address = int(self._allocation)
+
+    def close(self) -> None:
+        self._allocation.free()
+
+
+class _PinnedMemory:
+    def __init__(self, size_bytes: int) -> None:
+        self.array: NDArray[np.uint8] = driver.pagelocked_empty(size_bytes, np.uint8)
+
+    def close(self) -> None:
+        self.array.base.free()  # type: ignore[union-attr]
+
+
+class _Stream:
+    def __init__(self) -> None:
+        self.stream = driver.Stream(NON_BLOCKING)
+        self.handle: int = self.stream.handle
+
+    def synchronize(self) -> None:
+        self.stream.synchronize()
+
+
+class _Event:
+    def __init__(self) -> None:
+        self.event = driver.Event()
+
+    def record(self, stream: _Stream) -> None:
+        self.event.record(stream.stream)
+
+    def synchronize(self) -> None:
+        self.event.synchronize()
+
+    def milliseconds_since(self, earlier: "_Event") -> float:
+        return float(self.event.time_since(earlier.event))
+
+
+class _Graph:
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self.executable = ctypes.c_void_p()
+
+    def launch(self, stream: _Stream) -> None:
+        ask(self._library, "cuGraphLaunch", self.executable, ctypes.c_void_p(stream.handle))
+
+
+class _Kernel:
+    def __init__(self, module: Any, name: str) -> None:  # noqa: ANN401 - an object of pycuda
+        self._module = module  # which unloads itself
+        self._function = module.get_function(name)
+
+    def __call__(
+        self,
+        blocks: Sequence[int],
+        threads: Sequence[int],
+        arguments: Sequence[Argument],
+        stream: _Stream,
+    ) -> None:
+        values = [np.uint64(it) if isinstance(it, int) else it for it in arguments]
+        self._function(
+            *values, grid=(*blocks, 1, 1)[:3], block=(*threads, 1, 1)[:3], stream=stream.stream
+        )
+
+
+def ask(library: ctypes.CDLL, call: str, *arguments: Any) -> None:  # noqa: ANN401 - of ctypes
+    """Make one call of the driver.
+
+    Raises:
+        ResourcesExhausted: it failed.
+    """
+    if code := getattr(library, call)(*arguments):
+        name = ctypes.c_char_p()
+        library.cuGetErrorName(code, ctypes.byref(name))
+        raise failure_of((name.value or b"CUDA_ERROR_UNKNOWN").decode())
+
+
+def _failure(error: Exception) -> SrganEdgeError:
+    """pycuda has one class for out of memory, and words for all else: `cuX failed: no device`."""
+    if isinstance(error, driver.MemoryError):
+        return failure_of("CUDA_ERROR_OUT_OF_MEMORY")
+    words = str(error).partition("failed: ")[2] or str(error)
+    if "no CUDA-capable device" in words or "no device" in words:
+        return failure_of("CUDA_ERROR_NO_DEVICE")
+    return failure_of(f"CUDA_ERROR_{words}")

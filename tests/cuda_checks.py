@@ -1,0 +1,217 @@
+"""What the launcher promises, checked on a GPU, or on a driver without one (tests/test_cuda.py).
+
+Not collected by itself: both bindings pass it, each in a process of its own.
+"""
+
+import ctypes
+import importlib
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from srgan_edge.errors import ResourcesExhausted
+from srgan_edge.kernels.cuda import BINDINGS, GpuFailed, OutOfMemory
+
+FAKE = os.environ.get("SRGAN_EDGE_FAKE_DRIVER")
+if FAKE:
+    ctypes.CDLL(FAKE, ctypes.RTLD_GLOBAL)  # for a pycuda that was linked without its library
+SCALE_ADD = """
+extern "C" __global__ void scale_add(unsigned char* values, int count, float factor, int shift) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) values[i] = (unsigned char)(values[i] * factor + shift);
+}
+"""
+
+
+@pytest.fixture
+def fake():
+    """The knobs of the driver without a GPU."""
+    if not FAKE:
+        pytest.skip("only a driver without a GPU can be made to fail")
+    library = ctypes.CDLL(FAKE)
+    library.fake_used_bytes.restype = ctypes.c_size_t
+    yield library
+    library.fake_reset()
+
+
+@pytest.fixture
+def cuda():
+    """The GPU, through the binding that is to be checked, current in this thread."""
+    opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
+    with opened.current():
+        yield opened
+
+
+@pytest.fixture
+def image():
+    """A module with `scale_add`: compiled, or a function of this process."""
+    if not FAKE:
+        from cuda.core import Device, Program, ProgramOptions
+
+        major, minor = Device(0).compute_capability
+        options = ProgramOptions(std="c++17", arch=f"sm_{major}{minor}")
+        return bytes(Program(SCALE_ADD, "c++", options).compile("cubin").code)
+    return b"an image\0"
+
+
+KERNEL = ctypes.CFUNCTYPE(
+    None,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.POINTER(ctypes.c_uint * 3),
+    ctypes.POINTER(ctypes.c_uint * 3),
+)
+
+
+@KERNEL
+def scale_add(arguments, blocks, threads):
+    """The same on this machine: every thread of every block, one after the other."""
+    kinds = (ctypes.c_uint64, ctypes.c_int, ctypes.c_float, ctypes.c_int)
+    address, count, factor, shift = (
+        ctypes.cast(arguments[i], ctypes.POINTER(kind))[0] for i, kind in enumerate(kinds)
+    )
+    values = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(address))
+    reached = min(count, blocks[0][0] * threads[0][0])
+    values[:reached] = (values[:reached] * factor + shift).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    if FAKE:
+        sizes = (ctypes.c_size_t * 4)(8, 4, 4, 4)
+        ctypes.CDLL(FAKE).fake_register(b"scale_add", scale_add, 4, sizes)
+
+
+def filled(cuda, content):
+    pinned = cuda.pinned_memory(len(content))
+    pinned.array[:] = content
+    return pinned
+
+
+def test_bytes_go_there_and_come_back(cuda):
+    content = np.random.default_rng(0).integers(0, 256, 1_000_003, np.uint8)
+    source, target = filled(cuda, content), cuda.pinned_memory(content.size)
+    target.array[:] = 0
+    memory, stream = cuda.memory(content.size), cuda.stream()
+    cuda.upload(source.array, memory.address, stream)
+    cuda.download(memory.address, target.array, stream)
+    stream.synchronize()
+    assert np.array_equal(target.array, content)
+    for owned in (source, target, memory):
+        owned.close()
+
+
+def test_nothing_waits_by_itself(cuda, fake):
+    source, target = filled(cuda, np.arange(8, dtype=np.uint8)), filled(cuda, np.zeros(8, np.uint8))
+    memory, stream = cuda.memory(8), cuda.stream()
+    cuda.upload(source.array, memory.address, stream)
+    cuda.download(memory.address, target.array, stream)
+    assert not target.array.any()
+    event = cuda.event()
+    event.record(stream)
+    event.synchronize()
+    assert target.array.any()
+
+
+def test_kernels_get_their_arguments_as_they_were(cuda, image):
+    kernel = cuda.kernel(image, "scale_add")
+    memory, stream = cuda.memory(1000), cuda.stream()
+    source, target = filled(cuda, np.full(1000, 10, np.uint8)), cuda.pinned_memory(1000)
+    cuda.upload(source.array, memory.address, stream)
+    for shift in (1, 2):
+        arguments = (memory.address, np.int32(999), np.float32(2.5), np.int32(shift))
+        kernel((4,), (256,), arguments, stream)
+    cuda.download(memory.address, target.array, stream)
+    stream.synchronize()
+    assert set(target.array[:999]) == {int(int(10 * 2.5 + 1) * 2.5 + 2)}
+    assert target.array[999] == 10
+
+
+def test_recorded_work_is_done_as_often_as_it_is_launched(cuda, image):
+    kernel = cuda.kernel(image, "scale_add")
+    memory, stream = cuda.memory(16), cuda.stream()
+    source, target = filled(cuda, np.zeros(16, np.uint8)), filled(cuda, np.zeros(16, np.uint8))
+    with cuda.recording(stream) as graph:
+        cuda.upload(source.array, memory.address, stream)
+        arguments = (memory.address, np.int32(16), np.float32(2), np.int32(1))
+        kernel((1,), (32,), arguments, stream)
+        cuda.download(memory.address, target.array, stream)
+    stream.synchronize()
+    assert not target.array.any()  # recorded, not done
+    for value in (0, 5, 100):
+        source.array[:] = value
+        graph.launch(stream)
+        stream.synchronize()
+        assert set(target.array) == {2 * value + 1}
+
+
+def test_an_error_while_recording_ends_the_recording(cuda):
+    stream, target = cuda.stream(), filled(cuda, np.zeros(4, np.uint8))
+    with pytest.raises(ZeroDivisionError), cuda.recording(stream):
+        1 / 0  # noqa: B018
+    memory = cuda.memory(4)
+    cuda.upload(target.array, memory.address, stream)
+    stream.synchronize()
+
+
+def test_time_is_that_between_events(cuda):
+    first, second, stream = cuda.event(), cuda.event(), cuda.stream()
+    source, memory = filled(cuda, np.zeros(1 << 20, np.uint8)), cuda.memory(1 << 20)
+    first.record(stream)
+    cuda.upload(source.array, memory.address, stream)
+    second.record(stream)
+    second.synchronize()
+    assert 0 < second.milliseconds_since(first) < 1000
+
+
+def test_every_thread_makes_the_context_its_own(cuda):
+    """A thread without `current()` has none; with it, objects of another serve."""
+    stream, memory = cuda.stream(), cuda.memory(4)
+    results = []
+
+    def work():
+        with cuda.current():
+            target = filled(cuda, np.zeros(4, np.uint8))
+            cuda.upload(np.arange(4, dtype=np.uint8), memory.address, stream)
+            cuda.download(memory.address, target.array, stream)
+            stream.synchronize()
+            results.append(target.array.tolist())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[0, 1, 2, 3]] * 4
+
+
+def test_memory_is_given_back(cuda, fake):
+    before = fake.fake_used_bytes()
+    memories = [cuda.memory(1000) for _ in range(3)]
+    assert fake.fake_used_bytes() == before + 3000
+    for memory in memories:
+        memory.close()
+    assert fake.fake_used_bytes() == before
+
+
+def test_out_of_memory_is_an_error_of_its_own(fake):
+    opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
+    fake.fake_limit_memory(ctypes.c_size_t(1000))
+    with pytest.raises(OutOfMemory, match="smaller tiles"), opened.current():
+        opened.memory(2000)
+
+
+def test_a_lost_gpu_is_told(fake):
+    opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
+    with pytest.raises(GpuFailed, match="the GPU failed"), opened.current():
+        stream = opened.stream()
+        fake.fake_break(46)
+        stream.synchronize()
+
+
+def test_no_gpu_is_told(fake):
+    fake.fake_set_devices(0)
+    module = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]])
+    with pytest.raises(ResourcesExhausted, match="no GPU to be used"):
+        module.open_device()

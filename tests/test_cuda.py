@@ -1,0 +1,76 @@
+"""The launcher through both bindings, on a driver without a GPU that g++ makes here.
+
+Each in a process of its own: what loads CUDA after a driver without a GPU would believe in it.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srgan_edge.kernels import cuda
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """The folder of a libcuda.so.1 for LD_LIBRARY_PATH, with what pycuda wants besides."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    folder = tmp_path_factory.mktemp("driver")
+    sources = [HERE / "fake_driver.cpp", _missing_calls(folder)]
+    options = ["-O1", "-std=c++17", "-shared", "-fPIC", "-Wall", "-Wl,-soname,libcuda.so.1"]
+    output = folder / "libcuda.so.1"
+    subprocess.run(["g++", *options, "-o", output, *sources, "-ldl"], check=True)
+    return folder
+
+
+def _missing_calls(folder):
+    """The calls that pycuda is linked against, and that no check makes: they say not supported."""
+    found = importlib.util.find_spec("pycuda") and importlib.util.find_spec("pycuda._driver")
+    wanted = set()
+    if found and shutil.which("nm") is not None:
+        listed = subprocess.run(["nm", "-D", found.origin], capture_output=True, text=True)
+        words = [line.split() for line in listed.stdout.splitlines()]
+        wanted = {it[-1] for it in words if it[0] == "U" and re.fullmatch(r"cu[A-Z]\w*", it[-1])}
+    known = (HERE / "fake_driver.cpp").read_text()
+    path = folder / "missing.cpp"
+    missing = sorted(name for name in wanted if f" {name}(" not in known)
+    path.write_text("".join(f'extern "C" int {name}() {{ return 801; }}\n' for name in missing))
+    return path
+
+
+@pytest.mark.parametrize("package", cuda.BINDINGS)
+def test_the_launcher_keeps_its_promises(driver, package):
+    if not cuda._is_installed(package):
+        pytest.skip(f"{package} is not installed")
+    # pycuda wants libcurand, which comes with PyTorch.
+    wheels = [path for root in site.getsitepackages() for path in Path(root).glob("nvidia/*/lib")]
+    environment = {
+        "LD_LIBRARY_PATH": ":".join(map(str, [driver, *wheels])),
+        "SRGAN_EDGE_FAKE_DRIVER": str(driver / "libcuda.so.1"),
+        "SRGAN_EDGE_BINDING": package,
+    }
+    checks = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "cuda_checks.py"],
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+        env=os.environ | environment,
+        check=False,
+    )
+    assert checks.returncode == 0, checks.stdout[-8000:] + checks.stderr[-2000:]
+    assert "skipped" not in checks.stdout
+
+
+def test_without_a_binding_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(cuda, "_is_installed", lambda package: False)
+    with pytest.raises(cuda.ExtraMissing, match=r"pip install 'srgan-edge\[rtx\]'"):
+        cuda.open_cuda()
