@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srgan_edge import bicubic
 from srgan_edge.benchmark import benchmark_name
 from srgan_edge.engines import KINDS, Choice, EngineKind, open_engine
 from srgan_edge.engines.base import Engine
@@ -18,8 +19,8 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.upscaler import Tiling, Upscaler
 
 PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
-TILE_PX = 48
-"""Core of the tiles that are compared with the whole frame: many seams in a small picture."""
+_MANY_SEAMS = Tiling(tile=48, overlap="exact")
+"""Of the tiles that are compared with the whole frame."""
 
 
 def verify_engines(
@@ -41,16 +42,19 @@ def verify_engines(
         InputRefused: a benchmark is none.
         ModelRefused: the model has no file for one of the engines.
     """
-    choices = [Choice(kind, model.file(kind.suffix), "cpu", "verify") for kind in kinds]
+    choices = [Choice(kind, model.file(kind.suffix), kind.devices[0], "verify") for kind in kinds]
     with TorchEngine(against) as reference:
-        expected = _psnr_y(reference, benchmarks)
+        expected = _psnr_y(reference, reference.upscale, benchmarks)
         for choice in choices:
             with open_engine(choice, fp32=fp32) as candidate:
-                got = _psnr_y(candidate, benchmarks)
+                fixed = candidate.info.fixed_shape
+                tiled = _tiled(candidate)
+                got = _psnr_y(candidate, tiled if fixed else candidate.upscale, benchmarks)
+                batches = natural_batches() if fixed is None else [_photo_of(*fixed)]
                 yield Verdict(
                     candidate.info,
-                    compare(reference.upscale, candidate.upscale, natural_batches()),
-                    compare(candidate.upscale, _tiled(candidate), [_photo()]),
+                    compare(reference.upscale, candidate.upscale, batches),
+                    None if fixed else compare(candidate.upscale, tiled, [_photo()]),
                     {name: expected[name] - got[name] for name in expected},
                 )
 
@@ -94,16 +98,26 @@ def _photo() -> Pixels:
     return read_picture(PHOTO).pixels[None]
 
 
+def _photo_of(frames: int, height: int, width: int) -> Pixels:
+    """uint8 [N, H, W, 3]: the photograph, as large as it has to be, each frame moved by a row."""
+    side = height + frames - 1
+    larger = bicubic.resize(_photo()[0], side, width)
+    return np.stack([larger[frame : frame + height] for frame in range(frames)])
+
+
 def _tiled(engine: Engine) -> Callable[[Pixels], Pixels]:
-    upscaler = Upscaler(engine, Tiling(tile=TILE_PX, overlap="exact"))
+    tiling = Tiling(overlap="exact") if engine.info.fixed_shape else _MANY_SEAMS
+    upscaler = Upscaler(engine, tiling)
     return lambda batch: np.stack([upscaler.upscale(frame) for frame in batch])
 
 
-def _psnr_y(engine: Engine, benchmarks: Sequence[Path]) -> dict[str, float]:
+def _psnr_y(
+    engine: Engine, upscale: Callable[[Pixels], Pixels], benchmarks: Sequence[Path]
+) -> dict[str, float]:
     measure = {"psnr_y": PIXEL_MEASURES["psnr_y"]}
     scale = engine.info.spec.scale
     scores = {}
     for folder in benchmarks:
-        mean = evaluate_folder(engine.upscale, folder, scale, measure).mean
+        mean = evaluate_folder(upscale, folder, scale, measure).mean
         scores[benchmark_name(folder)] = mean.values["psnr_y"]
     return scores

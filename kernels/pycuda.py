@@ -28,12 +28,10 @@ def open_device() -> "PyCuda":
     Raises:
         ResourcesExhausted: no driver, or no GPU.
     """
-    try:
+    with _own_errors():
         driver.init()
         # Not `autoinit`, which makes a context of its own that TensorRT knows nothing of.
         return PyCuda(driver.Device(0).retain_primary_context())
-    except driver.Error as error:
-        raise _failure(error) from None
 
 
 class PyCuda:
@@ -48,9 +46,8 @@ class PyCuda:
     def current(self) -> Iterator[None]:
         self._context.push()
         try:
-            yield
-        except driver.Error as error:
-            raise _failure(error) from None
+            with _own_errors():
+                yield
         finally:
             self._context.pop()
 
@@ -100,7 +97,8 @@ class PyCuda:
 class _Memory:
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self._allocation = driver.mem_alloc(size_bytes)
+        with _own_errors():  # here and now: whoever asks may ask for less
+            self._allocation = driver.mem_alloc(size_bytes)
         self.address = int(self._allocation)
 
     def close(self) -> None:
@@ -109,7 +107,8 @@ class _Memory:
 
 class _PinnedMemory:
     def __init__(self, size_bytes: int) -> None:
-        self.array: NDArray[np.uint8] = driver.pagelocked_empty(size_bytes, np.uint8)
+        with _own_errors():
+            self.array: NDArray[np.uint8] = driver.pagelocked_empty(size_bytes, np.uint8)
 
     def close(self) -> None:
         self.array.base.free()  # type: ignore[union-attr]
@@ -175,6 +174,14 @@ def ask(library: ctypes.CDLL, call: str, *arguments: Any) -> None:  # noqa: ANN4
         name = ctypes.c_char_p()
         library.cuGetErrorName(code, ctypes.byref(name))
         raise failure_of((name.value or b"CUDA_ERROR_UNKNOWN").decode())
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except driver.Error as error:
+        raise _failure(error) from None
 
 
 def _failure(error: Exception) -> SrganEdgeError:

@@ -12,6 +12,7 @@ from typing import Any
 from srgan_edge.errors import ModelRefused
 from srgan_edge.model_file import foreign
 from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.passport import read_passport
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
 MAX_HEADER_BYTES = 1 << 20
@@ -19,7 +20,7 @@ MAX_TENSORS = 4096
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """The spec of a `.safetensors` or `.onnx` file.
+    """The spec of a `.safetensors`, `.onnx` or `.engine` file, of the latter by its passport.
 
     Raises:
         ModelRefused: no such file, another format, damaged, or made by another program.
@@ -31,8 +32,10 @@ def read_spec(path: Path) -> ModelSpec:
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         raise ModelRefused(f"{path}: pickled weights can run code; type: srgan-edge convert {path}")
     if path.suffix == ".engine":
-        raise ModelRefused(f"{path}: upscale cannot run engines yet; name the model itself with -n")
-    raise ModelRefused(f"{path}: unknown kind of model file; possible: .safetensors, .onnx")
+        return read_passport(path).spec
+    raise ModelRefused(
+        f"{path}: unknown kind of model file; possible: .safetensors, .onnx, .engine"
+    )
 
 
 def read_safetensors_spec(path: Path) -> ModelSpec:

@@ -507,7 +507,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .onnx.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, .onnx or .engine.")],
     benchmarks: Annotated[
         list[Path] | None, typer.Argument(help="Folders with HR/ and LRx4/: what PSNR-Y is lost.")
     ] = None,
@@ -534,11 +534,13 @@ def verify(
     from srgan_edge.tables import verdict_record, verdict_table
 
     possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
-    names = engine_names or [name for name, kind in possible.items() if kind.installed]
+    files = find_model(model)
+    names = engine_names or [
+        name for name, kind in possible.items() if kind.installed and files.has(kind.suffix)
+    ]
     if unknown := [name for name in names if name not in possible]:
         raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
     kinds = [possible[name] for name in names]
-    files = find_model(model)
     reference = find_model(against or files.spec.quantized_from or model).file(".safetensors")
     verdicts = list(verify_engines(files, reference, kinds, benchmarks or [], fp32=fp32))
     if as_json:

@@ -131,6 +131,11 @@ def _engines() -> list[Finding]:
             advice = f"pip install '{kind.requirement}'"
             findings.append(Finding("engines", kind.name, "absent", "not installed", advice))
             continue
+        if not model.has(kind.suffix):
+            detail = "installed; engines are built for the GPU that they run on"
+            advice = f"srgan-edge export {DEFAULT_MODEL} --rtx, and upscale -n FILE.engine"
+            findings.append(Finding("engines", kind.name, "absent", detail, advice))
+            continue
         choice = Choice(kind, model.file(kind.suffix), "cpu", "self-test")
         findings.append(_tried(choice))
     return findings

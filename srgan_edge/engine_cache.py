@@ -191,10 +191,11 @@ def _examine(path: Path) -> CachedEngine:
     except ModelRefused:
         trouble = "damaged" if passport_path(path).exists() else "has no passport"
         return CachedEngine(path, None, trouble)
-    return CachedEngine(path, passport, _why_not_here(passport))
+    return CachedEngine(path, passport, why_not_here(passport))
 
 
-def _why_not_here(passport: Passport) -> str:
+def why_not_here(passport: Passport) -> str:
+    """Why an engine cannot run on this machine; empty if it can, as far as its passport tells."""
     distribution = passport.module.replace("_", "-")
     version = installed_version(distribution)
     if version is None:

@@ -97,8 +97,9 @@ class Verdict:
     info: EngineInfo
     parity: Parity
     """Against PyTorch in FP32 on natural pictures, odd and tiny ones among them."""
-    tiled: Parity
-    """Of tiles with an exact halo against whole frames, both by this engine."""
+    tiled: Parity | None
+    """Of tiles with an exact halo against whole frames, both by this engine; None: it takes one
+    shape and no other, so that there are no whole frames."""
     psnr_y_loss_db: dict[str, float]
     """By benchmark, against PyTorch in FP32; what is gained is negative."""
 
@@ -107,7 +108,7 @@ class Verdict:
         """Where the engine misses a gate, each as a phrase; empty if it passes all."""
         gate = GATES["int8" if self.info.spec.quantized_from else self.info.precision]
         missed = gate.refusals(self.parity)
-        if self.tiled.max_levels > TILED_LEVELS:
+        if self.tiled is not None and self.tiled.max_levels > TILED_LEVELS:
             missed.append(
                 f"tiles differ by {self.tiled.max_levels} where {TILED_LEVELS} is allowed"
             )

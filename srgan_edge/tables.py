@@ -178,7 +178,7 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
             str(parity.p999_levels),
             f"{parity.mean_levels:.4f}",
             f"{parity.psnr_db:.1f}",
-            str(verdict.tiled.max_levels),
+            "-" if verdict.tiled is None else str(verdict.tiled.max_levels),
             *(f"{loss:+.4f}" for loss in verdict.psnr_y_loss_db.values()),
             "[red]missed[/]" if verdict.refusals else "[green]passed[/]",
         )
@@ -191,7 +191,7 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
         "engine": verdict.info.name,
         "precision": verdict.info.arithmetic,
         "parity": _finite(asdict(verdict.parity)),
-        "tiled": _finite(asdict(verdict.tiled)),
+        "tiled": None if verdict.tiled is None else _finite(asdict(verdict.tiled)),
         "psnr_y_loss_db": verdict.psnr_y_loss_db,
         "refusals": verdict.refusals,
     }

@@ -83,15 +83,34 @@ def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
         raise UsageError(f"--overlap {halo_px} is negative; possible: 0 and up, auto, exact")
     rows = list(_plan_axis(height, tile_px or height, halo_px))
     columns = list(_plan_axis(width, tile_px or width, halo_px))
-    return TilePlan(
-        width,
-        height,
-        tuple(
-            Tile(window_y, window_x, core_y, core_x)
-            for window_y, core_y in rows
-            for window_x, core_x in columns
-        ),
-    )
+    return _planned(width, height, rows, columns)
+
+
+def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px: int) -> TilePlan:
+    """Cut a frame into windows of one size, for an engine that takes no other.
+
+    Args:
+        window_size: (width, height), halo included; a frame of just that size stays whole.
+
+    Raises:
+        UsageError: the frame is smaller than a window, or a window no larger than its halos.
+    """
+    if window_size == (width, height):
+        return plan_tiles(width, height, 0, 0)
+    wide, high = window_size
+    if wide > width or high > height:
+        raise UsageError(
+            f"a picture of {width}x{height} is smaller than what the engine takes, {wide}x{high}; "
+            "build one with --dynamic, or for smaller tiles"
+        )
+    if min(window_size) <= 2 * halo_px:
+        raise UsageError(
+            f"windows of {wide}x{high} with halos of {halo_px} px leave nothing; "
+            "build an engine for larger tiles"
+        )
+    rows = list(_plan_axis(height, high - 2 * halo_px, halo_px))
+    columns = list(_plan_axis(width, wide - 2 * halo_px, halo_px))
+    return _planned(width, height, rows, columns)
 
 
 def upscale_tiled(
@@ -114,6 +133,17 @@ def upscale_tiled(
                 tile.core_x.slice(scale, tile.window_x.start),
             ]
     return result
+
+
+def _planned(
+    width: int, height: int, rows: list[tuple[Span, Span]], columns: list[tuple[Span, Span]]
+) -> TilePlan:
+    tiles = (
+        Tile(window_y, window_x, core_y, core_x)
+        for window_y, core_y in rows
+        for window_x, core_x in columns
+    )
+    return TilePlan(width, height, tuple(tiles))
 
 
 def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, Span]]:

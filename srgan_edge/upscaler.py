@@ -8,7 +8,7 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
-from srgan_edge.tiling import TilePlan, plan_tiles, upscale_tiled
+from srgan_edge.tiling import TilePlan, plan_tiles, plan_windows, upscale_tiled
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
 """What `--tile auto` lets the network's intermediate values take, in all slots together."""
@@ -39,8 +39,13 @@ class Upscaler:
         self._engine, self._tiling = engine, tiling
         self.scale = engine.info.spec.scale
         self.halo_px = halo_px(tiling.overlap, engine.info.spec)
+        self._fixed_shape = engine.info.fixed_shape
+        self._batch = tiling.batch if self._fixed_shape is None else self._fixed_shape[0]
         self.plan_for = lru_cache(maxsize=16)(self._plan_for)
-        self.plan_for(1, 1)  # refuses impossible options now, not at the first frame
+        if self._fixed_shape is not None:
+            self._refuse_other_tiles(self._fixed_shape)
+        else:
+            self.plan_for(1, 1)  # refuses impossible options now, not at the first frame
 
     @property
     def slots(self) -> int:
@@ -51,9 +56,24 @@ class Upscaler:
         """uint8 [H, W, 3] -> uint8 [sH, sW, 3]."""
         height, width = frame.shape[:2]
         plan = self.plan_for(width, height)
-        return upscale_tiled(self._engine.upscale, frame, plan, self.scale, self._tiling.batch)
+        return upscale_tiled(self._engine.upscale, frame, plan, self.scale, self._batch)
+
+    def _refuse_other_tiles(self, fixed_shape: tuple[int, int, int]) -> None:
+        batch, height, width = fixed_shape
+        tile = self._tiling.tile
+        fits = tile == "auto" or tile == 0 or tile + 2 * self.halo_px == width == height
+        if not fits:
+            raise UsageError(
+                f"--tile {tile} with halos of {self.halo_px} px, but the engine takes "
+                f"{width}x{height} and nothing else; leave --tile out, or build one with --tile"
+            )
+        if self._tiling.batch not in (1, batch):
+            raise UsageError(f"--batch {self._tiling.batch}, but the engine takes {batch}")
 
     def _plan_for(self, width: int, height: int) -> TilePlan:
+        if self._fixed_shape is not None:
+            _, window_height, window_width = self._fixed_shape
+            return plan_windows(width, height, (window_width, window_height), self.halo_px)
         tile_px = self._tiling.tile
         if tile_px == "auto":
             budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots

@@ -1,6 +1,7 @@
 """What the launcher promises, checked on a GPU, or on a driver without one (tests/test_cuda.py).
 
-Not collected by itself: both bindings pass it, each in a process of its own.
+Not collected by itself: both bindings pass it, each in a process of its own. `tensorrt_checks.py`
+is of the same kind.
 """
 
 import ctypes

@@ -35,7 +35,8 @@ static thread_local std::vector<void *> contexts;
 
 #define EXPORT extern "C" __attribute__((visibility("default"))) Result
 #define HOLD std::lock_guard<std::recursive_mutex> held(lock)
-#define NEEDS_CONTEXT HOLD; if (contexts.empty()) return INVALID_CONTEXT; if (broken) return broken
+#define CHECK_CONTEXT if (contexts.empty()) return INVALID_CONTEXT; if (broken) return broken
+#define NEEDS_CONTEXT HOLD; CHECK_CONTEXT
 
 static bool is_on_device(uintptr_t address, size_t size) {
     auto next = allocations.upper_bound(address);
@@ -48,10 +49,11 @@ static void enqueue(Stream *stream, Work work) {
     (stream->recording ? stream->recording->works : stream->waiting).push_back(std::move(work));
 }
 
+// Without the lock while it works: a host function may want Python's, whose owner may wait for ours.
 static void drain(Stream *stream) {
     std::vector<Work> works;
-    works.swap(stream->waiting);
-    for (auto &work : works) { clock_ms += 1; work(); }
+    { HOLD; works.swap(stream->waiting); }
+    for (auto &work : works) { { HOLD; clock_ms += 1; } work(); }
 }
 
 // What tests set.
@@ -99,7 +101,7 @@ EXPORT cuCtxSetCurrent(void *context) {
 EXPORT cuCtxDetach(void *) { return SUCCESS; }
 EXPORT cuCtxGetDevice(int *device) { *device = 0; return contexts.empty() ? INVALID_CONTEXT : SUCCESS; }
 EXPORT cuCtxGetApiVersion(void *, unsigned *version) { *version = 13000; return SUCCESS; }
-EXPORT cuCtxSynchronize() { NEEDS_CONTEXT; for (auto stream : streams) drain(stream); return SUCCESS; }
+EXPORT cuCtxSynchronize() { CHECK_CONTEXT; for (auto stream : streams) drain(stream); return SUCCESS; }
 
 EXPORT cuMemAlloc_v2(uintptr_t *address, size_t size) {
     NEEDS_CONTEXT;
@@ -138,7 +140,7 @@ EXPORT cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, Stream *strea
 
 EXPORT cuStreamCreate(Stream **stream, unsigned) { NEEDS_CONTEXT; streams.push_back(*stream = new Stream); return SUCCESS; }
 EXPORT cuStreamDestroy_v2(Stream *) { return SUCCESS; }  // tests are short
-EXPORT cuStreamSynchronize(Stream *stream) { NEEDS_CONTEXT; drain(stream); return SUCCESS; }
+EXPORT cuStreamSynchronize(Stream *stream) { CHECK_CONTEXT; drain(stream); return SUCCESS; }
 EXPORT cuStreamBeginCapture_v2(Stream *stream, int) {
     NEEDS_CONTEXT;
     if (stream->recording) return INVALID_VALUE;
@@ -178,7 +180,7 @@ EXPORT cuEventRecord(Event *event, Stream *stream) {
     enqueue(stream, [=] { event->reached = true; event->ms = clock_ms; });
     return SUCCESS;
 }
-EXPORT cuEventSynchronize(Event *event) { NEEDS_CONTEXT; if (!event->reached) drain(event->stream); return SUCCESS; }
+EXPORT cuEventSynchronize(Event *event) { CHECK_CONTEXT; if (!event->reached) drain(event->stream); return SUCCESS; }
 EXPORT cuEventElapsedTime(float *ms, Event *from, Event *to) {
     HOLD;
     if (!from->reached || !to->reached) return INVALID_VALUE;

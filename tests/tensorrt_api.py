@@ -7,12 +7,15 @@ Behind them is just enough to build: the graph is really read, by onnx, and the 
 the inspector would say of it, a kernel for each convolution in the type that the graph gives it.
 """
 
+import ctypes
 import json
+import math
 import types
 from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import ModuleSpec
 
+import numpy as np
 import onnx
 
 VERSIONS = ("10.3.0", "10.16.1", "11.4.1")
@@ -44,6 +47,10 @@ NAMES = {
         get_tensor_shape num_io_tensors
     """,
     "EngineInspector": "execution_context get_engine_information",
+    "IExecutionContext": """
+        execute_async_v3 get_tensor_shape infer_shapes set_device_memory set_input_shape
+        set_optimization_profile_async set_tensor_address
+    """,
     "NetworkDefinitionCreationFlag": "STRONGLY_TYPED",
     "BuilderFlag": "TF32 VERSION_COMPATIBLE",
     "MemoryPoolType": "WORKSPACE TACTIC_SHARED_MEMORY TACTIC_DRAM",
@@ -295,6 +302,42 @@ class ICudaEngine(Recorded):
     def create_engine_inspector(self):
         return EngineInspector(self._api, self._content)
 
+    def create_execution_context(self):
+        return IExecutionContext(self._api)
+
+
+class IExecutionContext(Recorded):
+    """Puts `Api.run` into a stream of the driver without a GPU, as TensorRT puts its kernels."""
+
+    def __init__(self, api):
+        super().__init__(api)
+        self._shape, self._addresses, self._kept = None, {}, []
+
+    def set_input_shape(self, name, shape):
+        self._shape = tuple(shape)
+        return name == "input"
+
+    def set_tensor_address(self, name, address):
+        self._addresses[name] = address
+        return name in ("input", "output")
+
+    def execute_async_v3(self, stream):
+        shape, addresses = self._shape, dict(self._addresses)
+
+        @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        def work(_):
+            frames, height, width, _ = shape
+            result = self._api.run(_view(addresses["input"], shape))
+            _view(addresses["output"], (frames, 4 * height, 4 * width, 3))[:] = result
+
+        self._kept.append(work)  # a graph may come back to it
+        return not self._api.driver.cuLaunchHostFunc(ctypes.c_void_p(stream), work, None)
+
+
+def _view(address, shape):
+    content = (ctypes.c_uint8 * math.prod(shape)).from_address(address)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
 
 class Runtime(Recorded):
     def __init__(self, api, logger):
@@ -333,6 +376,10 @@ class Api:
     gpu: bytes = b"timings of a GPU"
     failures: tuple[tuple[str, str], ...] = ()
     """Pairs of a step, `builder`, `build` or `load`, and what the logger hears then."""
+    driver: object = None
+    """The driver without a GPU, if engines shall run."""
+    run: object = None
+    """What an engine computes: uint8 [N, H, W, 3] -> [N, 4H, 4W, 3]."""
 
     def fails(self, step, logger):
         messages = [message for at, message in self.failures if at == step]
@@ -341,9 +388,9 @@ class Api:
         return bool(messages)
 
 
-def recorded(version, *failures):
+def recorded(version, *failures, driver=None, run=None):
     """The module `tensorrt` of that version."""
-    return tensorrt(Api(version, failures=failures))
+    return tensorrt(Api(version, failures=failures, driver=driver, run=run))
 
 
 def layers_of(model):

@@ -505,4 +505,4 @@ def test_an_engine_is_not_taken_for_a_model(cli, tmp_path):
     (tmp_path / "a.engine").write_bytes(b"vtrt")
     code, _, err = cli("upscale", "in.png", "-n", "a.engine")
     assert code == 6
-    assert "upscale cannot run engines yet; name the model itself with -n" in err
+    assert "a.engine has no passport (a.engine.json)" in err

@@ -1,4 +1,4 @@
-"""The launcher through both bindings, on a driver without a GPU that g++ makes here.
+"""Launcher and TensorRT engine, through both bindings, on a driver without a GPU that g++ makes.
 
 Each in a process of its own: what loads CUDA after a driver without a GPU would believe in it.
 """
@@ -47,8 +47,9 @@ def _missing_calls(folder):
     return path
 
 
+@pytest.mark.parametrize("checks", ["cuda_checks.py", "tensorrt_checks.py"])
 @pytest.mark.parametrize("package", cuda.BINDINGS)
-def test_the_launcher_keeps_its_promises(driver, package):
+def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
     if not cuda._is_installed(package):
         pytest.skip(f"{package} is not installed")
     # pycuda wants libcurand, which comes with PyTorch.
@@ -58,16 +59,16 @@ def test_the_launcher_keeps_its_promises(driver, package):
         "SRGAN_EDGE_FAKE_DRIVER": str(driver / "libcuda.so.1"),
         "SRGAN_EDGE_BINDING": package,
     }
-    checks = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "cuda_checks.py"],
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / checks],
         capture_output=True,
         text=True,
         cwd=HERE.parent,
         env=os.environ | environment,
         check=False,
     )
-    assert checks.returncode == 0, checks.stdout[-8000:] + checks.stderr[-2000:]
-    assert "skipped" not in checks.stdout
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    assert "skipped" not in run.stdout
 
 
 def test_without_a_binding_it_says_what_to_install(monkeypatch):

@@ -26,7 +26,7 @@ SPECS = {
     "paper": ModelSpec("paper", "srresnet", 8, 2, norm="batch"),
     "tanh": ModelSpec("tanh", "srresnet", 8, 1, head="tanh"),
 }
-INSTALLED = [kind for kind in KINDS.values() if kind.installed]
+INSTALLED = [kind for kind in KINDS.values() if kind.installed and kind.suffix != ".engine"]
 
 
 QUICK = ("edge", "paper")  # the other two differ from these in one layer

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError
+from srgan_edge.gpu import Gpu
 from srgan_edge.models import ModelFiles
 
 
@@ -24,10 +25,13 @@ class EngineKind:
     """What to `pip install` for its runtime."""
     devices: tuple[str, ...]
     """Device families, the preferred first."""
+    runtimes: tuple[str, ...] = ()
+    """Modules of which one has to be there; empty: the one of its name."""
 
     @property
     def installed(self) -> bool:
-        return importlib.util.find_spec(self.name) is not None
+        runtimes = self.runtimes or (self.name,)
+        return any(importlib.util.find_spec(runtime) is not None for runtime in runtimes)
 
     def open(self, path: Path, device: str, fp32: bool, slots: int) -> Engine:
         """Import the runtime and load `path` on `device`.
@@ -55,6 +59,14 @@ KINDS = {
             "onnxruntime", "OnnxRuntimeEngine", ".onnx", "srgan-edge[onnx]", ("cpu", "cuda")
         ),
         EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[train]", ("cpu", "cuda")),
+        EngineKind(
+            "tensorrt",
+            "TensorRtEngine",
+            ".engine",
+            "srgan-edge[rtx]",
+            ("cuda",),
+            ("tensorrt", "tensorrt_rtx"),
+        ),
     )
 }
 
@@ -72,8 +84,8 @@ class Choice:
 def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto") -> Choice:
     """Pick the engine for a model.
 
-    `auto` prefers onnxruntime on CUDA, then openvino, onnxruntime and torch on the CPU, among
-    those that are installed and for which the model has a file.
+    `auto` prefers tensorrt, then onnxruntime on CUDA, then openvino, onnxruntime and torch on the
+    CPU, among those that are installed and for which the model has a file.
 
     Raises:
         UsageError: unknown engine or device, or nothing installed can run this model.
@@ -114,6 +126,7 @@ def film_slots() -> int:
 
 
 _PREFERENCE = [
+    ("tensorrt", "cuda"),
     ("onnxruntime", "cuda"),
     ("openvino", "cpu"),
     ("onnxruntime", "cpu"),
@@ -134,6 +147,8 @@ def _why_not(kind: EngineKind, family: str, model: ModelFiles) -> str | None:
 
 
 def _has_cuda(name: str) -> bool:
+    if name == "tensorrt":
+        return Gpu.find() is not None
     module = importlib.import_module(name)
     if name == "torch":
         return bool(module.cuda.is_available())

@@ -21,6 +21,9 @@ class EngineInfo:
     """The generator it runs."""
     slots: int = 1
     """How many calls of `upscale` may run at once, each in a thread of its own."""
+    fixed_shape: tuple[int, int, int] | None = None
+    """Frames, height and width of the only input there is, of which fewer frames may come; None:
+    any shape."""
 
     @property
     def arithmetic(self) -> str:
@@ -39,8 +42,9 @@ class Engine(Protocol):
     def upscale(self, batch: Pixels) -> Pixels:
         """uint8 [N, H, W, 3] -> uint8 [N, sH, sW, 3], s being `info.spec.scale`.
 
-        N, H and W may be any size from 1 up and may change from call to call; calls with one shape
-        are the fast ones. The result belongs to the caller: no later call changes it.
+        N, H and W may be any size from 1 up and may change from call to call, but for an engine of
+        a fixed shape; calls with one shape are the fast ones. The result belongs to the caller: no
+        later call changes it.
         """
         ...
 

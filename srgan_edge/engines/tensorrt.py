@@ -1,0 +1,213 @@
+"""TensorRT 10.3 to 11 and TensorRT-RTX: an engine of `srgan-edge export`, on the GPU it is for.
+
+Each slot has an execution context, a stream, buffers on both sides of the bus, and one graph in
+which bytes go there, are upscaled, and come back: one call a frame, in which nothing waits for
+Python. An engine is native code: its bytes are proven to be its passport's before they are loaded.
+"""
+
+import importlib
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from srgan_edge.engine_cache import why_not_here
+from srgan_edge.engines.base import EngineInfo
+from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.kernels.cuda import Cuda, Graph, OutOfMemory, open_cuda
+from srgan_edge.passport import Passport, Shape, read_engine
+from srgan_edge.pixels import Pixels
+from srgan_edge.tensorrt_log import explained, log_of
+
+INPUT, OUTPUT = "input", "output"
+"""Of the deployment graph."""
+
+
+class TensorRtEngine:
+    """An engine in as many slots as fit; each call of `upscale` takes one that is idle."""
+
+    def __init__(
+        self, path: Path, device: str = "cuda", *, fp32: bool = False, slots: int = 1
+    ) -> None:
+        """Load a `.engine` file with its passport.
+
+        Slots that the GPU has no memory for are done without; `info` says how many there are.
+
+        Raises:
+            ModelRefused: no passport, other bytes than its, or built for another runtime or GPU.
+            UsageError: `fp32`, which an engine in half precision is not, or a second GPU.
+            ExtraMissing: no binding of CUDA.
+            ResourcesExhausted: no GPU, or one with too little memory for a single slot.
+        """
+        plan, passport = read_engine(path)
+        if fp32:
+            raise UsageError(f"{path} is in {passport.precision}; --fp32 is for --engine torch")
+        if device not in ("cuda", "cuda:0"):
+            raise UsageError(f"--engine tensorrt runs on cuda:0, not on {device!r}")
+        if reason := why_not_here(passport):
+            raise ModelRefused(f"{path}: {reason}; type: {passport.rebuild_command}")
+        self._passport, self._cuda = passport, open_cuda()
+        with self._cuda.current():
+            self._engine = _deserialized(plan, passport, path)
+            self._slots = self._as_many_as_fit(slots)
+        self._idle = list(self._slots)
+        self._freed = threading.Condition()
+        self.info = EngineInfo(
+            name=f"{passport.module} {passport.version}",
+            device="cuda:0",
+            precision=passport.precision,
+            spec=passport.spec,
+            slots=len(self._slots),
+            fixed_shape=passport.profile.best if passport.profile.is_static else None,
+        )
+
+    def upscale(self, batch: Pixels) -> Pixels:
+        """As the protocol says; of a fixed shape, with as many tiles as it has or fewer.
+
+        Raises:
+            UsageError: a size that the engine was not made for.
+        """
+        shape = self._shape_for(batch)
+        with self._freed:
+            while not self._idle:
+                self._freed.wait()
+            slot = self._idle.pop()
+        try:
+            with self._cuda.current():
+                return slot.run(batch, shape)
+        finally:
+            with self._freed:
+                self._idle.append(slot)
+                self._freed.notify()
+
+    def close(self) -> None:
+        with self._cuda.current():
+            for slot in self._slots:
+                slot.close()
+            del self._slots, self._idle, self._engine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _as_many_as_fit(self, wanted: int) -> "list[_Slot]":
+        slots: list[_Slot] = []
+        for _ in range(wanted):
+            slot = None
+            try:
+                slot = _Slot(self._cuda, self._engine, self._passport)
+                slot.take_shape(self._passport.profile.best)
+            except OutOfMemory:
+                if slot is not None:
+                    slot.close()
+                if not slots:
+                    raise ResourcesExhausted(
+                        "the GPU has too little memory for this engine; build one for smaller "
+                        f"tiles: {self._passport.rebuild_command.replace('--shape', '--tile 64 #')}"
+                    ) from None
+                break
+            slots.append(slot)
+        return slots
+
+    def _shape_for(self, batch: Pixels) -> Shape:
+        """The shape of the profile that the batch runs in: its own, or that of a fixed engine."""
+        frames, height, width, _ = batch.shape
+        profile = self._passport.profile
+        if profile.is_static:
+            most, *size = profile.best
+            if [height, width] == size and frames <= most:
+                return profile.best
+        else:
+            shape = (frames, height, width)
+            limits = zip(profile.smallest, shape, profile.largest, strict=True)
+            if all(low <= size <= high for low, size, high in limits):
+                return shape
+        raise UsageError(
+            f"the engine takes {profile}, and was given {frames}x{height}x{width}; "
+            f"build one for that: srgan-edge export {self._passport.source}"
+        )
+
+
+class _Slot:
+    """A context with its stream, buffers and graph, all for one shape at a time."""
+
+    def __init__(self, cuda: Cuda, engine: Any, passport: Passport) -> None:  # noqa: ANN401
+        self._cuda, self._scale = cuda, passport.spec.scale
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise OutOfMemory("the GPU is out of memory: no execution context")
+        self._stream, self._done = cuda.stream(), cuda.event()
+        self._shape: Shape | None = None
+        self._buffers: list[Any] = []
+
+    def run(self, batch: Pixels, shape: Shape) -> Pixels:
+        """uint8 [n, H, W, 3], n at most that of `shape`, -> [n, sH, sW, 3]."""
+        self.take_shape(shape)
+        self._here[: len(batch)] = batch  # what follows is of an earlier call, and not looked at
+        self._graph.launch(self._stream)
+        self._done.record(self._stream)
+        self._done.synchronize()
+        return self._back[: len(batch)].copy()
+
+    def take_shape(self, shape: Shape) -> None:
+        """Make buffers and graph for a shape, unless they are for it already.
+
+        Raises:
+            OutOfMemory: they do not fit; the slot can take another shape.
+        """
+        if shape == self._shape:
+            return
+        self._release()
+        frames, height, width = shape
+        larger = (frames, self._scale * height, self._scale * width, 3)
+        self._here, self._back = self._pinned((*shape, 3)), self._pinned(larger)
+        self._here[:] = 0
+        source, target = (self._memory(array.nbytes) for array in (self._here, self._back))
+        ready = self._context.set_input_shape(INPUT, (*shape, 3))
+        for name, address in [(INPUT, source), (OUTPUT, target)]:
+            ready = ready and self._context.set_tensor_address(name, address)
+        self._put(source, target, ready)  # the first time it is slower, and must not be recorded
+        self._stream.synchronize()
+        with self._cuda.recording(self._stream) as graph:
+            self._put(source, target, ready)
+        self._graph: Graph = graph
+        self._shape = shape
+
+    def close(self) -> None:
+        self._release()
+        del self._context
+
+    def _put(self, source: int, target: int, ready: bool) -> None:
+        """There, upscaled, and back: into the stream."""
+        self._cuda.upload(self._here, source, self._stream)
+        if not (ready and self._context.execute_async_v3(self._stream.handle)):
+            raise ResourcesExhausted("TensorRT did not run the engine")
+        self._cuda.download(target, self._back, self._stream)
+
+    def _pinned(self, shape: tuple[int, ...]) -> Pixels:
+        pinned = self._cuda.pinned_memory(int(np.prod(shape)))
+        self._buffers.append(pinned)
+        return pinned.array.reshape(shape)
+
+    def _memory(self, size_bytes: int) -> int:
+        memory = self._cuda.memory(size_bytes)
+        self._buffers.append(memory)
+        return memory.address
+
+    def _release(self) -> None:
+        self._shape = None
+        self._stream.synchronize()
+        while self._buffers:
+            self._buffers.pop().close()
+
+
+def _deserialized(plan: bytes, passport: Passport, path: Path) -> Any:  # noqa: ANN401
+    trt, log = importlib.import_module(passport.module), log_of(passport.module)
+    log.clear()
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise ModelRefused(f"{path}: {explained(log.errors, passport.rebuild_command)}")
+    return engine
