@@ -1,2 +1,5 @@
-"""CUDA kernels, each beside the numpy reference that is its specification. None is needed yet: the
-exported graph does its own conversions, and on a CPU there is nothing to launch."""
+"""CUDA kernels, each beside the numpy reference that is its specification: `NAME.cu` and `NAME.py`.
+
+A reference says what its kernels compute, the parameters they take, and how many `threads` of
+theirs that needs. Nothing here is needed without a GPU.
+"""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
@@ -63,6 +64,24 @@ class TilePlan:
         """Pixels computed over pixels kept; 1.0 for a whole frame."""
         width, height = self.window_size
         return len(self.tiles) * width * height / (self.width * self.height)
+
+    @property
+    def table(self) -> npt.NDArray[np.int32]:
+        """int32 [N, 6], as kernels read it: y, x of the window; y, x, height, width of the core."""
+        return np.array(
+            [
+                (
+                    tile.window_y.start,
+                    tile.window_x.start,
+                    tile.core_y.start,
+                    tile.core_x.start,
+                    tile.core_y.length,
+                    tile.core_x.length,
+                )
+                for tile in self.tiles
+            ],
+            np.int32,
+        )
 
 
 def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:

@@ -1,0 +1,42 @@
+// What lets the same source be compiled by nvcc and NVRTC for a GPU, and by any C++ compiler for a
+// CPU, where the tests run it thread by thread. No standard headers: NVRTC has none.
+#pragma once
+
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__ __forceinline__
+#if __CUDA_ARCH__ == 750  // where ptxas, unless told how few blocks will do, spills to have more
+#define BLOCKS_AT_ONCE 2
+#else
+#define BLOCKS_AT_ONCE 0  // as ptxas likes
+#endif
+// 256: BLOCK_THREADS of source.py.
+#define KERNEL extern "C" __global__ void __launch_bounds__(256, BLOCKS_AT_ONCE)
+#define UNROLL _Pragma("unroll")  // arrays stay in registers only where every index is a constant
+#else
+#define HOST_DEVICE inline
+#define KERNEL extern "C" void
+#define UNROLL
+#endif
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+using i64 = long long;
+
+#ifdef __CUDACC__
+__device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+#else
+extern "C" {
+inline int current_thread;  // set from outside before each call of a kernel
+}
+inline int thread_index() { return current_thread; }
+
+struct alignas(16) uint4 {
+    u32 x, y, z, w;
+};
+#endif
+
+HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
+HOST_DEVICE int larger(int a, int b) { return a > b ? a : b; }
+HOST_DEVICE int clamped(int value, int low, int high) { return larger(low, smaller(value, high)); }
+HOST_DEVICE int divided_up(int value, int by) { return (value + by - 1) / by; }

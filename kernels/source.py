@@ -1,0 +1,75 @@
+"""The CUDA sources of this folder, and what compiles them.
+
+NVRTC compiles a source at run time, with `FOLDER` among its include paths; nvcc ahead of time, so
+that the machine that runs a kernel needs no compiler. No source needs a header of CUDA.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from srgan_edge.errors import UsageError
+
+FOLDER = Path(__file__).resolve().parent
+"""Where the sources lie, and the headers that they include."""
+
+BLOCK_THREADS = 256
+"""The threads of a block, along x; `KERNEL` in portable.h promises no more."""
+
+COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "11.0", "12.0")
+"""From Turing to Blackwell, Orin (8.7) and Thor (11.0) among them."""
+
+OPTIONS = ("-std=c++17",)
+"""That nvcc and NVRTC both take."""
+
+KERNELS = {
+    "nv12_to_rgb": "yuv420_to_rgb",
+    "p010_to_rgb": "yuv420_to_rgb",
+    "rgb_to_nv12": "rgb_to_yuv420",
+    "rgb_to_p010": "rgb_to_yuv420",
+    "tile_gather": "tile_gather",
+    "tile_scatter": "tile_scatter",
+    "tile_difference": "tile_difference",
+    "bytes_to_half": "bytes_to_half",
+    "half_to_bytes": "half_to_bytes",
+}
+"""By the name of a kernel: the file that has it, without its ending."""
+
+
+def source_of(kernel: str) -> Path:
+    """The .cu file of a kernel."""
+    return FOLDER / f"{KERNELS[kernel]}.cu"
+
+
+def find_nvcc() -> str | None:
+    """On the PATH, or where the CUDA toolkit puts it without adding it there."""
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def compile_with_nvcc(source: Path, compute_capabilities: Iterable[str], fatbin: Path) -> str:
+    """Write the machine code of a source for GPUs of each capability; returns ptxas' report.
+
+    A fatbin loads like a cubin (`cuModuleLoadData`), which it is but for there being several. The
+    report has the registers and spills of every kernel.
+
+    Raises:
+        UsageError: no nvcc, or one that knows not every capability.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise UsageError(
+            "compiling kernels ahead of time needs nvcc, which is not on the PATH; possible: "
+            "install the CUDA toolkit, or leave it to NVRTC: pip install 'srgan-edge[rtx]'"
+        )
+    numbers = [capability.replace(".", "") for capability in compute_capabilities]
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    report = ["-Xptxas=-v", "-Werror=all-warnings"]
+    done = subprocess.run(
+        [nvcc, "-fatbin", *OPTIONS, *report, *targets, "-o", fatbin, source],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise UsageError(f"nvcc does not compile {source.name}: {done.stderr.strip()}")
+    return done.stderr

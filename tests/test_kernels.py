@@ -1,0 +1,503 @@
+"""Kernels: references that mean what they say, and CUDA sources that equal them bit for bit.
+
+A C++ compiler builds the sources as they are, and every thread runs on the CPU, one after another,
+with checks for undefined behaviour: a misaligned access, a number that leaves its 32 bits.
+"""
+
+import ctypes
+import mmap
+import re
+import shutil
+import subprocess
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_color import yuv_from_rgb
+
+from srgan_edge.color import MATRICES, ColorDescription, unclipped_rgb
+from srgan_edge.errors import UsageError
+from srgan_edge.kernels import (
+    bytes_to_half,
+    half_to_bytes,
+    rgb_to_yuv420,
+    source,
+    tile_difference,
+    tile_gather,
+    tile_scatter,
+    yuv420_to_rgb,
+)
+from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.swscale import DECODE_FLAGS, Converter, color_options
+from srgan_edge.tiling import plan_tiles, upscale_tiled
+
+CXX = shutil.which("g++") or shutil.which("c++")
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+CHECKS = ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+CXX_OPTIONS = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-shared", "-fPIC"]
+SOURCES = sorted(set(source.KERNELS.values()))
+POISON = 0xA5
+PAGE = mmap.PAGESIZE
+
+SCHEMES = [(matrix, full_range) for matrix in MATRICES for full_range in (False, True)]
+SIZES = [(1, 1), (2, 1), (1, 2), (3, 3), (16, 2), (17, 4), (31, 7), (32, 6), (50, 5), (84, 9)]
+"""(width, height): one more or less than a thread does, rows aligned to 16, 4 and 1 bytes."""
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Calls a kernel for each of its threads, backwards: no GPU promises an order."""
+    if CXX is None:
+        pytest.skip("needs a C++ compiler")
+    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    sources = [source.FOLDER / f"{name}.cu" for name in SOURCES]
+    subprocess.run(
+        [CXX, *CXX_OPTIONS, *WARNINGS, *CHECKS, "-o", path, "-x", "c++", *sources], check=True
+    )
+    library = ctypes.CDLL(str(path))
+    current = ctypes.c_int.in_dll(library, "current_thread")
+
+    def launch(kernel, threads, *arguments):
+        function = getattr(library, kernel)
+        blocks = -(-threads // source.BLOCK_THREADS)
+        values = [
+            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int(a)
+            for a in arguments
+        ]
+        for thread in reversed(range(blocks * source.BLOCK_THREADS)):
+            current.value = thread
+            function(*values)
+
+    return launch
+
+
+class Placed:
+    """An array whose memory begins `offset` bytes after 16 aligned ones, among poison.
+
+    With no offset it ends where a page begins that nobody may read: going further ends the tests.
+    """
+
+    def __init__(self, array, offset=None):
+        array = np.ascontiguousarray(array)
+        pages = -(-array.nbytes // PAGE) + 2
+        self._memory = mmap.mmap(-1, pages * PAGE)
+        self._bytes = np.frombuffer(self._memory, np.uint8)
+        end = (pages - 1) * PAGE
+        protected = ctypes.CDLL(None).mprotect(
+            ctypes.c_void_p(self._bytes.ctypes.data + end), ctypes.c_size_t(PAGE), 0
+        )
+        assert protected == 0
+        self._bytes = self._bytes[:end]
+        self._bytes[:] = POISON
+        first = end - array.nbytes if offset is None else PAGE // 2 + offset
+        self._place = slice(first, first + array.nbytes)
+        self.array = self._bytes[self._place].view(array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+    def assert_rest_untouched(self):
+        rest = self._bytes.copy()
+        rest[self._place] = POISON
+        assert (rest == POISON).all()
+
+
+def poisoned(shape, dtype=np.uint8, offset=None):
+    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return Placed(np.full(nbytes, POISON, np.uint8).view(dtype).reshape(shape), offset)
+
+
+def with_pitch(plane, gap):
+    """[H, ...] -> [H, row and `gap` samples more], poisoned."""
+    rows = plane.reshape(len(plane), -1)
+    pitched = np.full(rows.nbytes + len(rows) * gap * rows.itemsize, POISON, np.uint8)
+    pitched = pitched.view(rows.dtype).reshape(len(rows), -1)
+    pitched[:, : rows.shape[1]] = rows
+    return pitched
+
+
+def samples(rng, shape, bits):
+    """Random ones, with the extremes more often than chance would have them."""
+    codes = rng.integers(0, 1 << 16, shape)
+    codes = np.where(rng.random(shape) < 0.1, rng.choice([0, (1 << 16) - 1], shape), codes)
+    return (codes >> 8).astype(np.uint8) if bits == 8 else codes.astype(np.uint16)
+
+
+def frame_420(rng, width, height, bits):
+    shape = (-(-height // 2), -(-width // 2), 2)
+    return samples(rng, (height, width), bits), samples(rng, shape, bits)
+
+
+def yuv_matrix(matrix, full_range):
+    _, k_red, k_blue = MATRICES[matrix]
+    return YuvMatrix(k_red, k_blue, full_range)
+
+
+# YUV to RGB
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_yuv420_to_rgb_is_its_reference(run, width, height, bits):
+    rng = np.random.default_rng(width)
+    name, itemsize = ("nv12_to_rgb", 1) if bits == 8 else ("p010_to_rgb", 2)
+    for offset, gap, scheme in [(0, 16 - width % 16, 0), (None, 0, 1), (4, 6, 2), (6, 3, 5)]:
+        luma, chroma = frame_420(rng, width, height, bits)
+        matrix = yuv_matrix(*SCHEMES[scheme])
+        pitched = with_pitch(luma, gap), with_pitch(chroma, gap)
+        placed = [Placed(plane, offset) for plane in pitched]
+        rgb = poisoned((height, width, 3), offset=offset)
+        run(
+            name,
+            yuv420_to_rgb.threads(width, height),
+            *(placed[0].array, pitched[0].shape[1] * itemsize),
+            *(placed[1].array, pitched[1].shape[1] * itemsize),
+            *(rgb.array, width, height),
+            *matrix.decoding(bits),
+        )
+        expected = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, matrix)
+        np.testing.assert_array_equal(rgb.array, expected)
+        rgb.assert_rest_untouched()
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
+@pytest.mark.parametrize("code", ["least", "most", "random"])
+def test_no_code_leaves_32_bits(run, matrix, full_range, bits, code):
+    luma, chroma = frame_420(np.random.default_rng(0), 16, 2, bits)
+    if code != "random":
+        luma[:], chroma[:] = (0 if code == "least" else np.iinfo(luma.dtype).max,) * 2
+    scheme = yuv_matrix(matrix, full_range)
+    rgb = np.empty((2, 16, 3), np.uint8)
+    pitches = luma.strides[0], chroma.strides[0]
+    run(
+        "nv12_to_rgb" if bits == 8 else "p010_to_rgb",
+        yuv420_to_rgb.threads(16, 2),
+        *(luma, pitches[0], chroma, pitches[1], rgb, 16, 2, *scheme.decoding(bits)),
+    )
+    expected = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, scheme)
+    np.testing.assert_array_equal(rgb, expected)
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
+def test_rgb_is_within_rounding_of_the_standard(matrix, full_range, bits):
+    luma, chroma = frame_420(np.random.default_rng(1), 65, 47, bits)
+    if bits == 8:
+        exact = interpolated(luma, chroma)
+    else:
+        exact = interpolated(luma >> 6, chroma >> 6)  # the low bits mean nothing
+        scale = 255 / 1023 if full_range else 1 / 4
+        exact = (exact - [0, 512, 512]) * scale + [0, 128, 128]
+    exact = unclipped_rgb(exact, ColorDescription(matrix, full_range)).clip(0, 255)
+    rgb = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, yuv_matrix(matrix, full_range))
+    assert np.abs(rgb - exact).max() < 0.52
+
+
+def interpolated(luma, chroma):
+    """float64 [H, W, 3]: chroma sample (i, j) lies at luma row 2i + 0.5, column 2j."""
+    height, width = luma.shape
+    rows = ((np.arange(height) - 0.5) / 2).clip(0, len(chroma) - 1)
+    columns = (np.arange(width) / 2).clip(0, chroma.shape[1] - 1)
+    return np.stack(
+        [luma, *(bilinear(chroma[..., channel], rows, columns) for channel in range(2))], axis=-1
+    )
+
+
+def bilinear(plane, rows, columns):
+    height, width = plane.shape
+    across = np.stack([np.interp(columns, np.arange(width), row) for row in plane])
+    return np.stack([np.interp(rows, np.arange(height), column) for column in across.T], axis=-1)
+
+
+@pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
+def test_rgb_is_that_of_the_software_path(matrix, full_range):
+    """`VideoReader` converts with libswscale, which rounds in between."""
+    rng = np.random.default_rng(2)
+    luma = rng.integers(60, 180, (48, 64), np.uint8)
+    chroma = rng.integers(100, 156, (24, 32, 2), np.uint8)
+    frame = av.VideoFrame.from_ndarray(
+        np.concatenate([luma, chroma.reshape(24, 64)]), format="nv12"
+    )
+    color = ColorDescription(matrix, full_range)
+    size, told = (64, 48), color_options("in", color)
+    convert = Converter(("nv12", *size), ("rgb24", *size), DECODE_FLAGS, told)
+    rgb = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, yuv_matrix(matrix, full_range))
+    difference = np.abs(convert(frame).to_ndarray().astype(int) - rgb)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.01
+
+
+# RGB to YUV
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_rgb_to_yuv420_is_its_reference(run, width, height, bits):
+    rng = np.random.default_rng(width)
+    name, dtype = ("rgb_to_nv12", np.uint8) if bits == 8 else ("rgb_to_p010", np.uint16)
+    for offset, gap, scheme in [(0, 16 - width % 16, 0), (None, 0, 1), (4, 6, 2), (6, 3, 5)]:
+        rgb = samples(rng, (height, width, 3), 8)
+        matrix = yuv_matrix(*SCHEMES[scheme])
+        planes = rgb_to_yuv420.rgb_to_yuv420(rgb, matrix, bits)
+        expected = [with_pitch(plane, gap) for plane in planes]
+        luma, chroma = (poisoned(plane.shape, dtype, offset) for plane in expected)
+        run(
+            name,
+            rgb_to_yuv420.threads(width, height),
+            *(Placed(rgb, offset).array, width, height),
+            *(luma.array, expected[0].strides[0], chroma.array, expected[1].strides[0]),
+            *matrix.encoding(bits),
+        )
+        for plane, codes in zip((luma, chroma), expected, strict=True):
+            np.testing.assert_array_equal(plane.array, codes)
+            plane.assert_rest_untouched()
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
+def test_codes_are_within_rounding_of_the_standard(matrix, full_range, bits):
+    rgb = samples(np.random.default_rng(3), (37, 51, 3), 8)
+    luma, chroma = rgb_to_yuv420.rgb_to_yuv420(rgb, yuv_matrix(matrix, full_range), bits)
+    padded = np.pad(rgb.astype(float), ((0, 1), (1, 1), (0, 0)), mode="edge")
+    rows = (padded[0::2] + padded[1::2]) / 2
+    means = (rows[:, 0:-2:2] + 2 * rows[:, 1:-1:2] + rows[:, 2::2]) / 4
+    exact_luma = yuv_from_rgb(rgb, matrix, full_range)[..., 0]
+    exact_chroma = yuv_from_rgb(means, matrix, full_range)[..., 1:]
+    if bits == 10:
+        scale = 1023 / 255 if full_range else 4
+        luma, chroma = luma / 64, chroma / 64
+        exact_luma, exact_chroma = exact_luma * scale, (exact_chroma - 128) * scale + 512
+    assert np.abs(luma - exact_luma).max() < 0.52
+    inside = exact_chroma < chroma.max()  # full-range chroma ends half a code before its span
+    assert np.abs(chroma - exact_chroma)[inside].max() < 0.52
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+@pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
+def test_grey_has_no_colour_there_and_back(matrix, full_range, bits):
+    grey = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    scheme = yuv_matrix(matrix, full_range)
+    luma, chroma = rgb_to_yuv420.rgb_to_yuv420(grey, scheme, bits)
+    assert (chroma == (128 if bits == 8 else 512 << 6)).all()
+    back = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, scheme)
+    assert (back[..., 0] == back[..., 1]).all() and (back[..., 0] == back[..., 2]).all()
+    assert np.abs(back.astype(int) - grey).max() <= (1 if bits == 8 and not full_range else 0)
+    assert back[0, 0, 0] == 0 and back[-1, -1, 0] == 255
+
+
+# Tiles
+
+
+def nearest(batch, scale):
+    return batch.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+tilings = st.tuples(
+    st.integers(1, 75), st.integers(1, 40), st.sampled_from([0, 16, 21, 32]), st.integers(0, 9)
+)
+offsets = st.one_of(st.none(), st.integers(0, 15))
+
+
+@given(tilings, st.integers(1, 4))
+def test_gathered_and_scattered_is_what_the_runtime_does(tiling, scale):
+    plan = plan_tiles(*tiling)
+    frame = np.random.default_rng(4).integers(0, 256, (plan.height, plan.width, 3), np.uint8)
+    expected = upscale_tiled(lambda batch: nearest(batch, scale), frame, plan, scale, 3)
+    batch = tile_gather.tile_gather(frame, plan.table, plan.window_size)
+    result = np.full_like(expected, POISON)
+    tile_scatter.tile_scatter(nearest(batch, scale), plan.table, scale, result)
+    np.testing.assert_array_equal(result, expected)
+
+
+@given(tilings, offsets, offsets, st.randoms(use_true_random=False))
+def test_tile_gather_is_its_reference(run, tiling, frame_offset, batch_offset, random):
+    plan = plan_tiles(*tiling)
+    frame = np.random.default_rng(5).integers(0, 256, (plan.height, plan.width, 3), np.uint8)
+    table = plan.table[random.sample(range(len(plan.tiles)), random.randint(1, len(plan.tiles)))]
+    expected = tile_gather.tile_gather(frame, table, plan.window_size)
+    batch = poisoned(expected.shape, offset=batch_offset)
+    run(
+        "tile_gather",
+        tile_gather.threads(len(table), plan.window_size),
+        *(Placed(frame, frame_offset).array, plan.width, plan.height, table, len(table)),
+        *(batch.array, *plan.window_size),
+    )
+    np.testing.assert_array_equal(batch.array, expected)
+    batch.assert_rest_untouched()
+
+
+@given(tilings, st.integers(1, 4), offsets, offsets, st.randoms(use_true_random=False))
+def test_tile_scatter_is_its_reference(run, tiling, scale, batch_offset, frame_offset, random):
+    plan = plan_tiles(*tiling)
+    table = plan.table[random.sample(range(len(plan.tiles)), random.randint(1, len(plan.tiles)))]
+    width, height = plan.window_size
+    shape = (len(table), scale * height, scale * width, 3)
+    batch = np.random.default_rng(6).integers(0, 256, shape, np.uint8)
+    frame = poisoned((scale * plan.height, scale * plan.width, 3), offset=frame_offset)
+    expected = frame.array.copy()
+    tile_scatter.tile_scatter(batch, table, scale, expected)
+    run(
+        "tile_scatter",
+        tile_scatter.threads(len(table), plan.window_size, scale),
+        *(Placed(batch, batch_offset).array, *plan.window_size, table, len(table), scale),
+        *(frame.array, plan.width),
+    )
+    np.testing.assert_array_equal(frame.array, expected)
+    frame.assert_rest_untouched()
+
+
+def difference(run, frame, previous, plan, offset, previous_offset):
+    count = len(plan.tiles)
+    dirty = Placed(np.zeros(count, np.uint8))
+    run(
+        "tile_difference",
+        tile_difference.threads(count, plan.window_size),
+        *(Placed(frame, offset).array, Placed(previous, previous_offset).array, plan.width),
+        *(plan.table, count, *plan.window_size, dirty.array),
+    )
+    dirty.assert_rest_untouched()
+    return dirty.array
+
+
+@given(tilings, offsets, offsets, st.integers(0, 3), st.randoms(use_true_random=False))
+def test_tile_difference_is_its_reference(run, tiling, offset, other_offset, changes, random):
+    plan = plan_tiles(*tiling)
+    previous = np.random.default_rng(7).integers(0, 256, (plan.height, plan.width, 3), np.uint8)
+    frame = previous.copy()
+    for _ in range(changes):
+        frame.reshape(-1)[random.randrange(frame.size)] ^= 1 << random.randrange(8)
+    expected = tile_difference.tile_difference(frame, previous, plan.table, plan.window_size)
+    found = difference(run, frame, previous, plan, offset, other_offset)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("width", [48, 37])
+def test_no_byte_can_change_unseen(run, width):
+    plan = plan_tiles(width, 2, 16, 3)
+    previous = np.zeros((2, width, 3), np.uint8)
+    for place in range(previous.size):
+        frame = previous.copy()
+        frame.reshape(-1)[place] = 1
+        x = place // 3 % width
+        seen_by = [tile.window_x.start <= x < tile.window_x.stop for tile in plan.tiles]
+        assert difference(run, frame, previous, plan, 0, 0).tolist() == seen_by
+
+
+# Halves
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 16, 24, 37, 128])
+@pytest.mark.parametrize("offset", [0, 6, None])
+def test_bytes_to_half_is_its_reference(run, pixels, offset):
+    batch = samples(np.random.default_rng(pixels), (3, 1, pixels, 3), 8)
+    expected = bytes_to_half.bytes_to_half(batch)
+    halves = poisoned(expected.shape, np.float16, offset)
+    threads = bytes_to_half.threads(3, pixels)
+    run("bytes_to_half", threads, Placed(batch, offset).array, halves.array, 3, pixels)
+    np.testing.assert_array_equal(halves.array.view(np.uint16), expected.view(np.uint16))
+    halves.assert_rest_untouched()
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 16, 24, 37, 128])
+@pytest.mark.parametrize("offset", [0, 6, None])
+def test_half_to_bytes_is_its_reference(run, pixels, offset):
+    rng = np.random.default_rng(pixels)
+    halves = rng.uniform(-0.1, 1.1, (3, 3, 1, pixels)).astype(np.float16)
+    expected = half_to_bytes.half_to_bytes(halves)
+    batch = poisoned(expected.shape, offset=offset)
+    threads = half_to_bytes.threads(3, pixels)
+    run("half_to_bytes", threads, Placed(halves, offset).array, batch.array, 3, pixels)
+    np.testing.assert_array_equal(batch.array, expected)
+    batch.assert_rest_untouched()
+
+
+def test_every_byte_and_every_half(run):
+    every_byte = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    halves = np.empty((1, 3, 16, 16), np.float16)
+    run("bytes_to_half", bytes_to_half.threads(1, 256), every_byte, halves, 1, 256)
+    expected = bytes_to_half.bytes_to_half(every_byte)
+    np.testing.assert_array_equal(halves.view(np.uint16), expected.view(np.uint16))
+    np.testing.assert_array_equal(half_to_bytes.half_to_bytes(halves), every_byte)
+
+    every_half = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(1, 1, 256, 256)
+    every_half = np.ascontiguousarray(every_half.repeat(3, axis=1))
+    batch = np.empty((1, 256, 256, 3), np.uint8)
+    run("half_to_bytes", half_to_bytes.threads(1, 1 << 16), every_half, batch, 1, 1 << 16)
+    np.testing.assert_array_equal(batch, half_to_bytes.half_to_bytes(every_half))
+
+
+def test_halves_are_those_of_the_deployment_graph():
+    torch = pytest.importorskip("torch")
+    from srgan_edge.model import Deployment
+
+    values = np.random.default_rng(8).uniform(-0.1, 1.1, (2, 3, 9, 7)).astype(np.float16)
+    batch = samples(np.random.default_rng(9), (2, 9, 7, 3), 8)
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, lr):
+            seen.append(lr.half().numpy())
+            return torch.from_numpy(values)
+
+    result = Deployment(Network())(torch.from_numpy(batch)).numpy()
+    np.testing.assert_array_equal(half_to_bytes.half_to_bytes(values), result)
+    np.testing.assert_array_equal(bytes_to_half.bytes_to_half(batch), seen[0])
+
+
+# Sources
+
+
+def test_every_kernel_is_listed_beside_its_reference():
+    found = {
+        (kernel, path.stem)
+        for path in source.FOLDER.glob("*.cu")
+        for kernel in re.findall(r"^KERNEL (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert found == set(source.KERNELS.items())
+    assert all(source.source_of(kernel).with_suffix(".py").is_file() for kernel in source.KERNELS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(source.find_nvcc() is None, reason="needs nvcc")
+@pytest.mark.parametrize("name", SOURCES)
+def test_compiles_for_every_gpu_without_spills(name, tmp_path, capsys):
+    path = tmp_path / "kernel.fatbin"
+    report = source.compile_with_nvcc(
+        source.FOLDER / f"{name}.cu", source.COMPUTE_CAPABILITIES, path
+    )
+    compiled = re.findall(
+        r"entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes stack frame, "
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        report,
+        re.DOTALL,
+    )
+    kernels = [kernel for kernel, file in source.KERNELS.items() if file == name]
+    numbers = [capability.replace(".", "") for capability in source.COMPUTE_CAPABILITIES]
+    assert {entry[:2] for entry in compiled} == {(k, n) for k in kernels for n in numbers}
+    with capsys.disabled():
+        for kernel in kernels:
+            registers = {int(entry[1]): entry[5] for entry in compiled if entry[0] == kernel}
+            print(f"\n{kernel}:", *(f"sm_{n} {registers[n]}" for n in sorted(registers)), end="")
+    assert {entry[2:5] for entry in compiled} == {("0", "0", "0")}
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_compiles_with_nvrtc(name):
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    text = (source.FOLDER / f"{name}.cu").read_bytes()
+    _, program = nvrtc.nvrtcCreateProgram(text, name.encode(), 0, [], [])
+    options = [*source.OPTIONS, "--gpu-architecture=sm_75", f"--include-path={source.FOLDER}"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    log = b" " * size
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
+    assert log.strip(b" \0\n") == b""
+
+
+def test_without_nvcc_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    with pytest.raises(UsageError, match=r"pip install 'srgan-edge\[rtx\]'"):
+        source.compile_with_nvcc(source.source_of("tile_gather"), ["8.9"], tmp_path / "a.fatbin")
