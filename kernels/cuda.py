@@ -143,11 +143,18 @@ def open_cuda() -> Cuda:
 
     Raises:
         ExtraMissing: none is installed.
-        ResourcesExhausted: no driver, or no GPU.
+        ResourcesExhausted: no driver, no GPU, or a binding that cannot be loaded.
     """
     for package, module in BINDINGS.items():
         if _is_installed(package):
-            opened: Cuda = importlib.import_module(module).open_device()
+            try:
+                binding = importlib.import_module(module)
+            except ImportError as error:
+                raise ResourcesExhausted(
+                    f"{package} is installed and cannot be loaded ({error}); repair it, or remove "
+                    "it for another binding to be taken: pip uninstall pycuda"
+                ) from None
+            opened: Cuda = binding.open_device()
             return opened
     raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "using the GPU")
 

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import ExtraMissing, UsageError
 
 FOLDER = Path(__file__).resolve().parent
 """Where the sources lie, and the headers that they include."""
@@ -73,3 +73,29 @@ def compile_with_nvcc(source: Path, compute_capabilities: Iterable[str], fatbin:
     if done.returncode != 0:
         raise UsageError(f"nvcc does not compile {source.name}: {done.stderr.strip()}")
     return done.stderr
+
+
+def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
+    """The machine code of a source for one GPU, a cubin; needs no compiler but NVRTC.
+
+    Raises:
+        ExtraMissing: NVIDIA's bindings are not installed.
+        UsageError: NVRTC does not compile it.
+    """
+    try:
+        from cuda.bindings import nvrtc
+    except ImportError:
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    _, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    target = f"--gpu-architecture=sm_{compute_capability.replace('.', '')}"
+    options = [it.encode() for it in (*OPTIONS, target, f"--include-path={FOLDER}")]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    _, size = nvrtc.nvrtcGetProgramLogSize(program)
+    log = b" " * size
+    nvrtc.nvrtcGetProgramLog(program, log)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or log.strip(b" \0\n"):
+        raise UsageError(f"NVRTC does not compile {source.name}: {log.decode().strip()}")
+    _, size = nvrtc.nvrtcGetCUBINSize(program)
+    cubin = b" " * size
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    return cubin

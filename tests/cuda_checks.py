@@ -5,14 +5,20 @@ is of the same kind.
 """
 
 import ctypes
+import dataclasses
 import importlib
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from srgan_edge.errors import ResourcesExhausted
+from srgan_edge.gpu import Gpu
+from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import BINDINGS, GpuFailed, OutOfMemory
 
 FAKE = os.environ.get("SRGAN_EDGE_FAKE_DRIVER")
@@ -46,14 +52,12 @@ def cuda():
 
 
 @pytest.fixture
-def image():
+def image(tmp_path):
     """A module with `scale_add`: compiled, or a function of this process."""
     if not FAKE:
-        from cuda.core import Device, Program, ProgramOptions
-
-        major, minor = Device(0).compute_capability
-        options = ProgramOptions(std="c++17", arch=f"sm_{major}{minor}")
-        return bytes(Program(SCALE_ADD, "c++", options).compile("cubin").code)
+        path = tmp_path / "scale_add.cu"
+        path.write_text(SCALE_ADD)
+        return source.compile_with_nvrtc(path, Gpu.find().compute_capability)
     return b"an image\0"
 
 
@@ -216,3 +220,57 @@ def test_no_gpu_is_told(fake):
     module = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]])
     with pytest.raises(ResourcesExhausted, match="no GPU to be used"):
         module.open_device()
+
+
+@pytest.fixture(scope="module")
+def host_kernels(tmp_path_factory):
+    """The kernels as functions of this process, known to the driver without a GPU by name."""
+    from test_kernels import CXX, CXX_OPTIONS, SOURCES
+
+    if not FAKE or CXX is None:
+        pytest.skip("with a GPU, `make gpu` runs them there; without, they need a C++ compiler")
+    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    sources = [source.FOLDER / f"{name}.cu" for name in SOURCES]
+    subprocess.run([CXX, *CXX_OPTIONS, "-o", path, "-x", "c++", *sources], check=True)
+    library = ctypes.CDLL(str(path))
+    current = ctypes.c_int.in_dll(library, "current_thread")
+    kept = []
+
+    def register(name, sizes):
+        kinds = [ctypes.c_void_p if size == 8 else ctypes.c_int for size in sizes]
+        function = getattr(library, name)
+
+        @KERNEL
+        def on_all_threads(arguments, blocks, threads):
+            values = [
+                ctypes.cast(arguments[i], ctypes.POINTER(kind))[0] for i, kind in enumerate(kinds)
+            ]
+            for thread in range(blocks[0][0] * threads[0][0]):
+                current.value = thread
+                function(*map(lambda kind, value: kind(value), kinds, values))
+
+        kept.append(on_all_threads)
+        array = (ctypes.c_size_t * len(sizes))(*sizes)
+        ctypes.CDLL(FAKE).fake_register(name.encode(), on_all_threads, len(sizes), array)
+
+    return register
+
+
+@pytest.mark.parametrize(("width", "height"), [(17, 9), (64, 20)])
+def test_what_make_gpu_does_with_kernels(cuda, host_kernels, width, height):
+    """Arguments in their order, outputs compared, times taken; the arithmetic is the CPU's."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    import gpu_kernels
+
+    seen = set()
+    for case in gpu_kernels.cases(width, height, seed=1):
+        sizes = [8 if isinstance(it, np.ndarray) else 4 for it in case.arguments]
+        host_kernels(case.kernel, sizes)
+        times = gpu_kernels.run(cuda, b"an image\0", case, repeats=2)
+        assert len(times) == 2
+        seen.add(case.kernel)
+    assert seen == source.KERNELS.keys()
+    place = next(iter(case.expected))
+    wrong = dataclasses.replace(case, expected={place: case.expected[place] ^ 1})
+    with pytest.raises(AssertionError, match="bytes differ from the reference"):
+        gpu_kernels.run(cuda, b"an image\0", wrong)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.kernels import cuda
 
 HERE = Path(__file__).parent
@@ -69,6 +70,14 @@ def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     assert "skipped" not in run.stdout
+
+
+def test_a_binding_that_cannot_be_loaded_is_told(monkeypatch):
+    monkeypatch.setattr(cuda, "BINDINGS", {"pytest": "srgan_edge.kernels.absent"})
+    with pytest.raises(
+        ResourcesExhausted, match=r"pytest is installed and cannot be loaded .*repair"
+    ):
+        cuda.open_cuda()
 
 
 def test_without_a_binding_it_says_what_to_install(monkeypatch):
