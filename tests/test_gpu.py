@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show. Skipped without one; `make gpu` turns a skip into a failure."""
+"""What only a CUDA GPU can show, of the tests; `make gpu` checks and measures more."""
 
 import pytest
 
