@@ -14,7 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.errors import ExtraMissing, ResourcesExhausted, SrganEdgeError
+from srgan_edge.errors import (
+    EngineLost,
+    ExtraMissing,
+    OutOfMemory,
+    ResourcesExhausted,
+    SrganEdgeError,
+)
 
 Argument = int | np.generic
 """Of a kernel: an address, or a number of the type that the kernel declares."""
@@ -98,7 +104,7 @@ class Cuda(Protocol):
     def memory(self, size_bytes: int) -> Memory:
         """
         Raises:
-            ResourcesExhausted: the GPU has not that much left.
+            OutOfMemory: the GPU has not that much left.
         """
         ...
 
@@ -121,14 +127,6 @@ class Cuda(Protocol):
     def recording(self, stream: Stream) -> AbstractContextManager[Graph]:
         """What the body puts into the stream is recorded instead, to be launched afterwards."""
         ...
-
-
-class OutOfMemory(ResourcesExhausted):
-    """The GPU has not as much memory left as was asked for."""
-
-
-class GpuFailed(ResourcesExhausted):
-    """A call failed; where the GPU is lost, all that follow fail too."""
 
 
 BINDINGS = {
@@ -166,7 +164,7 @@ def failure_of(name: str) -> SrganEdgeError:
         return OutOfMemory("the GPU is out of memory; smaller tiles or batches take less")
     if name in ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_DEVICES_UNAVAILABLE"):
         return ResourcesExhausted(f"no GPU to be used: {words}; srgan-edge doctor says more")
-    return GpuFailed(f"the GPU failed: {words}; if it says so again, restart the machine")
+    return EngineLost(f"the GPU failed: {words}; if it says so again, restart the machine")
 
 
 def _is_installed(package: str) -> bool:

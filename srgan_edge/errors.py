@@ -51,6 +51,14 @@ class ResourcesExhausted(SrganEdgeError):
     exit_code = 7
 
 
+class OutOfMemory(ResourcesExhausted):
+    """The GPU has not as much memory left as was asked for; less may do."""
+
+
+class EngineLost(ResourcesExhausted):
+    """The device of an engine failed, and will fail again; another engine may go on."""
+
+
 class Interrupted(BaseException):
     """Stopped by a signal. Not an `Exception`, so that no handler of errors swallows it."""
 

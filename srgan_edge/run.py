@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
 from srgan_edge.color import MATRICES
-from srgan_edge.engines import choose_engine, film_slots, open_engine
+from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
+from srgan_edge.engines.base import Engine
 from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.image import (
     read_picture,
@@ -16,7 +18,8 @@ from srgan_edge.image import (
     write_picture,
 )
 from srgan_edge.jobs import Job
-from srgan_edge.models import find_model
+from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.pipeline import upscale_video
 from srgan_edge.report import Outcome, Reporter
 from srgan_edge.upscaler import Tiling, Upscaler
@@ -49,10 +52,21 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     """
     if options.outscale is not None and not 0 < options.outscale <= 16:
         raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
-    choice = choose_engine(find_model(options.model), options.engine, options.device)
+    files = find_model(options.model)
+    choice = choose_engine(files, options.engine, options.device)
     slots = film_slots() if any(job.kind == "video" for job in jobs) else 1
-    with open_engine(choice, fp32=options.fp32, slots=slots) as engine:
-        upscaler = Upscaler(engine, options.tiling)
+    with ExitStack() as opened:
+
+        def open_one(chosen: Choice) -> Engine:
+            return opened.enter_context(open_engine(chosen, fp32=options.fp32, slots=slots))
+
+        engine, spare = open_one(choice), spare_for(choice, files)
+        upscaler = Upscaler(
+            engine,
+            options.tiling,
+            reporter.note,
+            None if spare is None else lambda: open_one(spare),
+        )
         info = engine.info
         reporter.note(
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
@@ -64,6 +78,19 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             outcomes.append(outcome)
     reporter.closed(outcomes)
     return max(outcome.exit_code for outcome in outcomes)
+
+
+def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
+    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can."""
+    if not choice.device.startswith("cuda"):
+        return None
+    try:
+        if choice.kind.suffix == ENGINE_SUFFIX:  # it was made of a model that may be here
+            original = find_model(read_passport(choice.path).source)
+            files = original if original.spec == files.spec else files
+        return choose_engine(files, device="cpu")
+    except SrganEdgeError:
+        return None
 
 
 def _outcome_of(job: Job, upscaler: Upscaler, options: Options, reporter: Reporter) -> Outcome:

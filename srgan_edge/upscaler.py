@@ -1,14 +1,16 @@
 """An engine and a way of tiling: frames of any size in, frames `scale` times larger out."""
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
-from srgan_edge.tiling import TilePlan, plan_tiles, plan_windows, upscale_tiled
+from srgan_edge.tiling import MIN_TILE_PX, TilePlan, plan_tiles, plan_windows, upscale_tiled
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
 """What `--tile auto` lets the network's intermediate values take, in all slots together."""
@@ -26,26 +28,48 @@ class Tiling:
     """Tiles a call."""
 
 
-class Upscaler:
-    """Upscales single frames by tiles; the engine stays its owner's to close."""
+@dataclass(frozen=True)
+class Load:
+    """How much an engine is given at once."""
 
-    def __init__(self, engine: Engine, tiling: Tiling) -> None:
+    tile: int | Literal["auto"]
+    batch: int
+
+
+class Upscaler:
+    """Upscales single frames by tiles, whatever becomes of the engine; engines stay their owner's.
+
+    Where a GPU runs out of memory, the frame is done again in smaller batches, then smaller tiles;
+    where it fails, by the spare engine. No frame is left out or done twice; each change is said.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tiling: Tiling,
+        say: Callable[[str], None] = lambda line: None,
+        spare: Callable[[], Engine] | None = None,
+    ) -> None:
         """
+        Args:
+            say: takes one line for the user, when something has changed.
+            spare: opens another engine of the same model; called once, if this one is lost.
+
         Raises:
             UsageError: a tile too small, a negative halo or a batch below 1.
         """
         if tiling.batch < 1:
             raise UsageError(f"--batch {tiling.batch} is below 1")
-        self._engine, self._tiling = engine, tiling
+        self._engine, self._tiling, self._say, self._spare = engine, tiling, say, spare
+        self._load = Load(tiling.tile, tiling.batch)
+        self._changing = threading.Lock()
         self.scale = engine.info.spec.scale
         self.halo_px = halo_px(tiling.overlap, engine.info.spec)
-        self._fixed_shape = engine.info.fixed_shape
-        self._batch = tiling.batch if self._fixed_shape is None else self._fixed_shape[0]
-        self.plan_for = lru_cache(maxsize=16)(self._plan_for)
-        if self._fixed_shape is not None:
-            self._refuse_other_tiles(self._fixed_shape)
+        self._plan_for = lru_cache(maxsize=16)(self._planned)
+        if engine.info.fixed_shape is not None:
+            self._refuse_other_tiles(engine.info.fixed_shape)
         else:
-            self.plan_for(1, 1)  # refuses impossible options now, not at the first frame
+            self._planned(1, 1, self._load, None)  # refuses impossible options now
 
     @property
     def slots(self) -> int:
@@ -53,10 +77,58 @@ class Upscaler:
         return self._engine.info.slots
 
     def upscale(self, frame: Pixels) -> Pixels:
-        """uint8 [H, W, 3] -> uint8 [sH, sW, 3]."""
+        """uint8 [H, W, 3] -> uint8 [sH, sW, 3].
+
+        Raises:
+            UsageError: the engine is of a fixed shape that does not fit.
+            OutOfMemory: even the smallest tile is too large.
+            EngineLost: there is no spare engine, or it is lost too.
+        """
         height, width = frame.shape[:2]
-        plan = self.plan_for(width, height)
-        return upscale_tiled(self._engine.upscale, frame, plan, self.scale, self._batch)
+        while True:
+            engine, load = self._engine, self._load
+            fixed_shape = engine.info.fixed_shape
+            plan = self._plan_for(width, height, load, fixed_shape)
+            batch = load.batch if fixed_shape is None else fixed_shape[0]
+            try:
+                return upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
+            except OutOfMemory as error:
+                with self._changing:
+                    if load == self._load and engine is self._engine:  # else it has changed already
+                        self._ask_for_less(load, plan, fixed_shape, error)
+            except EngineLost as error:
+                with self._changing:
+                    if engine is self._engine:
+                        self._take_spare(engine, error)
+
+    def _ask_for_less(
+        self,
+        load: Load,
+        plan: TilePlan,
+        fixed_shape: tuple[int, int, int] | None,
+        error: OutOfMemory,
+    ) -> None:
+        """From now on half the batch, or else tiles of half the side."""
+        halos_px = 2 * self.halo_px if len(plan.tiles) > 1 else 0
+        core_px = max(plan.window_size) - halos_px
+        if fixed_shape is not None or (load.batch == 1 and core_px < 2 * MIN_TILE_PX):
+            raise error
+        if load.batch > 1:
+            self._load = replace(load, batch=load.batch // 2)
+            self._say(f"out of memory: going on with {self._load.batch} tiles a call")
+        else:
+            self._load = Load(core_px // 2, 1)
+            self._say(f"out of memory: going on with tiles of {self._load.tile} px")
+
+    def _take_spare(self, lost: Engine, error: EngineLost) -> None:
+        if self._spare is None:
+            raise error
+        self._engine, self._spare = self._spare(), None
+        was, now = lost.info, self._engine.info
+        self._say(
+            f"{was.name} is lost ({error}); going on with {now.name}, {now.device}, "
+            f"{now.arithmetic} instead of {was.arithmetic}"
+        )
 
     def _refuse_other_tiles(self, fixed_shape: tuple[int, int, int]) -> None:
         batch, height, width = fixed_shape
@@ -70,11 +142,13 @@ class Upscaler:
         if self._tiling.batch not in (1, batch):
             raise UsageError(f"--batch {self._tiling.batch}, but the engine takes {batch}")
 
-    def _plan_for(self, width: int, height: int) -> TilePlan:
-        if self._fixed_shape is not None:
-            _, window_height, window_width = self._fixed_shape
+    def _planned(
+        self, width: int, height: int, load: Load, fixed_shape: tuple[int, int, int] | None
+    ) -> TilePlan:
+        if fixed_shape is not None:
+            _, window_height, window_width = fixed_shape
             return plan_windows(width, height, (window_width, window_height), self.halo_px)
-        tile_px = self._tiling.tile
+        tile_px = load.tile
         if tile_px == "auto":
             budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots
             budget_px = budget_bytes // activation_bytes_per_px(self._engine.info.spec)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srgan_edge.errors import ResourcesExhausted
+from srgan_edge.errors import EngineLost, OutOfMemory, ResourcesExhausted
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import source
-from srgan_edge.kernels.cuda import BINDINGS, GpuFailed, OutOfMemory
+from srgan_edge.kernels.cuda import BINDINGS
 
 FAKE = os.environ.get("SRGAN_EDGE_FAKE_DRIVER")
 if FAKE:
@@ -209,7 +209,7 @@ def test_out_of_memory_is_an_error_of_its_own(fake):
 
 def test_a_lost_gpu_is_told(fake):
     opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
-    with pytest.raises(GpuFailed, match="the GPU failed"), opened.current():
+    with pytest.raises(EngineLost, match="the GPU failed"), opened.current():
         stream = opened.stream()
         fake.fake_break(46)
         stream.synchronize()

@@ -280,6 +280,37 @@ def test_a_film_goes_through_the_slots(tensorrt, openvino, tmp_path, monkeypatch
         assert np.abs(one.astype(int) - other).max() <= 3  # one level, in YUV and back
 
 
+def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+    """Every frame once: those before by the engine, those after by OpenVINO on the CPU."""
+    monkeypatch.chdir(tmp_path)
+    _, batches = tensorrt
+    engine_file(tmp_path / "edge.engine", Profile.static(1, 48, 64))
+    make(tmp_path / "in.mp4", frames=12, size=(64, 48))
+    really = openvino.upscale
+
+    def upscale(batch):
+        if len(batches) == 8:
+            DRIVER.fake_break(46)
+        return really(batch)
+
+    monkeypatch.setattr(openvino, "upscale", upscale)
+    arguments = ["upscale", "in.mp4", "-n", "edge.engine", "--crf", "0", "--json-events"]
+    with pytest.raises(SystemExit) as ended:
+        app(arguments, standalone_mode=False)
+    DRIVER.fake_reset()
+    assert not ended.value.code
+    assert "tensorrt 10.16.1 is lost (the GPU failed" in (out := capsys.readouterr().out)
+    assert "going on with openvino" in out
+    lost = frames_of(tmp_path / "in_x4.mp4")
+    with pytest.raises(SystemExit):
+        app(
+            ["upscale", "in.mp4", "-n", "edge-x4", "--crf", "0", "-o", "b.mp4"],
+            standalone_mode=False,
+        )
+    for one, other in zip(lost, frames_of(tmp_path / "b.mp4"), strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 6  # BF16, where the CPU has it
+
+
 def frames_of(path):
     import av
 

@@ -45,6 +45,10 @@ class Engine(Protocol):
         N, H and W may be any size from 1 up and may change from call to call, but for an engine of
         a fixed shape; calls with one shape are the fast ones. The result belongs to the caller: no
         later call changes it.
+
+        Raises:
+            OutOfMemory: the device has too little memory; less may do.
+            EngineLost: the device failed; another engine may do.
         """
         ...
 

@@ -7,6 +7,7 @@ Python. An engine is native code: its bytes are proven to be its passport's befo
 
 import importlib
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +15,14 @@ import numpy as np
 
 from srgan_edge.engine_cache import why_not_here
 from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
-from srgan_edge.kernels.cuda import Cuda, Graph, OutOfMemory, open_cuda
+from srgan_edge.errors import (
+    EngineLost,
+    ModelRefused,
+    OutOfMemory,
+    ResourcesExhausted,
+    UsageError,
+)
+from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
 from srgan_edge.tensorrt_log import explained, log_of
@@ -67,6 +74,8 @@ class TensorRtEngine:
 
         Raises:
             UsageError: a size that the engine was not made for.
+        OutOfMemory: a shape for which the GPU has too little.
+        EngineLost: the GPU failed.
         """
         shape = self._shape_for(batch)
         with self._freed:
@@ -82,10 +91,10 @@ class TensorRtEngine:
                 self._freed.notify()
 
     def close(self) -> None:
-        with self._cuda.current():
+        with suppress(EngineLost), self._cuda.current():  # what is lost has nothing to give back
             for slot in self._slots:
                 slot.close()
-            del self._slots, self._idle, self._engine
+        del self._slots, self._idle, self._engine
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +193,7 @@ class _Slot:
         """There, upscaled, and back: into the stream."""
         self._cuda.upload(self._here, source, self._stream)
         if not (ready and self._context.execute_async_v3(self._stream.handle)):
-            raise ResourcesExhausted("TensorRT did not run the engine")
+            raise EngineLost("TensorRT did not run the engine")
         self._cuda.download(target, self._back, self._stream)
 
     def _pinned(self, shape: tuple[int, ...]) -> Pixels:

@@ -1,0 +1,104 @@
+"""Frames come out whole and once, whatever becomes of the engine."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from srgan_edge.engines.base import EngineInfo
+from srgan_edge.errors import EngineLost, OutOfMemory
+from srgan_edge.models import find_model
+from srgan_edge.upscaler import Tiling, Upscaler
+
+SPEC = find_model("edge-x4").spec
+
+
+class Nearest:
+    """An engine that repeats pixels, has memory for so many of them, and lives so many calls."""
+
+    def __init__(self, name="nearest", limit_px=1 << 30, calls=1 << 30):
+        self.info = EngineInfo(name, "cuda:0", "fp16", SPEC, slots=3)
+        self.limit_px, self.calls_left, self.done = limit_px, calls, []
+        self._lock = threading.Lock()
+
+    def upscale(self, batch):
+        with self._lock:
+            self.calls_left -= 1
+            if self.calls_left < 0:
+                raise EngineLost("gone")
+        if batch.shape[0] * batch.shape[1] * batch.shape[2] > self.limit_px:
+            raise OutOfMemory("full")
+        self.done.append(batch.shape[:3])
+        return batch.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def picture(seed, height=90, width=130):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def nearest(frame):
+    return frame.repeat(4, axis=0).repeat(4, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("limit_px", "tiling", "said"),
+    [
+        (90 * 130, Tiling(tile=0), []),
+        (8000, Tiling(tile=0), ["tiles of 65 px"]),
+        (3000, Tiling(tile=0), ["tiles of 65 px", "tiles of 32 px"]),
+        (8000, Tiling(tile=32, batch=8), ["4 tiles a call", "2 tiles a call"]),
+        (2200, Tiling(tile=48, batch=2), ["1 tiles a call", "tiles of 24 px"]),
+    ],
+)
+def test_out_of_memory_leads_to_less_at_once(limit_px, tiling, said):
+    engine, lines = Nearest(limit_px=limit_px), []
+    upscaler = Upscaler(engine, tiling, lines.append)
+    for seed in range(3):
+        frame = picture(seed)
+        assert np.array_equal(upscaler.upscale(frame), nearest(frame))
+    assert [line.removeprefix("out of memory: going on with ") for line in lines] == said
+
+
+def test_less_than_the_smallest_tile_there_is_not():
+    upscaler = Upscaler(Nearest(limit_px=100), Tiling())
+    with pytest.raises(OutOfMemory, match="full"):
+        upscaler.upscale(picture(0))
+
+
+def test_slots_that_run_out_together_ask_for_less_once():
+    lines = []
+    upscaler = Upscaler(Nearest(limit_px=8000), Tiling(tile=0), lines.append)
+    frames = [picture(seed) for seed in range(24)]
+    with ThreadPoolExecutor(4) as executor:
+        results = list(executor.map(upscaler.upscale, frames))
+    assert all(np.array_equal(*pair) for pair in zip(results, map(nearest, frames), strict=True))
+    assert lines == ["out of memory: going on with tiles of 65 px"]
+
+
+def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
+    first, lines, opened = Nearest("first", calls=5), [], []
+
+    def spare():
+        opened.append(Nearest("second"))
+        return opened[-1]
+
+    upscaler = Upscaler(first, Tiling(tile=0), lines.append, spare)
+    frames = [picture(seed, 20, 30) for seed in range(24)]
+    with ThreadPoolExecutor(4) as executor:
+        results = list(executor.map(upscaler.upscale, frames))
+    assert all(np.array_equal(*pair) for pair in zip(results, map(nearest, frames), strict=True))
+    assert (len(first.done), [len(engine.done) for engine in opened]) == (5, [19])
+    assert lines == ["first is lost (gone); going on with second, cuda:0, fp16 instead of fp16"]
+
+
+def test_without_a_spare_the_loss_is_told():
+    upscaler = Upscaler(Nearest(calls=0), Tiling())
+    with pytest.raises(EngineLost, match="gone"):
+        upscaler.upscale(picture(0))
+
+
+def test_a_spare_that_is_lost_too_is_the_end():
+    upscaler = Upscaler(Nearest(calls=0), Tiling(), spare=lambda: Nearest(calls=0))
+    with pytest.raises(EngineLost, match="gone"):
+        upscaler.upscale(picture(0))
