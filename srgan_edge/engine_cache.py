@@ -103,6 +103,11 @@ class EngineCache:
         name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}")
         return self.folder / f"timings-{name}.cache"
 
+    def compiled_path(self, version: str, gpu: Gpu) -> Path:
+        """Where TensorRT-RTX keeps the kernels that it compiled for that GPU and driver."""
+        name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}-{gpu.driver}")
+        return self.folder / f"compiled-{name}.cache"
+
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the lock of one engine; `on_wait` is called if another process has it now."""
@@ -204,6 +209,12 @@ def why_not_here(passport: Passport) -> str:
         return f"built by {distribution} {passport.version}, here is {version}"
     if passport.gpu and passport.gpu != (here := str(Gpu.find() or "no GPU")):
         return f"built on {passport.gpu}, here is {here}"
+    gpu = Gpu.find()  # a machine that only builds has none
+    if gpu is not None and gpu.compute_capability not in passport.compute_capabilities:
+        there = ", ".join(passport.compute_capabilities)
+        return (
+            f"built for compute capability {there}, and the GPU here has {gpu.compute_capability}"
+        )
     return ""
 
 

@@ -11,7 +11,7 @@ import ctypes
 import json
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.machinery import ModuleSpec
 
@@ -95,8 +95,19 @@ DATATYPES = {
 }
 
 
+RTX = {
+    "ICudaEngine": "create_runtime_config",
+    "IExecutionContext": "is_stream_capturable",
+    "IRuntimeConfig": "create_runtime_cache get_runtime_cache set_runtime_cache",
+    "IRuntimeCache": "deserialize serialize",
+}
+"""What TensorRT-RTX has besides; a test looks for it in the real binding."""
+
+
 def names_of(kind, version):
     """The attributes that a class, or the module itself, has in a version."""
+    if version.startswith("1."):
+        return set(NAMES.get(kind, "").split()) | set(RTX.get(kind, "").split())
     number = tuple(map(int, version.split(".")[:2]))
     names = set(NAMES.get(kind, "").split())
     for since, added in ADDED.items():
@@ -302,8 +313,37 @@ class ICudaEngine(Recorded):
     def create_engine_inspector(self):
         return EngineInspector(self._api, self._content)
 
-    def create_execution_context(self):
+    def create_execution_context(self, config=None):
+        assert config is None or config._cache is not None, "a runtime cache was made and not set"
         return IExecutionContext(self._api)
+
+    def create_runtime_config(self):
+        return IRuntimeConfig(self._api)
+
+
+class IRuntimeConfig(Recorded):
+    def __init__(self, api):
+        super().__init__(api)
+        self._cache = None
+
+    def create_runtime_cache(self):
+        return IRuntimeCache(self._api)
+
+    def set_runtime_cache(self, cache):
+        self._cache = cache
+
+
+class IRuntimeCache(Recorded):
+    def __init__(self, api):
+        super().__init__(api)
+        self._blob = b""
+
+    def deserialize(self, blob):
+        self._api.heard.append(bytes(blob))
+        return True
+
+    def serialize(self):
+        return b"compiled kernels"
 
 
 class IExecutionContext(Recorded):
@@ -312,6 +352,9 @@ class IExecutionContext(Recorded):
     def __init__(self, api):
         super().__init__(api)
         self._shape, self._addresses, self._kept = None, {}, []
+
+    def is_stream_capturable(self, stream):
+        return self._api.capturable
 
     def set_input_shape(self, name, shape):
         self._shape = tuple(shape)
@@ -380,6 +423,9 @@ class Api:
     """The driver without a GPU, if engines shall run."""
     run: object = None
     """What an engine computes: uint8 [N, H, W, 3] -> [N, 4H, 4W, 3]."""
+    capturable: bool = True
+    heard: list[bytes] = field(default_factory=list)
+    """Compiled kernels that were handed back."""
 
     def fails(self, step, logger):
         messages = [message for at, message in self.failures if at == step]
@@ -388,9 +434,9 @@ class Api:
         return bool(messages)
 
 
-def recorded(version, *failures, driver=None, run=None):
-    """The module `tensorrt` of that version."""
-    return tensorrt(Api(version, failures=failures, driver=driver, run=run))
+def recorded(version, *failures, **does):
+    """The module `tensorrt` of that version, or `tensorrt_rtx` of one that begins with 1."""
+    return tensorrt(Api(version, failures=failures, **does))
 
 
 def layers_of(model):

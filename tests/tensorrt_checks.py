@@ -233,6 +233,39 @@ def test_fp32_is_not_to_be_had_of_half_precision(tensorrt, tmp_path):
         TensorRtEngine(path, fp32=True)
 
 
+@pytest.mark.parametrize("capturable", [True, False])
+def test_tensorrt_rtx_keeps_what_it_compiled(openvino, monkeypatch, tmp_path, capturable):
+    """And runs without a graph where it says that it cannot be recorded."""
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("srgan_edge.engine_cache.installed_version", lambda name: "1.7.1.116")
+    binding = os.environ["SRGAN_EDGE_BINDING"]
+    monkeypatch.setattr(cuda, "BINDINGS", {binding: cuda.BINDINGS[binding]})
+    log_of.cache_clear()
+    module = recorded("1.7.1.116", driver=DRIVER, run=openvino.upscale, capturable=capturable)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
+    rtx = {"module": "tensorrt_rtx", "version": "1.7.1.116", "gpu": "", "driver": ""}
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 9, 7), **rtx)
+    for handed_back in ([], [b"compiled kernels"]):
+        with TensorRtEngine(path, slots=2) as engine:
+            assert module._api.heard == handed_back
+            for seed in range(3):
+                batch = np.roll(pictures(1, 9, 7), seed)
+                assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
+    (kept,) = (tmp_path / "cache").glob("compiled-*")
+    assert kept.name == "compiled-1.7.1.116-Fake-GPU-128-multiprocessors-13.0.cache"
+    log_of.cache_clear()
+
+
+def test_an_engine_for_another_compute_capability_is_refused(tensorrt, monkeypatch, tmp_path):
+    path = engine_file(
+        tmp_path / "a.engine", Profile.static(1, 5, 5), compute_capabilities=("12.0",)
+    )
+    with pytest.raises(
+        ModelRefused, match=r"built for compute capability 12\.0, and the GPU here has"
+    ):
+        TensorRtEngine(path)
+
+
 @pytest.mark.parametrize(("width", "height"), [(40, 36), (36, 36), (61, 50), (100, 37)])
 def test_frames_are_cut_as_the_engine_wants_them(tensorrt, openvino, tmp_path, width, height):
     """Windows of 36x36 with exact halos of 11: as the whole frame, but for the order of sums."""

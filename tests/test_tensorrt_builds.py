@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tensorrt_api import NAMES, VERSIONS, names_of, recorded
+from tensorrt_api import NAMES, RTX, VERSIONS, names_of, recorded
 
 from srgan_edge.cli import app
 from srgan_edge.engine_cache import EngineCache
@@ -124,6 +124,12 @@ def test_the_record_agrees_with_a_real_binding():
         for kind, names in NAMES.items()
         for name in names.split()
         if not hasattr(trt if kind == "tensorrt" else getattr(trt, kind), name)
+    }
+    missing |= {
+        f"{kind}.{name}"
+        for kind, names in RTX.items()
+        for name in names.split()
+        if not hasattr(getattr(trt, kind), name)
     }
     assert missing == set()
 

@@ -13,15 +13,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from srgan_edge.engine_cache import why_not_here
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.engine_cache import EngineCache, why_not_here
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
     OutOfMemory,
+    OutputFailed,
     ResourcesExhausted,
     UsageError,
 )
+from srgan_edge.gpu import Gpu
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
@@ -57,6 +60,7 @@ class TensorRtEngine:
         self._passport, self._cuda = passport, open_cuda()
         with self._cuda.current():
             self._engine = _deserialized(plan, passport, path)
+            self._compiled = CompiledKernels(self._engine, passport) if is_rtx(passport) else None
             self._slots = self._as_many_as_fit(slots)
         self._idle = list(self._slots)
         self._freed = threading.Condition()
@@ -92,6 +96,8 @@ class TensorRtEngine:
 
     def close(self) -> None:
         with suppress(EngineLost), self._cuda.current():  # what is lost has nothing to give back
+            if self._compiled is not None:
+                self._compiled.save()
             for slot in self._slots:
                 slot.close()
         del self._slots, self._idle, self._engine
@@ -107,7 +113,7 @@ class TensorRtEngine:
         for _ in range(wanted):
             slot = None
             try:
-                slot = _Slot(self._cuda, self._engine, self._passport)
+                slot = _Slot(self._cuda, self._new_context(), self._passport)
                 slot.take_shape(self._passport.profile.best)
             except OutOfMemory:
                 if slot is not None:
@@ -120,6 +126,13 @@ class TensorRtEngine:
                 break
             slots.append(slot)
         return slots
+
+    def _new_context(self) -> Any:  # noqa: ANN401 - an object of TensorRT's
+        options = () if self._compiled is None else (self._compiled.config,)
+        context = self._engine.create_execution_context(*options)
+        if context is None:
+            raise OutOfMemory("the GPU is out of memory: no execution context")
+        return context
 
     def _shape_for(self, batch: Pixels) -> Shape:
         """The shape of the profile that the batch runs in: its own, or that of a fixed engine."""
@@ -143,20 +156,22 @@ class TensorRtEngine:
 class _Slot:
     """A context with its stream, buffers and graph, all for one shape at a time."""
 
-    def __init__(self, cuda: Cuda, engine: Any, passport: Passport) -> None:  # noqa: ANN401
-        self._cuda, self._scale = cuda, passport.spec.scale
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise OutOfMemory("the GPU is out of memory: no execution context")
+    def __init__(self, cuda: Cuda, context: Any, passport: Passport) -> None:  # noqa: ANN401
+        self._cuda, self._context = cuda, context
+        self._scale, self._is_rtx = passport.spec.scale, is_rtx(passport)
         self._stream, self._done = cuda.stream(), cuda.event()
         self._shape: Shape | None = None
         self._buffers: list[Any] = []
+        self._graph: Graph | None = None
 
     def run(self, batch: Pixels, shape: Shape) -> Pixels:
         """uint8 [n, H, W, 3], n at most that of `shape`, -> [n, sH, sW, 3]."""
         self.take_shape(shape)
         self._here[: len(batch)] = batch  # what follows is of an earlier call, and not looked at
-        self._graph.launch(self._stream)
+        if self._graph is not None:
+            self._graph.launch(self._stream)
+        else:
+            self._put(*self._addresses)
         self._done.record(self._stream)
         self._done.synchronize()
         return self._back[: len(batch)].copy()
@@ -178,21 +193,30 @@ class _Slot:
         ready = self._context.set_input_shape(INPUT, (*shape, 3))
         for name, address in [(INPUT, source), (OUTPUT, target)]:
             ready = ready and self._context.set_tensor_address(name, address)
-        self._put(source, target, ready)  # the first time it is slower, and must not be recorded
+        if not ready:
+            raise EngineLost(f"TensorRT does not take {shape} or the memory for it")
+        self._addresses = source, target
+        self._put(source, target)  # the first time it is slower, and must not be recorded
         self._stream.synchronize()
-        with self._cuda.recording(self._stream) as graph:
-            self._put(source, target, ready)
-        self._graph: Graph = graph
+        self._graph = self._recorded(source, target)
         self._shape = shape
 
     def close(self) -> None:
         self._release()
         del self._context
 
-    def _put(self, source: int, target: int, ready: bool) -> None:
+    def _recorded(self, source: int, target: int) -> Graph | None:
+        """The work of a call as one graph; None where TensorRT-RTX still compiles in the midst."""
+        if self._is_rtx and not self._context.is_stream_capturable(self._stream.handle):
+            return None
+        with self._cuda.recording(self._stream) as graph:
+            self._put(source, target)
+        return graph
+
+    def _put(self, source: int, target: int) -> None:
         """There, upscaled, and back: into the stream."""
         self._cuda.upload(self._here, source, self._stream)
-        if not (ready and self._context.execute_async_v3(self._stream.handle)):
+        if not self._context.execute_async_v3(self._stream.handle):
             raise EngineLost("TensorRT did not run the engine")
         self._cuda.download(target, self._back, self._stream)
 
@@ -211,6 +235,32 @@ class _Slot:
         self._stream.synchronize()
         while self._buffers:
             self._buffers.pop().close()
+
+
+class CompiledKernels:
+    """What TensorRT-RTX compiles for the GPU at hand as a context is made, kept for the next time.
+
+    It checks by itself that what it is given was compiled by this version for this GPU and driver.
+    """
+
+    def __init__(self, engine: Any, passport: Passport) -> None:  # noqa: ANN401
+        gpu = Gpu.find()
+        assert gpu is not None, "there is a CUDA context, and no GPU"
+        self._path = EngineCache().compiled_path(passport.version, gpu)
+        self.config = engine.create_runtime_config()
+        self._kernels = self.config.create_runtime_cache()
+        if self._path.is_file():
+            self._kernels.deserialize(self._path.read_bytes())
+        self.config.set_runtime_cache(self._kernels)
+
+    def save(self) -> None:
+        """Write what there is now; without it the next start takes longer, and that is all."""
+        with suppress(OutputFailed), replace_when_whole(self._path) as temporary:
+            temporary.write_bytes(bytes(self._kernels.serialize()))
+
+
+def is_rtx(passport: Passport) -> bool:
+    return passport.module == "tensorrt_rtx"
 
 
 def _deserialized(plan: bytes, passport: Passport, path: Path) -> Any:  # noqa: ANN401
