@@ -91,11 +91,19 @@ def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
     options = [it.encode() for it in (*OPTIONS, target, f"--include-path={FOLDER}")]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size
+    log = _room(size)
     nvrtc.nvrtcGetProgramLog(program, log)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or log.strip(b" \0\n"):
         raise UsageError(f"NVRTC does not compile {source.name}: {log.decode().strip()}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin = b" " * size
+    cubin = _room(size)
     nvrtc.nvrtcGetCUBIN(program, cubin)
-    return cubin
+    return cubin[:size]
+
+
+def _room(size: int) -> bytes:
+    """Bytes for NVRTC to write into, as its binding wants them.
+
+    More than one: there is only one `b" "` in a process, and it would be another one afterwards.
+    """
+    return bytes(max(size, 2))

@@ -487,6 +487,7 @@ def test_compiles_for_every_gpu_without_spills(name, tmp_path, capsys):
 def test_compiles_with_nvrtc(name):
     pytest.importorskip("cuda.bindings.nvrtc")
     cubin = source.compile_with_nvrtc(source.FOLDER / f"{name}.cu", "7.5")
+    assert [bytes([code])[0] for code in range(256)] == list(range(256))  # not written into
     assert cubin.startswith(b"\x7fELF")
     assert all(kernel.encode() in cubin for kernel, file in source.KERNELS.items() if file == name)
 
