@@ -7,6 +7,7 @@ range, the clamp and the rounding inside, so that every runtime computes the sam
 import contextlib
 import dataclasses
 import io
+import logging
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,8 @@ def traced(
         sizes: names of the sizes that are free, by axis.
     """
     free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for axis, name in sizes.items()}
+    # Of the tracer: that operators of torchvision, which ours have none of, are not to be had.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the tracer, about itself
         program = torch.onnx.export(

@@ -23,8 +23,11 @@ def open_device() -> "CudaBindings":
         _ask(driver.cuInit(0))
         device = _ask(driver.cuDeviceGet(0))
         return CudaBindings(_ask(driver.cuDevicePrimaryCtxRetain(device)))
-    except RuntimeError as error:  # how the bindings say that there is no library
-        raise ResourcesExhausted(f"no NVIDIA driver: {error}") from None
+    except RuntimeError:  # how the bindings say that there is no library
+        raise ResourcesExhausted(
+            "no NVIDIA driver here; install one, or upscale with another engine: "
+            "srgan-edge doctor says which there are"
+        ) from None
 
 
 class CudaBindings:

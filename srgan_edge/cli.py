@@ -314,7 +314,7 @@ def export(
         from srgan_edge.export.engine import Target, export_engine
         from srgan_edge.export.tensorrt import Search
         from srgan_edge.models import find_model
-        from srgan_edge.passport import Profile, read_engine, write_engine
+        from srgan_edge.passport import ENGINE_SUFFIX, Profile, read_engine, write_engine
 
         spec = read_spec(find_model(model).file(".safetensors"))
         profile = Profile.from_options(spec, tile, batch, shape, dynamic)
@@ -324,9 +324,11 @@ def export(
         else:
             chosen = Target.tensorrt(Search(workspace, optimization_level))
         precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
+        if output is not None:
+            _refuse_other_suffix(output, ENGINE_SUFFIX)
         cache = EngineCache()
-        with _bar_of_a_build() as show:
-            path = export_engine(model, precision, profile, chosen, cache, typer.echo, show)
+        with _bar_of_a_build() as (say, show):
+            path = export_engine(model, precision, profile, chosen, cache, say, show)
         if output is not None:
             typer.echo(f"cache     {path}")
             write_engine(output, *read_engine(path))
@@ -411,6 +413,9 @@ def quantize(
 
     checkpoint = find_model(model).file(".safetensors")
     path = output or Path(f"{checkpoint.stem}-int8.safetensors")
+    _refuse_other_suffix(path, ".safetensors")
+    if path.exists() and path.samefile(checkpoint):
+        raise UsageError(f"-o {path} is the model itself; name another file")
     parity = quantize_checkpoint(checkpoint, data, path)
     typer.echo(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
@@ -541,7 +546,12 @@ def verify(
     if unknown := [name for name in names if name not in possible]:
         raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
     kinds = [possible[name] for name in names]
-    reference = find_model(against or files.spec.quantized_from or model).file(".safetensors")
+    origin = find_model(against or files.spec.quantized_from or model)
+    if not origin.has(".safetensors"):
+        raise UsageError(
+            f"{origin.name} has no checkpoint to compare with; type --against NAME|FILE.safetensors"
+        )
+    reference = origin.file(".safetensors")
     verdicts = list(verify_engines(files, reference, kinds, benchmarks or [], fp32=fp32))
     if as_json:
         typer.echo(json.dumps([verdict_record(verdict) for verdict in verdicts], indent=2))
@@ -700,6 +710,11 @@ def _refuse_options_of_others(target: str, options: dict[str, tuple[bool, Sequen
             raise UsageError(f"{name} with {target}; possible: with {' or '.join(targets)}")
 
 
+def _refuse_other_suffix(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise UsageError(f"-o {path}; possible: a name that ends in {suffix}")
+
+
 def _export_onnx(model: str, output: Path | None, *, in_floats: bool) -> None:
     from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
     from srgan_edge.export.float_parity import prove_float_onnx
@@ -709,6 +724,7 @@ def _export_onnx(model: str, output: Path | None, *, in_floats: bool) -> None:
 
     checkpoint = find_model(model).file(".safetensors")
     path = output or Path(f"{checkpoint.stem}{'-float' if in_floats else ''}.onnx")
+    _refuse_other_suffix(path, ".onnx")
     write, prove = (
         (float_onnx_from_checkpoint, prove_float_onnx)
         if in_floats
@@ -725,8 +741,7 @@ def _export_ir(model: str, output: Path | None) -> None:
 
     checkpoint = find_model(model).file(".safetensors")
     path = output or Path(f"{checkpoint.stem}.xml")
-    if path.suffix != ".xml":
-        raise UsageError(f"-o {path}; possible: a name that ends in .xml")
+    _refuse_other_suffix(path, ".xml")
     parity = ir_from_checkpoint(checkpoint, path)
     typer.echo(f"wrote {path} and {weights_path(path)}\n  openvino against torch fp32: {parity}")
 
@@ -745,17 +760,30 @@ def _export_to_triton(model: str, folder: Path) -> None:
 
 
 @contextmanager
-def _bar_of_a_build() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields what takes a builder's phase, its steps done and all of them; people see a bar."""
+def _bar_of_a_build() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
+    """Yields what prints a line, and what takes a builder's phase, its steps done and all of them.
+
+    People see a bar while it builds, and none beside a line.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("building", total=None)
-        yield lambda phase, done, steps: progress.update(
-            task, description=phase, completed=done, total=steps
-        )
+    progress = Progress(console=console, disable=not console.is_terminal, transient=True)
+    task = progress.add_task("building", total=None)
+
+    def say(line: str) -> None:
+        progress.stop()
+        typer.echo(line)
+
+    def show(phase: str, done: int, steps: int) -> None:
+        progress.start()
+        progress.update(task, description=phase, completed=done, total=steps)
+
+    try:
+        yield say, show
+    finally:
+        progress.stop()
 
 
 def _require(module: str, requirement: str, purpose: str) -> None:

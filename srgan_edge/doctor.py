@@ -132,8 +132,8 @@ def _engines() -> list[Finding]:
             findings.append(Finding("engines", kind.name, "absent", "not installed", advice))
             continue
         if not model.has(kind.suffix):
-            detail = "installed; engines are built for the GPU that they run on"
-            advice = f"srgan-edge export {DEFAULT_MODEL} --rtx, and upscale -n FILE.engine"
+            detail = "installed; no engine is bundled, each is built for its GPU"
+            advice = f"srgan-edge export {DEFAULT_MODEL} --rtx"
             findings.append(Finding("engines", kind.name, "absent", detail, advice))
             continue
         choice = Choice(kind, model.file(kind.suffix), "cpu", "self-test")

@@ -145,7 +145,8 @@ class EngineCache:
 
     def engines(self) -> list[CachedEngine]:
         """All of them, by name; each is read and proven whole."""
-        return [_examine(path) for path in sorted(self.folder.glob(f"[!.]*{ENGINE_SUFFIX}"))]
+        found = sorted(self.folder.glob(f"[!.]*{ENGINE_SUFFIX}"))
+        return [_examine(path) for path in found if path.is_file()]
 
     def remove(self, name: str) -> Path:
         """Remove one engine by file name, with its passport.

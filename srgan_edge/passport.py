@@ -168,7 +168,9 @@ class Passport:
             record["layers"] = tuple(_layer(layer) for layer in record["layers"])
             return cls(**record)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ModelRefused(f"not the passport of an engine: {error}") from None
+            raise ModelRefused(
+                f"not the passport of an engine of this version ({type(error).__name__}: {error})"
+            ) from None
 
     @property
     def rebuild_command(self) -> str:
@@ -215,12 +217,19 @@ def read_passport(path: Path) -> Passport:
     """
     try:
         text = passport_path(path).read_text()
-    except (OSError, ValueError):
+    except OSError:
         raise ModelRefused(
             f"{path} has no passport ({passport_path(path).name}), so nobody knows what it is; "
             "type: srgan-edge export MODEL"
         ) from None
-    return Passport.from_json(text)
+    except ValueError:
+        text = ""  # of no encoding we write
+    try:
+        return Passport.from_json(text)
+    except ModelRefused as error:
+        raise ModelRefused(
+            f"{passport_path(path)}: {error}; build the engine again: srgan-edge export MODEL"
+        ) from None
 
 
 def read_engine(path: Path) -> tuple[bytes, Passport]:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -404,6 +405,7 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
         (["--openvino", "--batch", "2"], "--batch with --openvino; possible: with --tensorrt or"),
         (["--rtx", "--workspace", "512"], "--workspace with --rtx; possible: with --tensorrt"),
         (["--tensorrt", "--compute-capability", "8.9"], "possible: with --rtx"),
+        (["--onnx", "-o", "x.engine"], "-o x.engine; possible: a name that ends in .onnx"),
         (["--openvino", "-o", "x.bin"], "-o x.bin; possible: a name that ends in .xml"),
     ],
 )
@@ -485,6 +487,22 @@ def test_the_halo_of_a_bundled_model_is_not_overwritten(cli):
     assert code == 2
     assert "edge-x4 is bundled, and its halo measured; copy " in err
     assert find_model("edge-x4").file(".safetensors").read_bytes() == before
+
+
+def test_quantizing_into_the_model_itself_is_refused(cli, tmp_path):
+    shutil.copy(find_model("edge-x4").file(".safetensors"), tmp_path / "m.safetensors")
+    before = (tmp_path / "m.safetensors").read_bytes()
+    for name, message in [("m.safetensors", "is the model itself"), ("m.onnx", "ends in .safeten")]:
+        code, _, err = cli("quantize", "m.safetensors", "--data", ".", "-o", name)
+        assert code == 2
+        assert message in err
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+
+
+def test_verify_says_what_to_compare_with(cli):
+    code, _, err = cli("verify", EDGE)
+    assert code == 2
+    assert "has no checkpoint to compare with; type --against" in err
 
 
 def test_the_error_of_a_halo_is_drawn(cli, tmp_path):

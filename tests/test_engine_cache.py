@@ -200,6 +200,12 @@ def test_prune_leaves_a_builder_at_work_alone(cache):
         assert partial.exists()
 
 
+def test_a_folder_is_no_engine(cache):
+    (cache.folder / "a.engine").mkdir()
+    assert cache.engines() == []
+    assert cache.prune() == []
+
+
 def test_an_engine_is_removed_by_name(cache, stored):
     assert cache.remove(stored.stem) == stored
     assert list(cache.folder.iterdir()) == []
@@ -297,6 +303,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(cache):
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
+@pytest.mark.slow
 def test_an_engine_is_built_once(tmp_path):
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("torch")

@@ -32,6 +32,8 @@ from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.quantization import quantized_state
 from srgan_edge.spec import METADATA_KEY
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 NAMES = ("edge-x4", "srgan-x4")
 
 

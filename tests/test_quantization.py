@@ -36,6 +36,8 @@ from srgan_edge.quantization import (
 from srgan_edge.spec import ModelSpec
 from srgan_edge.train.loop import train
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 EDGE = find_model("edge-x4").file(".safetensors")
 PARITY_DB = {"openvino": 55, "onnxruntime": 60}
 """Sums in another order, rounded to the other byte now and then. Measured: 61 and 69 dB."""

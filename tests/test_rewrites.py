@@ -26,6 +26,8 @@ from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.models import find_model  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 SHAPES = [(1, 17, 31), (3, 20, 13), (1, 1, 1), (3, 2, 3)]
 SMALL = {
     "plain": ModelSpec("tiny", "srresnet", 14, 2),

@@ -28,6 +28,8 @@ from srgan_edge.passport import (
     write_engine,
 )
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 TILE = Profile.static(2, 36, 28)
 ALL = ("8.6", "8.9", "12.0")
 

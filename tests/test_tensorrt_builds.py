@@ -28,6 +28,8 @@ from srgan_edge.models import find_model
 from srgan_edge.passport import Profile, read_engine, read_passport
 from srgan_edge.tensorrt_log import explained, log_of
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 TILE = Profile.static(2, 36, 28)
 GPU = Gpu("NVIDIA GeForce RTX 4090", 128, "8.9", "12.6")
 

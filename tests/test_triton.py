@@ -21,6 +21,8 @@ from srgan_edge.models import find_model
 from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.passport import Passport, Profile, passport_path, read_engine, write_engine
 
+pytestmark = pytest.mark.slow  # each traces, compiles or builds
+
 EDGE = find_model("edge-x4")
 PLAN = b"plan"
 TILE = Profile.static(2, 36, 28)

@@ -11,6 +11,7 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError
 from srgan_edge.gpu import Gpu
 from srgan_edge.models import ModelFiles
+from srgan_edge.passport import ENGINE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,12 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
         chosen = kind.devices[0] if device == "auto" else device
         return Choice(kind, model.file(kind.suffix), chosen, "as asked")
     passed_over: list[str] = []
+    if set(model.files) == {ENGINE_SUFFIX}:  # only TensorRT runs it, or says why not
+        return choose_engine(model, "tensorrt", device)
     for name, family in _PREFERENCE:
         kind = KINDS[name]
+        if kind.suffix == ENGINE_SUFFIX and not model.has(ENGINE_SUFFIX):
+            continue
         if device != "auto" and device.partition(":")[0] != family:
             continue
         if reason := _why_not(kind, family, model):
