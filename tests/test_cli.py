@@ -423,6 +423,7 @@ def test_without_tensorrt_a_target_has_to_be_named(cli):
     assert "as TensorRT is not installed; possible: --onnx, --rtx, --openvino, --triton" in err
 
 
+@pytest.mark.slow
 def test_openvinos_own_form_computes_the_same(cli):
     openvino = pytest.importorskip("openvino")
     code, out, err = cli("export", "edge-x4", "--openvino")
@@ -433,6 +434,7 @@ def test_openvinos_own_form_computes_the_same(cli):
     assert spec == find_model("edge-x4").spec
 
 
+@pytest.mark.slow
 def test_a_float_onnx_is_for_other_programs(cli, tmp_path):
     code, out, err = cli("export", "edge-x4", "--onnx", "--io", "float")
     assert code == 0, err
@@ -445,6 +447,7 @@ def test_a_float_onnx_is_for_other_programs(cli, tmp_path):
     assert "type: srgan-edge export MODEL --onnx" in err
 
 
+@pytest.mark.slow
 def test_a_model_is_added_to_a_triton_repository(cli, tmp_path):
     code, out, err = cli("export", "edge-x4", "--triton", "models")
     assert code == 0, err
@@ -505,6 +508,7 @@ def test_verify_says_what_to_compare_with(cli):
     assert "has no checkpoint to compare with; type --against" in err
 
 
+@pytest.mark.slow
 def test_the_error_of_a_halo_is_drawn(cli, tmp_path):
     pytest.importorskip("matplotlib")
     save(tmp_path / "in.png")

@@ -48,6 +48,7 @@ def _missing_calls(folder):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checks", ["cuda_checks.py", "tensorrt_checks.py"])
 @pytest.mark.parametrize("package", cuda.BINDINGS)
 def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):

@@ -153,6 +153,7 @@ def test_two_phases_in_one_run(photos, benchmark, vgg_file, tmp_path):
     assert load_checkpoint(path)[1].training.steps == 12
 
 
+@pytest.mark.slow
 def test_every_adversarial_recipe_trains(photos, vgg_file, tmp_path):
     for name, layer in [("mse", "conv5_2"), ("vgg22", "conv2_1"), ("vgg54", "conv5_2")]:
         recipe = tiny_recipe(
@@ -229,6 +230,7 @@ def test_the_average_moves_towards_the_weights():
 # Stopping, and going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 6, 10])
 def test_a_run_that_died_ends_as_if_it_had_not(photos, benchmark, vgg_file, tmp_path, killed_at):
     """In either phase, between checkpoints, with checkpoints of partial sums."""
