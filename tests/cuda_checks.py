@@ -171,24 +171,27 @@ def test_time_is_that_between_events(cuda):
 
 
 def test_every_thread_makes_the_context_its_own(cuda):
-    """A thread without `current()` has none; with it, objects of another serve."""
-    stream, memory = cuda.stream(), cuda.memory(4)
-    results = []
+    """A thread without `current()` has none; with it, objects of another thread serve."""
+    content = np.arange(4, dtype=np.uint8)
+    made_here = [(cuda.stream(), cuda.memory(4), filled(cuda, content + n)) for n in range(4)]
+    results = [None] * 4
 
-    def work():
+    def work(n):
+        stream, memory, source = made_here[n]
         with cuda.current():
             target = filled(cuda, np.zeros(4, np.uint8))
-            cuda.upload(np.arange(4, dtype=np.uint8), memory.address, stream)
+            cuda.upload(source.array, memory.address, stream)
             cuda.download(memory.address, target.array, stream)
             stream.synchronize()
-            results.append(target.array.tolist())
+            results[n] = target.array.tolist()
+            target.close()
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [[0, 1, 2, 3]] * 4
+    assert results == [[n, n + 1, n + 2, n + 3] for n in range(4)]
 
 
 def test_memory_is_given_back(cuda, fake):
