@@ -35,8 +35,11 @@ import numpy as np
 from srgan_edge.errors import ExtraMissing
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import source
-from srgan_edge.kernels.cuda import Cuda, open_cuda
+from srgan_edge.kernels.cuda import open_cuda
 from srgan_edge.models import find_model
+from srgan_edge.parity import GATES, compare
+from srgan_edge.pixels import Pixels
+from srgan_edge.version import installed_version
 
 SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
 """(width, height) of the input; the result is four times as large."""
@@ -89,7 +92,7 @@ def main() -> None:
         "gpu": vars(gpu),
         "time": stamp.isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "nvidia_smi": nvidia_smi(),
         "checks": record.checks,
         "figures": record.figures,
@@ -140,7 +143,7 @@ def launcher_replays() -> str:
 
 def kernels_equal_references() -> dict[str, int]:
     """Bit for bit, at awkward sizes, outputs poisoned before."""
-    cuda, image = opened()
+    cuda = open_cuda()
     done: dict[str, int] = {}
     with cuda.current():
         for seed, (width, height) in enumerate(
@@ -155,7 +158,7 @@ def kernels_equal_references() -> dict[str, int]:
 
 def kernel_speeds(record: Record) -> dict[str, Any]:
     """GB/s on 3840x2160, what must be moved counted once, and its share of a plain copy's."""
-    cuda, image = opened()
+    cuda = open_cuda()
     with cuda.current():
         ceiling = gpu_kernels.copy_ceiling_gb_s(cuda, image("tile_gather"), 3 * 3840 * 2160)
         rates = {}
@@ -167,30 +170,23 @@ def kernel_speeds(record: Record) -> dict[str, Any]:
     return rates
 
 
-def opened() -> tuple[Cuda, Callable[[str], bytes]]:
-    """The GPU, and what gives the machine code of a kernel, compiled by NVRTC for it."""
+@cache
+def image(kernel: str) -> bytes:
+    """The machine code of a kernel and of those beside it, compiled by NVRTC for the GPU here."""
     gpu = Gpu.find()
     assert gpu is not None
-
-    @cache
-    def compiled(path: Path) -> bytes:
-        return source.compile_with_nvrtc(path, gpu.compute_capability)
-
-    return open_cuda(), lambda kernel: compiled(source.source_of(kernel))
+    return source.compile_with_nvrtc(source.source_of(kernel), gpu.compute_capability)
 
 
 def torch_parity() -> str:
     from srgan_edge.engines.torch import TorchEngine
-    from srgan_edge.parity import GATES, compare
 
     torch = _torch()
     checkpoint = find_model("edge-x4").file(".safetensors")
     with TorchEngine(checkpoint) as cpu, TorchEngine(checkpoint, "cuda") as cuda:
-        random = np.random.default_rng(0)
-        smooth = random.integers(0, 256, (2, 9, 9, 3), np.uint8).repeat(12, 1).repeat(12, 2)
-        parity = compare(cpu.upscale, cuda.upscale, [smooth, smooth[:, :31, :17]])
-    assert not GATES["fp32"].refusals(parity), str(parity)
-    return f"torch {torch.__version__}: {parity}"
+        squares = _squares(2, 9)
+        batches = [squares, squares[:, :31, :17]]
+        return f"torch {torch.__version__}: {_within('fp32', cpu.upscale, cuda.upscale, batches)}"
 
 
 def latencies(record: Record, model: str, width: int, height: int) -> dict[str, Any]:
@@ -273,22 +269,17 @@ def tensorrt_rtx_runs() -> str:
     from srgan_edge.engines.openvino import OpenVinoEngine
     from srgan_edge.engines.tensorrt import TensorRtEngine
     from srgan_edge.export.engine import Target, export_engine
-    from srgan_edge.parity import GATES, compare
     from srgan_edge.passport import Profile
 
     gpu = Gpu.find()
     assert gpu is not None
     target, profile = Target.rtx((gpu.compute_capability,)), Profile.static(1, 96, 96)
     path = export_engine("edge-x4", "fp16", profile, target, EngineCache(), print)
-    picture = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    smooth = picture.repeat(12, 1).repeat(12, 2)
     with (
         TensorRtEngine(path) as engine,
         OpenVinoEngine(find_model("edge-x4").file(".onnx"), fp32=True) as reference,
     ):
-        parity = compare(reference.upscale, engine.upscale, [smooth])
-    assert not GATES["fp16"].refusals(parity), str(parity)
-    return str(parity)
+        return _within("fp16", reference.upscale, engine.upscale, [_squares(1, 8)])
 
 
 def onnxruntime_parity() -> str:
@@ -298,14 +289,29 @@ def onnxruntime_parity() -> str:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise NotRun("this onnxruntime has no CUDAExecutionProvider")
     from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine
-    from srgan_edge.parity import GATES, compare
 
     path = find_model("edge-x4").file(".onnx")
-    picture = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
     with OnnxRuntimeEngine(path) as cpu, OnnxRuntimeEngine(path, "cuda") as cuda:
-        parity = compare(cpu.upscale, cuda.upscale, [picture.repeat(8, 1).repeat(8, 2)])
-    assert not GATES["fp16"].refusals(parity), str(parity)  # TF32 may be in it
+        # TF32 may be in it
+        return _within("fp16", cpu.upscale, cuda.upscale, [_squares(1, 8)])
+
+
+def _within(
+    gate: str,
+    reference: Callable[[Pixels], Pixels],
+    candidate: Callable[[Pixels], Pixels],
+    batches: list[Pixels],
+) -> str:
+    """How far two engines are apart; an AssertionError beyond the gate."""
+    parity = compare(reference, candidate, batches)
+    assert not GATES[gate].refusals(parity), str(parity)
     return str(parity)
+
+
+def _squares(frames: int, side: int) -> Pixels:
+    """uint8 [N, 12 * side, 12 * side, 3]: squares of 12 px, each of one colour."""
+    colours = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), np.uint8)
+    return colours.repeat(12, 1).repeat(12, 2)
 
 
 def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN401
@@ -337,15 +343,6 @@ def _torch() -> Any:  # noqa: ANN401 - a module that may be absent
 
 def _too_late() -> None:
     raise NotRun("out of time; type --minutes")
-
-
-def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def nvidia_smi() -> dict[str, str] | None:

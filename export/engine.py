@@ -30,7 +30,7 @@ from srgan_edge.export.tensorrt import (
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.gpu import Gpu
 from srgan_edge.models import find_model
-from srgan_edge.parity import GATES, compare
+from srgan_edge.parity import compare, gate_of
 from srgan_edge.passport import Passport, Profile, write_engine
 from srgan_edge.spec import ModelSpec
 
@@ -133,7 +133,7 @@ def export_engine(
         with TorchEngine.from_generator(generator, spec) as reference:
             parity = compare(reference.upscale, TypedReference(typed).upscale, natural_batches())
         say(f"parity    {precision} graph against torch: {parity}")
-        _refuse_far(spec, precision, GATES[_gate(spec, precision)].refusals(parity))
+        _refuse_far(spec, precision, gate_of(spec, precision).refusals(parity))
         timings_path = cache.timings_path(target.version, key.gpu)
         plan = build_plan(
             typed,
@@ -162,10 +162,6 @@ def export_engine(
             with replace_when_whole(timings_path, CACHE_VARIABLE) as temporary:
                 temporary.write_bytes(plan.timings)
     return path
-
-
-def _gate(spec: ModelSpec, precision: HalfPrecision) -> str:
-    return "int8" if spec.quantized_from else precision
 
 
 def _words(spec: ModelSpec, precision: HalfPrecision) -> str:

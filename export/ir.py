@@ -14,7 +14,7 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.parity import GATES, Parity, compare
+from srgan_edge.parity import Parity, compare, gate_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import METADATA_KEY
 
@@ -41,7 +41,7 @@ def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
         xml.with_suffix(".bin").replace(weights)
         with TorchEngine.from_generator(generator, spec) as reference:
             parity = compare(reference.upscale, _upscaler(xml, weights), natural_batches())
-        if refusals := GATES["int8" if spec.quantized_from else "fp32"].refusals(parity):
+        if refusals := gate_of(spec, "fp32").refusals(parity):
             raise ModelRefused(f"the IR of {spec.name} misses its gate: {'; '.join(refusals)}")
     return parity
 

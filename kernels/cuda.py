@@ -30,7 +30,6 @@ class Memory(Protocol):
     """Bytes on the GPU."""
 
     address: int
-    size_bytes: int
 
     def close(self) -> None:
         """Give them back; work in streams that uses them must have ended."""

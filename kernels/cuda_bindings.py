@@ -82,7 +82,6 @@ class CudaBindings:
 
 class _Memory:
     def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
         self.address = int(_ask(driver.cuMemAlloc(size_bytes)))
 
     def close(self) -> None:

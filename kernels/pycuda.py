@@ -96,7 +96,6 @@ class PyCuda:
 
 class _Memory:
     def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
         with _own_errors():  # here and now: whoever asks may ask for less
             self._allocation = driver.mem_alloc(size_bytes)
         self.address = int(self._allocation)

@@ -12,7 +12,7 @@ from typing import Any
 from srgan_edge.errors import ModelRefused
 from srgan_edge.model_file import foreign
 from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.passport import read_passport
+from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
 MAX_HEADER_BYTES = 1 << 20
@@ -31,7 +31,7 @@ def read_spec(path: Path) -> ModelSpec:
         return read_onnx_spec(path)
     if path.suffix in {".pth", ".pt", ".ckpt"}:
         raise ModelRefused(f"{path}: pickled weights can run code; type: srgan-edge convert {path}")
-    if path.suffix == ".engine":
+    if path.suffix == ENGINE_SUFFIX:
         return read_passport(path).spec
     raise ModelRefused(
         f"{path}: unknown kind of model file; possible: .safetensors, .onnx, .engine"

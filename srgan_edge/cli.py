@@ -281,21 +281,21 @@ def export(
             "--triton": triton is not None,
         }
     )
-    engines = ("--tensorrt", "--rtx")
+    builders = ("--tensorrt", "--rtx")
     _refuse_options_of_others(
         target,
         {
             "--io float": (io == "float", ("--onnx",)),
-            "--fp16": (fp16, engines),
-            "--bf16": (bf16, engines),
-            "--tile": (tile is not None, engines),
-            "--batch": (batch is not None, engines),
-            "--shape": (shape is not None, engines),
-            "--dynamic": (dynamic is not None, engines),
+            "--fp16": (fp16, builders),
+            "--bf16": (bf16, builders),
+            "--tile": (tile is not None, builders),
+            "--batch": (batch is not None, builders),
+            "--shape": (shape is not None, builders),
+            "--dynamic": (dynamic is not None, builders),
             "--compute-capability": (compute_capability is not None, ("--rtx",)),
             "--workspace": (workspace is not None, ("--tensorrt",)),
             "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
-            "-o": (output is not None, ("--onnx", "--openvino", *engines)),
+            "-o": (output is not None, ("--onnx", "--openvino", *builders)),
         },
     )
     if fp16 and bf16:

@@ -8,6 +8,7 @@ import numpy as np
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.pixels import Pixels
+from srgan_edge.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ GATES = {
 }
 """By precision, against PyTorch in FP32. FP32 itself may add in another order, and at times round
 a value to the next level. On a trained SRGAN, FP16 does so to a twentieth of them: 61 dB."""
+
+
+def gate_of(spec: ModelSpec, precision: str) -> Gate:
+    """An INT8 form has its own gate, whatever the rest of it is computed in."""
+    return GATES["int8" if spec.quantized_from else precision]
+
+
 TILED_LEVELS = 1
 """By how much tiles with an exact halo may differ from whole frames: other shapes, other kernels,
 other orders of addition. On one kernel they are the same bits."""
@@ -106,7 +114,7 @@ class Verdict:
     @property
     def refusals(self) -> list[str]:
         """Where the engine misses a gate, each as a phrase; empty if it passes all."""
-        gate = GATES["int8" if self.info.spec.quantized_from else self.info.precision]
+        gate = gate_of(self.info.spec, self.info.precision)
         missed = gate.refusals(self.parity)
         if self.tiled is not None and self.tiled.max_levels > TILED_LEVELS:
             missed.append(

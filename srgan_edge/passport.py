@@ -173,16 +173,25 @@ class Passport:
             ) from None
 
     @property
+    def is_rtx(self) -> bool:
+        """Whether it is an engine of TensorRT-RTX."""
+        return self.module == "tensorrt_rtx"
+
+    @property
     def rebuild_command(self) -> str:
         """What to type to get such an engine again."""
+        return self.command_for(self.profile.option)
+
+    def command_for(self, shape_option: str) -> str:
+        """What to type to get such an engine for another shape, as `--tile 64`."""
         options: dict[str, object] = {
             "--workspace": self.workspace_mib,
             "--optimization-level": self.optimization_level,
         }
-        if self.module == "tensorrt_rtx":
+        if self.is_rtx:
             options["--compute-capability"] = ",".join(self.compute_capabilities)
-        target = "--rtx" if self.module == "tensorrt_rtx" else "--tensorrt"
-        words = [self.source, target, f"--{self.precision}", self.profile.option]
+        target = "--rtx" if self.is_rtx else "--tensorrt"
+        words = [self.source, target, f"--{self.precision}", shape_option]
         words += [f"{name} {value}" for name, value in options.items() if value is not None]
         return f"srgan-edge export {' '.join(words)}"
 

@@ -60,7 +60,7 @@ class TensorRtEngine:
         self._passport, self._cuda = passport, open_cuda()
         with self._cuda.current():
             self._engine = _deserialized(plan, passport, path)
-            self._compiled = CompiledKernels(self._engine, passport) if is_rtx(passport) else None
+            self._compiled = CompiledKernels(self._engine, passport) if passport.is_rtx else None
             self._slots = self._as_many_as_fit(slots)
         self._idle = list(self._slots)
         self._freed = threading.Condition()
@@ -78,8 +78,8 @@ class TensorRtEngine:
 
         Raises:
             UsageError: a size that the engine was not made for.
-        OutOfMemory: a shape for which the GPU has too little.
-        EngineLost: the GPU failed.
+            OutOfMemory: a shape for which the GPU has too little.
+            EngineLost: the GPU failed.
         """
         shape = self._shape_for(batch)
         with self._freed:
@@ -121,7 +121,7 @@ class TensorRtEngine:
                 if not slots:
                     raise ResourcesExhausted(
                         "the GPU has too little memory for this engine; build one for smaller "
-                        f"tiles: {self._passport.rebuild_command.replace('--shape', '--tile 64 #')}"
+                        f"tiles: {self._passport.command_for('--tile 64')}"
                     ) from None
                 break
             slots.append(slot)
@@ -158,7 +158,7 @@ class _Slot:
 
     def __init__(self, cuda: Cuda, context: Any, passport: Passport) -> None:  # noqa: ANN401
         self._cuda, self._context = cuda, context
-        self._scale, self._is_rtx = passport.spec.scale, is_rtx(passport)
+        self._scale, self._is_rtx = passport.spec.scale, passport.is_rtx
         self._stream, self._done = cuda.stream(), cuda.event()
         self._shape: Shape | None = None
         self._buffers: list[Any] = []
@@ -257,10 +257,6 @@ class CompiledKernels:
         """Write what there is now; without it the next start takes longer, and that is all."""
         with suppress(OutputFailed), replace_when_whole(self._path) as temporary:
             temporary.write_bytes(bytes(self._kernels.serialize()))
-
-
-def is_rtx(passport: Passport) -> bool:
-    return passport.module == "tensorrt_rtx"
 
 
 def _deserialized(plan: bytes, passport: Passport, path: Path) -> Any:  # noqa: ANN401
