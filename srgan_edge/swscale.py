@@ -1,7 +1,7 @@
 """Frames converted by libswscale: pixel format, size, matrix, range and chroma siting.
 
 What the colours of a stream are is found out in `color`; which conversion a film needs is decided
-in `video_reader` and `video_writer`.
+in `video_reader` and `video_encoder`.
 """
 
 from fractions import Fraction

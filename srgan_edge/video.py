@@ -1,6 +1,7 @@
 """What video is made of: the stream, its frames, packets to copy, and how it is compressed.
 
-Values only. Reading a file is left to `video_reader`, writing one to `video_writer`.
+Values only. Reading a file is left to `video_reader`, compressing to `video_encoder`,
+the container of a result to `video_muxer`.
 """
 
 from dataclasses import dataclass, field
@@ -80,9 +81,9 @@ class Encoding:
     codec: str = "libx264"
     """An FFmpeg encoder, for example `libx265` or `libsvtav1`."""
     crf: int | None = None
-    """Constant quality, lower is better; None: that of `video_writer`, or the codec's own."""
+    """Constant quality, lower is better; None: that of `video_encoder`, or the codec's own."""
     preset: str | None = None
-    """The codec's own word for its speed, for example `slow`; None: that of `video_writer`."""
+    """The codec's own word for its speed, for example `slow`; None: that of `video_encoder`."""
     pixel_format: str | None = None
     """For example `yuv444p`; None: 8 bits, with the chroma resolution of the input."""
     options: dict[str, str] = field(default_factory=dict)

@@ -34,7 +34,8 @@ OWNERS = {
     "av": (
         "srgan_edge.video",
         "srgan_edge.video_reader",
-        "srgan_edge.video_writer",
+        "srgan_edge.video_encoder",
+        "srgan_edge.video_muxer",
         "srgan_edge.swscale",
     ),
     "torchvision": (),

@@ -1,0 +1,202 @@
+"""Frames in, compressed packets out: one encoder, told the size, the colours and the options.
+
+What the codec cannot do is refused before the first frame. Which container the packets go to, and
+what else lies in it, is left to the caller.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+
+import av
+import numpy as np
+from av.codec import Codec, codecs_available
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.pixels import Pixels
+from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
+from srgan_edge.video import Encoding, Frame, VideoInfo, find_pixel_format
+
+DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
+"""Visually lossless, about: an upscaled film is a master, not a stream."""
+
+DEFAULT_SPEED = {
+    "libx264": {"preset": "superfast", "weightp": "0", "b_strategy": "0", "sc_threshold": "0"}
+}
+"""Where the network runs on the same cores, a slower encoder is a slower film: `medium` takes half
+of it. Without the look-ahead that the last three switch off, `superfast` takes a quarter less time
+for a file of the same size and PSNR."""
+
+
+class VideoEncoder:
+    """Encodes upscaled frames at the times they have in the input.
+
+    `add_to` starts it, as often as wanted: every start is a new encoder, whose packets depend on
+    nothing that came before. Not thread-safe.
+
+    Raises:
+        UsageError: a codec, option or pixel format that does not exist, or that do not go together.
+    """
+
+    def __init__(self, info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> None:
+        """`size` is (width, height) in pixels; frames of another size are scaled to it."""
+        self.codec = encoding.codec
+        self._info, self._size, self._encoding = info, size, encoding
+        self._pixel_format = _pixel_format(encoding, info, size)
+        self._color = info.color.stored_as(
+            is_rgb=VideoFormat(self._pixel_format).is_rgb, height=info.height
+        )
+        self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
+        self._converter: Converter | None = None
+
+    def add_to(self, container: OutputContainer) -> VideoStream:
+        """Start anew, with a stream of `container` for the packets.
+
+        Raises:
+            UsageError: the codec does not take the options.
+            ValueError: the container cannot hold the codec.
+        """
+        encoding, info = self._encoding, self._info
+        stream = container.add_stream(encoding.codec, rate=info.average_rate or 25)
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.width, context.height = self._size
+        context.pix_fmt = self._pixel_format
+        context.time_base = stream.time_base = info.time_base
+        context.colorspace = self._color.matrix
+        context.color_range = self._color.range_tag
+        context.color_primaries = self._color.primaries
+        context.color_trc = self._color.transfer
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.thread_type = "AUTO"  # PyAV's default makes x264 cut each frame into slices
+        is_mp4 = container.format.name in ("mp4", "mov")
+        if is_mp4 and context.codec.canonical_name == "hevc":
+            context.codec_tag = "hvc1"  # the only spelling that Apple plays
+        stream.set_display_matrix(info.display_matrix)
+        _open_encoder(stream, encoding)
+        self._stream = stream
+        self._durations.clear()
+        return stream
+
+    def encode(self, frame: Frame) -> Iterator["Packet[VideoStream]"]:
+        """The packets that are ready now that `frame` has come: often those of earlier frames."""
+        coded = self._to_coded(frame.pixels)
+        coded.pts = frame.pts
+        coded.time_base = self._info.time_base
+        self._durations[frame.pts] = frame.duration
+        yield from self._packets(coded)
+
+    def finish(self) -> Iterator["Packet[VideoStream]"]:
+        """The packets still inside; the encoder takes no more frames.
+
+        Raises:
+            OutputFailed: fewer packets than frames.
+        """
+        yield from self._packets(None)
+        if self._durations:
+            raise OutputFailed(
+                f"{self.codec} swallowed {len(self._durations)} frames; use -c libx264"
+            )
+
+    @property
+    def holds_frames(self) -> bool:
+        """Whether `finish` has packets to give."""
+        return bool(self._durations)
+
+    def _packets(self, frame: VideoFrame | None) -> Iterator["Packet[VideoStream]"]:
+        try:
+            packets = self._stream.encode(frame)
+        except av.FFmpegError as error:
+            raise OutputFailed(f"{self.codec} failed: {error.strerror}") from error
+        for packet in packets:
+            assert packet.pts is not None
+            packet.duration = self._durations.pop(packet.pts)  # not every encoder keeps it
+            yield packet
+
+    def _to_coded(self, pixels: Pixels) -> VideoFrame:
+        if self._converter is None:
+            height, width, _ = pixels.shape
+            self._converter = Converter(
+                ("rgb24", width, height),
+                (self._pixel_format, *self._size),
+                ENCODE_FLAGS,
+                color_options("out", self._color),
+            )
+        return self._converter(VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), "rgb24"))
+
+
+def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) -> str:
+    name = encoding.pixel_format or _same_chroma(info.pixel_format)
+    pixel_format = find_pixel_format(name)
+    possible = [f.name for f in _video_encoder(encoding.codec).video_formats or []]
+    if possible and name not in possible:
+        raise UsageError(
+            f"{encoding.codec} cannot store {name}; possible: --pix-fmt {' | '.join(possible)}"
+        )
+    steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
+    if any(side % step for side, step in zip(size, steps, strict=True)):
+        raise UsageError(
+            f"{name} cannot store {size[0]}x{size[1]} pixels, an odd size; "
+            "use --pix-fmt yuv444p or another --outscale"
+        )
+    return name
+
+
+def _same_chroma(pixel_format: str) -> str:
+    """The plain 8-bit format with at least the chroma resolution of `pixel_format`."""
+    source = VideoFormat(pixel_format)
+    if len(source.components) < 3 and not source.has_palette:  # grey
+        return "yuv420p"
+    halves = (source.chroma_width(16) < 16, source.chroma_height(16) < 16)
+    return {(True, True): "yuv420p", (True, False): "yuv422p"}.get(halves, "yuv444p")
+
+
+def _video_encoder(name: str) -> Codec:
+    try:
+        codec = Codec(name, "w")
+    except UnknownCodecError:
+        close = [n for n in get_close_matches(name, codecs_available, 9) if _encodes_video(n)]
+        hint = f"did you mean {' or '.join(close[:3])}?" if close else "for example libx264"
+        raise UsageError(f"no video codec is called {name}; {hint}") from None
+    if codec.type != "video":
+        raise UsageError(f"{name} is no video codec; for example libx264")
+    return codec
+
+
+def _encodes_video(name: str) -> bool:
+    with suppress(UnknownCodecError):
+        return Codec(name, "w").type == "video"
+    return False
+
+
+def _open_encoder(stream: VideoStream, encoding: Encoding) -> None:
+    options = dict(encoding.options)
+    crf = encoding.crf
+    if crf is None and not options.keys() & {"crf", "qp", "b"}:
+        crf = DEFAULT_CRF.get(encoding.codec)
+    if crf is not None:
+        options["crf"] = str(crf)
+    if encoding.preset is None:
+        options = DEFAULT_SPEED.get(encoding.codec, {}) | options
+    else:
+        options["preset"] = encoding.preset
+    context = stream.codec_context
+    context.options = dict(options)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        said = " ".join(f"{key}={value}" for key, value in options.items())
+        raise UsageError(
+            f"{encoding.codec} does not take {said} for {context.width}x{context.height} "
+            f"{context.pix_fmt}: {error.strerror}"
+        ) from error
+    if context.options:  # what it did not recognise
+        unknown = ", ".join(context.options)
+        raise UsageError(f"{encoding.codec} has no option {unknown}")

@@ -1,0 +1,276 @@
+"""The container of a result: one video stream, and everything else in the input carried across.
+
+Sound and subtitles go packet by packet; chapters, tags and attachments as they are. What the
+container cannot keep is refused before the first packet. Where the packets of the video come from,
+and when the file gets its name, is left to the caller.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self, cast
+
+import av
+from av.container import OutputContainer
+from av.format import Flags
+from av.packet import Packet
+from av.rational import AVRational
+from av.stream import AttachmentStream, Discard, Stream
+from av.video.stream import VideoStream
+
+from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.video import CopiedPacket
+from srgan_edge.video_encoder import VideoEncoder
+from srgan_edge.video_reader import VideoReader
+
+CONTAINERS: dict[str, str] = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+}
+"""Lower-case suffix of an output -> its format: those that keep exact timestamps."""
+
+# True of the file they were written for, and not of the one that is made from it.
+_OWN_METADATA = {
+    "MAJOR_BRAND",
+    "MINOR_VERSION",
+    "COMPATIBLE_BRANDS",
+    "ENCODER",
+    "DURATION",
+    "BPS",
+    "NUMBER_OF_FRAMES",
+    "NUMBER_OF_BYTES",
+    "_STATISTICS_WRITING_APP",
+    "_STATISTICS_WRITING_DATE_UTC",
+    "_STATISTICS_TAGS",
+}
+
+_MP4_SUBTITLE_GAP = b"\0\0"  # text of no length
+
+
+class VideoMuxer:
+    """Writes packets of the upscaled video, and those of `reader` that are copied, to one file.
+
+    Making it checks the request and touches nothing; `open` writes the header, `close` the end.
+    Leaving its `with` block without having closed it leaves an unfinished file behind.
+
+    Times are those of the input, in the units of the container: Matroska rounds to milliseconds,
+    and moves all streams alike if one (usually sound) starts before zero.
+
+    Raises:
+        UsageError: a suffix that is no container, or a film that starts before the container does.
+    """
+
+    def __init__(self, path: Path, reader: VideoReader) -> None:
+        """`path` is the final one, whose suffix decides; nothing is written there."""
+        self.path = path
+        self.nudged = 0
+        """Copied packets moved forward because their time was not later than the one before."""
+        self._reader = reader
+        self._format = _container_format(path)
+        self._is_mp4 = self._format in ("mp4", "mov")
+        if self._is_mp4 and (reader.info.start_pts or 0) < 0:
+            raise UsageError(
+                f"{reader.path} starts before time zero, which {path.suffix} cuts off; "
+                f"{self._another_container()}"
+            )
+        self.left_out = [_describe(s) for s in reader.container.streams if not self._keeps(s)]
+        """One line for each stream of the input that the output will not have."""
+        self._streams: dict[int, Stream] = {}  # by index in the input
+        self._next_dts: dict[int, int] = {}  # by index in the output
+        self._container: OutputContainer | None = None
+
+    def open(self, file: Path, encoder: VideoEncoder) -> None:
+        """Write the header to `file`; the stream of the video is as `encoder` describes it.
+
+        Raises:
+            UsageError: the container cannot hold the video, a sound or a subtitle codec.
+            OSError: the file cannot be written.
+        """
+        self._streams, self._next_dts = {}, {}
+        self._container = av.open(
+            f"file:{file.absolute()}",
+            "w",
+            format=self._format,
+            container_options=self._container_options(),
+        )
+        self._write_header(self._container, encoder)
+
+    def mux(self, packet: "Packet[VideoStream]") -> None:
+        """Add one packet of the video, in the order of decoding."""
+        assert self._container is not None
+        packet.stream = self._video
+        with self._output_errors():
+            self._container.mux_one(packet)
+
+    def copy(self, copied: CopiedPacket) -> None:
+        """Add one packet of sound or subtitles. It belongs to the file afterwards."""
+        packet = copied.packet
+        stream = self._streams[packet.stream_index]
+        if self._is_mp4 and bytes(packet) == _MP4_SUBTITLE_GAP:
+            return  # the container writes its own
+        assert self._container is not None
+        assert stream.time_base is not None
+        packet.stream = stream
+        packet.rescale_ts(AVRational(stream.time_base))
+        self._make_dts_rise(packet)
+        with self._output_errors():
+            self._container.mux_one(packet)
+
+    def close(self) -> None:
+        """Write what is left and the index; a full disk may show only here."""
+        assert self._container is not None
+        container, self._container = self._container, None
+        with self._output_errors():
+            container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._container is not None:
+            with suppress(av.FFmpegError):
+                self._container.close()
+
+    @contextmanager
+    def _output_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            if isinstance(error, OSError):  # whoever opened the file knows what to advise
+                raise
+            raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _make_dts_rise(self, packet: "Packet[Stream]") -> None:
+        least = self._next_dts.get(packet.stream_index)
+        if packet.dts is None:
+            packet.dts = least or 0 if packet.pts is None else packet.pts
+        if least is not None and packet.dts < least:
+            packet.dts = least
+            self.nudged += 1
+        if packet.pts is None or packet.pts < packet.dts:
+            packet.pts = packet.dts
+        assert self._container is not None
+        may_repeat = packet.stream.type == "subtitle" or bool(
+            self._container.format.flags & cast(int, Flags.ts_nonstrict.value)
+        )
+        self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
+
+    def _container_options(self) -> dict[str, str]:
+        options = {"fflags": "+bitexact"}  # the same input gives the same bytes
+        if self._is_mp4:
+            options["movflags"] = "+faststart"
+            options["movie_timescale"] = str(self._movie_timescale())
+        return options
+
+    def _movie_timescale(self) -> int:
+        """The unit in which MP4 states where each stream starts: 1/1000 s if nothing is said.
+
+        That would move a film that starts at frame 1 of 30000/1001 a second. A unit of the video's
+        and the sounds' own is exact, as long as the times in it fit 32 bits.
+        """
+        streams = [self._reader.video, *self._reader.copied]
+        video, *_ = bases = [stream.time_base.denominator for stream in streams if stream.time_base]
+        seconds = self._reader.info.duration_seconds or 86400.0
+        units = (math.lcm(*bases), video)
+        return next((unit for unit in units if unit * max(seconds, 2) < 2**32), 1000)
+
+    def _write_header(self, output: OutputContainer, encoder: VideoEncoder) -> None:
+        source = self._reader.container
+        for stream in source.streams:
+            self._add_stream(output, stream, encoder)
+        output.metadata.update(_still_true(source.metadata))
+        output.set_chapters(source.chapters())
+        try:
+            output.start_encoding()
+        except OSError:
+            raise
+        except av.FFmpegError as error:
+            raise UsageError(
+                f"{self.path.name} cannot hold these streams together ({error.strerror}); "
+                f"{self._another_container()}"
+            ) from error
+        for index, picture in self._reader.cover_art.items():
+            if index in self._streams:
+                picture.stream = self._streams[index]
+                output.mux_one(picture)
+
+    def _keeps(self, stream: Stream) -> bool:
+        is_chapters = stream.discard == Discard.all  # as MP4 stores them; the muxer makes its own
+        is_video = stream is self._reader.video
+        return is_chapters or is_video or self._is_copied(stream) or self._is_attached(stream)
+
+    def _is_copied(self, stream: Stream) -> bool:
+        return stream in self._reader.copied or (
+            self._is_mp4 and stream.index in self._reader.cover_art
+        )
+
+    def _is_attached(self, stream: Stream) -> bool:
+        """Matroska has cover art, and fonts for subtitles, as files of their own."""
+        return self._format == "matroska" and (
+            isinstance(stream, AttachmentStream) or stream.index in self._reader.cover_art
+        )
+
+    def _add_stream(self, output: OutputContainer, stream: Stream, encoder: VideoEncoder) -> None:
+        """Streams are added in the order of the input, so that their numbers stay."""
+        if self._is_attached(stream):
+            self._attach(output, stream)
+            return
+        if stream is self._reader.video:
+            added: Stream = self._add_video(output, encoder)
+        elif self._is_copied(stream):
+            added = self._streams[stream.index] = self._add_copy(output, stream)
+        else:
+            return
+        added.disposition = stream.disposition
+        added.metadata.update(_still_true(stream.metadata))
+
+    def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
+        try:
+            self._video = encoder.add_to(output)
+        except ValueError:
+            raise UsageError(
+                f"{self.path.name} cannot hold {encoder.codec}; {self._another_container()}"
+            ) from None
+        return self._video
+
+    def _attach(self, output: OutputContainer, stream: Stream) -> None:
+        cover = self._reader.cover_art.get(stream.index)
+        content = bytes(cover) if cover else cast(AttachmentStream, stream).data
+        name = stream.metadata.get("filename", f"attachment-{stream.index}")
+        kind = stream.metadata.get("mimetype") or f"image/{stream.codec_context.name}"
+        output.add_attachment(name, kind, content)
+
+    def _add_copy(self, output: OutputContainer, stream: Stream) -> Stream:
+        try:
+            return output.add_stream_from_template(stream, opaque=True)
+        except ValueError:
+            raise UsageError(
+                f"{self.path.name} cannot hold {_describe(stream)}; {self._another_container()}"
+            ) from None
+
+    def _another_container(self) -> str:
+        suffix = self._reader.path.suffix if self._format == "matroska" else ".mkv"
+        return f"use -o {self.path.with_suffix(suffix).name}"
+
+
+def _describe(stream: Stream) -> str:
+    context = stream.codec_context
+    name = context.name if context else getattr(stream, "name", None) or "unknown codec"
+    return f"{stream.type} stream {stream.index} ({name})"
+
+
+def _still_true(metadata: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.upper() not in _OWN_METADATA}
+
+
+def _container_format(path: Path) -> str:
+    try:
+        return CONTAINERS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"cannot write {path.name}: possible suffixes are {' '.join(CONTAINERS)}"
+        ) from None
