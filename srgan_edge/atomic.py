@@ -47,13 +47,13 @@ def replace_when_whole(path: Path, option: str = "-o") -> Iterator[Path]:
         _refuse_special(path)
         partial.touch(exist_ok=False)  # fails now rather than after an hour of upscaling
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
         # The file is whole either way, and some network file systems cannot sync a folder.
         with suppress(OSError):
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
-        raise _failed(path, error, option) from error
+        raise output_failed(path, error, option) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -85,20 +85,30 @@ def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         partial.rename(path)
         with suppress(OSError):
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
-        raise _failed(path, error, option) from error
+        raise output_failed(path, error, option) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _failed(path: Path, error: OSError, option: str) -> OutputFailed:
+def output_failed(path: Path, error: OSError, option: str = "-o") -> OutputFailed:
+    """What to tell who wanted `path` written; `option` is with which another place is named."""
     reason = error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0, _ELSEWHERE).format(option=option)
     return OutputFailed(f"cannot write {path}: {reason}; {advice}")
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_special(path: Path) -> None:
@@ -107,11 +117,3 @@ def _refuse_special(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -110,6 +110,10 @@ def upscale(
     suffix: Annotated[str, typer.Option(help="Added to names where -o gives none.")] = "_x4",
     ext: Annotated[str | None, typer.Option(help="Other file type, as png or mkv.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results.")] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", "--no-resume", help="Begin a film anew, not where it stopped."),
+    ] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep results there are.")
     ] = False,
@@ -120,8 +124,9 @@ def upscale(
 ) -> None:
     """Upscale images and videos: files, folders and globs, any mixture."""
     from srgan_edge.jobs import Naming, plan_jobs
+    from srgan_edge.options import Options
     from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.run import Options, run_jobs
+    from srgan_edge.run import run_jobs
     from srgan_edge.upscaler import Tiling
     from srgan_edge.video import Encoding
 
@@ -143,6 +148,7 @@ def upscale(
         outscale=outscale,
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
+        restart=restart,
     )
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     with chosen as reporter:

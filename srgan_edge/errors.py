@@ -64,6 +64,7 @@ class Interrupted(BaseException):
 
     def __init__(self, signum: int, left: str = "nothing half done was kept") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; {left}")
+        self.signum = signum
         self.exit_code = 128 + signum
 
 

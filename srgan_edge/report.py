@@ -57,8 +57,8 @@ class Reporter(Protocol):
         """A line worth knowing: which engine was taken, what was left out."""
         ...
 
-    def started(self, job: Job, frames: int | None) -> None:
-        """`frames` is the number to expect; None if the file does not say."""
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        """`frames` is the number to expect, None if the file does not say; `done` are done."""
         ...
 
     def frame_done(self) -> None: ...
@@ -97,8 +97,9 @@ class TerminalReporter:
         if not self._quiet:
             self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
 
-    def started(self, job: Job, frames: int | None) -> None:
-        self._task = self._progress.add_task(escape(job.source.name), total=frames)
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        name = escape(job.source.name)
+        self._task = self._progress.add_task(name, total=frames, completed=done)
         self._progress.start()
 
     def frame_done(self) -> None:
@@ -142,9 +143,9 @@ class JsonReporter:
     def note(self, text: str) -> None:
         _emit("note", text=text)
 
-    def started(self, job: Job, frames: int | None) -> None:
-        self._frames, self._last = 0, time.monotonic()
-        _emit("started", source=str(job.source), target=str(job.target), frames=frames)
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        self._frames, self._last = done, time.monotonic()
+        _emit("started", source=str(job.source), target=str(job.target), frames=frames, done=done)
 
     def frame_done(self) -> None:
         self._frames += 1

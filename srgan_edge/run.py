@@ -1,15 +1,15 @@
 """Doing the jobs of one `upscale` command: one engine, many files, none stops the others."""
 
+import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-from srgan_edge.color import MATRICES
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.film import upscale_film
 from srgan_edge.image import (
     read_picture,
     refuse_unwritable,
@@ -19,29 +19,10 @@ from srgan_edge.image import (
 )
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.pipeline import upscale_video
 from srgan_edge.report import Outcome, Reporter
-from srgan_edge.upscaler import Tiling, Upscaler
-from srgan_edge.video import Encoding, VideoInfo
-from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything `upscale` can be told besides which files."""
-
-    model: str
-    encoding: Encoding
-    tiling: Tiling
-    engine: str = "auto"
-    device: str = "auto"
-    fp32: bool = False
-    outscale: float | None = None
-    """Final scale; None: the model's."""
-    existing: Literal["refuse", "replace", "keep"] = "refuse"
-    """What to do where a result already exists."""
+from srgan_edge.upscaler import Upscaler
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
@@ -71,9 +52,10 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         reporter.note(
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
         )
+        made_by = _made_by(choice, upscaler, options)
         outcomes = []
         for job in jobs:
-            outcome = _outcome_of(job, upscaler, options, reporter)
+            outcome = _outcome_of(job, upscaler, options, made_by, reporter)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
@@ -93,7 +75,28 @@ def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
         return None
 
 
-def _outcome_of(job: Job, upscaler: Upscaler, options: Options, reporter: Reporter) -> Outcome:
+def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
+    """What decides the pixels of a result besides its input."""
+    info = upscaler.info
+    with choice.path.open("rb") as file:
+        model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": {"name": info.spec.name, "sha256": model_sha256},
+        "engine": [info.name, info.device, info.arithmetic],
+        "tile": options.tiling.tile,
+        "overlap_px": upscaler.halo_px,
+        "batch": options.tiling.batch,
+        "slots": upscaler.slots,
+    }
+
+
+def _outcome_of(
+    job: Job,
+    upscaler: Upscaler,
+    options: Options,
+    made_by: Mapping[str, Any],
+    reporter: Reporter,
+) -> Outcome:
     """Do one job; its error, if it is one of ours, is its outcome."""
     started = time.monotonic()
     try:
@@ -104,8 +107,11 @@ def _outcome_of(job: Job, upscaler: Upscaler, options: Options, reporter: Report
                 f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
             )
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        work = _upscale_image if job.kind == "image" else _upscale_video
-        frames, size = work(job, upscaler, options, reporter)
+        if job.kind == "image":
+            frames, size = 1, _upscale_image(job, upscaler, options, reporter)
+        else:
+            film = upscale_film(job, upscaler, options, made_by, reporter)
+            frames, size = film.frames, film.size
     except OSError as error:
         failed = OutputFailed(f"cannot write {job.target}: {error.strerror or error}")
         return Outcome(job, error=failed)
@@ -116,12 +122,12 @@ def _outcome_of(job: Job, upscaler: Upscaler, options: Options, reporter: Report
 
 def _upscale_image(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
-) -> tuple[int, tuple[int, int]]:
+) -> tuple[int, int]:
     picture = read_picture(job.source)
     for lost in picture.left_out:
         reporter.note(f"{job.source.name}: left out: {lost}")
     height, width = picture.pixels.shape[:2]
-    size = _final_size(width, height, upscaler.scale, options.outscale)
+    size = options.final_size(width, height, upscaler.scale)
     refuse_unwritable(job.target, picture, *size)
     reporter.started(job, 1)
     picture = upscale_picture(picture, upscaler.upscale, upscaler.scale)
@@ -129,51 +135,4 @@ def _upscale_image(
         picture = resize_picture(picture, *size)
     write_picture(job.target, picture)
     reporter.frame_done()
-    return 1, size
-
-
-def _upscale_video(
-    job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
-) -> tuple[int, tuple[int, int]]:
-    with VideoReader(job.source, allow_8bit=options.encoding.accepts_8bit) as reader:
-        info = reader.info
-        size = _final_size(info.width, info.height, upscaler.scale, options.outscale)
-        writer = VideoWriter(job.target, reader, size, options.encoding)
-        for remark in _remarks_before(info, writer):
-            reporter.note(f"{job.source.name}: {remark}")
-        reporter.started(job, info.frames_expected)
-        try:
-            with writer:
-                frames = upscale_video(
-                    reader, upscaler.upscale, writer, reporter.frame_done, upscaler.slots
-                )
-        except InputDamaged as error:
-            kept = f"; what came before is in {writer.saved_as}" if writer.saved_as else ""
-            raise InputDamaged(f"{error}{kept}") from error
-        for remark in _remarks_after(reader, writer):
-            reporter.note(f"{job.source.name}: {remark}")
-    return frames, size
-
-
-def _remarks_before(info: VideoInfo, writer: VideoWriter) -> Iterator[str]:
-    """What is not as in the source, or not certain, before the first frame."""
-    yield from (f"left out: {lost}" for lost in writer.left_out)
-    if info.interlaced:
-        yield "interlaced; its fields are upscaled together, as one picture"
-    if info.color.assumed:
-        matrix, *_ = MATRICES[info.color.matrix]
-        span = "full" if info.color.full_range else "limited"
-        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
-
-
-def _remarks_after(reader: VideoReader, writer: VideoWriter) -> Iterator[str]:
-    """What had to be done to the times."""
-    if reader.untimed:
-        yield f"{reader.untimed} frames had no time and were spaced by their period"
-    if moved := reader.nudged + writer.nudged:
-        yield f"{moved} frames or packets shared a time with the one before and moved by one tick"
-
-
-def _final_size(width: int, height: int, scale: int, outscale: float | None) -> tuple[int, int]:
-    factor = scale if outscale is None else outscale
-    return max(1, round(width * factor)), max(1, round(height * factor))
+    return size

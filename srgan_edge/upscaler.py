@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from srgan_edge.engines.base import Engine
+from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
@@ -70,6 +70,11 @@ class Upscaler:
             self._refuse_other_tiles(engine.info.fixed_shape)
         else:
             self._planned(1, 1, self._load, None)  # refuses impossible options now
+
+    @property
+    def info(self) -> EngineInfo:
+        """Of the engine that is used now."""
+        return self._engine.info
 
     @property
     def slots(self) -> int:

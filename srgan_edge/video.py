@@ -6,17 +6,21 @@ the container of a result to `video_muxer`.
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple, TypeAlias
 
 import av
 from av.packet import Packet
 from av.stream import Stream
 from av.video.format import VideoFormat
+from av.video.stream import VideoStream
 
 from srgan_edge.color import ColorDescription
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
 
 av.logging.set_level(None)  # its callback takes the GIL from FFmpeg's threads, and can deadlock
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,16 @@ class Frame:
     """For how many ticks it is shown; what the last frame of a stream is known by."""
 
 
+class FrameTime(NamedTuple):
+    """When a picture of the film is shown, in ticks of `VideoInfo.time_base`."""
+
+    pts: int
+    duration: int
+
+
 @dataclass(frozen=True)
 class CopiedPacket:
-    """One packet of sound or subtitles, to be handed to `VideoWriter.copy` as it is."""
+    """One packet of sound or subtitles, to be handed to `VideoMuxer.copy` as it is."""
 
     packet: "Packet[Stream]"
 
@@ -98,6 +109,12 @@ class Encoding:
         return all(component.bits <= 8 for component in components)
 
 
+def decoding_seconds(packet: "VideoPacket | Packet[Stream]") -> Fraction | None:
+    """When a decoder takes a packet, or else when it is shown; None: it has no time."""
+    time = packet.pts if packet.dts is None else packet.dts
+    return None if time is None or packet.time_base is None else time * packet.time_base
+
+
 def find_pixel_format(name: str) -> VideoFormat:
     """The pixel format that FFmpeg knows by this name.
 
@@ -108,3 +125,9 @@ def find_pixel_format(name: str) -> VideoFormat:
         return VideoFormat(name, 16, 16)
     except ValueError:
         raise UsageError(f"no pixel format is called {name}; for example yuv420p") from None
+
+
+def library_versions() -> dict[str, str]:
+    """PyAV and the parts of FFmpeg in it, each with its version."""
+    parts = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+    return {"PyAV": av.__version__, **parts}

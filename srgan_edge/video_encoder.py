@@ -13,7 +13,6 @@ import numpy as np
 from av.codec import Codec, codecs_available
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
-from av.packet import Packet
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -21,7 +20,7 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
-from srgan_edge.video import Encoding, Frame, VideoInfo, find_pixel_format
+from srgan_edge.video import Encoding, Frame, VideoInfo, VideoPacket, find_pixel_format
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
 """Visually lossless, about: an upscaled film is a master, not a stream."""
@@ -85,7 +84,7 @@ class VideoEncoder:
         self._durations.clear()
         return stream
 
-    def encode(self, frame: Frame) -> Iterator["Packet[VideoStream]"]:
+    def encode(self, frame: Frame) -> Iterator[VideoPacket]:
         """The packets that are ready now that `frame` has come: often those of earlier frames."""
         coded = self._to_coded(frame.pixels)
         coded.pts = frame.pts
@@ -93,7 +92,7 @@ class VideoEncoder:
         self._durations[frame.pts] = frame.duration
         yield from self._packets(coded)
 
-    def finish(self) -> Iterator["Packet[VideoStream]"]:
+    def finish(self) -> Iterator[VideoPacket]:
         """The packets still inside; the encoder takes no more frames.
 
         Raises:
@@ -110,7 +109,7 @@ class VideoEncoder:
         """Whether `finish` has packets to give."""
         return bool(self._durations)
 
-    def _packets(self, frame: VideoFrame | None) -> Iterator["Packet[VideoStream]"]:
+    def _packets(self, frame: VideoFrame | None) -> Iterator[VideoPacket]:
         try:
             packets = self._stream.encode(frame)
         except av.FFmpegError as error:

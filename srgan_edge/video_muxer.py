@@ -20,7 +20,7 @@ from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.video import CopiedPacket
+from srgan_edge.video import CopiedPacket, VideoPacket
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 
@@ -99,11 +99,11 @@ class VideoMuxer:
         )
         self._write_header(self._container, encoder)
 
-    def mux(self, packet: "Packet[VideoStream]") -> None:
+    def mux(self, packet: VideoPacket) -> None:
         """Add one packet of the video, in the order of decoding."""
         assert self._container is not None
         packet.stream = self._video
-        with self._output_errors():
+        with output_errors(self.path):
             self._container.mux_one(packet)
 
     def copy(self, copied: CopiedPacket) -> None:
@@ -117,14 +117,14 @@ class VideoMuxer:
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base))
         self._make_dts_rise(packet)
-        with self._output_errors():
+        with output_errors(self.path):
             self._container.mux_one(packet)
 
     def close(self) -> None:
         """Write what is left and the index; a full disk may show only here."""
         assert self._container is not None
         container, self._container = self._container, None
-        with self._output_errors():
+        with output_errors(self.path):
             container.close()
 
     def __enter__(self) -> Self:
@@ -134,15 +134,6 @@ class VideoMuxer:
         if self._container is not None:
             with suppress(av.FFmpegError):
                 self._container.close()
-
-    @contextmanager
-    def _output_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except av.FFmpegError as error:
-            if isinstance(error, OSError):  # whoever opened the file knows what to advise
-                raise
-            raise OutputFailed(f"cannot write {self.path}: {error.strerror}") from error
 
     def _make_dts_rise(self, packet: "Packet[Stream]") -> None:
         least = self._next_dts.get(packet.stream_index)
@@ -255,6 +246,21 @@ class VideoMuxer:
     def _another_container(self) -> str:
         suffix = self._reader.path.suffix if self._format == "matroska" else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """FFmpeg's errors while `path` is written, as ours; those of the disk as `OSError`.
+
+    Raises:
+        OutputFailed: in place of any other error of FFmpeg.
+    """
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # whoever opened the file knows what to advise
+            raise
+        raise OutputFailed(f"cannot write {path}: {error.strerror}") from error
 
 
 def _describe(stream: Stream) -> str:

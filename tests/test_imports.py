@@ -36,6 +36,7 @@ OWNERS = {
         "srgan_edge.video_reader",
         "srgan_edge.video_encoder",
         "srgan_edge.video_muxer",
+        "srgan_edge.segments",
         "srgan_edge.swscale",
     ),
     "torchvision": (),

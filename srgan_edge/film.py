@@ -1,0 +1,196 @@
+"""One film, upscaled so that nothing finished is lost and nothing unfinished is shown.
+
+Frames are encoded into segments, which outlive any death of the process. When all are there they
+are joined with the sound and subtitles of the input, the result is compared with the input, and
+only then gets its name.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srgan_edge import __version__
+from srgan_edge.atomic import output_failed, replace_when_whole
+from srgan_edge.color import MATRICES
+from srgan_edge.errors import InputDamaged, Interrupted
+from srgan_edge.film_join import Joined, join, rehearse
+from srgan_edge.jobs import Job
+from srgan_edge.options import Options
+from srgan_edge.pipeline import Item, upscale_video
+from srgan_edge.report import Reporter
+from srgan_edge.segments import SEGMENT_FRAMES, SegmentWriter
+from srgan_edge.upscaler import Upscaler
+from srgan_edge.video import FrameTime, VideoInfo, library_versions
+from srgan_edge.video_encoder import VideoEncoder
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.work_folder import WorkFolder, open_work_folder
+
+_IDENTITY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FilmResult:
+    """What became of a film."""
+
+    frames: int
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    frames_resumed: int
+    """Upscaled by an earlier run."""
+
+
+def upscale_film(
+    job: Job,
+    upscaler: Upscaler,
+    options: Options,
+    made_by: Mapping[str, Any],
+    reporter: Reporter,
+) -> FilmResult:
+    """Do all of a film that is not done yet; the result is at its place when this returns.
+
+    Args:
+        made_by: what decides the pixels besides the input, as JSON values. An earlier run that was
+            made by something else is refused.
+
+    Raises:
+        InputRefused: the input is no film, or has what would be lost.
+        InputDamaged: the input ends early or is broken; what came before is saved and named.
+        OutputFailed: the disk failed, or the result is not as the input; finished segments stay.
+        UsageError: encoder or container take less than is asked of them; an earlier run was of
+            another job.
+        Interrupted: a signal came; finished segments stay.
+    """
+    with VideoReader(job.source, allow_8bit=options.encoding.accepts_8bit) as reader:
+        info = reader.info
+        size = options.final_size(info.width, info.height, upscaler.scale)
+        encoder = VideoEncoder(info, size, options.encoding)
+        identity = _identity(job.source, size, options, made_by)
+        with _resumable(job.target, identity, restart=options.restart) as work:
+            scratch = work.path / f"rehearsal{job.target.suffix}"
+            left_out = rehearse(job.source, job.target, scratch, size, options.encoding)
+            scratch.unlink()
+            for remark in _remarks_before(info, left_out, work):
+                reporter.note(f"{job.source.name}: {remark}")
+            resumed = work.frames
+            reporter.started(job, info.frames_expected, resumed)
+            writer = SegmentWriter(work, encoder)
+            try:
+                upscale_video(
+                    _items_after(reader, resumed),
+                    upscaler.upscale,
+                    writer,
+                    reporter.frame_done,
+                    upscaler.slots,
+                )
+                writer.finish()
+            except InputDamaged as error:
+                writer.finish()
+                raise InputDamaged(f"{error}{_saved(job, work, size, options)}") from error
+            except BaseException:
+                writer.abandon()
+                raise
+            joined = _publish(job.source, work, job.target, size, options)
+            for remark in _remarks_after(reader, joined):
+                reporter.note(f"{job.source.name}: {remark}")
+            work.discard()
+    return FilmResult(joined.frames, size, resumed)
+
+
+@contextmanager
+def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> Iterator[WorkFolder]:
+    """The work folder, with errors and signals that say what is in it."""
+    try:
+        with open_work_folder(target, identity, restart=restart) as work:
+            try:
+                yield work
+            except Interrupted as stopped:
+                if not work.segments:
+                    raise
+                raise Interrupted(
+                    stopped.signum,
+                    f"{work.frames} frames are kept in {work.path}; "
+                    "the same command goes on from there",
+                ) from None
+    except OSError as error:
+        raise output_failed(target, error) from error
+
+
+def _identity(
+    source: Path, size: tuple[int, int], options: Options, made_by: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that decides the bytes of the segments, by names that a user knows."""
+    status = source.stat()
+    return {
+        "input": {
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "ends_sha256": _ends_sha256(source, status.st_size),
+        },
+        "size": list(size),
+        "encoding": asdict(options.encoding),
+        "encoder_threads": len(os.sched_getaffinity(0)),
+        "segment_frames": SEGMENT_FRAMES,
+        "versions": {"srgan-edge": __version__, **library_versions()},
+        **made_by,
+    }
+
+
+def _ends_sha256(path: Path, size_bytes: int) -> str:
+    """Of the first and the last megabyte: a film of many gigabytes is not read twice for it."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_IDENTITY_BYTES))
+        file.seek(max(0, size_bytes - _IDENTITY_BYTES))
+        digest.update(file.read(_IDENTITY_BYTES))
+    return digest.hexdigest()
+
+
+def _items_after(reader: VideoReader, frames: int) -> Iterator[Item]:
+    """What comes after the first `frames` frames, which are decoded and no more."""
+    scanned = reader.scan()
+    while frames:
+        frames -= isinstance(next(scanned), FrameTime)
+    yield from reader
+
+
+def _publish(
+    source: Path, work: WorkFolder, target: Path, size: tuple[int, int], options: Options
+) -> Joined:
+    with replace_when_whole(target) as file:
+        return join(source, work, target, file, size, options.encoding)
+
+
+def _saved(job: Job, work: WorkFolder, size: tuple[int, int], options: Options) -> str:
+    """Publish what came before the damage, if anything did."""
+    if not work.segments:
+        return ""
+    partial = job.target.with_name(f"{job.target.stem}.partial{job.target.suffix}")
+    _publish(job.source, work, partial, size, options)
+    work.discard()
+    return f"; what came before is in {partial}"
+
+
+def _remarks_before(info: VideoInfo, left_out: list[str], work: WorkFolder) -> Iterator[str]:
+    """What is not as in the source, or not certain, before the first frame."""
+    if work.damaged:
+        yield f"{work.damaged}; going on before it"
+    if work.frames:
+        yield f"going on after {work.frames} frames that are in {work.path}"
+    yield from (f"left out: {lost}" for lost in left_out)
+    if info.interlaced:
+        yield "interlaced; its fields are upscaled together, as one picture"
+    if info.color.assumed:
+        matrix, *_ = MATRICES[info.color.matrix]
+        span = "full" if info.color.full_range else "limited"
+        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
+
+
+def _remarks_after(reader: VideoReader, joined: Joined) -> Iterator[str]:
+    """What had to be done to the times."""
+    if reader.untimed:
+        yield f"{reader.untimed} frames had no time and were spaced by their period"
+    if moved := reader.nudged + joined.nudged:
+        yield f"{moved} frames or packets shared a time with the one before and moved by one tick"

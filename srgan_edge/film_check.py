@@ -1,0 +1,207 @@
+"""Whether a film is another one upscaled: every frame at its time, everything else as it was.
+
+What has to agree is read from each file into a `FilmRecord`, and the two are compared. Pixels are
+not: they are the network's business. Nothing is written here.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from srgan_edge.video import CopiedPacket, FrameTime, VideoInfo
+from srgan_edge.video_reader import VideoReader
+
+_ADTS_SYNC = 0xFFF0  # the twelve bits that a frame of AAC begins with in a transport stream
+
+
+@dataclass
+class Timeline:
+    """When frames or packets are shown or heard; 16 bytes each, so that a long film fits."""
+
+    time_base: Fraction
+    """Seconds in one tick."""
+    pts: "array[int]" = field(default_factory=lambda: array("q"))
+    durations: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def add(self, pts: int, duration: int) -> None:
+        """What comes next, in ticks."""
+        self.pts.append(pts)
+        self.durations.append(duration)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    def starts_seconds(self) -> npt.NDArray[np.float64]:
+        """float64 [N]: exact to a nanosecond within a day."""
+        return np.asarray(self.pts, np.float64) * float(self.time_base)
+
+    def durations_seconds(self) -> npt.NDArray[np.float64]:
+        """float64 [N]"""
+        return np.asarray(self.durations, np.float64) * float(self.time_base)
+
+
+@dataclass
+class PacketRecord:
+    """The packets of one stream of sound or subtitles."""
+
+    name: str
+    """`audio aac`"""
+    timeline: Timeline
+    digests: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Eight bytes of BLAKE2b over the content of each packet."""
+    unplaceable: set[int] = field(default_factory=set)
+    """Numbers of packets whose time no container takes: none, or not after the one before."""
+    _last_dts: int | None = None
+
+    def add(self, copied: CopiedPacket) -> None:
+        """Record the next packet, before a muxer takes it."""
+        packet = copied.packet
+        dts = packet.pts if packet.dts is None else packet.dts
+        if packet.pts is None or (self._last_dts is not None and (dts or 0) <= self._last_dts):
+            self.unplaceable.add(len(self.digests))
+        self._last_dts = dts
+        self.timeline.add(packet.pts or 0, packet.duration or 0)
+        content = bytes(packet)
+        if self.name == "audio aac":
+            content = _without_adts_header(content)
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        self.digests.append(int.from_bytes(digest, "little"))
+
+
+@dataclass
+class FilmRecord:
+    """All of a film that does not change when it is upscaled."""
+
+    path: Path
+    info: VideoInfo
+    format: str
+    """FFmpeg's name of the container."""
+    frames: Timeline
+    packets: dict[int, PacketRecord]
+    """By index of the stream, in its order."""
+    chapters: list[dict[str, str]]
+    """What is said of each."""
+
+    @classmethod
+    def begin(cls, reader: VideoReader) -> Self:
+        """What is known before the first frame; frames and packets are yet to be added."""
+        return cls(
+            path=reader.path,
+            info=reader.info,
+            format=reader.container.format.name,
+            frames=Timeline(reader.info.time_base),
+            packets={
+                stream.index: PacketRecord(
+                    f"{stream.type} {stream.codec_context.name}",
+                    Timeline(stream.time_base or Fraction(1, 1000)),
+                )
+                for stream in reader.copied
+            },
+            chapters=[dict(chapter["metadata"]) for chapter in reader.container.chapters()],
+        )
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Decode the whole of a file.
+
+        Raises:
+            InputRefused: it is no film.
+            InputDamaged: it is cut off or broken.
+        """
+        with VideoReader(path, allow_8bit=True) as reader:
+            record = cls.begin(reader)
+            for item in reader.scan():
+                if isinstance(item, FrameTime):
+                    record.frames.add(item.pts, item.duration)
+                else:
+                    record.packets[item.packet.stream_index].add(item)
+        return record
+
+
+def differences(before: FilmRecord, after: FilmRecord) -> list[str]:
+    """What of `before` is not in `after` as it was; empty if all is.
+
+    Times may differ by one unit of the container of `after`. Matroska has no negative times: there,
+    all may be later by as much as the first of them was before zero.
+    """
+    return [
+        *_frame_differences(before, after),
+        *_packet_differences(before, after),
+        *_stream_differences(before, after),
+    ]
+
+
+def _frame_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+    if len(before.frames) != len(after.frames):
+        yield f"{len(after.frames)} frames of {len(before.frames)}"
+        return
+    tick = float(after.frames.time_base)
+    yield from _late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)
+    # MP4 stores decoding times; a frame's own duration is not in it once there are B-frames.
+    if _is_matroska(after):
+        wrong = before.frames.durations_seconds() - after.frames.durations_seconds()
+        for number in np.flatnonzero(np.abs(wrong) > tick + 1e-9)[:1]:
+            yield f"frame {number} is shown {-wrong[number] * 1000:+.1f} ms longer"
+
+
+def _packet_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+    if len(before.packets) != len(after.packets):
+        yield f"{len(after.packets)} streams of sound and subtitles of {len(before.packets)}"
+        return
+    shift = _shift_seconds(before, after)
+    for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=True):
+        if len(ours.digests) != len(theirs.digests):
+            yield f"{ours.name}: {len(theirs.digests)} packets of {len(ours.digests)}"
+        elif ours.digests != theirs.digests:
+            yield f"{ours.name}: the content of packets differs"
+        else:
+            tick = float(theirs.timeline.time_base)
+            skip = ours.unplaceable
+            yield from _late(ours.name, ours.timeline, theirs.timeline, shift, tick, skip)
+
+
+def _stream_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+    for what in ("sample_aspect_ratio", "display_matrix"):
+        ours, theirs = getattr(before.info, what), getattr(after.info, what)
+        if ours != theirs:
+            yield f"{what.replace('_', ' ')}: {theirs} instead of {ours}"
+    if before.chapters != after.chapters:
+        yield f"{len(after.chapters)} chapters of {len(before.chapters)}, or with other titles"
+
+
+def _late(
+    what: str,
+    before: Timeline,
+    after: Timeline,
+    shift_seconds: float,
+    tick_seconds: float,
+    skip: Collection[int] = (),
+) -> Iterator[str]:
+    late = after.starts_seconds() - before.starts_seconds() - shift_seconds
+    late[list(skip)] = 0
+    for number in np.flatnonzero(np.abs(late) > tick_seconds + 1e-9)[:1]:
+        yield f"{what} {number} is {late[number] * 1000:+.1f} ms late"
+
+
+def _shift_seconds(before: FilmRecord, after: FilmRecord) -> float:
+    timelines = [before.frames, *(record.timeline for record in before.packets.values())]
+    first = min(float(min(t.pts) * t.time_base) for t in timelines if len(t))
+    return max(0.0, -first) if _is_matroska(after) else 0.0
+
+
+def _is_matroska(record: FilmRecord) -> bool:
+    return "matroska" in record.format
+
+
+def _without_adts_header(content: bytes) -> bytes:
+    """A transport stream puts seven bytes, or nine with a checksum, before each frame of AAC."""
+    if int.from_bytes(content[:2], "big") & 0xFFF6 != _ADTS_SYNC:
+        return content
+    return content[7 if content[1] & 1 else 9 :]

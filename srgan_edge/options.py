@@ -1,0 +1,30 @@
+"""Everything `upscale` can be told besides which files."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from srgan_edge.upscaler import Tiling
+from srgan_edge.video import Encoding
+
+
+@dataclass(frozen=True)
+class Options:
+    """As asked for on the command line."""
+
+    model: str
+    encoding: Encoding
+    tiling: Tiling
+    engine: str = "auto"
+    device: str = "auto"
+    fp32: bool = False
+    outscale: float | None = None
+    """Final scale; None: the model's."""
+    existing: Literal["refuse", "replace", "keep"] = "refuse"
+    """What to do where a result already exists."""
+    restart: bool = False
+    """Forget what an earlier run has done of a film."""
+
+    def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
+        """Width and height in pixels of the result of a model of that scale."""
+        factor = scale if self.outscale is None else self.outscale
+        return max(1, round(width * factor)), max(1, round(height * factor))

@@ -1,0 +1,234 @@
+"""The work folder of a film: finished segments and a journal of them, which outlive any death.
+
+`NAME.EXT.partial/` lies beside the result. `job.json` says what is being made, `journal.jsonl` has
+a line for every segment that lies on the disk whole, and a lock keeps a second process out. What is
+in a segment is its writer's business.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srgan_edge.atomic import replace_when_whole, sync
+from srgan_edge.errors import OutputFailed, UsageError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some frames of the film, one after the other, that were encoded by themselves."""
+
+    pts: list[int]
+    """Of each frame, in the order in which they are shown, in ticks of the input."""
+    durations: list[int]
+    """Of each frame, in the same ticks."""
+    reorder: int
+    """How many frames a decoder has to hold back so that they come out in order."""
+    bytes: int
+    sha256: str
+
+
+class WorkFolder:
+    """One film on its way, locked; made by `open_work_folder`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._journal = path / "journal.jsonl"
+        self.segments = 0
+        """How many are finished."""
+        self.frames = 0
+        """How many frames are in them."""
+        self.damaged: str | None = None
+        """What is wrong with the first segment that has to be made again; None: nothing is."""
+        self._recover()
+
+    def segment_path(self, index: int) -> Path:
+        """Where a segment lies, or will."""
+        return self.path / f"segment-{index:06}.nut"
+
+    def add(self, pts: list[int], durations: list[int], reorder: int) -> None:
+        """Enter the next segment, whose file is closed, into the journal; both are then on disk.
+
+        Raises:
+            OSError: the disk is full, or failed.
+        """
+        file = self.segment_path(self.segments)
+        sync(file)
+        sync(self.path)  # the name of the file is on disk before the line that speaks of it
+        segment = Segment(pts, durations, reorder, file.stat().st_size, _sha256(file))
+        with self._journal.open("a", encoding="ascii") as journal:
+            journal.write(json.dumps(asdict(segment)) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self.segments += 1
+        self.frames += len(pts)
+
+    def finished(self) -> Iterator[tuple[Path, Segment]]:
+        """The files of the finished segments in order, and what the journal says of each."""
+        with self._journal.open("rb") as journal:
+            for index, line in zip(range(self.segments), journal, strict=False):
+                yield self.segment_path(index), _parsed(line)
+
+    def discard(self) -> None:
+        """Remove all of it: the film is whole, or nothing of it is worth keeping."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def start_afresh(self, job: Mapping[str, Any]) -> None:
+        """Forget what was finished, and begin `job`."""
+        self._cut_journal(0)
+        for segment in self.path.glob("segment-*.nut"):
+            segment.unlink()
+        with replace_when_whole(self.path / "job.json") as file:
+            file.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
+
+    def job(self) -> dict[str, Any] | None:
+        """What is being made here; None: nothing yet."""
+        try:
+            found = json.loads((self.path / "job.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _recover(self) -> None:
+        """Keep the segments up to the first that is not as the journal says."""
+        self._journal.touch(mode=0o600)
+        with self._journal.open("rb") as journal:
+            good_bytes = 0
+            for index, line in enumerate(journal):
+                try:
+                    segment = _parsed(line)
+                    self._compare(self.segment_path(index), segment)
+                except (ValueError, OSError) as error:
+                    if line.endswith(b"\n"):  # else it was being written when the process died
+                        self.damaged = f"segment {index}: {error}"
+                    break
+                good_bytes += len(line)
+                self.segments += 1
+                self.frames += len(segment.pts)
+        os.truncate(self._journal, good_bytes)
+
+    def _compare(self, file: Path, segment: Segment) -> None:
+        if file.stat().st_size != segment.bytes or _sha256(file) != segment.sha256:
+            raise ValueError(f"{file.name} has changed since it was finished")
+
+    def _cut_journal(self, length_bytes: int) -> None:
+        os.truncate(self._journal, length_bytes)
+        self.segments = self.frames = 0
+
+
+@contextmanager
+def open_work_folder(
+    target: Path, job: Mapping[str, Any], *, restart: bool = False
+) -> Iterator[WorkFolder]:
+    """The work folder of the film that will be `target`, made or found, and locked.
+
+    It stays when the body raises, unless no segment was finished; the body discards it when it has
+    no use any more.
+
+    Args:
+        job: everything that decides the bytes of the result, as JSON values.
+        restart: whatever was finished is forgotten.
+
+    Raises:
+        UsageError: the folder is of another job and `restart` was not asked for; nothing in it is
+            changed.
+        OutputFailed: another process is at work on this film, or the folder cannot be made.
+    """
+    path = target.with_name(f"{target.name}.partial")
+    job = json.loads(json.dumps(job))  # as it will be read
+    with _locked(path, target):
+        work = WorkFolder(path)
+        started = work.job()
+        if started is None or restart:
+            work.start_afresh(job)
+        elif started != job:
+            raise UsageError(
+                f"{path} is of another job ({_difference(started, job)}); "
+                "to forget what was done and begin anew, add --restart"
+            )
+        try:
+            yield work
+        finally:
+            if not work.segments:
+                work.discard()
+
+
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system gives back when its owner dies."""
+    lock = path / "lock"
+    while True:
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            _refuse_foreign(path)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            if path.parent.is_dir():  # its owner has just finished, and removed it
+                continue
+            raise
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputFailed(
+                    f"another process is writing {target}; wait for it, or name another -o"
+                ) from None
+            if not _is_at(descriptor, lock):
+                continue
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Where everybody may write, somebody else may have laid a folder or a link there."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise OutputFailed(f"{path} is not a folder of ours; remove it, or name another -o")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return ", ".join(
+        f"{key}: {json.dumps(before.get(key))} then, {json.dumps(now.get(key))} now" for key in keys
+    )
+
+
+def _parsed(line: bytes) -> Segment:
+    """One line of the journal.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        segment = Segment(**json.loads(line))
+        numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
+    except TypeError:
+        numbers = []
+    if not all(type(number) is int for number in numbers) or not numbers:
+        raise ValueError("its line in the journal is damaged")
+    if not segment.pts or len(segment.pts) != len(segment.durations):
+        raise ValueError("its line in the journal is damaged")
+    return segment
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
