@@ -17,6 +17,7 @@ import typer
 
 from srgan_edge import __version__
 from srgan_edge.errors import (
+    InputDamaged,
     Interrupted,
     ModelRefused,
     SrganEdgeError,
@@ -153,6 +154,24 @@ def upscale(
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     with chosen as reporter:
         sys.exit(run_jobs(jobs, options, reporter))
+
+
+@app.command()
+def check(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The film that was upscaled.")],
+    result: Annotated[Path, typer.Argument(metavar="OUT", help="What became of it.")],
+) -> None:
+    """Compare a film with its upscaled self: every frame's time, every packet of sound."""
+    from srgan_edge.film_check import FilmRecord, differences
+
+    before, after = FilmRecord.of(source), FilmRecord.of(result)
+    if found := differences(before, after):
+        raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
+    packets = sum(len(record.digests) for record in before.packets.values())
+    typer.echo(
+        f"{result} is whole: {len(before.frames)} frames at their times, "
+        f"{packets} packets of {len(before.packets)} other streams as they were"
+    )
 
 
 @app.command()

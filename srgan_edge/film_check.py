@@ -168,10 +168,11 @@ def _packet_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
 
 
 def _stream_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
-    for what in ("sample_aspect_ratio", "display_matrix"):
-        ours, theirs = getattr(before.info, what), getattr(after.info, what)
-        if ours != theirs:
-            yield f"{what.replace('_', ' ')}: {theirs} instead of {ours}"
+    aspects = [record.info.sample_aspect_ratio or 1 for record in (before, after)]
+    if aspects[0] != aspects[1]:
+        yield f"pixels of {aspects[1]} instead of {aspects[0]}"
+    if before.info.display_matrix != after.info.display_matrix:
+        yield "turned or mirrored another way"
     if before.chapters != after.chapters:
         yield f"{len(after.chapters)} chapters of {len(before.chapters)}, or with other titles"
 
@@ -191,9 +192,13 @@ def _late(
 
 
 def _shift_seconds(before: FilmRecord, after: FilmRecord) -> float:
+    """How much later all of `after` may be: Matroska moves what starts before zero, not always."""
     timelines = [before.frames, *(record.timeline for record in before.packets.values())]
-    first = min(float(min(t.pts) * t.time_base) for t in timelines if len(t))
-    return max(0.0, -first) if _is_matroska(after) else 0.0
+    earliest = min((t.starts_seconds().min() for t in timelines if len(t)), default=0.0)
+    if not _is_matroska(after) or earliest >= 0 or not len(after.frames):
+        return 0.0
+    found = after.frames.starts_seconds()[0] - before.frames.starts_seconds()[0]
+    return float(min((0.0, -earliest), key=lambda shift: abs(shift - found)))
 
 
 def _is_matroska(record: FilmRecord) -> bool:

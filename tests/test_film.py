@@ -1,0 +1,437 @@
+"""Films that are stopped anywhere: nothing finished is lost, the result is the same to the byte."""
+
+import errno
+import json
+import os
+import stat
+import subprocess
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import clips
+import pytest
+from clips import MS, make, see_frames, see_packets
+
+from srgan_edge import film, film_join, segments
+from srgan_edge.atomic import sync
+from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
+from srgan_edge.jobs import Job
+from srgan_edge.options import Options
+from srgan_edge.upscaler import Tiling
+from srgan_edge.video import CopiedPacket, Encoding
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.video_writer import VideoWriter
+from srgan_edge.work_folder import open_work_folder
+
+OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling())
+B_FRAMES = {"crf": "18", "bf": "3"}
+SEGMENT = 5
+
+
+class Death(BaseException):
+    """Ends the process, as far as the code under test can see."""
+
+
+class Doubler:
+    """Stands for the upscaler: repeats pixels; `dies_at` raises when it is given that frame."""
+
+    scale, slots = 2, 2
+
+    def __init__(self, dies_at=None, error=Death):
+        self.dies_at, self.error, self.seen = dies_at, error, []
+
+    def upscale(self, pixels):
+        self.seen.append(clips.read_barcode(pixels))
+        if self.seen[-1] == self.dies_at:
+            raise self.error
+        return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+
+class Listener:
+    """Stands for the reporter: remembers what was said."""
+
+    def __init__(self):
+        self.notes, self.frames, self.expected = [], 0, None
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def started(self, job, frames, done=0):
+        self.frames, self.expected = done, frames
+
+    def frame_done(self):
+        self.frames += 1
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch):
+    for module in (film, segments):
+        monkeypatch.setattr(module, "SEGMENT_FRAMES", SEGMENT)
+
+
+def upscale(source, target, doubler=None, options=OPTIONS, made_by=None):
+    listener = Listener()
+    done = film.upscale_film(
+        Job(source, target, "video"), doubler or Doubler(), options, made_by or {}, listener
+    )
+    return done, listener
+
+
+def in_one_pass(source, target, encoding=OPTIONS.encoding):
+    """What the segments have to come to: one encoder, and all that is copied as it comes."""
+    with VideoReader(source) as reader:
+        size = (2 * reader.info.width, 2 * reader.info.height)
+        with VideoWriter(target, reader, size, encoding) as writer:
+            for item in reader:
+                if isinstance(item, CopiedPacket):
+                    writer.copy(item)
+                else:
+                    writer.write(replace(item, pixels=Doubler().upscale(item.pixels)))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---------------------------------------------------------------- segments against one pass
+
+FILMS = {
+    "constant rate": {"frames": 17},
+    "one frame": {"frames": 1},
+    "a whole number of segments": {"frames": 2 * SEGMENT},
+    "one frame more": {"frames": 2 * SEGMENT + 1, "options": B_FRAMES},
+    "variable rate": {
+        "time_base": MS,
+        "pts": [0, 33, 66, 100, 400, 433, 1000, 1001, 1500, 1510, 4000, 4001, 4002],
+        "options": B_FRAMES,
+        "last_duration": 70,
+    },
+    "NTSC, late sound": {
+        "time_base": Fraction(1001, 30000),
+        "pts": range(1, 14),
+        "sounds": ["eng", "deu"],
+        "sound_start": Fraction(1, 7),
+    },
+    "everything": {
+        "frames": 23,
+        "sounds": ["eng"],
+        "chapters": True,
+        "display": (90, True),
+        "aspect": Fraction(4, 3),
+        "metadata": {"title": "A film"},
+    },
+}
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("name", FILMS)
+def test_segments_come_to_what_one_pass_does(tmp_path, name, suffix):
+    source = make(tmp_path / f"in{suffix}", **FILMS[name])
+    whole, joined = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}"
+    encoding = Encoding(preset="ultrafast", options={"bf": "3"})
+    in_one_pass(source, whole, encoding)
+    upscale(source, joined, options=replace(OPTIONS, encoding=encoding))
+    # Starts alone: how long a frame lasts is not in an MP4 with B-frames, but for the last one.
+    assert [f[:2] for f in see_frames(joined)] == [f[:2] for f in see_frames(whole)]
+    assert see_frames(joined)[-1].end == see_frames(whole)[-1].end or suffix == ".mp4"
+    assert see_packets(joined, "audio") == see_packets(whole, "audio")
+    with VideoReader(whole) as a, VideoReader(joined) as b:
+        assert [s.type for s in a.container.streams] == [s.type for s in b.container.streams]
+        assert a.container.metadata == b.container.metadata
+        assert a.container.chapters() == b.container.chapters()
+        assert replace(a.info, duration_seconds=0) == replace(b.info, duration_seconds=0)
+    assert names_in(tmp_path) == sorted([source.name, whole.name, joined.name])
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("libx265", ".mp4", {"x265-params": "log-level=none"}),
+        ("libsvtav1", ".mkv", {}),
+        ("libvpx-vp9", ".webm", {"deadline": "realtime", "cpu-used": "8"}),
+        ("mpeg4", ".mp4", {"bf": "2"}),
+        ("ffv1", ".mkv", {}),
+    ],
+)
+def test_segments_of_other_codecs(tmp_path, codec, suffix, options):
+    source = make(tmp_path / "in.mkv", size=(128, 64), frames=13)
+    wanted = replace(OPTIONS, encoding=Encoding(codec, options=options))
+    upscale(source, tmp_path / f"out{suffix}", options=wanted)
+    after = see_frames(tmp_path / f"out{suffix}")
+    assert [f[:2] for f in after] == [f[:2] for f in see_frames(source)]
+
+
+# ---------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("dies_at", [3, SEGMENT + 3, 2 * SEGMENT, 16])
+def test_a_film_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
+    source = make(tmp_path / "in.mkv", frames=17, sounds=["eng"], options=B_FRAMES)
+    whole, target = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
+    upscale(source, whole)
+    with pytest.raises(Death):
+        upscale(source, target, Doubler(dies_at))
+    assert not target.exists()
+    again = Doubler()
+    done, heard = upscale(source, target, again)
+    assert target.read_bytes() == whole.read_bytes()
+    assert done.frames_resumed == min(again.seen)
+    # Frames are upscaled ahead of the encoder, so that one segment more than it may have to go.
+    assert 0 <= dies_at - done.frames_resumed < 2 * SEGMENT
+    assert heard.frames == 17
+    assert any("going on after" in note for note in heard.notes) == bool(done.frames_resumed)
+    assert names_in(tmp_path) == sorted(["in.mkv", whole.name, target.name])
+
+
+def test_a_film_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+    upscale(source, tmp_path / "whole.mkv")
+
+    def die(*arguments):
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(film, "join", die)
+        with pytest.raises(Death):
+            upscale(source, target)
+    again = Doubler()
+    upscale(source, target, again)
+    assert again.seen == []
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+def test_an_interrupted_film_says_what_is_kept(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=17)
+    with pytest.raises(Interrupted) as stopped:
+        upscale(source, tmp_path / "out.mkv", Doubler(14, Interrupted(15)))
+    kept = json.loads((tmp_path / "out.mkv.partial" / "job.json").read_text())
+    assert kept["size"] == [128, 96]
+    assert stopped.value.exit_code == 143
+    assert "frames are kept in" in str(stopped.value)
+    assert "the same command goes on from there" in str(stopped.value)
+
+
+def test_nothing_stays_of_a_film_of_which_nothing_was_finished(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=17)
+    with pytest.raises(Death):
+        upscale(source, tmp_path / "out.mkv", Doubler(0))
+    assert names_in(tmp_path) == ["in.mkv"]
+
+
+def half_done(tmp_path):
+    """A film that died after two segments."""
+    source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
+    with pytest.raises(Death):
+        upscale(source, target, Doubler(16))
+    return source, target, tmp_path / "out.mkv.partial"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"encoding": Encoding(preset="ultrafast", crf=30)}, r"encoding: .*\"crf\": null.*then"),
+        ({"outscale": 3.0}, r"size: \[128, 96\] then, \[192, 144\] now"),
+    ],
+)
+def test_other_options_are_refused_with_the_difference(tmp_path, change, said):
+    source, target, work = half_done(tmp_path)
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    with pytest.raises(UsageError, match=rf"out\.mkv\.partial is of another job \({said}.*--rest"):
+        upscale(source, target, options=replace(OPTIONS, **change))
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == before
+    done, _ = upscale(source, target, options=replace(OPTIONS, **change, restart=True))
+    assert done.frames_resumed == 0
+    assert names_in(tmp_path) == ["in.mkv", "out.mkv"]
+
+
+def test_another_model_is_refused(tmp_path):
+    source, target, _ = half_done(tmp_path)
+    with pytest.raises(UsageError, match=r'model: null then, "other" now'):
+        upscale(source, target, made_by={"model": "other"})
+
+
+def test_a_changed_input_is_refused(tmp_path):
+    source, target, _ = half_done(tmp_path)
+    content = bytearray(source.read_bytes())
+    status = source.stat()
+    content[-1] ^= 1
+    source.write_bytes(content)
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UsageError, match=r"is of another job \(input: .*ends_sha256"):
+        upscale(source, target)
+
+
+def test_a_damaged_segment_is_made_again(tmp_path):
+    source, target, work = half_done(tmp_path)
+    upscale(source, tmp_path / "whole.mkv")
+    second = work / "segment-000001.nut"
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 16
+    second.write_bytes(content)
+    done, heard = upscale(source, target)
+    assert done.frames_resumed == SEGMENT
+    assert any("segment-000001.nut has changed since" in note for note in heard.notes)
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "tail", [b'{"pts": [1', b"\n", b"{}\n", b"[3]\n", b"\xff\xfe\n", b"null\n"]
+)
+def test_a_torn_or_foreign_line_ends_the_journal(tmp_path, tail):
+    source, target, work = half_done(tmp_path)
+    upscale(source, tmp_path / "whole.mkv")
+    with (work / "journal.jsonl").open("ab") as journal:
+        journal.write(tail)
+    done, _ = upscale(source, target)
+    assert done.frames_resumed >= 2 * SEGMENT
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    source, target = make(tmp_path / "in.mkv", frames=3), tmp_path / "out.mkv"
+    with (
+        open_work_folder(target, {}),
+        pytest.raises(OutputFailed, match=r"another process is writing .*out\.mkv"),
+    ):
+        upscale(source, target)
+    upscale(source, target)
+
+
+def test_the_work_folder_is_for_its_owner_alone(tmp_path):
+    *_, work = half_done(tmp_path)
+    assert stat.S_IMODE(work.stat().st_mode) == 0o700
+
+
+def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=3)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out.mkv.partial").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputFailed, match="is not a folder of ours"):
+        upscale(source, tmp_path / "out.mkv")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+# ---------------------------------------------------------------- inputs and disks that fail
+
+
+def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=40, sounds=["eng"])
+    source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
+    with pytest.raises(InputDamaged, match=r"what came before is in .*out\.partial\.mkv"):
+        upscale(source, tmp_path / "out.mkv")
+    assert names_in(tmp_path) == ["in.mkv", "out.partial.mkv"]
+    numbers = [frame.number for frame in see_frames(tmp_path / "out.partial.mkv")]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > SEGMENT
+
+
+def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=12, sounds=["eng"]), tmp_path / "out.mkv"
+    muxed = film_join.VideoMuxer.copy
+    monkeypatch.setattr(
+        film_join.VideoMuxer,
+        "copy",
+        lambda muxer, copied: None if copied.packet.pts == 0 else muxed(muxer, copied),
+    )
+    with pytest.raises(OutputFailed, match=r"not as .*in\.mkv: audio aac: \d+ packets of \d+"):
+        upscale(source, target)
+    assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
+
+
+class FailingDisk:
+    """Counts what reaches the disk by name, and fails the call of a given number."""
+
+    def __init__(self, monkeypatch, fails_at=None):
+        self.calls, self.fails_at = [], fails_at
+        for name in ("fsync", "replace", "rename", "unlink", "truncate", "mkdir"):
+            real = getattr(os, name)
+            monkeypatch.setattr(os, name, self._counted(name, real))
+
+    def _counted(self, name, real):
+        def call(*arguments, **options):
+            self.calls.append((name, arguments[0]))
+            if len(self.calls) - 1 == self.fails_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments, **options)
+
+        return call
+
+
+def test_whichever_call_fails_the_name_is_absent_and_the_next_run_is_the_same(tmp_path):
+    """SQLite's method: fail the Nth call to the disk, for every N."""
+    source = make(tmp_path / "in.mkv", frames=12, sounds=["eng"])
+    upscale(source, tmp_path / "whole.mkv")
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    target = tmp_path / "out.mkv"
+    for number in range(200):
+        target.write_bytes(b"an older result")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            disk = FailingDisk(monkeypatch, number)
+            try:
+                upscale(source, target)
+            except OutputFailed as error:
+                assert "No space left on device" in str(error), number
+                assert target.read_bytes() == b"an older result", number
+        if len(disk.calls) <= number:
+            break
+        upscale(source, target)
+        assert target.read_bytes() == whole, number
+        assert names_in(tmp_path) == ["in.mkv", "out.mkv", "whole.mkv"], number
+    assert 10 < number < 200
+
+
+def test_what_speaks_of_something_is_written_after_it_is_on_the_disk(tmp_path, monkeypatch):
+    """What a power cut can leave: no line of the journal without its segment, no torn result."""
+    source = make(tmp_path / "in.mkv", frames=2 * SEGMENT)
+    order = []
+    monkeypatch.setattr("srgan_edge.work_folder.sync", lambda p: (order.append(p.name), sync(p)))
+    monkeypatch.setattr("srgan_edge.atomic.sync", lambda p: (order.append(p.name), sync(p)))
+    real_fsync, real_replace = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        order.append("fsync")
+        real_fsync(descriptor)
+
+    def rename(path, to):
+        order.append(f"rename {Path(to).name}")
+        return real_replace(path, to)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", rename)
+    upscale(source, tmp_path / "out.mkv")
+    folder = "out.mkv.partial"
+    segment = ["segment-{:06}.nut", "fsync", folder, "fsync", "fsync"]  # the last is the journal's
+    begun = order.index("segment-000000.nut")
+    expected = [name.format(number) for number in range(2) for name in segment]
+    assert order[begun : begun + len(expected)] == expected
+    result = order[begun + len(expected) :]
+    assert result[0].startswith(".out.partial-")
+    assert result[1:] == ["fsync", "rename out.mkv", tmp_path.name, "fsync"]
+
+
+def mount(*arguments):
+    return subprocess.run(["mount", *arguments], capture_output=True).returncode
+
+
+def test_a_full_disk_keeps_what_was_finished(tmp_path):
+    """On a real file system of its own, which only root can mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or mount("-t", "tmpfs", "-o", "size=200k", "tmpfs", disk):
+        pytest.skip("needs to mount a tmpfs")
+    try:
+        source = make(tmp_path / "in.mkv", frames=60, size=(96, 64))
+        noisy = replace(OPTIONS, encoding=Encoding(preset="ultrafast", crf=1))
+        upscale(source, tmp_path / "whole.mkv", options=noisy)
+        with pytest.raises(OutputFailed, match=r"cannot write .*: No space left.*free some space"):
+            upscale(source, disk / "out.mkv", options=noisy)
+        assert names_in(disk) == ["out.mkv.partial"]
+        assert mount("-o", "remount,size=64m", disk) == 0
+        done, _ = upscale(source, disk / "out.mkv", options=noisy)
+        assert done.frames_resumed > 0
+        assert (disk / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+        assert names_in(disk) == ["out.mkv"]
+    finally:
+        subprocess.run(["umount", disk], check=True)

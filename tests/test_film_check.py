@@ -1,0 +1,109 @@
+"""Every difference between a film and its result is found, and none where there is none."""
+
+from fractions import Fraction
+
+import av
+import pytest
+from clips import MS, make
+
+from srgan_edge.errors import InputDamaged
+from srgan_edge.film_check import FilmRecord, Timeline, differences
+
+PTS = [0, 40, 80, 130, 160, 200, 280, 360]
+FILM = {
+    "time_base": MS,
+    "pts": PTS,
+    "sounds": ["eng"],
+    "chapters": True,
+    "aspect": Fraction(4, 3),
+    "display": (90, False),
+}
+
+
+def compare(tmp_path, suffix, changes):
+    before = make(tmp_path / f"in{suffix}", **FILM)
+    after = make(tmp_path / f"out{suffix}", **(FILM | changes))
+    return differences(FilmRecord.of(before), FilmRecord.of(after))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, []),
+        ({"codec": "mpeg4", "size": (128, 96), "options": {"bf": "2"}}, []),
+        ({"pts": PTS[:-1], "last_duration": 80}, ["7 frames of 8"]),
+        ({"pts": [0, 40, 80, 120, 160, 200, 280, 360]}, ["frame 3 is -10.0 ms late"]),
+        ({"sounds": []}, ["0 streams of sound and subtitles of 1"]),
+        ({"sounds": ["eng", "deu"]}, ["2 streams of sound and subtitles of 1"]),
+        ({"chapters": False}, ["0 chapters of 2, or with other titles"]),
+        ({"aspect": Fraction(5, 4)}, ["pixels of 5/4 instead of 4/3"]),
+        ({"display": (180, False)}, ["turned or mirrored another way"]),
+        ({"display": (90, True)}, ["turned or mirrored another way"]),
+    ],
+)
+def test_differences_are_named(tmp_path, suffix, changes, found):
+    assert compare(tmp_path, suffix, changes) == found
+
+
+def test_late_sound_is_named(tmp_path):
+    found = compare(tmp_path, ".mkv", {"sound_start": Fraction(1, 10)})
+    assert any("audio aac 0 is +100.0 ms late" in line for line in found)
+
+
+def test_a_longer_frame_is_named_where_the_container_says_how_long(tmp_path):
+    found = compare(tmp_path, ".mkv", {"last_duration": 90, "sounds": []})
+    assert "frame 7 is shown +50.0 ms longer" in found
+
+
+@pytest.mark.parametrize("damage", ["drop", "flip", "shift"])
+def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
+    before, after = make(tmp_path / "in.mkv", **FILM), tmp_path / "out.mkv"
+    with av.open(str(before)) as source, av.open(str(after), "w") as target:
+        streams = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
+        target.set_chapters(source.chapters())
+        for stream in source.streams:
+            streams[stream.index].disposition = stream.disposition
+        streams[0].set_display_rotation(90)
+        sound = 0
+        for packet in source.demux():
+            if not packet.size:
+                continue
+            packet.stream = streams[packet.stream_index]
+            if packet.stream.type == "audio":
+                sound += 1
+                if sound == 5 and damage == "drop":
+                    continue
+                if sound == 5 and damage == "flip":
+                    content = bytearray(bytes(packet))
+                    content[-2] ^= 1
+                    other = av.Packet(bytes(content))
+                    other.stream, other.time_base = packet.stream, packet.time_base
+                    other.pts, other.dts, other.duration = packet.pts, packet.dts, packet.duration
+                    packet = other
+                if sound == 5 and damage == "shift":
+                    packet.pts += 7
+                    packet.dts += 7
+            target.mux_one(packet)
+    (found,) = differences(FilmRecord.of(before), FilmRecord.of(after))
+    assert {
+        "drop": "packets of",
+        "flip": "audio aac: the content of packets differs",
+        "shift": "audio aac 4 is +7.0 ms late",
+    }[damage] in found
+
+
+def test_a_result_that_was_cut_is_damaged(tmp_path):
+    film = make(tmp_path / "out.mp4", frames=30, container_options={"movflags": "faststart"})
+    film.write_bytes(film.read_bytes()[:-300])
+    with pytest.raises(InputDamaged, match="cut off"):
+        FilmRecord.of(film)
+
+
+def test_a_day_of_frames_is_compared_to_the_tick():
+    base = Fraction(1, 90000)
+    line = Timeline(base)
+    for pts in (0, 86_400 * 90_000):
+        line.add(pts, 3000)
+    assert line.starts_seconds()[1] == 86_400
+    assert len(line) == 2
