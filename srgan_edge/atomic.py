@@ -25,7 +25,9 @@ _ADVICE = {
 
 
 @contextmanager
-def replace_when_whole(path: Path, option: str = "-o") -> Iterator[Path]:
+def replace_when_whole(
+    path: Path, option: str = "-o", partial: Path | None = None
+) -> Iterator[Path]:
     """Yields an empty file beside `path`, with the same suffix, that becomes `path` at the end.
 
     When the body ends, the file is synced to disk and renamed over `path`. When the body raises
@@ -34,17 +36,21 @@ def replace_when_whole(path: Path, option: str = "-o") -> Iterator[Path]:
 
     Args:
         option: with which the user names another place.
+        partial: where else the file lies until then, on the same file system; a file that a dead
+            process left there is replaced.
 
     Raises:
         OutputFailed: the folder is missing or not writable (before the body runs), `path` is a
             folder or a device, or the body, the sync or the rename raised an `OSError`. A body
             that also reads must turn its own read errors into `SrganEdgeError`s, which pass.
     """
-    # The stem is cut so that a name that just fits the file system has a temporary one that fits.
-    name = f".{path.stem[:40]}.partial-{secrets.token_hex(4)}{path.suffix}"
-    partial = path.with_name(name)
+    if partial is None:
+        # The stem is cut: a name that just fits the file system has a temporary one that fits.
+        name = f".{path.stem[:40]}.partial-{secrets.token_hex(4)}{path.suffix}"
+        partial = path.with_name(name)
     try:
         _refuse_special(path)
+        partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # fails now rather than after an hour of upscaling
         yield partial
         sync(partial)

@@ -159,7 +159,7 @@ def _items_after(reader: VideoReader, frames: int) -> Iterator[Item]:
 def _publish(
     source: Path, work: WorkFolder, target: Path, size: tuple[int, int], options: Options
 ) -> Joined:
-    with replace_when_whole(target) as file:
+    with replace_when_whole(target, partial=work.path / f"joined{target.suffix}") as file:
         return join(source, work, target, file, size, options.encoding)
 
 

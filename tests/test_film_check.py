@@ -32,7 +32,7 @@ def compare(tmp_path, suffix, changes):
     [
         ({}, []),
         ({"codec": "mpeg4", "size": (128, 96), "options": {"bf": "2"}}, []),
-        ({"pts": PTS[:-1], "last_duration": 80}, ["7 frames of 8"]),
+        ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames of 8"]),
         ({"pts": [0, 40, 80, 120, 160, 200, 280, 360]}, ["frame 3 is -10.0 ms late"]),
         ({"sounds": []}, ["0 streams of sound and subtitles of 1"]),
         ({"sounds": ["eng", "deu"]}, ["2 streams of sound and subtitles of 1"]),

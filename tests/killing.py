@@ -1,0 +1,98 @@
+"""One film, upscaled by processes that are killed at random moments until it is done.
+
+    python killing.py SOURCE TARGET
+
+is such a process: the whole product but for the network, whose place a doubling of pixels takes,
+slowed down so that a kill can fall into any part of the work.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAME_SECONDS = 0.002
+
+
+@dataclass
+class Killed:
+    """What a series of kills came to."""
+
+    kills: int = 0
+    films: int = 0
+    """That were finished, in spite of the kills."""
+    resumed: int = 0
+    """Runs that found finished segments."""
+
+
+def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> Killed:
+    """Upscale `source` over and over, with SIGKILL at random moments, until there were `kills`.
+
+    Every film that is finished is compared with one that was made without a kill, and removed.
+
+    Raises:
+        AssertionError: bytes differ, something was left over, or a run failed by itself.
+    """
+    chance, done = random.Random(seed), Killed()
+    whole = target.with_stem("whole")
+    assert _run(source, whole).wait() == 0
+    while done.kills < kills:
+        work = target.with_name(target.name + ".partial")
+        done.resumed += (work / "segment-000000.nut").exists()
+        process = _run(source, target)
+        try:
+            code = process.wait(chance.uniform(0.1, 1.4))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+            done.kills += 1
+        assert code in (0, -signal.SIGKILL), code
+        if target.exists():  # a process can be killed after its film is at its place
+            assert target.read_bytes() == whole.read_bytes(), f"after {done}"
+            target.unlink()
+            done.films += 1
+    assert _run(source, target).wait() == 0
+    assert target.read_bytes() == whole.read_bytes()
+    names = {path.name for path in target.parent.iterdir()}
+    assert names == {source.name, target.name, whole.name}, names
+    return done
+
+
+def _run(source: Path, target: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, __file__, str(source), str(target)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+def main(source: Path, target: Path) -> None:
+    from srgan_edge.film import upscale_film
+    from srgan_edge.jobs import Job
+    from srgan_edge.options import Options
+    from srgan_edge.upscaler import Tiling
+    from srgan_edge.video import Encoding
+
+    class Doubler:
+        scale, slots = 2, 1
+
+        def upscale(self, pixels):
+            time.sleep(FRAME_SECONDS)
+            return pixels.repeat(2, axis=0).repeat(2, axis=1)
+
+    class Silence:
+        def note(self, text): ...
+        def started(self, job, frames, done=0): ...
+        def frame_done(self): ...
+
+    options = Options("", Encoding(preset="ultrafast"), Tiling(), existing="replace")
+    upscale_film(Job(source, target, "video"), Doubler(), options, {}, Silence())
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
