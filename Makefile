@@ -12,7 +12,7 @@ TOOLS = .venv/.tools-installed
 DEMO = srgan_edge/demo
 RESULTS = demo-output
 
-.PHONY: help demo test check types gpu bench wheel clean
+.PHONY: help demo test check types gpu bench soak wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ gpu: ## Check and measure all that needs a GPU; the environment's Python, or els
 
 bench: $(TOOLS) ## Measure speed and memory of the video pipeline
 	$(BIN)/python benchmarks/pipeline.py
+
+soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills; memory has to stay flat
+	$(BIN)/python benchmarks/soak.py
 
 wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl
 	@rm -rf build/lib build/bdist.*

@@ -1,0 +1,141 @@
+"""What a film of many hours and many deaths does: memory, files and threads, and the bytes.
+
+    python benchmarks/soak.py [--minutes 30] [--kills 1000] [-n MODEL] [--out FILE.json]
+
+First one command upscales a clip, repeated without end, for so many minutes, and its memory, open
+files and threads are looked at once a second; then it is stopped by SIGTERM, as an unattended box
+is, and has to say that it can go on. Then a film is upscaled by processes that are killed at random
+moments, again and again, and every finished film has to have the same bytes.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pipeline import DEMO_CLIP, processor, repeated
+
+from srgan_edge import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import clips  # noqa: E402 - a folder of the checkout
+from killing import kill_again_and_again  # noqa: E402
+
+SETTLED = 1 / 3
+"""Of the time is left out of the slope: memory is asked for as buffers fill, and then kept."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is printed and stored."""
+
+    version: str
+    machine: str
+    model: str
+    minutes: float
+    frames: int
+    memory_mb: float
+    """At the end, of the command and its children."""
+    memory_mb_per_1000_frames: float
+    """Slope of the line through all samples after the first third."""
+    open_files: tuple[int, int]
+    """Least and most, after the first third."""
+    threads: tuple[int, int]
+    stop_seconds: float
+    """From SIGTERM to the end of the process."""
+    kills: int
+    films: int
+    """Finished between the kills, all of the same bytes."""
+    resumed: int
+    """Runs that went on from what a killed one had finished."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-n", "--model", default="edge-x4")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        frames, samples, stop_seconds = soak(arguments.model, arguments.minutes, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        source = clips.make(Path(folder) / "in.mp4", frames=250, sounds=["eng"])
+        killed = kill_again_and_again(source, Path(folder) / "out.mkv", arguments.kills, seed=1)
+    settled = samples[round(len(samples) * SETTLED) :]
+    slope, _ = np.polyfit(settled[:, 0], settled[:, 1], 1)
+    result = Result(
+        version=__version__,
+        machine=f"{processor()}, {os.cpu_count()} cores",
+        model=arguments.model,
+        minutes=arguments.minutes,
+        frames=frames,
+        memory_mb=round(float(samples[-1, 1]), 1),
+        memory_mb_per_1000_frames=round(1000 * float(slope), 3),
+        open_files=(int(settled[:, 2].min()), int(settled[:, 2].max())),
+        threads=(int(settled[:, 3].min()), int(settled[:, 3].max())),
+        stop_seconds=round(stop_seconds, 2),
+        kills=killed.kills,
+        films=killed.films,
+        resumed=killed.resumed,
+    )
+    line = json.dumps(asdict(result))
+    if arguments.out:
+        arguments.out.write_text(line + "\n")
+    print(line)
+
+
+def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, float]":
+    """Frames done; float64 [samples, 4]: frames, memory in MB, files and threads; seconds to stop.
+
+    Raises:
+        AssertionError: the command ended by itself, or does not say that it can go on.
+    """
+    endless = repeated(DEMO_CLIP, max(2, round(minutes * 60)), folder / "endless.mp4")
+    command = [sys.executable, "-m", "srgan_edge", "upscale", str(endless), "-n", model]
+    command += ["--json-events", "-o", str(folder / "out.mkv")]
+    samples: list[tuple[float, float, float, float]] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        ends = time.monotonic() + minutes * 60
+        for line in process.stdout:
+            event = json.loads(line)
+            if event["event"] == "progress":
+                samples.append((event["frames"], *_used(process.pid)))
+            if time.monotonic() > ends:
+                break
+        assert process.poll() is None, process.stderr.read()
+        stopped = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        said = process.stderr.read()
+        assert process.wait(60) == 128 + signal.SIGTERM, said
+        stop_seconds = time.monotonic() - stopped
+    assert "goes on from there" in said, said
+    return int(samples[-1][0]), np.array(samples), stop_seconds
+
+
+def _used(process_id: int) -> tuple[float, int, int]:
+    """Memory in MB, open files and threads of a process and its children."""
+    parent = psutil.Process(process_id)
+    family = [parent, *parent.children(recursive=True)]
+    memory_bytes = sum(process.memory_info().rss for process in family)
+    files = sum(process.num_fds() for process in family)
+    return memory_bytes / 1e6, files, sum(process.num_threads() for process in family)
+
+
+if __name__ == "__main__":
+    main()
