@@ -121,12 +121,16 @@ def upscale(
     json_events: Annotated[
         bool, typer.Option("--json-events", help="One JSON object a line on stdout.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write down all that was done.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
     """Upscale images and videos: files, folders and globs, any mixture."""
     from srgan_edge.jobs import Naming, plan_jobs
     from srgan_edge.options import Options
     from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.report_file import ReportFile
     from srgan_edge.run import run_jobs
     from srgan_edge.upscaler import Tiling
     from srgan_edge.video import Encoding
@@ -152,6 +156,8 @@ def upscale(
         restart=restart,
     )
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
+    if report is not None:
+        chosen = ReportFile(report, chosen)
     with chosen as reporter:
         sys.exit(run_jobs(jobs, options, reporter))
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from srgan_edge.atomic import output_failed, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.errors import InputDamaged, Interrupted
 from srgan_edge.film_join import Joined, join, rehearse
+from srgan_edge.film_result import FilmResult
 from srgan_edge.jobs import Job
 from srgan_edge.options import Options
 from srgan_edge.pipeline import Item, upscale_video
@@ -30,17 +31,6 @@ from srgan_edge.video_reader import VideoReader
 from srgan_edge.work_folder import WorkFolder, open_work_folder
 
 _IDENTITY_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class FilmResult:
-    """What became of a film."""
-
-    frames: int
-    size: tuple[int, int]
-    """Width and height in pixels."""
-    frames_resumed: int
-    """Upscaled by an earlier run."""
 
 
 def upscale_film(
@@ -97,7 +87,16 @@ def upscale_film(
             for remark in _remarks_after(reader, joined):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
-    return FilmResult(joined.frames, size, resumed)
+    return FilmResult(
+        frames=joined.frames,
+        size=size,
+        frames_resumed=resumed,
+        frames_untimed=reader.untimed,
+        frames_nudged=reader.nudged,
+        packets_copied=joined.packets,
+        packets_nudged=joined.nudged,
+        streams_left_out=left_out,
+    )
 
 
 @contextmanager

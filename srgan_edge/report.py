@@ -7,6 +7,7 @@ object a line on stdout. Errors go to stderr in either case.
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -26,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from srgan_edge.errors import SrganEdgeError, print_error
+from srgan_edge.film_result import FilmResult
 from srgan_edge.jobs import Job
 
 
@@ -40,10 +42,18 @@ class Outcome:
     """`1280x720`"""
     error: SrganEdgeError | None = None
     skipped: bool = False
+    film: FilmResult | None = None
+    """Of a film that is at its place."""
 
     @property
     def exit_code(self) -> int:
         return 0 if self.error is None else self.error.exit_code
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of this run; what an earlier one has done does not count."""
+        done = self.frames - (self.film.frames_resumed if self.film else 0)
+        return done / self.seconds if self.seconds else 0.0
 
 
 class Reporter(Protocol):
@@ -53,8 +63,12 @@ class Reporter(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
+    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+        """The engine is open: in a line, and all that decides the pixels as JSON values."""
+        ...
+
     def note(self, text: str) -> None:
-        """A line worth knowing: which engine was taken, what was left out."""
+        """A line worth knowing about the next job or the current one: what was left out."""
         ...
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
@@ -93,6 +107,9 @@ class TerminalReporter:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()  # stopped in mid-job, it would leave the cursor hidden
 
+    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+        self.note(text)
+
     def note(self, text: str) -> None:
         if not self._quiet:
             self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
@@ -127,7 +144,7 @@ class TerminalReporter:
 
 
 class JsonReporter:
-    """One JSON object a line: `event` is note, started, progress, ended or closed."""
+    """One JSON object a line: `event` is began, note, started, progress, ended or closed."""
 
     PROGRESS_SECONDS = 1.0
 
@@ -139,6 +156,9 @@ class JsonReporter:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+        _emit("began", text=text, made_by=made_by)
 
     def note(self, text: str) -> None:
         _emit("note", text=text)
@@ -178,12 +198,11 @@ def _closing_line(outcome: Outcome) -> str:
     target = escape(_shown(outcome.job.target))
     if outcome.skipped:
         return f"[yellow]kept[/] {target} (exists; --overwrite replaces it)"
-    fps = outcome.frames / outcome.seconds if outcome.seconds else 0.0
     if outcome.job.kind == "image":
         return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s"
     return (
         f"[green]wrote[/] {target}  {outcome.size}, {outcome.frames} frames, "
-        f"{outcome.seconds:.1f} s, {fps:.1f} fps"
+        f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps"
     )
 
 

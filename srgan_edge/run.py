@@ -49,10 +49,11 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             None if spare is None else lambda: open_one(spare),
         )
         info = engine.info
-        reporter.note(
-            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
-        )
         made_by = _made_by(choice, upscaler, options)
+        reporter.began(
+            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})",
+            made_by,
+        )
         outcomes = []
         for job in jobs:
             outcome = _outcome_of(job, upscaler, options, made_by, reporter)
@@ -82,7 +83,7 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
         model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": {"name": info.spec.name, "sha256": model_sha256},
-        "engine": [info.name, info.device, info.arithmetic],
+        "engine": {"name": info.name, "device": info.device, "arithmetic": info.arithmetic},
         "tile": options.tiling.tile,
         "overlap_px": upscaler.halo_px,
         "batch": options.tiling.batch,
@@ -108,7 +109,7 @@ def _outcome_of(
             )
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.kind == "image":
-            frames, size = 1, _upscale_image(job, upscaler, options, reporter)
+            film, frames, size = None, 1, _upscale_image(job, upscaler, options, reporter)
         else:
             film = upscale_film(job, upscaler, options, made_by, reporter)
             frames, size = film.frames, film.size
@@ -117,7 +118,8 @@ def _outcome_of(
         return Outcome(job, error=failed)
     except SrganEdgeError as error:
         return Outcome(job, seconds=time.monotonic() - started, error=error)
-    return Outcome(job, frames, time.monotonic() - started, f"{size[0]}x{size[1]}")
+    seconds = time.monotonic() - started
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", film=film)
 
 
 def _upscale_image(

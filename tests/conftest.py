@@ -1,12 +1,16 @@
 """What every test may lean on: repeatable hypothesis, the GPU rule, data beside the checkout."""
 
 import os
+import signal
+import sys
 from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from srgan_edge.cli import main
 
 GPU_REQUIRED = os.environ.get("SRGAN_EDGE_REQUIRE_GPU") == "1"
 
@@ -47,3 +51,22 @@ def _has_cuda() -> bool:
     import torch  # here, because a run without GPU tests should not pay for it
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run `srgan-edge` in this process, in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "engines"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["srgan-edge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -17,30 +17,10 @@ import pytest
 from PIL import Image
 
 from srgan_edge.bicubic import resize
-from srgan_edge.cli import main
 from srgan_edge.models import bundled_models, find_model
 from srgan_edge.spec import ModelSpec
 
 EDGE = str(find_model("edge-x4").file(".onnx"))
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run `srgan-edge` in this process, in a folder of its own: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "engines"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["srgan-edge", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def photo(width=52, height=40):
@@ -142,7 +122,7 @@ def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
     code, out, err = cli("upscale", "in.png", "--json-events", "-o", "b.png")
     events = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
-    assert [event["event"] for event in events] == ["note", "started", "ended", "closed"]
+    assert [event["event"] for event in events] == ["began", "started", "ended", "closed"]
     assert events[2]["size"] == "208x160"
     code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
     assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}

@@ -1,0 +1,30 @@
+"""What became of a film, in numbers that can be checked."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FilmResult:
+    """Of a film that is at its place. Its frames and packets were compared with the input's."""
+
+    frames: int
+    """In the input and in the result."""
+    size: tuple[int, int]
+    """Width and height of the result in pixels."""
+    frames_resumed: int
+    """Upscaled by an earlier run."""
+    frames_untimed: int
+    """Had no time, and were spaced by their period."""
+    frames_nudged: int
+    """Shared a time with the one before, and moved by a tick."""
+    packets_copied: int
+    """Of sound and subtitles."""
+    packets_nudged: int
+    """Of these, shared a time with the one before, and moved by a tick."""
+    streams_left_out: list[str]
+    """Of the input, that the container of the result cannot hold."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"size": "{}x{}".format(*self.size)}

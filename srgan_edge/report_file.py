@@ -1,0 +1,100 @@
+"""What one `upscale` command did, in a JSON file for machines: `--report`, see docs/report.md."""
+
+import hashlib
+import json
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from srgan_edge import __version__
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.jobs import Job
+from srgan_edge.report import Outcome, Reporter
+
+SCHEMA = 1
+"""Goes up when a field is taken away or means something else; a new field leaves it."""
+
+
+class ReportFile:
+    """Passes everything on to another reporter, and writes all it heard when the run has ended.
+
+    The file is absent or whole, and an older one is replaced.
+
+    Raises:
+        OutputFailed: at the end, when it cannot be written.
+    """
+
+    def __init__(self, path: Path, shown: Reporter) -> None:
+        self._path, self._shown = path, shown
+        self._made_by: Mapping[str, Any] = {}
+        self._notes: list[str] = []
+        self._jobs: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._shown.__exit__(*exception)
+
+    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+        self._made_by = made_by
+        self._shown.began(text, made_by)
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+        self._shown.note(text)
+
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        self._shown.started(job, frames, done)
+
+    def frame_done(self) -> None:
+        self._shown.frame_done()
+
+    def ended(self, outcome: Outcome) -> None:
+        self._jobs.append(_job_record(outcome) | {"notes": self._notes})
+        self._notes = []
+        self._shown.ended(outcome)
+
+    def closed(self, outcomes: list[Outcome]) -> None:
+        record = {
+            "schema": SCHEMA,
+            "srgan_edge": __version__,
+            "exit_code": max((outcome.exit_code for outcome in outcomes), default=0),
+            "made_by": self._made_by,
+            "peak_memory_mb": _peak_memory_mb(),
+            "jobs": self._jobs,
+        }
+        with replace_when_whole(self._path, "--report") as file:
+            file.write_text(json.dumps(record, indent=1) + "\n")
+        self._shown.closed(outcomes)
+
+
+def _job_record(outcome: Outcome) -> dict[str, Any]:
+    error, film = outcome.error, outcome.film
+    record = {
+        "source": str(outcome.job.source),
+        "target": str(outcome.job.target),
+        "kind": outcome.job.kind,
+        "exit_code": outcome.exit_code,
+        "error": None if error is None else str(error),
+        "skipped": outcome.skipped,
+        "size": outcome.size,
+        "frames": outcome.frames,
+        "seconds": round(outcome.seconds, 3),
+        "frames_per_second": round(outcome.frames_per_second, 3),
+        "sha256": None if error or outcome.skipped else _sha256(outcome.job.target),
+    }
+    return record if film is None else record | film.record()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _peak_memory_mb() -> float:
+    """Of this process and of the largest of those it started, in megabytes."""
+    people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(sum(resource.getrusage(who).ru_maxrss for who in people) * 1024 / 1e6, 1)
