@@ -17,8 +17,6 @@ BT709 = 1
 UNSPECIFIED = 2
 BT470BG = 5
 SMPTE170M = 6
-PQ = 16
-HLG = 18
 
 MATRICES: dict[int, tuple[str, float, float]] = {
     BT709: ("bt709", 0.2126, 0.0722),
@@ -78,6 +76,11 @@ class ColorDescription:
             + ("range",) * (not color_range and not full_by_name),
         )
 
+    def __str__(self) -> str:
+        matrix = "RGB" if self.matrix == RGB else MATRICES[self.matrix][0]
+        span = "full" if self.full_range else "limited"
+        return f"{matrix} {span} (primaries {self.primaries}, transfer {self.transfer})"
+
     @property
     def range_tag(self) -> int:
         """The range as FFmpeg numbers it: 1 limited, 2 full."""
@@ -113,15 +116,20 @@ def rgb_from_yuv(yuv: Pixels, color: ColorDescription) -> Pixels:
     return (unclipped_rgb(yuv, color) + 0.5).clip(0, 255).astype(np.uint8)
 
 
-def unclipped_rgb(yuv: Pixels, color: ColorDescription) -> npt.NDArray[np.float64]:
-    """uint8 [..., 3] Y'CbCr -> float64 [..., 3] R'G'B' where black is 0 and white is 255.
+def unclipped_rgb(
+    yuv: Pixels | npt.NDArray[np.float64], color: ColorDescription, bits: int = 8
+) -> npt.NDArray[np.float64]:
+    """[..., 3] Y'CbCr codes of `bits` -> float64 [..., 3] R'G'B', where black is 0 and white 255.
 
     H.273 equations 38 to 43. Codes that no camera writes give values far outside 0..255.
     """
     _, k_red, k_blue = MATRICES[color.matrix]
-    offset, luma_span, chroma_span = (0, 255, 255) if color.full_range else (16, 219, 224)
+    step, largest = 2 ** (bits - 8), 2**bits - 1
+    offset, luma_span, chroma_span = (
+        (0, largest, largest) if color.full_range else (16 * step, 219 * step, 224 * step)
+    )
     luma = (yuv[..., 0] - float(offset)) / luma_span
-    chroma = (yuv[..., 1:] - 128.0) / chroma_span
+    chroma = (yuv[..., 1:] - 128.0 * step) / chroma_span
     red = luma + 2 * (1 - k_red) * chroma[..., 1]
     blue = luma + 2 * (1 - k_blue) * chroma[..., 0]
     green = (luma - k_red * red - k_blue * blue) / (1 - k_red - k_blue)

@@ -7,25 +7,27 @@ only then gets its name.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from srgan_edge import __version__
 from srgan_edge.atomic import output_failed, replace_when_whole
 from srgan_edge.color import MATRICES
+from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted
 from srgan_edge.film_join import Joined, join, rehearse
 from srgan_edge.film_result import FilmResult
 from srgan_edge.jobs import Job
 from srgan_edge.options import Options
 from srgan_edge.pipeline import Item, upscale_video
+from srgan_edge.pixels import Pixels
 from srgan_edge.report import Reporter
 from srgan_edge.segments import SEGMENT_FRAMES, SegmentWriter
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import FrameTime, VideoInfo, library_versions
+from srgan_edge.video import Frame, FrameTime, VideoInfo, library_versions
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.work_folder import WorkFolder, open_work_folder
@@ -54,14 +56,17 @@ def upscale_film(
             another job.
         Interrupted: a signal came; finished segments stay.
     """
-    with VideoReader(job.source, allow_8bit=options.encoding.accepts_8bit) as reader:
+    encoding = options.encoding
+    with VideoReader(
+        job.source, allow_8bit=encoding.accepts_8bit, allow_opaque=encoding.accepts_opaque
+    ) as reader:
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
-        encoder = VideoEncoder(info, size, options.encoding)
+        encoder = VideoEncoder(info, size, encoding)
         identity = _identity(job.source, size, options, made_by)
         with _resumable(job.target, identity, restart=options.restart) as work:
             scratch = work.path / f"rehearsal{job.target.suffix}"
-            left_out = rehearse(job.source, job.target, scratch, size, options.encoding)
+            left_out = rehearse(job.source, job.target, scratch, size, encoding)
             scratch.unlink()
             for remark in _remarks_before(info, left_out, work):
                 reporter.note(f"{job.source.name}: {remark}")
@@ -71,7 +76,7 @@ def upscale_film(
             try:
                 upscale_video(
                     _items_after(reader, resumed),
-                    upscaler.upscale,
+                    lambda frame: _upscaled(frame, upscaler.upscale),
                     writer,
                     reporter.frame_done,
                     upscaler.slots,
@@ -155,6 +160,12 @@ def _items_after(reader: VideoReader, frames: int) -> Iterator[Item]:
     yield from reader
 
 
+def _upscaled(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+    pixels = upscale(frame.pixels)
+    deep = None if frame.deep is None else deepened(frame.deep, pixels)
+    return replace(frame, pixels=pixels, deep=deep)
+
+
 def _publish(
     source: Path, work: WorkFolder, target: Path, size: tuple[int, int], options: Options
 ) -> Joined:
@@ -188,7 +199,12 @@ def _remarks_before(info: VideoInfo, left_out: list[str], work: WorkFolder) -> I
 
 
 def _remarks_after(reader: VideoReader, joined: Joined) -> Iterator[str]:
-    """What had to be done to the times."""
+    """What had to be done to colours and times."""
+    if reader.recolored:
+        yield f"colours change from {reader.recolored}; all are written as the first"
+    for lost in reader.unkept:
+        if lost not in reader.info.unkept:
+            yield f"left out: {lost}"
     if reader.untimed:
         yield f"{reader.untimed} frames had no time and were spaced by their period"
     if moved := reader.nudged + joined.nudged:

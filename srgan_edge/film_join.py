@@ -35,14 +35,15 @@ def rehearse(
     """Do to `scratch` all that could be refused before the first frame, so that it is refused now.
 
     Returns:
-        One line for each stream of the input that the result will not have.
+        One line for each thing in the input that the result will not have.
 
     Raises:
         UsageError: encoder or container take less than is asked of them.
     """
     with VideoReader(source, allow_8bit=True) as reader, VideoMuxer(target, reader) as muxer:
-        muxer.open(scratch, VideoEncoder(reader.info, size, encoding))
-        return muxer.left_out
+        encoder = VideoEncoder(reader.info, size, encoding)
+        muxer.open(scratch, encoder)
+        return [*muxer.left_out, *encoder.left_out]
 
 
 def join(

@@ -10,11 +10,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Protocol
 
 from srgan_edge.channel import Channel, ConsumerGone
-from srgan_edge.pixels import Pixels
 from srgan_edge.video import CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
@@ -33,7 +31,7 @@ class Sink(Protocol):
 
 def upscale_video(
     source: Iterable[Item],
-    upscale: Callable[[Pixels], Pixels],
+    upscale: Callable[[Frame], Frame],
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
@@ -71,33 +69,30 @@ def upscale_video(
 
 
 def _in_order(
-    items: Iterable[Item], upscale: Callable[[Pixels], Pixels], slots: int
+    items: Iterable[Item], upscale: Callable[[Frame], Frame], slots: int
 ) -> Iterator[Item]:
     """The items in their order, frames upscaled, `slots` of them at a time."""
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
-    waiting: deque[CopiedPacket | tuple[Frame, Future[Pixels]]] = deque()
+    waiting: deque[CopiedPacket | Future[Frame]] = deque()
     in_work = 0
     try:
         for item in items:
             if isinstance(item, Frame):
-                waiting.append((item, executor.submit(upscale, item.pixels)))
+                waiting.append(executor.submit(upscale, item))
                 in_work += 1
             else:
                 waiting.append(item)
             # One frame more than there are slots is under way, so that none waits for the next.
             while in_work > slots or (waiting and isinstance(waiting[0], CopiedPacket)):
-                in_work -= isinstance(waiting[0], tuple)
+                in_work -= isinstance(waiting[0], Future)
                 yield _finished(waiting.popleft())
         yield from map(_finished, waiting)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(item: CopiedPacket | tuple[Frame, Future[Pixels]]) -> Item:
-    if isinstance(item, CopiedPacket):
-        return item
-    frame, result = item
-    return replace(frame, pixels=result.result())
+def _finished(item: CopiedPacket | Future[Frame]) -> Item:
+    return item.result() if isinstance(item, Future) else item
 
 
 def _decode(source: Iterable[Item], decoded: Channel[Item]) -> None:

@@ -4,6 +4,7 @@ Values only. Reading a file is left to `video_reader`, compressing to `video_enc
 the container of a result to `video_muxer`.
 """
 
+import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias
@@ -15,10 +16,13 @@ from av.video.format import VideoFormat
 from av.video.stream import VideoStream
 
 from srgan_edge.color import ColorDescription
+from srgan_edge.deep_color import DeepPixels
 from srgan_edge.errors import UsageError
+from srgan_edge.hdr import StaticHdr
 from srgan_edge.pixels import Pixels
 
 av.logging.set_level(None)  # its callback takes the GIL from FFmpeg's threads, and can deadlock
+os.environ.setdefault("SVT_LOG", "1")  # errors alone; SVT-AV1 prints past FFmpeg
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
@@ -44,6 +48,9 @@ class VideoInfo:
     pixel_format: str
     """FFmpeg's name, for example `yuv420p`."""
     color: ColorDescription
+    hdr: StaticHdr
+    unkept: tuple[str, ...]
+    """Names of what came with the first frame and is not here, for example Dolby Vision."""
     sample_aspect_ratio: Fraction | None
     """Width of a pixel over its height; None: not stated."""
     display_matrix: tuple[int, ...] | None
@@ -69,6 +76,8 @@ class Frame:
     """Presentation time in ticks of `VideoInfo.time_base`; may start anywhere, may be negative."""
     duration: int
     """For how many ticks it is shown; what the last frame of a stream is known by."""
+    deep: DeepPixels | None = None
+    """The same picture in 16 bits, uint16 [H, W, 3]; None: there is no more to it than 8."""
 
 
 class FrameTime(NamedTuple):
@@ -96,7 +105,7 @@ class Encoding:
     preset: str | None = None
     """The codec's own word for its speed, for example `slow`; None: that of `video_encoder`."""
     pixel_format: str | None = None
-    """For example `yuv444p`; None: 8 bits, with the chroma resolution of the input."""
+    """For example `yuv444p`; None: with the depth and the chroma resolution of the input."""
     options: dict[str, str] = field(default_factory=dict)
     """Any other option of the codec, by its FFmpeg name."""
 
@@ -107,6 +116,11 @@ class Encoding:
             return False
         components = find_pixel_format(self.pixel_format).components
         return all(component.bits <= 8 for component in components)
+
+    @property
+    def accepts_opaque(self) -> bool:
+        """Whether a format was named: none that can be written has transparency."""
+        return self.pixel_format is not None
 
 
 def decoding_seconds(packet: "VideoPacket | Packet[Stream]") -> Fraction | None:

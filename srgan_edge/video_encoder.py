@@ -17,8 +17,10 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from srgan_edge.deep_color import LEVEL
+from srgan_edge.deep_frames import DeepEncoder, depth_bits, is_writable, with_depth
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.pixels import Pixels
+from srgan_edge.hdr import ENCODER_PARAMETERS, StaticHdr
 from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
 from srgan_edge.video import Encoding, Frame, VideoInfo, VideoPacket, find_pixel_format
 
@@ -31,6 +33,9 @@ DEFAULT_SPEED = {
 """Where the network runs on the same cores, a slower encoder is a slower film: `medium` takes half
 of it. Without the look-ahead that the last three switch off, `superfast` takes a quarter less time
 for a file of the same size and PSNR."""
+
+_DEPTHS = (8, 10, 12, 16)  # bits a sample, of the formats that encoders have
+_ANY_DEPTH = ("libx264", "libx265", "ffv1")  # to be named, the first that can
 
 
 class VideoEncoder:
@@ -47,12 +52,21 @@ class VideoEncoder:
         """`size` is (width, height) in pixels; frames of another size are scaled to it."""
         self.codec = encoding.codec
         self._info, self._size, self._encoding = info, size, encoding
+        self.left_out = list(info.unkept)
+        """One line for each thing said of the pictures that the output will not say."""
+        if info.hdr and encoding.codec not in ENCODER_PARAMETERS:
+            possible = ", ".join(ENCODER_PARAMETERS)
+            self.left_out.append(
+                f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
+            )
         self._pixel_format = _pixel_format(encoding, info, size)
         self._color = info.color.stored_as(
             is_rgb=VideoFormat(self._pixel_format).is_rgb, height=info.height
         )
         self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
+        self._frames_taken = 0
         self._converter: Converter | None = None
+        self._deep_encoder: DeepEncoder | None = None
 
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Start anew, with a stream of `container` for the packets.
@@ -79,17 +93,19 @@ class VideoEncoder:
         if is_mp4 and context.codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"  # the only spelling that Apple plays
         stream.set_display_matrix(info.display_matrix)
-        _open_encoder(stream, encoding)
+        _open_encoder(stream, encoding, info.hdr)
         self._stream = stream
         self._durations.clear()
+        self._frames_taken = 0
         return stream
 
     def encode(self, frame: Frame) -> Iterator[VideoPacket]:
         """The packets that are ready now that `frame` has come: often those of earlier frames."""
-        coded = self._to_coded(frame.pixels)
+        coded = self._to_coded(frame)
         coded.pts = frame.pts
         coded.time_base = self._info.time_base
         self._durations[frame.pts] = frame.duration
+        self._frames_taken += 1
         yield from self._packets(coded)
 
     def finish(self) -> Iterator[VideoPacket]:
@@ -116,45 +132,79 @@ class VideoEncoder:
             raise OutputFailed(f"{self.codec} failed: {error.strerror}") from error
         for packet in packets:
             assert packet.pts is not None
+            if self._frames_taken < 3:  # too few for B-frames, and for x265, which makes times up
+                packet.dts = packet.pts
             packet.duration = self._durations.pop(packet.pts)  # not every encoder keeps it
             yield packet
 
-    def _to_coded(self, pixels: Pixels) -> VideoFrame:
+    def _to_coded(self, frame: Frame) -> VideoFrame:
+        height, width, _ = frame.pixels.shape
+        if is_writable(self._pixel_format):
+            if self._deep_encoder is None:
+                self._deep_encoder = DeepEncoder(
+                    (width, height), self._pixel_format, self._size, self._color
+                )
+            deep = frame.pixels * np.uint16(LEVEL) if frame.deep is None else frame.deep
+            return self._deep_encoder(deep)
+        if frame.deep is not None:  # the first frame had no more than 8 bits, and nobody chose 8
+            raise UsageError(
+                f"frames of more than 8 bits from {float(frame.pts * self._info.time_base):.2f} s "
+                f"on; type --pix-fmt {with_depth(self._pixel_format, 10)} to keep them, or "
+                f"--pix-fmt {self._pixel_format} to go on in 8"
+            )
         if self._converter is None:
-            height, width, _ = pixels.shape
             self._converter = Converter(
                 ("rgb24", width, height),
                 (self._pixel_format, *self._size),
                 ENCODE_FLAGS,
                 color_options("out", self._color),
             )
-        return self._converter(VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), "rgb24"))
+        pixels = np.ascontiguousarray(frame.pixels)
+        return self._converter(VideoFrame.from_numpy_buffer(pixels, "rgb24"))
 
 
 def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) -> str:
-    name = encoding.pixel_format or _same_chroma(info.pixel_format)
+    name = encoding.pixel_format or _with_all_of(info.pixel_format)
     pixel_format = find_pixel_format(name)
-    possible = [f.name for f in _video_encoder(encoding.codec).video_formats or []]
-    if possible and name not in possible:
+    possible = _stored_by(encoding.codec)
+    if not _can_be_made(name) or (possible and name not in possible):
+        others = [f"-c {codec}" for codec in _ANY_DEPTH if name in _stored_by(codec)][:1]
+        formats = f"--pix-fmt {' | '.join(possible)}"
         raise UsageError(
-            f"{encoding.codec} cannot store {name}; possible: --pix-fmt {' | '.join(possible)}"
+            f"{encoding.codec} cannot store {name}; possible: {' or '.join([*others, formats])}"
         )
     steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
     if any(side % step for side, step in zip(size, steps, strict=True)):
         raise UsageError(
             f"{name} cannot store {size[0]}x{size[1]} pixels, an odd size; "
-            "use --pix-fmt yuv444p or another --outscale"
+            f"use --pix-fmt {with_depth('yuv444p', depth_bits(name))} or another --outscale"
         )
     return name
 
 
-def _same_chroma(pixel_format: str) -> str:
-    """The plain 8-bit format with at least the chroma resolution of `pixel_format`."""
-    source = VideoFormat(pixel_format)
-    if len(source.components) < 3 and not source.has_palette:  # grey
-        return "yuv420p"
+def _with_all_of(pixel_format: str) -> str:
+    """The usual format with at least the depth and the chroma resolution of `pixel_format`."""
+    source = VideoFormat(pixel_format, 16, 16)
+    colours = sum(not component.is_alpha for component in source.components)
     halves = (source.chroma_width(16) < 16, source.chroma_height(16) < 16)
-    return {(True, True): "yuv420p", (True, False): "yuv422p"}.get(halves, "yuv444p")
+    if colours < 3 and not source.has_palette:  # grey: players know 4:2:0
+        halves = (True, True)
+    family = {(True, True): "yuv420p", (True, False): "yuv422p"}.get(halves, "yuv444p")
+    return with_depth(family, next(b for b in _DEPTHS if b >= depth_bits(pixel_format)))
+
+
+def _stored_by(codec: str) -> list[str]:
+    """What a codec takes and can be made here, by FFmpeg's names; empty: it does not say."""
+    formats = _video_encoder(codec).video_formats or []
+    return [known.name for known in formats if _can_be_made(known.name)]
+
+
+def _can_be_made(pixel_format: str) -> bool:
+    """Transparency has gone, and libswscale is not to be trusted with more than 8 bits."""
+    components = VideoFormat(pixel_format, 16, 16).components
+    if any(component.is_alpha for component in components):
+        return False
+    return depth_bits(pixel_format) <= 8 or is_writable(pixel_format)
 
 
 def _video_encoder(name: str) -> Codec:
@@ -175,8 +225,14 @@ def _encodes_video(name: str) -> bool:
     return False
 
 
-def _open_encoder(stream: VideoStream, encoding: Encoding) -> None:
+def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> None:
     options = dict(encoding.options)
+    if encoding.codec in ENCODER_PARAMETERS:
+        key = ENCODER_PARAMETERS[encoding.codec]
+        quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # av.logging is not its
+        parameters = [*quiet, *hdr.encoder_parameters(encoding.codec), options.get(key, "")]
+        # Of two that differ, the last one counts: the user's.
+        options |= {key: ":".join(filter(None, parameters))} if any(parameters) else {}
     crf = encoding.crf
     if crf is None and not options.keys() & {"crf", "qp", "b"}:
         crf = DEFAULT_CRF.get(encoding.codec)

@@ -1,7 +1,7 @@
 """Video files in: every frame once, in order, at the time it had; sound and subtitles as packets.
 
-Frames become RGB by the stream's own matrix and range. What 8-bit RGB cannot keep is refused before
-the first frame. The conversion itself is left to `swscale`, what comes out to `video`.
+Frames become RGB by their own matrix and range. What RGB cannot keep is refused before the first
+frame. The conversion itself is left to `rgb_decoder`, what comes out to `video`.
 """
 
 import os
@@ -10,12 +10,10 @@ import struct
 from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 from typing import Self, cast
 
 import av
-import numpy as np
 from av.container import Flags as ContainerFlags
 from av.container import InputContainer
 from av.packet import Packet
@@ -25,10 +23,12 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.color import HLG, MATRICES, PQ, RGB, ColorDescription, rgb_from_yuv, unclipped_rgb
+from srgan_edge.color import MATRICES, RGB, ColorDescription
+from srgan_edge.deep_frames import depth_bits, is_readable
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.pixels import Pixels
-from srgan_edge.swscale import DECODE_FLAGS, WRAPS_AT, Converter, Siting, color_options
+from srgan_edge.hdr import StaticHdr, needs_dolby_vision, unkept_metadata
+from srgan_edge.rgb_decoder import RgbDecoder
+from srgan_edge.swscale import Siting
 from srgan_edge.video import CopiedPacket, Frame, FrameTime, VideoInfo
 
 MAX_PIXELS = 2**26
@@ -68,12 +68,21 @@ class VideoReader:
 
     Raises:
         InputRefused: not a regular file of a known format, no video stream, frames over
-            `MAX_PIXELS`; or, unless `allow_8bit`, more than 8 bits, transparency or HDR.
+            `MAX_PIXELS`, colours that cannot be read; or, unless allowed, transparency.
         InputDamaged: a known format that is cut off or broken.
     """
 
-    def __init__(self, path: Path, *, allow_8bit: bool = False) -> None:
+    def __init__(self, path: Path, *, allow_8bit: bool = False, allow_opaque: bool = False) -> None:
+        """Of more than 8 bits, or of transparency, nothing is lost unless it is allowed here.
+
+        Frames of more than 8 bits have `deep`, unless `allow_8bit`, which allows both.
+        """
         self.path = path
+        self._allow_8bit = allow_8bit
+        self.recolored = ""
+        """From what the frames change to what, and when; empty: they do not."""
+        self.unkept: dict[str, None] = {}
+        """Names of what came with frames and is not in `Frame`, in order."""
         self.nudged = 0
         """Frames moved forward because their time was not later than that of the one before."""
         self.untimed = 0
@@ -95,10 +104,17 @@ class VideoReader:
             self._latest_end_seconds = Fraction(0)
             self._items = self._decode()
             self._ahead: deque[VideoFrame | CopiedPacket] = deque()
-            self.info = self._describe(self._first_frame(), rate)
-            self._refuse_unknown_matrix()
-            if not allow_8bit:
-                self._refuse_loss()
+            first = self._first_frame()
+            self.info = self._describe(first, rate)
+            self._refuse_unreadable(self.info.pixel_format, self.info.color)
+            if needs_dolby_vision(first):
+                raise InputRefused(
+                    f"{path} is Dolby Vision of profile 5, whose colours cannot be read here; "
+                    "convert it to HDR10 first"
+                )
+            if not (allow_8bit or allow_opaque):
+                self._refuse_transparency()
+            self._to_rgb = self._decoder_for(self.info.pixel_format, self.info.color)
         except BaseException:
             self.container.close()
             raise
@@ -173,44 +189,34 @@ class VideoReader:
             frames_stated=stream.frames or None,
             codec=stream.codec_context.name,
             pixel_format=first.format.name,
-            color=ColorDescription.from_tags(
-                matrix=first.colorspace,
-                color_range=first.color_range,
-                primaries=first.color_primaries,
-                transfer=first.color_trc,
-                pixel_format=first.format.name,
-                is_rgb=first.format.is_rgb,
-                height=first.height,
-            ),
+            color=_color_of(first),
+            hdr=StaticHdr.from_frame(first),
+            unkept=unkept_metadata(first),
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
             display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
             interlaced=first.interlaced_frame,
         )
 
-    def _refuse_loss(self) -> None:
-        pixel_format = VideoFormat(self.info.pixel_format)
-        depth = max(component.bits for component in pixel_format.components)
+    def _refuse_transparency(self) -> None:
+        pixel_format = VideoFormat(self.info.pixel_format, 16, 16)
         transparent = any(component.is_alpha for component in pixel_format.components)
         hidden_alpha = self.video.metadata.get("alpha_mode") == "1"  # VP8 and VP9: not decoded here
-        lost = None
-        if depth > 8:
-            lost = f"{depth} bits a sample"
-        elif self.info.color.transfer in (PQ, HLG):
-            lost = "HDR (PQ or HLG) brightness"
-        elif transparent or hidden_alpha:
-            lost = "transparency"
-        if lost:
+        if transparent or hidden_alpha:
             raise InputRefused(
-                f"{self.path} ({self.info.pixel_format}) has {lost}, which would be lost in 8-bit "
-                "RGB; to accept that, name an 8-bit format: --pix-fmt yuv420p"
+                f"{self.path} ({self.info.pixel_format}) has transparency, which would be lost; "
+                "to accept that, name a format without: --pix-fmt yuv420p"
             )
 
-    def _refuse_unknown_matrix(self) -> None:
-        matrix = self.info.color.matrix
-        if matrix not in (RGB, *MATRICES):
+    def _refuse_unreadable(self, pixel_format: str, color: ColorDescription) -> None:
+        if depth_bits(pixel_format) > 8 and not is_readable(pixel_format):
+            raise InputRefused(
+                f"{self.path}: pixel format {pixel_format}; possible: Y'CbCr, RGB or grey of up "
+                "to 16 bits in integers"
+            )
+        if color.matrix not in (RGB, *MATRICES):
             possible = ", ".join(name for name, *_ in MATRICES.values())
             raise InputRefused(
-                f"{self.path}: colour matrix {matrix} of H.273; possible: {possible}, RGB"
+                f"{self.path}: colour matrix {color.matrix} of H.273; possible: {possible}, RGB"
             )
 
     def _decode(self) -> Generator[VideoFrame | CopiedPacket, None, None]:
@@ -299,20 +305,36 @@ class VideoReader:
 
     def _frame(self, frame: VideoFrame) -> Frame:
         time = self._time(frame)
-        return Frame(self._rgb(frame), time.pts, time.duration)
+        self._follow_colors(frame)
+        pixels, deep = self._to_rgb(frame)
+        return Frame(pixels, time.pts, time.duration, None if self._allow_8bit else deep)
 
     def _time(self, frame: VideoFrame) -> FrameTime:
         self._refuse_change(frame)
         return FrameTime(self._rising_pts(frame), self._frame_duration(frame))
 
     def _refuse_change(self, frame: VideoFrame) -> None:
-        now = (frame.width, frame.height, frame.format.name)
-        before = (self.info.width, self.info.height, self.info.pixel_format)
+        now = (frame.width, frame.height)
+        before = (self.info.width, self.info.height)
         if now != before:
             raise InputDamaged(
-                f"{self.path}: damaged: frames change from {'{}x{} {}'.format(*before)} to "
-                f"{'{}x{} {}'.format(*now)} at {float(self._seconds(frame.pts)):.2f} s"
+                f"{self.path}: damaged: frames change from {'{}x{}'.format(*before)} to "
+                f"{'{}x{}'.format(*now)} at {float(self._seconds(frame.pts)):.2f} s"
             )
+
+    def _follow_colors(self, frame: VideoFrame) -> None:
+        """Each frame is read by its own format and tags; that they change is noted once."""
+        self.unkept.update(dict.fromkeys(unkept_metadata(frame)))
+        before, now = self._to_rgb, (frame.format.name, _color_of(frame))
+        if now == (before.pixel_format, before.color):
+            return
+        self._refuse_unreadable(*now)
+        self._to_rgb = self._decoder_for(*now)
+        if not self.recolored:
+            was, becomes = (
+                f"{name}, {color}" for name, color in ((before.pixel_format, before.color), now)
+            )
+            self.recolored = f"{was} to {becomes} at {float(self._seconds(frame.pts)):.2f} s"
 
     def _rising_pts(self, frame: VideoFrame) -> int:
         """The frame's time, or else the nearest that an encoder takes."""
@@ -334,44 +356,9 @@ class VideoReader:
     def _frame_duration(self, frame: VideoFrame) -> int:
         return frame.duration or round(self._period_ticks) or 1
 
-    def _rgb(self, frame: VideoFrame) -> Pixels:
-        if self.info.pixel_format == "gray":  # libswscale takes all grey for full range
-            return self._grey_levels[_array(frame)]
-        if self._may_wrap(frame):
-            return rgb_from_yuv(_array(self._to_yuv444(frame)), self.info.color)
-        return _array(self._to_rgb(frame))
-
-    def _may_wrap(self, frame: VideoFrame) -> bool:
-        """Whether the brightest luma and the bluest chroma of the frame would be too much."""
-        color = self.info.color
-        if color.full_range or color.matrix == RGB:
-            return False
-        luma = _highest(frame, 0)
-        blueness = _highest(frame, min(1, len(frame.planes) - 1))
-        brightest = np.array([luma, blueness, 128], np.uint8)
-        return bool(unclipped_rgb(brightest, color)[2] > WRAPS_AT)
-
-    @cached_property
-    def _to_rgb(self) -> Converter:
-        return self._converter("rgb24")
-
-    @cached_property
-    def _to_yuv444(self) -> Converter:
-        return self._converter("yuv444p", color_options("out", self.info.color))
-
-    @cached_property
-    def _grey_levels(self) -> Pixels:
-        levels = np.full((256, 3), 128, np.uint8)
-        levels[:, 0] = np.arange(256)
-        return rgb_from_yuv(levels, self.info.color)
-
-    def _converter(self, pixel_format: str, target_colors: str = "") -> Converter:
-        size = (self.info.width, self.info.height)
+    def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
         siting: Siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
-        colors = color_options("in", self.info.color, siting) + target_colors
-        return Converter(
-            (self.info.pixel_format, *size), (pixel_format, *size), DECODE_FLAGS, colors
-        )
+        return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)
 
 
 def _open_container(path: Path) -> InputContainer:
@@ -421,20 +408,17 @@ def _stated_time(frame: VideoFrame) -> int | None:
     return frame.dts if frame.pts is None else frame.pts
 
 
+def _color_of(frame: VideoFrame) -> ColorDescription:
+    return ColorDescription.from_tags(
+        matrix=frame.colorspace,
+        color_range=frame.color_range,
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
+        pixel_format=frame.format.name,
+        is_rgb=frame.format.is_rgb,
+        height=frame.height,
+    )
+
+
 def _is_copied(stream: Stream) -> bool:
     return stream.type in ("audio", "subtitle") and stream.codec_context is not None
-
-
-def _array(frame: VideoFrame) -> Pixels:
-    """The samples of an 8-bit frame: [H, W] if grey, else [H, W, 3]."""
-    return cast(Pixels, frame.to_ndarray(channel_last=True))
-
-
-def _highest(frame: VideoFrame, plane_index: int) -> int:
-    """Largest sample of one plane, in 8 bits; padding at the end of rows does not count."""
-    plane = frame.planes[plane_index]
-    depth = frame.format.components[0].bits
-    row = sum(c.width for c in frame.format.components if c.plane == plane_index)
-    samples = np.frombuffer(memoryview(plane), np.uint16 if depth > 8 else np.uint8)
-    highest = samples.reshape(plane.height, -1)[:, :row].max()
-    return min(255, int(highest) >> (depth - 8 if depth > 8 else 0))

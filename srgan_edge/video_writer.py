@@ -42,7 +42,8 @@ class VideoWriter:
         """Frames that came out of the encoder."""
         self._muxer = VideoMuxer(path, reader)
         self._encoder = VideoEncoder(reader.info, size, encoding)
-        self.left_out = self._muxer.left_out
+        self.left_out = [*self._muxer.left_out, *self._encoder.left_out]
+        """One line for each thing in the input that the output will not have."""
 
     @property
     def nudged(self) -> int:

@@ -29,22 +29,22 @@ LOSSLESS = {"libx264": {"qp": "0", "preset": "ultrafast"}, "ffv1": {}}
 SCHEMES = [(matrix, full) for matrix in (BT709, SMPTE170M, BT2020) for full in (False, True)]
 
 
-def yuv_from_rgb(rgb, matrix, full_range):
+def yuv_from_rgb(rgb, matrix, full_range, bits=8):
     """H.273 equations 44 to 49, the other way round from the code under test."""
+    step = 2 ** (bits - 8)
     _, k_red, k_blue = MATRICES[matrix]
     red, green, blue = np.moveaxis(rgb / 255.0, -1, 0)
     luma = k_red * red + (1 - k_red - k_blue) * green + k_blue * blue
     chroma = np.stack([(blue - luma) / (2 - 2 * k_blue), (red - luma) / (2 - 2 * k_red)], -1)
     if full_range:
-        scaled = np.concatenate([luma[..., None] * 255, chroma * 255 + 128], -1)
-    else:
-        scaled = np.concatenate([luma[..., None] * 219 + 16, chroma * 224 + 128], -1)
-    return scaled.clip(0, 255)
+        scaled = np.concatenate([luma[..., None], chroma], -1) * (2**bits - 1)
+        return (scaled + np.array([0, 128, 128]) * step).clip(0, 2**bits - 1)
+    return np.concatenate([luma[..., None] * 219 + 16, chroma * 224 + 128], -1) * step
 
 
-def blocks(colors):
+def blocks(colors, dtype=np.uint8):
     """[N, 3] -> [H, W, 3]: one block for each colour."""
-    rows = np.array(colors, np.uint8).reshape(-1, 8, 3)
+    rows = np.array(colors, dtype).reshape(-1, 8, 3)
     return rows.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
 
 

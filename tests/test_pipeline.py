@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ class Recorder:
         self.items.append(packet)
 
 
-def double(pixels):
-    return pixels.repeat(2, axis=0).repeat(2, axis=1)
+def double(frame):
+    return replace(frame, pixels=frame.pixels.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_every_frame_once_in_order_and_packets_in_their_place():
@@ -72,10 +73,10 @@ def test_an_error_of_the_sink_stops_an_endless_source():
 
 
 def test_an_error_of_the_engine_stops_both_sides():
-    def fail_on_three(pixels):
-        if pixels[0, 0, 0] == 3:
+    def fail_on_three(frame):
+        if frame.pts == 3:
             raise RuntimeError("engine lost")
-        return double(pixels)
+        return double(frame)
 
     before, sink = threading.active_count(), Recorder()
     with pytest.raises(RuntimeError, match="engine lost"):
@@ -89,15 +90,15 @@ def test_frames_leave_in_order_however_long_each_takes(slots):
     """Even frames are slow: they are overtaken inside and must not be outside."""
     at_work, most, lock = 0, 0, threading.Lock()
 
-    def uneven(pixels):
+    def uneven(frame):
         nonlocal at_work, most
         with lock:
             at_work += 1
             most = max(most, at_work)
-        time.sleep(0.004 if pixels[0, 0, 0] % 2 == 0 else 0)
+        time.sleep(0.004 if frame.pts % 2 == 0 else 0)
         with lock:
             at_work -= 1
-        return double(pixels)
+        return double(frame)
 
     packet, sink = CopiedPacket(packet=object()), Recorder()
     source = [*map(frame, range(20)), packet, *map(frame, range(20, 40))]
