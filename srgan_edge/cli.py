@@ -111,6 +111,14 @@ def upscale(
     suffix: Annotated[str, typer.Option(help="Added to names where -o gives none.")] = "_x4",
     ext: Annotated[str | None, typer.Option(help="Other file type, as png or mkv.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results.")] = False,
+    color_lock: Annotated[
+        bool | None,
+        typer.Option(
+            "--color-lock/--no-color-lock",
+            help="Hold the mean colours of the input; by itself for GANs and foreign models.",
+            show_default=False,
+        ),
+    ] = None,
     restart: Annotated[
         bool,
         typer.Option("--restart", "--no-resume", help="Begin a film anew, not where it stopped."),
@@ -153,6 +161,7 @@ def upscale(
         outscale=outscale,
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
+        color_lock=color_lock,
         restart=restart,
     )
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)

@@ -21,6 +21,8 @@ class Options:
     """Final scale; None: the model's."""
     existing: Literal["refuse", "replace", "keep"] = "refuse"
     """What to do where a result already exists."""
+    color_lock: bool | None = None
+    """Hold the mean colours of the input; None: if the model may shift them."""
     restart: bool = False
     """Forget what an earlier run has done of a film."""
 

@@ -47,11 +47,13 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             options.tiling,
             reporter.note,
             None if spare is None else lambda: open_one(spare),
+            color_lock=options.color_lock,
         )
         info = engine.info
         made_by = _made_by(choice, upscaler, options)
         reporter.began(
-            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})",
+            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
+            f"{', colours locked' if upscaler.color_lock else ''}",
             made_by,
         )
         outcomes = []
@@ -88,6 +90,7 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
         "overlap_px": upscaler.halo_px,
         "batch": options.tiling.batch,
         "slots": upscaler.slots,
+        "color_lock": upscaler.color_lock,
     }
 
 

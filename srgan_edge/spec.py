@@ -8,6 +8,7 @@ comes from. Nothing here needs torch.
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Self, get_args
@@ -20,6 +21,9 @@ Head = Literal["linear", "tanh"]
 
 METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artefact stores its spec."""
+
+PIXEL_RECIPES = ("srresnet", "edge", "edge-int8")
+"""The recipes we ship whose only losses are of pixels."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,17 @@ class ModelSpec:
         reach += 1 + Fraction(1, 2)  # the 3x3 before each PixelShuffle, at 1x and 2x
         reach += Fraction(4, 4)  # 9x9 tail at 4x
         return math.ceil(reach)
+
+    @property
+    def may_shift_colors(self) -> bool:
+        """Whether anything but pixels may have trained it: a discriminator lets colours drift.
+
+        So for all weights of unknown origin, and for all recipes but those known to be of pixels.
+        """
+        if self.training is None:
+            return True
+        recipe, *_ = re.split(r"[^\w-]", self.training.recipe)  # what follows tells more
+        return recipe not in PIXEL_RECIPES
 
     @property
     def auto_halo_px(self) -> int:

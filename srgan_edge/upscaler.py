@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from srgan_edge.color_lock import locked
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
@@ -49,9 +50,12 @@ class Upscaler:
         tiling: Tiling,
         say: Callable[[str], None] = lambda line: None,
         spare: Callable[[], Engine] | None = None,
+        *,
+        color_lock: bool | None = False,
     ) -> None:
         """
         Args:
+            color_lock: hold the mean colours of the frame; None: if the model may shift them.
             say: takes one line for the user, when something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
 
@@ -63,8 +67,10 @@ class Upscaler:
         self._engine, self._tiling, self._say, self._spare = engine, tiling, say, spare
         self._load = Load(tiling.tile, tiling.batch)
         self._changing = threading.Lock()
-        self.scale = engine.info.spec.scale
-        self.halo_px = halo_px(tiling.overlap, engine.info.spec)
+        spec = engine.info.spec
+        self.scale = spec.scale
+        self.color_lock = spec.may_shift_colors if color_lock is None else color_lock
+        self.halo_px = halo_px(tiling.overlap, spec)
         self._plan_for = lru_cache(maxsize=16)(self._planned)
         if engine.info.fixed_shape is not None:
             self._refuse_other_tiles(engine.info.fixed_shape)
@@ -96,7 +102,8 @@ class Upscaler:
             plan = self._plan_for(width, height, load, fixed_shape)
             batch = load.batch if fixed_shape is None else fixed_shape[0]
             try:
-                return upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
+                pixels = upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
+                return locked(frame, pixels) if self.color_lock else pixels
             except OutOfMemory as error:
                 with self._changing:
                     if load == self._load and engine is self._engine:  # else it has changed already

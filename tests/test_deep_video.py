@@ -1,5 +1,6 @@
 """Films of more than 8 bits and HDR: read, upscaled and written with all that they have."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,10 +10,14 @@ import pytest
 from clips import make
 from test_color import blocks, middles
 from test_deep_frames import codes_of, frame_of, samples_of, some_rgb
+from test_film import upscale as upscale_film
 
+from srgan_edge import film, segments
 from srgan_edge.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.deep_color import deepened, shown_to_network
 from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.options import Options
+from srgan_edge.upscaler import Tiling
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
@@ -25,7 +30,10 @@ LOSSLESS = {
     "libx265": {"x265-params": "lossless=1:log-level=none", "preset": "ultrafast"},
 }
 DISPLAY = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
-HDR10 = {"x265-params": f"master-display={DISPLAY}:max-cll=1000,400:log-level=none"}
+HDR10 = {
+    "x265-params": f"lossless=1:master-display={DISPLAY}:max-cll=1000,400:log-level=none",
+    "preset": "ultrafast",
+}
 
 
 def write(path, frames, codec="ffv1", color=(BT709, 1, 2, 2), options=None):
@@ -184,6 +192,30 @@ def test_hdr_metadata_is_carried(tmp_path, codec, suffix):
     assert abs(found.brightest - wanted.brightest) < Fraction(1, 100)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_segments_of_an_hdr_film_join_to_one(tmp_path, codec, monkeypatch):
+    for module in (film, segments):
+        monkeypatch.setattr(module, "SEGMENT_FRAMES", 5)
+    pq, codes = (BT2020, 1, 9, PQ), np.full((64, 128, 3), 512)
+    pictures = []
+    for number in range(12):
+        codes[..., 0] = 300 + np.arange(128) // 2 + number
+        pictures.append(frame_of(codes, "yuv420p10le"))
+    source = write(tmp_path / "in.mkv", pictures, "libx265", pq, HDR10)
+    encoding = Encoding(codec, options=LOSSLESS[codec])
+    target = tmp_path / "out.mp4"
+    upscale_film(source, target, options=Options("nearest", encoding, Tiling()))
+    with av.open(str(target)) as joined:
+        frames = list(joined.decode(video=0))
+    assert side_data(frames[0]) == side_data(first_frame(source)) != {}
+    assert {tags(frame) for frame in frames} == {pq}
+    for number, frame in enumerate(frames):
+        luma = samples_of(frame)[64, :, 0].astype(int)
+        assert len(np.unique(luma)) == 64
+        assert abs(luma.mean() - 331.5 - number) < 1
+    assert len(frames) == 12
+
+
 def test_hdr_metadata_that_a_codec_cannot_store_is_named(tmp_path):
     picture = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
     source = write(tmp_path / "in.mkv", [picture], "libx265", (BT2020, 1, 9, PQ), HDR10)
@@ -271,3 +303,53 @@ def test_the_network_is_shown_the_nearest_8_bits(tmp_path):
     assert np.array_equal(frame.pixels, shown_to_network(frame.deep))
     with VideoReader(source, allow_8bit=True) as reader:
         assert next(item for item in reader if isinstance(item, Frame)).deep is None
+
+
+def dolby_vision_metadata():
+    """A unit of type 62 that leaves all colours as they are (ETSI GS CCM 001, its syntax 5.3)."""
+
+    def ue(number):  # Exp-Golomb
+        digits = f"{number + 1:b}"
+        return "0" * (len(digits) - 1) + digits
+
+    coefficient = 23
+    header = f"{25:08b}{2:06b}{18:011b}{1:04b}{0:04b}1000{ue(coefficient)}010"
+    depths = f"{ue(2)}{ue(2)}{ue(4)}00000100"  # of base, enhancement and result, less 8
+    pivots = 3 * (ue(0) + f"{0:010b}{1023:010b}")
+    line = ue(0) + ue(0) + "0" + ue(0) + "0" * coefficient + ue(1) + "0" * coefficient
+    bits = header + depths + 3 * ue(0) + pivots + 2 * ue(0) + 3 * line
+    bits += "0" * (-len(bits) % 8)
+    content = int(bits, 2).to_bytes(len(bits) // 8) + bytes(4) + b"\x80"  # nobody checks the sum
+    escaped = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", content)
+    return b"\0\0\0\1\x7c\x01" + escaped
+
+
+def write_dolby_vision(path, color):
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("libx265", rate=25, options=LOSSLESS["libx265"])
+        stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
+        frame = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        for coded in [*stream.encode(frame), *stream.encode(None)]:
+            packet = av.Packet(bytes(coded) + dolby_vision_metadata())
+            packet.pts = packet.dts = 0
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            film.mux_one(packet)
+    assert "DOVI_RPU_BUFFER" in [data.type.name for data in first_frame(path).side_data]
+    return path
+
+
+def test_dolby_vision_over_hdr10_is_named_as_left_out(tmp_path):
+    source = write_dolby_vision(tmp_path / "in.ts", (BT2020, 1, 9, PQ))
+    writer = upscale(source, tmp_path / "out.mkv", Encoding())
+    assert writer.left_out == ["Dolby Vision metadata"]
+    assert tags(first_frame(tmp_path / "out.mkv")) == (BT2020, 1, 9, PQ)
+
+
+def test_dolby_vision_that_is_all_there_is_is_refused(tmp_path):
+    """Profile 5: without its metadata, faces are green."""
+    source = write_dolby_vision(tmp_path / "in.ts", (2, 2, 2, 2))
+    with pytest.raises(InputRefused, match=r"Dolby Vision of profile 5.* convert it to HDR10"):
+        VideoReader(source)

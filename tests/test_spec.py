@@ -26,6 +26,24 @@ def test_receptive_radius_of_the_papers_generator_is_40():
     assert ModelSpec("edge", "edge", 24, 8).receptive_radius_px == 10
 
 
+@pytest.mark.parametrize(
+    ("recipe", "may"),
+    [
+        ("edge", False),
+        ("srresnet", False),
+        ("edge, in INT8 with the scales of 134 pictures", False),
+        ("srgan from srresnet-x4", True),
+        ("srresnet-vgg22", True),
+        ("0.2 srresnet-x4 + 0.8 srgan-x4", True),
+        ("my-own", True),
+    ],
+)
+def test_what_was_not_trained_on_pixels_alone_may_shift_colours(recipe, may):
+    training = Training(recipe, "two photos", 5)
+    assert dataclasses.replace(SPEC, training=training).may_shift_colors == may
+    assert dataclasses.replace(SPEC, training=None).may_shift_colors
+
+
 @given(
     st.builds(
         ModelSpec,

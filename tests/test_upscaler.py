@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from srgan_edge.color_lock import locked
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.models import find_model
@@ -58,6 +59,29 @@ def test_out_of_memory_leads_to_less_at_once(limit_px, tiling, said):
         frame = picture(seed)
         assert np.array_equal(upscaler.upscale(frame), nearest(frame))
     assert [line.removeprefix("out of memory: going on with ") for line in lines] == said
+
+
+class Reddening(Nearest):
+    """Makes every pixel redder by six levels, and those at the left of a tile by twelve."""
+
+    def upscale(self, batch):
+        pixels = super().upscale(batch).astype(int)
+        pixels[..., 0] += 6
+        pixels[:, :, :8, 0] += 6
+        return pixels.clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("tile", [0, 40])
+def test_colours_are_locked_over_the_frame_and_not_the_tile(tile):
+    frame = picture(0) // 2 + 60
+    loose, held, by_itself = (
+        Upscaler(Reddening(), Tiling(tile=tile), color_lock=lock).upscale(frame).astype(int)
+        for lock in (False, True, None)
+    )
+    assert 6 <= (loose - nearest(frame)).mean((0, 1))[0] < 7
+    assert np.array_equal(held, locked(frame, loose.astype(np.uint8)))
+    assert np.abs((held - nearest(frame)).mean((0, 1))).max() < 0.1
+    assert np.array_equal(by_itself, loose)  # a model trained on pixels alone
 
 
 def test_less_than_the_smallest_tile_there_is_not():
