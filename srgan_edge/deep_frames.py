@@ -27,7 +27,7 @@ _Plane: TypeAlias = npt.NDArray[np.unsignedinteger]
 _Floats: TypeAlias = npt.NDArray[np.floating]
 
 _READABLE = re.compile(r"((yuva?4\d\dp|gbrp|gray|ya|p[024]|y2|(rgb|bgr)a?)\d+[lb]e)|gbrap\d+le")
-_WRITABLE = re.compile(r"gray|(yuv4\d\dp|gbrp|gray|p[024])\d+le")
+_WRITABLE = re.compile(r"gray|yuvj?4\d\dp|(yuv4\d\dp|gbrp|gray|p[024])\d+le")
 _BAND_ROWS = 32  # of a wide frame in float32, about what a processor's cache holds
 
 
@@ -47,7 +47,7 @@ def is_readable(pixel_format: str) -> bool:
 
 
 def is_writable(pixel_format: str) -> bool:
-    """Whether `DeepEncoder` takes the format: planes of 9 to 16 bits, or grey of 8 to 16."""
+    """Whether `DeepEncoder` takes the format: planes of 8 to 16 bits."""
     return _WRITABLE.fullmatch(pixel_format) is not None
 
 

@@ -4,8 +4,9 @@ What the codec cannot do is refused before the first frame. Which container the 
 what else lies in it, is left to the caller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 
 import av
@@ -17,6 +18,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from srgan_edge.color import ColorDescription
 from srgan_edge.deep_color import LEVEL
 from srgan_edge.deep_frames import DeepEncoder, depth_bits, is_writable, with_depth
 from srgan_edge.errors import OutputFailed, UsageError
@@ -63,10 +65,11 @@ class VideoEncoder:
         self._color = info.color.stored_as(
             is_rgb=VideoFormat(self._pixel_format).is_rgb, height=info.height
         )
+        if self._pixel_format.startswith("yuvj"):  # FFmpeg's old word for full range
+            self._color = replace(self._color, full_range=True)
         self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
         self._frames_taken = 0
-        self._converter: Converter | None = None
-        self._deep_encoder: DeepEncoder | None = None
+        self._convert: Callable[[Frame], VideoFrame] | None = None
 
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Start anew, with a stream of `container` for the packets.
@@ -138,29 +141,40 @@ class VideoEncoder:
             yield packet
 
     def _to_coded(self, frame: Frame) -> VideoFrame:
-        height, width, _ = frame.pixels.shape
-        if is_writable(self._pixel_format):
-            if self._deep_encoder is None:
-                self._deep_encoder = DeepEncoder(
-                    (width, height), self._pixel_format, self._size, self._color
-                )
-            deep = frame.pixels * np.uint16(LEVEL) if frame.deep is None else frame.deep
-            return self._deep_encoder(deep)
-        if frame.deep is not None:  # the first frame had no more than 8 bits, and nobody chose 8
+        if frame.deep is not None and depth_bits(self._pixel_format) == 8:
+            # The first frame had no more, or 8 bits would have been chosen by name.
             raise UsageError(
                 f"frames of more than 8 bits from {float(frame.pts * self._info.time_base):.2f} s "
                 f"on; type --pix-fmt {with_depth(self._pixel_format, 10)} to keep them, or "
                 f"--pix-fmt {self._pixel_format} to go on in 8"
             )
-        if self._converter is None:
-            self._converter = Converter(
-                ("rgb24", width, height),
-                (self._pixel_format, *self._size),
-                ENCODE_FLAGS,
-                color_options("out", self._color),
+        if self._convert is None:
+            height, width, _ = frame.pixels.shape
+            self._convert = _conversion(
+                (width, height), self._pixel_format, self._size, self._color
             )
-        pixels = np.ascontiguousarray(frame.pixels)
-        return self._converter(VideoFrame.from_numpy_buffer(pixels, "rgb24"))
+        return self._convert(frame)
+
+
+def _conversion(
+    source_size: tuple[int, int], pixel_format: str, size: tuple[int, int], color: ColorDescription
+) -> Callable[[Frame], VideoFrame]:
+    """By libswscale where that is exact, which is faster.
+
+    Of 8 bits it rounds full-range chroma down, by half a level on average, and takes all grey for
+    full range.
+    """
+    is_plain = depth_bits(pixel_format) == 8 and not color.full_range and pixel_format != "gray"
+    if is_plain or not is_writable(pixel_format):
+        told = color_options("out", color)
+        convert = Converter(("rgb24", *source_size), (pixel_format, *size), ENCODE_FLAGS, told)
+        return lambda frame: convert(
+            VideoFrame.from_numpy_buffer(np.ascontiguousarray(frame.pixels), "rgb24")
+        )
+    encode = DeepEncoder(source_size, pixel_format, size, color)
+    return lambda frame: encode(
+        frame.pixels * np.uint16(LEVEL) if frame.deep is None else frame.deep
+    )
 
 
 def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) -> str:

@@ -169,9 +169,10 @@ def test_a_written_frame_is_within_one_level(tmp_path, matrix, full_range, pixel
         plane.repeat(height // plane.shape[0], 0).repeat(width // plane.shape[1], 1)
         for plane in planes
     ]
-    error = middles(np.stack(samples, -1)) - yuv_from_rgb(rgb, matrix, full_range)
-    # In full range libswscale rounds chroma down; otherwise to nearest.
-    assert np.abs(error).max() <= (1.01 if full_range else 0.6)
+    error = np.stack(samples, -1) - yuv_from_rgb(blocks(rgb), matrix, full_range)
+    assert np.abs(middles(error)).max() < 0.8  # libswscale dithers what it reduces to 8 bits
+    inner = error.reshape(-1, BLOCK, error.shape[1] // BLOCK, BLOCK, 3)[:, 4:12, :, 4:12]
+    assert np.abs(inner.mean((0, 1, 2, 3))).max() < 0.1  # no cast
 
 
 def rewrite(source: Path, target: Path, encoding: Encoding, pixels=None, size=None):
