@@ -100,7 +100,7 @@ def upscale_film(
         frames_nudged=reader.nudged,
         packets_copied=joined.packets,
         packets_nudged=joined.nudged,
-        streams_left_out=left_out,
+        left_out=left_out,
     )
 
 

@@ -22,8 +22,8 @@ class FilmResult:
     """Of sound and subtitles."""
     packets_nudged: int
     """Of these, shared a time with the one before, and moved by a tick."""
-    streams_left_out: list[str]
-    """Of the input, that the container of the result cannot hold."""
+    left_out: list[str]
+    """Streams and metadata of the input that codec or container of the result cannot hold."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
