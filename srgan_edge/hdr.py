@@ -8,7 +8,7 @@ the pixels of the input, and is named instead.
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Self, cast
+from typing import Any, Self, cast
 
 from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.frame import VideoFrame
@@ -34,6 +34,19 @@ UNKEPT = {
     Type.ICC_PROFILE: "ICC profile",
 }
 """What can come with a frame and is not written -> what to call it."""
+
+_MASTERING = Type.MASTERING_DISPLAY_METADATA
+
+
+def _unnamed(cls: type[Type], value: Any) -> Type:  # noqa: ANN401 - as in `Enum._missing_`
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member
+
+
+# A frame with side data that PyAV 18 has no name for, as the EXIF of motion JPEG, could otherwise
+# not be asked for any.
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
 
 Point = tuple[Fraction, Fraction]
 """CIE 1931 x and y."""
@@ -65,7 +78,7 @@ class StaticHdr:
     def from_frame(cls, frame: VideoFrame) -> Self:
         """What comes with a decoded frame, be it from the stream or from the container."""
         found = {data.type: bytes(memoryview(data)) for data in _side_data(frame)}
-        display = found.get(Type.MASTERING_DISPLAY_METADATA)
+        display = found.get(_MASTERING)
         levels = found.get(Type.CONTENT_LIGHT_LEVEL)
         return cls(
             None if display is None else _mastering_display(display),
@@ -96,8 +109,10 @@ class StaticHdr:
 
 def unkept_metadata(frame: VideoFrame) -> tuple[str, ...]:
     """What comes with the frame and will not be in the output, by name."""
-    names = (UNKEPT.get(data.type) for data in _side_data(frame))
-    return tuple(dict.fromkeys(name for name in names if name is not None))
+    names = [UNKEPT[data.type] for data in _side_data(frame) if data.type in UNKEPT]
+    if _MASTERING in [data.type for data in _side_data(frame)]:
+        names += [] if StaticHdr.from_frame(frame).display else ["incomplete mastering display"]
+    return tuple(dict.fromkeys(names))
 
 
 def needs_dolby_vision(frame: VideoFrame) -> bool:

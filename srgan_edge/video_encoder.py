@@ -244,9 +244,9 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
     if encoding.codec in ENCODER_PARAMETERS:
         key = ENCODER_PARAMETERS[encoding.codec]
         quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # av.logging is not its
-        parameters = [*quiet, *hdr.encoder_parameters(encoding.codec), options.get(key, "")]
-        # Of two that differ, the last one counts: the user's.
-        options |= {key: ":".join(filter(None, parameters))} if any(parameters) else {}
+        given = [options[key]] if key in options else []  # of two that differ, the last one counts
+        if parameters := [*quiet, *hdr.encoder_parameters(encoding.codec), *given]:
+            options[key] = ":".join(parameters)
     crf = encoding.crf
     if crf is None and not options.keys() & {"crf", "qp", "b"}:
         crf = DEFAULT_CRF.get(encoding.codec)

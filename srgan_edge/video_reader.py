@@ -202,9 +202,11 @@ class VideoReader:
         transparent = any(component.is_alpha for component in pixel_format.components)
         hidden_alpha = self.video.metadata.get("alpha_mode") == "1"  # VP8 and VP9: not decoded here
         if transparent or hidden_alpha:
+            name = self.info.pixel_format
+            opaque = name.replace("yuva", "yuv") if name.startswith("yuv") else "yuv444p"
             raise InputRefused(
-                f"{self.path} ({self.info.pixel_format}) has transparency, which would be lost; "
-                "to accept that, name a format without: --pix-fmt yuv420p"
+                f"{self.path} ({name}) has transparency, which would be lost; "
+                f"to accept that, name a format without: --pix-fmt {opaque}"
             )
 
     def _refuse_unreadable(self, pixel_format: str, color: ColorDescription) -> None:

@@ -1,5 +1,6 @@
 """Video files: every frame once, in order, at its time, and all else in the file carried across."""
 
+import io
 import os
 import random
 import resource
@@ -13,6 +14,7 @@ import clips
 import numpy as np
 import pytest
 from clips import MS, make, see_frames, see_packets
+from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.video import CopiedPacket, Encoding, Frame
@@ -427,6 +429,27 @@ def test_transparency_is_refused_unless_a_format_without_is_named(tmp_path):
     with VideoReader(source, allow_opaque=True) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
     assert [clips.read_barcode(frame.pixels) for frame in frames] == [0, 1, 2]
+
+
+def test_motion_jpeg_of_a_camera(tmp_path):
+    """Its EXIF comes with every frame, as a kind of side data that PyAV has no name for."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side, which FFmpeg makes a display matrix of
+    still = io.BytesIO()
+    Image.fromarray(clips.barcode(0, (64, 48))).save(still, "JPEG", exif=exif, quality=95)
+    source = tmp_path / "in.avi"
+    with av.open(str(source), "w") as film:
+        stream = film.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        film.start_encoding()
+        packet = av.Packet(still.getvalue())
+        packet.pts = packet.dts = 0
+        packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+        film.mux_one(packet)
+    upscale(source, tmp_path / "out.mp4")
+    assert in_order(tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as film:
+        assert next(film.decode(video=0)).rotation == -90
 
 
 def test_which_formats_accept_8_bits():
