@@ -14,6 +14,7 @@ import numpy as np
 from av.codec import Codec, codecs_available
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -85,10 +86,7 @@ class VideoEncoder:
         context.width, context.height = self._size
         context.pix_fmt = self._pixel_format
         context.time_base = stream.time_base = info.time_base
-        context.colorspace = self._color.matrix
-        context.color_range = self._color.range_tag
-        context.color_primaries = self._color.primaries
-        context.color_trc = self._color.transfer
+        self._tag(context)
         if info.sample_aspect_ratio:
             context.sample_aspect_ratio = info.sample_aspect_ratio
         context.thread_type = "AUTO"  # PyAV's default makes x264 cut each frame into slices
@@ -107,6 +105,7 @@ class VideoEncoder:
         coded = self._to_coded(frame)
         coded.pts = frame.pts
         coded.time_base = self._info.time_base
+        self._tag(coded)  # from which some encoders take them
         self._durations[frame.pts] = frame.duration
         self._frames_taken += 1
         yield from self._packets(coded)
@@ -139,6 +138,12 @@ class VideoEncoder:
                 packet.dts = packet.pts
             packet.duration = self._durations.pop(packet.pts)  # not every encoder keeps it
             yield packet
+
+    def _tag(self, target: VideoCodecContext | VideoFrame) -> None:
+        target.colorspace = self._color.matrix
+        target.color_range = self._color.range_tag
+        target.color_primaries = self._color.primaries
+        target.color_trc = self._color.transfer
 
     def _to_coded(self, frame: Frame) -> VideoFrame:
         if frame.deep is not None and depth_bits(self._pixel_format) == 8:

@@ -14,6 +14,7 @@ from test_film import upscale as upscale_film
 
 from srgan_edge import film, segments
 from srgan_edge.color import BT709, SMPTE170M, ColorDescription
+from srgan_edge.color_lock import locked
 from srgan_edge.deep_color import deepened, shown_to_network
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.options import Options
@@ -224,6 +225,24 @@ def test_hdr_metadata_that_a_codec_cannot_store_is_named(tmp_path):
     assert line.startswith("mastering display and light levels: ffv1 cannot store them; -c libx264")
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "name"),
+    [
+        ("libx264", ".mov", "yuv420p10le"),
+        ("libx265", ".mov", "yuv420p12le"),
+        ("libsvtav1", ".mp4", "yuv420p10le"),
+        ("prores_ks", ".mov", "yuv422p10le"),
+        ("ffv1", ".mkv", "yuv444p16le"),
+    ],
+)
+def test_every_codec_stores_the_tags(tmp_path, codec, suffix, name):
+    color = (BT2020, 1, 9, HLG)
+    source = make(tmp_path / "in.mkv", codec="ffv1", options={}, pixel_format=name, color=color)
+    upscale(source, tmp_path / f"out{suffix}", Encoding(codec), scale=2)
+    frame = first_frame(tmp_path / f"out{suffix}")
+    assert (frame.format.name, tags(frame)) == (name, color)
+
+
 @pytest.mark.parametrize("transfer", [PQ, HLG])
 @pytest.mark.parametrize("bits", [8, 10])
 def test_hdr_brightness_is_carried_as_stored(tmp_path, transfer, bits):
@@ -353,3 +372,17 @@ def test_dolby_vision_that_is_all_there_is_is_refused(tmp_path):
     source = write_dolby_vision(tmp_path / "in.ts", (2, 2, 2, 2))
     with pytest.raises(InputRefused, match=r"Dolby Vision of profile 5.* convert it to HDR10"):
         VideoReader(source)
+
+
+def test_depth_survives_a_network_whose_colours_are_locked():
+    """Red is six levels too high: what was a ten-bit slope is one again."""
+    deep = (13000 + 64 * (np.arange(400) // 4)).astype(np.uint16)
+    deep = deep[None, :, None].repeat(48, 0).repeat(3, 2)
+    seen = shown_to_network(deep)
+    reddened = seen.repeat(4, 0).repeat(4, 1) + np.array([6, 0, 0], np.uint8)
+    loose, held = deepened(deep, reddened), deepened(deep, locked(seen, reddened))
+    assert len(np.unique(loose[96, :, 0])) < 30
+    for channel in range(3):
+        row = held[96, :, channel].astype(int)
+        assert np.abs(row[8:-8] - np.repeat(deep[0, :, channel], 4)[8:-8]).max() < 64
+        assert np.abs(np.diff(row)).max() < 64
