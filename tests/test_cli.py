@@ -72,6 +72,27 @@ def test_a_result_looks_like_its_input(cli, tmp_path):
     assert np.abs(shrunk.astype(int) - photo()).mean() < 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "locked"),
+    [((), True), (("--no-color-lock",), False), (("-n", EDGE), False)],
+)
+def test_colours_are_locked_for_gans_unless_told_not_to(cli, tmp_path, arguments, locked):
+    save(tmp_path / "in.png")
+    code, _, err = cli("upscale", "in.png", *arguments)
+    assert code == 0
+    assert (", colours locked" in err) == locked
+    shift = np.asarray(Image.open("in_x4.png")).mean((0, 1)) - photo().mean((0, 1))
+    assert not locked or np.abs(shift).max() < 0.1
+
+
+def test_a_film_of_ten_bits_stays_one(cli, tmp_path):
+    source = clips.make(tmp_path / "in.mkv", frames=3, pixel_format="yuv420p10le")
+    code, _, err = cli("upscale", source, "-n", EDGE)
+    assert code == 0, err
+    with av.open(str(tmp_path / "in_x4.mkv")) as film:
+        assert next(film.decode(video=0)).format.name == "yuv420p10le"
+
+
 def test_a_video_keeps_its_frames_times_and_sound(cli, tmp_path):
     source = clips.make(tmp_path / "in.mp4", frames=10, size=(64, 48), sounds=["eng", "deu"])
     code, _, err = cli("upscale", "in.mp4", "--tile", 32)

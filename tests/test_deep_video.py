@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from clips import make
+from clips import make, see_frames
 from test_color import blocks, middles
 from test_deep_frames import codes_of, frame_of, samples_of, some_rgb
 from test_film import upscale as upscale_film
@@ -135,6 +135,21 @@ def test_a_named_format_is_obeyed(tmp_path, named):
     with VideoReader(tmp_path / "out.mkv") as reader:
         frame = next(item for item in reader if isinstance(item, Frame))
     assert np.abs(middles(frame.pixels) - rgb * 255).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["yuv420p10le", "yuv422p12le", "gray10le", "gbrp10le"])
+def test_odd_sizes(tmp_path, name):
+    size = (97, 63)
+    source = make(
+        tmp_path / "in.mkv", codec="ffv1", options={}, pixel_format=name, frames=2, size=size
+    )
+    upscale(source, tmp_path / "out.mkv", Encoding("libx265"), scale=4)
+    frame = first_frame(tmp_path / "out.mkv")
+    assert (frame.width, frame.height) == (4 * 97, 4 * 63)
+    assert [seen.number for seen in see_frames(tmp_path / "out.mkv")] == [0, 1]
+    if "420" in name:
+        with pytest.raises(UsageError, match="an odd size; use --pix-fmt yuv444p10le or another"):
+            upscale(source, tmp_path / "out.mkv", Encoding(), scale=1)
 
 
 def test_a_codec_that_cannot_store_the_depth_is_refused_with_one_that_can(tmp_path):
