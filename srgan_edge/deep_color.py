@@ -8,6 +8,7 @@ picture as bytes can tell, that picture is the answer, and where it is not, the 
 Where the deep pixels come from, and what writes them, is the caller's business.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -40,37 +41,58 @@ def shown_to_network(deep: DeepPixels) -> Pixels:
     return ((deep.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)
 
 
-def deepened(deep: DeepPixels, upscaled: Pixels) -> DeepPixels:
+def deepened(deep: DeepPixels, upscaled: Pixels, above: int = 0, below: int = 0) -> DeepPixels:
     """uint16 [sH, sW, C]: `upscaled` with the depth of `deep`, from which it was made.
 
-    Each value is the bicubic interpolation of `deep` (Keys 1981, a = -0.5, edges replicated) where
-    `upscaled` is within `UNCERTAIN` of it, that of `upscaled` where it is twice as far or more, and
-    passes from one to the other in between. Exact integer arithmetic: cutting the picture
-    elsewhere changes nothing, as long as two rows and columns more are there on each side.
+    Each value is that of `interpolated` where `upscaled` is within `UNCERTAIN` of it, that of
+    `upscaled` where it is twice as far or more, and passes from one to the other in between.
 
     Args:
-        deep: uint16 [H, W, C], any number of channels.
+        deep: uint16 [H + above + below, W, C], any number of channels.
         upscaled: uint8 [sH, sW, C], what the network made of `shown_to_network(deep)`.
+        above: rows of `deep` for which there is no answer, as in `interpolated`.
+        below: the same at the bottom.
+    """
+    scale = upscaled.shape[1] // deep.shape[1]
+    result = np.empty(upscaled.shape, np.uint16)
+    for rows, smooth in _interpolated_blocks(deep, scale, above, below):
+        _merge(smooth, upscaled[rows].reshape(smooth.shape), result[rows].reshape(smooth.shape))
+    return result
+
+
+def interpolated(deep: DeepPixels, scale: int, above: int = 0, below: int = 0) -> DeepPixels:
+    """uint16 [H + above + below, W, C] -> [sH, sW, C], bicubic (Keys 1981, a = -0.5).
+
+    Edges are replicated. The arithmetic is exact: a stripe of a picture is what it is in the whole
+    picture, as long as two rows `above` and `below` it are there, or its true edge.
     """
     height, width, channels = deep.shape
-    scale = upscaled.shape[0] // height
-    assert upscaled.shape == (scale * height, scale * width, channels), "not a whole multiple"
-    answers = upscaled.reshape(scale * height, -1)
-    result = np.empty((scale * height, scale * width * channels), np.uint16)
+    result = np.empty((scale * (height - above - below), scale * width, channels), np.uint16)
+    for rows, smooth in _interpolated_blocks(deep, scale, above, below):
+        np.copyto(result[rows].reshape(smooth.shape), smooth.clip(0, 65535), casting="unsafe")
+    return result
+
+
+def _interpolated_blocks(
+    deep: DeepPixels, scale: int, above: int, below: int
+) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    """Some rows of the result and their whole values, float64 [rows, sW * C], not yet clipped."""
     wide = _widened(deep, scale)
     weights = _weights(scale)
+    height = deep.shape[0] - above - below
     for top in range(0, height, _BLOCK_PX):
-        rows = slice(scale * top, min(scale * (top + _BLOCK_PX), scale * height))
-        smooth = weights @ wide[top : top + _BLOCK_PX + 2 * _TAPS_PX]
-        _merge(smooth[: rows.stop - rows.start], answers[rows], result[rows])
-    return result.reshape(upscaled.shape)
+        rows = slice(scale * top, scale * min(top + _BLOCK_PX, height))
+        first = above + top
+        smooth = weights @ wide[first : first + _BLOCK_PX + 2 * _TAPS_PX]
+        smooth = smooth[: rows.stop - rows.start]
+        yield rows, np.rint(smooth, out=smooth)
 
 
 def _merge(
     smooth: npt.NDArray[np.float64], answers: npt.NDArray[np.uint8], result: DeepPixels
 ) -> None:
-    """All [rows, columns]; `smooth` is unrounded and may overshoot 0..65535."""
-    base = np.rint(smooth, out=smooth).astype(np.float32)  # 17 bits: exact
+    """All [rows, columns]."""
+    base = smooth.astype(np.float32)  # 17 bits: exact
     np.clip(base, 0, 65535, out=base)
     exact = answers.astype(np.float32)
     exact *= LEVEL
@@ -83,11 +105,10 @@ def _merge(
 
 
 def _widened(deep: DeepPixels, scale: int) -> npt.NDArray[np.float64]:
-    """float64 [H + padding, sW * C]: interpolated along the rows; rows replicated for the blocks."""
+    """float64 [H + padding, sW * C]: interpolated along the rows, of which the outer are copies."""
     height, width, channels = deep.shape
-    below, right = (-side % _BLOCK_PX for side in (height, width))
-    edges = ((_TAPS_PX, _TAPS_PX + below), (_TAPS_PX, _TAPS_PX + right), (0, 0))
-    padded = np.pad(deep, edges, mode="edge").reshape(height + below + 2 * _TAPS_PX, -1)
+    edges = ((_TAPS_PX, _TAPS_PX + _BLOCK_PX), (_TAPS_PX, _TAPS_PX + -width % _BLOCK_PX), (0, 0))
+    padded = np.pad(deep, edges, mode="edge").reshape(height + _BLOCK_PX + 2 * _TAPS_PX, -1)
     window = (_BLOCK_PX + 2 * _TAPS_PX) * channels
     windows = sliding_window_view(padded, window, axis=1)[:, :: _BLOCK_PX * channels]
     weights = np.kron(_weights(scale), np.eye(channels)).T

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from srgan_edge.bicubic import keys_cubic
-from srgan_edge.deep_color import LEVEL, UNCERTAIN, deepened, shown_to_network
+from srgan_edge.deep_color import (
+    LEVEL,
+    UNCERTAIN,
+    deepened,
+    interpolated,
+    shown_to_network,
+)
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.models import find_model
 from srgan_edge.upscaler import Tiling, Upscaler
@@ -18,7 +24,7 @@ def noise(seed: int, *shape: int, levels: int = 65536) -> np.ndarray:
     return np.random.default_rng((seed, *shape)).integers(0, levels, shape, np.int64)
 
 
-def interpolated(deep: np.ndarray, scale: int) -> np.ndarray:
+def exactly_interpolated(deep: np.ndarray, scale: int) -> np.ndarray:
     """The specification, in Python's own integers: weights in steps of 2**-14, edges replicated."""
 
     def matrix(size: int) -> np.ndarray:
@@ -34,7 +40,8 @@ def interpolated(deep: np.ndarray, scale: int) -> np.ndarray:
     tall, wide = (matrix(side) for side in deep.shape[:2])
     planes = [tall @ deep[..., c].astype(object) @ wide.T for c in range(deep.shape[2])]
     exact = np.stack(planes, axis=2)
-    return np.frompyfunc(lambda value: _rounded(value, 2**28), 1, 1)(exact).astype(np.int64)
+    rounded = np.frompyfunc(lambda value: _rounded(value, 2**28), 1, 1)(exact)
+    return rounded.astype(np.int64).clip(0, 65535)
 
 
 def _around(centre: float) -> range:
@@ -48,7 +55,7 @@ def _rounded(value: int, unit: int) -> int:
 
 
 def specification(deep: np.ndarray, upscaled: np.ndarray) -> np.ndarray:
-    base = interpolated(deep, upscaled.shape[0] // deep.shape[0]).clip(0, 65535)
+    base = exactly_interpolated(deep, upscaled.shape[0] // deep.shape[0])
     answer = upscaled.astype(np.int64) * LEVEL
     apart = np.abs(answer - base)
     halfway = base + np.sign(answer - base) * 2 * (apart - UNCERTAIN)
@@ -62,11 +69,16 @@ def specification(deep: np.ndarray, upscaled: np.ndarray) -> np.ndarray:
 def test_it_is_its_specification_to_the_bit(size, channels: int, scale: int):
     height, width = size
     deep = noise(1, height, width, channels).astype(np.uint16)
-    near = interpolated(deep, scale) // LEVEL + noise(2, scale * height, scale * width, 1) % 9 - 4
+    near = (
+        exactly_interpolated(deep, scale) // LEVEL
+        + noise(2, scale * height, scale * width, 1) % 9
+        - 4
+    )
     upscaled = near.clip(0, 255).astype(np.uint8)
     result = deepened(deep, upscaled)
     assert result.dtype == np.uint16
     assert np.array_equal(result, specification(deep, upscaled))
+    assert np.array_equal(interpolated(deep, scale), exactly_interpolated(deep, scale))
 
 
 def test_every_value_is_shown_as_the_nearest_byte():
@@ -74,14 +86,15 @@ def test_every_value_is_shown_as_the_nearest_byte():
     assert np.array_equal(shown_to_network(values), (values.astype(int) + 128) // 257)
 
 
-@pytest.mark.parametrize("cut", [3, 8, 11])
+@pytest.mark.parametrize("cut", [2, 3, 8, 11, 21])
 def test_where_it_is_cut_changes_nothing(cut: int):
     deep = noise(3, 23, 9, 3).astype(np.uint16)
     upscaled = shown_to_network(deep).repeat(4, axis=0).repeat(4, axis=1)
-    whole = deepened(deep, upscaled)
-    above = deepened(deep[: cut + 2], upscaled[: 4 * (cut + 2)])[: 4 * cut]
-    below = deepened(deep[cut - 2 :], upscaled[4 * (cut - 2) :])[4 * 2 :]
-    assert np.array_equal(np.concatenate([above, below]), whole)
+    top = deepened(deep[: cut + 2], upscaled[: 4 * cut], below=2)
+    bottom = deepened(deep[cut - 2 :], upscaled[4 * cut :], above=2)
+    assert np.array_equal(np.concatenate([top, bottom]), deepened(deep, upscaled))
+    smooth = interpolated(deep[cut - 2 : cut + 2], 4, above=2, below=1)
+    assert np.array_equal(smooth[:2], interpolated(deep, 4)[4 * cut :][:2])
 
 
 @pytest.mark.parametrize("value", [0, 1, 128, 129, 33000, 65407, 65534, 65535])
@@ -115,7 +128,7 @@ def test_a_slow_ramp_has_no_bands(model: str):
     assert len(np.unique(bands[..., 0])) <= 7 and np.abs(np.diff(bands, axis=1)).max() >= LEVEL
     assert len(np.unique(result[..., 0])) > 800
     assert np.quantile(np.abs(np.diff(result.astype(int), axis=1)), 0.999) <= 8
-    assert np.quantile(np.abs(result - smooth), 0.999) == 0
+    assert np.quantile(np.abs(result.astype(int) - smooth), 0.999) == 0
 
 
 def test_a_frame_of_4k_takes_less_than_its_network():
