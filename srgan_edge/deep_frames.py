@@ -27,7 +27,7 @@ _Plane: TypeAlias = npt.NDArray[np.unsignedinteger]
 _Floats: TypeAlias = npt.NDArray[np.floating]
 
 _READABLE = re.compile(r"((yuva?4\d\dp|gbrp|gray|ya|p[024]|y2|(rgb|bgr)a?)\d+[lb]e)|gbrap\d+le")
-_WRITABLE = re.compile(r"gray|yuvj?4\d\dp|(yuv4\d\dp|gbrp|gray|p[024])\d+le")
+_WRITABLE = re.compile(r"gray|yuvj?4\d\dp|(yuv4\d\dp|gbrp|gray|p[02])\d+le")
 _BAND_ROWS = 32  # of a wide frame in float32, about what a processor's cache holds
 
 

@@ -80,7 +80,7 @@ def test_a_decoded_frame_is_within_half_a_level_of_16_bits(color, pixel_format):
     assert np.abs(middles(deep) - expected).max() < 0.6
 
 
-@pytest.mark.parametrize("pixel_format", DEEP)
+@pytest.mark.parametrize("pixel_format", [*DEEP, "yuv420p", "yuv422p", "yuv444p"])
 @pytest.mark.parametrize("color", SCHEMES)
 def test_a_written_frame_is_within_a_code(color, pixel_format):
     bits, rgb = depth_bits(pixel_format), some_rgb()
@@ -88,7 +88,8 @@ def test_a_written_frame_is_within_a_code(color, pixel_format):
     height, width, _ = deep.shape
     frame = DeepEncoder((width, height), pixel_format, (width, height), color)(deep)
     error = middles(samples_of(frame)) - codes_of(rgb, color, bits)
-    assert np.abs(error).max() < (0.6 if bits < 16 else 1.1)  # 16 bits: rgb was rounded to them
+    # To 8 bits libswscale dithers; and to 16, rgb had been rounded itself.
+    assert np.abs(error).max() < {8: 0.8, 16: 1.1}.get(bits, 0.6)
 
 
 @pytest.mark.parametrize("pixel_format", [name for name in DEEP if depth_bits(name) < 16])
@@ -184,6 +185,6 @@ def test_another_size_shows_the_same_colours(pixel_format, full_range):
 
 def test_which_formats_are_taken():
     neither = ["grayf32le", "gbrpf32le", "xyz12le", "bayer_rggb16le", "x2rgb10le", "rgb24"]
-    unwritable = ["rgb48le", "gbrap10le", "yuva420p10le", "gray10be"]
+    unwritable = ["p410le", "rgb48le", "gbrap10le", "yuva420p10le", "gray10be"]
     assert not any(map(is_readable, [*neither, "yuv420p"]))
     assert not any(map(is_writable, [*neither, *unwritable]))

@@ -122,7 +122,9 @@ def test_the_format_is_the_usual_one_with_all_of_the_input(tmp_path, given, code
     assert first_frame(tmp_path / "out.mkv").format.name == stored
 
 
-@pytest.mark.parametrize("named", ["gbrp10le", "gray10le", "yuv444p12le", "yuv420p", "gray"])
+@pytest.mark.parametrize(
+    "named", ["gbrp10le", "gray10le", "yuv444p12le", "yuv420p", "yuvj420p", "gray"]
+)
 def test_a_named_format_is_obeyed(tmp_path, named):
     """Grey, so that each of them can show it: 0.2, 0.5 and 0.8 of white."""
     color = ColorDescription(BT709, False)
