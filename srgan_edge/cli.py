@@ -108,6 +108,13 @@ def upscale(
     encoder_options: Annotated[
         list[str] | None, typer.Option("-e", metavar="KEY=VALUE", help="For the encoder.")
     ] = None,
+    deinterlace: Annotated[
+        bool, typer.Option("--deinterlace", help="Make one picture of the two fields of a frame.")
+    ] = False,
+    on_damage: Annotated[
+        Literal["skip", "conceal"],
+        typer.Option(help="Frames that cannot be decoded: left out, or shown as the one before."),
+    ] = "skip",
     suffix: Annotated[str, typer.Option(help="Added to names where -o gives none.")] = "_x4",
     ext: Annotated[str | None, typer.Option(help="Other file type, as png or mkv.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results.")] = False,
@@ -163,6 +170,8 @@ def upscale(
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
         restart=restart,
+        on_damage=on_damage,
+        deinterlace=deinterlace,
     )
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     if report is not None:

@@ -50,7 +50,9 @@ def upscale_film(
 
     Raises:
         InputRefused: the input is no film, or has what would be lost.
-        InputDamaged: the input ends early or is broken; what came before is saved and named.
+        InputDamaged: the input ends early or is broken; what could be decoded is saved and named.
+            Where `options` asked to conceal damage and that made up for all of it, this is the
+            whole result under its own name.
         OutputFailed: the disk failed, or the result is not as the input; finished segments stay.
         UsageError: encoder or container take less than is asked of them; an earlier run was of
             another job.
@@ -58,7 +60,11 @@ def upscale_film(
     """
     encoding = options.encoding
     with VideoReader(
-        job.source, allow_8bit=encoding.accepts_8bit, allow_opaque=encoding.accepts_opaque
+        job.source,
+        allow_8bit=encoding.accepts_8bit,
+        allow_opaque=encoding.accepts_opaque,
+        conceal=options.on_damage == "conceal",
+        deinterlace=options.deinterlace,
     ) as reader:
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
@@ -68,7 +74,7 @@ def upscale_film(
             scratch = work.path / f"rehearsal{job.target.suffix}"
             left_out = rehearse(job.source, job.target, scratch, size, encoding)
             scratch.unlink()
-            for remark in _remarks_before(info, left_out, work):
+            for remark in _remarks_before(info, options, left_out, work):
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
@@ -92,6 +98,11 @@ def upscale_film(
             for remark in _remarks_after(reader, joined):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
+        if reader.damage:  # all of it made up for, or it would have been raised
+            raise InputDamaged(
+                f"{job.source}: damaged: {reader.damage}; {reader.concealed} of {joined.frames} "
+                f"frames show another one; all are in {job.target}"
+            )
     return FilmResult(
         frames=joined.frames,
         size=size,
@@ -138,6 +149,8 @@ def _identity(
         "encoding": asdict(options.encoding),
         "encoder_threads": len(os.sched_getaffinity(0)),
         "segment_frames": SEGMENT_FRAMES,
+        "on_damage": options.on_damage,
+        "deinterlace": options.deinterlace,
         "versions": {"srgan-edge": __version__, **library_versions()},
         **made_by,
     }
@@ -183,15 +196,17 @@ def _saved(job: Job, work: WorkFolder, size: tuple[int, int], options: Options) 
     return f"; what came before is in {partial}"
 
 
-def _remarks_before(info: VideoInfo, left_out: list[str], work: WorkFolder) -> Iterator[str]:
+def _remarks_before(
+    info: VideoInfo, options: Options, left_out: list[str], work: WorkFolder
+) -> Iterator[str]:
     """What is not as in the source, or not certain, before the first frame."""
     if work.damaged:
         yield f"{work.damaged}; going on before it"
     if work.frames:
         yield f"going on after {work.frames} frames that are in {work.path}"
     yield from (f"left out: {lost}" for lost in left_out)
-    if info.interlaced:
-        yield "interlaced; its fields are upscaled together, as one picture"
+    if info.interlaced and not options.deinterlace:
+        yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
     if info.color.assumed:
         matrix, *_ = MATRICES[info.color.matrix]
         span = "full" if info.color.full_range else "limited"
@@ -199,12 +214,14 @@ def _remarks_before(info: VideoInfo, left_out: list[str], work: WorkFolder) -> I
 
 
 def _remarks_after(reader: VideoReader, joined: Joined) -> Iterator[str]:
-    """What had to be done to colours and times."""
+    """What had to be done to colours and times, and what may be wrong."""
     if reader.recolored:
         yield f"colours change from {reader.recolored}; all are written as the first"
     for lost in reader.unkept:
         if lost not in reader.info.unkept:
             yield f"left out: {lost}"
+    if reader.doubtful:
+        yield f"{reader.doubtful} packets may lack a part: the count in the stream is interrupted"
     if reader.untimed:
         yield f"{reader.untimed} frames had no time and were spaced by their period"
     if moved := reader.nudged + joined.nudged:

@@ -23,6 +23,10 @@ class Options:
     """What to do where a result already exists."""
     color_lock: bool | None = None
     """Hold the mean colours of the input; None: if the model may shift them."""
+    on_damage: Literal["skip", "conceal"] = "skip"
+    """What becomes of frames that cannot be decoded: left out, or shown as the one before."""
+    deinterlace: bool = False
+    """Make pictures of two fields into pictures of one moment, before they are upscaled."""
     restart: bool = False
     """Forget what an earlier run has done of a film."""
 

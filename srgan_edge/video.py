@@ -56,7 +56,8 @@ class VideoInfo:
     display_matrix: tuple[int, ...] | None
     """How a player turns or mirrors the picture: nine numbers as in ISO/IEC 14496-12 `tkhd`."""
     interlaced: bool
-    """The first frame holds two fields. It is upscaled as one picture."""
+    """The first frame holds two fields. In the result no frame does, and none says so: what was one
+    line is several, and the network has drawn across the fields."""
 
     @property
     def frames_expected(self) -> int | None:

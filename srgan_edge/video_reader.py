@@ -23,13 +23,18 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from srgan_edge import matroska
 from srgan_edge.color import MATRICES, RGB, ColorDescription
+from srgan_edge.damage import Damage
 from srgan_edge.deep_frames import depth_bits, is_readable
+from srgan_edge.deinterlace import Deinterlacer
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.hdr import StaticHdr, needs_dolby_vision, unkept_metadata
 from srgan_edge.rgb_decoder import RgbDecoder
+from srgan_edge.stated_size import missing_bytes
 from srgan_edge.swscale import Siting
-from srgan_edge.video import CopiedPacket, Frame, FrameTime, VideoInfo
+from srgan_edge.video import CopiedPacket, Frame, FrameTime, VideoInfo, VideoPacket
+from srgan_edge.video_decoder import Picture, VideoDecoder
 
 MAX_PIXELS = 2**26
 """Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
@@ -51,6 +56,7 @@ _MAGIC = (  # offset, bytes: how the formats above begin
     (0, b"YUV4MPEG2"),
 )
 _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
+_ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the first keyframe on
 
 # Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
 # and MPEG-1. Libswscale, if not told, takes it to be between them.
@@ -66,13 +72,27 @@ class VideoReader:
     go around (a broken packet, a file that ends early) raises `InputDamaged` after everything else
     was yielded; damage that it cannot raises at once.
 
+    With `conceal`, a frame that cannot be decoded is replaced by the one before it (at the start of
+    the film, by the one after), at its own time, so that their number stays and sound stays in
+    step. If that makes up for all of the damage, nothing is raised: see `damage`.
+
+    With `deinterlace`, pictures of two fields become pictures of one moment.
+
     Raises:
         InputRefused: not a regular file of a known format, no video stream, frames over
             `MAX_PIXELS`, colours that cannot be read; or, unless allowed, transparency.
         InputDamaged: a known format that is cut off or broken.
     """
 
-    def __init__(self, path: Path, *, allow_8bit: bool = False, allow_opaque: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        allow_8bit: bool = False,
+        allow_opaque: bool = False,
+        conceal: bool = False,
+        deinterlace: bool = False,
+    ) -> None:
         """Of more than 8 bits, or of transparency, nothing is lost unless it is allowed here.
 
         Frames of more than 8 bits have `deep`, unless `allow_8bit`, which allows both.
@@ -83,6 +103,13 @@ class VideoReader:
         """From what the frames change to what, and when; empty: they do not."""
         self.unkept: dict[str, None] = {}
         """Names of what came with frames and is not in `Frame`, in order."""
+        self.damage = Damage()
+        """What was found wrong; complete once the last frame was yielded."""
+        self.doubtful = 0
+        """Packets that may lack a part: transport streams count, and the count was interrupted.
+        Recordings joined end to end have such places too, with nothing missing."""
+        self.interlaced = 0
+        """Frames that hold two fields, whether they were deinterlaced or not."""
         self.nudged = 0
         """Frames moved forward because their time was not later than that of the one before."""
         self.untimed = 0
@@ -95,19 +122,28 @@ class VideoReader:
             self._prepare_decoder()
             self.copied = [stream for stream in self.container.streams if _is_copied(stream)]
             """The sound and subtitle streams, whose packets are yielded."""
+            self._conceal = conceal
+            self._formats = set(self.container.format.name.split(","))
             self._time_base = self.video.time_base or Fraction(1, 1000)
             rate = self.video.average_rate or self.video.guessed_rate
             self._period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
-            self._damage: list[str] = []
-            self._decoded = self._video_packets = 0
+            self._decoder = VideoDecoder(
+                self.video,
+                self.damage,
+                self._period_ticks,
+                one_to_one=bool(self._formats & _ONE_TO_ONE),
+                conceal=conceal,
+            )
+            self._deinterlacer = Deinterlacer() if deinterlace else None
+            self._video_packets = 0
             self._last_pts: int | None = None
             self._latest_end_seconds = Fraction(0)
             self._items = self._decode()
-            self._ahead: deque[VideoFrame | CopiedPacket] = deque()
+            self._ahead: deque[Picture | CopiedPacket] = deque()
             first = self._first_frame()
             self.info = self._describe(first, rate)
             self._refuse_unreadable(self.info.pixel_format, self.info.color)
-            if needs_dolby_vision(first):
+            if needs_dolby_vision(first.frame):
                 raise InputRefused(
                     f"{path} is Dolby Vision of profile 5, whose colours cannot be read here; "
                     "convert it to HDR10 first"
@@ -125,6 +161,11 @@ class VideoReader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def concealed(self) -> int:
+        """Frames that could not be decoded and were replaced."""
+        return self._decoder.concealed
+
     def close(self) -> None:
         """Close the file. Packets and frames that were yielded stay valid."""
         self._items.close()
@@ -132,12 +173,12 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame | CopiedPacket]:
         for item in self._all():
-            yield self._frame(item) if isinstance(item, VideoFrame) else item
+            yield self._frame(item) if isinstance(item, Picture) else item
 
     def scan(self) -> Iterator[FrameTime | CopiedPacket]:
         """The same, but of the frames only the times: much faster, as no pixel is converted."""
         for item in self._all():
-            yield self._time(item) if isinstance(item, VideoFrame) else item
+            yield self._time(item) if isinstance(item, Picture) else item
 
     def copied_packets(self) -> Iterator[CopiedPacket]:
         """Only the packets, and no frame is decoded; damage is passed over."""
@@ -166,24 +207,23 @@ class VideoReader:
                 f"{self.path}: no readable frames, or frames of more than {MAX_PIXELS} pixels"
             )
         context.options = {"max_pixels": str(MAX_PIXELS)}
-        context.thread_type = "AUTO"
 
-    def _first_frame(self) -> VideoFrame:
+    def _first_frame(self) -> Picture:
         """What only a decoded frame tells is needed before the output can be opened."""
         for item in self._items:
             self._ahead.append(item)
-            if isinstance(item, VideoFrame):
+            if isinstance(item, Picture):
                 return item
         raise InputDamaged(f"{self.path}: damaged: none of its frames can be decoded")
 
-    def _describe(self, first: VideoFrame, rate: Fraction | None) -> VideoInfo:
-        stream, total = self.video, self.container.duration
+    def _describe(self, picture: Picture, rate: Fraction | None) -> VideoInfo:
+        stream, total, first = self.video, self.container.duration, picture.frame
         matrix = cast(SideData | None, first.side_data.get("DISPLAYMATRIX"))
         return VideoInfo(
             width=first.width,
             height=first.height,
             time_base=self._time_base,
-            start_pts=_stated_time(first),
+            start_pts=picture.pts,
             average_rate=rate,
             duration_seconds=None if total is None else total / 1e6,
             frames_stated=stream.frames or None,
@@ -194,7 +234,7 @@ class VideoReader:
             unkept=unkept_metadata(first),
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
             display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
-            interlaced=first.interlaced_frame,
+            interlaced=self.interlaced > 0,
         )
 
     def _refuse_transparency(self) -> None:
@@ -221,21 +261,22 @@ class VideoReader:
                 f"{self.path}: colour matrix {color.matrix} of H.273; possible: {possible}, RGB"
             )
 
-    def _decode(self) -> Generator[VideoFrame | CopiedPacket, None, None]:
+    def _decode(self) -> Generator[Picture | CopiedPacket, None, None]:
         copied = {stream.index for stream in self.copied}
         for packet in self._demux():
             if packet.stream_index == self.video.index:
-                self._video_packets += not packet.is_discard
-                yield from self._decode_packet(packet)
+                self._video_packets += 1
+                yield from self._progressive(self._decoder.decode(cast(VideoPacket, packet)))
             elif packet.stream_index in copied:
                 yield CopiedPacket(packet)
             elif packet.stream.disposition & Disposition.attached_pic:
                 self.cover_art.setdefault(packet.stream_index, packet)
-        yield from self._decode_packet(None)  # what the decoder still holds
-        self._note_early_end()
-        if self._damage:
-            more = f" and {len(self._damage) - 1} more" if len(self._damage) > 1 else ""
-            raise InputDamaged(f"{self.path}: damaged: {self._damage[0]}{more}")
+        self._examine_container()
+        yield from self._progressive(self._decoder.finish())
+        if self._deinterlacer:
+            yield from self._deinterlacer.finish()
+        if self.damage and not self.damage.is_repaired:
+            raise InputDamaged(f"{self.path}: damaged: {self.damage}")
 
     def _demux(self) -> Iterator["Packet[Stream]"]:
         """Every packet with something in it. A packet without is how PyAV marks the end."""
@@ -244,87 +285,83 @@ class VideoReader:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                self._note_damage(self._latest_end_seconds, str(error.strerror))
+                self.damage.add(str(error.strerror), self._latest_end_seconds)
                 return
             if packet is None:
                 return
             if not packet.size:
                 continue
+            self.doubtful += packet.is_corrupt
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None and packet.time_base:
                 end = (start + (packet.duration or 0)) * packet.time_base
                 self._latest_end_seconds = max(self._latest_end_seconds, end)
             yield packet
 
-    def _decode_packet(self, packet: "Packet[Stream] | None") -> Iterator[VideoFrame]:
-        try:
-            frames = self.video.decode(packet)
-        except av.FFmpegError as error:
-            pts = None if packet is None else packet.pts
-            self._note_damage(self._seconds(pts), str(error.strerror))
-            return
-        for frame in frames:
-            self._decoded += 1
-            if frame.is_corrupt:
-                self._note_damage(self._seconds(frame.pts), "part of a frame is missing")
-            yield frame
+    def _progressive(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
+        for picture in pictures:
+            self.interlaced += picture.frame.interlaced_frame
+            yield from self._deinterlacer.push(picture) if self._deinterlacer else (picture,)
 
-    def _note_damage(self, seconds: Fraction, what: str) -> None:
-        self._damage.append(f"{what} at {float(seconds):.2f} s")
+    def _examine_container(self) -> None:
+        """A file that was cut off decodes to its end without any error."""
+        if "matroska" in self._formats:
+            if broken := matroska.find_break(self.path):
+                self.damage.add(broken)
+            elif changed := matroska.find_wrong_checksum(self.path):
+                self.damage.add(changed, repaired=self._conceal)
+        elif self._formats & {"mov", "avi"}:
+            missing = max(missing_bytes(self.path), self._end_of_index() - self.container.size)
+            if missing > 0:
+                self.damage.add(f"cut off, {missing} bytes are missing")
+        if "avi" in self._formats:
+            listed = sum(entry.size > 0 for entry in self.video.index_entries)
+            if self._video_packets < listed:
+                self.damage.add(f"{self._video_packets} of {listed} frames can be found")
+        if self._formats & _STATED_DURATION and self.container.duration:
+            self._compare_duration(Fraction(self.container.duration, 1_000_000))
 
-    def _note_early_end(self) -> None:
-        """A file that was cut off decodes to its end without any error.
+    def _compare_duration(self, stated_seconds: Fraction) -> None:
+        """The end is the latest of any packet, as the last in the file is not the last in time.
 
-        The end is the latest of any packet, as the last in the file is not the last in time. MPEG
-        transport and program streams state no duration: there a cut cannot be known.
+        MPEG transport and program streams state no duration: there a cut cannot be known.
         """
-        formats = set(self.container.format.name.split(","))
-        if not formats & _STATED_DURATION or not self.container.duration:
-            return
-        stated = Fraction(self.container.duration, 1_000_000)
         slack = max(2 * self._period_ticks * self._time_base, Fraction(1, 10))
-        is_mp4 = "mov" in formats
-        if is_mp4 and (missing_bytes := self._end_of_index() - self.container.size) > 0:
-            self._damage.insert(0, f"cut off, {missing_bytes} bytes are missing")
-        elif self._latest_end_seconds < stated - slack:
-            ends = f"{float(self._latest_end_seconds):.2f} of {float(stated):.2f} s"
-            self._damage.insert(0, f"ends at {ends}")
-        elif is_mp4 and self._decoded < self._video_packets and not self._damage:
-            self._damage.append(f"{self._decoded} of {self._video_packets} frames can be decoded")
+        if self._latest_end_seconds < stated_seconds - slack:
+            end, whole = float(self._latest_end_seconds), float(stated_seconds)
+            self.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
 
     def _end_of_index(self) -> int:
         """Where the last sample that the index knows of ends, in bytes; exact to the last frame."""
         indices = (stream.index_entries for stream in self.container.streams)
         return max((entry.pos + entry.size for index in indices for entry in index), default=0)
 
-    def _seconds(self, pts: int | None) -> Fraction:
-        return self._latest_end_seconds if pts is None else pts * self._time_base
-
-    def _all(self) -> Iterator[VideoFrame | CopiedPacket]:
+    def _all(self) -> Iterator[Picture | CopiedPacket]:
         while self._ahead:
             yield self._ahead.popleft()
         yield from self._items
 
-    def _frame(self, frame: VideoFrame) -> Frame:
-        time = self._time(frame)
-        self._follow_colors(frame)
-        pixels, deep = self._to_rgb(frame)
+    def _frame(self, picture: Picture) -> Frame:
+        time = self._time(picture)
+        self._follow_colors(picture.frame, time.pts)
+        pixels, deep = self._to_rgb(picture.frame)
         return Frame(pixels, time.pts, time.duration, None if self._allow_8bit else deep)
 
-    def _time(self, frame: VideoFrame) -> FrameTime:
-        self._refuse_change(frame)
-        return FrameTime(self._rising_pts(frame), self._frame_duration(frame))
+    def _time(self, picture: Picture) -> FrameTime:
+        time = FrameTime(self._rising_pts(picture), self._duration(picture))
+        self._refuse_change(picture.frame, time.pts)
+        return time
 
-    def _refuse_change(self, frame: VideoFrame) -> None:
+    def _refuse_change(self, frame: VideoFrame, pts: int) -> None:
         now = (frame.width, frame.height)
         before = (self.info.width, self.info.height)
         if now != before:
             raise InputDamaged(
                 f"{self.path}: damaged: frames change from {'{}x{}'.format(*before)} to "
-                f"{'{}x{}'.format(*now)} at {float(self._seconds(frame.pts)):.2f} s"
+                f"{'{}x{}'.format(*now)} at {float(pts * self._time_base):.2f} s"
             )
 
-    def _follow_colors(self, frame: VideoFrame) -> None:
+    def _follow_colors(self, frame: VideoFrame, pts: int) -> None:
         """Each frame is read by its own format and tags; that they change is noted once."""
         self.unkept.update(dict.fromkeys(unkept_metadata(frame)))
         before, now = self._to_rgb, (frame.format.name, _color_of(frame))
@@ -336,17 +373,17 @@ class VideoReader:
             was, becomes = (
                 f"{name}, {color}" for name, color in ((before.pixel_format, before.color), now)
             )
-            self.recolored = f"{was} to {becomes} at {float(self._seconds(frame.pts)):.2f} s"
+            self.recolored = f"{was} to {becomes} at {float(pts * self._time_base):.2f} s"
 
-    def _rising_pts(self, frame: VideoFrame) -> int:
-        """The frame's time, or else the nearest that an encoder takes."""
-        last, pts = self._last_pts, _stated_time(frame)
+    def _rising_pts(self, picture: Picture) -> int:
+        """The time it has, or else the nearest that an encoder takes."""
+        last, pts = self._last_pts, picture.pts
         if pts is None:
-            pts = 0 if last is None else last + self._frame_duration(frame)
+            pts = 0 if last is None else last + self._duration(picture)
             self.untimed += 1
         if last is not None and pts <= last:
             if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
-                before, now = float(self._seconds(last)), float(self._seconds(pts))
+                before, now = (float(ticks * self._time_base) for ticks in (last, pts))
                 raise InputDamaged(
                     f"{self.path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
                 )
@@ -355,8 +392,8 @@ class VideoReader:
         self._last_pts = pts
         return pts
 
-    def _frame_duration(self, frame: VideoFrame) -> int:
-        return frame.duration or round(self._period_ticks) or 1
+    def _duration(self, picture: Picture) -> int:
+        return picture.duration or round(self._period_ticks) or 1
 
     def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
         siting: Siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
@@ -400,14 +437,6 @@ def _first_bytes(path: Path) -> bytes:
     if not head:
         raise InputRefused(f"{path} is empty")
     return head
-
-
-def _stated_time(frame: VideoFrame) -> int | None:
-    """Containers that store one time only, as AVI, store the decoder's, which then is the frame's.
-
-    FFmpeg's own derivation of the other (GENPTS) puts frames between B-frames in the wrong order.
-    """
-    return frame.dts if frame.pts is None else frame.pts
 
 
 def _color_of(frame: VideoFrame) -> ColorDescription:

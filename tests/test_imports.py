@@ -34,6 +34,8 @@ OWNERS = {
     "av": (
         "srgan_edge.video",
         "srgan_edge.video_reader",
+        "srgan_edge.video_decoder",
+        "srgan_edge.deinterlace",
         "srgan_edge.video_encoder",
         "srgan_edge.video_muxer",
         "srgan_edge.segments",

@@ -1,0 +1,160 @@
+"""Whether a Matroska or WebM file is whole, by its own structure (RFC 8794 and RFC 9559).
+
+FFmpeg reads over a place where the structure is broken and goes on at the next cluster, without a
+word about what lay between. Here nothing is decoded: sizes add up, or the file is damaged.
+"""
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+_HEADER, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
+_TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
+_SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
+_ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
+_INTEGERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: one bit away from a block
+_IN_CLUSTER = (
+    _ANYWHERE
+    | _INTEGERS
+    | {
+        *(_SIMPLE_BLOCK, _BLOCK_GROUP, 0xAF, 0x5854),  # EncryptedBlock, SilentTracks
+    }
+)
+_IN_SEGMENT = _IN_CLUSTER | {  # a cluster of unknown size is taken for one without content
+    *(_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966),  # SeekHead, Info
+    *(0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),  # Cues, Attachments, Chapters, Tags
+}
+_IN_BLOCK_GROUP = _ANYWHERE | {
+    *(_BLOCK, 0x75A1, 0x9B, 0xFA, 0xFB),  # BlockAdditions to ReferenceBlock
+    *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding, and no longer in use
+}
+_CHILDREN = {_CLUSTER: _IN_CLUSTER, _BLOCK_GROUP: _IN_BLOCK_GROUP}
+
+_CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
+_CHUNK_BYTES = 2**20
+
+
+def find_break(path: Path) -> str | None:
+    """Where the structure of the file is broken, in words; None: all that was written is there.
+
+    Frames are skipped over, so that this takes little time.
+    """
+    with path.open("rb") as file:
+        try:
+            _check_structure(file, path.stat().st_size)
+        except _Broken as broken:
+            return str(broken)
+    return None
+
+
+def find_wrong_checksum(path: Path) -> str | None:
+    """Which part of a file whose structure is whole is not as written, in words.
+
+    None: every cluster is, or has no checksum. Those that have one are read from end to end.
+    """
+    with path.open("rb") as file:
+        for element in _walk(file, _read_segment(file, path.stat().st_size), _IN_SEGMENT):
+            if element.kind == _CLUSTER and not _checksum_agrees(file, element):
+                return f"a checksum differs in bytes {element.start} to {element.end}"
+    return None
+
+
+class _Broken(Exception):
+    """What is wrong, in words."""
+
+
+class _Element(NamedTuple):
+    kind: int
+    start: int
+    """Of the content, in bytes from the start of the file."""
+    end: int
+
+
+def _check_structure(file: BinaryIO, size: int) -> None:
+    segment = _read_segment(file, size)
+    if segment.end > size:
+        raise _Broken(f"cut off, {segment.end - size} bytes are missing")
+    tracks: set[int] = set()
+    for element in _walk(file, segment, _IN_SEGMENT):
+        if element.kind == _TRACKS:
+            tracks.update(_track_numbers(file, element))
+        elif element.kind in (_SIMPLE_BLOCK, _BLOCK):
+            number, _ = _read_number(file, element.start)
+            if number not in tracks:
+                raise _Broken(f"a frame of no stream is at byte {element.start}")
+
+
+def _read_segment(file: BinaryIO, size: int) -> _Element:
+    header = _read_element(file, 0)
+    segment = _read_element(file, header.end, unknown_end=size)
+    if (header.kind, segment.kind) != (_HEADER, _SEGMENT):
+        raise _Broken("its structure is broken at byte 0")
+    return segment
+
+
+def _walk(file: BinaryIO, parent: _Element, possible: set[int]) -> Iterator[_Element]:
+    """What is in the parent, and in that, as far as frames go."""
+    for element in _children(file, parent):
+        too_long = element.kind in _INTEGERS and element.end - element.start > 8
+        if element.kind not in possible or too_long:
+            raise _Broken(f"its structure is broken at byte {element.start}")
+        yield element
+        if element.kind in _CHILDREN:
+            yield from _walk(file, element, _CHILDREN[element.kind])
+
+
+def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
+    at = parent.start
+    while at < parent.end:
+        element = _read_element(file, at)
+        if element.end > parent.end:
+            raise _Broken(f"its structure is broken at byte {at}")
+        yield element
+        at = element.end
+
+
+def _track_numbers(file: BinaryIO, tracks: _Element) -> Iterator[int]:
+    for entry in _children(file, tracks):
+        if entry.kind == _TRACK_ENTRY:
+            for field in _children(file, entry):
+                if field.kind == _TRACK_NUMBER:
+                    file.seek(field.start)
+                    yield int.from_bytes(file.read(field.end - field.start), "big")
+
+
+def _checksum_agrees(file: BinaryIO, element: _Element) -> bool:
+    """If there is one, it is the first child and covers the others: RFC 8794, section 11.3.1."""
+    file.seek(element.start)
+    first = file.read(_CHECKSUM_BYTES)
+    if first[:2] != _CHECKSUM:
+        return True
+    crc, left = 0, element.end - element.start - _CHECKSUM_BYTES
+    while left > 0 and (chunk := file.read(min(left, _CHUNK_BYTES))):
+        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
+    return crc == int.from_bytes(first[2:], "little")
+
+
+def _read_element(file: BinaryIO, at: int, unknown_end: int | None = None) -> _Element:
+    """`unknown_end`: where an element of unknown size ends; None: where its content starts."""
+    _, size_at = _read_number(file, at)
+    file.seek(at)
+    kind = int.from_bytes(file.read(size_at - at), "big")
+    size, start = _read_number(file, size_at)
+    if size == 2 ** (7 * (start - size_at)) - 1:  # all ones: unknown
+        return _Element(kind, start, start if unknown_end is None else unknown_end)
+    return _Element(kind, start, start + size)
+
+
+def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
+    """A number of variable length (RFC 8794, section 4), and where it ends."""
+    file.seek(at)
+    first = file.read(1)
+    if not first or not first[0]:
+        raise _Broken(f"its structure is broken at byte {at}")
+    length = 9 - first[0].bit_length()
+    rest = file.read(length - 1)
+    if len(rest) < length - 1:
+        raise _Broken(f"its structure is broken at byte {at}")
+    number = int.from_bytes(first + rest, "big") & (1 << 7 * length) - 1
+    return number, at + length
