@@ -20,7 +20,8 @@ class Deinterlacer:
     """FFmpeg's bwdif: for each picture one, at its time, of the moment of its first field.
 
     Which field is first, and whether there are two at all, is for each picture what its own flags
-    say. What is not interlaced comes out as it went in. Not thread-safe.
+    say. What is not interlaced comes out as it went in, and so does a film of one frame, which has
+    no other to tell movement by. Not thread-safe.
     """
 
     def __init__(self) -> None:

@@ -95,7 +95,7 @@ def upscale_film(
                 writer.abandon()
                 raise
             joined = _publish(job.source, work, job.target, size, options)
-            for remark in _remarks_after(reader, joined):
+            for remark in _remarks_after(reader, options, joined):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
         if reader.damage:  # all of it made up for, or it would have been raised
@@ -213,13 +213,15 @@ def _remarks_before(
         yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
-def _remarks_after(reader: VideoReader, joined: Joined) -> Iterator[str]:
-    """What had to be done to colours and times, and what may be wrong."""
+def _remarks_after(reader: VideoReader, options: Options, joined: Joined) -> Iterator[str]:
+    """What had to be done to colours and times, and what only the whole film shows."""
     if reader.recolored:
         yield f"colours change from {reader.recolored}; all are written as the first"
     for lost in reader.unkept:
         if lost not in reader.info.unkept:
             yield f"left out: {lost}"
+    if reader.interlaced and not (reader.info.interlaced or options.deinterlace):
+        yield f"{reader.interlaced} of its frames are interlaced: try --deinterlace"
     if reader.doubtful:
         yield f"{reader.doubtful} packets may lack a part: the count in the stream is interrupted"
     if reader.untimed:
