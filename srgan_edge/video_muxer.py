@@ -191,8 +191,10 @@ class VideoMuxer:
 
     def _keeps(self, stream: Stream) -> bool:
         is_chapters = stream.discard == Discard.all  # as MP4 stores them; the muxer makes its own
+        is_timecode = self._is_mp4 and _is_timecode(stream)  # the same
         is_video = stream is self._reader.video
-        return is_chapters or is_video or self._is_copied(stream) or self._is_attached(stream)
+        is_made_anew = is_chapters or is_timecode or is_video
+        return is_made_anew or self._is_copied(stream) or self._is_attached(stream)
 
     def _is_copied(self, stream: Stream) -> bool:
         return stream in self._reader.copied or (
@@ -244,7 +246,8 @@ class VideoMuxer:
             ) from None
 
     def _another_container(self) -> str:
-        suffix = self._reader.path.suffix if self._format == "matroska" else ".mkv"
+        source = self._reader.path.suffix
+        suffix = source if self._format == "matroska" and source in CONTAINERS else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"
 
 
@@ -265,8 +268,17 @@ def output_errors(path: Path) -> Iterator[None]:
 
 def _describe(stream: Stream) -> str:
     context = stream.codec_context
-    name = context.name if context else getattr(stream, "name", None) or "unknown codec"
+    if context:
+        name = context.name
+    elif _is_timecode(stream):
+        name = "timecode"
+    else:
+        name = getattr(stream, "name", None) or stream.metadata.get("handler_name", "unknown codec")
     return f"{stream.type} stream {stream.index} ({name})"
+
+
+def _is_timecode(stream: Stream) -> bool:
+    return stream.type == "data" and "timecode" in stream.metadata
 
 
 def _still_true(metadata: dict[str, str]) -> dict[str, str]:

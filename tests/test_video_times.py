@@ -1,4 +1,4 @@
-"""When frames are shown and sound is heard: as in the input, to the tick, through the whole product."""
+"""When frames are shown and sound is heard: to the tick as in the input."""
 
 from fractions import Fraction
 from itertools import accumulate
