@@ -187,13 +187,13 @@ def _publish(
 
 
 def _saved(job: Job, work: WorkFolder, size: tuple[int, int], options: Options) -> str:
-    """Publish what came before the damage, if anything did."""
+    """Publish what could be decoded, if anything could."""
     if not work.segments:
         return ""
     partial = job.target.with_name(f"{job.target.stem}.partial{job.target.suffix}")
     _publish(job.source, work, partial, size, options)
     work.discard()
-    return f"; what came before is in {partial}"
+    return f"; what could be decoded is in {partial}"
 
 
 def _remarks_before(

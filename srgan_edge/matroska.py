@@ -14,20 +14,20 @@ _TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
 _ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
 _INTEGERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: one bit away from a block
-_IN_CLUSTER = (
-    _ANYWHERE
-    | _INTEGERS
-    | {
-        *(_SIMPLE_BLOCK, _BLOCK_GROUP, 0xAF, 0x5854),  # EncryptedBlock, SilentTracks
-    }
-)
-_IN_SEGMENT = _IN_CLUSTER | {  # a cluster of unknown size is taken for one without content
+_IN_CLUSTER = {
+    *(_SIMPLE_BLOCK, _BLOCK_GROUP, 0xAF, 0x5854),  # EncryptedBlock, SilentTracks
+    *_INTEGERS,
+    *_ANYWHERE,
+}
+_IN_SEGMENT = {
+    *_IN_CLUSTER,  # a cluster of unknown size is taken for one without content
     *(_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966),  # SeekHead, Info
     *(0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),  # Cues, Attachments, Chapters, Tags
 }
-_IN_BLOCK_GROUP = _ANYWHERE | {
+_IN_BLOCK_GROUP = {
     *(_BLOCK, 0x75A1, 0x9B, 0xFA, 0xFB),  # BlockAdditions to ReferenceBlock
     *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding, and no longer in use
+    *_ANYWHERE,
 }
 _CHILDREN = {_CLUSTER: _IN_CLUSTER, _BLOCK_GROUP: _IN_BLOCK_GROUP}
 
@@ -35,10 +35,17 @@ _CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
 _CHUNK_BYTES = 2**20
 
 
+class _Broken(Exception):
+    """What is wrong, in words."""
+
+
 def find_break(path: Path) -> str | None:
     """Where the structure of the file is broken, in words; None: all that was written is there.
 
     Frames are skipped over, so that this takes little time.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         try:
@@ -52,16 +59,16 @@ def find_wrong_checksum(path: Path) -> str | None:
     """Which part of a file whose structure is whole is not as written, in words.
 
     None: every cluster is, or has no checksum. Those that have one are read from end to end.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        for element in _walk(file, _read_segment(file, path.stat().st_size), _IN_SEGMENT):
-            if element.kind == _CLUSTER and not _checksum_agrees(file, element):
-                return f"a checksum differs in bytes {element.start} to {element.end}"
+        try:
+            _check_checksums(file, path.stat().st_size)
+        except _Broken as broken:
+            return str(broken)
     return None
-
-
-class _Broken(Exception):
-    """What is wrong, in words."""
 
 
 class _Element(NamedTuple):
@@ -83,6 +90,12 @@ def _check_structure(file: BinaryIO, size: int) -> None:
             number, _ = _read_number(file, element.start)
             if number not in tracks:
                 raise _Broken(f"a frame of no stream is at byte {element.start}")
+
+
+def _check_checksums(file: BinaryIO, size: int) -> None:
+    for element in _walk(file, _read_segment(file, size), _IN_SEGMENT):
+        if element.kind == _CLUSTER and not _checksum_agrees(file, element):
+            raise _Broken(f"a checksum differs in bytes {element.start} to {element.end}")
 
 
 def _read_segment(file: BinaryIO, size: int) -> _Element:

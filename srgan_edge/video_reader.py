@@ -271,7 +271,10 @@ class VideoReader:
                 yield CopiedPacket(packet)
             elif packet.stream.disposition & Disposition.attached_pic:
                 self.cover_art.setdefault(packet.stream_index, packet)
-        self._examine_container()
+        try:
+            self._examine_container()
+        except OSError as error:
+            self.damage.add(f"cannot be read again: {error.strerror}")
         yield from self._progressive(self._decoder.finish())
         if self._deinterlacer:
             yield from self._deinterlacer.finish()

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from clips import MS, barcode, make, see_frames, see_packets
 
-from srgan_edge.errors import SrganEdgeError
+from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.video import FrameTime
 from srgan_edge.video_reader import VideoReader
 
@@ -454,3 +454,12 @@ def test_concealed_the_frames_stay_as_many_and_at_their_times(tmp_path, suffix, 
         part.write_bytes(damaged)
         found, _ = read(part, conceal=True)
         assert found == times, f"seed {seed}"
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_film_that_goes_away_while_it_is_read_is_damaged(tmp_path, suffix):
+    source = make(tmp_path / f"in{suffix}", **LONG)
+    with VideoReader(source) as reader:
+        source.unlink()
+        with pytest.raises(InputDamaged, match="cannot be read again: No such file"):
+            list(reader)

@@ -319,7 +319,7 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
 def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
     source = make(tmp_path / "in.mkv", frames=40, sounds=["eng"])
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
-    with pytest.raises(InputDamaged, match=r"what came before is in .*out\.partial\.mkv"):
+    with pytest.raises(InputDamaged, match=r"what could be decoded is in .*out\.partial\.mkv"):
         upscale(source, tmp_path / "out.mkv")
     assert names_in(tmp_path) == ["in.mkv", "out.partial.mkv"]
     numbers = [frame.number for frame in see_frames(tmp_path / "out.partial.mkv")]
