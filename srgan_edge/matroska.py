@@ -101,6 +101,8 @@ def _check_checksums(file: BinaryIO, size: int) -> None:
 def _read_segment(file: BinaryIO, size: int) -> _Element:
     header = _read_element(file, 0)
     segment = _read_element(file, header.end, unknown_end=size)
+    while segment.kind in _ANYWHERE:
+        segment = _read_element(file, segment.end, unknown_end=size)
     if (header.kind, segment.kind) != (_HEADER, _SEGMENT):
         raise _Broken("its structure is broken at byte 0")
     return segment

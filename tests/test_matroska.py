@@ -77,6 +77,16 @@ def test_a_changed_byte_in_a_frame_is_in_the_checksum_alone(tmp_path):
     assert "a checksum differs in bytes" in (find_wrong_checksum(whole) or "")
 
 
+def test_what_may_lie_between_header_and_segment(tmp_path):
+    whole = make(tmp_path / "whole.mkv", frames=3)
+    content = whole.read_bytes()
+    segment = content.index(b"\x18\x53\x80\x67")
+    whole.write_bytes(content[:segment] + b"\xec\x83abc" * 2 + content[segment:])
+    assert find_break(whole) is None
+    whole.write_bytes(content[:segment] + b"\xec\x83abc" * 2)
+    assert find_break(whole) is not None
+
+
 def test_noise_is_broken_soon(tmp_path):
     path = tmp_path / "noise.mkv"
     head = make(tmp_path / "whole.mkv", frames=3).read_bytes()[:100]
