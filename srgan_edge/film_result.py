@@ -17,7 +17,7 @@ class FilmResult:
     frames_untimed: int
     """Had no time, and were spaced by their period."""
     frames_nudged: int
-    """Shared a time with the one before, and moved by a tick."""
+    """Shared a time with the one before, and moved right behind it."""
     packets_copied: int
     """Of sound and subtitles."""
     packets_nudged: int

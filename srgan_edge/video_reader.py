@@ -4,6 +4,7 @@ Frames become RGB by their own matrix and range. What RGB cannot keep is refused
 frame. The conversion itself is left to `rgb_decoder`, what comes out to `video`.
 """
 
+import math
 import os
 import stat
 import struct
@@ -63,6 +64,7 @@ _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the f
 _CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
+_LEAST_STEP_SECONDS = Fraction(1, 1000)  # what Matroska can tell apart
 
 
 class VideoReader:
@@ -390,7 +392,7 @@ class VideoReader:
                 raise InputDamaged(
                     f"{self.path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
                 )
-            pts = last + 1
+            pts = last + max(1, math.ceil(_LEAST_STEP_SECONDS / self._time_base))
             self.nudged += 1
         self._last_pts = pts
         return pts
