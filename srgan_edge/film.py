@@ -227,4 +227,4 @@ def _remarks_after(reader: VideoReader, options: Options, joined: Joined) -> Ite
     if reader.untimed:
         yield f"{reader.untimed} frames had no time and were spaced by their period"
     if moved := reader.nudged + joined.nudged:
-        yield f"{moved} frames or packets shared a time with the one before and moved right behind it"
+        yield f"{moved} frames or packets shared a time with the one before and moved behind it"

@@ -70,7 +70,7 @@ CONTAINERS = [
 
 
 @pytest.mark.parametrize(("suffix", "to", "time_base"), CONTAINERS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pts=rising(100_000), b_frames=st.tuples(st.integers(0, 4), st.integers(0, 4)))
 def test_any_times_come_out_as_they_went_in(tmp_path, suffix, to, time_base, pts, b_frames):
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{to}"
