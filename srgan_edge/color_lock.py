@@ -51,7 +51,7 @@ def locked_stripes(
 
     Args:
         rows: gives the rows of the input from a first to before a last one, uint8 [h, W, C].
-        stripes: uint8 [sh, sW, C] each.
+        stripes: uint8 [sh, sW, C] each, as are those it gives.
         width: of the input, in pixels.
         height: the same.
     """
@@ -74,7 +74,7 @@ def locked_stripes(
             wide[learned] = (_interpolation(width, scale) @ missing).ravel()
             learned += 1
         middle = (edges[learned - 1] + edges[learned]) / 2 if 0 < learned < len(wide) else height
-        ready = int(scale * middle + 0.5) - done if learned else 0
+        ready = scale * int(middle) - done if learned else 0
         if ready > 0:
             yield _corrected(available[:ready], wide, _interpolation(height, scale), done)
             done += ready

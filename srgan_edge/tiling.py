@@ -9,6 +9,7 @@ shape, since static engines and batches need it: the last row and column shift i
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,12 @@ class TilePlan:
         """Pixels computed over pixels kept; 1.0 for a whole frame."""
         width, height = self.window_size
         return len(self.tiles) * width * height / (self.width * self.height)
+
+    @property
+    def rows(self) -> list[tuple[Tile, ...]]:
+        """The tiles of each row, from the top."""
+        rows = groupby(self.tiles, key=lambda tile: tile.core_y)
+        return [tuple(tiles) for _, tiles in rows]
 
     @property
     def table(self) -> npt.NDArray[np.int32]:
@@ -143,15 +150,50 @@ def upscale_tiled(
     if len(plan.tiles) == 1:
         return upscale(np.ascontiguousarray(frame)[None])[0]
     result = np.empty((scale * plan.height, scale * plan.width, 3), np.uint8)
-    for first in range(0, len(plan.tiles), batch):
-        tiles = plan.tiles[first : first + batch]
-        windows = [frame[tile.window_y.slice(), tile.window_x.slice()] for tile in tiles]
-        for tile, pixels in zip(tiles, upscale(np.stack(windows)), strict=True):
-            result[tile.core_y.slice(scale), tile.core_x.slice(scale)] = pixels[
+    _upscale_into(result, 0, upscale, frame, 0, plan.tiles, scale, batch)
+    return result
+
+
+def upscale_row(
+    upscale: Callable[[Pixels], Pixels],
+    windows: Pixels,
+    tiles: tuple[Tile, ...],
+    scale: int,
+    batch: int,
+) -> Pixels:
+    """Upscale one of a plan's `rows`: the same stripe of the result as by `upscale_tiled`.
+
+    Args:
+        windows: uint8 [h, W, 3], the rows of the frame that the tiles' windows span.
+
+    Returns:
+        uint8 [s * core height, sW, 3].
+    """
+    core, window = tiles[0].core_y, tiles[0].window_y
+    result = np.empty((scale * core.length, scale * windows.shape[1], 3), np.uint8)
+    _upscale_into(result, core.start, upscale, windows, window.start, tiles, scale, batch)
+    return result
+
+
+def _upscale_into(
+    result: Pixels,
+    result_top: int,
+    upscale: Callable[[Pixels], Pixels],
+    frame: Pixels,
+    frame_top: int,
+    tiles: tuple[Tile, ...],
+    scale: int,
+    batch: int,
+) -> None:
+    """Both arrays have the full width, and begin at these LR rows of the frame."""
+    for first in range(0, len(tiles), batch):
+        group = tiles[first : first + batch]
+        windows = [frame[t.window_y.slice(origin=frame_top), t.window_x.slice()] for t in group]
+        for tile, pixels in zip(group, upscale(np.stack(windows)), strict=True):
+            result[tile.core_y.slice(scale, result_top), tile.core_x.slice(scale)] = pixels[
                 tile.core_y.slice(scale, tile.window_y.start),
                 tile.core_x.slice(scale, tile.window_x.start),
             ]
-    return result
 
 
 def _planned(

@@ -1,20 +1,31 @@
 """An engine and a way of tiling: frames of any size in, frames `scale` times larger out."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from srgan_edge.color_lock import locked
+from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
-from srgan_edge.tiling import MIN_TILE_PX, TilePlan, plan_tiles, plan_windows, upscale_tiled
+from srgan_edge.tiling import (
+    MIN_TILE_PX,
+    TilePlan,
+    plan_tiles,
+    plan_windows,
+    upscale_row,
+    upscale_tiled,
+)
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
 """What `--tile auto` lets the network's intermediate values take, in all slots together."""
+
+STRIPE_BYTES = 128 << 20
+"""What `--tile auto` lets a row of upscaled tiles take: of pictures, only that is in memory."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +108,63 @@ class Upscaler:
         """
         height, width = frame.shape[:2]
         while True:
-            engine, load = self._engine, self._load
-            fixed_shape = engine.info.fixed_shape
-            plan = self._plan_for(width, height, load, fixed_shape)
-            batch = load.batch if fixed_shape is None else fixed_shape[0]
-            try:
+            with self._going_on_with_less(width, height) as (engine, plan, batch):
                 pixels = upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
                 return locked(frame, pixels) if self.color_lock else pixels
-            except OutOfMemory as error:
-                with self._changing:
-                    if load == self._load and engine is self._engine:  # else it has changed already
-                        self._ask_for_less(load, plan, fixed_shape, error)
-            except EngineLost as error:
-                with self._changing:
-                    if engine is self._engine:
-                        self._take_spare(engine, error)
+
+    def upscale_rows(
+        self, rows: Callable[[int, int], Pixels], width: int, height: int
+    ) -> Iterator[Pixels]:
+        """The same picture as by `upscale`, in stripes from the top: uint8 [sh, sW, 3] each.
+
+        No more of it is in memory than one row of tiles, or two to hold its colours.
+
+        Args:
+            rows: gives the rows from a first to before a last one, uint8 [h, W, 3].
+            width: of the picture, in LR pixels.
+            height: the same.
+
+        Raises:
+            As `upscale`.
+        """
+        stripes = self._stripes(rows, width, height)
+        return locked_stripes(rows, stripes, width, height) if self.color_lock else stripes
+
+    def _stripes(
+        self, rows: Callable[[int, int], Pixels], width: int, height: int
+    ) -> Iterator[Pixels]:
+        done = 0
+        while done < height:
+            stripe, stop = None, done
+            with self._going_on_with_less(width, height) as (engine, plan, batch):
+                tiles = next(row for row in plan.rows if row[0].core_y.stop > done)
+                window, core = tiles[0].window_y, tiles[0].core_y
+                windows = rows(window.start, window.stop)
+                stripe = upscale_row(engine.upscale, windows, tiles, self.scale, batch)
+                # With smaller tiles than before, the first row may begin above where we are.
+                stripe, stop = stripe[self.scale * (done - core.start) :], core.stop
+            if stripe is not None:
+                yield stripe
+            done = stop
+
+    @contextmanager
+    def _going_on_with_less(
+        self, width: int, height: int
+    ) -> Iterator[tuple[Engine, TilePlan, int]]:
+        """What to upscale a frame with. If that is too much, or lost, other is taken: try again."""
+        engine, load = self._engine, self._load
+        fixed_shape = engine.info.fixed_shape
+        plan = self._plan_for(width, height, load, fixed_shape)
+        try:
+            yield engine, plan, load.batch if fixed_shape is None else fixed_shape[0]
+        except OutOfMemory as error:
+            with self._changing:
+                if load == self._load and engine is self._engine:  # else it has changed already
+                    self._ask_for_less(load, plan, fixed_shape, error)
+        except EngineLost as error:
+            with self._changing:
+                if engine is self._engine:
+                    self._take_spare(engine, error)
 
     def _ask_for_less(
         self,
@@ -160,12 +213,18 @@ class Upscaler:
         if fixed_shape is not None:
             _, window_height, window_width = fixed_shape
             return plan_windows(width, height, (window_width, window_height), self.halo_px)
-        tile_px = load.tile
-        if tile_px == "auto":
-            budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots
-            budget_px = budget_bytes // activation_bytes_per_px(self._engine.info.spec)
-            tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
+        tile_px = self._auto_tile_px(width, height) if load.tile == "auto" else load.tile
         return plan_tiles(width, height, tile_px, self.halo_px)
+
+    def _auto_tile_px(self, width: int, height: int) -> int:
+        """The largest for which there is memory in the network, and for a row of its results."""
+        budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots
+        budget_px = budget_bytes // activation_bytes_per_px(self._engine.info.spec)
+        tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
+        row_bytes = 3 * width * self.scale**2
+        if height * row_bytes <= STRIPE_BYTES:
+            return tile_px
+        return min(tile_px or height, max(64, STRIPE_BYTES // row_bytes - self.halo_px))
 
 
 def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:

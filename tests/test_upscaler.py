@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from srgan_edge.color_lock import locked
+from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.models import find_model
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.upscaler import STRIPE_BYTES, Tiling, Upscaler
 
 SPEC = find_model("edge-x4").spec
 
@@ -126,3 +127,59 @@ def test_a_spare_that_is_lost_too_is_the_end():
     upscaler = Upscaler(Nearest(calls=0), Tiling(), spare=lambda: Nearest(calls=0))
     with pytest.raises(EngineLost, match="gone"):
         upscaler.upscale(picture(0))
+
+
+def stripes(upscaler, frame):
+    height, width = frame.shape[:2]
+    return list(upscaler.upscale_rows(lambda start, stop: frame[start:stop], width, height))
+
+
+@pytest.mark.parametrize("tiling", [Tiling(), Tiling(tile=0), Tiling(tile=16), Tiling(32, 5, 3)])
+@pytest.mark.parametrize("size", [(1, 1), (90, 130), (33, 7)])
+def test_stripes_are_the_whole_picture(tiling, size):
+    frame = picture(1, *size)
+    assert np.array_equal(
+        np.concatenate(stripes(Upscaler(Nearest(), tiling), frame)),
+        Upscaler(Nearest(), tiling).upscale(frame),
+    )
+
+
+@pytest.mark.parametrize("tiling", [Tiling(tile=0), Tiling(tile=32), Tiling(tile=16)])
+def test_stripes_of_a_real_network_are_the_whole_picture(tiling):
+    frame = picture(2, 70, 50)
+    with open_engine(choose_engine(find_model("edge-x4"), device="cpu"), fp32=True) as engine:
+        upscaler = Upscaler(engine, tiling)
+        assert np.array_equal(np.concatenate(stripes(upscaler, frame)), upscaler.upscale(frame))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (90, 131), (37, 200), (200, 7)])
+def test_stripes_hold_the_colours_of_the_whole_picture(size):
+    frame = picture(5, *size)
+    upscaler = Upscaler(Nearest(), Tiling(tile=32), color_lock=True)
+    upscaled = stripes(upscaler, frame)
+    assert all(len(stripe) % 4 == 0 for stripe in upscaled)
+    assert np.array_equal(np.concatenate(upscaled), upscaler.upscale(frame))
+
+
+def test_out_of_memory_in_the_middle_of_a_picture_goes_on_below():
+    said, frame = [], picture(3)
+    engine = Nearest()
+    upscaler = Upscaler(engine, Tiling(tile=32), said.append)
+    rows = upscaler.upscale_rows(lambda start, stop: frame[start:stop], 130, 90)
+    result = [next(rows)]
+    engine.limit_px = 1500
+    result += rows
+    assert np.array_equal(np.concatenate(result), nearest(frame))
+    assert said == ["out of memory: going on with tiles of 16 px"]
+
+
+def test_an_engine_lost_in_the_middle_of_a_picture_is_replaced():
+    frame = picture(4)
+    upscaler = Upscaler(Nearest(calls=7), Tiling(tile=32), spare=lambda: Nearest("spare"))
+    assert np.array_equal(np.concatenate(stripes(upscaler, frame)), nearest(frame))
+
+
+def test_a_row_of_tiles_is_bounded():
+    frame = np.zeros((2000, 30_000, 3), np.uint8)
+    rows = Upscaler(Nearest(), Tiling()).upscale_rows(lambda a, b: frame[a:b], 30_000, 2000)
+    assert next(rows).nbytes <= STRIPE_BYTES
