@@ -82,4 +82,9 @@ class ExtraMissing(SrganEdgeError):
 
 def print_error(error: SrganEdgeError) -> None:
     """The one line a failure gets on stderr."""
-    sys.stderr.write(f"srgan-edge: error: {error}\n")
+    sys.stderr.write(f"srgan-edge: error: {printable(str(error))}\n")
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file's name must not paint the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

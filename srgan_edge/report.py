@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -26,7 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from srgan_edge.errors import SrganEdgeError, print_error
+from srgan_edge.errors import SrganEdgeError, print_error, printable
 from srgan_edge.film_result import FilmResult
 from srgan_edge.jobs import Job
 
@@ -112,7 +111,7 @@ class TerminalReporter:
 
     def note(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+            self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
         name = escape(job.source.name)
@@ -138,7 +137,7 @@ class TerminalReporter:
             return
         table = Table("exit", "file", "reason", title=f"{len(failed)} of {len(outcomes)} failed")
         for outcome in failed:
-            path, reason = str(outcome.job.source), str(outcome.error)
+            path, reason = printable(str(outcome.job.source)), printable(str(outcome.error))
             table.add_row(str(outcome.exit_code), escape(path), escape(reason))
         self._console.print(table)
 
@@ -195,7 +194,7 @@ class JsonReporter:
 
 
 def _closing_line(outcome: Outcome) -> str:
-    target = escape(_shown(outcome.job.target))
+    target = escape(printable(str(outcome.job.target)))
     if outcome.skipped:
         return f"[yellow]kept[/] {target} (exists; --overwrite replaces it)"
     if outcome.job.kind == "image":
@@ -204,12 +203,6 @@ def _closing_line(outcome: Outcome) -> str:
         f"[green]wrote[/] {target}  {outcome.size}, {outcome.frames} frames, "
         f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps"
     )
-
-
-def _shown(path: Path) -> str:
-    """A name as it is, but with control characters escaped: a name must not paint the terminal."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _emit(event: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
