@@ -11,7 +11,8 @@ from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.image import SUFFIXES, read_picture
+from srgan_edge.image_reader import read_pixels
+from srgan_edge.image_writer import SUFFIXES
 from srgan_edge.model import generator_from_spec
 from srgan_edge.parity import GATES, Parity, compare
 from srgan_edge.quantization import quantized_state
@@ -73,7 +74,7 @@ def _pictures_below(folders: Sequence[Path]) -> Iterator[Path]:
 
 def _middle_of(path: Path) -> Tensor:
     """float [1, 3, h, w] in [0, 1], h and w at most `WINDOW_PX`."""
-    pixels = read_picture(path).pixels
+    pixels = read_pixels(path)
     top, left = (max(0, side - WINDOW_PX) // 2 for side in pixels.shape[:2])
     window = pixels[top : top + WINDOW_PX, left : left + WINDOW_PX]
     return torch.tensor(window).permute(2, 0, 1)[None] / 255

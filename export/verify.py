@@ -12,7 +12,7 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
-from srgan_edge.image import read_picture
+from srgan_edge.image_reader import read_pixels
 from srgan_edge.models import ModelFiles
 from srgan_edge.parity import Verdict, compare
 from srgan_edge.pixels import Pixels
@@ -95,7 +95,7 @@ def natural_batches() -> Iterator[Pixels]:
 
 def _photo() -> Pixels:
     """uint8 [1, H, W, 3]."""
-    return read_picture(PHOTO).pixels[None]
+    return read_pixels(PHOTO)[None]
 
 
 def _photo_of(frames: int, height: int, width: int) -> Pixels:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image import read_picture
+from srgan_edge.image_reader import read_pixels
 from srgan_edge.pixels import Pixels
 
 
@@ -51,7 +51,7 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
         if not (lr_folder / name).is_file():
             raise InputRefused(f"{lr_folder / name}: missing; every HR picture needs its LR")
     for name in names:
-        lr, hr = (read_picture(side / name).pixels for side in (lr_folder, hr_folder))
+        lr, hr = (read_pixels(side / name) for side in (lr_folder, hr_folder))
         yield Pair(folder, name, lr, cropped_to(hr, lr, scale, f"{name}: HR"))
 
 

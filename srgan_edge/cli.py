@@ -115,6 +115,9 @@ def upscale(
         Literal["skip", "conceal"],
         typer.Option(help="Frames that cannot be decoded: left out, or shown as the one before."),
     ] = "skip",
+    max_pixels: Annotated[
+        int, typer.Option(help="Of the largest picture taken; a result may have 16 times as many.")
+    ] = 100_000_000,
     suffix: Annotated[str, typer.Option(help="Added to names where -o gives none.")] = "_x4",
     ext: Annotated[str | None, typer.Option(help="Other file type, as png or mkv.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results.")] = False,
@@ -172,6 +175,7 @@ def upscale(
         restart=restart,
         on_damage=on_damage,
         deinterlace=deinterlace,
+        max_pixels=max_pixels,
     )
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     if report is not None:
@@ -528,7 +532,8 @@ def evaluate(
     """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
     from srgan_edge.evaluate import evaluate_systems
     from srgan_edge.figure import Showcase, draw_figure
-    from srgan_edge.image import Picture, format_from_suffix, write_picture
+    from srgan_edge.image import Picture
+    from srgan_edge.image_writer import format_from_suffix, write_picture
     from srgan_edge.scores import metrics_from_text
     from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
     from srgan_edge.tables import evaluation_record, evaluation_table
@@ -632,7 +637,7 @@ def verify_tiles(
     from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
     from srgan_edge.engines.torch import TorchEngine
     from srgan_edge.halo import halo_errors, smallest_halo_px
-    from srgan_edge.image import read_picture
+    from srgan_edge.image_reader import read_pixels
     from srgan_edge.models import bundled_models, find_model
     from srgan_edge.tables import halo_table
 
@@ -643,7 +648,7 @@ def verify_tiles(
         )
     generator, spec = load_checkpoint(checkpoint)
     with TorchEngine.from_generator(generator, spec) as engine:
-        errors = list(halo_errors(engine, (read_picture(path).pixels for path in pictures), tile))
+        errors = list(halo_errors(engine, (read_pixels(path) for path in pictures), tile))
     halo_px = smallest_halo_px(errors)
     _print_table(halo_table(errors, halo_px))
     if plot is not None:
@@ -685,11 +690,13 @@ def compare(
 ) -> None:
     """Put a picture, enlarged by the bicubic, beside its upscaled self."""
     from srgan_edge.drawing import Crop
-    from srgan_edge.image import Picture, read_picture, write_picture
+    from srgan_edge.image import Picture
+    from srgan_edge.image_reader import read_pixels
+    from srgan_edge.image_writer import write_picture
     from srgan_edge.side_by_side import side_by_side
 
     detail = None if crop is None else Crop.from_text(crop)
-    pictures = read_picture(before).pixels, read_picture(after).pixels
+    pictures = read_pixels(before), read_pixels(after)
     write_picture(output, Picture(side_by_side(*pictures, ("bicubic", "srgan-edge"), detail)))
     typer.echo(f"wrote {output}")
 

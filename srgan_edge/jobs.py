@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.image import SUFFIXES
+from srgan_edge.image_writer import SUFFIXES
 
 IMAGE_SUFFIXES = frozenset(SUFFIXES)
 VIDEO_SUFFIXES = frozenset(

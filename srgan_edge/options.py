@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from srgan_edge.image_file import MAX_PIXELS
 from srgan_edge.upscaler import Tiling
 from srgan_edge.video import Encoding
 
@@ -29,6 +30,8 @@ class Options:
     """Make pictures of two fields into pictures of one moment, before they are upscaled."""
     restart: bool = False
     """Forget what an earlier run has done of a film."""
+    max_pixels: int = MAX_PIXELS
+    """Largest picture, all frames of an animation together; a result may have 16 times as many."""
 
     def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """Width and height in pixels of the result of a model of that scale."""

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from srgan_edge.animation import animation_file
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import InputRefused, OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.film import upscale_film
-from srgan_edge.image import (
-    read_picture,
-    refuse_unwritable,
-    resize_picture,
-    upscale_picture,
-    write_picture,
-)
+from srgan_edge.image import enlarged, joined
+from srgan_edge.image_reader import ImageReader
+from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
 from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.report import Outcome, Reporter
 from srgan_edge.upscaler import Upscaler
+
+_RESULT_TO_SOURCE = 16
+"""Pixels a result may have for each that a source may: those of the scale 4."""
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
@@ -112,7 +112,8 @@ def _outcome_of(
             )
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.kind == "image":
-            film, frames, size = None, 1, _upscale_image(job, upscaler, options, reporter)
+            film = None
+            frames, size = _upscale_image(job, upscaler, options, reporter)
         else:
             film = upscale_film(job, upscaler, options, made_by, reporter)
             frames, size = film.frames, film.size
@@ -127,17 +128,39 @@ def _outcome_of(
 
 def _upscale_image(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
-) -> tuple[int, int]:
-    picture = read_picture(job.source)
-    for lost in picture.left_out:
-        reporter.note(f"{job.source.name}: left out: {lost}")
-    height, width = picture.pixels.shape[:2]
-    size = options.final_size(width, height, upscaler.scale)
-    refuse_unwritable(job.target, picture, *size)
-    reporter.started(job, 1)
-    picture = upscale_picture(picture, upscaler.upscale, upscaler.scale)
-    if size != (width * upscaler.scale, height * upscaler.scale):
-        picture = resize_picture(picture, *size)
-    write_picture(job.target, picture)
-    reporter.frame_done()
-    return size
+) -> tuple[int, tuple[int, int]]:
+    with ImageReader(job.source, options.max_pixels) as reader:
+        size = options.final_size(reader.width, reader.height, upscaler.scale)
+        _refuse_too_large(job, size, reader.frames, options.max_pixels)
+        like = reader.rows(0, 0)
+        refuse_unwritable(
+            job.target, like, *size, transparent=reader.is_transparent, frames=reader.frames
+        )
+        left_out = (f"left out: {lost}" for lost in left_out_by(job.target, like))
+        for remark in (*reader.notes, *left_out):
+            reporter.note(f"{job.source.name}: {remark}")
+        reporter.started(job, reader.frames)
+        if reader.frames == 1:
+            with picture_file(job.target, like, *size) as write:
+                for stripe in enlarged(reader, upscaler, *size):
+                    write(stripe)
+                    del stripe  # before the next one is made
+            reporter.frame_done()
+        else:
+            with animation_file(job.target, like, size, reader.seconds, reader.plays) as write:
+                for frame in range(reader.frames):
+                    reader.seek(frame)
+                    write(joined(list(enlarged(reader, upscaler, *size))))
+                    reporter.frame_done()
+    return reader.frames, size
+
+
+def _refuse_too_large(job: Job, size: tuple[int, int], frames: int, max_pixels: int) -> None:
+    width, height = size
+    pixels = width * height * frames
+    if pixels > _RESULT_TO_SOURCE * max_pixels:
+        raise InputRefused(
+            f"{job.source}: would become {width}x{height}, in all {pixels} pixels, and "
+            f"{_RESULT_TO_SOURCE * max_pixels} is the limit; "
+            f"type --max-pixels {-(-pixels // _RESULT_TO_SOURCE)}, or a smaller --outscale"
+        )

@@ -11,7 +11,8 @@ from srgan_edge import bicubic
 from srgan_edge.benchmark import Pair, benchmark_name, cropped_to
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.image import SUFFIXES, read_picture
+from srgan_edge.image_reader import read_pixels
+from srgan_edge.image_writer import SUFFIXES
 from srgan_edge.models import find_model
 from srgan_edge.pixels import Pixels
 
@@ -110,7 +111,7 @@ def ready_made(text: str, benchmarks: Sequence[Path]) -> System:
 
     def restore(pair: Pair) -> Pixels:
         path = _result_of(pair, places[pair.folder])
-        return cropped_to(read_picture(path).pixels, pair.lr, pair.scale, f"{path}: it")
+        return cropped_to(read_pixels(path), pair.lr, pair.scale, f"{path}: it")
 
     return System(name, f"{name}, from {folder}", restore)
 

@@ -193,7 +193,7 @@ BAD_INPUTS = [
     ("in", lambda path: path.mkdir(), 3, "no picture or video in it"),
     ("in.png", text, 3, "not a PNG"),
     ("in.mp4", text, 3, "in.mp4"),
-    ("in.gif", text, 3, "not a picture or video by its name"),
+    ("in.jxl", text, 3, "not a picture or video by its name"),
     ("in.png", empty, 3, "0 bytes"),
     ("in.jpg", empty, 3, "0 bytes"),
     ("in.mp4", empty, 3, "empty|0 bytes"),

@@ -32,6 +32,7 @@ OWNERS = {
     "openvino": ("srgan_edge.engines.openvino",),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (
+        "srgan_edge.image_levels",
         "srgan_edge.video",
         "srgan_edge.video_reader",
         "srgan_edge.video_decoder",

@@ -21,7 +21,7 @@ from srgan_edge.export.rewrites import (  # noqa: E402
     rewritten,
 )
 from srgan_edge.export.verify import PHOTO  # noqa: E402
-from srgan_edge.image import read_picture  # noqa: E402
+from srgan_edge.image_reader import read_pixels  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.models import find_model  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
@@ -59,7 +59,7 @@ def graphs():
 
 def crops(shape):
     batch, height, width = shape
-    photo = read_picture(PHOTO).pixels
+    photo = read_pixels(PHOTO)
     places = [(10 * i, 7 * i) for i in range(batch)]
     return np.stack([photo[y : y + height, x : x + width] for y, x in places])
 
@@ -177,7 +177,7 @@ def test_in_fp16_every_weight_is_half_and_the_bytes_stay(name):
             assert kinds == {onnx.TensorProto.FLOAT16}, node.name
     assert half.graph.input == model.graph.input
     assert half.metadata_props == model.metadata_props
-    batch = resize(read_picture(PHOTO).pixels, 45, 59)[None]
+    batch = resize(read_pixels(PHOTO), 45, 59)[None]
     difference = run(half, batch)[0].astype(int) - run(model, batch)[0]
     assert np.abs(difference).max() <= 1
     assert np.abs(difference).mean() <= 0.1

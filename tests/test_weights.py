@@ -9,7 +9,7 @@ import pytest
 import srgan_edge
 from srgan_edge import bicubic
 from srgan_edge.engines import choose_engine, open_engine
-from srgan_edge.image import read_picture
+from srgan_edge.image_reader import read_pixels
 from srgan_edge.metrics import luma
 from srgan_edge.models import DEFAULT_MODEL, WEIGHTS_FOLDER, bundled_models
 
@@ -58,7 +58,7 @@ def _excess(power, row, column):
 def enlarged_photo(name):
     choice = choose_engine(bundled_models()[name], "openvino", "cpu")
     with open_engine(choice, fp32=True) as engine:
-        return engine.upscale(read_picture(PHOTO).pixels[None])[0]
+        return engine.upscale(read_pixels(PHOTO)[None])[0]
 
 
 def test_the_default_is_among_them_and_all_are_small_enough():
@@ -87,7 +87,7 @@ def test_each_says_where_it_comes_from(name):
 def test_each_is_one_model_in_two_forms(name):
     pytest.importorskip("torch")
     files = bundled_models()[name]
-    crop = read_picture(PHOTO).pixels[40:77, 60:111]
+    crop = read_pixels(PHOTO)[40:77, 60:111]
     results = []
     for engine_name in ("torch", "openvino"):
         with open_engine(choose_engine(files, engine_name, "cpu"), fp32=True) as engine:
@@ -108,14 +108,14 @@ def test_none_paints_a_grid(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_none_shifts_colours(name):
-    photo = read_picture(PHOTO).pixels
+    photo = read_pixels(PHOTO)
     reduced = bicubic.resize(enlarged_photo(name), *photo.shape[:2]).astype(float)
     assert np.abs((reduced - photo).mean((0, 1))).max() < 0.5
 
 
 @pytest.mark.parametrize("period", [2, 4])
 def test_the_spectrum_sees_half_a_level_of_grid(period):
-    smooth = bicubic.resize(read_picture(PHOTO).pixels, 720, 960)
+    smooth = bicubic.resize(read_pixels(PHOTO), 720, 960)
     assert grid_levels(smooth) < 0.1
     ramp = np.arange(720)[:, None, None] + np.arange(960)[:, None]
     grid = np.where(ramp % period < period / 2, 1.0, -1.0)

@@ -15,11 +15,16 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image import FORMATS, MAX_PIXELS, SUFFIXES
+from srgan_edge.image_file import FORMATS, MAX_PIXELS
+from srgan_edge.image_writer import SUFFIXES
 from srgan_edge.pixels import Pixels
 
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
 """Why a file cannot serve as a photograph to train on."""
+
+_FORMATS = [name for name in FORMATS if name != "GIF"]
+_SUFFIXES = {suffix for suffix, name in SUFFIXES.items() if name in _FORMATS}
+"""A GIF of 256 colours is no photograph."""
 
 _DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
@@ -47,7 +52,7 @@ def photo_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputRefused(f"{folder}: no such folder of photographs")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     return sorted(path for path in paths if not path.is_dir())
 
 
@@ -70,7 +75,7 @@ def read_photo(path: Path, crop_px: int) -> Pixels:
         with warnings.catch_warnings():
             # Pillow warns of sizes, which are checked here, and of sloppy metadata.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 return _decoded(path, image, crop_px)
     except _DECODER_ERRORS as error:
         raise UnusablePhoto(path, "unreadable", _one_line(error)) from error

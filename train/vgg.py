@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import srgan_edge
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
-from srgan_edge.image import read_picture
+from srgan_edge.image_reader import read_pixels
 
 REFERENCE_PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -64,7 +64,7 @@ class VggFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.register_buffer("deviations", torch.ones(len(layers)))
         self.requires_grad_(False).eval()
-        photo = torch.from_numpy(read_picture(REFERENCE_PHOTO).pixels).permute(2, 0, 1)[None] / 255
+        photo = torch.from_numpy(read_pixels(REFERENCE_PHOTO)).permute(2, 0, 1)[None] / 255
         self.deviations = torch.stack([f.var((0, 2, 3)).mean().sqrt() for f in self(photo)])
 
     def forward(self, pictures: Tensor) -> list[Tensor]:

@@ -1,0 +1,203 @@
+"""A picture file and what its header says: opened with care, and refused if it cannot be kept.
+
+Nothing is decoded before the header was found to be of a kind and a size that is taken.
+"""
+
+import os
+import re
+import stat
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shlex import quote
+from typing import BinaryIO
+
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base
+from PIL.MpoImagePlugin import MpoImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.png_chunks import lacks_rows
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+"""The only decoders an input can reach, whatever it is called."""
+
+MAX_PIXELS = 100_000_000
+"""Largest input, in decoded pixels: a few kilobytes can claim to be a picture that fills memory."""
+
+GREY_MODES = {"1", "L", "LA"}
+"""Pillow's names of what has one channel of 8 bits or less, besides transparency."""
+
+DECODER_ERRORS = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    struct.error,
+)
+"""What Pillow raises on broken files."""
+
+_ANIMATED = {"GIF", "WEBP", "PNG"}
+_COLOUR_MODES = {"P", "PA", "RGB", "RGBA"}
+
+_SIGNATURE = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM....\0\0\0\0", re.DOTALL
+)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A FIFO would wait for ever, and a device never ends: O_NONBLOCK, then look what it is."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputRefused(
+            f"cannot read {path}: {error.strerror}; check the name and rights"
+        ) from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise InputRefused(f"{path}: empty file (0 bytes); fetch it again")
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+    raise InputRefused(f"{path}: {kind}; name a picture file")
+
+
+@contextmanager
+def own_limits() -> Iterator[None]:
+    """Pillow's limit of pixels off, as ours is known to be checked, and its warnings too.
+
+    It warns of sizes, and of sloppy metadata in sound pictures.
+    """
+    theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = theirs
+
+
+def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
+    """Reads the header only."""
+    try:
+        return Image.open(file, formats=FORMATS)
+    except DECODER_ERRORS as error:
+        _refuse_text_bomb(path, error)
+        file.seek(0)
+        if _SIGNATURE.match(file.read(16)):
+            raise InputDamaged(
+                f"{path}: begins like a picture, but its header is broken, cut short or of a rare "
+                "kind; fetch it again"
+            ) from error
+        raise InputRefused(
+            f"{path}: not a PNG, JPEG, WebP, GIF, TIFF or BMP picture; convert it to .png first"
+        ) from error
+
+
+def frames_to_keep(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> int:
+    """Goes by the header. The number of its frames."""
+    _refuse_too_large(path, image, 1, max_pixels)
+    with damage(path):
+        pictures = _picture_count(image)
+    frames = 1
+    if image.format in _ANIMATED:
+        pictures = frames = max(1, pictures - bool(getattr(image, "default_image", False)))
+    if pictures > frames:
+        raise InputRefused(several_pictures(path, pictures))
+    _refuse_too_large(path, image, frames, max_pixels)
+    bits, mode = bits_per_channel(image), image.mode
+    deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
+    deep |= bits == 16 and mode in ("RGB", "RGBA")
+    if not deep and (bits > 8 or mode not in GREY_MODES | _COLOUR_MODES | {"CMYK"}):
+        kind = f"{bits} bits per channel and {mode} colours"
+        raise InputRefused(
+            f"{path}: has {kind}, and only grey and RGB of 8 or 16 bits and CMYK of 8 can be kept; "
+            f"convert it first, for example with: magick {quote(str(path))} -depth 16 "
+            f"-colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
+        )
+    if frames > 1 and deep:
+        raise InputRefused(f"{path}: an animation of {bits} bits per channel; possible: 8")
+    return frames
+
+
+def load(image: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """Decodes it, or the first of its frames; raises one of `DECODER_ERRORS`."""
+    # Pillow spreads 2- and 4-bit grey over 0..255, but not the level that means transparent.
+    step = {"L;2": 85, "L;4": 17}.get(_png_layout(image))
+    if step is not None and image.format == "PNG" and "transparency" in image.info:
+        image.info["transparency"] *= step
+    image.load()
+    # In both formats Pillow leaves black what a file says it has and has not.
+    if _lacks_strips(image) or (image.format == "PNG" and lacks_rows(file)):
+        raise ValueError("rows are missing")
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("the palette is missing")
+
+
+def _lacks_strips(image: ImageFile.ImageFile) -> bool:
+    if not isinstance(image, TiffImageFile) or Base.StripOffsets not in image.tag_v2:
+        return False
+    height = image.tag_v2[Base.ImageLength]
+    strips = len(image.tag_v2[Base.StripOffsets])
+    return bool(strips * image.tag_v2.get(Base.RowsPerStrip, height) < height)
+
+
+def bits_per_channel(image: ImageFile.ImageFile) -> int:
+    """Asks the header, because Pillow reads 16-bit colour as 8-bit `RGB` without a word."""
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(Base.BitsPerSample, (1,))))
+    return 16 if image.format == "PNG" and ";16" in _png_layout(image) else 8
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """What Pillow raises on the way is our error."""
+    try:
+        yield
+    except DECODER_ERRORS as error:
+        _refuse_text_bomb(path, error)
+        raise InputDamaged(f"{path}: broken or cut short ({error}); fetch it again") from error
+
+
+def _refuse_text_bomb(path: Path, error: BaseException) -> None:
+    """Pillow inflates no text or profile beyond a limit of its own, and has no class for that."""
+    if "MAX_TEXT_" in str(error):
+        raise InputRefused(
+            f"{path}: its text or profile inflates beyond the limit, as in a decompression bomb; "
+            "if the picture is sound, write it anew without metadata"
+        ) from error
+
+
+def several_pictures(path: Path, pictures: int) -> str:
+    return (
+        f"{path}: holds {pictures} pictures, and only one can be kept; extract it first, for "
+        f"example with: magick {quote(f'{path}[0]')} {quote(f'{path.stem}-0.png')}"
+    )
+
+
+def _refuse_too_large(path: Path, image: ImageFile.ImageFile, frames: int, max_pixels: int) -> None:
+    pixels = image.width * image.height * frames
+    if pixels > max_pixels:
+        size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
+        raise InputRefused(
+            f"{path}: {size}, which are {pixels} pixels, and {max_pixels} is the limit; if it is "
+            f"from a source you trust, type --max-pixels {pixels}"
+        )
+
+
+def _picture_count(image: ImageFile.ImageFile) -> int:
+    """Pictures in the file that are not mere companions of the first.
+
+    Cameras append previews and gain maps to a JPEG (CIPA DC-007); only views of another moment or
+    angle count.
+    """
+    if isinstance(image, MpoImageFile) and image.mpinfo is not None:
+        kinds: list[str] = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002][1:]]
+        return 1 + sum(kind.startswith("Multi-Frame") for kind in kinds)
+    return int(getattr(image, "n_frames", 1))
+
+
+def _png_layout(image: ImageFile.ImageFile) -> str:
+    """How Pillow is about to unpack a PNG, for example `RGB;16B` or `L;2`."""
+    return str(image.tile[0].args) if image.tile else ""

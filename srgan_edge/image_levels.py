@@ -1,0 +1,85 @@
+"""Levels of more than 8 bits out of a picture file: uint16, whatever the file holds.
+
+Pillow gives grey as it is, and of 16-bit colour only the upper bytes; the colours are FFmpeg's.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from PIL import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from srgan_edge.deep_color import DeepPixels
+from srgan_edge.errors import InputRefused
+
+_EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
+_AS_PNG = "write it as .png first"
+
+
+def levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels:
+    """[H, W] from 0 to 1 -> uint16 [H, W, 1]."""
+    if not np.isfinite(levels).all():
+        raise InputRefused(f"{path}: holds values that are not finite; replace them first")
+    low, high = float(levels.min()), float(levels.max())
+    if low < 0 or high > 1:
+        raise InputRefused(
+            f"{path}: holds floating-point levels from {low:g} to {high:g}; possible: 0 to 1"
+        )
+    return np.rint(levels.astype(np.float64) * 65535).astype(np.uint16)[..., None]
+
+
+def levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixels:
+    """[H, W] from 0 to 65535 -> uint16 [H, W, 1]."""
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high > 65535:
+        raise InputRefused(
+            f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535, as of 16 bits"
+        )
+    return levels.astype(np.uint16)[..., None]
+
+
+def deep_colours(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
+    """uint16 [H, W, 2 to 4] by FFmpeg, once Pillow has found the same file whole."""
+    file.seek(0)
+    codec = av.CodecContext.create("tiff" if image.format == "TIFF" else "png", "r")
+    assert isinstance(codec, VideoCodecContext)
+    try:
+        frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
+        deep = _samples(frame)
+    except (av.FFmpegError, ValueError) as error:
+        raise InputRefused(f"{path}: 16-bit colours of a rare kind; {_AS_PNG}") from error
+    premultiplied = False
+    if isinstance(image, TiffImageFile):
+        premultiplied = image.tag_v2.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,)
+        if image.mode == "RGB":
+            deep = deep[..., :3]  # a fourth sample that is not alpha
+    if premultiplied:
+        alpha = deep[..., 3:].astype(np.uint64)
+        colours = (deep[..., :3] * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
+        deep = np.dstack([np.minimum(colours, 65535), alpha]).astype(np.uint16)
+    elif not np.array_equal(_high_bytes(deep), np.asarray(image)[..., :3]):
+        raise InputRefused(f"{path}: two decoders read other colours in it; {_AS_PNG}")
+    return deep
+
+
+def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:
+    """uint8 [H, W, 3], which is what Pillow makes of 16-bit colours."""
+    colours = deep[..., :3] if deep.shape[2] > 2 else deep[..., :1].repeat(3, axis=2)
+    return (colours >> 8).astype(np.uint8)
+
+
+def _samples(frame: VideoFrame) -> DeepPixels:
+    """uint16 [H, W, channels] of a decoded picture."""
+    if frame.format.is_planar:
+        return frame.to_ndarray(channel_last=True).astype(np.uint16)
+    order = ">u2" if frame.format.name.endswith("be") else "<u2"
+    plane, channels = frame.planes[0], len(frame.format.components)
+    rows = np.frombuffer(memoryview(plane), order).reshape(frame.height, -1)[
+        :, : frame.width * channels
+    ]
+    return rows.reshape(frame.height, frame.width, channels).astype(np.uint16)

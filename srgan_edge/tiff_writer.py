@@ -1,0 +1,117 @@
+"""TIFF files written in strips (TIFF 6.0), as BigTIFF where 4 GiB might not be enough.
+
+Pillow takes a picture whole, colour with 8 bits a channel, and compresses or keeps EXIF, not both.
+"""
+
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL.ExifTags import IFD, Base
+from PIL.Image import Exif
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL.TiffTags import LONG, LONG8
+
+LONGEST_SIDE_PX = 2**32 - 1
+
+_STRIP_BYTES = 1 << 20
+_LEVEL = 4  # as `png_writer`
+_CLASSIC_LIMIT_BYTES = 2**32 - 2**26  # deflate may add a little to what it cannot compress
+_EXTRA_SAMPLES, _PREDICTOR, _STRIP_BYTE_COUNTS, _ICC_PROFILE = 338, 317, 279, 34675
+_DEFLATE, _DIFFERENCES, _INCH, _UNASSOCIATED_ALPHA = 8, 2, 2, 2
+
+
+class TiffWriter:
+    """Writes one file: `write` its rows, `finish`."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        size: tuple[int, int],
+        channels: int,
+        bits: int,
+        icc_profile: bytes | None = None,
+        exif: bytes | None = None,
+        dpi: tuple[float, float] | None = None,
+    ) -> None:
+        """`size` is (width, height); the others as `PngWriter` and `Picture`."""
+        self._file = file
+        width, self._rows_left = size
+        row_bytes = width * channels * bits // 8
+        self._strip_rows = min(max(1, _STRIP_BYTES // row_bytes), size[1])
+        strips = -(-size[1] // self._strip_rows)
+        big = row_bytes * size[1] > _CLASSIC_LIMIT_BYTES
+        self._directory = ImageFileDirectory_v2(
+            b"II+\0\x08\0\0\0" + bytes(8) if big else b"II*\0" + bytes(4)
+        )
+        self._directory.update(_tags(exif))
+        self._directory.update(
+            {
+                Base.ImageWidth: size[0],
+                Base.ImageLength: size[1],
+                Base.BitsPerSample: (bits,) * channels,
+                Base.Compression: _DEFLATE,
+                Base.PhotometricInterpretation: 1 if channels < 3 else 2,
+                Base.SamplesPerPixel: channels,
+                Base.RowsPerStrip: self._strip_rows,
+                Base.PlanarConfiguration: 1,
+                _PREDICTOR: _DIFFERENCES,
+            }
+        )
+        if channels in (2, 4):
+            self._directory[_EXTRA_SAMPLES] = _UNASSOCIATED_ALPHA
+        if icc_profile is not None:
+            self._directory[_ICC_PROFILE] = icc_profile
+        if dpi is not None:
+            self._directory.update(
+                {Base.XResolution: dpi[0], Base.YResolution: dpi[1], Base.ResolutionUnit: _INCH}
+            )
+        self._place_type = LONG8 if big else LONG
+        self._offsets, self._lengths = [0], list[int]()
+        self._waiting: list[npt.NDArray[Any]] = []
+        self._write_directory([0] * strips, [0] * strips)  # its room; what is in it comes last
+
+    def write(self, rows: npt.NDArray[np.unsignedinteger[Any]]) -> None:
+        """The next rows, [h, W, channels], uint8 or uint16 as `bits` says."""
+        self._waiting.append(rows)
+        self._rows_left -= len(rows)
+        waiting = sum(map(len, self._waiting))
+        if waiting < self._strip_rows and self._rows_left:
+            return
+        together = np.concatenate(self._waiting)
+        whole = waiting if not self._rows_left else waiting - waiting % self._strip_rows
+        for top in range(0, whole, self._strip_rows):
+            self._write_strip(together[top : min(top + self._strip_rows, whole)])
+        self._waiting = [together[whole:].copy()]
+
+    def finish(self) -> None:
+        """Where everything is; closing the file is the caller's."""
+        assert not self._rows_left
+        self._file.seek(0)
+        self._write_directory(self._offsets[:-1], self._lengths)
+
+    def _write_strip(self, rows: npt.NDArray[Any]) -> None:
+        differences = np.diff(rows, axis=1, prepend=np.zeros_like(rows[:, :1]))
+        content = zlib.compress(differences.astype(rows.dtype.newbyteorder("<")).data, _LEVEL)
+        self._file.write(content)
+        self._lengths.append(len(content))
+        self._offsets.append(self._offsets[-1] + len(content))
+
+    def _write_directory(self, offsets: list[int], lengths: list[int]) -> None:
+        """Pillow counts offsets from the end of the directory."""
+        for tag, places in ((Base.StripOffsets, offsets), (_STRIP_BYTE_COUNTS, lengths)):
+            self._directory.tagtype[tag] = self._place_type
+            self._directory[tag] = tuple(places)
+        self._directory.save(self._file)
+
+
+def _tags(exif: bytes | None) -> dict[int, Any]:
+    """The main table of EXIF, with the tables that hang on it."""
+    if exif is None:
+        return {}
+    table = Exif()
+    table.load(exif)
+    return {
+        tag: table.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else table[tag] for tag in table
+    }

@@ -1,0 +1,196 @@
+"""Animations come out as animations: every frame, as long and as often as it was to be seen."""
+
+import io
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import SIGNATURE, chunk, png
+from PIL import Image, ImageDraw
+from test_upscaler import Nearest
+
+from srgan_edge.animation import animation_file
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
+from srgan_edge.image import Picture, enlarged, joined
+from srgan_edge.image_reader import ImageReader
+from srgan_edge.image_writer import refuse_unwritable
+from srgan_edge.upscaler import Tiling, Upscaler
+
+SUFFIXES = [".gif", ".webp", ".png"]
+DELAYS_MS = [50, 70, 1200, 100]
+SECONDS = [Fraction(delay, 1000) for delay in DELAYS_MS]
+
+
+def frames(transparent: bool) -> list[Image.Image]:
+    """A square in four places and colours, on nothing or on blue."""
+    made = []
+    for place, colour in enumerate(["red", "lime", "white", "black"]):
+        image = Image.new("RGBA", (24, 16), (0, 0, 0, 0) if transparent else "blue")
+        ImageDraw.Draw(image).rectangle((1 + 5 * place, 3, 7 + 5 * place, 11), fill=colour)
+        made.append(image if transparent else image.convert("RGB"))
+    return made
+
+
+def save(path: Path, images: list[Image.Image], **options) -> Path:
+    lossless = {"lossless": True} if path.suffix == ".webp" else {}
+    images[0].save(path, save_all=True, append_images=images[1:], **options, **lossless)
+    return path
+
+
+def seen(path: Path) -> list[np.ndarray]:
+    """uint8 [H, W, 4] of every frame, as a program that shows it would."""
+    with Image.open(path) as image:
+        composed = []
+        for frame in range(image.n_frames):
+            image.seek(frame)
+            composed.append(np.asarray(image.convert("RGBA")))
+    return composed
+
+
+def upscale(source: Path, target: Path) -> ImageReader:
+    upscaler = Upscaler(Nearest(), Tiling(tile=0))
+    with ImageReader(source) as reader:
+        size = 4 * reader.width, 4 * reader.height
+        like = reader.rows(0, 0)
+        with animation_file(target, like, size, reader.seconds, reader.plays) as write:
+            for frame in range(reader.frames):
+                reader.seek(frame)
+                write(joined(list(enlarged(reader, upscaler, *size))))
+    return reader
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("target", SUFFIXES)
+@pytest.mark.parametrize("source", SUFFIXES)
+def test_every_frame_and_its_time(tmp_path: Path, source: str, target: str, transparent: bool):
+    originals = frames(transparent)
+    disposal = {".gif": {"disposal": 2}, ".png": {"disposal": 1}}.get(source, {})
+    path = save(tmp_path / f"in{source}", originals, duration=DELAYS_MS, loop=3, **disposal)
+    result = tmp_path / f"out{target}"
+    before = upscale(path, result)
+    with ImageReader(result) as after:
+        assert after.frames == 4
+        assert after.seconds == before.seconds == SECONDS
+        assert after.plays == before.plays == 3 + (source == ".gif")
+        assert (after.width, after.height) == (96, 64)
+    for original, frame in zip(originals, seen(result), strict=True):
+        expected = np.asarray(original.convert("RGBA").resize((96, 64), Image.Resampling.NEAREST))
+        inside = np.s_[2::4, 2::4]  # away from the edges that interpolation of alpha moves
+        visible = expected[inside][..., 3:] > 0
+        apart = np.abs(frame[inside].astype(int) - expected[inside])
+        assert apart[..., 3].max() <= (0 if target == ".gif" else 45)
+        assert (apart[..., :3] * visible).max() <= (24 if target == ".webp" else 0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("plays", [0, 1, 2, 7])
+def test_how_often_it_is_played(tmp_path: Path, suffix: str, plays: int):
+    pixels = [np.full((3, 5, 3), level, np.uint8) for level in (0, 99, 255)]
+    path = tmp_path / f"out{suffix}"
+    with animation_file(path, Picture(pixels[0]), (5, 3), [Fraction(1, 10)] * 3, plays) as write:
+        for each in pixels:
+            write(Picture(each))
+    with ImageReader(path) as reader:
+        assert reader.plays == plays
+
+
+def test_times_of_a_gif_are_rounded_without_a_drift(tmp_path: Path):
+    seconds = [Fraction(1, 30)] * 30
+    with animation_file(
+        tmp_path / "out.gif", Picture(np.zeros((3, 5, 3), np.uint8)), (5, 3), seconds, 0
+    ) as write:
+        for level in range(30):
+            write(Picture(np.full((3, 5, 3), level, np.uint8)))
+    with ImageReader(tmp_path / "out.gif") as reader:
+        assert reader.frames == 30 and sum(reader.seconds) == 1
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_equal_frames_are_joined_and_last_as_long(tmp_path: Path, suffix: str):
+    path = tmp_path / f"out{suffix}"
+    pixels = Picture(np.full((3, 5, 3), 99, np.uint8))
+    with animation_file(path, pixels, (5, 3), [Fraction(1, 10)] * 4, 1) as write:
+        for picture in (pixels, pixels, pixels, Picture(np.zeros((3, 5, 3), np.uint8))):
+            write(picture)
+    with ImageReader(path) as reader:
+        assert sum(reader.seconds) == Fraction(4, 10)
+
+
+def test_equal_frames_of_a_png_are_frames(tmp_path: Path):
+    pixels = Picture(np.full((3, 5, 3), 99, np.uint8))
+    with animation_file(tmp_path / "out.png", pixels, (5, 3), SECONDS, 1) as write:
+        for _ in SECONDS:
+            write(pixels)
+    with ImageReader(tmp_path / "out.png") as reader:
+        assert reader.seconds == SECONDS
+
+
+def test_what_a_gif_leaves_of_the_frame_before_is_seen(tmp_path: Path):
+    """A GIF whose second frame is a small patch, laid over the first."""
+    first = Image.new("P", (8, 6))
+    first.putpalette([0, 0, 255, 255, 0, 0])
+    patch = first.copy()
+    patch.putpixel((3, 2), 1)
+    path = save(tmp_path / "in.gif", [first, patch], duration=100, disposal=1)
+    upscale(path, tmp_path / "out.png")
+    second = seen(tmp_path / "out.png")[1]
+    assert second[2, 2].tolist() == [0, 0, 255, 255] and second[10, 14].tolist() == [255, 0, 0, 255]
+
+
+def test_colours_may_begin_with_the_second_frame(tmp_path: Path):
+    images = [Image.new("L", (8, 6), 99), Image.new("RGB", (8, 6), "red")]
+    path = save(tmp_path / "in.gif", images, duration=100)
+    upscale(path, tmp_path / "out.png")
+    assert [frame[9, 9, :3].tolist() for frame in seen(tmp_path / "out.png")] == [
+        [99, 99, 99],
+        [255, 0, 0],
+    ]
+
+
+def test_the_picture_for_other_programs_is_no_frame(tmp_path: Path):
+    images = frames(transparent=False)
+    path = tmp_path / "in.png"
+    images[0].save(path, save_all=True, default_image=True, append_images=images[1:], duration=90)
+    with ImageReader(path) as reader:
+        assert reader.frames == 3
+        reader.seek(0)
+        assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
+        assert reader.notes == ["left out: the picture for programs that show no animation"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_cut_animation_is_damaged(tmp_path: Path, suffix: str):
+    path = save(tmp_path / f"in{suffix}", frames(transparent=False), duration=90)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - len(whole) // 4])
+    with pytest.raises(InputDamaged):
+        ImageReader(path)
+
+
+def test_all_frames_together_have_a_limit(tmp_path: Path):
+    path = save(tmp_path / "in.gif", frames(transparent=False), duration=90)
+    with pytest.raises(InputRefused, match=r"24x16 in 4 frames.*type --max-pixels 1536"):
+        ImageReader(path, max_pixels=1535)
+    ImageReader(path, max_pixels=1536).__exit__()
+
+
+def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
+    like = Picture(np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(OutputFailed, match=r"write \.png$"):
+        refuse_unwritable(tmp_path / "out.gif", like, 4000, 4000, frames=20)
+    refuse_unwritable(tmp_path / "out.png", like, 4000, 4000, frames=20)
+
+
+def test_sixteen_bits_in_frames_are_refused(tmp_path: Path):
+    still = png(1, 1, 16, 0, b"\0\0\0")
+    control = struct.pack(">IIIIHHBB", 1, 1, 0, 0, 1, 10, 0, 0)
+    both = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", struct.pack(">I", 0) + control)
+    header_end = len(SIGNATURE) + 25
+    more = chunk(b"fcTL", struct.pack(">I", 1) + control) + chunk(b"fdAT", struct.pack(">I", 2))
+    content = still[:header_end] + both + still[header_end:-12] + more + still[-12:]
+    (tmp_path / "in.png").write_bytes(content)
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    with pytest.raises(InputRefused, match="an animation of 16 bits per channel"):
+        ImageReader(tmp_path / "in.png")
