@@ -37,8 +37,9 @@ _WEIGHT_STEPS = 2**14
 
 def shown_to_network(deep: DeepPixels) -> Pixels:
     """The nearest uint8 of each value: what to upscale before `deepened`."""
-    # Rounded division by 257 for all 65536 values, without dividing.
-    return ((deep.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)
+    levels = deep // np.uint16(LEVEL)
+    levels += deep - levels * np.uint16(LEVEL) > LEVEL // 2
+    return levels.astype(np.uint8)
 
 
 def deepened(deep: DeepPixels, upscaled: Pixels, above: int = 0, below: int = 0) -> DeepPixels:

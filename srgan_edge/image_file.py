@@ -28,6 +28,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 MAX_PIXELS = 100_000_000
 """Largest input, in decoded pixels: a few kilobytes can claim to be a picture that fills memory."""
 
+RESULT_TO_SOURCE = 16
+"""Pixels a result may have for each that an input may: those of the scale 4."""
+
 GREY_MODES = {"1", "L", "LA"}
 """Pillow's names of what has one channel of 8 bits or less, besides transparency."""
 
@@ -95,9 +98,11 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
         ) from error
 
 
-def frames_to_keep(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> int:
-    """Goes by the header. The number of its frames."""
-    _refuse_too_large(path, image, 1, max_pixels)
+def frames_to_keep(
+    path: Path, image: ImageFile.ImageFile, max_pixels: int, enlargement: float
+) -> int:
+    """The number of its frames, 1 if it is still; refuses what its header must not say."""
+    _refuse_too_large(path, image, 1, max_pixels, enlargement)
     with damage(path):
         pictures = _picture_count(image)
     frames = 1
@@ -105,7 +110,7 @@ def frames_to_keep(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> i
         pictures = frames = max(1, pictures - bool(getattr(image, "default_image", False)))
     if pictures > frames:
         raise InputRefused(several_pictures(path, pictures))
-    _refuse_too_large(path, image, frames, max_pixels)
+    _refuse_too_large(path, image, frames, max_pixels, enlargement)
     bits, mode = bits_per_channel(image), image.mode
     deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
     deep |= bits == 16 and mode in ("RGB", "RGBA")
@@ -176,13 +181,21 @@ def several_pictures(path: Path, pictures: int) -> str:
     )
 
 
-def _refuse_too_large(path: Path, image: ImageFile.ImageFile, frames: int, max_pixels: int) -> None:
+def _refuse_too_large(
+    path: Path, image: ImageFile.ImageFile, frames: int, max_pixels: int, enlargement: float
+) -> None:
+    size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
     pixels = image.width * image.height * frames
     if pixels > max_pixels:
-        size = f"{image.width}x{image.height}" + (f" in {frames} frames" if frames > 1 else "")
         raise InputRefused(
             f"{path}: {size}, which are {pixels} pixels, and {max_pixels} is the limit; if it is "
             f"from a source you trust, type --max-pixels {pixels}"
+        )
+    of_result, limit = round(pixels * enlargement**2), RESULT_TO_SOURCE * max_pixels
+    if of_result > limit:
+        raise InputRefused(
+            f"{path}: {size} would become {of_result} pixels, and {limit} is the limit; type "
+            f"--max-pixels {-(-of_result // RESULT_TO_SOURCE)}, or a smaller --outscale"
         )
 
 

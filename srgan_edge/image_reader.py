@@ -77,14 +77,17 @@ class ImageReader:
     Transparency becomes alpha, orientation (EXIF 2.32, tag 0x0112) is applied to the pixels, CMYK
     is turned into RGB; levels of 16, 32 or floating-point bits are given as 16.
 
+    Args:
+        max_pixels: in all its frames; a result may have `RESULT_TO_SOURCE` times as many.
+        enlargement: how many times longer the sides of the result are.
+
     Raises:
-        InputRefused: no such file, not a regular file, empty, not one of the six formats, more
-            than `max_pixels` in all its frames, levels or colours that cannot be kept, several
-            pages.
+        InputRefused: no such file, not a regular file, empty, not one of the six formats, over
+            the limits, levels or colours that cannot be kept, several pages.
         InputDamaged: one of the six formats, but cut short or broken.
     """
 
-    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS, enlargement: float = 1.0) -> None:
         self.path = path
         self.notes: list[str] = []
         """What was in the file and is not, or not as it was, in the rows: a line each."""
@@ -97,7 +100,7 @@ class ImageReader:
         try:
             with own_limits():
                 image = open_image(path, self._file)
-                self.frames = frames_to_keep(path, image, max_pixels)
+                self.frames = frames_to_keep(path, image, max_pixels, enlargement)
                 """Pictures of an animation; 1: a still picture."""
                 bits = bits_per_channel(image)
                 with damage(path):

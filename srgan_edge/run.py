@@ -9,7 +9,7 @@ from typing import Any
 from srgan_edge.animation import animation_file
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import InputRefused, OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.film import upscale_film
 from srgan_edge.image import enlarged, joined
 from srgan_edge.image_reader import ImageReader
@@ -20,9 +20,6 @@ from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.report import Outcome, Reporter
 from srgan_edge.upscaler import Upscaler
-
-_RESULT_TO_SOURCE = 16
-"""Pixels a result may have for each that a source may: those of the scale 4."""
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
@@ -129,9 +126,9 @@ def _outcome_of(
 def _upscale_image(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
-    with ImageReader(job.source, options.max_pixels) as reader:
+    enlargement = options.outscale or upscaler.scale
+    with ImageReader(job.source, options.max_pixels, enlargement) as reader:
         size = options.final_size(reader.width, reader.height, upscaler.scale)
-        _refuse_too_large(job, size, reader.frames, options.max_pixels)
         like = reader.rows(0, 0)
         refuse_unwritable(
             job.target, like, *size, transparent=reader.is_transparent, frames=reader.frames
@@ -153,14 +150,3 @@ def _upscale_image(
                     write(joined(list(enlarged(reader, upscaler, *size))))
                     reporter.frame_done()
     return reader.frames, size
-
-
-def _refuse_too_large(job: Job, size: tuple[int, int], frames: int, max_pixels: int) -> None:
-    width, height = size
-    pixels = width * height * frames
-    if pixels > _RESULT_TO_SOURCE * max_pixels:
-        raise InputRefused(
-            f"{job.source}: would become {width}x{height}, in all {pixels} pixels, and "
-            f"{_RESULT_TO_SOURCE * max_pixels} is the limit; "
-            f"type --max-pixels {-(-pixels // _RESULT_TO_SOURCE)}, or a smaller --outscale"
-        )

@@ -145,6 +145,12 @@ CASES = {
     "result too large": Case(
         encoded("PNG"), 3, "type --max-pixels 183", options=("--max-pixels", "182", "-s", "5")
     ),
+    "result too large, before decoding": Case(
+        encoded("PNG")[: len(encoded("PNG")) // 2],
+        3,
+        "would become 2925 pixels, and 1872 is the limit",
+        options=("--max-pixels", "117", "-s", "5"),
+    ),
     "width 0": Case(png(0, 9, 8, 0, b""), 4, "header is broken"),
     "more rows than there are": Case(png(13, 90, 8, 0, bytes(14 * 9)), 4, "rows are missing"),
     "more strips than there are": Case(
