@@ -134,9 +134,10 @@ def resize_rows(
     """
     ratio = height / new_height
     support_px = math.ceil(_LANCZOS_PX * max(1.0, ratio)) + 1
+    rows = max(1, round(_RESIZED_ROWS / max(1.0, ratio)))
     held, held_from = next(stripes), 0
-    for top in range(0, new_height, _RESIZED_ROWS):
-        bottom = min(top + _RESIZED_ROWS, new_height)
+    for top in range(0, new_height, rows):
+        bottom = min(top + rows, new_height)
         first = max(0, math.floor(top * ratio) - support_px)
         last = min(height, math.ceil(bottom * ratio) + support_px)
         held, held_from = held.rows(first - held_from, held.height), first

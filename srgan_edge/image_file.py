@@ -121,6 +121,12 @@ def frames_to_keep(
             f"convert it first, for example with: magick {quote(str(path))} -depth 16 "
             f"-colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
         )
+    if deep and mode in _COLOUR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
+        raise InputRefused(  # FFmpeg decodes no more, margins included
+            f"{path}: {image.width}x{image.height} of 16-bit colour; possible: about 268 million "
+            f"pixels; cut it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
+            f"{quote(f'{path.stem}-8.png')}"
+        )
     if frames > 1 and deep:
         raise InputRefused(f"{path}: an animation of {bits} bits per channel; possible: 8")
     return frames

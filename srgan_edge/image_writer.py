@@ -77,7 +77,7 @@ class _Writer(Protocol):
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Writes a whole picture, as `picture_file` does."""
+    """Writes a whole picture; raises what `picture_file` does."""
     with picture_file(path, picture, picture.width, picture.height) as write:
         write(picture)
 
@@ -136,14 +136,15 @@ def refuse_unwritable(
     width: int,
     height: int,
     *,
-    transparent: bool = False,
+    transparent: Callable[[], bool] = lambda: False,
     frames: int = 1,
 ) -> None:
     """Asks, before any work, whether a picture can become `path` at `width` x `height` pixels.
 
     Args:
         like: the picture, or any of its rows, for all but its pixels.
-        transparent: it is so anywhere. Alpha that is opaque everywhere counts as none.
+        transparent: whether it is so anywhere; asked where that matters. Alpha that is opaque
+            everywhere counts as none.
         frames: pictures of an animation.
 
     Raises:
@@ -158,7 +159,7 @@ def refuse_unwritable(
             f"{path}: {name} cannot hold the {frames} frames of an animation; "
             "write .webp, .png or .gif"
         )
-    if transparent and not container.alpha:
+    if not container.alpha and transparent():
         raise UsageError(_no_transparency(path, name))
     if like.is_deep and not container.deep:
         raise UsageError(

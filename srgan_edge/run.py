@@ -131,7 +131,11 @@ def _upscale_image(
         size = options.final_size(reader.width, reader.height, upscaler.scale)
         like = reader.rows(0, 0)
         refuse_unwritable(
-            job.target, like, *size, transparent=reader.is_transparent, frames=reader.frames
+            job.target,
+            like,
+            *size,
+            transparent=lambda: reader.is_transparent,
+            frames=reader.frames,
         )
         left_out = (f"left out: {lost}" for lost in left_out_by(job.target, like))
         for remark in (*reader.notes, *left_out):

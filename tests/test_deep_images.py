@@ -1,11 +1,13 @@
 """Pictures of more than 8 bits a channel come out with more than 8 bits."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from pictures import png
 from PIL import Image
 from test_upscaler import Nearest
 
@@ -77,6 +79,20 @@ def test_compressed_tiff(tmp_path: Path, compression: str):
     assert np.array_equal(read(path).pixels, values)
 
 
+def test_premultiplied_colours_become_plain(tmp_path: Path):
+    alpha = np.array([[65535, 32768, 1000, 0]], np.uint16)
+    plain = np.array([[[60_000, 30_000, 65_535]]], np.uint16).repeat(4, axis=1)
+    multiplied = np.rint(plain * (alpha[..., None] / 65535)).astype(np.uint16)
+    path = encode(tmp_path / "in.tif", np.dstack([multiplied, alpha]), "rgba64")
+    unassociated, associated = (struct.pack("<HHIH", 338, 3, 1, kind) for kind in (2, 1))
+    content = path.read_bytes()
+    assert content.count(unassociated) == 1
+    path.write_bytes(content.replace(unassociated, associated))
+    picture = read(path)
+    assert np.array_equal(picture.alpha, alpha)
+    assert np.abs(picture.pixels[0, :3].astype(int) - plain[0, :3]).max() <= 33  # 65535 / 1000 / 2
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_truncated_is_damaged(tmp_path: Path, suffix: str, share: float):
@@ -132,6 +148,15 @@ def test_levels_without_a_white_are_refused(tmp_path: Path, levels: np.ndarray, 
     Image.fromarray(levels).save(tmp_path / "in.tif")
     with pytest.raises(InputRefused, match=reason):
         read(tmp_path / "in.tif")
+
+
+def test_more_than_ffmpeg_decodes_is_refused_before_it_is_decoded(tmp_path: Path):
+    (tmp_path / "in.png").write_bytes(png(20_000, 20_000, 16, 2, b""))
+    with pytest.raises(InputRefused, match="about 268 million pixels"):
+        ImageReader(tmp_path / "in.png", max_pixels=10**9)
+    (tmp_path / "in.png").write_bytes(png(16_000, 16_000, 16, 2, b""))
+    with pytest.raises(InputDamaged):
+        ImageReader(tmp_path / "in.png", max_pixels=10**9)
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.bmp", "out.gif"])

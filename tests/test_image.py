@@ -621,6 +621,18 @@ def test_resize_gives_the_size_asked_for_and_keeps_the_rest(size: tuple[int, int
     assert resized == Picture(resized.pixels, None, True, b"profile", b"exif", (9, 9))
 
 
+@pytest.mark.parametrize("new_size", [(9, 31), (70, 300), (3, 2), (41, 900)])
+def test_resize_is_the_same_in_stripes(new_size: tuple[int, int]):
+    picture = Picture(noise(300, 41, 3), noise(300, 41))
+    stripes = iter([picture.rows(0, 1), picture.rows(1, 200), picture.rows(200, 300)])
+    result = joined(list(resize_rows(stripes, 300, *new_size)))
+    whole = resize_picture(picture, *new_size)
+    assert np.array_equal(result.pixels, whole.pixels) and np.array_equal(result.alpha, whole.alpha)
+    expected = Image.fromarray(picture.pixels).resize(new_size, Image.Resampling.LANCZOS)
+    plain = resize_picture(Picture(picture.pixels), *new_size)
+    assert np.abs(plain.pixels.astype(int) - np.asarray(expected)).max() <= 1
+
+
 def test_resize_of_a_constant_is_that_constant():
     picture = Picture(np.full((17, 5, 3), (200, 100, 50), np.uint8))
     assert (resize_picture(picture, 9, 31).pixels == (200, 100, 50)).all()
