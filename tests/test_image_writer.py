@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srgan_edge import tiff_writer
+from srgan_edge import png_writer, tiff_writer
 from srgan_edge.errors import OutputFailed
 from srgan_edge.image import Picture
 from srgan_edge.image_reader import ImageReader
@@ -77,6 +77,16 @@ def test_how_the_rows_come_changes_nothing(tmp_path: Path, suffix: str):
             assert np.array_equal(np.asarray(image), whole.pixels)
         files.append(path.read_bytes())
     assert suffix == ".png" or len(set(files)) == 1
+
+
+def test_how_many_cores_there_are_changes_nothing(tmp_path: Path, monkeypatch):
+    whole = picture(700, 900, False, True, 16)
+    files = set()
+    for workers in (1, 2, 5):
+        monkeypatch.setattr(png_writer, "_WORKERS", workers)
+        write_picture(tmp_path / "out.png", whole)
+        files.add((tmp_path / "out.png").read_bytes())
+    assert len(files) == 1
 
 
 def test_smooth_pictures_are_compressed(tmp_path: Path):
