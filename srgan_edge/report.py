@@ -40,6 +40,8 @@ class Outcome:
     seconds: float = 0.0
     size: str = ""
     """`1280x720`"""
+    tiles_redone: int = 0
+    """Tiles that were not finite in the engine's precision, and were done again in FP32."""
     error: SrganEdgeError | None = None
     skipped: bool = False
     film: FilmResult | None = None
@@ -186,6 +188,7 @@ class JsonReporter:
             frames=outcome.frames,
             seconds=round(outcome.seconds, 3),
             size=outcome.size,
+            tiles_redone=outcome.tiles_redone,
         )
         if outcome.error is not None:
             print_error(outcome.error)

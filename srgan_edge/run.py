@@ -38,8 +38,8 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     slots = film_slots() if any(job.kind == "video" for job in jobs) else 1
     with ExitStack() as opened:
 
-        def open_one(chosen: Choice) -> Engine:
-            return opened.enter_context(open_engine(chosen, fp32=options.fp32, slots=slots))
+        def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
+            return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
         engine, spare = open_one(choice), spare_for(choice, files)
         upscaler = Upscaler(
@@ -47,6 +47,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             options.tiling,
             reporter.note,
             None if spare is None else lambda: open_one(spare),
+            None if spare is None else lambda: open_one(spare, fp32=True),
             color_lock=options.color_lock,
         )
         info = engine.info
@@ -66,8 +67,11 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
-    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can."""
-    if not choice.device.startswith("cuda"):
+    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can.
+
+    Opened in FP32, it also does again what was not finite on the GPU.
+    """
+    if choice.device == "cpu":
         return None
     try:
         if choice.kind.suffix == ENGINE_SUFFIX:  # it was made of a model that may be here
@@ -102,7 +106,7 @@ def _outcome_of(
     reporter: Reporter,
 ) -> Outcome:
     """Do one job; its error, if it is one of ours, is its outcome."""
-    started = time.monotonic()
+    started, redone_before = time.monotonic(), upscaler.tiles_redone
     try:
         if job.target.exists() and options.existing != "replace":
             if options.existing == "keep":
@@ -121,8 +125,8 @@ def _outcome_of(
         return Outcome(job, error=failed)
     except SrganEdgeError as error:
         return Outcome(job, seconds=time.monotonic() - started, error=error)
-    seconds = time.monotonic() - started
-    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", film=film)
+    seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, film=film)
 
 
 def _upscale_image(

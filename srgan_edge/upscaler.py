@@ -4,14 +4,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 from srgan_edge.color_lock import locked
-from srgan_edge.engines.base import Engine, EngineInfo
-from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
+from srgan_edge.engines.base import Engine, EngineInfo, NotFinite
+from srgan_edge.errors import EngineLost, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
-from srgan_edge.tiling import MIN_TILE_PX, TilePlan, plan_tiles, plan_windows, upscale_tiled
+from srgan_edge.tiling import MIN_TILE_PX, Tile, TilePlan, plan_tiles, plan_windows, upscale_tiled
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
 """What `--tile auto` lets the network's intermediate values take, in all slots together."""
@@ -41,8 +42,12 @@ class Upscaler:
     """Upscales single frames by tiles, whatever becomes of the engine; engines stay their owner's.
 
     Where a GPU runs out of memory, the frame is done again in smaller batches, then smaller tiles;
-    where it fails, by the spare engine. No frame is left out or done twice; each change is said.
+    where it fails, by the spare engine. Tiles that are not finite are done again in FP32, and they
+    alone. No frame is left out or done twice; each change is said.
     """
+
+    tiles_redone = 0
+    """Tiles that were not finite in the engine's precision, so far."""
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Upscaler:
         tiling: Tiling,
         say: Callable[[str], None] = lambda line: None,
         spare: Callable[[], Engine] | None = None,
+        in_fp32: Callable[[], Engine] | None = None,
         *,
         color_lock: bool | None = False,
     ) -> None:
@@ -58,6 +64,7 @@ class Upscaler:
             color_lock: hold the mean colours of the frame; None: if the model may shift them.
             say: takes one line for the user, when something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
+            in_fp32: opens one in FP32; called once, if a tile is not finite in this one.
 
         Raises:
             UsageError: a tile too small, a negative halo or a batch below 1.
@@ -65,6 +72,8 @@ class Upscaler:
         if tiling.batch < 1:
             raise UsageError(f"--batch {tiling.batch} is below 1")
         self._engine, self._tiling, self._say, self._spare = engine, tiling, say, spare
+        self._open_fp32 = in_fp32
+        self._fp32: Engine | None = None
         self._load = Load(tiling.tile, tiling.batch)
         self._changing = threading.Lock()
         spec = engine.info.spec
@@ -94,6 +103,7 @@ class Upscaler:
             UsageError: the engine is of a fixed shape that does not fit.
             OutOfMemory: even the smallest tile is too large.
             EngineLost: there is no spare engine, or it is lost too.
+            ModelRefused: a tile is not finite in FP32 either, or there is no engine in FP32.
         """
         height, width = frame.shape[:2]
         while True:
@@ -102,7 +112,8 @@ class Upscaler:
             plan = self._plan_for(width, height, load, fixed_shape)
             batch = load.batch if fixed_shape is None else fixed_shape[0]
             try:
-                pixels = upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
+                upscale = self._finite(engine, plan)
+                pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
                 return locked(frame, pixels) if self.color_lock else pixels
             except OutOfMemory as error:
                 with self._changing:
@@ -112,6 +123,43 @@ class Upscaler:
                 with self._changing:
                     if engine is self._engine:
                         self._take_spare(engine, error)
+
+    def _finite(self, engine: Engine, plan: TilePlan) -> Callable[[Pixels], Pixels]:
+        """`engine.upscale` for the tiles of a plan, in their order."""
+        tiles = iter(plan.tiles)
+
+        def upscale(batch: Pixels) -> Pixels:
+            given = list(islice(tiles, len(batch)))
+            try:
+                return engine.upscale(batch)
+            except NotFinite as error:
+                for index in error.frames:
+                    error.result[index] = self._redone(batch[index], given[index], engine)
+                return error.result
+
+        return upscale
+
+    def _redone(self, window: Pixels, tile: Tile, engine: Engine) -> Pixels:
+        """One tile by the engine in FP32: uint8 [h, w, 3] -> uint8 [sh, sw, 3]."""
+        place = f"the tile at x {tile.core_x.start}, y {tile.core_y.start} of a frame"
+        was = engine.info
+        with self._changing:
+            if self._fp32 is None:
+                if self._open_fp32 is None:
+                    raise ModelRefused(f"{place} is not finite in {was.arithmetic} on {was.name}")
+                self._fp32 = self._open_fp32()
+                self._say(
+                    f"{place} is not finite in {was.arithmetic}: done again, as will be others "
+                    f"like it, in {self._fp32.info.arithmetic} by {self._fp32.info.name}"
+                )
+            self.tiles_redone += 1
+        try:
+            return self._fp32.upscale(window[None])[0]
+        except NotFinite:
+            raise ModelRefused(
+                f"{place} is not finite, neither in {was.arithmetic} nor in FP32: the model cannot "
+                "upscale it; take another one with -n"
+            ) from None
 
     def _ask_for_less(
         self,
