@@ -201,11 +201,12 @@ def _closing_line(outcome: Outcome) -> str:
     target = escape(_shown(outcome.job.target))
     if outcome.skipped:
         return f"[yellow]kept[/] {target} (exists; --overwrite replaces it)"
+    redone = f"; {outcome.tiles_redone} tiles in FP32" if outcome.tiles_redone else ""
     if outcome.job.kind == "image":
-        return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s"
+        return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s{redone}"
     return (
         f"[green]wrote[/] {target}  {outcome.size}, {outcome.frames} frames, "
-        f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps"
+        f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps{redone}"
     )
 
 

@@ -4,19 +4,23 @@ A recording is one: the operations of the network on its own memory, done again 
 replayed. What a CPU cannot show is that CUDA accepts these calls, and any time; `make gpu` does.
 """
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
+import av
 import numpy as np
 import pytest
+from clips import make
 
 torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
+from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.engines import torch as engine_module  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError  # noqa: E402
@@ -181,6 +185,33 @@ def test_a_bug_stays_one(gpu, checkpoint):
         gpu.fails_with.append(RuntimeError("shape '[1]' is invalid"))
         with pytest.raises(RuntimeError, match="is invalid"):
             engine.upscale(pictures(1, 8, 8))
+
+
+def test_a_film_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
+    """By a network of which FP16 holds dark frames only: the others are done again, and counted."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(2)
+    generator = generator_from_spec(SPEC).requires_grad_(False)
+    for layer in (generator.body[0], generator.body[2]):
+        layer.weight *= 200
+    generator.tail.weight /= 200**2
+    save_checkpoint(tmp_path / "large.safetensors", generator, SPEC)
+    make(tmp_path / "in.mp4", frames=9, size=(64, 48))
+    films = []
+    for device in ("cuda", "cpu"):
+        arguments = ["upscale", "in.mp4", "-n", "large.safetensors", "--engine", "torch"]
+        arguments += ["--device", device, "--crf", "0", "-o", f"{device}.mp4", "--json-events"]
+        with pytest.raises(SystemExit) as ended:
+            app(arguments, standalone_mode=False)
+        assert not ended.value.code
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        redone = [event["tiles_redone"] for event in events if event["event"] == "ended"]
+        said = [event["text"] for event in events if "not finite" in event.get("text", "")]
+        assert (redone, len(said)) == (([9], 1) if device == "cuda" else ([0], 0))
+        with av.open(f"{device}.mp4") as film:
+            films.append([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+    assert len(gpu.made) >= 1
+    assert np.array_equal(*films)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1", "cuda:one"])

@@ -121,9 +121,12 @@ def _add_totals(model: openvino.Model) -> None:
     It costs a small network 2 to 5 %, and changes the last bits in BF16: so who wants speed has
     none. What is finite in FP32 is so in BF16, which reaches as far.
     """
-    *_, clamp = (node for node in model.get_ordered_ops() if node.get_type_name() == "Clamp")
-    picture, sizes = clamp.input_value(0), np.array([1, 2, 3])
-    model.add_outputs(opset13.reduce_sum(picture, sizes).output(0))
+    lower_ends = (op for op in model.get_ordered_ops() if op.get_type_name() == "Maximum")
+    *_, clamp = lower_ends  # all others come before it
+    (picture,) = (
+        value for value in clamp.input_values() if value.get_node().get_type_name() != "Constant"
+    )
+    model.add_outputs(opset13.reduce_sum(picture, np.array([1, 2, 3])).output(0))
 
 
 def _first_line(error: Exception) -> str:
