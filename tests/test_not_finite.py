@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
-from srgan_edge.engines.base import EngineInfo, NotFinite, finite  # noqa: E402
+from srgan_edge.engines.base import TOTALS, EngineInfo, NotFinite, finite  # noqa: E402
 from srgan_edge.engines.openvino import OpenVinoEngine  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
+from srgan_edge.export.precision import in_half  # noqa: E402
+from srgan_edge.export.reference import Conv, TypedReference  # noqa: E402
+from srgan_edge.export.rewrites import rewritten  # noqa: E402
+from srgan_edge.export.totals import with_totals  # noqa: E402
 from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
@@ -63,10 +70,10 @@ def picture(height=61, width=83):
 
 
 def test_only_the_bright_tiles_are_done_again(model):
-    generator, _, onnx = model
+    generator, _, path = model
     half, frame, said = Half(generator), picture(), []
     plan = plan_tiles(frame.shape[1], frame.shape[0], 16, SPEC.auto_halo_px)
-    with OpenVinoEngine(onnx, fp32=True) as exact:
+    with OpenVinoEngine(path, fp32=True) as exact:
         upscaler = Upscaler(half, TILING, said.append, in_fp32=lambda: exact)
         result = upscaler.upscale(frame)
         redone = 0
@@ -98,6 +105,19 @@ def test_without_that_there_would_be_a_hole(model):
     with TorchEngine(checkpoint) as reference:
         wrong = np.abs(pixels.astype(int) - reference.upscale(picture()[None])) > 50
     assert wrong[0][80:104, 120:148].mean() > 0.5
+
+
+def test_the_second_output_of_an_engine_says_so(model):
+    """Its graph, computed to the letter; the bytes are those without it."""
+    plain = in_half(rewritten(onnx.load(model[2])), "fp16")
+    watched = with_totals(plain)
+    assert [output.name for output in watched.graph.output] == ["output", TOTALS]
+    batch = np.stack([picture()[:13, 10:29], picture()[15:28, 25:44], picture()[40:53, :19]])
+    with np.errstate(all="ignore"):
+        expected = TypedReference(plain).upscale(batch)
+        result, totals = ReferenceEvaluator(watched, new_ops=[Conv]).run(None, {"input": batch})
+    assert np.array_equal(result, expected)
+    assert (totals.dtype, np.isfinite(totals).tolist()) == (np.float32, [True, False, True])
 
 
 def test_a_frame_is_done_again_as_a_whole(model):
@@ -138,12 +158,12 @@ def test_what_fp32_does_not_hold_either_is_refused(engine, tmp_path):
     generator = generator_from_spec(SPEC).eval().requires_grad_(False)
     for layer in (generator.body[0], generator.body[2], generator.tail):
         layer.weight *= 1e15
-    checkpoint, onnx = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    checkpoint, path = tmp_path / "m.safetensors", tmp_path / "m.onnx"
     save_checkpoint(checkpoint, generator, SPEC)
-    onnx_from_checkpoint(checkpoint, onnx)
+    onnx_from_checkpoint(checkpoint, path)
     half = Half(generator_from_spec(SPEC))
     half.compute = lambda batch: (np.zeros(1, np.uint8), np.full(len(batch), np.nan, np.float32))
-    with engine({TorchEngine: checkpoint, OpenVinoEngine: onnx}[engine], fp32=True) as exact:
+    with engine({TorchEngine: checkpoint, OpenVinoEngine: path}[engine], fp32=True) as exact:
         dark = np.zeros((2, 8, 9, 3), np.uint8)
         dark[1, 3, 4] = 200
         with pytest.raises(NotFinite) as raised:
