@@ -48,7 +48,12 @@ ModelOption = Annotated[
 EngineOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE", help="auto, cpu, cuda or cuda:N; of onnxruntime also tensorrt or rtx."
+    ),
+]
 Fp32Option = Annotated[bool, typer.Option("--fp32", help="Forbid any precision below FP32.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

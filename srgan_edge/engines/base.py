@@ -21,7 +21,7 @@ class EngineInfo:
     device: str
     """Where it runs, for example `cpu` or `cuda:0`."""
     precision: str
-    """Arithmetic of the convolutions in floating point: `fp32`, `bf16` or `fp16`."""
+    """Arithmetic of the convolutions in floating point: `fp32`, `tf32`, `bf16` or `fp16`."""
     spec: ModelSpec
     """The generator it runs."""
     slots: int = 1
