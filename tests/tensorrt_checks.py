@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -395,6 +396,20 @@ def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monke
         )
     for one, other in zip(lost, frames_of(tmp_path / "b.mp4"), strict=True):
         assert np.abs(one.astype(int) - other).max() <= 6  # BF16, where the CPU has it
+
+
+def test_what_make_gpu_measures_of_an_engine(tensorrt, tmp_path, monkeypatch):
+    """On the driver's clock, its kernels alone and its graph; and from pixels to pixels."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    import gpu_engines
+
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 12, 16))
+    monkeypatch.setattr(gpu_engines, "_built", lambda runtime, model, size: path)
+    found = gpu_engines.tensorrt_on_gpu("tensorrt fp16", "edge-x4", (16, 12))
+    assert found.keys() == {"alone", "graph with copies"}
+    found["end to end"] = gpu_engines.end_to_end("tensorrt fp16", "edge-x4", (16, 12))
+    for times in found.values():
+        assert 0 < times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
 
 
 def frames_of(path):

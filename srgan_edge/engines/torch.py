@@ -4,6 +4,7 @@ On a GPU each slot has a stream, and for each shape that comes again it has buff
 the bus and a CUDA graph of the network, so that a call is four entries into a queue.
 """
 
+import copy
 import re
 import threading
 from collections import deque
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
 from srgan_edge.half import HalfDeployment
@@ -43,16 +43,13 @@ class TorchEngine:
             UsageError: PyTorch finds no such GPU.
             OutOfMemory: the GPU has too little for the weights.
         """
+        from srgan_edge.checkpoint import load_checkpoint  # which needs safetensors
+
         generator, spec = load_checkpoint(path)
         if device == "cpu":
             self._compute_where_it_is(generator, spec)
-            return
-        gpu = _gpu_of(device)
-        is_half = not fp32 and not spec.quantized_from
-        network = HalfDeployment(generator) if is_half else _Summed(generator)
-        with _failures_told():
-            self._run: _Run = _Slots(network.to(gpu), gpu, slots)
-        self._info(spec, gpu, "fp16" if is_half else "fp32", slots)
+        else:
+            self._compute_on(_gpu_of(device), generator, spec, fp32, slots)
 
     @classmethod
     def from_generator(cls, generator: nn.Module, spec: ModelSpec) -> Self:
@@ -60,6 +57,30 @@ class TorchEngine:
         engine = cls.__new__(cls)
         engine._compute_where_it_is(generator, spec)
         return engine
+
+    @classmethod
+    def on_gpu(
+        cls,
+        generator: nn.Module,
+        spec: ModelSpec,
+        device: str = "cuda",
+        *,
+        fp32: bool = False,
+        slots: int = 1,
+    ) -> Self:
+        """The engine that a file of that generator would make; it is copied."""
+        engine = cls.__new__(cls)
+        engine._compute_on(_gpu_of(device), copy.deepcopy(generator), spec, fp32, slots)
+        return engine
+
+    def _compute_on(
+        self, gpu: torch.device, generator: nn.Module, spec: ModelSpec, fp32: bool, slots: int
+    ) -> None:
+        is_half = not fp32 and not spec.quantized_from
+        network = HalfDeployment(generator) if is_half else _Summed(generator)
+        with _failures_told():
+            self._run: _Run = _Slots(network.to(gpu), gpu, slots)
+        self._info(spec, gpu, "fp16" if is_half else "fp32", slots)
 
     def _compute_where_it_is(self, generator: nn.Module, spec: ModelSpec) -> None:
         device = next(generator.parameters()).device
