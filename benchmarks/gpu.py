@@ -111,7 +111,7 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
                 f"{engine} against torch fp32 on the CPU, {model}",
                 lambda engine=engine, model=model: gpu_engines.parity(engine, model),
             )
-    for engine in ("torch fp16", "onnxruntime cuda"):
+    for engine in ("torch fp16", "onnxruntime cuda fp16"):
         yield f"replays of {engine}", lambda engine=engine: gpu_engines.replays(engine, "edge-x4")
     for model in MODELS:
         for size in SIZES:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from srgan_edge.spec import ModelSpec
 
 NAMES = [
     *("torch fp32", "torch fp16"),
-    *("onnxruntime cuda", "onnxruntime tensorrt", "onnxruntime rtx"),
+    *("onnxruntime cuda", "onnxruntime cuda fp16", "onnxruntime tensorrt", "onnxruntime rtx"),
     *("tensorrt fp16", "tensorrt_rtx fp16"),
 ]
 """Engines, as the JSON names them."""
@@ -59,7 +60,9 @@ def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) ->
         if runtime == "onnxruntime":
             from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine
 
-            return OnnxRuntimeEngine(find_model(model).file(".onnx"), variant, slots=slots)
+            device, _, form = variant.partition(" ")
+            path = find_model(model).file(".onnx") if not form else _half_onnx(model)
+            return OnnxRuntimeEngine(path, device, slots=slots)
         from srgan_edge.engines.tensorrt import TensorRtEngine
 
         return TensorRtEngine(_built(runtime, model, size), slots=slots)
@@ -196,6 +199,15 @@ def torch_with_gpu() -> Any:  # noqa: ANN401 - a module that may be absent
     if not torch.cuda.is_available():
         raise NotRun("this torch finds no GPU")
     return torch
+
+
+@cache
+def _half_onnx(model: str) -> Path:
+    from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
+
+    path = Path(mkdtemp()) / f"{model}-fp16.onnx"
+    half_onnx_from_checkpoint(find_model(model).file(".safetensors"), path, print)
+    return path
 
 
 @cache

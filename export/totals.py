@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from srgan_edge.engines.base import TOTALS
 from srgan_edge.export.graph import add_constant, checked, insert_before
+from srgan_edge.onnx_file import TOTALS
 
 
 def with_totals(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,6 +19,7 @@ from srgan_edge.image import (
 )
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.onnx_file import read_onnx
 from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.report import Outcome, Reporter
@@ -74,12 +75,21 @@ def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
     if choice.device == "cpu":
         return None
     try:
-        if choice.kind.suffix == ENGINE_SUFFIX:  # it was made of a model that may be here
-            original = find_model(read_passport(choice.path).source)
+        if source := _source_of(choice):
+            original = find_model(source)
             files = original if original.spec == files.spec else files
         return choose_engine(files, device="cpu")
     except SrganEdgeError:
         return None
+
+
+def _source_of(choice: Choice) -> str | None:
+    """The model that a file for a GPU alone was made of, which may be here."""
+    if choice.kind.suffix == ENGINE_SUFFIX:
+        return read_passport(choice.path).source
+    if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":
+        return file.spec.name
+    return None
 
 
 def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Upscaler:
         was = engine.info
         with self._changing:
             if self._fp32 is None:
-                if self._open_fp32 is None:
+                if self._open_fp32 is None or was.precision == "fp32":
                     raise ModelRefused(f"{place} is not finite in {was.arithmetic} on {was.name}")
                 self._fp32 = self._open_fp32()
                 self._say(

@@ -11,7 +11,7 @@ onnx = pytest.importorskip("onnx")
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
-from srgan_edge.engines.base import TOTALS, EngineInfo, NotFinite, finite  # noqa: E402
+from srgan_edge.engines.base import EngineInfo, NotFinite, finite  # noqa: E402
 from srgan_edge.engines.openvino import OpenVinoEngine  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
@@ -22,6 +22,7 @@ from srgan_edge.export.rewrites import rewritten  # noqa: E402
 from srgan_edge.export.totals import with_totals  # noqa: E402
 from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
+from srgan_edge.onnx_file import TOTALS  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
 from srgan_edge.tiling import plan_tiles  # noqa: E402
 from srgan_edge.upscaler import Tiling, Upscaler  # noqa: E402

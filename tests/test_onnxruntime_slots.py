@@ -1,14 +1,17 @@
 """ONNX Runtime on a GPU, as far as its CPU provider shows it: bound memory, nodes, failures."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: E402
 
+from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.engines import choose_engine, open_engine  # noqa: E402
 from srgan_edge.engines import onnxruntime as engine_module  # noqa: E402
 from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine, refuse_other_nodes  # noqa: E402
@@ -20,9 +23,13 @@ from srgan_edge.errors import (  # noqa: E402
     UsageError,
 )
 from srgan_edge.models import find_model  # noqa: E402
+from srgan_edge.onnx_file import OnnxFile, read_onnx  # noqa: E402
+from srgan_edge.parity import GATES, compare  # noqa: E402
+from srgan_edge.run import spare_for  # noqa: E402
 from srgan_edge.upscaler import Tiling, Upscaler  # noqa: E402
 
 MODEL = find_model("edge-x4")
+PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def engine():
 
 @pytest.fixture
 def slot(engine):
-    return engine_module._Slot(engine._session, "cpu", 0, MODEL.spec)
+    return engine_module._Slot(engine._session, ("cpu", 0), MODEL.spec)
 
 
 def pictures(*shape):
@@ -46,9 +53,11 @@ def test_bound_memory_takes_and_gives_what_a_call_does(engine, slot):
         for shape in [(1, 7, 9), (2, 7, 9), (1, 1, 1), (1, 7, 9), (1, 7, 9)]:
             batch = pictures(*shape)
             batch.flags.writeable = False
-            assert np.array_equal(slot.run(batch), engine.upscale(batch))
+            assert np.array_equal(slot.run(batch)[0], engine.upscale(batch))
     frame = pictures(1, 20, 20)
-    assert np.array_equal(slot.run(frame[:, 3:12, 4:9]), engine.upscale(frame[:, 3:12, 4:9].copy()))
+    assert np.array_equal(
+        slot.run(frame[:, 3:12, 4:9])[0], engine.upscale(frame[:, 3:12, 4:9].copy())
+    )
 
 
 def test_what_comes_again_gets_a_graph_and_few_do(slot):
@@ -69,9 +78,9 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
         """On a GPU, what leaves a slot is a copy by itself."""
 
         def run(self, batch):
-            return super().run(batch).copy()
+            return super().run(batch)[0].copy()
 
-    slots = engine_module._Slots(Copying(engine._session, "cpu", 0, MODEL.spec) for _ in "123")
+    slots = engine_module._Slots(Copying(engine._session, ("cpu", 0), MODEL.spec) for _ in "123")
     batches = [np.roll(pictures(1, 6, 5), number) for number in range(30)]
     with ThreadPoolExecutor(5) as executor:
         results = list(executor.map(slots, batches))
@@ -120,7 +129,7 @@ def test_providers_that_are_not_there_are_refused(device, kind, message):
 
 
 def test_tf32_is_not_fp32():
-    with pytest.raises(UsageError, match="tensorrt multiplies in tf32; --fp32 is for --device cud"):
+    with pytest.raises(UsageError, match=r"tensorrt is multiplied in tf32; --fp32 is for"):
         open_engine(choose_engine(MODEL, "onnxruntime", "tensorrt"), fp32=True)
 
 
@@ -134,10 +143,48 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
             if batch.size > 3 * 4000:
                 with engine_module._failures_told():
                     raise state.RuntimeException("Failed to allocate memory")
-            return slot.run(batch).copy()
+            return slot.run(batch)[0].copy()
 
     said = []
     frame = pictures(60, 90)
     tiled = Upscaler(Small(), Tiling(tile=0, overlap="exact"), said.append).upscale(frame)
     assert np.abs(tiled.astype(int) - engine.upscale(frame[None])[0]).max() <= 1
     assert said == [f"out of memory: going on with tiles of {side} px" for side in (45, 22)]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """`edge-x4` in FP16, as the command line exports it."""
+    pytest.importorskip("onnxscript")
+    path = tmp_path_factory.mktemp("half") / "edge-x4-fp16.onnx"
+    app(["export", "edge-x4", "--onnx", "--fp16", "-o", str(path)], standalone_mode=False)
+    return path
+
+
+def test_an_onnx_in_fp16_is_for_a_gpu(half):
+    assert read_onnx(half) == OnnxFile(MODEL.spec, "fp16")
+    for name in ("openvino", "onnxruntime"):
+        with pytest.raises(
+            ModelRefused, match=r"is in fp16, for a GPU; type: .*or on a CPU: -n ed"
+        ):
+            open_engine(choose_engine(find_model(str(half)), name, "cpu"))
+    with pytest.raises(UsageError, match=r"fp16.onnx on cuda is multiplied in fp16; --fp32"):
+        open_engine(choose_engine(find_model(str(half)), "onnxruntime", "cuda"), fp32=True)
+
+
+def test_what_does_its_tiles_again_is_the_model_it_was_made_of(half):
+    files = find_model(str(half))
+    spare = spare_for(choose_engine(files, "onnxruntime", "cuda"), files)
+    assert (spare.kind.name, spare.path) == ("openvino", MODEL.file(".onnx"))
+
+
+def test_its_second_output_is_bound_too(engine, half):
+    """By a CPU, which computes it in FP32: what is shown is that both outputs come back."""
+    session = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"])
+    slot = engine_module._Slot(session, ("cpu", 0), MODEL.spec)
+    photo = np.asarray(Image.open(PHOTO).convert("RGB"))[None, :70, :90]
+    for batch in (photo, photo[:, :9, :9].repeat(3, axis=0)):
+        result, totals = slot.run(batch)
+        assert not GATES["fp16"].refusals(compare(engine.upscale, lambda _, r=result: r, [batch]))
+        assert (totals.dtype, totals.shape) == (np.float32, (len(batch),))
+        assert np.abs(totals - result.sum((1, 2, 3)) / 255).max() < 0.01 * totals.max()

@@ -89,10 +89,6 @@ It is finite if and only if all values of the picture are: such sums stay far be
 """
 
 
-TOTALS = "totals"
-"""What that output is called, in graphs that have it."""
-
-
 def finite(result: Pixels, totals: Totals) -> Pixels:
     """`result` itself, uint8 [N, sH, sW, 3].
 

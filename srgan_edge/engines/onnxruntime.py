@@ -8,8 +8,8 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from srgan_edge.engine_cache import EngineCache
-from srgan_edge.engines.base import EngineInfo
+from srgan_edge.engines.base import EngineInfo, finite
 from srgan_edge.errors import (
     EngineLost,
     ExtraMissing,
@@ -30,7 +30,7 @@ from srgan_edge.errors import (
     SrganEdgeError,
     UsageError,
 )
-from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.onnx_file import TOTALS, read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 
@@ -57,7 +57,11 @@ RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 class OnnxRuntimeEngine:
-    """The deployment ONNX in the arithmetic of its graph, FP32: on TensorRT that is TF32."""
+    """The deployment ONNX in the arithmetic of its graph, but that FP32 is TF32 on TensorRT.
+
+    An ONNX in FP16, of `srgan-edge export --onnx --fp16`, is for a GPU: on a CPU, ONNX Runtime
+    would compute it in FP32, without saying so.
+    """
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
@@ -69,35 +73,39 @@ class OnnxRuntimeEngine:
             UsageError: this build of ONNX Runtime has no such provider, or `fp32`, which it is not.
             ExtraMissing: the provider is a package of its own, and not installed.
         """
-        spec = read_onnx_spec(path)
+        file = read_onnx(path)
         family, _, gpu = device.partition(":")
         if not (gpu or "0").isdecimal():
             raise UsageError(f"--device {device}: no GPU {gpu!r}; possible: {family}:0 and so on")
         provider, number = PROVIDERS[family], int(gpu or 0)
-        if fp32 and provider.precision != "fp32":
+        precision = provider.precision if file.precision == "fp32" else file.precision
+        if family == "cpu":
+            refuse_half(path, file)
+        if fp32 and precision != "fp32":
             raise UsageError(
-                f"--device {device} multiplies in {provider.precision}; --fp32 is for --device cuda"
+                f"{path.name} on {device} is multiplied in {precision}; --fp32 is for "
+                "--device cuda and files in FP32"
             )
         self._session = _open_session(path, family, number, slots)
-        self._input = self._session.get_inputs()[0].name
-        self._upscale: Callable[[Pixels], Pixels] = self._upscale_with_copies
+        self._compute: Callable[[Pixels], Sequence[Any]] = self._with_copies
         if family in ("cuda", "tensorrt"):
-            buffers = (_Slot(self._session, "cuda", number, spec) for _ in range(slots))
-            self._upscale = _Slots(buffers)
+            place = ("cuda", number)
+            self._compute = _Slots(_Slot(self._session, place, file.spec) for _ in range(slots))
         name = f"onnxruntime {onnxruntime.__version__}"
         if family in ("tensorrt", "rtx"):
             name += f" with {provider.name.removesuffix('ExecutionProvider')}"
         where = "cpu" if family == "cpu" else f"cuda:{number}"
-        self.info = EngineInfo(name, where, provider.precision, spec, slots)
+        self.info = EngineInfo(name, where, precision, file.spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
-        if self.info.device == "cpu":
-            return self._upscale(batch)
-        with _failures_told():
-            return self._upscale(batch)
+        with nullcontext() if self.info.device == "cpu" else _failures_told():
+            result, *totals = self._compute(batch)
+        for sums in totals:
+            finite(result, sums)
+        return result
 
     def close(self) -> None:
-        del self._upscale, self._session
+        del self._compute, self._session
 
     def __enter__(self) -> Self:
         return self
@@ -105,9 +113,11 @@ class OnnxRuntimeEngine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _upscale_with_copies(self, batch: Pixels) -> Pixels:
-        result: Pixels = self._session.run(None, {self._input: batch})[0]
-        return result
+    def _with_copies(self, batch: Pixels) -> Sequence[Any]:
+        """All outputs of the graph."""
+        (name,) = (given.name for given in self._session.get_inputs())
+        outputs: Sequence[Any] = self._session.run(None, {name: batch})
+        return outputs
 
 
 class _Slots:
@@ -118,7 +128,7 @@ class _Slots:
         for slot in slots:
             self._idle.put(slot)
 
-    def __call__(self, batch: Pixels) -> Pixels:
+    def __call__(self, batch: Pixels) -> Sequence[Any]:
         slot = self._idle.get()
         try:
             return slot.run(batch)
@@ -137,19 +147,19 @@ class _Slot:
     SHAPES_KEPT = 2
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, device: str, number: int, spec: ModelSpec
+        self, session: onnxruntime.InferenceSession, place: tuple[str, int], spec: ModelSpec
     ) -> None:
-        self._session, self._device, self._scale = session, (device, number), spec.scale
+        self._session, self._place, self._scale = session, place, spec.scale
         self._bound: dict[tuple[int, ...], _Bound] = {}
         self._graphs = count(1)
 
-    def run(self, batch: Pixels) -> Pixels:
-        """uint8 [N, H, W, 3] -> uint8 [N, sH, sW, 3]; on a CPU, until the next call."""
+    def run(self, batch: Pixels) -> Sequence[Any]:
+        """uint8 [N, H, W, 3] -> all outputs of the graph; on a CPU, until the next call."""
         bound = self._bound.get(batch.shape)
         if bound is None:
             while len(self._bound) >= self.SHAPES_KEPT:
                 del self._bound[next(iter(self._bound))]
-            bound = _Bound(self._session, batch.shape, self._device, self._scale)
+            bound = _Bound(self._session, batch.shape, self._place, self._scale)
         elif bound.graph is None:
             bound.graph = next(self._graphs)
         result = bound.run(self._session, np.ascontiguousarray(batch))
@@ -167,27 +177,29 @@ class _Bound:
         self,
         session: onnxruntime.InferenceSession,
         shape: tuple[int, ...],
-        device: tuple[str, int],
+        place: tuple[str, int],
         scale: int,
     ) -> None:
         frames, height, width, channels = shape
         larger = (frames, scale * height, scale * width, channels)
         create = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-        self._source, self._target = (create(it, np.uint8, *device) for it in (shape, larger))
-        self._binding = session.io_binding()
+        self._source, self._binding = create(shape, np.uint8, *place), session.io_binding()
         self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._source)
-        self._binding.bind_ortvalue_output(session.get_outputs()[0].name, self._target)
+        self._targets = []
+        for output in session.get_outputs():
+            sizes, kind = ((frames,), np.float32) if output.name == TOTALS else (larger, np.uint8)
+            self._targets.append(create(sizes, kind, *place))
+            self._binding.bind_ortvalue_output(output.name, self._targets[-1])
         self.graph: int | None = None
         """The number of its CUDA graph, once it shall have one."""
 
-    def run(self, session: onnxruntime.InferenceSession, batch: Pixels) -> Pixels:
+    def run(self, session: onnxruntime.InferenceSession, batch: Pixels) -> Sequence[Any]:
         options = onnxruntime.RunOptions()
         recorded = self.graph is not None and self.graph <= self.GRAPHS_RECORDED
         options.add_run_config_entry("gpu_graph_id", str(self.graph) if recorded else "-1")
         self._source.update_inplace(batch)
         session.run_with_iobinding(self._binding, options)
-        result: Pixels = self._target.numpy()
-        return result
+        return [target.numpy() for target in self._targets]
 
 
 def _open_session(path: Path, family: str, number: int, slots: int) -> onnxruntime.InferenceSession:

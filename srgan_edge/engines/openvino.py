@@ -11,7 +11,7 @@ from openvino import opset13
 
 from srgan_edge.engines.base import EngineInfo, finite
 from srgan_edge.errors import ModelRefused
-from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
 # The model is compiled for each input shape: on a CPU that is a quarter to a third faster than one
@@ -32,9 +32,10 @@ class OpenVinoEngine:
         decoding and encoding take turns on the same cores.
 
         Raises:
-            ModelRefused: not our ONNX, or OpenVINO cannot read it.
+            ModelRefused: not our ONNX, in half precision, or OpenVINO cannot read it.
         """
-        spec = read_onnx_spec(path)
+        file = read_onnx(path)
+        refuse_half(path, file)
         self._core = openvino.Core()
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         precision = "bf16" if "BF16" in capabilities and not fp32 else "fp32"
@@ -55,7 +56,7 @@ class OpenVinoEngine:
         version = openvino.__version__.split("-")[0]
         # One call more than there are streams waits in the runtime, and begins when another ends.
         queued = 1 if slots > 1 else 0
-        self.info = EngineInfo(f"openvino {version}", device, precision, spec, slots + queued)
+        self.info = EngineInfo(f"openvino {version}", device, precision, file.spec, slots + queued)
 
     def upscale(self, batch: Pixels) -> Pixels:
         with self._lock:

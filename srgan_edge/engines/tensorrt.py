@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
-from srgan_edge.engines.base import TOTALS, EngineInfo, Totals, finite
+from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
@@ -27,6 +27,7 @@ from srgan_edge.errors import (
 )
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
+from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
 from srgan_edge.tensorrt_log import explained, log_of
