@@ -20,7 +20,7 @@ from srgan_edge.spec import METADATA_KEY, ModelSpec
 MAX_BYTES = 1 << 30
 MAX_NODES = 4096
 TOTALS = "totals"
-"""The output of graphs in half precision that has the sum of each picture before it is clamped."""
+"""The output of graphs in half precision that is finite for pictures that are."""
 MAX_SCALE = 4
 """Of one Resize or DepthToSpace."""
 

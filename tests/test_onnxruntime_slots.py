@@ -187,4 +187,5 @@ def test_its_second_output_is_bound_too(engine, half):
         result, totals = slot.run(batch)
         assert not GATES["fp16"].refusals(compare(engine.upscale, lambda _, r=result: r, [batch]))
         assert (totals.dtype, totals.shape) == (np.float32, (len(batch),))
-        assert np.abs(totals - result.sum((1, 2, 3)) / 255).max() < 0.01 * totals.max()
+        detail = result.astype(int) - batch.repeat(4, 1).repeat(4, 2)  # which the network makes
+        assert np.abs(totals - detail.sum((1, 2, 3)) / 255).max() < 1e-4 * result.size

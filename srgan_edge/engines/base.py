@@ -83,9 +83,9 @@ class NotFinite(ModelRefused):
 
 
 Totals = NDArray[np.float32]
-"""float32 [N]: the sum of each picture before it is clamped and rounded.
+"""float32 [N]: the sum of all values that the network made of each picture, before any clamp.
 
-It is finite if and only if all values of the picture are: such sums stay far below FP32's limit.
+It is finite if and only if all of them are: such sums stay far below FP32's limit.
 """
 
 
