@@ -5,15 +5,12 @@
 
 It runs from a bare checkout, without a network. What is not installed is reported as not run, not
 as passed; any check that fails makes the exit code 1, and with SRGAN_EDGE_REQUIRE_GPU=1 any that
-is not run too. Latencies are those of CUDA events, in
-milliseconds, p50, p90 and p99, of the paper's generator and of `edge`.
+is not run too. Latencies are p50, p90 and p99 in milliseconds, of the paper's generator and of
+`edge`: on the GPU's clock alone, with the bytes there and back, and from pixels to pixels here.
 """
 
 import argparse
-import copy
 import gc
-import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -29,26 +26,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gpu_engines
 import gpu_kernels
-import numpy as np
+from gpu_engines import NotRun, percentiles, torch_with_gpu
 
 from srgan_edge.errors import ExtraMissing
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import open_cuda
 from srgan_edge.models import find_model
-from srgan_edge.parity import GATES, compare
-from srgan_edge.pixels import Pixels
 from srgan_edge.version import installed_version
 
 SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
 """(width, height) of the input; the result is four times as large."""
+MODELS = ["srgan-x4", "edge-x4"]
 PACKAGES = ["torch", "triton", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
 PACKAGES += ["cuda-core", "cuda-bindings", "pycuda", "numpy", "nvidia-cudnn-cu12"]
-
-
-class NotRun(Exception):
-    """Something that a check needs is not here."""
 
 
 class Record:
@@ -63,7 +56,7 @@ class Record:
         begun = time.monotonic()
         try:
             status, detail = "passed", run()
-        except (NotRun, ExtraMissing) as reason:
+        except (NotRun, ExtraMissing, ModuleNotFoundError) as reason:
             status, detail = "not run", str(reason)
         except Exception as error:  # whatever happens there is the finding
             status, detail = "failed", f"{type(error).__name__}: {error}"
@@ -81,15 +74,13 @@ def main() -> None:
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     gpu = Gpu.find()
-    if gpu is None:
-        sys.exit("no GPU: srgan_edge.gpu finds no CUDA driver or no device")
     record = Record()
     for name, run in checks(record):
         late = time.monotonic() > deadline
-        record.check(name, _too_late if late else run)
+        record.check(name, _no_gpu if gpu is None else _too_late if late else run)
     stamp = datetime.now(UTC)
     result = {
-        "gpu": vars(gpu),
+        "gpu": gpu and vars(gpu),
         "time": stamp.isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "packages": {name: installed_version(name) for name in PACKAGES},
@@ -97,12 +88,13 @@ def main() -> None:
         "checks": record.checks,
         "figures": record.figures,
     }
-    name = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
+    name = "".join(c if c.isalnum() else "-" for c in gpu.name.lower()) if gpu else "no-gpu"
     folder = Path(__file__).parent / "results"
     path = arguments.out or folder / f"{name}-{stamp:%Y-%m-%d}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {path}")
+    if arguments.out or gpu:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"wrote {path}")
     bad = {"failed", "not run"} if os.environ.get("SRGAN_EDGE_REQUIRE_GPU") == "1" else {"failed"}
     sys.exit(any(check["status"] in bad for check in record.checks))
 
@@ -112,16 +104,29 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "launcher", launcher_replays
     yield "kernels equal their references", kernels_equal_references
     yield "speed of kernels", lambda: kernel_speeds(record)
-    yield "torch on the GPU against the CPU, FP32", torch_parity
-    yield "TensorRT-RTX on this GPU", tensorrt_rtx_runs
     yield "ceilings of matmul and copies", lambda: ceilings(record)
-    for model in ("srgan-x4", "edge-x4"):
-        for width, height in SIZES:
+    for engine in gpu_engines.NAMES:
+        for model in MODELS:
             yield (
-                f"latency of {model}, {width}x{height}",
-                lambda model=model, size=(width, height): latencies(record, model, *size),
+                f"{engine} against torch fp32 on the CPU, {model}",
+                lambda engine=engine, model=model: gpu_engines.parity(engine, model),
             )
-    yield "onnxruntime on the GPU", onnxruntime_parity
+    for engine in ("torch fp16", "onnxruntime cuda fp16"):
+        yield f"replays of {engine}", lambda engine=engine: gpu_engines.replays(engine, "edge-x4")
+    for model in MODELS:
+        for size in SIZES:
+            yield (
+                f"latency of {model}, {size[0]}x{size[1]}",
+                lambda model=model, size=size: latencies(record, model, *size),
+            )
+    yield "10,000 frames through three slots", lambda: soak(record)
+    for engine in gpu_engines.NAMES:
+        for model in MODELS:
+            for size in SIZES:
+                yield (
+                    f"latency of {engine}, {model}, {size[0]}x{size[1]}",
+                    lambda row=(engine, model, size): engine_latency(record, *row),
+                )
 
 
 def launcher_replays() -> str:
@@ -178,77 +183,74 @@ def image(kernel: str) -> bytes:
     return source.compile_with_nvrtc(source.source_of(kernel), gpu.compute_capability)
 
 
-def torch_parity() -> str:
-    from srgan_edge.engines.torch import TorchEngine
-
-    torch = _torch()
-    checkpoint = find_model("edge-x4").file(".safetensors")
-    with TorchEngine(checkpoint) as cpu, TorchEngine(checkpoint, "cuda") as cuda:
-        squares = _squares(2, 9)
-        batches = [squares, squares[:, :31, :17]]
-        return f"torch {torch.__version__}: {_within('fp32', cpu.upscale, cuda.upscale, batches)}"
-
-
 def latencies(record: Record, model: str, width: int, height: int) -> dict[str, Any]:
-    """Eager FP32 and FP16, and FP16 in a CUDA graph: alone, and with bytes there and back."""
-    torch = _torch()
+    """PyTorch on the GPU's clock: eager FP32 and FP16, FP16 in a CUDA graph, and that with copies.
+
+    As the engine records it, and with the kernels that cuDNN finds the fastest by trial.
+    """
+    torch = torch_with_gpu()
     gc.collect()  # what the size before left
     torch.cuda.empty_cache()
-    from srgan_edge.checkpoint import load_checkpoint
+    from srgan_edge.half import HalfDeployment
     from srgan_edge.model import Deployment
 
-    generator, _ = load_checkpoint(find_model(model).file(".safetensors"))
+    generator, _ = gpu_engines.generator_of(model)
     pinned = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8).pin_memory()
     back = torch.empty((1, 4 * height, 4 * width, 3), dtype=torch.uint8).pin_memory()
     pixels = pinned.cuda()
+    half = HalfDeployment(generator).cuda()
+    full = Deployment(generator).cuda()
     found: dict[str, Any] = {}
-    with (
-        torch.inference_mode(),
-        torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
-    ):
-        half = half_deployment(generator)  # a copy
-        full = Deployment(generator).eval().cuda()
-        found["eager fp32"] = _timed(torch, lambda: full(pixels))
-        found["eager fp16 channels_last"] = _timed(torch, lambda: half(pixels))
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = half(pixels)
-        expected = half(pixels)
-        graph.replay()
-        assert torch.equal(result, expected), "the replayed graph gave other bytes"
-        found["fp16 graph"] = _timed(torch, graph.replay)
-
-        def there_and_back() -> None:
-            pixels.copy_(pinned, non_blocking=True)
+    for way, by_trial in [("", False), (", kernels by trial", True)]:
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=by_trial, allow_tf32=False)
+        with torch.inference_mode(), flags:
+            found[f"eager fp32{way}"] = _timed(torch, lambda: full(pixels))
+            found[f"eager fp16{way}"] = _timed(torch, lambda: half(pixels))
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result, _ = half(pixels)
+            expected, _ = half(pixels)
             graph.replay()
-            back.copy_(result, non_blocking=True)
+            assert torch.equal(result, expected), "the replayed graph gave other bytes"
+            found[f"fp16 graph{way}"] = _timed(torch, graph.replay)
 
-        found["fp16 graph with copies"] = _timed(torch, there_and_back)
-        before = torch.cuda.memory_allocated()
-        for _ in range(500):
-            there_and_back()
-        torch.cuda.synchronize()
-        assert torch.cuda.memory_allocated() == before, "memory grew over 500 frames"
+            def there_and_back(graph: Any = graph, result: Any = result) -> None:  # noqa: ANN401
+                pixels.copy_(pinned, non_blocking=True)
+                graph.replay()
+                back.copy_(result, non_blocking=True)
+
+            found[f"fp16 graph with copies{way}"] = _timed(torch, there_and_back)
+    rate = _rate(record, model, width, height, found["fp16 graph"]["p50_ms"])
+    found["fp16 graph"] |= rate
     record.figures.setdefault(model, {})[f"{width}x{height}"] = found
     return found
 
 
-def half_deployment(generator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - of torch
-    """`Deployment` with a copy of the generator in FP16, channels last; bytes at both ends."""
-    torch = _torch()
-    network = copy.deepcopy(generator).half().cuda().to(memory_format=torch.channels_last)
+def engine_latency(
+    record: Record, engine: str, model: str, size: tuple[int, int]
+) -> dict[str, Any]:
+    """From pixels to pixels; of TensorRT also on the GPU's clock."""
+    found: dict[str, Any] = {"end to end": gpu_engines.end_to_end(engine, model, size)}
+    if engine.startswith("tensorrt"):
+        found |= gpu_engines.tensorrt_on_gpu(engine, model, size)
+        found["alone"] |= _rate(record, model, *size, found["alone"]["p50_ms"])
+    sizes = record.figures.setdefault(model, {}).setdefault(f"{size[0]}x{size[1]}", {})
+    sizes[engine] = found
+    return found
 
-    def run(pixels: Any) -> Any:  # noqa: ANN401
-        lr = (pixels.permute(0, 3, 1, 2).half() / 255).contiguous(memory_format=torch.channels_last)
-        sr = network(lr).float().clamp(0, 1) * 255 + 0.5
-        return sr.permute(0, 2, 3, 1).to(torch.uint8)
 
-    return run
+def soak(record: Record) -> dict[str, Any]:
+    """A film of small frames, of which there are many in the time: every byte, flat memory."""
+    size = (160, 90)
+    with gpu_engines.open_engine("torch fp16", "edge-x4", size, slots=3) as engine:
+        found = gpu_engines.soak(engine, size, 10_000)
+    record.figures["soak of torch fp16, edge-x4, 160x90"] = found
+    return found
 
 
 def ceilings(record: Record) -> dict[str, float]:
     """TFLOP/s of a large matmul in FP16, and GB/s of a copy on the GPU, by PyTorch."""
-    torch = _torch()
+    torch = torch_with_gpu()
     n = 8192
     a = torch.randn(n, n, device="cuda", dtype=torch.half)
     matmul = _timed(torch, lambda: a @ a)["p50_ms"]
@@ -262,56 +264,17 @@ def ceilings(record: Record) -> dict[str, float]:
     return found
 
 
-def tensorrt_rtx_runs() -> str:
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        raise NotRun("tensorrt-rtx is not installed")
-    from srgan_edge.engine_cache import EngineCache
-    from srgan_edge.engines.openvino import OpenVinoEngine
-    from srgan_edge.engines.tensorrt import TensorRtEngine
-    from srgan_edge.export.engine import Target, export_engine
-    from srgan_edge.passport import Profile
+def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dict[str, float]:
+    """TFLOP/s of the network as it is published, and their share of a large matmul's."""
+    import onnx
 
-    gpu = Gpu.find()
-    assert gpu is not None
-    target, profile = Target.rtx((gpu.compute_capability,)), Profile.static(1, 96, 96)
-    path = export_engine("edge-x4", "fp16", profile, target, EngineCache(), print)
-    with (
-        TensorRtEngine(path) as engine,
-        OpenVinoEngine(find_model("edge-x4").file(".onnx"), fp32=True) as reference,
-    ):
-        return _within("fp16", reference.upscale, engine.upscale, [_squares(1, 8)])
+    from srgan_edge.export.cost import cost_of
 
-
-def onnxruntime_parity() -> str:
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise NotRun("onnxruntime-gpu is not installed")
-    onnxruntime = importlib.import_module("onnxruntime")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise NotRun("this onnxruntime has no CUDAExecutionProvider")
-    from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine
-
-    path = find_model("edge-x4").file(".onnx")
-    with OnnxRuntimeEngine(path) as cpu, OnnxRuntimeEngine(path, "cuda") as cuda:
-        # TF32 may be in it
-        return _within("fp16", cpu.upscale, cuda.upscale, [_squares(1, 8)])
-
-
-def _within(
-    gate: str,
-    reference: Callable[[Pixels], Pixels],
-    candidate: Callable[[Pixels], Pixels],
-    batches: list[Pixels],
-) -> str:
-    """How far two engines are apart; an AssertionError beyond the gate."""
-    parity = compare(reference, candidate, batches)
-    assert not GATES[gate].refusals(parity), str(parity)
-    return str(parity)
-
-
-def _squares(frames: int, side: int) -> Pixels:
-    """uint8 [N, 12 * side, 12 * side, 3]: squares of 12 px, each of one colour."""
-    colours = np.random.default_rng(0).integers(0, 256, (frames, side, side, 3), np.uint8)
-    return colours.repeat(12, 1).repeat(12, 2)
+    macs = cost_of(onnx.load(find_model(model).file(".onnx"))).macs_per_pixel
+    rate = 2 * macs * width * height / ms / 1e9
+    ceiling = record.figures.get("ceilings", {}).get("matmul_tflop_s")
+    share = {} if ceiling is None else {"of_matmul": round(rate / ceiling, 3)}
+    return {"tflop_s": round(rate, 2), **share}
 
 
 def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN401
@@ -327,18 +290,11 @@ def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN
         pair[1].record()
         pair[1].synchronize()
         pairs.append(pair)
-    times = sorted(start.elapsed_time(end) for start, end in pairs)
-    at = lambda share: round(times[min(len(times) - 1, int(share * len(times)))], 4)  # noqa: E731
-    return {"p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "calls": len(times)}
+    return percentiles([start.elapsed_time(end) for start, end in pairs])
 
 
-def _torch() -> Any:  # noqa: ANN401 - a module that may be absent
-    if importlib.util.find_spec("torch") is None:
-        raise NotRun("torch is not installed")
-    torch = importlib.import_module("torch")
-    if not torch.cuda.is_available():
-        raise NotRun("this torch finds no GPU")
-    return torch
+def _no_gpu() -> None:
+    raise NotRun("no GPU: there is no CUDA driver, or no device")
 
 
 def _too_late() -> None:

@@ -27,6 +27,7 @@ from srgan_edge.export.tensorrt import (
     refuse_unknown_capabilities,
     version_of,
 )
+from srgan_edge.export.totals import with_totals
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.gpu import Gpu
 from srgan_edge.models import find_model
@@ -124,7 +125,8 @@ def export_engine(
     fast = rewritten(graph)
     say(f"graph     {cost_of(graph)}, rewritten {cost_of(fast)}")
     typed = in_half(fast, precision)
-    key = target.key(typed, profile)
+    watched = with_totals(typed)
+    key = target.key(watched, profile)
     path = cache.path_of(key, f"{spec.name}-{precision}-{profile.best_text}")
     with cache.locked(path, lambda: say("engine    is being built by another process; waiting")):
         if (found := cache.find(path, key)) is not None:
@@ -136,7 +138,7 @@ def export_engine(
         _refuse_far(spec, precision, gate_of(spec, precision).refusals(parity))
         timings_path = cache.timings_path(target.version, key.gpu)
         plan = build_plan(
-            typed,
+            watched,
             precision,
             profile,
             target.runtime,

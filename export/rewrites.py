@@ -15,7 +15,8 @@ from onnxscript.optimizer import optimize_ir
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 
-from srgan_edge.export.graph import Array, add_constant, checked, constant_of, insert_before
+from srgan_edge.export.graph import add_constant, checked, constant_of, insert_before
+from srgan_edge.subpixel import kernel_before_shuffle
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -125,27 +126,6 @@ def fold_tail(model: ir.Model) -> None:
         )
         _replace(convolution, result)
     _sweep(model)
-
-
-def kernel_before_shuffle(kernel: Array) -> Array:
-    """[O, C, k, k] on a picture shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
-
-    Row 2i + a of the result reads rows 2i + a + d of the shuffled picture, |d| <= k // 2: row
-    i + (a + d) // 2 of the picture before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
-    order: channel, sub-pixel row, sub-pixel column.
-    """
-    outputs, channels, side, _ = kernel.shape
-    reach = side // 2
-    folded_reach = (reach + 1) // 2
-    folded_side = 2 * folded_reach + 1
-    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
-    for a, b in np.ndindex(2, 2):
-        for row, column in np.ndindex(side, side):
-            i, p = divmod(a + row - reach, 2)
-            j, q = divmod(b + column - reach, 2)
-            taps = kernel[:, :, row, column]
-            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
-    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)
 
 
 REWRITES: tuple[Callable[[ir.Model], None], ...] = (

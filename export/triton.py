@@ -13,6 +13,7 @@ from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import prove_onnx
+from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Profile, passport_path, read_engine
 from srgan_edge.spec import ModelSpec
 
@@ -95,7 +96,8 @@ def onnx_config(name: str) -> str:
         f'name: "{name}"\n'
         'backend: "onnxruntime"\n'
         f"max_batch_size: {MAX_BATCH}\n"
-        f"{_tensors(sizes, sizes)}"
+        f"{_tensor('input', 'input', 'TYPE_UINT8', sizes)}"
+        f"{_tensor('output', 'output', 'TYPE_UINT8', sizes)}"
         "dynamic_batching { }\n"
     )
 
@@ -115,17 +117,17 @@ def plan_config(name: str, profile: Profile, scale: int) -> str:
         f'name: "{name}"\n'
         'platform: "tensorrt_plan"\n'
         "max_batch_size: 0\n"
-        f"{_tensors((frames, height, width, 3), (frames, *larger, 3))}"
+        f"{_tensor('input', 'input', 'TYPE_UINT8', (frames, height, width, 3))}"
+        f"{_tensor('output', 'output', 'TYPE_UINT8', (frames, *larger, 3))}"
+        f"{_tensor('output', TOTALS, 'TYPE_FP32', (frames,))}"
         "instance_group [ { count: 1, kind: KIND_GPU } ]\n"
     )
 
 
-def _tensors(input_sizes: Sequence[int], output_sizes: Sequence[int]) -> str:
-    return "".join(
-        f'{name} [ {{ name: "{name}", data_type: TYPE_UINT8, '
-        f"dims: [ {', '.join(map(str, sizes))} ] }} ]\n"
-        for name, sizes in [("input", input_sizes), ("output", output_sizes)]
-    )
+def _tensor(side: str, name: str, data_type: str, sizes: Sequence[int]) -> str:
+    """One line; lines of one side add up."""
+    dims = ", ".join(map(str, sizes))
+    return f'{side} [ {{ name: "{name}", data_type: {data_type}, dims: [ {dims} ] }} ]\n'
 
 
 def _server_name(spec: ModelSpec) -> str:

@@ -48,7 +48,12 @@ ModelOption = Annotated[
 EngineOption = Annotated[
     str, typer.Option(metavar="NAME", help="auto, openvino, onnxruntime or torch.")
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DEVICE", help="auto, cpu, cuda or cuda:N; of onnxruntime also tensorrt or rtx."
+    ),
+]
 Fp32Option = Annotated[bool, typer.Option("--fp32", help="Forbid any precision below FP32.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -298,7 +303,7 @@ def export(
         Literal["bytes", "float"],
         typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
     ] = "bytes",
-    fp16: Annotated[bool, typer.Option("--fp16", help="Convolve in FP16, as is the rule.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="In FP16, as engines are.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Convolve in BF16.")] = False,
     tile: Annotated[
         int | None,
@@ -339,7 +344,7 @@ def export(
         target,
         {
             "--io float": (io == "float", ("--onnx",)),
-            "--fp16": (fp16, builders),
+            "--fp16": (fp16, ("--onnx", *builders)),
             "--bf16": (bf16, builders),
             "--tile": (tile is not None, builders),
             "--batch": (batch is not None, builders),
@@ -358,7 +363,7 @@ def export(
     if triton is not None:
         _export_to_triton(model, triton)
     elif target == "--onnx":
-        _export_onnx(model, output, in_floats=io == "float")
+        _export_onnx(model, output, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
         _export_ir(model, output)
     else:
@@ -771,16 +776,24 @@ def _refuse_other_suffix(path: Path, suffix: str) -> None:
         raise UsageError(f"-o {path}; possible: a name that ends in {suffix}")
 
 
-def _export_onnx(model: str, output: Path | None, *, in_floats: bool) -> None:
+def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: bool) -> None:
     from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
     from srgan_edge.export.float_parity import prove_float_onnx
+    from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
     from srgan_edge.export.onnx import onnx_from_checkpoint
     from srgan_edge.export.verify import prove_onnx
     from srgan_edge.models import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output or Path(f"{checkpoint.stem}{'-float' if in_floats else ''}.onnx")
+    if in_floats and in_half:
+        raise UsageError("--io float and --fp16; possible: one of them")
+    form = "-float" if in_floats else "-fp16" if in_half else ""
+    path = output or Path(f"{checkpoint.stem}{form}.onnx")
     _refuse_other_suffix(path, ".onnx")
+    if in_half:
+        half_onnx_from_checkpoint(checkpoint, path, typer.echo)
+        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+        return
     write, prove = (
         (float_onnx_from_checkpoint, prove_float_onnx)
         if in_floats

@@ -136,9 +136,18 @@ class Deployment(nn.Module):
         self.generator = generator
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.rounded(self.picture(pixels))
+
+    def picture(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) -> float32 (N, 3, 4H, 4W), neither clamped nor rounded."""
         lr = pixels.float().permute(0, 3, 1, 2) * (1 / 255)
-        sr = self.generator(lr).float().clamp(0, 1) * 255 + 0.5
-        return sr.permute(0, 2, 3, 1).to(torch.uint8)
+        sr: Tensor = self.generator(lr).float()
+        return sr
+
+    def rounded(self, picture: Tensor) -> Tensor:
+        """float32 (N, 3, 4H, 4W) -> uint8 (N, 4H, 4W, 3)."""
+        levels = picture.clamp(0, 1) * 255 + 0.5
+        return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def generator_from_spec(spec: ModelSpec) -> nn.Module:

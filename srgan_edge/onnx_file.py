@@ -8,7 +8,9 @@ edge box does not have. Field numbers are those of onnx.proto, https://github.co
 
 import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from srgan_edge.errors import ModelRefused
 from srgan_edge.model_file import foreign, read_at_most
@@ -17,22 +19,38 @@ from srgan_edge.spec import METADATA_KEY, ModelSpec
 
 MAX_BYTES = 1 << 30
 MAX_NODES = 4096
+TOTALS = "totals"
+"""The output of graphs in half precision that is finite for pictures that are."""
 MAX_SCALE = 4
 """Of one Resize or DepthToSpace."""
 
 OPERATIONS = (
     {"Conv", "PRelu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
-    | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip"}
+    | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "ReduceSum"}
     | {"Cast", "Transpose", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 )
 """What the exporter and its rewrites write. None of them makes more of its input than MAX_SCALE."""
 
-_FLOAT, _UINT8 = 1, 2
+_FLOAT, _UINT8, _FLOAT16, _BFLOAT16 = 1, 2, 10, 16
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 """By TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double, bfloat16."""
 
 
+@dataclass(frozen=True)
+class OnnxFile:
+    """What an ONNX file of ours says of itself."""
+
+    spec: ModelSpec
+    precision: Literal["fp32", "fp16", "bf16"]
+    """Of the weights, and so of the arithmetic that the graph asks for."""
+
+
 def read_onnx_spec(path: Path) -> ModelSpec:
+    """As `read_onnx`, of which it is a part."""
+    return read_onnx(path).spec
+
+
+def read_onnx(path: Path) -> OnnxFile:
     """The spec in the metadata of an ONNX file of ours, once its graph was found harmless.
 
     Raises:
@@ -59,7 +77,21 @@ def read_onnx_spec(path: Path) -> ModelSpec:
             )
     except (IndexError, ValueError) as error:
         raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
-    return spec
+    types = {tensor.number(2) for tensor in model.message(7).messages(5)}
+    return OnnxFile(spec, "fp16" if _FLOAT16 in types else "bf16" if _BFLOAT16 in types else "fp32")
+
+
+def refuse_half(path: Path, file: OnnxFile) -> None:
+    """For runtimes that would compute it in another precision than it says.
+
+    Raises:
+        ModelRefused: the graph is in FP16 or BF16.
+    """
+    if file.precision != "fp32":
+        raise ModelRefused(
+            f"{path} is in {file.precision}, for a GPU; type: --engine onnxruntime --device cuda, "
+            f"or on a CPU: -n {file.spec.name}"
+        )
 
 
 def _is_float_form(model: Message) -> bool:
@@ -91,7 +123,8 @@ def _why_not_ours(model: Message) -> str | None:
         if reason := _why_no_node(node, by_name):
             return reason
     inputs = [value for value in graph.messages(11) if value.text(1) not in by_name]
-    for what, values in [("input", inputs), ("output", graph.messages(12))]:
+    outputs = [value for value in graph.messages(12) if not _is_totals(value)]
+    for what, values in [("input", inputs), ("output", outputs)]:
         if len(values) != 1:
             return f"it has {len(values)} {what}s"
         tensor = values[0].message(2).message(1)
@@ -99,6 +132,13 @@ def _why_not_ours(model: Message) -> str | None:
         if tensor.number(1) != _UINT8 or len(dims) != 4 or dims[3].number(1) != 3:
             return f"its {what} is not uint8 [N, H, W, 3]"
     return None
+
+
+def _is_totals(value: Message) -> bool:
+    """Whether an output is that of `TOTALS`: float32 [N]."""
+    tensor = value.message(2).message(1)
+    dims = tensor.message(2).messages(1)
+    return value.text(1) == TOTALS and tensor.number(1) == _FLOAT and len(dims) == 1
 
 
 def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:

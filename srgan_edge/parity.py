@@ -80,6 +80,7 @@ class Gate:
 
 GATES = {
     "fp32": Gate(80, 1, 0.01),
+    "tf32": Gate(60, 2, 0.1),  # multiplies factors of FP16's precision
     "fp16": Gate(60, 2, 0.1),
     "bf16": Gate(52, 6, 1.0),
     "int8": Gate(40, math.inf, math.inf, psnr_y_loss_db=0.15),

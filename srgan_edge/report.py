@@ -39,6 +39,8 @@ class Outcome:
     seconds: float = 0.0
     size: str = ""
     """`1280x720`"""
+    tiles_redone: int = 0
+    """Tiles that were not finite in the engine's precision, and were done again in FP32."""
     error: SrganEdgeError | None = None
     skipped: bool = False
     film: FilmResult | None = None
@@ -185,6 +187,7 @@ class JsonReporter:
             frames=outcome.frames,
             seconds=round(outcome.seconds, 3),
             size=outcome.size,
+            tiles_redone=outcome.tiles_redone,
         )
         if outcome.error is not None:
             print_error(outcome.error)
@@ -197,11 +200,12 @@ def _closing_line(outcome: Outcome) -> str:
     target = escape(printable(str(outcome.job.target)))
     if outcome.skipped:
         return f"[yellow]kept[/] {target} (exists; --overwrite replaces it)"
+    redone = f"; {outcome.tiles_redone} tiles in FP32" if outcome.tiles_redone else ""
     if outcome.job.kind == "image":
-        return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s"
+        return f"[green]wrote[/] {target}  {outcome.size}, {outcome.seconds:.2f} s{redone}"
     return (
         f"[green]wrote[/] {target}  {outcome.size}, {outcome.frames} frames, "
-        f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps"
+        f"{outcome.seconds:.1f} s, {outcome.frames_per_second:.1f} fps{redone}"
     )
 
 

@@ -82,6 +82,7 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "skipped": outcome.skipped,
         "size": outcome.size,
         "frames": outcome.frames,
+        "tiles_redone": outcome.tiles_redone,
         "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
         "sha256": None if error or outcome.skipped else _sha256(outcome.job.target),

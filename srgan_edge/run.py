@@ -16,6 +16,7 @@ from srgan_edge.image_reader import ImageReader
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.onnx_file import read_onnx
 from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.report import Outcome, Reporter
@@ -35,8 +36,8 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     slots = film_slots() if any(job.kind == "video" for job in jobs) else 1
     with ExitStack() as opened:
 
-        def open_one(chosen: Choice) -> Engine:
-            return opened.enter_context(open_engine(chosen, fp32=options.fp32, slots=slots))
+        def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
+            return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
         engine, spare = open_one(choice), spare_for(choice, files)
         upscaler = Upscaler(
@@ -44,6 +45,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             options.tiling,
             reporter.note,
             None if spare is None else lambda: open_one(spare),
+            None if spare is None else lambda: open_one(spare, fp32=True),
             color_lock=options.color_lock,
         )
         info = engine.info
@@ -63,16 +65,28 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
-    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can."""
-    if not choice.device.startswith("cuda"):
+    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can.
+
+    Opened in FP32, it also does again what was not finite on the GPU.
+    """
+    if choice.device == "cpu":
         return None
     try:
-        if choice.kind.suffix == ENGINE_SUFFIX:  # it was made of a model that may be here
-            original = find_model(read_passport(choice.path).source)
+        if source := _source_of(choice):
+            original = find_model(source)
             files = original if original.spec == files.spec else files
         return choose_engine(files, device="cpu")
     except SrganEdgeError:
         return None
+
+
+def _source_of(choice: Choice) -> str | None:
+    """The model that a file for a GPU alone was made of, which may be here."""
+    if choice.kind.suffix == ENGINE_SUFFIX:
+        return read_passport(choice.path).source
+    if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":
+        return file.spec.name
+    return None
 
 
 def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
@@ -99,7 +113,7 @@ def _outcome_of(
     reporter: Reporter,
 ) -> Outcome:
     """Do one job; its error, if it is one of ours, is its outcome."""
-    started = time.monotonic()
+    started, redone_before = time.monotonic(), upscaler.tiles_redone
     try:
         if job.target.exists() and options.existing != "replace":
             if options.existing == "keep":
@@ -119,8 +133,8 @@ def _outcome_of(
         return Outcome(job, error=failed)
     except SrganEdgeError as error:
         return Outcome(job, seconds=time.monotonic() - started, error=error)
-    seconds = time.monotonic() - started
-    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", film=film)
+    seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, film=film)
 
 
 def _upscale_image(

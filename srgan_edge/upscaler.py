@@ -1,19 +1,21 @@
 """An engine and a way of tiling: frames of any size in, frames `scale` times larger out."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Literal
 
 from srgan_edge.color_lock import locked, locked_stripes
-from srgan_edge.engines.base import Engine, EngineInfo
-from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
+from srgan_edge.engines.base import Engine, EngineInfo, NotFinite
+from srgan_edge.errors import EngineLost, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import (
     MIN_TILE_PX,
+    Tile,
     TilePlan,
     plan_tiles,
     plan_windows,
@@ -52,8 +54,12 @@ class Upscaler:
     """Upscales single frames by tiles, whatever becomes of the engine; engines stay their owner's.
 
     Where a GPU runs out of memory, the frame is done again in smaller batches, then smaller tiles;
-    where it fails, by the spare engine. No frame is left out or done twice; each change is said.
+    where it fails, by the spare engine. Tiles that are not finite are done again in FP32, and they
+    alone. No frame is left out or done twice; each change is said.
     """
+
+    tiles_redone = 0
+    """Tiles that were not finite in the engine's precision, so far."""
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class Upscaler:
         tiling: Tiling,
         say: Callable[[str], None] = lambda line: None,
         spare: Callable[[], Engine] | None = None,
+        in_fp32: Callable[[], Engine] | None = None,
         *,
         color_lock: bool | None = False,
     ) -> None:
@@ -69,6 +76,7 @@ class Upscaler:
             color_lock: hold the mean colours of the frame; None: if the model may shift them.
             say: takes one line for the user, when something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
+            in_fp32: opens one in FP32; called once, if a tile is not finite in this one.
 
         Raises:
             UsageError: a tile too small, a negative halo or a batch below 1.
@@ -76,6 +84,8 @@ class Upscaler:
         if tiling.batch < 1:
             raise UsageError(f"--batch {tiling.batch} is below 1")
         self._engine, self._tiling, self._say, self._spare = engine, tiling, say, spare
+        self._open_fp32 = in_fp32
+        self._fp32: Engine | None = None
         self._load = Load(tiling.tile, tiling.batch)
         self._changing = threading.Lock()
         spec = engine.info.spec
@@ -105,11 +115,13 @@ class Upscaler:
             UsageError: the engine is of a fixed shape that does not fit.
             OutOfMemory: even the smallest tile is too large.
             EngineLost: there is no spare engine, or it is lost too.
+            ModelRefused: a tile is not finite in FP32 either, or there is no engine in FP32.
         """
         height, width = frame.shape[:2]
         while True:
             with self._going_on_with_less(width, height) as (engine, plan, batch):
-                pixels = upscale_tiled(engine.upscale, frame, plan, self.scale, batch)
+                upscale = self._finite(engine, plan.tiles)
+                pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
                 return locked(frame, pixels) if self.color_lock else pixels
 
     def upscale_rows(
@@ -140,7 +152,8 @@ class Upscaler:
                 tiles = next(row for row in plan.rows if row[0].core_y.stop > done)
                 window, core = tiles[0].window_y, tiles[0].core_y
                 windows = rows(window.start, window.stop)
-                stripe = upscale_row(engine.upscale, windows, tiles, self.scale, batch)
+                upscale = self._finite(engine, tiles)
+                stripe = upscale_row(upscale, windows, tiles, self.scale, batch)
                 # With smaller tiles than before, the first row may begin above where we are.
                 stripe, stop = stripe[self.scale * (done - core.start) :], core.stop
             if stripe is not None:
@@ -165,6 +178,43 @@ class Upscaler:
             with self._changing:
                 if engine is self._engine:
                     self._take_spare(engine, error)
+
+    def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
+        """`engine.upscale` for these tiles, in their order."""
+        coming = iter(tiles)
+
+        def upscale(batch: Pixels) -> Pixels:
+            given = list(islice(coming, len(batch)))
+            try:
+                return engine.upscale(batch)
+            except NotFinite as error:
+                for index in error.frames:
+                    error.result[index] = self._redone(batch[index], given[index], engine)
+                return error.result
+
+        return upscale
+
+    def _redone(self, window: Pixels, tile: Tile, engine: Engine) -> Pixels:
+        """One tile by the engine in FP32: uint8 [h, w, 3] -> uint8 [sh, sw, 3]."""
+        place = f"the tile at x {tile.core_x.start}, y {tile.core_y.start} of a frame"
+        was = engine.info
+        with self._changing:
+            if self._fp32 is None:
+                if self._open_fp32 is None or was.precision == "fp32":
+                    raise ModelRefused(f"{place} is not finite in {was.arithmetic} on {was.name}")
+                self._fp32 = self._open_fp32()
+                self._say(
+                    f"{place} is not finite in {was.arithmetic}: done again, as will be others "
+                    f"like it, in {self._fp32.info.arithmetic} by {self._fp32.info.name}"
+                )
+            self.tiles_redone += 1
+        try:
+            return self._fp32.upscale(window[None])[0]
+        except NotFinite:
+            raise ModelRefused(
+                f"{place} is not finite, neither in {was.arithmetic} nor in FP32: the model cannot "
+                "upscale it; take another one with -n"
+            ) from None
 
     def _ask_for_less(
         self,

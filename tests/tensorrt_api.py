@@ -320,6 +320,13 @@ class ICudaEngine(Recorded):
     def create_runtime_config(self):
         return IRuntimeConfig(self._api)
 
+    @property
+    def num_io_tensors(self):
+        return len(self._api.tensors)
+
+    def get_tensor_name(self, index):
+        return self._api.tensors[index]
+
 
 class IRuntimeConfig(Recorded):
     def __init__(self, api):
@@ -362,7 +369,7 @@ class IExecutionContext(Recorded):
 
     def set_tensor_address(self, name, address):
         self._addresses[name] = address
-        return name in ("input", "output")
+        return name in self._api.tensors
 
     def execute_async_v3(self, stream):
         shape, addresses = self._shape, dict(self._addresses)
@@ -370,8 +377,9 @@ class IExecutionContext(Recorded):
         @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         def work(_):
             frames, height, width, _ = shape
-            result = self._api.run(_view(addresses["input"], shape))
-            _view(addresses["output"], (frames, 4 * height, 4 * width, 3))[:] = result
+            batch = _view(addresses["input"], shape)
+            _view(addresses["output"], (frames, 4 * height, 4 * width, 3))[:] = self._api.run(batch)
+            _view(addresses["totals"], (4 * frames,)).view(np.float32)[:] = self._api.totals(batch)
 
         self._kept.append(work)  # a graph may come back to it
         return not self._api.driver.cuLaunchHostFunc(ctypes.c_void_p(stream), work, None)
@@ -423,6 +431,9 @@ class Api:
     """The driver without a GPU, if engines shall run."""
     run: object = None
     """What an engine computes: uint8 [N, H, W, 3] -> [N, 4H, 4W, 3]."""
+    totals: object = lambda batch: np.zeros(len(batch))
+    """What else it computes: float32 [N]."""
+    tensors: tuple[str, ...] = ("input", "output", "totals")
     capturable: bool = True
     heard: list[bytes] = field(default_factory=list)
     """Compiled kernels that were handed back."""

@@ -9,8 +9,10 @@ import ctypes
 import dataclasses
 import hashlib
 import os
+import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from clips import make
 from tensorrt_api import recorded
 
 from srgan_edge.cli import app
+from srgan_edge.engines.base import NotFinite
 from srgan_edge.engines.openvino import OpenVinoEngine
 from srgan_edge.engines.tensorrt import TensorRtEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
@@ -51,9 +54,9 @@ def tensorrt(openvino, monkeypatch):
         batches.append(batch.shape)
         return openvino.upscale(batch)
 
-    def install(*failures):
+    def install(*failures, **does):
         log_of.cache_clear()
-        module = recorded(VERSION, *failures, driver=DRIVER, run=run)
+        module = recorded(VERSION, *failures, driver=DRIVER, run=run, **does)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         monkeypatch.setattr(
             "srgan_edge.engine_cache.installed_version",
@@ -164,7 +167,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(tensorrt, openvino, tmp_path)
 def test_closing_gives_all_memory_back(tensorrt, tmp_path):
     before = DRIVER.fake_used_bytes()
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8)), slots=2):
-        assert DRIVER.fake_used_bytes() == before + 2 * (8 * 8 * 3) * 17
+        assert DRIVER.fake_used_bytes() == before + 2 * ((8 * 8 * 3) * 17 + 4)
     assert DRIVER.fake_used_bytes() == before
 
 
@@ -190,6 +193,57 @@ def test_a_gpu_lost_at_work_is_told(tensorrt, tmp_path):
         with pytest.raises(ResourcesExhausted, match="the GPU failed"):
             engine.upscale(pictures(1, 5, 5))
         DRIVER.fake_reset()
+
+
+def bright(batch):
+    """NaN for pictures that have a white pixel, as if they went beyond FP16."""
+    return np.where((batch == 255).any((1, 2, 3)), np.nan, 1)
+
+
+def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openvino, tmp_path):
+    install, _ = tensorrt
+    install(totals=bright)
+    path = engine_file(tmp_path / "a.engine", Profile.static(3, 5, 6))
+    dark = pictures(3, 5, 6) // 2
+    light = dark.copy()
+    light[1, 2, 3] = 255
+    with TensorRtEngine(path) as engine:
+        engine.upscale(dark)
+        with pytest.raises(NotFinite) as raised:
+            engine.upscale(light)
+        assert raised.value.frames == [1]
+        assert np.array_equal(raised.value.result, openvino.upscale(light))
+        engine.upscale(light[:1])  # behind it is still the bright one of before
+
+
+def test_a_film_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+    """Some tiles of every frame, done again by OpenVINO; its pixels here are the engine's too."""
+    install, batches = tensorrt
+    install(totals=lambda batch: np.where(batch.mean((1, 2, 3)) > 100, np.inf, 0))
+    monkeypatch.chdir(tmp_path)
+    engine_file(tmp_path / "edge.engine", Profile.static(2, 40, 40))
+    make(tmp_path / "in.mp4", frames=6, size=(64, 48))
+    arguments = ["upscale", "in.mp4", "-n", "edge.engine", "--crf", "0", "--json-events"]
+    with pytest.raises(SystemExit) as ended:
+        app(arguments, standalone_mode=False)
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert out.count("is not finite in fp16: done again") == 1
+    (redone,) = map(int, re.findall(r'"tiles_redone": (\d+)', out))
+    assert 0 < redone < 2 * len(batches)
+    watched = frames_of(tmp_path / "in_x4.mp4")
+    install()
+    with pytest.raises(SystemExit):
+        app([*arguments, "-o", "b.mp4"], standalone_mode=False)
+    for one, other in zip(watched, frames_of(tmp_path / "b.mp4"), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_an_engine_without_the_second_output_is_refused(tensorrt, tmp_path):
+    install, _ = tensorrt
+    install(tensors=("input", "output"))
+    with pytest.raises(ModelRefused, match="writes input, output, as no engine of this version"):
+        TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5)))
 
 
 @pytest.mark.parametrize(
@@ -342,6 +396,20 @@ def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monke
         )
     for one, other in zip(lost, frames_of(tmp_path / "b.mp4"), strict=True):
         assert np.abs(one.astype(int) - other).max() <= 6  # BF16, where the CPU has it
+
+
+def test_what_make_gpu_measures_of_an_engine(tensorrt, tmp_path, monkeypatch):
+    """On the driver's clock, its kernels alone and its graph; and from pixels to pixels."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    import gpu_engines
+
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 12, 16))
+    monkeypatch.setattr(gpu_engines, "_built", lambda runtime, model, size: path)
+    found = gpu_engines.tensorrt_on_gpu("tensorrt fp16", "edge-x4", (16, 12))
+    assert found.keys() == {"alone", "graph with copies"}
+    found["end to end"] = gpu_engines.end_to_end("tensorrt fp16", "edge-x4", (16, 12))
+    for times in found.values():
+        assert 0 < times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
 
 
 def frames_of(path):

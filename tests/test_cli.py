@@ -402,7 +402,12 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
             ["--triton", "models", "-o", "x"],
             "-o with --triton; possible: with --onnx or --openvino",
         ),
-        (["--onnx", "--fp16"], "--fp16 with --onnx; possible: with --tensorrt or --rtx"),
+        (["--onnx", "--bf16"], "--bf16 with --onnx; possible: with --tensorrt or --rtx"),
+        (
+            ["--openvino", "--fp16"],
+            "--fp16 with --openvino; possible: with --onnx or --tensorrt or",
+        ),
+        (["--onnx", "--io", "float", "--fp16"], "--io float and --fp16; possible: one of them"),
         (["--openvino", "--batch", "2"], "--batch with --openvino; possible: with --tensorrt or"),
         (["--rtx", "--workspace", "512"], "--workspace with --rtx; possible: with --tensorrt"),
         (["--tensorrt", "--compute-capability", "8.9"], "possible: with --rtx"),

@@ -25,6 +25,7 @@ CLI = "srgan_edge.cli"
 OWNERS = {
     "torch": (
         "srgan_edge.model",
+        "srgan_edge.half",
         "srgan_edge.quantization",
         "srgan_edge.checkpoint",
         "srgan_edge.engines.torch",

@@ -53,6 +53,22 @@ def test_so_are_rewritten_and_typed_ones(tmp_path, model, precision):
     assert read_onnx_spec(path).name == "edge-x4"
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"),
+    [
+        ("totals", TensorProto.FLOAT, ["n", "c"]),
+        ("totals", TensorProto.UINT8, ["n"]),
+        ("sums", TensorProto.FLOAT, ["n"]),
+    ],
+)
+def test_a_second_output_that_is_not_that_of_half_precision_is_refused(
+    refused, model, name, kind, shape
+):
+    model.graph.node[-1].output.append(name)
+    model.graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+    refused(model, "it has 2 outputs, which srgan-edge never writes")
+
+
 def test_a_model_of_another_program_is_refused(refused, model):
     del model.metadata_props[:]
     refused(model, "carries no srgan-edge spec")

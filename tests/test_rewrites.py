@@ -16,7 +16,6 @@ from srgan_edge.export.onnx import deployment_graph  # noqa: E402
 from srgan_edge.export.precision import in_half  # noqa: E402
 from srgan_edge.export.rewrites import (  # noqa: E402
     REWRITES,
-    kernel_before_shuffle,
     prelu_as_max,
     rewritten,
 )
@@ -25,6 +24,7 @@ from srgan_edge.image_reader import read_pixels  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.models import find_model  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.subpixel import kernel_before_shuffle  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 

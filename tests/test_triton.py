@@ -129,7 +129,7 @@ def test_its_configuration_is_that_of_the_engine(engine, tmp_path):
     assert (config.name, config.platform) == ("edge-x4-tensorrt", "tensorrt_plan")
     assert config.max_batch_size == 0
     assert not config.HasField("dynamic_batching")
-    assert sizes(config) == [[2, 36, 28, 3], [2, 144, 112, 3]]
+    assert sizes(config) == [[2, 36, 28, 3], [2, 144, 112, 3], [2]]
     (group,) = config.instance_group
     assert (group.count, group.kind) == (1, kinds.ModelInstanceGroup.KIND_GPU)
 
@@ -137,7 +137,7 @@ def test_its_configuration_is_that_of_the_engine(engine, tmp_path):
 def test_sizes_that_an_engine_leaves_free_are_left_free():
     profile = Profile((1, 64, 48), (2, 64, 96), (4, 64, 192))
     config, _ = parsed(plan_config("a", profile, 4))
-    assert sizes(config) == [[-1, 64, -1, 3], [-1, 256, -1, 3]]
+    assert sizes(config) == [[-1, 64, -1, 3], [-1, 256, -1, 3], [-1]]
 
 
 def test_an_engine_of_tensorrt_rtx_is_refused(engine, tmp_path):

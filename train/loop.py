@@ -293,7 +293,7 @@ def open_photos(
         )
         if recipe.data.teacher:
             checkpoint = find_model(recipe.data.teacher).file(".safetensors")
-            with TorchEngine(checkpoint, str(processes.device)) as teacher:
+            with TorchEngine(checkpoint, str(processes.device), fp32=True) as teacher:
                 halo_px = teacher.info.spec.receptive_radius_px
                 pack = pack.add_teacher(teacher.upscale, digest_of(checkpoint), halo_px=halo_px)
         return pack

@@ -57,7 +57,11 @@ KINDS = {
     for kind in (
         EngineKind("openvino", "OpenVinoEngine", ".onnx", "srgan-edge", ("cpu",)),
         EngineKind(
-            "onnxruntime", "OnnxRuntimeEngine", ".onnx", "srgan-edge[onnx]", ("cpu", "cuda")
+            "onnxruntime",
+            "OnnxRuntimeEngine",
+            ".onnx",
+            "srgan-edge[onnx]",
+            ("cpu", "cuda", "tensorrt", "rtx"),
         ),
         EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[train]", ("cpu", "cuda")),
         EngineKind(

@@ -1,8 +1,13 @@
 """What every engine promises, and nothing else: no files, no frames, no tiles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from srgan_edge.errors import ModelRefused
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 
@@ -16,7 +21,7 @@ class EngineInfo:
     device: str
     """Where it runs, for example `cpu` or `cuda:0`."""
     precision: str
-    """Arithmetic of the convolutions in floating point: `fp32`, `bf16` or `fp16`."""
+    """Arithmetic of the convolutions in floating point: `fp32`, `tf32`, `bf16` or `fp16`."""
     spec: ModelSpec
     """The generator it runs."""
     slots: int = 1
@@ -49,6 +54,9 @@ class Engine(Protocol):
         Raises:
             OutOfMemory: the device has too little memory; less may do.
             EngineLost: the device failed; another engine may do.
+            NotFinite: some of the pictures hold values that are NaN or infinite, as those in FP16
+                do that grew beyond 65504. Engines in other precisions, all of which reach as far as
+                FP32, need not look for that.
         """
         ...
 
@@ -59,3 +67,35 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+class NotFinite(ModelRefused):
+    """Pictures of a batch hold values that are no numbers, which as bytes are black or white."""
+
+    def __init__(self, result: Pixels, frames: Sequence[int]) -> None:
+        """
+        Args:
+            result: uint8 [N, sH, sW, 3]; what is not among `frames` is as it should be.
+            frames: which of them are not, from 0.
+        """
+        super().__init__(f"{len(frames)} of {len(result)} pictures are not finite; type --fp32")
+        self.result, self.frames = result, frames
+
+
+Totals = NDArray[np.float32]
+"""float32 [N]: the sum of all values that the network made of each picture, before any clamp.
+
+It is finite if and only if all of them are: such sums stay far below FP32's limit.
+"""
+
+
+def finite(result: Pixels, totals: Totals) -> Pixels:
+    """`result` itself, uint8 [N, sH, sW, 3].
+
+    Raises:
+        NotFinite: for some of the pictures, by their totals.
+    """
+    frames = np.flatnonzero(~np.isfinite(totals))
+    if frames.size:
+        raise NotFinite(result, frames.tolist())
+    return result

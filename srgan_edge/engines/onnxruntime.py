@@ -1,65 +1,268 @@
-"""ONNX Runtime: the engine that runs almost anywhere."""
+"""ONNX Runtime: the engine that runs almost anywhere, on one execution provider and no other.
 
+What a provider does not take, ONNX Runtime would compute on the CPU, and where one does not start,
+it would go on without. Both is forbidden, and who got which node is looked at.
+"""
+
+import importlib
+import importlib.util
 import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Self
+from queue import SimpleQueue
+from typing import Any, Self
 
+import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.engine_cache import EngineCache
+from srgan_edge.engines.base import EngineInfo, finite
+from srgan_edge.errors import (
+    EngineLost,
+    ExtraMissing,
+    ModelRefused,
+    OutOfMemory,
+    SrganEdgeError,
+    UsageError,
+)
+from srgan_edge.onnx_file import TOTALS, read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
+from srgan_edge.spec import ModelSpec
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+@dataclass(frozen=True)
+class Provider:
+    """What computes a graph, as `--device` names it."""
+
+    name: str
+    precision: str
+    extra: str
+    """What to `pip install` for it."""
+    options: dict[str, str] = field(default_factory=dict)
+
+
+PROVIDERS = {
+    "cpu": Provider("CPUExecutionProvider", "fp32", "srgan-edge[onnx]"),
+    "cuda": Provider("CUDAExecutionProvider", "fp32", "srgan-edge[cuda]", {"use_tf32": "0"}),
+    # Neither can be told to leave TF32.
+    "tensorrt": Provider("TensorrtExecutionProvider", "tf32", "srgan-edge[cuda]"),
+    "rtx": Provider("NvTensorRTRTXExecutionProvider", "tf32", "onnxruntime-ep-nv-tensorrt-rtx"),
+}
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 
 class OnnxRuntimeEngine:
-    """The deployment ONNX in FP32, on the one provider that was asked for and no other."""
+    """The deployment ONNX in the arithmetic of its graph, but that FP32 is TF32 on TensorRT.
+
+    An ONNX in FP16, of `srgan-edge export --onnx --fp16`, is for a GPU: on a CPU, ONNX Runtime
+    would compute it in FP32, without saying so.
+    """
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
     ) -> None:
-        """Load a `.onnx` file onto `device` (`cpu`, `cuda`, `cuda:1`); FP32 in any case.
+        """Load a `.onnx` file onto a provider and its device: `cpu`, `cuda`, `tensorrt:1`, `rtx`.
 
         Raises:
-            ModelRefused: not our ONNX, or ONNX Runtime cannot load it.
-            UsageError: this build of ONNX Runtime has no provider for the device.
+            ModelRefused: not our ONNX, or ONNX Runtime cannot load it, all of it, on the provider.
+            UsageError: this build of ONNX Runtime has no such provider, or `fp32`, which it is not.
+            ExtraMissing: the provider is a package of its own, and not installed.
         """
-        spec = read_onnx_spec(path)
-        kind, _, number = device.partition(":")
-        provider = PROVIDERS[kind]
-        available = onnxruntime.get_available_providers()
-        if provider not in available:
+        file = read_onnx(path)
+        family, _, gpu = device.partition(":")
+        if not (gpu or "0").isdecimal():
+            raise UsageError(f"--device {device}: no GPU {gpu!r}; possible: {family}:0 and so on")
+        provider, number = PROVIDERS[family], int(gpu or 0)
+        precision = provider.precision if file.precision == "fp32" else file.precision
+        if family == "cpu":
+            refuse_half(path, file)
+        if fp32 and precision != "fp32":
             raise UsageError(
-                f"onnxruntime here has no {provider} (it has {', '.join(available)}); "
-                "type --device cpu, or: pip install 'srgan-edge[cuda]'"
+                f"{path.name} on {device} is multiplied in {precision}; --fp32 is for "
+                "--device cuda and files in FP32"
             )
-        options = {"device_id": number} if number else {}
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, _session_options(slots), providers=[(provider, options)]
-            )
-        except Exception as error:  # its exceptions share no base class of their own
-            raise ModelRefused(f"{path}: onnxruntime cannot load it: {error}") from None
-        if self._session.get_providers()[0] != provider:
-            raise UsageError(f"{provider} did not start, and nothing else was asked for")
-        self._input = self._session.get_inputs()[0].name
+        self._session = _open_session(path, family, number, slots)
+        self._compute: Callable[[Pixels], Sequence[Any]] = self._with_copies
+        if family in ("cuda", "tensorrt"):
+            place = ("cuda", number)
+            self._compute = _Slots(_Slot(self._session, place, file.spec) for _ in range(slots))
         name = f"onnxruntime {onnxruntime.__version__}"
-        self.info = EngineInfo(name, device, "fp32", spec, slots)
+        if family in ("tensorrt", "rtx"):
+            name += f" with {provider.name.removesuffix('ExecutionProvider')}"
+        where = "cpu" if family == "cpu" else f"cuda:{number}"
+        self.info = EngineInfo(name, where, precision, file.spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
-        result: Pixels = self._session.run(None, {self._input: batch})[0]
+        with nullcontext() if self.info.device == "cpu" else _failures_told():
+            result, *totals = self._compute(batch)
+        for sums in totals:
+            finite(result, sums)
         return result
 
     def close(self) -> None:
-        del self._session
+        del self._compute, self._session
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _with_copies(self, batch: Pixels) -> Sequence[Any]:
+        """All outputs of the graph."""
+        (name,) = (given.name for given in self._session.get_inputs())
+        outputs: Sequence[Any] = self._session.run(None, {name: batch})
+        return outputs
+
+
+class _Slots:
+    """Computes as many batches at once as there are slots; ONNX Runtime gives each a stream."""
+
+    def __init__(self, slots: Iterable["_Slot"]) -> None:
+        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        for slot in slots:
+            self._idle.put(slot)
+
+    def __call__(self, batch: Pixels) -> Sequence[Any]:
+        slot = self._idle.get()
+        try:
+            return slot.run(batch)
+        finally:
+            self._idle.put(slot)
+
+
+class _Slot:
+    """Memory on the device that inputs and outputs are bound to, for a few shapes.
+
+    With one slot there is a CUDA graph for each of the first two shapes that come again, as those
+    of a film do. With more there is none: a recording by ONNX Runtime forbids the whole process to
+    allocate, and other slots hide what it would save.
+    """
+
+    SHAPES_KEPT = 2
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, place: tuple[str, int], spec: ModelSpec
+    ) -> None:
+        self._session, self._place, self._scale = session, place, spec.scale
+        self._bound: dict[tuple[int, ...], _Bound] = {}
+        self._graphs = count(1)
+
+    def run(self, batch: Pixels) -> Sequence[Any]:
+        """uint8 [N, H, W, 3] -> all outputs of the graph; on a CPU, until the next call."""
+        bound = self._bound.get(batch.shape)
+        if bound is None:
+            while len(self._bound) >= self.SHAPES_KEPT:
+                del self._bound[next(iter(self._bound))]
+            bound = _Bound(self._session, batch.shape, self._place, self._scale)
+        elif bound.graph is None:
+            bound.graph = next(self._graphs)
+        result = bound.run(self._session, np.ascontiguousarray(batch))
+        self._bound[batch.shape] = bound  # not before it has worked
+        return result
+
+
+class _Bound:
+    """One shape's tensors on the device."""
+
+    GRAPHS_RECORDED = 2
+    """ONNX Runtime keeps a graph as long as its session."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        shape: tuple[int, ...],
+        place: tuple[str, int],
+        scale: int,
+    ) -> None:
+        frames, height, width, channels = shape
+        larger = (frames, scale * height, scale * width, channels)
+        create = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        self._source, self._binding = create(shape, np.uint8, *place), session.io_binding()
+        self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._source)
+        self._targets = []
+        for output in session.get_outputs():
+            sizes, kind = ((frames,), np.float32) if output.name == TOTALS else (larger, np.uint8)
+            self._targets.append(create(sizes, kind, *place))
+            self._binding.bind_ortvalue_output(output.name, self._targets[-1])
+        self.graph: int | None = None
+        """The number of its CUDA graph, once it shall have one."""
+
+    def run(self, session: onnxruntime.InferenceSession, batch: Pixels) -> Sequence[Any]:
+        options = onnxruntime.RunOptions()
+        recorded = self.graph is not None and self.graph <= self.GRAPHS_RECORDED
+        options.add_run_config_entry("gpu_graph_id", str(self.graph) if recorded else "-1")
+        self._source.update_inplace(batch)
+        session.run_with_iobinding(self._binding, options)
+        return [target.numpy() for target in self._targets]
+
+
+def _open_session(path: Path, family: str, number: int, slots: int) -> onnxruntime.InferenceSession:
+    provider, options = PROVIDERS[family], _session_options(slots)
+    if family != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    settings = provider.options | ({} if family == "cpu" else {"device_id": str(number)})
+    if family == "cuda" and slots == 1:
+        settings["enable_cuda_graph"] = "1"
+    if family == "tensorrt":
+        settings |= _caches()
+    try:
+        if family == "rtx":
+            options.add_provider_for_devices([_rtx_device(number)], {})
+            named = None
+        else:
+            _refuse_unknown(provider, family)
+            named = [(provider.name, settings)]
+        session = onnxruntime.InferenceSession(path, options, providers=named, enable_fallback=0)
+    except SrganEdgeError:
+        raise
+    except Exception as error:  # its exceptions share no base class of their own
+        raise ModelRefused(
+            f"{path}: onnxruntime cannot load it, all of it, on {provider.name}: {error}"
+        ) from None
+    refuse_other_nodes(session, provider.name, path)
+    return session
+
+
+def refuse_other_nodes(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
+    """
+    Raises:
+        ModelRefused: a node of the graph is not computed by that provider.
+    """
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            nodes = ", ".join(node.op_type for node in part.get_nodes())
+            raise ModelRefused(
+                f"{path}: onnxruntime gave {nodes} to {part.ep_name}, not {provider}"
+            )
+
+
+def _refuse_unknown(provider: Provider, family: str) -> None:
+    available = onnxruntime.get_available_providers()
+    if provider.name not in available:
+        raise UsageError(
+            f"onnxruntime here has no {provider.name} (it has {', '.join(available)}); "
+            f"type --device cpu, or: pip install '{provider.extra}'"
+        )
+
+
+def _rtx_device(number: int) -> Any:  # noqa: ANN401 - an object of ONNX Runtime's
+    """A GPU of NVIDIA's plugin, which has to be made known first."""
+    if importlib.util.find_spec(RTX_PLUGIN) is None:
+        raise ExtraMissing(RTX_PLUGIN, PROVIDERS["rtx"].extra, "--device rtx")
+    plugin, name = importlib.import_module(RTX_PLUGIN), PROVIDERS["rtx"].name
+    if not any(device.ep_name == name for device in onnxruntime.get_ep_devices()):
+        onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    found = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
+    if number >= len(found):
+        raise UsageError(f"--device rtx:{number}, but {name} finds {len(found)} GPUs")
+    return found[number]
 
 
 def _session_options(slots: int) -> onnxruntime.SessionOptions:
@@ -70,3 +273,31 @@ def _session_options(slots: int) -> onnxruntime.SessionOptions:
     # Idle threads that spin would take the cores from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _caches() -> dict[str, str]:
+    """Where TensorRT keeps what took it minutes: engines are native code, as all in that folder."""
+    folder = str(EngineCache().folder)
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+
+
+_MEMORY = re.compile("out of memory|failed to allocate|ALLOC_FAILED", re.IGNORECASE)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    """What goes wrong on a GPU while it computes; all of it has one of a few types."""
+    try:
+        yield
+    except (state.Fail, state.RuntimeException, state.EPFail, state.EngineError) as error:
+        what = next(line for line in str(error).splitlines() if line.strip())
+        if _MEMORY.search(str(error)):
+            raise OutOfMemory(
+                "the GPU is out of memory; smaller tiles or batches take less"
+            ) from error
+        raise EngineLost(f"the GPU failed: {what}") from error

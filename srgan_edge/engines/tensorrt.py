@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
-from srgan_edge.engines.base import EngineInfo
+from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
@@ -26,12 +27,13 @@ from srgan_edge.errors import (
 )
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
+from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
 from srgan_edge.tensorrt_log import explained, log_of
 
 INPUT, OUTPUT = "input", "output"
-"""Of the deployment graph."""
+"""Of the deployment graph; engines have `TOTALS` besides."""
 
 
 class TensorRtEngine:
@@ -80,6 +82,7 @@ class TensorRtEngine:
             UsageError: a size that the engine was not made for.
             OutOfMemory: a shape for which the GPU has too little.
             EngineLost: the GPU failed.
+            NotFinite: pictures beyond what FP16 holds.
         """
         shape = self._shape_for(batch)
         with self._freed:
@@ -88,11 +91,12 @@ class TensorRtEngine:
             slot = self._idle.pop()
         try:
             with self._cuda.current():
-                return slot.run(batch, shape)
+                result, totals = slot.run(batch, shape)
         finally:
             with self._freed:
                 self._idle.append(slot)
                 self._freed.notify()
+        return finite(result, totals)
 
     def close(self) -> None:
         with suppress(EngineLost), self._cuda.current():  # what is lost has nothing to give back
@@ -164,17 +168,17 @@ class _Slot:
         self._buffers: list[Any] = []
         self._graph: Graph | None = None
 
-    def run(self, batch: Pixels, shape: Shape) -> Pixels:
-        """uint8 [n, H, W, 3], n at most that of `shape`, -> [n, sH, sW, 3]."""
+    def run(self, batch: Pixels, shape: Shape) -> tuple[Pixels, Totals]:
+        """uint8 [n, H, W, 3], n at most that of `shape`, -> [n, sH, sW, 3] and float32 [n]."""
         self.take_shape(shape)
         self._here[: len(batch)] = batch  # what follows is of an earlier call, and not looked at
         if self._graph is not None:
             self._graph.launch(self._stream)
         else:
-            self._put(*self._addresses)
+            self._put()
         self._done.record(self._stream)
         self._done.synchronize()
-        return self._back[: len(batch)].copy()
+        return self._back[: len(batch)].copy(), self._totals[: len(batch)].copy()
 
     def take_shape(self, shape: Shape) -> None:
         """Make buffers and graph for a shape, unless they are for it already.
@@ -188,37 +192,40 @@ class _Slot:
         frames, height, width = shape
         larger = (frames, self._scale * height, self._scale * width, 3)
         self._here, self._back = self._pinned((*shape, 3)), self._pinned(larger)
+        self._totals = self._pinned((4 * frames,)).view(np.float32)
         self._here[:] = 0
-        source, target = (self._memory(array.nbytes) for array in (self._here, self._back))
+        arrays: dict[str, NDArray[Any]]
+        arrays = {INPUT: self._here, OUTPUT: self._back, TOTALS: self._totals}
+        self._addresses = {name: self._memory(array.nbytes) for name, array in arrays.items()}
         ready = self._context.set_input_shape(INPUT, (*shape, 3))
-        for name, address in [(INPUT, source), (OUTPUT, target)]:
+        for name, address in self._addresses.items():
             ready = ready and self._context.set_tensor_address(name, address)
         if not ready:
             raise EngineLost(f"TensorRT does not take {shape} or the memory for it")
-        self._addresses = source, target
-        self._put(source, target)  # the first time it is slower, and must not be recorded
+        self._put()  # the first time it is slower, and must not be recorded
         self._stream.synchronize()
-        self._graph = self._recorded(source, target)
+        self._graph = self._recorded()
         self._shape = shape
 
     def close(self) -> None:
         self._release()
         del self._context
 
-    def _recorded(self, source: int, target: int) -> Graph | None:
+    def _recorded(self) -> Graph | None:
         """The work of a call as one graph; None where TensorRT-RTX still compiles in the midst."""
         if self._is_rtx and not self._context.is_stream_capturable(self._stream.handle):
             return None
         with self._cuda.recording(self._stream) as graph:
-            self._put(source, target)
+            self._put()
         return graph
 
-    def _put(self, source: int, target: int) -> None:
+    def _put(self) -> None:
         """There, upscaled, and back: into the stream."""
-        self._cuda.upload(self._here, source, self._stream)
+        self._cuda.upload(self._here, self._addresses[INPUT], self._stream)
         if not self._context.execute_async_v3(self._stream.handle):
             raise EngineLost("TensorRT did not run the engine")
-        self._cuda.download(target, self._back, self._stream)
+        self._cuda.download(self._addresses[OUTPUT], self._back, self._stream)
+        self._cuda.download(self._addresses[TOTALS], self._totals, self._stream)
 
     def _pinned(self, shape: tuple[int, ...]) -> Pixels:
         pinned = self._cuda.pinned_memory(int(np.prod(shape)))
@@ -265,4 +272,10 @@ def _deserialized(plan: bytes, passport: Passport, path: Path) -> Any:  # noqa: 
     engine = trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
         raise ModelRefused(f"{path}: {explained(log.errors, passport.rebuild_command)}")
+    tensors = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    if tensors != {INPUT, OUTPUT, TOTALS}:
+        raise ModelRefused(
+            f"{path}: reads and writes {', '.join(sorted(tensors))}, as no engine of this version "
+            f"does; type: {passport.rebuild_command}"
+        )
     return engine

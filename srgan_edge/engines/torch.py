@@ -1,57 +1,265 @@
-"""PyTorch: the reference engine. The others are measured against it."""
+"""PyTorch: on a CPU the reference, against which the others are measured; on a GPU in FP16.
 
+On a GPU each slot has a stream, and for each shape that comes again it has buffers on both sides of
+the bus and a CUDA graph of the network, so that a call is four entries into a queue.
+"""
+
+import copy
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from srgan_edge.checkpoint import load_checkpoint
-from srgan_edge.engines.base import EngineInfo
+from srgan_edge.engines.base import EngineInfo, Totals, finite
+from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
+from srgan_edge.half import HalfDeployment
 from srgan_edge.model import Deployment
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 
 
 class TorchEngine:
-    """`Deployment` as it stands: float32 on the CPU or a GPU."""
+    """`Deployment` in float32; on a GPU `HalfDeployment`, unless `fp32` forbids it."""
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
     ) -> None:
         """Load a `.safetensors` checkpoint onto `device` (`cpu`, `cuda`, `cuda:1`).
 
-        FP32 and one slot in any case: the reference need not be fast.
+        FP32 and one slot on a CPU in any case: the reference need not be fast. A model in INT8 is
+        computed in FP32, on the values that its bytes stand for.
+
+        Raises:
+            ModelRefused: not one of our checkpoints, or a weight is too large for FP16.
+            UsageError: PyTorch finds no such GPU.
+            OutOfMemory: the GPU has too little for the weights.
         """
+        from srgan_edge.checkpoint import load_checkpoint  # which needs safetensors
+
         generator, spec = load_checkpoint(path)
-        self._set_up(generator.to(device), spec)
+        if device == "cpu":
+            self._compute_where_it_is(generator, spec)
+        else:
+            self._compute_on(_gpu_of(device), generator, spec, fp32, slots)
 
     @classmethod
     def from_generator(cls, generator: nn.Module, spec: ModelSpec) -> Self:
-        """An engine around a generator in memory, on the device it is on; it is not copied."""
+        """An engine around a generator in memory, in FP32 and where it is; it is not copied."""
         engine = cls.__new__(cls)
-        engine._set_up(generator, spec)
+        engine._compute_where_it_is(generator, spec)
         return engine
 
-    def _set_up(self, generator: nn.Module, spec: ModelSpec) -> None:
-        self._network = Deployment(generator)
-        self._device = next(generator.parameters()).device
-        self.info = EngineInfo(f"torch {torch.__version__}", str(self._device), "fp32", spec)
+    @classmethod
+    def on_gpu(
+        cls,
+        generator: nn.Module,
+        spec: ModelSpec,
+        device: str = "cuda",
+        *,
+        fp32: bool = False,
+        slots: int = 1,
+    ) -> Self:
+        """The engine that a file of that generator would make; it is copied."""
+        engine = cls.__new__(cls)
+        engine._compute_on(_gpu_of(device), copy.deepcopy(generator), spec, fp32, slots)
+        return engine
+
+    def _compute_on(
+        self, gpu: torch.device, generator: nn.Module, spec: ModelSpec, fp32: bool, slots: int
+    ) -> None:
+        is_half = not fp32 and not spec.quantized_from
+        network = HalfDeployment(generator) if is_half else _Summed(generator)
+        with _failures_told():
+            self._run: _Run = _Slots(network.to(gpu), gpu, slots)
+        self._info(spec, gpu, "fp16" if is_half else "fp32", slots)
+
+    def _compute_where_it_is(self, generator: nn.Module, spec: ModelSpec) -> None:
+        device = next(generator.parameters()).device
+        self._run = partial(_computed, _Summed(generator), device)
+        self._info(spec, device, "fp32", slots=1)
+
+    def _info(self, spec: ModelSpec, device: torch.device, precision: str, slots: int) -> None:
+        name = f"torch {torch.__version__}"
+        self.info = EngineInfo(name, str(device), precision, spec, slots)
 
     @torch.inference_mode()
     def upscale(self, batch: Pixels) -> Pixels:
-        pixels = torch.from_numpy(np.require(batch, requirements="W")).to(self._device)
-        # Left alone, cuDNN computes float32 convolutions in TF32, which is not what `info` says.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            result: Pixels = self._network(pixels).contiguous().cpu().numpy()
-        return result
+        with _failures_told():
+            result, totals = self._run(batch)
+        return finite(result, totals)
 
     def close(self) -> None:
-        del self._network
+        del self._run
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+_Network = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""uint8 (N, H, W, 3) -> uint8 (N, sH, sW, 3), and the sum of each picture, float32 (N)."""
+_Run = Callable[[Pixels], tuple[Pixels, Totals]]
+"""The same for arrays of this machine."""
+
+
+class _Summed(nn.Module):
+    """`Deployment`, and the sum of each picture before it is clamped."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.deployment = Deployment(generator)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        picture = self.deployment.picture(pixels)
+        return self.deployment.rounded(picture), picture.sum((1, 2, 3))
+
+
+class _Slots:
+    """A network on a GPU, which computes as many batches at once as there are slots."""
+
+    def __init__(self, network: _Network, gpu: torch.device, number: int) -> None:
+        self._idle: SimpleQueue[_Slot] = SimpleQueue()
+        for _ in range(number):
+            self._idle.put(_Slot(network, gpu))
+
+    def __call__(self, batch: Pixels) -> tuple[Pixels, Totals]:
+        slot = self._idle.get()
+        try:
+            return slot.run(batch)
+        finally:
+            self._idle.put(slot)
+
+
+class _Slot:
+    """A stream, and what it has recorded: a film has one shape, or two with a shorter last batch.
+
+    What comes for the first time, as pictures of all sizes do, is computed without a recording.
+    """
+
+    SHAPES_RECORDED = 2
+    SHAPES_REMEMBERED = 8
+
+    def __init__(self, network: _Network, gpu: torch.device) -> None:
+        self._network, self._gpu, self._stream = network, gpu, torch.cuda.Stream(gpu)
+        self._met: deque[tuple[int, ...]] = deque(maxlen=self.SHAPES_REMEMBERED)
+        self._recorded: dict[tuple[int, ...], _Recording] = {}
+
+    def run(self, batch: Pixels) -> tuple[Pixels, Totals]:
+        with torch.cuda.device(self._gpu), torch.cuda.stream(self._stream):
+            recording = self._recorded.get(batch.shape)
+            if recording is None and batch.shape in self._met:
+                recording = self._record(batch.shape)
+            if recording is not None:
+                return recording.run(batch)
+            self._met.append(batch.shape)
+            return _computed(self._network, self._gpu, batch)
+
+    def _record(self, shape: tuple[int, ...]) -> "_Recording":
+        while len(self._recorded) >= self.SHAPES_RECORDED:
+            del self._recorded[next(iter(self._recorded))]
+        try:
+            self._recorded[shape] = _Recording(self._network, shape, self._gpu, self._stream)
+        except RuntimeError:  # out of memory above all, of which a smaller shape shall have more
+            self._recorded.clear()
+            raise
+        return self._recorded[shape]
+
+
+class _Recording:
+    """One shape's buffers, and the work between them as a CUDA graph with memory of its own."""
+
+    def __init__(
+        self,
+        network: _Network,
+        shape: tuple[int, ...],
+        gpu: torch.device,
+        stream: torch.cuda.Stream,
+    ) -> None:
+        self._stream, self._graph = stream, torch.cuda.CUDAGraph()
+        self._source = torch.zeros(shape, dtype=torch.uint8, device=gpu)
+        with _exact_convolutions():
+            network(self._source)  # the first time it loads and allocates, which is not recorded
+            stream.synchronize()
+            # Other slots go on with what they have recorded: only this thread must do nothing else.
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                self._target, self._totals = network(self._source)
+        self._here, self._back, self._totals_back = (
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            for tensor in (self._source, self._target, self._totals)
+        )
+
+    def run(self, batch: Pixels) -> tuple[Pixels, Totals]:
+        np.copyto(self._here.numpy(), batch)
+        self._source.copy_(self._here, non_blocking=True)
+        self._graph.replay()
+        self._back.copy_(self._target, non_blocking=True)
+        self._totals_back.copy_(self._totals, non_blocking=True)
+        self._stream.synchronize()
+        return self._back.numpy().copy(), self._totals_back.numpy().copy()
+
+
+def _computed(network: _Network, device: torch.device, batch: Pixels) -> tuple[Pixels, Totals]:
+    pixels = torch.from_numpy(np.require(batch, requirements="W")).to(device)
+    with _exact_convolutions():
+        result, totals = network(pixels)
+    return result.contiguous().cpu().numpy(), totals.cpu().numpy()
+
+
+_FLAGS = threading.Lock()
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Left alone, cuDNN computes float32 convolutions in TF32, which is not what `info` says.
+
+    That is said to the whole process, so that one thread at a time may. Nor is cuDNN let measure
+    which kernel is the fastest: each slot, and each run, would have other last bits.
+    """
+    with _FLAGS, torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        yield
+
+
+_FAILURE = re.compile(r"(?:CUDA|cuDNN) error: (CU(?:DNN|BLAS)_STATUS_\w+|[^\n]+)")
+"""In what PyTorch raises as a RuntimeError; another one is a bug."""
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        failure = _FAILURE.search(str(error))
+        what = failure[1] if failure else ""
+        # A recording that runs out of memory fails once more, otherwise, as it is ended.
+        memory = any(isinstance(it, torch.OutOfMemoryError) for it in (error, error.__context__))
+        if memory or what.startswith("out of memory") or what.endswith("_ALLOC_FAILED"):
+            raise OutOfMemory(
+                "the GPU is out of memory; smaller tiles or batches take less"
+            ) from error
+        if not what:
+            raise
+        raise EngineLost(
+            f"the GPU failed: {what}; if it says so again, restart the machine"
+        ) from error
+
+
+def _gpu_of(device: str) -> torch.device:
+    _, _, number = device.partition(":")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not (number or "0").isdecimal() or int(number or 0) >= found:
+        raise UsageError(
+            f"--device {device}, but PyTorch finds {found} GPUs; possible: "
+            f"{', '.join(['cpu', *(f'cuda:{index}' for index in range(found))])}"
+        )
+    return torch.device("cuda", int(number or 0))

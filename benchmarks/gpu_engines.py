@@ -1,0 +1,268 @@
+"""Engines on the GPU: within the gates of PyTorch on the CPU, memory that stays, and how fast."""
+
+import importlib
+import importlib.util
+import json
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from srgan_edge.artefact import read_safetensors_spec
+from srgan_edge.engines.base import Engine
+from srgan_edge.errors import UsageError
+from srgan_edge.gpu import Gpu
+from srgan_edge.models import find_model
+from srgan_edge.parity import compare, gate_of
+from srgan_edge.pixels import Pixels
+from srgan_edge.spec import ModelSpec
+
+NAMES = [
+    *("torch fp32", "torch fp16"),
+    *("onnxruntime cuda", "onnxruntime cuda fp16", "onnxruntime tensorrt", "onnxruntime rtx"),
+    *("tensorrt fp16", "tensorrt_rtx fp16"),
+]
+"""Engines, as the JSON names them."""
+PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
+MAX_RSS_SLOPE = 1024
+"""Bytes of this process's memory that a frame may leave behind."""
+
+
+class NotRun(Exception):
+    """Something that a check needs is not here."""
+
+
+def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) -> Engine:
+    """One of `NAMES` for frames of (width, height); that of TensorRT is built, or in the cache.
+
+    Raises:
+        NotRun: its runtime or its GPU is not here.
+    """
+    runtime, _, variant = name.partition(" ")
+    if runtime == "torch":
+        torch_with_gpu()
+        from srgan_edge.engines.torch import TorchEngine
+
+        generator, spec = generator_of(model)
+        return TorchEngine.on_gpu(generator, spec, fp32=variant == "fp32", slots=slots)
+    if importlib.util.find_spec(runtime) is None:
+        raise NotRun(f"{runtime} is not installed")
+    try:
+        if runtime == "onnxruntime":
+            from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine
+
+            device, _, form = variant.partition(" ")
+            path = find_model(model).file(".onnx") if not form else _half_onnx(model)
+            return OnnxRuntimeEngine(path, device, slots=slots)
+        from srgan_edge.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(_built(runtime, model, size), slots=slots)
+    except UsageError as error:  # no such provider, or no such GPU for TensorRT-RTX
+        raise NotRun(str(error)) from None
+
+
+def generator_of(model: str) -> tuple[Any, ModelSpec]:
+    """A bundled generator and its spec, read without the package `safetensors`."""
+    from srgan_edge.model import generator_from_spec
+
+    path = find_model(model).file(".safetensors")
+    content, spec = path.read_bytes(), read_safetensors_spec(path)
+    (length,) = struct.unpack_from("<Q", content)
+    header = json.loads(content[8 : 8 + length])
+    torch = importlib.import_module("torch")
+    state = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = (8 + length + offset for offset in entry["data_offsets"])
+            values = np.frombuffer(content[start:stop], np.float32).reshape(entry["shape"])
+            state[name] = torch.from_numpy(values.copy())
+    generator = generator_from_spec(spec)
+    generator.load_state_dict(state)
+    return generator.eval().requires_grad_(False), spec
+
+
+def parity(name: str, model: str) -> str:
+    """Of an engine with PyTorch in FP32 on the CPU, on a photograph; an AssertionError if too far.
+
+    Each shape comes three times: at first, recorded, and replayed.
+    """
+    from srgan_edge.engines.torch import TorchEngine
+
+    photo = np.asarray(Image.open(PHOTO).convert("RGB"))[None]
+    with (
+        open_engine(name, model, (96, 80)) as engine,
+        TorchEngine.from_generator(*generator_of(model)) as reference,
+    ):
+        crops = [photo[:, 40:120, 60:156]]
+        if engine.info.fixed_shape is None:
+            crops += [photo[:, :31, :17], np.concatenate([photo[:, :9, :8], photo[:, -9:, -8:]])]
+        expected = {crop.tobytes(): reference.upscale(crop) for crop in crops}
+        found = compare(lambda it: expected[it.tobytes()], engine.upscale, crops * 3)
+        gate = gate_of(engine.info.spec, engine.info.precision)
+        assert not gate.refusals(found), f"{engine.info.arithmetic}: {found}"
+        return f"{engine.info.name}, {engine.info.arithmetic}: {found}"
+
+
+def replays(name: str, model: str) -> str:
+    """The same bytes, whether computed at once, recorded or replayed, in whichever slot."""
+    frames = _frames(4, 96, 80)
+    with open_engine(name, model, (96, 80), slots=3) as engine:
+        first = [engine.upscale(frame) for frame in frames]
+        with ThreadPoolExecutor(engine.info.slots) as executor:
+            later = list(executor.map(engine.upscale, frames * 25))
+        for number, result in enumerate(later):
+            assert np.array_equal(result, first[number % 4]), f"call {number} gave other bytes"
+        return f"{engine.info.name}: {len(later)} calls in {engine.info.slots} slots"
+
+
+def soak(engine: Engine, size: tuple[int, int], frames: int) -> dict[str, Any]:
+    """So many frames through the slots as a film goes: every byte, and memory that stays.
+
+    Raises:
+        AssertionError: another byte than at first, or memory grew over the second half.
+    """
+    given = _frames(8, *size)
+    expected = [engine.upscale(frame) for frame in given]
+    samples = []
+    waiting: deque[tuple[int, Future[Pixels]]] = deque()
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(engine.info.slots) as executor:
+        for number in range(frames):
+            waiting.append((number, executor.submit(engine.upscale, given[number % 8])))
+            if len(waiting) > engine.info.slots:
+                index, result = waiting.popleft()
+                same = np.array_equal(result.result(), expected[index % 8])
+                assert same, f"frame {index} has other bytes than at first"
+            if number % max(1, frames // 100) == 0:
+                samples.append((number, _resident_bytes(), _gpu_bytes()))
+    fps = frames / (time.perf_counter() - begun)
+    late = np.array(samples[len(samples) // 2 :], float)
+    slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
+    grown = int(late[-1, 2] - late[0, 2])
+    assert slope < MAX_RSS_SLOPE, f"the process grew by {slope:.0f} bytes a frame"
+    assert grown <= 0, f"{grown} bytes more of the GPU are in use than half-way"
+    return {"frames": frames, "fps": round(fps, 1), "rss_bytes_a_frame": round(slope, 1)}
+
+
+def end_to_end(name: str, model: str, size: tuple[int, int]) -> dict[str, float]:
+    """Milliseconds from pixels to pixels of this machine, one call after the other."""
+    with open_engine(name, model, size) as engine:
+        (frame,) = _frames(1, *size)
+        return percentiles(_walls(lambda: engine.upscale(frame)))
+
+
+def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Milliseconds on the GPU's clock of an engine's own slot: its kernels, and with copies."""
+    with open_engine(name, model, size) as engine:
+        cuda, (slot,) = engine._cuda, engine._slots
+        with cuda.current():
+            stream = slot._stream
+
+            def timed(work: Callable[[], Any]) -> float:
+                start, end = cuda.event(), cuda.event()
+                start.record(stream)
+                work()
+                end.record(stream)
+                end.synchronize()
+                return end.milliseconds_since(start)
+
+            run = {"alone": lambda: slot._context.execute_async_v3(stream.handle)}
+            if slot._graph is not None:
+                run["graph with copies"] = lambda: slot._graph.launch(stream)
+            return {what: percentiles(_repeated(lambda w=w: timed(w))) for what, w in run.items()}
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """p50, p90 and p99 of milliseconds."""
+    at = {share: float(np.percentile(times, share)) for share in (50, 90, 99)}
+    return {f"p{share}_ms": round(value, 4) for share, value in at.items()} | {"calls": len(times)}
+
+
+def torch_with_gpu() -> Any:  # noqa: ANN401 - a module that may be absent
+    """The module `torch`.
+
+    Raises:
+        NotRun: it is not installed, or finds no GPU.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise NotRun("torch is not installed")
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        raise NotRun("this torch finds no GPU")
+    return torch
+
+
+@cache
+def _half_onnx(model: str) -> Path:
+    from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
+
+    path = Path(mkdtemp()) / f"{model}-fp16.onnx"
+    half_onnx_from_checkpoint(find_model(model).file(".safetensors"), path, print)
+    return path
+
+
+@cache
+def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
+    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.export.engine import Target, export_engine
+    from srgan_edge.export.tensorrt import Search
+    from srgan_edge.passport import Profile
+
+    gpu = Gpu.find()
+    assert gpu is not None
+    is_rtx = runtime == "tensorrt_rtx"
+    target = Target.rtx((gpu.compute_capability,)) if is_rtx else Target.tensorrt(Search())
+    width, height = size
+    profile = Profile.static(1, height, width)
+    return export_engine(model, "fp16", profile, target, EngineCache(), print)
+
+
+def _frames(number: int, width: int, height: int) -> list[Pixels]:
+    """uint8 [1, H, W, 3] each: squares of 12 px, each of one colour."""
+    rows, columns = -(-height // 12), -(-width // 12)
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 256, (number, 1, rows, columns, 3), np.uint8)
+    return [it.repeat(12, 1).repeat(12, 2)[:, :height, :width].copy() for it in colours]
+
+
+def _walls(run: Callable[[], Any]) -> list[float]:
+    def timed() -> float:
+        begun = time.perf_counter()
+        run()
+        return 1000 * (time.perf_counter() - begun)
+
+    return _repeated(timed)
+
+
+def _repeated(timed: Callable[[], float], seconds: float = 2) -> list[float]:
+    """20 to 200 times, after five that are not counted."""
+    for _ in range(5):
+        timed()
+    times: list[float] = []
+    begun = time.monotonic()
+    while len(times) < 20 or (len(times) < 200 and time.monotonic() - begun < seconds):
+        times.append(timed())
+    return times
+
+
+def _resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _gpu_bytes() -> int:
+    """In use on the GPU, by anybody; 0 where nobody can say."""
+    try:
+        free, total = torch_with_gpu().cuda.mem_get_info()
+    except NotRun:
+        return 0
+    return int(total - free)

@@ -1,0 +1,124 @@
+"""The generators in FP16, as a GPU runs them best under PyTorch; every rewrite is exact.
+
+The same is done to the graph of other runtimes by `srgan_edge.export`, whose `rewrites.py` and
+`precision.py` say why: batch norms and the last PixelShuffle go into convolutions, bytes enter as
+multiples of 1/256, and what carries the picture itself stays in FP32: one half, or the nearest
+upscale.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from srgan_edge.errors import ModelRefused
+from srgan_edge.model import EdgeNet, ResidualBlock, SRResNet, TanhHead
+from srgan_edge.subpixel import kernel_before_shuffle
+
+
+class HalfDeployment(nn.Module):
+    """`Deployment` with the convolutions in FP16, channels last."""
+
+    def __init__(self, generator: nn.Module) -> None:
+        """Take a generator in FP32 and evaluation mode, not in INT8; it stays as it is.
+
+        Raises:
+            ModelRefused: a weight is too large for FP16.
+        """
+        super().__init__()
+        generator = copy.deepcopy(generator)
+        self.has_tanh = isinstance(generator, TanhHead)
+        if isinstance(generator, TanhHead):
+            generator = generator.generator
+        self.adds_nearest = isinstance(generator, EdgeNet)
+        if isinstance(generator, EdgeNet):
+            self.network, self.factor = nn.Sequential(*generator.body, generator.tail), 4
+        else:
+            assert isinstance(generator, SRResNet), f"{type(generator).__name__} is no generator"
+            self.network, self.factor = _before_last_shuffle(generator), 2
+        self._carry_the_picture_exactly()
+        self.network.half().to(memory_format=torch.channels_last)
+        for name, weight in self.network.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise ModelRefused(f"{name} holds values too large for fp16; type --fp32")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), and the sum of each picture, float32 (N).
+
+        Such a sum is finite if and only if no value in the picture is NaN or infinite, which is
+        not to be seen in bytes.
+        """
+        lr = pixels.permute(0, 3, 1, 2)  # in memory, that is channels last
+        detail = self.network(lr.half() / 256)
+        n, _, h, w = detail.shape
+        r = self.factor
+        phases = detail.view(n, 3, r * r, h, w)
+        picture = torch.add(self._base_levels(lr), phases, alpha=255)  # one kernel, in FP32
+        if self.has_tanh:
+            picture = torch.tanh((picture - 0.5) / 255) * 127.5 + 128
+        totals = picture.sum((1, 2, 3, 4))
+        sr = torch.empty(n, h, r, w, r, 3, dtype=torch.uint8, device=pixels.device)
+        levels = picture.clamp_(0, 255.75).view(n, 3, r, r, h, w)
+        sr.copy_(levels.permute(0, 4, 2, 5, 3, 1))
+        return sr.view(n, h * r, w * r, 3), totals
+
+    def _carry_the_picture_exactly(self) -> None:
+        """Let the network take multiples of 1/256, and give what `_base_levels` is to be added to.
+
+        FP16 holds both more finely than the picture in [0, 1].
+        """
+        first, *_, last = (part for part in self.network.modules() if isinstance(part, nn.Conv2d))
+        assert last.bias is not None
+        with torch.no_grad():
+            first.weight.mul_(256 / 255)
+            if not self.adds_nearest:
+                last.bias.sub_(0.5)
+
+    def _base_levels(self, lr: Tensor) -> Tensor:
+        """What is added to the network's detail, in levels of 255, and one half for rounding."""
+        if self.adds_nearest:
+            return lr.float().unsqueeze(2) + 0.5
+        return torch.full((1, 1, 1, 1, 1), 0.5 * 255 + 0.5, device=lr.device)
+
+
+class _LongSkip(nn.Module):
+    """The trunk, and what it is given added to what it makes."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.trunk(features)
+
+
+def _before_last_shuffle(generator: SRResNet) -> nn.Sequential:
+    """The paper's generator up to its last PixelShuffle, which comes last of all then."""
+    for part in generator.trunk:
+        if isinstance(part, ResidualBlock):
+            part.block = _without_norms(part.block)
+    *first_stage, deep, _, prelu = generator.upsample
+    tail = generator.tail
+    assert isinstance(deep, nn.Conv2d) and isinstance(prelu, nn.PReLU) and tail.bias is not None
+    kernel = torch.from_numpy(kernel_before_shuffle(tail.weight.detach().numpy()))
+    outputs, inputs, side, _ = kernel.shape
+    folded = nn.Conv2d(inputs, outputs, side, padding=side // 2)
+    folded.weight = nn.Parameter(kernel)
+    folded.bias = nn.Parameter(tail.bias.detach().repeat_interleave(4))
+    prelu.weight = nn.Parameter(prelu.weight.detach().repeat_interleave(4))
+    trunk = _without_norms(generator.trunk)
+    return nn.Sequential(*generator.head, _LongSkip(trunk), *first_stage, deep, prelu, folded)
+
+
+def _without_norms(layers: nn.Sequential) -> nn.Sequential:
+    """Each batch norm in the convolution before it."""
+    kept: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = kept.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            kept.append(fuse_conv_bn_eval(convolution, layer))
+        else:
+            kept.append(layer)
+    return nn.Sequential(*kept)
