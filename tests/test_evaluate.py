@@ -300,7 +300,7 @@ def test_a_figure_is_written_with_the_baselines_in_the_table(bench, tmp_path):
         (["--results", "x=/nowhere"], InputRefused, "/nowhere: no such folder"),
         (["--crops", "2"], UsageError, "--figure"),
         (["--crops", "0", "--figure", "a.png"], UsageError, "1 or more"),
-        (["--figure", "a.gif"], UsageError, "possible: .png"),
+        (["--figure", "a.jxl"], UsageError, "possible: .png"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(bench, options, error, said):
