@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.codec import Codec, codecs_available
 from av.codec.codec import UnknownCodecError
+from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
@@ -24,8 +25,15 @@ from srgan_edge.deep_color import LEVEL
 from srgan_edge.deep_frames import DeepEncoder, depth_bits, is_writable, with_depth
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.hdr import ENCODER_PARAMETERS, StaticHdr
+from srgan_edge.nvenc import (
+    SOFTWARE,
+    STORED_AS,
+    failure_in_film,
+    nvenc_options,
+    why_not_started,
+)
 from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
-from srgan_edge.video import Encoding, Frame, VideoInfo, VideoPacket, find_pixel_format
+from srgan_edge.video import Encoding, Frame, FrameTime, VideoInfo, VideoPacket, find_pixel_format
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
 """Visually lossless, about: an upscaled film is a master, not a stream."""
@@ -51,10 +59,22 @@ class VideoEncoder:
         UsageError: a codec, option or pixel format that does not exist, or that do not go together.
     """
 
-    def __init__(self, info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> None:
-        """`size` is (width, height) in pixels; frames of another size are scaled to it."""
+    def __init__(
+        self,
+        info: VideoInfo,
+        size: tuple[int, int],
+        encoding: Encoding,
+        *,
+        on_gpu: HWAccel | None = None,
+    ) -> None:
+        """
+        Args:
+            size: (width, height) in pixels; frames of another size are scaled to it.
+            on_gpu: where frames for `encode_coded` lie, if not in this machine's memory.
+        """
         self.codec = encoding.codec
         self._info, self._size, self._encoding = info, size, encoding
+        self._on_gpu = on_gpu
         self.left_out = list(info.unkept)
         """One line for each thing said of the pictures that the output will not say."""
         if info.hdr and encoding.codec not in ENCODER_PARAMETERS:
@@ -77,10 +97,12 @@ class VideoEncoder:
 
         Raises:
             UsageError: the codec does not take the options.
+            ResourcesExhausted: one of NVENC's, which is not to be had here.
             ValueError: the container cannot hold the codec.
         """
         encoding, info = self._encoding, self._info
-        stream = container.add_stream(encoding.codec, rate=info.average_rate or 25)
+        rate = info.average_rate or 25
+        stream = container.add_stream(encoding.codec, rate=rate, hwaccel=self._on_gpu)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height = self._size
@@ -102,11 +124,15 @@ class VideoEncoder:
 
     def encode(self, frame: Frame) -> Iterator[VideoPacket]:
         """The packets that are ready now that `frame` has come: often those of earlier frames."""
-        coded = self._to_coded(frame)
-        coded.pts = frame.pts
+        time = FrameTime(frame.pts, frame.duration)
+        yield from self.encode_coded(self._to_coded(frame), time)
+
+    def encode_coded(self, coded: VideoFrame, time: FrameTime) -> Iterator[VideoPacket]:
+        """The same of a frame that is as the stream stores it, in size, format and colours."""
+        coded.pts = time.pts
         coded.time_base = self._info.time_base
         self._tag(coded)  # from which some encoders take them
-        self._durations[frame.pts] = frame.duration
+        self._durations[time.pts] = time.duration
         self._frames_taken += 1
         yield from self._packets(coded)
 
@@ -131,6 +157,8 @@ class VideoEncoder:
         try:
             packets = self._stream.encode(frame)
         except av.FFmpegError as error:
+            if self.codec in SOFTWARE:
+                raise failure_in_film(self.codec, error) from error
             raise OutputFailed(f"{self.codec} failed: {error.strerror}") from error
         for packet in packets:
             assert packet.pts is not None
@@ -184,6 +212,8 @@ def _conversion(
 
 def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) -> str:
     name = encoding.pixel_format or _with_all_of(info.pixel_format)
+    if encoding.codec in SOFTWARE:
+        name = STORED_AS.get(name, name)
     pixel_format = find_pixel_format(name)
     possible = _stored_by(encoding.codec)
     if not _can_be_made(name) or (possible and name not in possible):
@@ -219,9 +249,12 @@ def _stored_by(codec: str) -> list[str]:
 
 
 def _can_be_made(pixel_format: str) -> bool:
-    """Transparency has gone, and libswscale is not to be trusted with more than 8 bits."""
+    """Transparency has gone, and libswscale is not to be trusted with more than 8 bits.
+
+    Formats without components are of a GPU's memory.
+    """
     components = VideoFormat(pixel_format, 16, 16).components
-    if any(component.is_alpha for component in components):
+    if not components or any(component.is_alpha for component in components):
         return False
     return depth_bits(pixel_format) <= 8 or is_writable(pixel_format)
 
@@ -245,6 +278,26 @@ def _encodes_video(name: str) -> bool:
 
 
 def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> None:
+    is_nvenc = encoding.codec in SOFTWARE
+    options = nvenc_options(encoding) if is_nvenc else _options(encoding, hdr)
+    context = stream.codec_context
+    context.options = dict(options)
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        if is_nvenc and (missing := why_not_started(encoding.codec, error)):
+            raise missing from error
+        said = " ".join(f"{key}={value}" for key, value in options.items())
+        raise UsageError(
+            f"{encoding.codec} does not take {said} for {context.width}x{context.height} "
+            f"{context.pix_fmt}: {error.strerror}"
+        ) from error
+    if context.options:  # what it did not recognise
+        unknown = ", ".join(context.options)
+        raise UsageError(f"{encoding.codec} has no option {unknown}")
+
+
+def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
     options = dict(encoding.options)
     if encoding.codec in ENCODER_PARAMETERS:
         key = ENCODER_PARAMETERS[encoding.codec]
@@ -258,19 +311,5 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
     if crf is not None:
         options["crf"] = str(crf)
     if encoding.preset is None:
-        options = DEFAULT_SPEED.get(encoding.codec, {}) | options
-    else:
-        options["preset"] = encoding.preset
-    context = stream.codec_context
-    context.options = dict(options)
-    try:
-        context.open()
-    except av.FFmpegError as error:
-        said = " ".join(f"{key}={value}" for key, value in options.items())
-        raise UsageError(
-            f"{encoding.codec} does not take {said} for {context.width}x{context.height} "
-            f"{context.pix_fmt}: {error.strerror}"
-        ) from error
-    if context.options:  # what it did not recognise
-        unknown = ", ".join(context.options)
-        raise UsageError(f"{encoding.codec} has no option {unknown}")
+        return DEFAULT_SPEED.get(encoding.codec, {}) | options
+    return options | {"preset": encoding.preset}
