@@ -104,6 +104,10 @@ def upscale(
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
+    decode: Annotated[
+        Literal["auto", "cpu", "gpu"],
+        typer.Option(help="Video decoder; auto: the GPU's where the engine is on it."),
+    ] = "auto",
     codec: Annotated[str, typer.Option("-c", "--codec", help="Video encoder.")] = "libx264",
     crf: Annotated[int | None, typer.Option(help="Constant quality of the encoder.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed preset of the encoder.")] = None,
@@ -168,6 +172,7 @@ def upscale(
         engine=engine,
         device=device,
         fp32=fp32,
+        decode=decode,
         tiling=Tiling(
             tile=_pixels_or("--tile", tile, "auto"),
             overlap=_pixels_or("--overlap", overlap, "auto", "exact"),

@@ -21,6 +21,7 @@ from srgan_edge.errors import InputDamaged, Interrupted
 from srgan_edge.film_join import Joined, join, rehearse
 from srgan_edge.film_result import FilmResult
 from srgan_edge.jobs import Job
+from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.options import Options
 from srgan_edge.pipeline import Item, upscale_video
 from srgan_edge.pixels import Pixels
@@ -58,6 +59,22 @@ def upscale_film(
             another job.
         Interrupted: a signal came; finished segments stay.
     """
+    if options.decode == "gpu":
+        try:
+            return _upscale_film(job, upscaler, options, made_by, reporter, Nvdec())
+        except NvdecFailed as failure:
+            reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
+    return _upscale_film(job, upscaler, options, made_by, reporter, None)
+
+
+def _upscale_film(
+    job: Job,
+    upscaler: Upscaler,
+    options: Options,
+    made_by: Mapping[str, Any],
+    reporter: Reporter,
+    nvdec: Nvdec | None,
+) -> FilmResult:
     encoding = options.encoding
     with VideoReader(
         job.source,
@@ -65,6 +82,7 @@ def upscale_film(
         allow_opaque=encoding.accepts_opaque,
         conceal=options.on_damage == "conceal",
         deinterlace=options.deinterlace,
+        nvdec=nvdec,
     ) as reader:
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from srgan_edge.image_file import MAX_PIXELS
+from srgan_edge.nvdec import Decoder
 from srgan_edge.upscaler import Tiling
 from srgan_edge.video import Encoding
 
@@ -20,6 +21,8 @@ class Options:
     fp32: bool = False
     outscale: float | None = None
     """Final scale; None: the model's."""
+    decode: Decoder = "auto"
+    """Where films are decoded; auto: on the GPU, if the engine is there."""
     existing: Literal["refuse", "replace", "keep"] = "refuse"
     """What to do where a result already exists."""
     color_lock: bool | None = None

@@ -116,6 +116,7 @@ class TerminalReporter:
             self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        self._remove_bars()  # of the same job, where it begins again
         name = escape(job.source.name)
         self._task = self._progress.add_task(name, total=frames, completed=done)
         self._progress.start()
@@ -125,8 +126,7 @@ class TerminalReporter:
 
     def ended(self, outcome: Outcome) -> None:
         self._progress.stop()
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)
+        self._remove_bars()
         if outcome.error is not None:
             print_error(outcome.error)
         elif not self._quiet:
@@ -142,6 +142,10 @@ class TerminalReporter:
             path, reason = printable(str(outcome.job.source)), printable(str(outcome.error))
             table.add_row(str(outcome.exit_code), escape(path), escape(reason))
         self._console.print(table)
+
+    def _remove_bars(self) -> None:
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
 
 
 class JsonReporter:

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from srgan_edge.animation import animation_file
@@ -16,6 +17,7 @@ from srgan_edge.image_reader import ImageReader
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.nvdec import choose_decoder
 from srgan_edge.onnx_file import read_onnx
 from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
@@ -55,6 +57,9 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             f"{', colours locked' if upscaler.color_lock else ''}",
             made_by,
         )
+        if any(job.kind == "video" for job in jobs):
+            chosen = choose_decoder(options.decode, info.device, reporter.note)
+            options = replace(options, decode=chosen)
         outcomes = []
         for job in jobs:
             outcome = _outcome_of(job, upscaler, options, made_by, reporter)

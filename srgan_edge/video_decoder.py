@@ -10,6 +10,7 @@ from av.video.stream import VideoStream
 
 from srgan_edge.damage import Damage
 from srgan_edge.frame_ledger import FrameLedger
+from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.video import FrameTime, VideoPacket
 
 
@@ -28,6 +29,9 @@ class VideoDecoder:
 
     With `conceal`, the picture before (at the start, the one after) is shown in place of a frame
     that cannot be decoded, at the time of that frame. Not thread-safe.
+
+    Raises:
+        NvdecFailed: it is `nvdec` that decodes, and something is not as it should be.
     """
 
     def __init__(
@@ -38,11 +42,12 @@ class VideoDecoder:
         *,
         one_to_one: bool,
         conceal: bool,
+        nvdec: Nvdec | None = None,
     ) -> None:
         """`one_to_one`: in this container each packet is a frame, from the first keyframe on."""
         self.concealed = 0
         """Pictures shown in place of one that could not be decoded."""
-        self._stream = stream
+        self._stream, self._nvdec = stream, nvdec
         self._time_base = stream.time_base or Fraction(1, 1000)
         self._damage = damage
         self._one_to_one = one_to_one
@@ -84,7 +89,10 @@ class VideoDecoder:
 
     def _pictures(self, packet: "VideoPacket | None") -> Iterator[Picture]:
         try:
-            frames = self._stream.decode(packet)
+            if self._nvdec is None:
+                frames = self._stream.decode(packet)
+            else:
+                frames = self._nvdec.decode(self._stream, packet)
         except av.FFmpegError as error:
             time = None if packet is None else packet.dts if packet.pts is None else packet.pts
             self._error = str(error.strerror), (time or 0) * self._time_base
@@ -106,6 +114,9 @@ class VideoDecoder:
     def _make_up_for(
         self, unseen: list[FrameTime], following: VideoFrame | None = None
     ) -> Iterator[Picture]:
+        if self._nvdec and unseen and (self._last is not None or following is None):
+            seconds = float(unseen[0].pts * self._time_base)
+            raise NvdecFailed(f"NVDEC gave no frame for the packet at {seconds:.2f} s")
         lost = [sent for sent in unseen if self._is_damage(sent)]
         self._lost.update(sent.pts for sent in lost)
         shown = self._last or following

@@ -31,6 +31,7 @@ from srgan_edge.deep_frames import depth_bits, is_readable
 from srgan_edge.deinterlace import Deinterlacer
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.hdr import StaticHdr, needs_dolby_vision, unkept_metadata
+from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.rgb_decoder import RgbDecoder
 from srgan_edge.stated_size import missing_bytes
 from srgan_edge.swscale import Siting
@@ -83,6 +84,7 @@ class VideoReader:
     Raises:
         InputRefused: not a regular file of a known format, no video stream, frames over
             `MAX_PIXELS`, colours that cannot be read; or, unless allowed, transparency.
+        NvdecFailed: `nvdec` cannot decode it, which may show in the middle; without, it can be.
         InputDamaged: a known format that is cut off or broken.
     """
 
@@ -94,6 +96,7 @@ class VideoReader:
         allow_opaque: bool = False,
         conceal: bool = False,
         deinterlace: bool = False,
+        nvdec: Nvdec | None = None,
     ) -> None:
         """Of more than 8 bits, or of transparency, nothing is lost unless it is allowed here.
 
@@ -118,7 +121,7 @@ class VideoReader:
         """Frames for which the file states no time, placed right after the one before."""
         self.cover_art: dict[int, Packet[Stream]] = {}
         """Attached pictures, by stream index."""
-        self.container = _open_container(path)
+        self.container = _open_container(path, nvdec)
         try:
             self.video = self._best_video()
             self._prepare_decoder()
@@ -135,6 +138,7 @@ class VideoReader:
                 self._period_ticks,
                 one_to_one=bool(self._formats & _ONE_TO_ONE),
                 conceal=conceal,
+                nvdec=nvdec,
             )
             self._deinterlacer = Deinterlacer() if deinterlace else None
             self._video_packets = 0
@@ -144,6 +148,9 @@ class VideoReader:
             self._ahead: deque[Picture | CopiedPacket] = deque()
             first = self._first_frame()
             self.info = self._describe(first, rate)
+            if nvdec is not None:
+                with VideoReader(path, allow_8bit=True, deinterlace=deinterlace) as software:
+                    nvdec.compare(first.frame, cast(Picture, software._ahead[-1]).frame)
             self._refuse_unreadable(self.info.pixel_format, self.info.color)
             if needs_dolby_vision(first.frame):
                 raise InputRefused(
@@ -405,7 +412,7 @@ class VideoReader:
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)
 
 
-def _open_container(path: Path) -> InputContainer:
+def _open_container(path: Path, nvdec: Nvdec | None) -> InputContainer:
     head = _first_bytes(path)
     try:
         return av.open(
@@ -416,8 +423,11 @@ def _open_container(path: Path) -> InputContainer:
                 "max_pixels": str(MAX_PIXELS),  # probing decodes
             },
             metadata_errors="replace",
+            hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:
+        if nvdec is not None:  # of the device, or of the file, which will show without it
+            raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
         if any(head[at:].startswith(magic) for at, magic in _MAGIC):
             raise InputDamaged(
                 f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"

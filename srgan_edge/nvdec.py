@@ -1,0 +1,156 @@
+"""NVDEC, the decoder in NVIDIA's GPUs: the very frames that software decodes, or none of them.
+
+Only codecs are taken whose standards leave nothing to the decoder, so that frames are the same to
+the bit. `video_decoder` holds what comes out against the packets that went in; at the first doubt
+the film is for the software decoder. NVDEC goes around damage without a word: what is inside a
+packet, and unknown to the container, is not noticed. **Not yet run on a GPU.**
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Literal
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.codec import Codec
+from av.codec.hwaccel import HWAccel
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from srgan_edge.errors import ResourcesExhausted
+from srgan_edge.gpu import Gpu
+from srgan_edge.video import VideoPacket
+
+Decoder = Literal["auto", "cpu", "gpu"]
+
+EXACT_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
+"""By FFmpeg's names. MPEG-1, 2 and 4 and VC-1 let each decoder round its cosines."""
+
+SOFTWARE_FORMATS = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
+"""What it gives -> the same samples in the planes that the software decoder gives."""
+
+_PRIMARY_CONTEXT: dict[str, object] = {"primary_ctx": "1"}
+"""The one that TensorRT works in too; else each stream would take memory for another."""
+
+_LIBRARY = "libnvcuvid.so.1"
+"""That FFmpeg loads with a film's first frame; without it, it decodes in software."""
+
+MOST_PACKETS_BEHIND = 64
+"""Later than that no frame comes any more: the standards let 16 pictures wait for their turn."""
+
+
+class NvdecFailed(ResourcesExhausted):
+    """Something is not as in software, where this film has to be decoded instead."""
+
+
+def choose_decoder(wanted: Decoder, engine_device: str, say: Callable[[str], None]) -> Decoder:
+    """`cpu` or `gpu`: `auto` is the GPU where frames go there anyway, and it opens.
+
+    Args:
+        engine_device: `EngineInfo.device`.
+        say: takes the line that tells why it is not the GPU where it should be.
+
+    Raises:
+        ResourcesExhausted: the GPU was asked for by name, and there is none.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not engine_device.startswith("cuda")):
+        return "cpu"
+    reason = why_not_here()
+    if reason is None:
+        return "gpu"
+    if wanted == "gpu":
+        raise ResourcesExhausted(f"--decode gpu: {reason}; type --decode cpu")
+    say(f"decoding on the CPU: {reason}")
+    return "cpu"
+
+
+def why_not_here() -> str | None:
+    """Why nothing can be decoded on a GPU; None if it can."""
+    if Gpu.find() is None:
+        return "there is no NVIDIA GPU here, or no driver for it"
+    try:
+        ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return (
+            f"the driver's library for it, {_LIBRARY}, is not here; a container needs "
+            "NVIDIA_DRIVER_CAPABILITIES=all"
+        )
+    try:
+        HWAccel("cuda", options=_PRIMARY_CONTEXT).create(Codec("h264", "r"))
+    except NotImplementedError:
+        return "this FFmpeg was built without NVDEC"
+    except av.FFmpegError as error:
+        return f"the GPU does not open for decoding ({error.strerror})"
+    return None
+
+
+class Nvdec:
+    """Decodes one film, from its first packet to its last."""
+
+    def __init__(self) -> None:
+        # Where NVDEC does not take a stream, FFmpeg decodes it itself: the format of frames tells.
+        self.hwaccel: HWAccel | None = HWAccel(
+            "cuda", allow_software_fallback=True, options=_PRIMARY_CONTEXT
+        )
+        """For `av.open`; frames come into this machine's memory."""
+        self._packets_behind = 0
+
+    def decode(self, stream: VideoStream, packet: "VideoPacket | None") -> list[VideoFrame]:
+        """As `stream.decode`, with frames in the pixel format of the software decoder.
+
+        Raises:
+            NvdecFailed: it does not take this stream, gave an error or a damaged frame, or none for
+                long; or a packet has no time, by which the loss of its frame would show.
+        """
+        if (codec := stream.codec_context.codec.canonical_name) not in EXACT_CODECS:
+            raise NvdecFailed(f"{codec} has no exact decoder, and each rounds by itself")
+        if packet is not None and packet.is_corrupt:
+            raise NvdecFailed("a packet is damaged")
+        if packet is not None and packet.pts is None:
+            raise NvdecFailed("a packet has no time, by which the loss of its frame would show")
+        try:
+            frames = self._decoded(stream, packet)
+        except av.FFmpegError as error:
+            raise NvdecFailed(f"NVDEC failed ({error.strerror})") from error
+        self._packets_behind = 0 if frames else self._packets_behind + 1
+        if self._packets_behind > MOST_PACKETS_BEHIND:
+            raise NvdecFailed(f"NVDEC gave no frame for {self._packets_behind} packets")
+        return [_in_software_format(frame, stream) for frame in frames]
+
+    def compare(self, first: VideoFrame, expected: VideoFrame) -> None:
+        """Refuse a film whose first frame is not that of the software decoder.
+
+        It may be cropped elsewhere: FFmpeg cannot move the edge of a picture that is on a GPU.
+
+        Raises:
+            NvdecFailed: they differ in any sample.
+        """
+        pairs = zip(_samples(first), _samples(expected), strict=True)
+        if first.pts != expected.pts or not all(np.array_equal(*pair) for pair in pairs):
+            raise NvdecFailed("NVDEC's first frame is not that of the software decoder")
+
+    def _decoded(self, stream: VideoStream, packet: "VideoPacket | None") -> list[VideoFrame]:
+        return stream.decode(packet)
+
+
+def _in_software_format(frame: VideoFrame, stream: VideoStream) -> VideoFrame:
+    given = frame.format.name
+    if frame.is_corrupt:
+        raise NvdecFailed("NVDEC gave a damaged frame")
+    if given not in SOFTWARE_FORMATS:
+        raise NvdecFailed(f"NVDEC does not take {stream.codec_context.name} in {given} here")
+    if given == "p010le" and (frame.width % 2 or frame.height % 2):
+        raise NvdecFailed("10 bits in an odd size")  # libswscale gets these wrong
+    return frame.reformat(format=SOFTWARE_FORMATS[given])
+
+
+def _samples(frame: VideoFrame) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of each plane [H, ...], without what lies between rows."""
+    size = max(component.bits for component in frame.format.components) // 9 + 1
+    return [
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[
+            :, : plane.width * size
+        ]
+        for plane in frame.planes
+    ]
