@@ -163,9 +163,9 @@ def end_to_end(name: str, model: str, size: tuple[int, int]) -> dict[str, float]
 def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, Any]:
     """Milliseconds on the GPU's clock of an engine's own slot: its kernels, and with copies."""
     with open_engine(name, model, size) as engine:
-        cuda, (slot,) = engine._cuda, engine._slots
+        cuda, (slot,) = engine.cuda, engine._slots
         with cuda.current():
-            stream = slot._stream
+            stream = slot.stream
 
             def timed(work: Callable[[], Any]) -> float:
                 start, end = cuda.event(), cuda.event()

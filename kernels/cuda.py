@@ -55,6 +55,10 @@ class Stream(Protocol):
         """Wait until all of it is done."""
         ...
 
+    def wait_for(self, event: "Event") -> None:
+        """What is put into it from now on waits, on the GPU, for a point in another stream."""
+        ...
+
 
 class Event(Protocol):
     """A point in a stream."""
@@ -62,7 +66,7 @@ class Event(Protocol):
     def record(self, stream: Stream) -> None: ...
 
     def synchronize(self) -> None:
-        """Wait until the stream has got there."""
+        """Wait until the stream has got there, asleep: others have work for the processor."""
         ...
 
     def milliseconds_since(self, earlier: "Event") -> float:
@@ -110,6 +114,10 @@ class Cuda(Protocol):
     def pinned_memory(self, size_bytes: int) -> PinnedMemory: ...
 
     def stream(self) -> Stream: ...
+
+    def default_stream(self) -> Stream:
+        """The one that FFmpeg works in; those of `stream` do not wait for it by themselves."""
+        ...
 
     def event(self) -> Event: ...
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.kernels.cuda import Argument, failure_of
 
+_NO_DRIVER = "no NVIDIA driver here; install one"
+
 
 def open_device() -> "CudaBindings":
     """
@@ -23,10 +25,11 @@ def open_device() -> "CudaBindings":
         _ask(driver.cuInit(0))
         device = _ask(driver.cuDeviceGet(0))
         return CudaBindings(_ask(driver.cuDevicePrimaryCtxRetain(device)))
-    except RuntimeError:  # how the bindings say that there is no library
+    except RuntimeError as error:  # how the bindings say that a function or all of it is not there
+        is_old = str(error).startswith("Function ")
+        missing = "the NVIDIA driver is too old; update it" if is_old else _NO_DRIVER
         raise ResourcesExhausted(
-            "no NVIDIA driver here; install one, or upscale with another engine: "
-            "srgan-edge doctor says which there are"
+            f"{missing}, or upscale with another engine: srgan-edge doctor says which there are"
         ) from None
 
 
@@ -52,7 +55,11 @@ class CudaBindings:
         return _PinnedMemory(size_bytes)
 
     def stream(self) -> "_Stream":
-        return _Stream()
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # waits for no default stream
+        return _Stream(int(_ask(driver.cuStreamCreate(flags))))
+
+    def default_stream(self) -> "_Stream":
+        return _Stream(0)
 
     def event(self) -> "_Event":
         return _Event()
@@ -99,26 +106,31 @@ class _PinnedMemory:
 
 
 class _Stream:
-    def __init__(self) -> None:
-        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # waits for no default stream
-        self.handle = int(_ask(driver.cuStreamCreate(flags)))
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
 
     def synchronize(self) -> None:
         _ask(driver.cuStreamSynchronize(self.handle))
 
+    def wait_for(self, event: "_Event") -> None:
+        _ask(driver.cuStreamWaitEvent(self.handle, event.event, 0))
+
 
 class _Event:
     def __init__(self) -> None:
-        self._event = _ask(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DEFAULT))
+        flags = (
+            driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
+        )  # who waits sleeps: cores are for FFmpeg
+        self.event = _ask(driver.cuEventCreate(flags))
 
     def record(self, stream: _Stream) -> None:
-        _ask(driver.cuEventRecord(self._event, stream.handle))
+        _ask(driver.cuEventRecord(self.event, stream.handle))
 
     def synchronize(self) -> None:
-        _ask(driver.cuEventSynchronize(self._event))
+        _ask(driver.cuEventSynchronize(self.event))
 
     def milliseconds_since(self, earlier: "_Event") -> float:
-        return float(_ask(driver.cuEventElapsedTime(earlier._event, self._event)))
+        return float(_ask(driver.cuEventElapsedTime(earlier.event, self.event)))
 
 
 class _Graph:

@@ -58,7 +58,10 @@ class PyCuda:
         return _PinnedMemory(size_bytes)
 
     def stream(self) -> "_Stream":
-        return _Stream()
+        return _Stream(driver.Stream(NON_BLOCKING))
+
+    def default_stream(self) -> "_Stream":
+        return _Stream(None)
 
     def event(self) -> "_Event":
         return _Event()
@@ -114,17 +117,23 @@ class _PinnedMemory:
 
 
 class _Stream:
-    def __init__(self) -> None:
-        self.stream = driver.Stream(NON_BLOCKING)
-        self.handle: int = self.stream.handle
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - an object of pycuda
+        self.stream = stream
+        self.handle: int = 0 if stream is None else stream.handle
 
     def synchronize(self) -> None:
-        self.stream.synchronize()
+        if self.stream is None:  # pycuda waits for it with all others, or not at all
+            driver.Context.synchronize()
+        else:
+            self.stream.synchronize()
+
+    def wait_for(self, event: "_Event") -> None:
+        self.stream.wait_for_event(event.event)
 
 
 class _Event:
     def __init__(self) -> None:
-        self.event = driver.Event()
+        self.event = driver.Event(driver.event_flags.BLOCKING_SYNC)  # see cuda_bindings.py
 
     def record(self, stream: _Stream) -> None:
         self.event.record(stream.stream)

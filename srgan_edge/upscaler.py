@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Literal
 
 from srgan_edge.color_lock import locked, locked_stripes
-from srgan_edge.engines.base import Engine, EngineInfo, NotFinite
-from srgan_edge.errors import EngineLost, ModelRefused, OutOfMemory, UsageError
+from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
+from srgan_edge.errors import EngineLost, ExtraMissing, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import (
@@ -48,6 +48,8 @@ class Load:
 
     tile: int | Literal["auto"]
     batch: int
+    whole_frames: bool = True
+    """Frames go to engines whole that can cut them themselves."""
 
 
 class Upscaler:
@@ -108,6 +110,10 @@ class Upscaler:
         """How many calls of `upscale` may run at once."""
         return self._engine.info.slots
 
+    def plan(self, width: int, height: int) -> tuple[TilePlan, int]:
+        """How frames of a size are cut now, and how many tiles go to the engine at a time."""
+        return self._plan_and_batch(width, height, self._load, self._engine.info.fixed_shape)
+
     def upscale(self, frame: Pixels) -> Pixels:
         """uint8 [H, W, 3] -> uint8 [sH, sW, 3].
 
@@ -120,8 +126,7 @@ class Upscaler:
         height, width = frame.shape[:2]
         while True:
             with self._going_on_with_less(width, height) as (engine, plan, batch):
-                upscale = self._finite(engine, plan.tiles)
-                pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
+                pixels = self._upscaled(engine, frame, plan, batch)
                 return locked(frame, pixels) if self.color_lock else pixels
 
     def upscale_rows(
@@ -167,9 +172,9 @@ class Upscaler:
         """What to upscale a frame with. If that is too much, or lost, other is taken: try again."""
         engine, load = self._engine, self._load
         fixed_shape = engine.info.fixed_shape
-        plan = self._plan_for(width, height, load, fixed_shape)
+        plan, batch = self._plan_and_batch(width, height, load, fixed_shape)
         try:
-            yield engine, plan, load.batch if fixed_shape is None else fixed_shape[0]
+            yield engine, plan, batch
         except OutOfMemory as error:
             with self._changing:
                 if load == self._load and engine is self._engine:  # else it has changed already
@@ -178,6 +183,25 @@ class Upscaler:
             with self._changing:
                 if engine is self._engine:
                     self._take_spare(engine, error)
+
+    def _plan_and_batch(
+        self, width: int, height: int, load: Load, fixed_shape: tuple[int, int, int] | None
+    ) -> tuple[TilePlan, int]:
+        plan = self._plan_for(width, height, load, fixed_shape)
+        return plan, load.batch if fixed_shape is None else fixed_shape[0]
+
+    def _upscaled(self, engine: Engine, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
+        if self._load.whole_frames and isinstance(engine, FrameEngine):
+            try:
+                return engine.upscale_frame(frame, plan, batch)
+            except NotFinite:
+                pass  # tile by tile, so that only those are done again
+            except ExtraMissing as error:
+                with self._changing:
+                    if self._load.whole_frames:
+                        self._cut_here(str(error))
+        upscale = self._finite(engine, plan.tiles)
+        return upscale_tiled(upscale, frame, plan, self.scale, batch)
 
     def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
         """`engine.upscale` for these tiles, in their order."""
@@ -224,6 +248,9 @@ class Upscaler:
         error: OutOfMemory,
     ) -> None:
         """From now on half the batch, or else tiles of half the side."""
+        if load.whole_frames and len(plan.tiles) > 1 and isinstance(self._engine, FrameEngine):
+            self._cut_here("out of memory")
+            return
         halos_px = 2 * self.halo_px if len(plan.tiles) > 1 else 0
         core_px = max(plan.window_size) - halos_px
         if fixed_shape is not None or (load.batch == 1 and core_px < 2 * MIN_TILE_PX):
@@ -232,8 +259,12 @@ class Upscaler:
             self._load = replace(load, batch=load.batch // 2)
             self._say(f"out of memory: going on with {self._load.batch} tiles a call")
         else:
-            self._load = Load(core_px // 2, 1)
+            self._load = replace(load, tile=core_px // 2, batch=1)
             self._say(f"out of memory: going on with tiles of {self._load.tile} px")
+
+    def _cut_here(self, why: str) -> None:
+        self._load = replace(self._load, whole_frames=False)
+        self._say(f"{why}: going on with frames that are cut before they go to the GPU")
 
     def _take_spare(self, lost: Engine, error: EngineLost) -> None:
         if self._spare is None:

@@ -8,13 +8,13 @@ import ctypes
 import dataclasses
 import importlib
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from host_kernels import CXX, register_all
 
 from srgan_edge.errors import EngineLost, OutOfMemory, ResourcesExhausted
 from srgan_edge.gpu import Gpu
@@ -117,6 +117,20 @@ def test_nothing_waits_by_itself(cuda, fake):
     event.record(stream)
     event.synchronize()
     assert target.array.any()
+
+
+@pytest.mark.parametrize("first", ["stream", "default_stream"])
+def test_a_stream_waits_for_another(cuda, first):
+    """Nothing is synchronized but the second one."""
+    earlier, later, written = getattr(cuda, first)(), cuda.stream(), cuda.event()
+    source, target = filled(cuda, np.full(8, 7, np.uint8)), filled(cuda, np.zeros(8, np.uint8))
+    memory = cuda.memory(8)
+    cuda.upload(source.array, memory.address, earlier)
+    written.record(earlier)
+    later.wait_for(written)
+    cuda.download(memory.address, target.array, later)
+    later.synchronize()
+    assert target.array.tolist() == [7] * 8
 
 
 def test_kernels_get_their_arguments_as_they_were(cuda, image):
@@ -228,35 +242,9 @@ def test_no_gpu_is_told(fake):
 @pytest.fixture(scope="module")
 def host_kernels(tmp_path_factory):
     """The kernels as functions of this process, known to the driver without a GPU by name."""
-    from test_kernels import CXX, CXX_OPTIONS, SOURCES
-
     if not FAKE or CXX is None:
         pytest.skip("with a GPU, `make gpu` runs them there; without, they need a C++ compiler")
-    path = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    sources = [source.FOLDER / f"{name}.cu" for name in SOURCES]
-    subprocess.run([CXX, *CXX_OPTIONS, "-o", path, "-x", "c++", *sources], check=True)
-    library = ctypes.CDLL(str(path))
-    current = ctypes.c_int.in_dll(library, "current_thread")
-    kept = []
-
-    def register(name, sizes):
-        kinds = [ctypes.c_void_p if size == 8 else ctypes.c_int for size in sizes]
-        function = getattr(library, name)
-
-        @KERNEL
-        def on_all_threads(arguments, blocks, threads):
-            values = [
-                ctypes.cast(arguments[i], ctypes.POINTER(kind))[0] for i, kind in enumerate(kinds)
-            ]
-            for thread in range(blocks[0][0] * threads[0][0]):
-                current.value = thread
-                function(*map(lambda kind, value: kind(value), kinds, values))
-
-        kept.append(on_all_threads)
-        array = (ctypes.c_size_t * len(sizes))(*sizes)
-        ctypes.CDLL(FAKE).fake_register(name.encode(), on_all_threads, len(sizes), array)
-
-    return register
+    yield register_all(ctypes.CDLL(FAKE), tmp_path_factory.mktemp("kernels"))
 
 
 @pytest.mark.parametrize(("width", "height"), [(17, 9), (64, 20)])
@@ -267,8 +255,6 @@ def test_what_make_gpu_does_with_kernels(cuda, host_kernels, width, height):
 
     seen = set()
     for case in gpu_kernels.cases(width, height, seed=1):
-        sizes = [8 if isinstance(it, np.ndarray) else 4 for it in case.arguments]
-        host_kernels(case.kernel, sizes)
         times = gpu_kernels.run(cuda, b"an image\0", case, repeats=2)
         assert len(times) == 2
         seen.add(case.kernel)

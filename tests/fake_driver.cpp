@@ -2,6 +2,7 @@
 // nothing before somebody waits for it. So whoever reads too early reads what was there before, as
 // on a GPU that is far behind. Kernels are functions that a test registers.
 
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 using Work = std::function<void()>;
@@ -18,7 +20,7 @@ enum Result { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100
 
 struct Graph { std::vector<Work> works; };
 struct Stream { std::vector<Work> waiting; Graph *recording = nullptr; };
-struct Event { Stream *stream = nullptr; uint64_t recorded = 0; bool reached = true; double ms = 0; };
+struct Event { unsigned flags; Stream *stream = nullptr; uint64_t recorded = 0; bool reached = true; double ms = 0; };
 using Kernel = void (*)(void **arguments, const unsigned *blocks, const unsigned *threads);
 struct Function { Kernel kernel; std::vector<size_t> sizes; };
 
@@ -30,6 +32,10 @@ static size_t limit_bytes = SIZE_MAX, used_bytes = 0;
 static int devices = 1;
 static Result broken = SUCCESS;  // what every call that works in a context answers once it is set
 static double clock_ms = 0;
+static volatile bool gate_closed = false, gate_was_forced = false;  // while closed, no stream does anything
+static std::map<uintptr_t, size_t> pinned;
+struct Counts { uint64_t uploads, uploaded_bytes, downloads, downloaded_bytes, pageable, waits, spins, allocations; };
+static Counts counts;
 static int primary_context;
 static thread_local std::vector<void *> contexts;
 
@@ -38,19 +44,30 @@ static thread_local std::vector<void *> contexts;
 #define CHECK_CONTEXT if (contexts.empty()) return INVALID_CONTEXT; if (broken) return broken
 #define NEEDS_CONTEXT HOLD; CHECK_CONTEXT
 
-static bool is_on_device(uintptr_t address, size_t size) {
-    auto next = allocations.upper_bound(address);
-    if (next == allocations.begin()) return false;
+static bool is_within(const std::map<uintptr_t, size_t> &blocks, uintptr_t address, size_t size) {
+    auto next = blocks.upper_bound(address);
+    if (next == blocks.begin()) return false;
     auto found = std::prev(next);
     return address + size <= found->first + found->second;
 }
+static bool is_on_device(uintptr_t address, size_t size) { return is_within(allocations, address, size); }
+static bool is_pageable(const void *at, size_t size) {
+    return !is_within(pinned, reinterpret_cast<uintptr_t>(at), size);
+}
 
+static Stream default_stream;
 static void enqueue(Stream *stream, Work work) {
+    if (!stream) stream = &default_stream;
     (stream->recording ? stream->recording->works : stream->waiting).push_back(std::move(work));
 }
 
 // Without the lock while it works: a host function may want Python's, whose owner may wait for ours.
 static void drain(Stream *stream) {
+    if (!stream) stream = &default_stream;
+    for (int ms = 0; gate_closed; ++ms) {
+        if (ms == 5000) { gate_was_forced = true; break; }
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
     std::vector<Work> works;
     { HOLD; works.swap(stream->waiting); }
     for (auto &work : works) { { HOLD; clock_ms += 1; } work(); }
@@ -60,8 +77,12 @@ static void drain(Stream *stream) {
 
 extern "C" void fake_reset() {
     HOLD;
-    limit_bytes = SIZE_MAX; devices = 1; broken = SUCCESS;
+    limit_bytes = SIZE_MAX; devices = 1; broken = SUCCESS; gate_closed = gate_was_forced = false;
 }
+// What was done since it was asked last: copies when a stream does them, all else when it is called.
+extern "C" void fake_take_counts(Counts *taken) { HOLD; *taken = counts; counts = {}; }
+extern "C" void fake_close_gate() { gate_closed = true; }
+extern "C" bool fake_open_gate() { gate_closed = false; return !gate_was_forced; }
 extern "C" void fake_limit_memory(size_t bytes) { HOLD; limit_bytes = bytes; }
 extern "C" void fake_set_devices(int count) { HOLD; devices = count; }
 extern "C" void fake_break(int result) { HOLD; broken = Result(result); }
@@ -101,7 +122,7 @@ EXPORT cuCtxSetCurrent(void *context) {
 EXPORT cuCtxDetach(void *) { return SUCCESS; }
 EXPORT cuCtxGetDevice(int *device) { *device = 0; return contexts.empty() ? INVALID_CONTEXT : SUCCESS; }
 EXPORT cuCtxGetApiVersion(void *, unsigned *version) { *version = 13000; return SUCCESS; }
-EXPORT cuCtxSynchronize() { CHECK_CONTEXT; for (auto stream : streams) drain(stream); return SUCCESS; }
+EXPORT cuCtxSynchronize() { { NEEDS_CONTEXT; ++counts.waits; } for (auto stream : streams) drain(stream); return SUCCESS; }
 
 EXPORT cuMemAlloc_v2(uintptr_t *address, size_t size) {
     NEEDS_CONTEXT;
@@ -109,6 +130,7 @@ EXPORT cuMemAlloc_v2(uintptr_t *address, size_t size) {
     *address = reinterpret_cast<uintptr_t>(malloc(size));
     memset(reinterpret_cast<void *>(*address), 0xA5, size);
     allocations[*address] = size;
+    ++counts.allocations;
     used_bytes += size;
     return SUCCESS;
 }
@@ -122,25 +144,48 @@ EXPORT cuMemFree_v2(uintptr_t address) {
     return SUCCESS;
 }
 EXPORT cuMemGetInfo_v2(size_t *free_bytes, size_t *all) { *all = limit_bytes; *free_bytes = limit_bytes - used_bytes; return SUCCESS; }
-EXPORT cuMemHostAlloc(void **address, size_t size, unsigned) { NEEDS_CONTEXT; *address = malloc(size); return SUCCESS; }
+EXPORT cuMemHostAlloc(void **address, size_t size, unsigned) {
+    NEEDS_CONTEXT;
+    *address = malloc(size);
+    pinned[reinterpret_cast<uintptr_t>(*address)] = size;
+    ++counts.allocations;
+    return SUCCESS;
+}
 EXPORT cuMemAllocHost_v2(void **address, size_t size) { return cuMemHostAlloc(address, size, 0); }
-EXPORT cuMemFreeHost(void *address) { free(address); return SUCCESS; }
+EXPORT cuMemFreeHost(void *address) {
+    HOLD;
+    pinned.erase(reinterpret_cast<uintptr_t>(address));
+    free(address);
+    return SUCCESS;
+}
 EXPORT cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, Stream *stream) {
     NEEDS_CONTEXT;
     if (!is_on_device(to, size)) return ILLEGAL_ADDRESS;
-    enqueue(stream, [=] { memcpy(reinterpret_cast<void *>(to), from, size); });
+    counts.pageable += is_pageable(from, size);
+    enqueue(stream, [=] {
+        { HOLD; ++counts.uploads; counts.uploaded_bytes += size; }
+        memcpy(reinterpret_cast<void *>(to), from, size);
+    });
     return SUCCESS;
 }
 EXPORT cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, Stream *stream) {
     NEEDS_CONTEXT;
     if (!is_on_device(from, size)) return ILLEGAL_ADDRESS;
-    enqueue(stream, [=] { memcpy(to, reinterpret_cast<void *>(from), size); });
+    counts.pageable += is_pageable(to, size);
+    enqueue(stream, [=] {
+        { HOLD; ++counts.downloads; counts.downloaded_bytes += size; }
+        memcpy(to, reinterpret_cast<void *>(from), size);
+    });
     return SUCCESS;
 }
 
 EXPORT cuStreamCreate(Stream **stream, unsigned) { NEEDS_CONTEXT; streams.push_back(*stream = new Stream); return SUCCESS; }
 EXPORT cuStreamDestroy_v2(Stream *) { return SUCCESS; }  // tests are short
-EXPORT cuStreamSynchronize(Stream *stream) { CHECK_CONTEXT; drain(stream); return SUCCESS; }
+EXPORT cuStreamSynchronize(Stream *stream) {
+    { NEEDS_CONTEXT; ++counts.waits; ++counts.spins; }
+    drain(stream);
+    return SUCCESS;
+}
 EXPORT cuStreamBeginCapture_v2(Stream *stream, int) {
     NEEDS_CONTEXT;
     if (stream->recording) return INVALID_VALUE;
@@ -171,7 +216,7 @@ EXPORT cuLaunchHostFunc(Stream *stream, void (*function)(void *), void *data) {
     return SUCCESS;
 }
 
-EXPORT cuEventCreate(Event **event, unsigned) { NEEDS_CONTEXT; *event = new Event; return SUCCESS; }
+EXPORT cuEventCreate(Event **event, unsigned flags) { NEEDS_CONTEXT; *event = new Event{flags}; return SUCCESS; }
 EXPORT cuEventDestroy_v2(Event *) { return SUCCESS; }
 EXPORT cuEventRecord(Event *event, Stream *stream) {
     NEEDS_CONTEXT;
@@ -180,7 +225,16 @@ EXPORT cuEventRecord(Event *event, Stream *stream) {
     enqueue(stream, [=] { event->reached = true; event->ms = clock_ms; });
     return SUCCESS;
 }
-EXPORT cuEventSynchronize(Event *event) { CHECK_CONTEXT; if (!event->reached) drain(event->stream); return SUCCESS; }
+EXPORT cuStreamWaitEvent(Stream *stream, Event *event, unsigned) {
+    NEEDS_CONTEXT;
+    enqueue(stream, [=] { if (!event->reached) drain(event->stream); });
+    return SUCCESS;
+}
+EXPORT cuEventSynchronize(Event *event) {
+    { NEEDS_CONTEXT; ++counts.waits; counts.spins += !(event->flags & 1); }  // BLOCKING_SYNC
+    if (!event->reached) drain(event->stream);
+    return SUCCESS;
+}
 EXPORT cuEventElapsedTime(float *ms, Event *from, Event *to) {
     HOLD;
     if (!from->reached || !to->reached) return INVALID_VALUE;

@@ -85,3 +85,23 @@ def test_without_a_binding_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(cuda, "_is_installed", lambda package: False)
     with pytest.raises(cuda.ExtraMissing, match=r"pip install 'srgan-edge\[rtx\]'"):
         cuda.open_cuda()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Failed to dlopen libcuda.so.1", "no NVIDIA driver here; install one, or upscale with"),
+        ('Function "cuInit" not found', "the NVIDIA driver is too old; update it, or upscale with"),
+    ],
+)
+def test_a_driver_that_is_absent_or_too_old(monkeypatch, said, told):
+    """As the bindings put it."""
+    bindings = pytest.importorskip("srgan_edge.kernels.cuda_bindings")
+
+    def cuInit(flags):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(bindings.driver, "cuInit", cuInit)
+    with pytest.raises(ResourcesExhausted, match=told) as refused:
+        bindings.open_device()
+    assert refused.value.exit_code == 7

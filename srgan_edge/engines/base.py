@@ -1,8 +1,8 @@
-"""What every engine promises, and nothing else: no files, no frames, no tiles."""
+"""What every engine promises, and nothing else: no files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from srgan_edge.errors import ModelRefused
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
+from srgan_edge.tiling import TilePlan
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,20 @@ class Engine(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+@runtime_checkable
+class FrameEngine(Engine, Protocol):
+    """An engine that also cuts frames, and puts them together, where it upscales them."""
+
+    def upscale_frame(self, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
+        """What `tiling.upscale_tiled` does with `upscale`: the same bytes, with fewer copies.
+
+        Raises:
+            OutOfMemory: the device has no room for whole frames.
+            ExtraMissing: something that this needs is not installed; `upscale` does without.
+        """
+        ...
 
 
 class NotFinite(ModelRefused):

@@ -7,7 +7,8 @@ Python. An engine is native code: its bytes are proven to be its passport's befo
 
 import importlib
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
 from srgan_edge.engines.base import EngineInfo, Totals, finite
+from srgan_edge.engines.canvas import Canvas
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
@@ -27,10 +29,12 @@ from srgan_edge.errors import (
 )
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
+from srgan_edge.kernels.launch import Kernels
 from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
 from srgan_edge.tensorrt_log import explained, log_of
+from srgan_edge.tiling import TilePlan
 
 INPUT, OUTPUT = "input", "output"
 """Of the deployment graph; engines have `TOTALS` besides."""
@@ -59,8 +63,11 @@ class TensorRtEngine:
             raise UsageError(f"--engine tensorrt runs on cuda:0, not on {device!r}")
         if reason := why_not_here(passport):
             raise ModelRefused(f"{path}: {reason}; type: {passport.rebuild_command}")
-        self._passport, self._cuda = passport, open_cuda()
-        with self._cuda.current():
+        self._passport, self.cuda = passport, open_cuda()
+        gpu = Gpu.find()
+        assert gpu is not None, "there is a CUDA context, and no GPU"
+        self._kernels = Kernels(self.cuda, gpu.compute_capability)
+        with self.cuda.current():
             self._engine = _deserialized(plan, passport, path)
             self._compiled = CompiledKernels(self._engine, passport) if passport.is_rtx else None
             self._slots = self._as_many_as_fit(slots)
@@ -84,22 +91,54 @@ class TensorRtEngine:
             EngineLost: the GPU failed.
             NotFinite: pictures beyond what FP16 holds.
         """
-        shape = self._shape_for(batch)
+        shape = self._shape_for(*batch.shape[:3])
+        with self.slot() as slot:
+            return finite(*slot.run(batch, shape))
+
+    def upscale_frame(self, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
+        """As `tiling.upscale_tiled`, but cut and put together on the GPU.
+
+        Raises:
+            UsageError, OutOfMemory, EngineLost, NotFinite: as above.
+            ExtraMissing: the kernels for it cannot be compiled here.
+        """
+        if len(plan.tiles) == 1:
+            return self.upscale(np.ascontiguousarray(frame)[None])[0]
+        with self.slot() as slot:
+            return self.canvas(slot, plan, batch).upscale_pixels(frame)
+
+    @contextmanager
+    def slot(self) -> Iterator["Slot"]:
+        """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
         with self._freed:
             while not self._idle:
                 self._freed.wait()
             slot = self._idle.pop()
         try:
-            with self._cuda.current():
-                result, totals = slot.run(batch, shape)
+            with self.cuda.current():
+                yield slot
         finally:
             with self._freed:
                 self._idle.append(slot)
                 self._freed.notify()
-        return finite(result, totals)
+
+    @contextmanager
+    def all_slots(self) -> Iterator["list[Slot]"]:
+        """All of them, which nobody uses meanwhile."""
+        with self._freed:
+            while len(self._idle) < len(self._slots):
+                self._freed.wait()
+            with self.cuda.current():
+                yield self._slots
+
+    def canvas(self, slot: "Slot", plan: TilePlan, batch: int) -> Canvas:
+        """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
+        width, height = plan.window_size
+        shape = self._shape_for(min(batch, len(plan.tiles)), height, width)
+        return slot.canvas(plan, shape, self._kernels)
 
     def close(self) -> None:
-        with suppress(EngineLost), self._cuda.current():  # what is lost has nothing to give back
+        with suppress(EngineLost), self.cuda.current():  # what is lost has nothing to give back
             if self._compiled is not None:
                 self._compiled.save()
             for slot in self._slots:
@@ -112,12 +151,12 @@ class TensorRtEngine:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _as_many_as_fit(self, wanted: int) -> "list[_Slot]":
-        slots: list[_Slot] = []
+    def _as_many_as_fit(self, wanted: int) -> "list[Slot]":
+        slots: list[Slot] = []
         for _ in range(wanted):
             slot = None
             try:
-                slot = _Slot(self._cuda, self._new_context(), self._passport)
+                slot = Slot(self.cuda, self._new_context(), self._passport)
                 slot.take_shape(self._passport.profile.best)
             except OutOfMemory:
                 if slot is not None:
@@ -138,9 +177,8 @@ class TensorRtEngine:
             raise OutOfMemory("the GPU is out of memory: no execution context")
         return context
 
-    def _shape_for(self, batch: Pixels) -> Shape:
-        """The shape of the profile that the batch runs in: its own, or that of a fixed engine."""
-        frames, height, width, _ = batch.shape
+    def _shape_for(self, frames: int, height: int, width: int) -> Shape:
+        """The shape of the profile that a batch runs in: its own, or that of a fixed engine."""
         profile = self._passport.profile
         if profile.is_static:
             most, *size = profile.best
@@ -157,27 +195,28 @@ class TensorRtEngine:
         )
 
 
-class _Slot:
+class Slot:
     """A context with its stream, buffers and graph, all for one shape at a time."""
 
     def __init__(self, cuda: Cuda, context: Any, passport: Passport) -> None:  # noqa: ANN401
         self._cuda, self._context = cuda, context
         self._scale, self._is_rtx = passport.spec.scale, passport.is_rtx
-        self._stream, self._done = cuda.stream(), cuda.event()
+        self.stream, self._done = cuda.stream(), cuda.event()
+        self._addresses: dict[str, int] = {}
         self._shape: Shape | None = None
         self._buffers: list[Any] = []
         self._graph: Graph | None = None
+        self._canvas: Canvas | None = None
 
     def run(self, batch: Pixels, shape: Shape) -> tuple[Pixels, Totals]:
         """uint8 [n, H, W, 3], n at most that of `shape`, -> [n, sH, sW, 3] and float32 [n]."""
         self.take_shape(shape)
         self._here[: len(batch)] = batch  # what follows is of an earlier call, and not looked at
         if self._graph is not None:
-            self._graph.launch(self._stream)
+            self._graph.launch(self.stream)
         else:
-            self._put()
-        self._done.record(self._stream)
-        self._done.synchronize()
+            self._put_with_copies()
+        self.wait()
         return self._back[: len(batch)].copy(), self._totals[: len(batch)].copy()
 
     def take_shape(self, shape: Shape) -> None:
@@ -202,30 +241,64 @@ class _Slot:
             ready = ready and self._context.set_tensor_address(name, address)
         if not ready:
             raise EngineLost(f"TensorRT does not take {shape} or the memory for it")
-        self._put()  # the first time it is slower, and must not be recorded
-        self._stream.synchronize()
-        self._graph = self._recorded()
+        self._put_with_copies()  # the first time it is slower, and must not be recorded
+        self.stream.synchronize()
+        self._graph = self.recorded(self._put_with_copies)
         self._shape = shape
+
+    def canvas(self, plan: TilePlan, shape: Shape, kernels: Kernels) -> Canvas:
+        """Room for frames that are cut by `plan`, kept until another plan or shape comes.
+
+        Raises:
+            OutOfMemory: it does not fit.
+        """
+        if self._canvas is None or shape != self._shape or plan is not self._canvas.plan:
+            self._close_canvas()
+            self.take_shape(shape)
+            self._canvas = Canvas(self._cuda, kernels, self, plan, shape[0], self._scale)
+        return self._canvas
+
+    @property
+    def source(self) -> int:
+        """Address of what the network reads, in the shape that was taken last."""
+        return self._addresses[INPUT]
+
+    @property
+    def target(self) -> int:
+        """Address of what it writes."""
+        return self._addresses[OUTPUT]
+
+    def put(self) -> None:
+        """What is at `source`, upscaled, to `target`: into the stream."""
+        if not self._context.execute_async_v3(self.stream.handle):
+            raise EngineLost("TensorRT did not run the engine")
+
+    def take_totals(self, totals: Totals) -> None:
+        """Those of what was put last, float32 [n], into pinned memory: into the stream."""
+        self._cuda.download(self._addresses[TOTALS], totals, self.stream)
+
+    def recorded(self, put: Callable[[], None]) -> Graph | None:
+        """What `put` does as one graph; None where TensorRT-RTX still compiles in the midst."""
+        if self._is_rtx and not self._context.is_stream_capturable(self.stream.handle):
+            return None
+        with self._cuda.recording(self.stream) as graph:
+            put()
+        return graph
+
+    def wait(self) -> None:
+        """Until the stream has done all that was put into it."""
+        self._done.record(self.stream)
+        self._done.synchronize()
 
     def close(self) -> None:
         self._release()
         del self._context
 
-    def _recorded(self) -> Graph | None:
-        """The work of a call as one graph; None where TensorRT-RTX still compiles in the midst."""
-        if self._is_rtx and not self._context.is_stream_capturable(self._stream.handle):
-            return None
-        with self._cuda.recording(self._stream) as graph:
-            self._put()
-        return graph
-
-    def _put(self) -> None:
-        """There, upscaled, and back: into the stream."""
-        self._cuda.upload(self._here, self._addresses[INPUT], self._stream)
-        if not self._context.execute_async_v3(self._stream.handle):
-            raise EngineLost("TensorRT did not run the engine")
-        self._cuda.download(self._addresses[OUTPUT], self._back, self._stream)
-        self._cuda.download(self._addresses[TOTALS], self._totals, self._stream)
+    def _put_with_copies(self) -> None:
+        self._cuda.upload(self._here, self.source, self.stream)
+        self.put()
+        self._cuda.download(self.target, self._back, self.stream)
+        self.take_totals(self._totals)
 
     def _pinned(self, shape: tuple[int, ...]) -> Pixels:
         pinned = self._cuda.pinned_memory(int(np.prod(shape)))
@@ -239,9 +312,15 @@ class _Slot:
 
     def _release(self) -> None:
         self._shape = None
-        self._stream.synchronize()
+        self.stream.synchronize()
+        self._close_canvas()
         while self._buffers:
             self._buffers.pop().close()
+
+    def _close_canvas(self) -> None:
+        if self._canvas is not None:
+            self._canvas.close()
+            self._canvas = None
 
 
 class CompiledKernels:
