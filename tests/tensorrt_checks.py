@@ -12,31 +12,88 @@ import os
 import re
 import sys
 import threading
+from collections import deque
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from clips import make
+from av.video.frame import VideoFrame
+from clips import MS, make
+from host_kernels import CXX, register_all
 from tensorrt_api import recorded
 
+from srgan_edge import dlpack
 from srgan_edge.cli import app
 from srgan_edge.engines.base import NotFinite
+from srgan_edge.engines.canvas import Planes
+from srgan_edge.engines.gpu_film import GpuFilm
 from srgan_edge.engines.openvino import OpenVinoEngine
 from srgan_edge.engines.tensorrt import TensorRtEngine
-from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.errors import (
+    EngineLost,
+    ExtraMissing,
+    ModelRefused,
+    OutOfMemory,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import cuda
+from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
+from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
+from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tensorrt_log import log_of
 from srgan_edge.tiling import plan_windows
 from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.video import Encoding
+from srgan_edge.video_encoder import VideoEncoder
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.video_writer import VideoWriter
 
 VERSION = "10.16.1"
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)
 DRIVER.fake_used_bytes.restype = ctypes.c_size_t
 MODEL = find_model("edge-x4")
 PLAN = b"ftrt" + b'{"Layers": []}'
+
+
+class Counts(ctypes.Structure):
+    """What the driver did since it was asked last."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "uploads",
+            "uploaded_bytes",
+            "downloads",
+            "downloaded_bytes",
+            "pageable",
+            "waits",
+            "spins",
+            "allocations",
+        )
+    ]
+
+    @classmethod
+    def take(cls):
+        counts = cls()
+        DRIVER.fake_take_counts(ctypes.byref(counts))
+        return {name: getattr(counts, name) for name, _ in cls._fields_}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host_kernels(tmp_path_factory):
+    """The kernels, to be launched by their names; NVRTC compiles for a GPU that is none."""
+    assert CXX, "needs a C++ compiler"
+    kept = register_all(DRIVER, tmp_path_factory.mktemp("kernels"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("srgan_edge.kernels.launch.compile_with_nvrtc", lambda *_: b"an image\0")
+        yield kept
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +250,113 @@ def test_a_gpu_lost_at_work_is_told(tensorrt, tmp_path):
         with pytest.raises(ResourcesExhausted, match="the GPU failed"):
             engine.upscale(pictures(1, 5, 5))
         DRIVER.fake_reset()
+
+
+def once(up_bytes, down_bytes, calls, batch):
+    """Bytes go there once and come back once, into pinned memory, with one wait, asleep.
+
+    Each call of the network has its totals besides, four bytes a tile.
+    """
+    return {
+        "uploads": 1,
+        "uploaded_bytes": up_bytes,
+        "downloads": 1 + calls,
+        "downloaded_bytes": down_bytes + 4 * calls * batch,
+        "pageable": 0,
+        "waits": 1,
+        "spins": 0,
+        "allocations": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("profile", "width", "height"),
+    [
+        (Profile.static(1, 36, 48), 48, 36),
+        (Profile.static(1, 36, 36), 61, 50),
+        (Profile.static(3, 36, 36), 61, 50),
+        (Profile((1, 4, 4), (1, 40, 40), (4, 80, 80)), 70, 41),
+    ],
+    ids=["whole", "tiles", "batches", "dynamic"],
+)
+def test_a_frame_goes_there_once_and_comes_back_once(tensorrt, tmp_path, profile, width, height):
+    path = engine_file(tmp_path / "a.engine", profile)
+    tiling = Tiling(batch=1 if profile.is_static else 4, tile="auto" if profile.is_static else 24)
+    with TensorRtEngine(path) as engine:
+        upscaler = Upscaler(engine, tiling)
+        upscaler.upscale(pictures(height, width))  # makes room
+        plan, batch = upscaler.plan(width, height)
+        calls = -(-len(plan.tiles) // batch)
+        batch = min(batch, len(plan.tiles)) if not profile.is_static else batch
+        Counts.take()
+        for _ in range(3):
+            upscaler.upscale(pictures(height, width))
+            size_bytes = 3 * width * height
+            assert Counts.take() == once(size_bytes, 16 * size_bytes, calls, batch)
+
+
+def test_whoever_waits_for_the_gpu_lets_others_work(tensorrt, tmp_path):
+    """The driver does nothing before another thread of Python has said so."""
+    with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8))) as engine:
+        opened = []
+        DRIVER.fake_close_gate()
+        timer = threading.Timer(0.05, lambda: opened.append(DRIVER.fake_open_gate()))
+        timer.start()
+        engine.upscale(pictures(1, 8, 8))
+        timer.join()
+    assert opened == [True]
+
+
+@pytest.mark.parametrize(
+    ("profile", "tile"),
+    [
+        (Profile.static(1, 36, 36), "auto"),
+        (Profile.static(4, 36, 36), "auto"),
+        (Profile((1, 4, 4), (1, 40, 40), (3, 80, 80)), 16),
+    ],
+    ids=["one", "four", "dynamic"],
+)
+@pytest.mark.parametrize(("width", "height"), [(61, 50), (40, 37), (36, 100)])
+def test_frames_cut_on_the_gpu_are_as_those_cut_here(
+    tensorrt, tmp_path, profile, tile, width, height
+):
+    """To the byte: the specification is `tiling.upscale_tiled`."""
+    with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
+        there = Upscaler(engine, Tiling(tile=tile, batch=1 if profile.is_static else 3))
+        here = Upscaler(engine, Tiling(tile=tile, batch=1 if profile.is_static else 3))
+        here._load = dataclasses.replace(here._load, whole_frames=False)
+        for seed in range(2):
+            frame = np.roll(pictures(height, width), seed)
+            assert np.array_equal(there.upscale(frame), here.upscale(frame))
+
+
+def test_without_room_for_whole_frames_tiles_go_one_by_one(tensorrt, openvino, tmp_path):
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
+    said = []
+    with TensorRtEngine(path) as engine:
+        upscaler = Upscaler(engine, Tiling(overlap="exact"), said.append)
+        used = DRIVER.fake_used_bytes()
+        DRIVER.fake_limit_memory(ctypes.c_size_t(used + 1000))
+        frame = pictures(50, 61)
+        upscaled = upscaler.upscale(frame)
+        assert DRIVER.fake_used_bytes() == used
+    whole = openvino.upscale(frame[None])[0]
+    assert np.abs(upscaled.astype(int) - whole).max() <= 1
+    assert said == ["out of memory: going on with frames that are cut before they go to the GPU"]
+
+
+def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch):
+    def absent(*_):
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels")
+
+    monkeypatch.setattr("srgan_edge.kernels.launch.compile_with_nvrtc", absent)
+    said = []
+    with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))) as engine:
+        upscaler = Upscaler(engine, Tiling(), said.append)
+        for _ in range(2):
+            assert upscaler.upscale(pictures(50, 61)).shape == (200, 244, 3)
+    (line,) = said
+    assert "pip install 'srgan-edge[rtx]': going on with frames that are cut before" in line
 
 
 def bright(batch):
@@ -388,6 +552,7 @@ def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monke
     assert not ended.value.code
     assert "tensorrt 10.16.1 is lost (the GPU failed" in (out := capsys.readouterr().out)
     assert "going on with openvino" in out
+    assert "decoding on the CPU: the " in out  # this driver is not enough for FFmpeg
     lost = frames_of(tmp_path / "in_x4.mp4")
     with pytest.raises(SystemExit):
         app(
@@ -412,8 +577,210 @@ def test_what_make_gpu_measures_of_an_engine(tensorrt, tmp_path, monkeypatch):
         assert 0 < times["p50_ms"] <= times["p90_ms"] <= times["p99_ms"]
 
 
-def frames_of(path):
-    import av
+BT_709 = YuvMatrix(0.2126, 0.0722, False)
+KEPT = ("width", "height", "color", "sample_aspect_ratio", "display_matrix", "start_pts")
 
+
+def decoded_frames(width, height, pixel_format, count=3):
+    """Frames as NVDEC gives them, in this machine's memory; rows have gaps."""
+    frames = []
+    for seed in range(count):
+        rgb = VideoFrame.from_ndarray(np.roll(pictures(height, width), seed), "rgb24")
+        frames.append(rgb.reformat(format=pixel_format))
+    return frames
+
+
+def planes_in(frame):
+    """Luma [H, W] and chroma [H / 2, W / 2, 2] of an NV12 or P010 frame."""
+    dtype = np.uint8 if frame.format.name == "nv12" else np.uint16
+    luma, chroma = (
+        np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1) for plane in frame.planes
+    )
+    pairs = chroma[:, : frame.width].reshape(frame.height // 2, frame.width // 2, 2)
+    return luma[:, : frame.width], pairs
+
+
+def film_on_the_gpu(engine, width, height, pixel_format, tiling=None):
+    plan, batch = Upscaler(engine, tiling or Tiling()).plan(width, height)
+    return GpuFilm(engine, plan, batch, BT_709, pixel_format, device=dlpack.CPU)
+
+
+@pytest.mark.parametrize(
+    ("profile", "width", "height"),
+    [
+        (Profile.static(1, 36, 48), 48, 36),
+        (Profile.static(1, 36, 36), 62, 50),
+        (Profile.static(3, 36, 36), 50, 62),
+        (Profile((1, 4, 4), (1, 40, 40), (1, 80, 80)), 70, 42),
+    ],
+    ids=["whole", "tiles", "batches", "dynamic"],
+)
+@pytest.mark.parametrize(("given", "taken"), [("nv12", "nv12"), ("p010le", "p010le")])
+def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
+    tensorrt, tmp_path, profile, width, height, given, taken
+):
+    """To the byte: the references of the kernels, with the frames of `Upscaler` between them."""
+    bits = 8 if taken == "nv12" else 10
+    with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
+        upscaler = Upscaler(engine, Tiling())
+        with film_on_the_gpu(engine, width, height, taken) as film:
+            for frame in decoded_frames(width, height, given):
+                upscaled = film.upscale(frame)
+                assert (upscaled.width, upscaled.height) == (4 * width, 4 * height)
+                rgb = yuv420_to_rgb(*planes_in(frame), BT_709)
+                expected = rgb_to_yuv420(upscaler.upscale(rgb), BT_709, bits)
+                for plane, reference in zip(planes_in(upscaled), expected, strict=True):
+                    assert np.array_equal(plane, reference)
+                del upscaled, plane
+
+
+def test_nothing_of_a_frame_leaves_the_gpu(tensorrt, tmp_path):
+    path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
+    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 62, 50, "nv12") as film:
+        film.upscale(decoded_frames(62, 50, "nv12")[0])
+        for frame in decoded_frames(62, 50, "nv12"):
+            Counts.take()
+            film.upscale(frame)
+            taken = Counts.take()
+            assert taken == dict.fromkeys(taken, 0) | {
+                "waits": 1,
+                "downloads": 3,  # of six tiles, two a call: their totals
+                "downloaded_bytes": 24,
+            }
+
+
+def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
+    """FFmpeg copies what NVDEC gives in the default stream, and does not wait for the end."""
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
+    frame, *_ = decoded_frames(48, 36, "nv12")
+    content = np.concatenate([plane.ravel() for plane in planes_in(frame)])
+    with TensorRtEngine(path) as engine, engine.slot() as slot:
+        canvas = engine.canvas(slot, *Upscaler(engine, Tiling()).plan(48, 36))
+        arriving, result = engine.cuda.memory(content.size), engine.cuda.memory(16 * content.size)
+        engine.cuda.upload(content, arriving.address, engine.cuda.default_stream())
+        source = Planes(arriving.address, 48, arriving.address + 48 * 36, 48, "nv12")
+        target = Planes(result.address, 192, result.address + 192 * 144, 192, "nv12")
+        canvas.upscale_planes(source, target, BT_709)
+        back = np.empty(16 * content.size, np.uint8)
+        engine.cuda.download(result.address, back, slot.stream)
+        slot.wait()
+        for memory in (arriving, result):
+            memory.close()
+    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 48, 36, "nv12") as film:
+        upscaled = film.upscale(frame)
+        expected = np.concatenate([plane.ravel() for plane in planes_in(upscaled)])
+        del upscaled
+    assert np.array_equal(back, expected)
+
+
+def test_what_is_not_finite_goes_into_no_film(tensorrt, tmp_path):
+    install, _ = tensorrt
+    install(totals=lambda batch: np.where(np.arange(len(batch)) == 1, np.nan, 0))
+    path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
+    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 62, 50, "nv12") as film:
+        with pytest.raises(NotFinite) as raised:
+            film.upscale(decoded_frames(62, 50, "nv12")[0])
+        assert raised.value.frames == [1, 3, 5]
+
+
+def test_room_is_used_again_once_the_encoder_lets_go(tensorrt, tmp_path):
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
+    before = DRIVER.fake_used_bytes()
+    with TensorRtEngine(path) as engine:
+        frames = decoded_frames(48, 36, "nv12", 9)
+        with film_on_the_gpu(engine, 48, 36, "nv12") as film:
+            held, addresses = deque(maxlen=3), set()
+            for frame in frames:
+                held.append(film.upscale(frame))
+                addresses.add(held[-1].planes[0].buffer_ptr)
+            assert len(addresses) == 4
+            del held
+    assert DRIVER.fake_used_bytes() == before
+
+
+def test_a_film_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_path):
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
+    with TensorRtEngine(path, slots=2) as engine:
+        used = DRIVER.fake_used_bytes()
+        DRIVER.fake_limit_memory(ctypes.c_size_t(used + 200_000))  # for one of the slots
+        with pytest.raises(OutOfMemory):
+            film_on_the_gpu(engine, 62, 50, "nv12")
+        DRIVER.fake_reset()
+        engine.upscale(pictures(1, 36, 36))
+
+
+def test_a_gpu_lost_with_the_film_on_it_is_told(tensorrt, tmp_path):
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
+    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 48, 36, "nv12") as film:
+        frame, *_ = decoded_frames(48, 36, "nv12")
+        film.upscale(frame)
+        DRIVER.fake_break(46)
+        with pytest.raises(EngineLost, match="the GPU failed"):
+            film.upscale(frame)
+        DRIVER.fake_reset()
+
+
+def test_a_film_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
+    """Times, durations, colours, aspect and rotation, as of the film made by this machine."""
+    wanted = {"time_base": MS, "pts": [0, 33, 400, 433, 1000], "last_duration": 700}
+    wanted |= {"color": (1, 1, 1, 1), "aspect": Fraction(4, 3), "display": (90, False)}
+    source = make(tmp_path / "in.mkv", size=(64, 48), options={"bf": "2"}, **wanted)
+    size, seen = (256, 192), []
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
+    with TensorRtEngine(path) as engine:
+        upscaler = Upscaler(engine, Tiling())
+        with (
+            VideoReader(source) as reader,
+            VideoWriter(tmp_path / "here.mkv", reader, size, Encoding()) as writer,
+        ):
+            for frame in reader:
+                writer.write(dataclasses.replace(frame, pixels=upscaler.upscale(frame.pixels)))
+        with VideoReader(source) as reader:
+            times = list(reader.scan())
+        encoder = VideoEncoder(reader.info, size, Encoding(pixel_format="nv12"))
+        with (
+            film_on_the_gpu(engine, 64, 48, "nv12") as film,
+            av.open(str(tmp_path / "there.mkv"), "w") as container,
+            av.open(str(source)) as decoded,
+        ):
+            encoder.add_to(container)
+            for frame, time in zip(decoded.decode(video=0), times, strict=True):
+                upscaled = film.upscale(frame.reformat(format="nv12"))
+                container.mux(encoder.encode_coded(upscaled, time))
+                del upscaled
+            container.mux(encoder.finish())
+    for name in ("here.mkv", "there.mkv"):
+        with VideoReader(tmp_path / name) as reader:
+            said = {field: getattr(reader.info, field) for field in KEPT}
+            seen.append((said, list(reader.scan())))
+    assert seen[0] == seen[1]
+    here, there = (frames_of(tmp_path / name) for name in ("here.mkv", "there.mkv"))
+    for one, other in zip(here, there, strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 3
+
+
+def test_what_make_gpu_does_with_a_film_that_stays_there(tensorrt, tmp_path, monkeypatch):
+    """Software decodes and encodes in the place of NVDEC and NVENC, in NV12."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import gpu_video
+
+    def decoded(path):
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield frame.reformat(format="nv12")
+
+    monkeypatch.setattr(gpu_video, "GpuFilm", partial(GpuFilm, device=dlpack.CPU))
+    monkeypatch.setattr(gpu_video, "_decoded_on_gpu", decoded)
+    monkeypatch.setattr(gpu_video, "_on_gpu", lambda: None)
+    path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
+    with TensorRtEngine(path) as engine:
+        found = gpu_video.film_stays_on_the_gpu(tmp_path, engine, "libx264")
+        assert found["size"] == "64x48"
+        monkeypatch.setattr(gpu_video, "_apart", lambda ours, theirs: 1)
+        with pytest.raises(AssertionError, match="levels apart"):
+            gpu_video.film_stays_on_the_gpu(tmp_path, engine, "libx264")
+
+
+def frames_of(path):
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

@@ -1,0 +1,104 @@
+"""Frames of FFmpeg in the memory of a GPU: where NVDEC's lie, and room for those NVENC takes.
+
+NVENC is told one address and one pitch, so that the chroma of a frame begins where its luma ends.
+An encoder holds frames for a while, as B-frames come later; room is used again once it lets go.
+**Not yet run on a GPU.**
+"""
+
+import threading
+from typing import Any, Self
+
+from av.video.frame import CudaContext, VideoFrame
+
+from srgan_edge import dlpack
+from srgan_edge.engines.canvas import Planes
+from srgan_edge.kernels.cuda import Cuda, Memory
+
+FORMATS = {"nv12": "nv12", "p010le": "p010"}
+"""FFmpeg's name of what NVDEC gives and NVENC takes -> its name in the kernels."""
+
+_PITCH_BYTES = 256
+
+
+def planes_of(frame: VideoFrame) -> Planes:
+    """Where a frame lies, as long as somebody has it.
+
+    Raises:
+        KeyError: it is not one of `FORMATS`.
+    """
+    luma, chroma = frame.planes
+    stored = (frame.sw_format or frame.format).name
+    return Planes(
+        luma.buffer_ptr, luma.line_size, chroma.buffer_ptr, chroma.line_size, FORMATS[stored]
+    )
+
+
+class FramePool:
+    """Room for frames of one size; as many as are held at a time, and one more."""
+
+    def __init__(
+        self, cuda: Cuda, size: tuple[int, int], pixel_format: str, *, device: int = dlpack.CUDA
+    ) -> None:
+        """
+        Args:
+            size: (width, height), both even.
+            pixel_format: one of `FORMATS`.
+            device: where the memory of `cuda` is in truth.
+        """
+        self._cuda, self._size, self._format, self._device = cuda, size, pixel_format, device
+        self._sample_bytes = 1 if pixel_format == "nv12" else 2
+        width, _ = size
+        self._pitch = -(-width * self._sample_bytes // _PITCH_BYTES) * _PITCH_BYTES
+        self._context = CudaContext(0, primary_ctx=True) if device == dlpack.CUDA else None
+        self._free: list[Memory] = []
+        self._all: list[Memory] = []
+        self._changing = threading.RLock()  # what frees a frame may come from within
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def take(self) -> tuple[VideoFrame, Planes]:
+        """A frame, and where to write it.
+
+        Raises:
+            OutOfMemory: the GPU has no room for one more.
+        """
+        with self._changing:
+            memory = self._free.pop() if self._free else None
+        if memory is None:
+            height = self._size[1]
+            memory = self._cuda.memory(self._pitch * height * 3 // 2)
+            self._all.append(memory)
+        return self._frame_in(memory)
+
+    def close(self) -> None:
+        """Give the memory back; whoever has a frame of it must not look at it any more."""
+        while self._all:
+            self._all.pop().close()
+
+    def _frame_in(self, memory: Memory) -> tuple[VideoFrame, Planes]:
+        width, height = self._size
+        chroma = memory.address + self._pitch * height
+        held = 2  # planes
+
+        def release() -> None:
+            nonlocal held
+            with self._changing:
+                held -= 1
+                if held == 0:
+                    self._free.append(memory)
+
+        def lent(address: int, rows: int) -> object:
+            size = (rows, width)
+            kind = self._sample_bytes
+            return dlpack.lend(address, size, self._pitch, kind, self._device, release)
+
+        where: dict[str, Any] = {} if self._context is None else {"cuda_context": self._context}
+        frame = VideoFrame.from_dlpack(
+            (lent(memory.address, height), lent(chroma, height // 2)), self._format, **where
+        )
+        name = FORMATS[self._format]
+        return frame, Planes(memory.address, self._pitch, chroma, self._pitch, name)
