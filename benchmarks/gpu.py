@@ -11,6 +11,8 @@ is not run too. Latencies are p50, p90 and p99 in milliseconds, of the paper's g
 
 import argparse
 import gc
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -21,16 +23,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gpu_engines
 import gpu_kernels
 from gpu_engines import NotRun, percentiles, torch_with_gpu
 
-from srgan_edge.errors import ExtraMissing
+from srgan_edge.errors import ExtraMissing, ResourcesExhausted
 from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import open_cuda
@@ -42,6 +46,10 @@ SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
 MODELS = ["srgan-x4", "edge-x4"]
 PACKAGES = ["torch", "triton", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
 PACKAGES += ["cuda-core", "cuda-bindings", "pycuda", "numpy", "nvidia-cudnn-cu12"]
+
+
+class NotThere(Exception):
+    """The GPU has no such part, as those of data centres have no NVENC: nothing was left out."""
 
 
 class Record:
@@ -58,6 +66,8 @@ class Record:
             status, detail = "passed", run()
         except (NotRun, ExtraMissing, ModuleNotFoundError) as reason:
             status, detail = "not run", str(reason)
+        except NotThere as reason:
+            status, detail = "not there", str(reason)
         except Exception as error:  # whatever happens there is the finding
             status, detail = "failed", f"{type(error).__name__}: {error}"
             traceback.print_exc()
@@ -127,6 +137,10 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
                     f"latency of {engine}, {model}, {size[0]}x{size[1]}",
                     lambda row=(engine, model, size): engine_latency(record, *row),
                 )
+    yield "NVDEC against software", nvdec_against_software
+    for codec in ("h264_nvenc", "hevc_nvenc", "av1_nvenc"):
+        yield f"{codec} keeps frames and times", lambda codec=codec: nvenc_figures(record, codec)
+    yield "a film that stays on the GPU", lambda: film_on_the_gpu(record)
 
 
 def launcher_replays() -> str:
@@ -262,6 +276,47 @@ def ceilings(record: Record) -> dict[str, float]:
     }
     record.figures["ceilings"] = found
     return found
+
+
+def nvdec_against_software() -> dict[str, str]:
+    with TemporaryDirectory() as folder:
+        return _video().nvdec_equals_software(Path(folder))
+
+
+def nvenc_figures(record: Record, codec: str) -> dict[str, Any]:
+    with TemporaryDirectory() as folder, _with_nvenc():
+        found = _video().nvenc_keeps_frames(Path(folder), codec)
+    record.figures.setdefault("nvenc", {})[codec] = found
+    return found
+
+
+def film_on_the_gpu(record: Record) -> dict[str, Any]:
+    """Of the size of SD, as that is what is upscaled to FHD and beyond."""
+    with (
+        TemporaryDirectory() as folder,
+        _with_nvenc(),
+        gpu_engines.open_engine("tensorrt_rtx fp16", "edge-x4", (960, 540)) as engine,
+    ):
+        found = _video().film_stays_on_the_gpu(Path(folder), engine, "h264_nvenc")
+    record.figures["film on the GPU, edge-x4"] = found
+    return found
+
+
+@contextmanager
+def _with_nvenc() -> Iterator[None]:
+    try:
+        yield
+    except ResourcesExhausted as error:
+        if type(error) is not ResourcesExhausted:  # of the engine
+            raise
+        is_absent = type(error.__cause__).__name__ == "ExternalError"
+        raise (NotThere if is_absent else NotRun)(str(error)) from None
+
+
+def _video() -> Any:  # noqa: ANN401 - a module that needs PyAV
+    if importlib.util.find_spec("av") is None:
+        raise NotRun("av is not installed")
+    return importlib.import_module("gpu_video")
 
 
 def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dict[str, float]:

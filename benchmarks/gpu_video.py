@@ -1,0 +1,186 @@
+"""Films on the GPU: NVDEC's frames against software's, NVENC's films, and one that never leaves."""
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.hwaccel import HWAccel
+from av.video.frame import VideoFrame
+
+from srgan_edge.color import BT709, MATRICES
+from srgan_edge.engines.gpu_film import GpuFilm
+from srgan_edge.engines.tensorrt import TensorRtEngine
+from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
+from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
+from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.nvdec import Nvdec
+from srgan_edge.nvenc import SOFTWARE
+from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.video import Encoding, Frame, FrameTime
+from srgan_edge.video_encoder import VideoEncoder
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.video_writer import VideoWriter
+
+BASE = Fraction(1, 12800)
+X265 = {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}
+CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "h264": ("libx264", "yuv420p", {"bf": "3", "crf": "18"}),
+    "hevc": ("libx265", "yuv420p", X265),
+    "hevc 10 bits": ("libx265", "yuv420p10le", X265),
+    "vp9": ("libvpx-vp9", "yuv420p", {"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
+}
+"""By name: codec, pixel format, options."""
+
+
+def make_clip(
+    path: Path, codec: str, pixel_format: str, options: dict[str, str], size: tuple[int, int]
+) -> Path:
+    """90 frames of moving, coloured noise, at a rate that changes, in BT.709."""
+    width, height = size
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    picture = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+        context = stream.codec_context
+        context.time_base = stream.time_base = BASE
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = 1
+        for number in range(90):
+            moved = np.roll(picture, (number, 3 * number), (0, 1))
+            frame = VideoFrame.from_ndarray(moved).reformat(
+                format=pixel_format, dst_colorspace=BT709, dst_color_range=1
+            )
+            frame.pts, frame.time_base = 512 * number + 100 * (number % 3), BASE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def nvdec_equals_software(folder: Path) -> dict[str, str]:
+    """As many frames, at the same times, of the same pixels: to the byte, of every kind of clip."""
+    found = {}
+    for name, clip in CLIPS.items():
+        path = make_clip(folder / f"{name}.mkv", *clip, (640, 360))
+        with VideoReader(path, allow_8bit=True) as reader:
+            begun = time.monotonic()
+            expected = [item for item in reader if isinstance(item, Frame)]
+            software = time.monotonic() - begun
+        with VideoReader(path, allow_8bit=True, nvdec=Nvdec()) as reader:
+            begun = time.monotonic()
+            given = [item for item in reader if isinstance(item, Frame)]
+            seconds = time.monotonic() - begun
+        times = [(frame.pts, frame.duration) for frame in given]
+        assert times == [(frame.pts, frame.duration) for frame in expected], name
+        apart = max(_apart(a.pixels, b.pixels) for a, b in zip(given, expected, strict=True))
+        assert apart == 0, f"{name}: {apart} levels apart"
+        found[name] = f"{90 / seconds:.0f} frames/s, software {90 / software:.0f}"
+    return found
+
+
+def nvenc_keeps_frames(
+    folder: Path, codec: str, size: tuple[int, int] = (1280, 720)
+) -> dict[str, Any]:
+    """Every frame at its time, in the quality that there is by itself; and what software makes."""
+    path = make_clip(folder / "source.mkv", *CLIPS["h264"], size)
+    with VideoReader(path) as reader:
+        frames = [item for item in reader if isinstance(item, Frame)]
+        ticks = reader.info.time_base
+    found = {}
+    for name in (codec, SOFTWARE[codec]):
+        target = folder / f"{name}.mkv"
+        begun = time.monotonic()
+        with (
+            VideoReader(path) as reader,
+            VideoWriter(target, reader, size, Encoding(name)) as writer,
+        ):
+            for frame in frames:
+                writer.write(frame)
+        seconds = time.monotonic() - begun
+        with VideoReader(target) as reader:
+            back = [item for item in reader if isinstance(item, Frame)]
+            base = reader.info.time_base
+        late = [float(a.pts * base - b.pts * ticks) for a, b in zip(back, frames, strict=True)]
+        assert max(map(abs, late)) < 0.001, "times have moved"
+        pairs = zip(back, frames, strict=True)
+        errors = [np.square(a.pixels - b.pixels.astype(np.float32)).mean() for a, b in pairs]
+        found[name] = {
+            "psnr_db": round(float(10 * np.log10(255**2 / np.mean(errors))), 2),
+            "bytes": target.stat().st_size,
+            "frames_s": round(len(frames) / seconds, 1),
+        }
+    assert found[codec]["psnr_db"] > found[SOFTWARE[codec]]["psnr_db"] - 3, found
+    return found
+
+
+def film_stays_on_the_gpu(folder: Path, engine: TensorRtEngine, codec: str) -> dict[str, Any]:
+    """NVDEC, engine, NVENC: to the byte what goes by this machine's memory and the references."""
+    fixed = engine.info.fixed_shape
+    assert fixed is not None
+    _, height, width = fixed
+    path = make_clip(folder / "film.mkv", *CLIPS["h264"], (width, height))
+    matrix = YuvMatrix(*MATRICES[BT709][1:], full_range=False)
+    upscaler, scale = Upscaler(engine, Tiling()), engine.info.spec.scale
+    plan, batch = upscaler.plan(width, height)
+    with av.open(str(path)) as container:
+        sources = [_planes(frame.reformat(format="nv12")) for frame in container.decode(video=0)]
+    with VideoReader(path) as reader:
+        info = reader.info
+        times = [item for item in reader.scan() if isinstance(item, FrameTime)]
+    encoding = Encoding(codec, pixel_format="nv12")
+    encoder = VideoEncoder(info, (scale * width, scale * height), encoding, on_gpu=_on_gpu())
+    target, worst = folder / "film-out.mkv", 0
+    with GpuFilm(engine, plan, batch, matrix, "nv12") as film:
+        with av.open(str(target), "w") as container:
+            encoder.add_to(container)
+            begun = time.monotonic()
+            for number, frame in enumerate(_decoded_on_gpu(path)):
+                upscaled = film.upscale(frame)
+                if number % 30 == 0:  # looked at here, and so not among what is timed
+                    paused = time.monotonic()
+                    rgb = upscaler.upscale(yuv420_to_rgb(*sources[number], matrix))
+                    pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix, 8), strict=True)
+                    worst = max(worst, *(_apart(ours, theirs) for ours, theirs in pairs))
+                    begun += time.monotonic() - paused
+                container.mux(encoder.encode_coded(upscaled, times[number]))
+                del upscaled
+            container.mux(encoder.finish())
+            seconds = time.monotonic() - begun
+        assert worst == 0, f"{worst} levels apart"
+    with VideoReader(target) as reader:
+        assert reader.info.color == info.color, reader.info.color
+        back = [item for item in reader.scan() if isinstance(item, FrameTime)]
+        ticks = reader.info.time_base
+    late = [a.pts * ticks - b.pts * info.time_base for a, b in zip(back, times, strict=True)]
+    assert max(map(abs, late)) < Fraction(1, 1000), "times have moved"
+    return {"size": f"{width}x{height}", "frames_s": round(len(times) / seconds, 1)}
+
+
+def _on_gpu() -> HWAccel:
+    return HWAccel("cuda", is_hw_owned=True, options={"primary_ctx": "1"})
+
+
+def _decoded_on_gpu(path: Path) -> Iterator[VideoFrame]:
+    with av.open(str(path), hwaccel=_on_gpu()) as container:
+        for frame in container.decode(video=0):
+            assert frame.format.name == "cuda", f"FFmpeg decoded to {frame.format.name}"
+            yield frame
+
+
+def _planes(frame: VideoFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Luma and chroma of a frame in NV12, brought here if it is elsewhere."""
+    luma, chroma = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+        for plane in frame.reformat(format="nv12").planes
+    )
+    height, width = frame.height, frame.width
+    return luma[:, :width], chroma[:, :width].reshape(height // 2, width // 2, 2)
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other).max())
