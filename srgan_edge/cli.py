@@ -106,8 +106,8 @@ def upscale(
     fp32: Fp32Option = False,
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
-        typer.Option(help="Video decoder; auto: the GPU's where the engine is on it."),
-    ] = "auto",
+        typer.Option(help="Where films are decoded; auto: on the GPU, if the engine is there."),
+    ] = "cpu",
     codec: Annotated[str, typer.Option("-c", "--codec", help="Video encoder.")] = "libx264",
     crf: Annotated[int | None, typer.Option(help="Constant quality of the encoder.")] = None,
     preset: Annotated[str | None, typer.Option(help="Speed preset of the encoder.")] = None,

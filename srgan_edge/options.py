@@ -21,7 +21,7 @@ class Options:
     fp32: bool = False
     outscale: float | None = None
     """Final scale; None: the model's."""
-    decode: Decoder = "auto"
+    decode: Decoder = "cpu"
     """Where films are decoded; auto: on the GPU, if the engine is there."""
     existing: Literal["refuse", "replace", "keep"] = "refuse"
     """What to do where a result already exists."""
