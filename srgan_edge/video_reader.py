@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
+from shlex import quote
 from typing import Self, cast
 
 import av
@@ -37,12 +38,15 @@ from srgan_edge.stated_size import missing_bytes
 from srgan_edge.swscale import Siting
 from srgan_edge.video import CopiedPacket, Frame, FrameTime, VideoInfo, VideoPacket
 from srgan_edge.video_decoder import Picture, VideoDecoder
+from srgan_edge.video_limits import (
+    MAX_PIXELS,
+    MAX_STREAMS,
+    OPEN_OPTIONS,
+    VIDEO_DECODERS,
+    file_identity,
+)
 
-MAX_PIXELS = 2**26
-"""Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
-
-_DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,yuv4mpegpipe"
-_MAGIC = (  # offset, bytes: how the formats above begin
+_MAGIC = (  # offset, bytes: how the formats of `video_limits` begin
     (4, b"ftyp"),
     (4, b"moov"),
     (4, b"mdat"),
@@ -121,6 +125,7 @@ class VideoReader:
         """Frames for which the file states no time, placed right after the one before."""
         self.cover_art: dict[int, Packet[Stream]] = {}
         """Attached pictures, by stream index."""
+        self._identity = file_identity(path)
         self.container = _open_container(path, nvdec)
         try:
             self.video = self._best_video()
@@ -200,12 +205,19 @@ class VideoReader:
                 yield CopiedPacket(packet)
 
     def _best_video(self) -> VideoStream:
+        if len(self.container.streams) > MAX_STREAMS:
+            raise _too_many_streams(self.path)
         best = self.container.streams.best("video")
         if best is None or best.disposition & Disposition.attached_pic:
             raise InputRefused(f"{self.path} has no video stream")
         assert isinstance(best, VideoStream)
         if best.codec_context is None:
             raise InputRefused(f"{self.path}: no decoder for its video stream here")
+        if (name := best.codec_context.name) not in VIDEO_DECODERS:
+            raise InputRefused(
+                f"{self.path}: its video is {name}, which is not read here; convert it first, for "
+                f"example with: ffmpeg -i {quote(str(self.path))} -c:v ffv1 -c:a copy converted.mkv"
+            )
         return best
 
     def _prepare_decoder(self) -> None:
@@ -287,6 +299,8 @@ class VideoReader:
         yield from self._progressive(self._decoder.finish())
         if self._deinterlacer:
             yield from self._deinterlacer.finish()
+        if file_identity(self.path) != self._identity:
+            self.damage.add("the file was changed or removed while it was read")
         if self.damage and not self.damage.is_repaired:
             raise InputDamaged(f"{self.path}: damaged: {self.damage}")
 
@@ -303,6 +317,8 @@ class VideoReader:
                 return
             if not packet.size:
                 continue
+            if packet.has_sidedata("encryption_info"):
+                raise InputRefused(f"{self.path} is encrypted; possible: a film without DRM")
             self.doubtful += packet.is_corrupt
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None and packet.time_base:
@@ -351,7 +367,8 @@ class VideoReader:
     def _all(self) -> Iterator[Picture | CopiedPacket]:
         while self._ahead:
             yield self._ahead.popleft()
-        yield from self._items
+        while item := next(self._items, None):  # `yield from` would close them with this generator
+            yield item
 
     def _frame(self, picture: Picture) -> Frame:
         time = self._time(picture)
@@ -417,17 +434,15 @@ def _open_container(path: Path, nvdec: Nvdec | None) -> InputContainer:
     try:
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
-            options={
-                "protocol_whitelist": "file",
-                "format_whitelist": _DEMUXERS,
-                "max_pixels": str(MAX_PIXELS),  # probing decodes
-            },
+            options=OPEN_OPTIONS,
             metadata_errors="replace",
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:
         if nvdec is not None:  # of the device, or of the file, which will show without it
             raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
+        if isinstance(error, av.MemoryError):
+            raise _too_many_streams(path) from error
         if any(head[at:].startswith(magic) for at, magic in _MAGIC):
             raise InputDamaged(
                 f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"
@@ -435,6 +450,13 @@ def _open_container(path: Path, nvdec: Nvdec | None) -> InputContainer:
         raise InputRefused(
             f"{path} is not a video; possible: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg, WMV, Y4M"
         ) from error
+
+
+def _too_many_streams(path: Path) -> InputRefused:
+    return InputRefused(
+        f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
+        f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
+    )
 
 
 def _first_bytes(path: Path) -> bytes:

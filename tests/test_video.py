@@ -18,7 +18,8 @@ from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.video import CopiedPacket, Encoding, Frame
-from srgan_edge.video_reader import MAX_PIXELS, VideoReader
+from srgan_edge.video_limits import MAX_PIXELS
+from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
 
 B_FRAMES = {"crf": "18", "bf": "3"}

@@ -1,0 +1,57 @@
+"""What of a stranger's film FFmpeg is allowed to try: formats, decoders, sizes, other files.
+
+It knows some 350 containers and 300 video decoders, most of them of one game or one camera of 1998,
+and most of what was ever wrong with it was in those. What people film with, edit with, broadcast
+and keep archives in is here; `docs/hostile-input.md` says how to convert the rest.
+"""
+
+from pathlib import Path
+
+MAX_PIXELS = 2**26
+"""Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
+
+MAX_STREAMS = 256
+"""Fonts count: subtitled films have had a hundred attached."""
+
+DEMUXERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "yuv4mpegpipe")
+"""Containers. Playlists are none: those of FFmpeg open other files."""
+
+_VIDEO = (
+    "av1,h264,hevc,libdav1d,libvpx,libvpx-vp9,theora,vp8,vp9,vvc,"  # as films are sent
+    "mpeg1video,mpeg2video,vc1,wmv1,wmv2,wmv3,flv,h263,h263p,mpeg4,msmpeg4,msmpeg4v2,svq1,svq3,"
+    "vp6,vp6a,vp6f,"  # as they were
+    "cfhd,dnxhd,dvvideo,mjpeg,prores,"  # as they are shot and cut
+    "ffv1,ffvhuff,huffyuv,magicyuv,png,qtrle,rawvideo,utvideo,v210"  # and kept
+)
+VIDEO_DECODERS = frozenset(_VIDEO.split(","))
+
+_NOT_DECODED = (
+    "aac,aac_latm,ac3,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,adpcm_swf,alac,amrnb,amrwb,dca,eac3,flac,"
+    "gsm,gsm_ms,libopus,mace3,mace6,mlp,mp1float,mp2float,mp3float,nellymoser,opus,pcm_alaw,"
+    "pcm_bluray,pcm_dvd,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le,pcm_mulaw,pcm_s16be,pcm_s16le,"
+    "pcm_s24be,pcm_s24le,pcm_s32be,pcm_s32le,pcm_s8,pcm_u8,qdm2,s302m,speex,truehd,tta,vorbis,"
+    "wavpack,wmalossless,wmapro,wmav1,wmav2,wmavoice,"
+    "ass,cc_dec,dvbsub,dvdsub,mov_text,pgssub,srt,ssa,subrip,text,webvtt,xsub,"
+    "bmp,gif"  # cover art
+)
+"""For what is copied: sound, subtitles, covers. Some containers need them to say what it is."""
+
+OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(DEMUXERS),
+    "codec_whitelist": f"{_VIDEO},{_NOT_DECODED}",
+    "max_pixels": str(MAX_PIXELS),  # probing decodes
+    "max_streams": str(MAX_STREAMS + 1),  # so that one too many shows: Matroska drops the rest
+}
+"""For whoever opens a film, be it to decode it or to copy its sound."""
+
+FileIdentity = tuple[int, int, int] | None
+
+
+def file_identity(path: Path) -> FileIdentity:
+    """What a file has another of once it was written to or replaced; None: it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
