@@ -35,13 +35,15 @@ def upscale_video(
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
+    end_source: Callable[[], None] = lambda: None,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; returns their number.
 
     `source` is iterated in one thread and `sink` is called in another; `upscale` is called in
     `slots` threads of their own at once, and `on_frame` in the caller's. The first error of any
     stage stops all of them and is raised here. An error of `source` is raised after the frames
-    before it were written, so that they can be kept.
+    before it were written, so that they can be kept. `end_source` is called when no more frames are
+    wanted: a decoder that hangs must not hold up who pressed Ctrl-C.
     """
     decoded: Channel[Item] = Channel(QUEUED_ITEMS)
     encoded: Channel[Item] = Channel(QUEUED_ITEMS)
@@ -61,6 +63,7 @@ def upscale_video(
     finally:
         decoded.abandon()
         encoded.end()
+        end_source()
         decoder.join()
         encoder.join()
     if error := encoder.error or decoded.error:

@@ -58,6 +58,22 @@ def test_an_error_of_the_source_is_raised_after_the_frames_before_it():
     assert [item.pts for item in sink.items] == list(range(7))
 
 
+def test_a_source_that_hangs_is_ended_when_nobody_wants_more():
+    closed = threading.Event()
+
+    def source():
+        yield from map(frame, range(3))
+        closed.wait(60)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        upscale_video(source(), double, Recorder(), interrupt, end_source=closed.set)
+    assert time.monotonic() - started < 5
+
+
 def test_an_error_of_the_sink_stops_an_endless_source():
     decoded = 0
 

@@ -1,0 +1,131 @@
+"""A few decoded frames in memory that two processes share, without a copy for the one that reads.
+
+The process that fills the ring is not believed; that which reads made the memory, and knows which
+slots are whose. What is said between them is left to `isolated_reader`.
+"""
+
+import math
+import mmap
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from srgan_edge.child import shared_memory
+
+RING_BYTES = 128 << 20
+FEWEST_SLOTS, MOST_SLOTS = 3, 8
+"""Frames in the ring: as many as fit into `RING_BYTES`, within these."""
+
+_KEPT_SLOTS = 2  # for the filling process to go on with, whatever the reading one holds
+
+Samples: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One array of each frame."""
+
+    dtype: Literal["uint8", "uint16"]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, array: Samples) -> Self:
+        """The plane that holds such an array."""
+        dtype: Any = array.dtype.name
+        return cls(dtype, array.shape)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class FrameRing:
+    """The reading end.
+
+    Args:
+        planes: what a frame is made of.
+        send: gives the number of slots, and the descriptor of the memory, to the other process.
+        lend: frames may stay in their place; else all are copied, so that none holds the memory.
+
+    Raises:
+        ResourcesExhausted: there is not as much memory.
+    """
+
+    def __init__(
+        self, planes: tuple[Plane, ...], send: Callable[[int, int], None], *, lend: bool
+    ) -> None:
+        self._planes, self._lend = planes, lend
+        self._frame_bytes = sum(plane.size for plane in planes)
+        self.slots = max(FEWEST_SLOTS, min(RING_BYTES // self._frame_bytes, MOST_SLOTS))
+        with shared_memory(self.slots * self._frame_bytes) as (self._memory, descriptor):
+            send(self.slots, descriptor)
+        self._taken: set[int] = set()
+        self._freed: deque[int] = deque()  # filled by finalizers, in any thread
+
+    def take(self, slot: int) -> list[Samples]:
+        """The frame in a slot: in its place, or copied if too few were left to be filled.
+
+        The slot is free again when no array refers to it any more.
+
+        Raises:
+            ValueError: there is no such slot, or its frame was taken.
+        """
+        if slot not in range(self.slots) or slot in self._taken:
+            raise ValueError(f"a frame in slot {slot}")
+        self._taken.add(slot)
+        frame = np.frombuffer(self._memory, np.uint8, self._frame_bytes, slot * self._frame_bytes)
+        # Every array that is made of this one, and of no copy, keeps it alive.
+        weakref.finalize(frame, self._freed.append, slot).atexit = False
+        planes = _views(frame, self._planes)
+        if self._lend and self.slots - len(self._taken) >= _KEPT_SLOTS:
+            return planes
+        return [plane.copy() for plane in planes]
+
+    def freed(self) -> Iterator[int]:
+        """Slots that nobody looks at any more, for the other process to fill."""
+        while self._freed:
+            slot = self._freed.popleft()
+            self._taken.discard(slot)
+            yield slot
+
+
+class FrameSlots:
+    """The filling end.
+
+    Args:
+        next_free: waits for the number of a slot that the other end has freed.
+    """
+
+    def __init__(
+        self,
+        memory: mmap.mmap,
+        planes: tuple[Plane, ...],
+        slots: int,
+        next_free: Callable[[], int],
+    ) -> None:
+        self.planes = planes
+        frames = np.frombuffer(memory, np.uint8).reshape(slots, -1)
+        self._slots = [_views(frame, planes) for frame in frames]
+        self._free, self._next_free = deque(range(slots)), next_free
+
+    def put(self, arrays: list[Samples]) -> int:
+        """Copy a frame into a free slot; waits until there is one. Returns its number."""
+        slot = self._free.popleft() if self._free else self._next_free()
+        for place, array in zip(self._slots[slot], arrays, strict=True):
+            place[...] = array
+        return slot
+
+
+def _views(frame: Samples, planes: tuple[Plane, ...]) -> list[Samples]:
+    ends = np.cumsum([plane.size for plane in planes])
+    pieces = np.split(frame, ends[:-1])
+    return [
+        piece.view(plane.dtype).reshape(plane.shape)
+        for piece, plane in zip(pieces, planes, strict=True)
+    ]

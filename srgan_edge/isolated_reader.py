@@ -1,0 +1,283 @@
+"""A film's frames, decoded in a child process that may crash, hang or be taken over.
+
+Both ends of one conversation. The child reads the file with `VideoReader`; pixels come through a
+ring of shared memory, everything else as messages, of which none is believed unchecked.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self, TypedDict, Unpack
+
+from srgan_edge.child import Child, ChildFailed, Parent
+from srgan_edge.color import MATRICES, RGB
+from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.frame_ring import FrameRing, FrameSlots, Plane, Samples
+from srgan_edge.video import Frame, FrameTime, VideoInfo, find_pixel_format
+from srgan_edge.video_limits import MAX_PIXELS
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.wire import Heap, pack, unpack
+
+STALL_SECONDS = 60.0
+"""So long a decoder may work on one frame. A 4K frame takes a slow box a second."""
+
+MEMORY_BYTES = min(6 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
+"""What a decoder may map. One of 8K in 10 bits keeps 33 frames of 100 MB."""
+
+_LAYOUTS = (("uint8",), ("uint8", "uint16"))
+"""Types of the arrays of a frame: `pixels`, and `deep` where there is one."""
+
+
+class ReaderOptions(TypedDict, total=False):
+    """What `VideoReader` can be told, by the same names."""
+
+    allow_8bit: bool
+    allow_opaque: bool
+    conceal: bool
+    deinterlace: bool
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What `VideoReader` notes beside the frames, by the same names."""
+
+    nudged: int = 0
+    untimed: int = 0
+    interlaced: int = 0
+    concealed: int = 0
+    doubtful: int = 0
+    recolored: str = ""
+    unkept: tuple[str, ...] = ()
+    damage: str = ""
+
+    @classmethod
+    def of(cls, reader: VideoReader) -> Self:
+        counts = (reader.nudged, reader.untimed, reader.interlaced, reader.concealed)
+        texts = (reader.recolored, tuple(reader.unkept), str(reader.damage))
+        return cls(*counts, reader.doubtful, *texts)
+
+
+class IsolatedReader:
+    """Reads one film, once, from start to end, as `VideoReader` does, but in another process.
+
+    Iterating yields every `Frame` in order, and no `CopiedPacket`. Its pixels are the caller's for
+    as long as any array refers to them: they lie in shared memory, where the decoder reuses their
+    place only afterwards; to a caller that keeps many, further ones come as copies. The decoder is
+    at most `MOST_SLOTS` frames ahead.
+
+    Args:
+        path: the film.
+        stall_seconds: so long one frame may take to decode before it counts as a hang. Time that
+            the caller spends between frames does not count.
+        memory_bytes: how much memory the decoder may map.
+        options: as for `VideoReader`.
+
+    Make it in the main thread, or in one that lives as long: the child dies with that thread.
+    `close` may be called from any thread and takes a moment; it ends an iteration that goes on in
+    another one without an error.
+
+    Raises:
+        InputRefused, InputDamaged: as `VideoReader`, with the same message.
+        InputDamaged: the decoder crashed, hung, ran out of memory or sent what makes no sense, and
+            at which frame; those before it were yielded, and stay.
+        ResourcesExhausted: no process or no memory to be had.
+    """
+
+    _entry = "srgan_edge.isolated_reader:serve"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        memory_bytes: int = MEMORY_BYTES,
+        **options: Unpack[ReaderOptions],
+    ) -> None:
+        self.path = path
+        self.notes = Notes()
+        """Up to the frame that was yielded last."""
+        self.frames = 0
+        """Frames that the caller has, those passed over included."""
+        self._stall_seconds = stall_seconds
+        self._last_pts: int | None = None
+        self._closed = False
+        self._ring: FrameRing | None = None
+        self._news: set[str] = set()
+        """Kinds of messages since the last frame; each may come once."""
+        request = {"path": os.fspath(path), "options": options}
+        self._child = Child(self._entry, request, memory_bytes, [path])
+        try:
+            self.info = _checked_info(self._receive("info")["info"])
+            """What the file says of its video stream."""
+        except _BROKEN as problem:
+            self.close()
+            raise self._damaged(problem) from problem
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the decoder. Frames that were yielded stay valid."""
+        self._closed = True
+        self._child.close()
+        self._ring = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.after(0)
+
+    def after(self, frames: int) -> Iterator[Frame]:
+        """Every frame but the first `frames`, which the caller has already.
+
+        Those are decoded too, but neither converted nor sent; the times of the others, and what is
+        counted, are as if they had been. Nothing is decoded ahead before this is iterated.
+        """
+        self._child.send({"skip": frames})
+        kinds = ("frame", "notes", "layout", "skipped", "end")
+        try:
+            while "end" not in (message := self._receive(*kinds)):
+                if "frame" in message:
+                    yield self._frame(message["frame"])
+                elif "skipped" in message:
+                    self._note_skipped(message["skipped"], frames)
+                elif "layout" in message:
+                    self._make_ring(message["layout"])
+                else:
+                    self.notes = _checked_notes(message["notes"])
+        except _BROKEN as problem:
+            if not self._closed:
+                raise self._damaged(problem) from problem
+        except SrganEdgeError:
+            if not self._closed:
+                raise
+
+    def _receive(self, *kinds: str) -> dict[str, Any]:
+        if self._ring is not None:
+            for slot in self._ring.freed():
+                self._child.send({"free": slot})
+        message = self._child.receive(self._stall_seconds)
+        kind = "".join(message) if len(message) == 1 else ""
+        if kind not in kinds or kind in self._news:  # what never ends is no sign of life
+            raise ValueError(f"expected {' or '.join(kinds)}")
+        self._news = set() if kind in ("frame", "skipped") else self._news | {kind}
+        return message
+
+    def _make_ring(self, record: Any) -> None:  # noqa: ANN401 - as the child sent it
+        planes = unpack(tuple[Plane, ...], record)
+        size = (self.info.height, self.info.width, 3)
+        dtypes = tuple(plane.dtype for plane in planes)
+        if dtypes not in _LAYOUTS or any(plane.shape != size for plane in planes):
+            raise ValueError(f"frames of {planes}")
+        self._ring = FrameRing(planes, self._send_ring, lend=self._ring is None)
+
+    def _send_ring(self, slots: int, descriptor: int) -> None:
+        self._child.send({"slots": slots}, descriptor)
+
+    def _note_skipped(self, record: Any, wanted: int) -> None:  # noqa: ANN401
+        skipped = unpack(int, record)
+        if not self.frames < skipped <= wanted:  # progress that never ends is none
+            raise ValueError(f"{skipped} frames passed over after {self.frames}")
+        self.frames = skipped
+
+    def _frame(self, record: Any) -> Frame:  # noqa: ANN401
+        slot, pts, duration = unpack(tuple[int, int, int], record)
+        is_later = self._last_pts is None or pts > self._last_pts
+        if self._ring is None or duration < 0 or not is_later:
+            raise ValueError(f"a frame at {pts} for {duration}")
+        pixels, *deep = self._ring.take(slot)
+        self._last_pts = pts
+        self.frames += 1
+        return Frame(pixels, pts, duration, *deep)
+
+    def _damaged(self, problem: Exception) -> InputDamaged:
+        what = problem if isinstance(problem, ChildFailed) else f"broke its protocol ({problem})"
+        return InputDamaged(f"{self.path}: damaged: the decoder {what} at frame {self.frames}")
+
+
+_BROKEN = (ChildFailed, ValueError, UsageError)
+
+
+def serve(parent: Parent, request: dict[str, Any]) -> None:
+    """The child: everything that touches the file happens here."""
+    with VideoReader(Path(request["path"]), **request["options"]) as reader:
+        parent.send({"info": pack(reader.info, Heap())})
+        _skip(reader, parent.receive()["skip"], parent)
+        notes, slots = Notes(), None
+        arrays: list[Samples]
+        for frame in reader:
+            if not isinstance(frame, Frame):
+                continue
+            notes = _say_what_is_new(notes, reader, parent)
+            arrays = [frame.pixels] if frame.deep is None else [frame.pixels, frame.deep]
+            planes = tuple(Plane.of(array) for array in arrays)
+            if slots is None or slots.planes != planes:
+                slots = _slots_for(planes, parent)
+            parent.send({"frame": [slots.put(arrays), frame.pts, frame.duration]})
+        _say_what_is_new(notes, reader, parent)
+    parent.send({"end": None})
+
+
+def _say_what_is_new(before: Notes, reader: VideoReader, parent: Parent) -> Notes:
+    notes = Notes.of(reader)
+    if notes != before:
+        parent.send({"notes": pack(notes, Heap())})
+    return notes
+
+
+def _skip(reader: VideoReader, frames: int, parent: Parent) -> None:
+    """Pass over the first frames, and say once a second how far that is."""
+    said, skipped = monotonic(), 0
+    scanned = reader.scan()
+    while skipped < frames and (item := next(scanned, None)):
+        if isinstance(item, FrameTime):
+            skipped += 1
+            if skipped == frames or monotonic() - said > 1:
+                parent.send({"skipped": skipped})
+                said = monotonic()
+
+
+def _slots_for(planes: tuple[Plane, ...], parent: Parent) -> FrameSlots:
+    """Memory for frames of these arrays, which the parent makes."""
+    parent.send({"layout": pack(planes, Heap())})
+    message, memory = parent.receive_with_memory()
+    while memory is None:  # slots of the memory before, freed meanwhile
+        message, memory = parent.receive_with_memory()
+    return FrameSlots(memory, planes, message["slots"], lambda: int(parent.receive()["free"]))
+
+
+def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent it
+    """A VideoInfo that `VideoReader` could have made, as far as that matters to its users."""
+    info = unpack(VideoInfo, record)
+    find_pixel_format(info.pixel_format)
+    positive = (info.average_rate, info.sample_aspect_ratio, info.frames_stated)
+    if (
+        info.width < 1
+        or info.height < 1
+        or info.width * info.height > MAX_PIXELS
+        or info.time_base <= 0
+        or any(number is not None and number <= 0 for number in positive)
+        or info.color.matrix not in (RGB, *MATRICES)
+        or len(info.display_matrix or range(9)) != 9
+        or not _is_plain(info.codec, *info.unkept, *info.color.assumed)
+    ):
+        raise ValueError(str(info)[:200])
+    return info
+
+
+def _checked_notes(record: Any) -> Notes:  # noqa: ANN401
+    notes = unpack(Notes, record)
+    if not _is_plain(notes.recolored, notes.damage, *notes.unkept):
+        raise ValueError(str(notes)[:200])
+    return notes
+
+
+def _is_plain(*texts: str) -> bool:
+    """Whether they may be printed: nothing in them that a terminal would obey."""
+    return all(text.isprintable() for text in texts)

@@ -1,0 +1,258 @@
+"""Children that crash, hang, eat memory or lie: entry points for `Child`, of tests alone."""
+
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from srgan_edge import isolated_image, isolated_reader, remote
+from srgan_edge.errors import InputRefused
+from srgan_edge.image import Picture
+from srgan_edge.video_reader import VideoReader
+
+FRAMES_BEFORE = 3
+
+
+def _at_frame(act):
+    """An entry point: the real decoder, in which something happens at a frame."""
+
+    def serve(parent, request):
+        convert, seen = VideoReader._frame, []
+
+        def misbehave(reader, item):
+            if len(seen) == FRAMES_BEFORE:
+                act()
+            seen.append(item)
+            return convert(reader, item)
+
+        VideoReader._frame = misbehave
+        isolated_reader.serve(parent, request)
+
+    return serve
+
+
+def _eat():
+    eaten = []
+    while True:
+        eaten.append(np.ones(1 << 20))
+
+
+def _fault():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+abort = _at_frame(os.abort)
+fault = _at_frame(_fault)
+hang = _at_frame(lambda: time.sleep(1000))
+eat = _at_frame(_eat)
+divide = _at_frame(lambda: 1 / 0)
+leave = _at_frame(lambda: os._exit(3))
+
+
+def tell_rights(parent, request):
+    """What a taken-over child could still do, by name."""
+    attempts = {
+        "read the film": lambda: Path(request["path"]).open("rb").close(),
+        "read another file": lambda: Path(request["other"]).open("rb").close(),
+        "list a folder": lambda: list(Path(request["other"]).parent.iterdir()),
+        "write": lambda: os.write(os.open(request["path"], os.O_WRONLY), b"x"),
+        "create": lambda: Path(request["path"] + ".new").touch(),
+        "run a program": lambda: os.execv("/bin/true", ["true"]),
+        "connect": lambda: socket.create_connection(tuple(request["address"]), timeout=2),
+        "open 100 files": lambda: [os.open(request["path"], os.O_RDONLY) for _ in range(100)],
+        "signal its parent": lambda: os.kill(os.getppid(), 0),
+    }
+    could = []
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            could.append(name)
+        except OSError:
+            pass
+    parent.send({"could": could, "environment": sorted(os.environ)})
+
+
+def die_unheard(parent, request):
+    """It never reads what it is sent, says two things, and dies."""
+    while not parent._socket.recv(1, socket.MSG_PEEK):
+        time.sleep(0.01)
+    parent.send({"word": 1})
+    parent.send({"word": 2})
+    os.abort()
+
+
+# ---------------------------------------------------------------- taken over
+
+
+def _lies(*messages):
+    """An entry point: a good start, then these in place of what the decoder would say."""
+
+    def serve(parent, request):
+        class Liar:
+            receive = parent.receive
+            receive_with_memory = parent.receive_with_memory
+
+            def send(self, message):
+                if "frame" in message:
+                    for lie in messages:
+                        parent._socket.send(
+                            lie if isinstance(lie, bytes) else json.dumps(lie).encode()
+                        )
+                    time.sleep(1000)
+                parent.send(message)
+
+        isolated_reader.serve(Liar(), request)
+
+    return serve
+
+
+def _notes(nudged):
+    return vars(isolated_reader.Notes(nudged)) | {"unkept": []}
+
+
+LIES = {
+    "another slot": [{"frame": [99, 0, 1]}],
+    "a slot below": [{"frame": [-1, 0, 1]}],
+    "a slot twice": [{"frame": [0, 0, 1]}, {"frame": [0, 1, 1]}],
+    "time runs back": [{"frame": [0, 5, 1]}, {"frame": [1, 4, 1]}],
+    "a time too long": [{"frame": [0, 2**70, 1]}],
+    "a negative duration": [{"frame": [0, 0, -1]}],
+    "negative counts": [{"frame": [0, 0, 1, -1, 0]}],
+    "counts too many": [{"frame": [0, 0, 1, 0]}],
+    "text for a slot": [{"frame": ["0", 0, 1]}],
+    "true for a slot": [{"frame": [True, 0, 1]}],
+    "nothing in a frame": [{"frame": []}],
+    "a frame that is a number": [{"frame": 7}],
+    "another size": [{"layout": [{"dtype": "uint8", "shape": [48, 65, 3]}]}],
+    "another type": [{"layout": [{"dtype": "uint16", "shape": [48, 64, 3]}]}],
+    "no planes": [{"layout": []}],
+    "layouts without end": [{"layout": [{"dtype": "uint8", "shape": [48, 64, 3]}]}] * 2,
+    "progress that is none": [{"skipped": 1}],
+    "another kind": [{"pickle": "gASV"}],
+    "two kinds": [{"frame": [0, 0, 1, 0, 0], "end": None}],
+    "a list": [[1, 2, 3]],
+    "no JSON": [b"\x80\x04\x95"],
+    "JSON without end": [b"[" * 60_000],
+    "JSON not a number": [b'{"frame": [NaN]}'],
+    "a number without end": [b'{"frame": [' + b"9" * 60_000 + b"]}"],
+    "a message too long": [b" " * 70_000],
+}
+for _name, _messages in LIES.items():
+    globals()[_name.replace(" ", "_")] = _lies(*_messages)
+
+
+def _lying_info(**changes):
+    def serve(parent, request):
+        class Liar:
+            receive = parent.receive
+
+            def send(self, message):
+                message["info"] |= changes
+                parent.send(message)
+                time.sleep(1000)
+
+        isolated_reader.serve(Liar(), request)
+
+    return serve
+
+
+INFOS = {
+    "huge": {"width": 1 << 30},
+    "negative": {"height": -48},
+    "no_tick": {"time_base": [0, 1]},
+    "by_zero": {"time_base": [1, 0]},
+    "no_format": {"pixel_format": "yuv421p"},
+    "no_matrix": {"color": {"matrix": 99}},
+    "infinite": {"duration_seconds": 1e999},
+    "extra": {"surprise": 1},
+    "short_matrix": {"display_matrix": [1, 2]},
+}
+for _name, _changes in INFOS.items():
+    globals()[f"info_{_name}"] = _lying_info(**_changes)
+
+
+def terminal(parent, request):
+    parent.send({"error": "InputDamaged", "text": "\x1b[2Jgone\n" + "a" * 10_000})
+    time.sleep(1000)
+
+
+def unknown_error(parent, request):
+    parent.send({"error": "SystemExit", "text": "0"})
+    time.sleep(1000)
+
+
+# ---------------------------------------------------------------- functions for `remote.Remote`
+
+_calls = count(1)
+
+
+def _counted(text):
+    return f"{text} {next(_calls)}"
+
+
+def _refuse(text):
+    raise InputRefused(f"{text}: no")
+
+
+def serve_functions(parent, request):
+    functions = {
+        "count": _counted,
+        "refuse": _refuse,
+        "sleep": lambda: time.sleep(1000),
+        "crash": os.abort,
+        "eat": _eat,
+        "divide": lambda: 1 / 0,
+        "ones": lambda count: np.ones(count, np.uint8),
+    }
+    remote.serve(parent, functions)
+
+
+def promise_much(parent, request):
+    parent.receive()
+    parent.send({"size": 1 << 40})
+    time.sleep(1000)
+
+
+def give_nothing(parent, request):
+    parent.receive()
+    parent.send({"nothing": 0})
+    time.sleep(1000)
+
+
+def point_outside(parent, request):
+    parent.receive()
+    parent.send({"size": 8})
+    parent.receive_with_memory()
+    parent.send({"result": [4, "uint8", [8]]})
+    time.sleep(1000)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _picture_child(facts=None, **changes):
+    """An entry point that answers what a picture of 5x8 pixels is asked, with changes."""
+    said = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
+    picture = Picture(np.zeros((2, 5, 3), np.uint8))
+    functions = {
+        "open": lambda *_: isolated_image.ImageFacts(**(said | (facts or {}))),
+        "rows": lambda *_: replace(picture, **changes),
+    }
+    return lambda parent, request: remote.serve(parent, functions)
+
+
+picture_lie_of_size = _picture_child({"width": 1 << 30})
+picture_lie_of_frames = _picture_child({"frames": 3})
+picture_lie_of_notes = _picture_child({"notes": ("\x1b[2J",)})
+picture_lie_of_rows = _picture_child(pixels=np.zeros((2, 6, 3), np.uint8))
+picture_lie_of_alpha = _picture_child(alpha=np.zeros((3, 5), np.uint8))
+
+
+def picture_crash(parent, request):
+    remote.serve(parent, {"open": lambda *_: os.abort()})

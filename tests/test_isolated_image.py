@@ -1,0 +1,124 @@
+"""Pictures decoded in a child process: the same rows, and every way in which the child can fail."""
+
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.image_reader import ImageReader
+from srgan_edge.isolated_image import ImageFacts, ImageProcess
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        pixels = rng.integers(0, 255, (7 + number, 5, 4), np.uint8)
+        Image.fromarray(pixels, "RGBA").save(tmp_path / f"{number}.png", icc_profile=b"x" * 99)
+    frames = [Image.fromarray(np.roll(pixels, n, 0)) for n in range(3)]
+    frames[0].save(tmp_path / "moves.webp", save_all=True, append_images=frames[1:], duration=40)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "folder.png").mkdir()
+    return tmp_path
+
+
+def same_rows(reader, other, start, stop):
+    ours, theirs = reader.rows(start, stop), other.rows(start, stop)
+    assert ours.pixels.dtype == theirs.pixels.dtype
+    assert np.array_equal(ours.pixels, theirs.pixels)
+    assert (ours.alpha is None) == (theirs.alpha is None)
+    assert ours.alpha is None or np.array_equal(ours.alpha, theirs.alpha)
+    for name in ("grey", "icc_profile", "exif", "dpi"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
+    with ImageProcess(sorted(folder.iterdir())) as pictures:
+        for path in sorted(folder.iterdir()):
+            try:
+                expected = ImageReader(path)
+            except (InputRefused, InputDamaged) as error:
+                with pytest.raises(type(error)) as same:
+                    pictures.open(path)
+                assert str(same.value) == str(error)
+                continue
+            with expected, pictures.open(path) as reader:
+                assert ImageFacts.of(reader) == ImageFacts.of(expected)
+                assert reader.is_transparent == expected.is_transparent
+                for frame in range(expected.frames):
+                    if expected.frames > 1:
+                        reader.seek(frame)
+                        expected.seek(frame)
+                    same_rows(reader, expected, 0, 0)
+                    same_rows(reader, expected, 2, 5)
+                    same_rows(reader, expected, 0, expected.height)
+    assert psutil.Process().children() == []
+
+
+def test_a_link_leads_to_its_picture_and_not_to_a_device(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "link.png").symlink_to(folder / "1.png")
+    (elsewhere / "zero.png").symlink_to("/dev/zero")
+    with ImageProcess(sorted(elsewhere.iterdir())) as pictures:
+        with pictures.open(elsewhere / "link.png") as reader:
+            assert reader.height == 8
+        with pytest.raises(InputRefused, match="not a regular file"):
+            pictures.open(elsewhere / "zero.png")
+
+
+def test_pictures_of_many_folders(folder):
+    paths = []
+    for number in range(100):
+        paths.append(folder / f"{number:0200}" / "a.png")
+        paths[-1].parent.mkdir()
+        paths[-1].write_bytes((folder / "1.png").read_bytes())
+    with ImageProcess(paths) as pictures, pictures.open(paths[77]) as reader:
+        assert reader.height == 8
+
+
+def test_limits_are_those_of_the_reader(folder):
+    with ImageProcess(sorted(folder.iterdir()), max_pixels=40) as pictures:
+        pictures.open(folder / "1.png")
+        with pytest.raises(InputRefused, match="45 pixels, and 40 is the limit"):
+            pictures.open(folder / "2.png")
+        with pytest.raises(InputRefused, match="would become 4000 pixels, and 640 is the limit"):
+            pictures.open(folder / "1.png", enlargement=10)
+
+
+def test_a_picture_that_is_too_much_for_the_child_is_damage(folder):
+    Image.new("RGB", (9000, 9000)).save(folder / "large.png")
+    message = r"large\.png: damaged: the decoder needs more than the 64 MiB it may have"
+    with ImageProcess(sorted(folder.iterdir()), memory_bytes=64 << 20) as pictures:
+        with pytest.raises(InputDamaged, match=message):
+            pictures.open(folder / "large.png")
+        with pictures.open(folder / "1.png") as reader:
+            assert reader.width == 5
+
+
+LIES = ["crash", "lie_of_size", "lie_of_frames", "lie_of_notes", "lie_of_rows", "lie_of_alpha"]
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_child_that_crashes_or_lies_costs_one_picture(folder, monkeypatch, name):
+    monkeypatch.setattr(ImageProcess, "_entry", f"misbehaving:picture_{name}")
+    message = r"1\.png: damaged: the decoder (crashed|broke its protocol)"
+    with (
+        ImageProcess(sorted(folder.iterdir())) as pictures,
+        pytest.raises(InputDamaged, match=message),
+    ):
+        pictures.open(folder / "1.png").rows(0, 2)
+
+
+def test_many_small_pictures_cost_little(folder):
+    with ImageProcess(sorted(folder.iterdir())) as pictures:
+        pictures.open(folder / "0.png")
+        started = time.monotonic()
+        for _ in range(100):
+            with pictures.open(folder / "1.png") as reader:
+                reader.rows(0, 8)
+        assert time.monotonic() - started < 4

@@ -1,0 +1,403 @@
+"""Decoding in a child process: the same frames, and every way in which the child can fail."""
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import clips
+import misbehaving
+import numpy as np
+import psutil
+import pytest
+from clips import make
+
+from srgan_edge import sandbox
+from srgan_edge.child import Child, ChildFailed
+from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
+from srgan_edge.isolated_reader import IsolatedReader, Notes
+from srgan_edge.video import Frame
+from srgan_edge.video_limits import MAX_PIXELS
+from srgan_edge.video_reader import VideoReader
+
+TICK = Fraction(1, 90000)
+LANDLOCK = sandbox.landlock_version() >= 6
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("film") / "in.mkv", frames=30)
+
+
+@pytest.fixture
+def entry(monkeypatch):
+    """Let the child be another one, by the name of a function in `misbehaving`."""
+    return lambda name: monkeypatch.setattr(IsolatedReader, "_entry", f"misbehaving:{name}")
+
+
+def read_in_process(path, **options):
+    with VideoReader(path, **options) as reader:
+        return [item for item in reader if isinstance(item, Frame)], reader
+
+
+def numbers(frames):
+    return [clips.read_barcode(frame.pixels) for frame in frames]
+
+
+def children():
+    return psutil.Process().children()
+
+
+# ---------------------------------------------------------------- the same as in this process
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("a.mp4", {"frames": 40, "options": {"bf": "3"}, "sounds": ["eng"]}),
+        ("odd.mkv", {"size": (31, 17), "pixel_format": "yuv444p", "frames": 5}),
+        ("two at one time.mkv", {"codec": "ffv1", "options": {}, "pts": [0, 512, 512, 1024]}),
+        ("turned.mp4", {"display": (90, True), "frames": 2}),
+        ("http:a%d\n\udcff.mkv", {"frames": 1}),
+    ],
+)
+def test_frames_times_and_facts_are_those_of_the_reader(tmp_path, name, wanted):
+    source = make(tmp_path / "plain.mkv" if "\n" in name else tmp_path / name, **wanted)
+    source = source.rename(tmp_path / name)
+    expected, reader = read_in_process(source)
+    with IsolatedReader(source) as isolated:
+        frames = list(isolated)  # more than the ring holds, all of them alive
+        assert isolated.info == reader.info
+        assert isolated.notes == Notes.of(reader)
+    assert [(f.pts, f.duration) for f in frames] == [(f.pts, f.duration) for f in expected]
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames, expected, strict=True))
+    assert children() == []
+
+
+@pytest.mark.parametrize("skip", [0, 1, 17, 29, 30])
+def test_skipped_frames_are_neither_sent_nor_forgotten(film, skip):
+    expected, _ = read_in_process(film)
+    with IsolatedReader(film) as reader:
+        frames = list(reader.after(skip))
+        assert reader.frames == 30
+    assert numbers(frames) == list(range(skip, 30))
+    assert [f.pts for f in frames] == [f.pts for f in expected[skip:]]
+
+
+def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
+    source = make(tmp_path / "in.mkv", codec="ffv1", options={}, pts=[0, 512, 512, 512, 1024])
+    expected, _ = read_in_process(source)
+    with IsolatedReader(source) as reader:
+        assert [frame.pts for frame in reader.after(2)] == [frame.pts for frame in expected[2:]]
+        assert reader.notes.nudged == 2
+    with IsolatedReader(source) as reader:
+        assert list(reader.after(5)) == []
+        assert reader.notes.nudged == 2
+
+
+def test_a_frame_is_its_holders_for_as_long_as_any_part_of_it_is(film):
+    """The place of a frame must not be used again while an array, however derived, looks at it."""
+    rows = []
+    with IsolatedReader(film) as reader:
+        for number, frame in enumerate(reader):
+            part = frame.pixels[::2].view(np.uint8)[..., 1:].reshape(24, 64, 2)
+            rows.append((part, part.copy()))
+            if number % 3 == 0:
+                rows.pop(0)
+            del frame
+            time.sleep(0.001)  # for the decoder to overwrite what it may
+    gc.collect()
+    assert all(np.array_equal(part, copied) for part, copied in rows)
+
+
+def test_frames_outlive_their_reader_and_may_be_written_to(film):
+    with IsolatedReader(film) as reader:
+        frame = next(iter(reader))
+    frame.pixels[:] += 0
+    assert clips.read_barcode(frame.pixels) == 0
+
+
+def test_deep_frames_come_with_both_their_arrays(tmp_path):
+    source = make(tmp_path / "in.mkv", pixel_format="yuv420p10le", frames=20)
+    expected, _ = read_in_process(source)
+    with IsolatedReader(source) as reader:
+        frames = list(reader)
+    assert frames[0].deep.dtype == np.uint16
+    for frame, other in zip(frames, expected, strict=True):
+        assert np.array_equal(frame.pixels, other.pixels)
+        assert np.array_equal(frame.deep, other.deep)
+
+
+def test_films_that_become_deeper_on_the_way(tmp_path):
+    parts = [
+        make(tmp_path / f"{depth}.ts", time_base=TICK, pixel_format=name, pts=pts)
+        for depth, name, pts in [
+            (8, "yuv420p", range(0, 43200, 3600)),
+            (10, "yuv420p10le", range(43200, 86400, 3600)),
+        ]
+    ]
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    expected, reader = read_in_process(source)
+    with IsolatedReader(source) as isolated:
+        frames = list(isolated)
+        assert isolated.notes == Notes.of(reader)
+    assert reader.recolored
+    assert [frame.deep is None for frame in frames] == [True] * 12 + [False] * 12
+    for frame, other in zip(frames, expected, strict=True):
+        assert np.array_equal(frame.pixels, other.pixels)
+        assert frame.deep is None or np.array_equal(frame.deep, other.deep)
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "text.mp4", "."])
+def test_refusals_are_those_of_the_reader(tmp_path, monkeypatch, name):
+    (tmp_path / "text.mp4").write_text("Four score\n" * 200)
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    with pytest.raises(InputRefused) as expected:
+        VideoReader(path)
+    with pytest.raises(InputRefused) as refusal:
+        IsolatedReader(path)
+    assert str(refusal.value) == str(expected.value)
+
+
+def test_damage_comes_after_the_frames_before_it(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=60, options={"g": "12"})
+    source.write_bytes(source.read_bytes()[:-2000])
+    expected, frames = [], []
+    with VideoReader(source) as reader, pytest.raises(InputDamaged) as damage:
+        expected.extend(reader)
+    with IsolatedReader(source) as isolated, pytest.raises(InputDamaged) as same:
+        frames.extend(isolated)
+    assert str(same.value) == str(damage.value)
+    assert len(frames) == len(expected) > 20
+
+
+# ---------------------------------------------------------------- a child that fails
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("abort", r"crashed \(SIGABRT\)"),
+        ("fault", r"crashed \(SIGSEGV\)"),
+        ("divide", r"failed \(ZeroDivisionError: division by zero\)"),
+        ("leave", r"ended by itself \(exit code 3\)"),
+        ("eat", "needs more than the 512 MiB it may have"),
+        ("hang", "gave no sign of life for 3 s"),
+    ],
+)
+def test_a_failing_decoder_is_damage_and_frames_before_it_stay(film, entry, name, what):
+    entry(name)
+    frames, stall = [], 3 if name == "hang" else 40
+    message = rf"in\.mkv: damaged: the decoder {what} at frame 3$"
+    with (
+        IsolatedReader(film, stall_seconds=stall, memory_bytes=512 << 20) as reader,
+        pytest.raises(InputDamaged, match=message),
+    ):
+        frames.extend(reader)
+    assert numbers(frames) == [0, 1, 2]
+    assert children() == []
+
+
+def test_a_failure_keeps_the_traceback_of_the_child(film, entry):
+    entry("divide")
+    with IsolatedReader(film) as reader, pytest.raises(InputDamaged) as damage:
+        list(reader)
+    assert "in misbehave" in "".join(damage.value.__cause__.__notes__)
+
+
+def test_a_child_killed_from_outside(film):
+    with IsolatedReader(film) as reader:
+        frames = iter(reader)
+        next(frames)
+        children()[0].kill()
+        with pytest.raises(InputDamaged, match=r"was killed \(SIGKILL\)"):
+            list(frames)
+
+
+def test_a_slow_consumer_is_no_hang(film):
+    with IsolatedReader(film, stall_seconds=3) as reader:
+        frames = iter(reader)
+        kept = [next(frames)]
+        time.sleep(4)
+        kept.extend(frames)
+    assert numbers(kept) == list(range(30))
+
+
+def test_a_frame_bomb_is_refused_in_a_child_of_little_memory(tmp_path):
+    with av.open(str(tmp_path / "in.avi"), "w") as film:
+        stream = film.add_stream("png", rate=25, width=12000, height=12000, pix_fmt="gray")
+        film.mux([*stream.encode(av.VideoFrame(12000, 12000, "gray")), *stream.encode(None)])
+    with pytest.raises(InputRefused, match=f"more than {MAX_PIXELS} pixels"):
+        IsolatedReader(tmp_path / "in.avi", memory_bytes=100 << 20)
+
+
+def test_a_child_that_cannot_start_says_why(film, entry):
+    entry("no_such_function")
+    with pytest.raises(ResourcesExhausted, match=r"before it began: AttributeError.*no_such_func"):
+        IsolatedReader(film)
+
+
+def test_no_descriptors_are_left(film, monkeypatch):
+    monkeypatch.setattr(os, "memfd_create", lambda *_: os.open("/none", 0))
+    with pytest.raises(ResourcesExhausted, match="cannot start a process"):
+        IsolatedReader(film)
+
+
+def test_descriptors_and_processes_are_given_back(film):
+    gc.collect()
+    before = psutil.Process().num_fds()
+    for _ in range(3):
+        with IsolatedReader(film) as reader:
+            next(iter(reader))
+        with pytest.raises(InputRefused):
+            IsolatedReader(film.parent)
+    gc.collect()
+    assert psutil.Process().num_fds() == before
+    assert children() == []
+
+
+def test_closing_ends_an_iteration_in_another_thread(film, entry):
+    entry("hang")
+    reader, got = IsolatedReader(film), []
+    thread = threading.Thread(target=lambda: got.extend(reader))
+    thread.start()
+    while len(got) < misbehaving.FRAMES_BEFORE:
+        time.sleep(0.01)
+    started = time.monotonic()
+    reader.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert time.monotonic() - started < 1
+    assert len(got) == misbehaving.FRAMES_BEFORE
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from srgan_edge.isolated_reader import IsolatedReader, Notes
+IsolatedReader._entry = "misbehaving:hang"
+with IsolatedReader(Path(sys.argv[1])) as reader:
+    print("open", flush=True)
+    for frame in reader:
+        print("frame", flush=True)
+"""
+
+
+@pytest.fixture
+def program(film):
+    """A program in a group of its own, as a terminal starts it, whose decoder hangs."""
+    folders = os.pathsep.join(map(os.path.abspath, sys.path))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, film],
+        env=os.environ | {"PYTHONPATH": folders},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    for _ in range(1 + misbehaving.FRAMES_BEFORE):
+        assert parent.stdout.readline()
+    (child,) = psutil.Process(parent.pid).children()
+    yield parent, child
+    parent.kill()
+    parent.communicate()
+
+
+def gone(process, within_seconds):
+    _, alive = psutil.wait_procs([process], within_seconds)
+    return not alive or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_decoder_dies_with_its_parent(program):
+    parent, child = program
+    parent.kill()
+    assert gone(child, 2)
+
+
+def test_ctrl_c_ends_both_at_once(program):
+    parent, child = program
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=2)
+    assert "KeyboardInterrupt" in errors
+    assert gone(child, 1)
+
+
+# ---------------------------------------------------------------- a child that is taken over
+
+
+@pytest.mark.parametrize("name", misbehaving.LIES)
+def test_lies_are_noticed(film, entry, name):
+    entry(name.replace(" ", "_"))
+    started = time.monotonic()
+    with (
+        IsolatedReader(film, stall_seconds=20) as reader,
+        pytest.raises(InputDamaged, match=r"the decoder (broke its protocol|sent )"),
+    ):
+        list(reader)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", misbehaving.INFOS)
+def test_impossible_facts_are_noticed(film, entry, name):
+    entry(f"info_{name}")
+    with pytest.raises(InputDamaged, match=r"the decoder (broke its protocol|sent )"):
+        IsolatedReader(film, stall_seconds=20)
+
+
+def test_what_it_says_cannot_move_the_cursor(film, entry):
+    entry("terminal")
+    with pytest.raises(InputDamaged) as damage:
+        IsolatedReader(film)
+    assert str(damage.value).startswith(r"\x1b[2Jgone\naaa")
+    assert len(str(damage.value)) < 2100
+
+
+def test_it_cannot_choose_an_exception(film, entry):
+    entry("unknown_error")
+    with pytest.raises(InputDamaged, match=r"failed \(0\)"):
+        IsolatedReader(film)
+
+
+def test_what_it_may_still_do(film, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        request = {"path": str(film), "other": str(secret), "address": server.getsockname()}
+        with Child("misbehaving:tell_rights", request, 512 << 20, [film]) as child:
+            answer = child.receive(20)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError) if LANDLOCK else pytest.raises(OSError, match=""):
+            server.accept()
+    assert not {"PATH", "HOME", "PYTHONPATH"} & set(answer["environment"])
+    assert not {"write", "open 100 files"} & set(answer["could"])
+    if LANDLOCK:
+        assert answer["could"] == ["read the film"]
+
+
+def test_the_last_words_of_a_child_are_heard():
+    with Child("misbehaving:die_unheard", {}, 512 << 20, []) as child:
+        (process,) = children()
+        child.send({"to": "nobody"})
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert [child.receive(20) for _ in range(2)] == [{"word": 1}, {"word": 2}]
+        with pytest.raises(ChildFailed, match="crashed"):
+            child.receive(20)
+
+
+def test_a_child_that_is_gone_is_noticed_at_the_next_word(film):
+    request = {"path": str(film), "other": str(film), "address": ["127.0.0.1", 1]}
+    with Child("misbehaving:tell_rights", request, 512 << 20, [film]) as child:
+        child.receive(20)
+        child.send({"to": "nobody"})
+        with pytest.raises(ChildFailed, match="ended by itself"):
+            child.receive(20)

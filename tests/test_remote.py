@@ -1,0 +1,61 @@
+"""Functions called in a child process: their results, their errors, and what ends them."""
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+
+from srgan_edge.child import ChildFailed
+from srgan_edge.errors import InputRefused
+from srgan_edge.remote import Remote
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def make_remote(entry="serve_functions", seconds=40):
+    return Remote(f"misbehaving:{entry}", [], 512 << 20, seconds)
+
+
+def test_one_child_serves_many_calls_and_outlives_refusals():
+    with make_remote() as remote:
+        assert remote.call(str, "count", "a") == "a 1"
+        with pytest.raises(InputRefused, match=r"^b: no$"):
+            remote.call(str, "refuse", "b")
+        assert remote.call(str, "count", "c") == "c 2"
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        ("crash", r"crashed \(SIGABRT\)"),
+        ("eat", "needs more than the 512 MiB it may have"),
+        ("sleep", "gave no sign of life for 3 s"),
+        ("divide", r"failed \(ZeroDivisionError: "),
+    ],
+)
+def test_the_call_after_a_failure_gets_another_child(function, what):
+    with make_remote(seconds=3 if function == "sleep" else 40) as remote:
+        with pytest.raises(ChildFailed, match=what):
+            remote.call(str, function)
+        assert remote.call(str, "count", "a") == "a 1"
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.parametrize("entry", ["promise_much", "give_nothing", "point_outside"])
+def test_lies_are_noticed(entry):
+    with make_remote(entry) as remote, pytest.raises(ChildFailed, match="broke its protocol"):
+        remote.call(Bytes, "ones", 3)
+
+
+def test_a_result_of_another_type_is_a_failure():
+    with make_remote() as remote, pytest.raises(ChildFailed, match="unexpected 'a 1'"):
+        remote.call(int, "count", "a")
+
+
+def test_arrays_outlive_the_next_call_and_the_child():
+    with make_remote() as remote:
+        first = remote.call(Bytes, "ones", 1_000_000)
+        second = remote.call(Bytes, "ones", 3)
+        first[:] += second[0]
+    assert first.sum() == 2_000_000
+    assert second.tolist() == [1, 1, 1]

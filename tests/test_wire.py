@@ -1,0 +1,117 @@
+"""What is sent comes back equal, and what nobody would send comes back as an error."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srgan_edge.image import Picture
+from srgan_edge.video import VideoInfo
+from srgan_edge.wire import Heap, pack, unpack
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+@dataclass(frozen=True)
+class Everything:
+    number: int
+    ratio: Fraction | None
+    kind: Literal["a", "b"]
+    names: tuple[str, ...]
+    pair: tuple[float, bool]
+    options: dict[str, int]
+    raw: bytes | None
+    samples: npt.NDArray[np.uint8 | np.uint16]
+
+
+def sent(value):
+    heap = Heap()
+    record = pack(value, heap)
+    memory = memoryview(bytearray(heap.size))
+    heap.write(memory)
+    return unpack(type(value), record, memory)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (0, 3, 3)])
+def test_pictures_come_back(shape):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, shape, np.uint8)
+    before = Picture(pixels[::-1], pixels[..., 0], True, b"profile", None, (72.0, 300.5))
+    after = sent(before)
+    assert np.array_equal(after.pixels, before.pixels)
+    assert np.array_equal(after.alpha, before.alpha)
+    assert (after.grey, after.icc_profile, after.exif, after.dpi) == (
+        (True, b"profile", None, (72.0, 300.5))
+    )
+
+
+@given(INT64, st.sampled_from(["uint8", "uint16"]), st.binary(max_size=9))
+def test_every_type_comes_back(number, dtype, raw):
+    value = Everything(
+        number, Fraction(-2, 3), "b", ("x", ""), (0.5, True), {"k": 3}, raw,
+        np.arange(6, dtype=dtype),
+    )  # fmt: skip
+    back = sent(value)
+    assert np.array_equal(back.samples, value.samples)
+    assert back.samples.dtype == dtype
+    fields = ("number", "ratio", "kind", "names", "pair", "options", "raw")
+    assert [getattr(back, f) for f in fields] == [getattr(value, f) for f in fields]
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        (int, True),
+        (int, 1.0),
+        (int, 2**63),
+        (bool, 1),
+        (str, None),
+        (float, float("nan")),
+        (Fraction, [1, 0]),
+        (Fraction, [1, -2]),
+        (Fraction, [1]),
+        (bytes, [0, 17]),
+        (bytes, [16, 1]),
+        (bytes, [-1, 1]),
+        (bytes, [1, -1]),
+        (tuple[int, int], [1]),
+        (tuple[int, ...], {"0": 1}),
+        (dict[str, int], [["a", 1]]),
+        (Literal["a"], ["a"]),
+        (npt.NDArray[np.uint8], [0, "object", [1]]),
+        (npt.NDArray[np.uint8], [0, "uint16", [1]]),
+        (npt.NDArray[np.uint8], [0, "uint8", [17]]),
+        (npt.NDArray[np.uint8], [0, "uint8", [-1, -1]]),
+        (npt.NDArray[np.uint8], [0, "uint8", [2**32, 2**32]]),
+        (npt.NDArray[np.uint8], [0, "uint8", [1] * 5]),
+        (npt.NDArray[np.uint8], [0, ["uint8"], [1]]),
+        (Everything, {"number": 1}),
+        (Everything, 7),
+    ],
+)
+def test_what_is_of_another_type_is_noticed(kind, record):
+    with pytest.raises(ValueError, match="unexpected"):
+        unpack(kind, record, memoryview(bytearray(16)))
+
+
+@pytest.mark.parametrize("kind", [VideoInfo, Picture, Everything], ids=lambda kind: kind.__name__)
+@given(JSON)
+def test_any_json_is_a_value_or_an_error(kind, record):
+    with pytest.raises(ValueError, match="unexpected"):
+        unpack(kind, record)
+
+
+def test_what_cannot_be_sent_is_a_bug():
+    with pytest.raises(TypeError, match="set cannot be sent"):
+        pack({1}, Heap())
+    with pytest.raises(TypeError, match="cannot be received"):
+        unpack(set, [1])
