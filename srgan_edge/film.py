@@ -20,15 +20,16 @@ from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted
 from srgan_edge.film_join import Joined, join, rehearse
 from srgan_edge.film_result import FilmResult
+from srgan_edge.isolated_reader import IsolatedReader, ReaderOptions
 from srgan_edge.jobs import Job
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.options import Options
-from srgan_edge.pipeline import Item, upscale_video
+from srgan_edge.pipeline import upscale_video
 from srgan_edge.pixels import Pixels
 from srgan_edge.report import Reporter
 from srgan_edge.segments import SEGMENT_FRAMES, SegmentWriter
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import Frame, FrameTime, VideoInfo, library_versions
+from srgan_edge.video import Frame, VideoInfo, library_versions
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.work_folder import WorkFolder, open_work_folder
@@ -76,14 +77,7 @@ def _upscale_film(
     nvdec: Nvdec | None,
 ) -> FilmResult:
     encoding = options.encoding
-    with VideoReader(
-        job.source,
-        allow_8bit=encoding.accepts_8bit,
-        allow_opaque=encoding.accepts_opaque,
-        conceal=options.on_damage == "conceal",
-        deinterlace=options.deinterlace,
-        nvdec=nvdec,
-    ) as reader:
+    with _open(job.source, options, nvdec) as reader:
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
         encoder = VideoEncoder(info, size, encoding)
@@ -99,11 +93,12 @@ def _upscale_film(
             writer = SegmentWriter(work, encoder)
             try:
                 upscale_video(
-                    _items_after(reader, resumed),
+                    reader.after(resumed),
                     lambda frame: _upscaled(frame, upscaler.upscale),
                     writer,
                     reporter.frame_done,
                     upscaler.slots,
+                    reader.close if isinstance(reader, IsolatedReader) else lambda: None,
                 )
                 writer.finish()
             except InputDamaged as error:
@@ -116,21 +111,35 @@ def _upscale_film(
             for remark in _remarks_after(reader, options, joined):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
-        if reader.damage:  # all of it made up for, or it would have been raised
+        notes = reader.notes
+        if notes.damage:  # all of it made up for, or it would have been raised
             raise InputDamaged(
-                f"{job.source}: damaged: {reader.damage}; {reader.concealed} of {joined.frames} "
+                f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
                 f"frames show another one; all are in {job.target}"
             )
     return FilmResult(
         frames=joined.frames,
         size=size,
         frames_resumed=resumed,
-        frames_untimed=reader.untimed,
-        frames_nudged=reader.nudged,
+        frames_untimed=notes.untimed,
+        frames_nudged=notes.nudged,
         packets_copied=joined.packets,
         packets_nudged=joined.nudged,
         left_out=left_out,
     )
+
+
+def _open(source: Path, options: Options, nvdec: Nvdec | None) -> IsolatedReader | VideoReader:
+    """In a process of its own, unless on the GPU, which that could not reach."""
+    wanted: ReaderOptions = {
+        "allow_8bit": options.encoding.accepts_8bit,
+        "allow_opaque": options.encoding.accepts_opaque,
+        "conceal": options.on_damage == "conceal",
+        "deinterlace": options.deinterlace,
+    }
+    if nvdec is not None:
+        return VideoReader(source, nvdec=nvdec, **wanted)
+    return IsolatedReader(source, **wanted)
 
 
 @contextmanager
@@ -183,14 +192,6 @@ def _ends_sha256(path: Path, size_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def _items_after(reader: VideoReader, frames: int) -> Iterator[Item]:
-    """What comes after the first `frames` frames, which are decoded and no more."""
-    scanned = reader.scan()
-    while frames:
-        frames -= isinstance(next(scanned), FrameTime)
-    yield from reader
-
-
 def _upscaled(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
     pixels = upscale(frame.pixels)
     deep = None if frame.deep is None else deepened(frame.deep, pixels)
@@ -231,18 +232,21 @@ def _remarks_before(
         yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
-def _remarks_after(reader: VideoReader, options: Options, joined: Joined) -> Iterator[str]:
+def _remarks_after(
+    reader: IsolatedReader | VideoReader, options: Options, joined: Joined
+) -> Iterator[str]:
     """What had to be done to colours and times, and what only the whole film shows."""
-    if reader.recolored:
-        yield f"colours change from {reader.recolored}; all are written as the first"
-    for lost in reader.unkept:
+    notes = reader.notes
+    if notes.recolored:
+        yield f"colours change from {notes.recolored}; all are written as the first"
+    for lost in notes.unkept:
         if lost not in reader.info.unkept:
             yield f"left out: {lost}"
-    if reader.interlaced and not (reader.info.interlaced or options.deinterlace):
-        yield f"{reader.interlaced} of its frames are interlaced: try --deinterlace"
-    if reader.doubtful:
-        yield f"{reader.doubtful} packets may lack a part: the count in the stream is interrupted"
-    if reader.untimed:
-        yield f"{reader.untimed} frames had no time and were spaced by their period"
-    if moved := reader.nudged + joined.nudged:
+    if notes.interlaced and not (reader.info.interlaced or options.deinterlace):
+        yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
+    if notes.doubtful:
+        yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
+    if notes.untimed:
+        yield f"{notes.untimed} frames had no time and were spaced by their period"
+    if moved := notes.nudged + joined.nudged:
         yield f"{moved} frames or packets shared a time with the one before and moved behind it"

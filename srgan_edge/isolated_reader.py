@@ -6,7 +6,6 @@ ring of shared memory, everything else as messages, of which none is believed un
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypedDict, Unpack
@@ -15,7 +14,7 @@ from srgan_edge.child import Child, ChildFailed, Parent
 from srgan_edge.color import MATRICES, RGB
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.video import Frame, FrameTime, VideoInfo, find_pixel_format
+from srgan_edge.video import Frame, FrameTime, Notes, VideoInfo, find_pixel_format
 from srgan_edge.video_limits import MAX_PIXELS
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.wire import Heap, pack, unpack
@@ -37,26 +36,6 @@ class ReaderOptions(TypedDict, total=False):
     allow_opaque: bool
     conceal: bool
     deinterlace: bool
-
-
-@dataclass(frozen=True)
-class Notes:
-    """What `VideoReader` notes beside the frames, by the same names."""
-
-    nudged: int = 0
-    untimed: int = 0
-    interlaced: int = 0
-    concealed: int = 0
-    doubtful: int = 0
-    recolored: str = ""
-    unkept: tuple[str, ...] = ()
-    damage: str = ""
-
-    @classmethod
-    def of(cls, reader: VideoReader) -> Self:
-        counts = (reader.nudged, reader.untimed, reader.interlaced, reader.concealed)
-        texts = (reader.recolored, tuple(reader.unkept), str(reader.damage))
-        return cls(*counts, reader.doubtful, *texts)
 
 
 class IsolatedReader:
@@ -225,7 +204,7 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
 
 def _say_what_is_new(before: Notes, reader: VideoReader, parent: Parent) -> Notes:
-    notes = Notes.of(reader)
+    notes = reader.notes
     if notes != before:
         parent.send({"notes": pack(notes, Heap())})
     return notes

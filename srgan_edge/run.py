@@ -13,8 +13,8 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.film import upscale_film
 from srgan_edge.image import enlarged, joined
-from srgan_edge.image_reader import ImageReader
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
+from srgan_edge.isolated_image import ImageProcess
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
 from srgan_edge.nvdec import choose_decoder
@@ -60,9 +60,11 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         if any(job.kind == "video" for job in jobs):
             chosen = choose_decoder(options.decode, info.device, reporter.note)
             options = replace(options, decode=chosen)
+        paths = [job.source for job in jobs if job.kind == "image"]
+        pictures = opened.enter_context(ImageProcess(paths, options.max_pixels))
         outcomes = []
         for job in jobs:
-            outcome = _outcome_of(job, upscaler, options, made_by, reporter)
+            outcome = _outcome_of(job, upscaler, pictures, options, made_by, reporter)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
@@ -113,6 +115,7 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
 def _outcome_of(
     job: Job,
     upscaler: Upscaler,
+    pictures: ImageProcess,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
@@ -129,7 +132,7 @@ def _outcome_of(
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.kind == "image":
             film = None
-            frames, size = _upscale_image(job, upscaler, options, reporter)
+            frames, size = _upscale_image(job, upscaler, pictures, options, reporter)
         else:
             film = upscale_film(job, upscaler, options, made_by, reporter)
             frames, size = film.frames, film.size
@@ -143,10 +146,10 @@ def _outcome_of(
 
 
 def _upscale_image(
-    job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
+    job: Job, upscaler: Upscaler, pictures: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
     enlargement = options.outscale or upscaler.scale
-    with ImageReader(job.source, options.max_pixels, enlargement) as reader:
+    with pictures.open(job.source, enlargement) as reader:
         size = options.final_size(reader.width, reader.height, upscaler.scale)
         like = reader.rows(0, 0)
         refuse_unwritable(

@@ -89,6 +89,28 @@ class FrameTime(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What a reader found out about a film by the frame that it yielded last."""
+
+    nudged: int = 0
+    """Frames moved forward because their time was not later than that of the one before."""
+    untimed: int = 0
+    """Frames for which the file states no time, placed right after the one before."""
+    interlaced: int = 0
+    """Frames that hold two fields, whether they were deinterlaced or not."""
+    concealed: int = 0
+    """Frames that could not be decoded and were replaced."""
+    doubtful: int = 0
+    """Packets that may lack a part, as the count in a transport stream was interrupted."""
+    recolored: str = ""
+    """From what the frames change to what, and when; empty: they do not."""
+    unkept: tuple[str, ...] = ()
+    """Names of what came with frames and is not in `Frame`, in order."""
+    damage: str = ""
+    """What was found wrong; complete once the last frame was yielded."""
+
+
+@dataclass(frozen=True)
 class CopiedPacket:
     """One packet of sound or subtitles, to be handed to `VideoMuxer.copy` as it is."""
 

@@ -36,7 +36,7 @@ from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.rgb_decoder import RgbDecoder
 from srgan_edge.stated_size import missing_bytes
 from srgan_edge.swscale import Siting
-from srgan_edge.video import CopiedPacket, Frame, FrameTime, VideoInfo, VideoPacket
+from srgan_edge.video import CopiedPacket, Frame, FrameTime, Notes, VideoInfo, VideoPacket
 from srgan_edge.video_decoder import Picture, VideoDecoder
 from srgan_edge.video_limits import (
     MAX_PIXELS,
@@ -193,6 +193,19 @@ class VideoReader:
         """The same, but of the frames only the times: much faster, as no pixel is converted."""
         for item in self._all():
             yield self._time(item) if isinstance(item, Picture) else item
+
+    def after(self, frames: int) -> Iterator[Frame | CopiedPacket]:
+        """What comes after the first `frames` frames, which are decoded and no more."""
+        scanned = self.scan()
+        while frames and (item := next(scanned, None)):
+            frames -= isinstance(item, FrameTime)
+        yield from self
+
+    @property
+    def notes(self) -> Notes:
+        """What was found out so far."""
+        counts = (self.nudged, self.untimed, self.interlaced, self.concealed, self.doubtful)
+        return Notes(*counts, self.recolored, tuple(self.unkept), str(self.damage))
 
     def copied_packets(self) -> Iterator[CopiedPacket]:
         """Only the packets, and no frame is decoded; damage is passed over."""

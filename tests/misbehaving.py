@@ -14,6 +14,7 @@ import numpy as np
 from srgan_edge import isolated_image, isolated_reader, remote
 from srgan_edge.errors import InputRefused
 from srgan_edge.image import Picture
+from srgan_edge.video import Notes
 from srgan_edge.video_reader import VideoReader
 
 FRAMES_BEFORE = 3
@@ -113,7 +114,7 @@ def _lies(*messages):
 
 
 def _notes(nudged):
-    return vars(isolated_reader.Notes(nudged)) | {"unkept": []}
+    return vars(Notes(nudged)) | {"unkept": []}
 
 
 LIES = {

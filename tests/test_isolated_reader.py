@@ -22,7 +22,7 @@ from clips import make
 from srgan_edge import sandbox
 from srgan_edge.child import Child, ChildFailed
 from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
-from srgan_edge.isolated_reader import IsolatedReader, Notes
+from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.video import Frame
 from srgan_edge.video_limits import MAX_PIXELS
 from srgan_edge.video_reader import VideoReader
@@ -75,7 +75,7 @@ def test_frames_times_and_facts_are_those_of_the_reader(tmp_path, name, wanted):
     with IsolatedReader(source) as isolated:
         frames = list(isolated)  # more than the ring holds, all of them alive
         assert isolated.info == reader.info
-        assert isolated.notes == Notes.of(reader)
+        assert isolated.notes == reader.notes
     assert [(f.pts, f.duration) for f in frames] == [(f.pts, f.duration) for f in expected]
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames, expected, strict=True))
     assert children() == []
@@ -148,7 +148,7 @@ def test_films_that_become_deeper_on_the_way(tmp_path):
     expected, reader = read_in_process(source)
     with IsolatedReader(source) as isolated:
         frames = list(isolated)
-        assert isolated.notes == Notes.of(reader)
+        assert isolated.notes == reader.notes
     assert reader.recolored
     assert [frame.deep is None for frame in frames] == [True] * 12 + [False] * 12
     for frame, other in zip(frames, expected, strict=True):
@@ -283,7 +283,7 @@ def test_closing_ends_an_iteration_in_another_thread(film, entry):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from srgan_edge.isolated_reader import IsolatedReader, Notes
+from srgan_edge.isolated_reader import IsolatedReader
 IsolatedReader._entry = "misbehaving:hang"
 with IsolatedReader(Path(sys.argv[1])) as reader:
     print("open", flush=True)
