@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.artefact import read_safetensors_spec
+from srgan_edge.artefact import safetensors_spec
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import ExtraMissing, ModelRefused
 from srgan_edge.model import generator_from_spec
+from srgan_edge.model_file import read_at_most
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
 try:
@@ -22,6 +23,10 @@ except ImportError:
     raise ExtraMissing(
         "safetensors", "srgan-edge[train]", "reading or writing a checkpoint"
     ) from None
+
+
+MAX_BYTES = 1 << 30
+"""The largest generator that a spec can describe has a third of this."""
 
 
 def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
@@ -41,10 +46,11 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
     Raises:
         ModelRefused: no such file, not one of our checkpoints, or weights that do not fit its spec.
     """
-    spec = read_safetensors_spec(path)
+    content = read_at_most(path, MAX_BYTES)  # once: what is checked is what is loaded
+    spec = safetensors_spec(path, content)
     try:
-        state = safetensors.torch.load_file(path)
-    except SafetensorError as error:
+        state = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelRefused(f"{path}: damaged checkpoint: {error}") from None
     _check_state(state, spec, path)
     generator = generator_from_spec(spec)
@@ -68,6 +74,8 @@ def _check_state(state: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
                 f"{path}: {name} has shape {list(tensor.shape)}, "
                 f"the spec asks for {list(expected[name].shape)}"
             )
+        if tensor.dtype != expected[name].dtype:
+            raise ModelRefused(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
         if not torch.isfinite(tensor).all():
             raise ModelRefused(f"{path}: {name} holds values that are not finite")
 

@@ -22,14 +22,23 @@ MAX_NODES = 4096
 TOTALS = "totals"
 """The output of graphs in half precision that is finite for pictures that are."""
 MAX_SCALE = 4
-"""Of one Resize or DepthToSpace."""
+"""Of all Resize together, and of all DepthToSpace together."""
+MAX_REACH_PX = 64
+"""Of a convolution: its kernel, padding and stride."""
+MAX_CHANNELS = 4096
+"""Values in what is added to a picture or multiplied with it: one for each channel."""
 
 OPERATIONS = (
     {"Conv", "PRelu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
     | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "ReduceSum"}
     | {"Cast", "Transpose", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 )
-"""What the exporter and its rewrites write. None of them makes more of its input than MAX_SCALE."""
+"""What the exporter and its rewrites write. What makes more of its input is looked at below."""
+
+_ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"}
+_KEEPS_SHAPE = {"Identity", "Cast", "Transpose", "QuantizeLinear", "DequantizeLinear"}
+_LAYOUTS = ([0, 3, 1, 2], [0, 2, 3, 1])
+"""Permutations from bytes [N, H, W, 3] and back."""
 
 _FLOAT, _UINT8, _FLOAT16, _BFLOAT16 = 1, 2, 10, 16
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
@@ -122,6 +131,8 @@ def _why_not_ours(model: Message) -> str | None:
     for node in nodes:
         if reason := _why_no_node(node, by_name):
             return reason
+    if reason := _why_too_large(nodes, by_name):
+        return reason
     inputs = [value for value in graph.messages(11) if value.text(1) not in by_name]
     outputs = [value for value in graph.messages(12) if not _is_totals(value)]
     for what, values in [("input", inputs), ("output", outputs)]:
@@ -150,8 +161,14 @@ def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
             return f"a {name} has a graph or further tensors in it"
         if attribute.has(5) and (reason := _why_no_weight(attribute.message(5))):
             return reason
-        if attribute.text(1) == "blocksize" and attribute.number(3) > MAX_SCALE:
-            return f"a {name} enlarges by {attribute.number(3)}"
+        if name == "Constant" and not attribute.has(5):
+            return "a Constant is no tensor"
+        if name == "Conv" and any(value > MAX_REACH_PX for value in attribute.numbers(8)):
+            return f"a Conv has {attribute.text(1)} {attribute.numbers(8)}"
+        if name == "Transpose" and attribute.numbers(8) not in _LAYOUTS:
+            return f"a Transpose changes axes to {attribute.numbers(8)}"
+    if name == "Transpose" and not node.messages(5):
+        return "a Transpose turns axes round"
     if name == "Resize":
         inputs = node.texts(1)
         scales = tensors.get(inputs[2]) if len(inputs) == 3 else None
@@ -160,6 +177,30 @@ def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
         factors = struct.unpack("<4f", scales.payload(9))
         if not all(1 <= factor <= MAX_SCALE for factor in factors):
             return f"a Resize enlarges by {max(factors):g}"
+    return None
+
+
+def _why_too_large(nodes: list[Message], tensors: dict[str, Message]) -> str | None:
+    """How a result could get larger than a picture enlarged once, or None."""
+    constants = {name: tensor.numbers(1) for name, tensor in tensors.items()}
+    factors = {"Resize": 1.0, "DepthToSpace": 1.0}
+    for node in nodes:
+        name, inputs = node.text(4), node.texts(1)
+        for operand in inputs if name in _ELEMENTWISE else ():
+            dims = constants.get(operand, [])
+            if len(dims) > 4 or dims[:-3] not in ([], [1]) or math.prod(dims) > MAX_CHANNELS:
+                return f"a {name} with {dims} values"
+        if name == "Constant":
+            constants |= {key: node.messages(5)[0].message(5).numbers(1) for key in node.texts(2)}
+        elif name in _KEEPS_SHAPE and inputs and inputs[0] in constants:
+            constants |= dict.fromkeys(node.texts(2), constants[inputs[0]])
+        if name == "Resize":
+            factors[name] *= max(struct.unpack("<4f", tensors[inputs[2]].payload(9)))
+        elif name == "DepthToSpace":
+            sizes = [a.number(3) for a in node.messages(5) if a.text(1) == "blocksize"]
+            factors[name] *= math.prod(sizes)
+        if (factor := factors.get(name, 1)) > MAX_SCALE:
+            return f"a {name} enlarges by {factor:g}"
     return None
 
 

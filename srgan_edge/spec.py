@@ -78,6 +78,9 @@ class ModelSpec:
             got = getattr(self, field)
             if not isinstance(got, int) or not low <= got <= high:
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
+        for field in ("name", "quantized_from", "licence"):
+            if not isinstance(got := getattr(self, field), str):
+                raise ModelRefused(f"spec has {field} {got!r}; possible: a text")
         if self.quantized_from and self.norm != "none":
             raise ModelRefused(f"spec has norm {self.norm!r} in INT8; possible: 'none'")
         if self.halo_px is not None and not 0 <= self.halo_px <= self.receptive_radius_px:

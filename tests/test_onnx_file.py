@@ -1,5 +1,7 @@
 """ONNX files that are not ours, or harmful: refused before any runtime sees them."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,6 +140,78 @@ def test_a_shuffle_by_more_is_refused(refused, model):
     refused(model, "a DepthToSpace enlarges by 64")
 
 
+def node_of(model, operation):
+    return next(node for node in model.graph.node if node.op_type == operation)
+
+
+def far_padding(model):
+    next(a for a in node_of(model, "Conv").attribute if a.name == "pads").ints[:] = [1 << 30] * 4
+
+
+def padding_below_zero(model):
+    next(a for a in node_of(model, "Conv").attribute if a.name == "pads").ints[:] = [-1] * 4
+
+
+def other_axes(model):
+    node_of(model, "Transpose").attribute[0].ints[:] = [2, 3, 0, 1]
+
+
+def axes_turned_round(model):
+    del node_of(model, "Transpose").attribute[:]
+
+
+def broadcast(model):
+    large = numpy_helper.from_array(np.zeros((5000, 1, 1, 1), np.float32), "large")
+    model.graph.initializer.append(large)
+    node_of(model, "Add").input[1] = "large"
+
+
+def broadcast_in_disguise(model):
+    broadcast(model)
+    model.graph.node.insert(0, helper.make_node("Identity", ["large"], ["as it was"]))
+    node_of(model, "Add").input[1] = "as it was"
+
+
+def broadcast_of_a_constant(model):
+    value = numpy_helper.from_array(np.zeros((2, 1, 1, 1), np.float32))
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["many"], value=value))
+    node_of(model, "Add").input[1] = "many"
+
+
+def constant_of_numbers(model):
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["many"], value_floats=[1.0] * 99))
+
+
+def one_resize_more(model):
+    again = onnx.NodeProto.FromString(node_of(model, "Resize").SerializeToString())
+    model.graph.node.append(again)
+
+
+def one_shuffle_more(model):
+    again = onnx.NodeProto.FromString(node_of(model, "DepthToSpace").SerializeToString())
+    model.graph.node.append(again)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (far_padding, "a Conv has pads"),
+        (padding_below_zero, "a Conv has pads"),
+        (other_axes, r"a Transpose changes axes to \[2, 3, 0, 1\]"),
+        (axes_turned_round, "a Transpose turns axes round"),
+        (broadcast, r"a Add with \[5000, 1, 1, 1\] values"),
+        (broadcast_in_disguise, r"a Add with \[5000, 1, 1, 1\] values"),
+        (broadcast_of_a_constant, r"a Add with \[2, 1, 1, 1\] values"),
+        (constant_of_numbers, "a Constant is no tensor"),
+        (one_resize_more, "a Resize enlarges by 16"),
+        (one_shuffle_more, "a DepthToSpace enlarges by 16"),
+    ],
+)
+def test_what_makes_much_of_little_is_refused(refused, model, change, message):
+    change(model)
+    refused(model, message)
+
+
 def test_other_inputs_and_outputs_are_refused(refused, model):
     wide = onnx.ModelProto.FromString(BYTES)
     wide.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
@@ -157,10 +231,20 @@ def test_a_cut_file_is_refused(refused, keep):
     refused(BYTES[:keep], "not an ONNX file|carries no srgan-edge spec")
 
 
-def test_folders_and_files_that_are_not_there_are_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "none.onnx"):
-        with pytest.raises(ModelRefused):
-            read_onnx_spec(path)
+def test_what_is_no_file_or_a_huge_one_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "zero.onnx").symlink_to("/dev/zero")
+    with (tmp_path / "sparse.onnx").open("wb") as file:
+        file.truncate(3 << 30)
+    for name, message in [
+        ("", "not a file"),
+        ("none.onnx", "No such file"),
+        ("pipe.onnx", "not a file"),
+        ("zero.onnx", "not a file"),
+        ("sparse.onnx", "larger than"),
+    ]:
+        with pytest.raises(ModelRefused, match=message):
+            read_onnx_spec(tmp_path / name)
 
 
 @settings(max_examples=200)

@@ -65,6 +65,8 @@ def test_json_round_trip(spec):
         ({"channels": 0}, "channels 0"),
         ({"blocks": "8"}, "blocks '8'"),
         ({"scale": 2}, "scale 2"),
+        ({"name": 5}, "name 5"),
+        ({"licence": ["MIT"]}, r"licence \['MIT'\]"),
         ({"architecture": "rrdb"}, "architecture 'rrdb'"),
         ({"halo_px": 99}, "halo_px 99"),
         ({"surprise": 1}, "surprise"),
