@@ -12,7 +12,7 @@ TOOLS = .venv/.tools-installed
 DEMO = srgan_edge/demo
 RESULTS = demo-output
 
-.PHONY: help demo test check types gpu bench soak wheel clean
+.PHONY: help demo test check types fuzz gpu bench soak wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ types: $(TOOLS) ## Check the types of all four packages
 	@rm -rf build/types && mkdir -p build/types/srgan_edge
 	@cd build/types/srgan_edge && ln -s ../../../srgan_edge/* ../../../train ../../../export ../../../kernels .
 	$(BIN)/mypy -p srgan_edge
+
+fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
+	$(BIN)/python -m pip install --quiet 'atheris>=3.0'
+	@for target in image video safetensors onnx spec passport wire; do \
+		echo "fuzzing $$target"; \
+		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 85 || exit 1; \
+	done
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's
 	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) benchmarks/gpu.py

@@ -1,0 +1,210 @@
+"""What is fuzzed: functions that read strangers' bytes, and the only errors that may come out.
+
+Everything but those is a finding. Its bytes go to `corpus/TARGET/`, and are never removed.
+"""
+
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from clips import make
+from PIL import Image
+
+from srgan_edge.artefact import safetensors_spec
+from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused
+from srgan_edge.image_reader import ImageReader
+from srgan_edge.models import bundled_models
+from srgan_edge.onnx_file import read_onnx_spec
+from srgan_edge.passport import Passport
+from srgan_edge.spec import ModelSpec
+from srgan_edge.video import VideoInfo
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.wire import unpack
+
+CORPUS = Path(__file__).parent / "corpus"
+MAX_FRAMES = 20
+MAX_PIXELS = 1_000_000
+
+_folder = tempfile.TemporaryDirectory(prefix="fuzz-")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One function, what it may raise, and sound inputs to start from."""
+
+    run: Callable[[bytes], object]
+    allowed: tuple[type[Exception], ...]
+    seeds: Callable[[], list[bytes]]
+
+    def __call__(self, content: bytes) -> None:
+        try:
+            self.run(content)
+        except self.allowed:
+            return
+
+
+def corpus(name: str) -> Iterator[bytes]:
+    """The seeds of a target, and all that was ever found."""
+    yield from TARGETS[name].seeds()
+    for path in sorted((CORPUS / name).glob("*")):
+        yield path.read_bytes()
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, cut out or said twice: what a fuzzer without guidance does."""
+    changed = bytearray(content)
+    for _ in range(rng.randint(1, 8)):
+        at = rng.randrange(len(changed) or 1)
+        match rng.randrange(4):
+            case 0:
+                changed[at : at + 1] = rng.randbytes(1)
+            case 1:
+                changed[at : at + 4] = rng.choice(
+                    (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff")
+                )
+            case 2:
+                del changed[at : at + rng.randint(1, 64)]
+            case 3:
+                changed[at:at] = changed[at : at + rng.randint(1, 64)]
+    return bytes(changed)
+
+
+def _file(content: bytes) -> Path:
+    path = Path(_folder.name) / "in"
+    path.write_bytes(content)
+    return path
+
+
+def _read_picture(content: bytes) -> None:
+    with ImageReader(_file(content), MAX_PIXELS) as reader:
+        assert reader.is_transparent in (True, False)
+        for frame in range(min(reader.frames, MAX_FRAMES)):
+            if reader.frames > 1:
+                reader.seek(frame)
+            reader.rows(0, reader.height)
+
+
+def _read_film(content: bytes) -> None:
+    with VideoReader(_file(content), allow_8bit=True) as reader:
+        for _ in islice(reader, MAX_FRAMES):
+            pass
+
+
+def _films() -> list[bytes]:
+    folder = Path(_folder.name)
+    ms, tick = Fraction(1, 1000), Fraction(1, 25)
+    wanted = [
+        make(folder / "a.mp4", frames=4, sounds=["eng"], subtitles="mov_text", cover=True),
+        make(folder / "b.mkv", frames=4, time_base=ms, chapters=True, options={"bf": "2"}),
+        make(folder / "c.ts", frames=4, time_base=Fraction(1, 90000)),
+        make(folder / "d.avi", frames=4, time_base=tick, codec="mpeg4", options={}),
+        make(folder / "e.mkv", frames=2, codec="ffv1", options={}, size=(16, 16)),
+        make(folder / "f.webm", frames=2, codec="libvpx-vp9", options={}, size=(16, 16)),
+    ]
+    return [path.read_bytes() for path in wanted]
+
+
+def _pictures() -> list[bytes]:
+    pixels = np.random.default_rng(0).integers(0, 255, (7, 9, 4), np.uint8)
+    found = []
+    for name in ("GIF", "WEBP", "PNG"):
+        path = Path(_folder.name) / "animation"
+        first, *others = [Image.fromarray(np.roll(pixels, n, 0)[..., :3]) for n in range(3)]
+        first.save(path, name, save_all=True, append_images=others, duration=40)
+        found.append(path.read_bytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        for mode in ("L", "RGB", "RGBA", "P"):
+            if name == "JPEG" and mode in ("RGBA", "P"):
+                continue
+            path = Path(_folder.name) / "picture"
+            image = Image.fromarray(pixels, "RGBA").convert(mode)
+            image.save(path, name, **({} if name == "BMP" else {"exif": exif}))
+            found.append(path.read_bytes())
+    return found
+
+
+def _models(suffix: str) -> list[bytes]:
+    """The smallest bundled one."""
+    files = [model.files[suffix] for model in bundled_models().values() if model.has(suffix)]
+    return [min(files, key=lambda path: path.stat().st_size).read_bytes()]
+
+
+def _specs() -> list[bytes]:
+    return [model.spec.to_json().encode() for model in bundled_models().values()]
+
+
+def _passports() -> list[bytes]:
+    spec = json.loads(next(iter(bundled_models().values())).spec.to_json())
+    shape = [1, 270, 480]
+    layer = {"name": "a", "kind": "b", "inputs": ["Half"], "weights": [], "outputs": ["Half"]}
+    texts = "source module version precision gpu driver platform graph_sha256 engine_sha256"
+    record = dict.fromkeys(texts.split(), "x") | {
+        "spec": spec,
+        "profile": {"smallest": shape, "best": shape, "largest": shape},
+        "compute_capabilities": ["8.9"],
+        "workspace_mib": None,
+        "optimization_level": 3,
+        "build_seconds": 1.5,
+        "parity": {"engine": {"max": 1.0}},
+        "layers": [layer | {"onnx_nodes": ["n"]}],
+    }
+    return [json.dumps(record).encode()]
+
+
+def _facts() -> list[bytes]:
+    color = {"matrix": 1, "full_range": False, "primaries": 2, "transfer": 2, "assumed": []}
+    record = {
+        "width": 64,
+        "height": 48,
+        "time_base": [1, 25],
+        "start_pts": 0,
+        "average_rate": [25, 1],
+        "duration_seconds": 1.0,
+        "frames_stated": None,
+        "codec": "h264",
+        "pixel_format": "yuv420p",
+        "color": color,
+        "hdr": {"display": None, "light_levels": [1000, 400]},
+        "unkept": [],
+        "sample_aspect_ratio": None,
+        "display_matrix": [1] * 9,
+        "interlaced": False,
+    }
+    return [json.dumps(record).encode()]
+
+
+TARGETS = {
+    "image": Target(_read_picture, (InputRefused, InputDamaged), _pictures),
+    "video": Target(_read_film, (InputRefused, InputDamaged), _films),
+    "safetensors": Target(
+        lambda content: safetensors_spec(Path("in"), content),
+        (ModelRefused,),
+        lambda: [_models(".safetensors")[0][:8192]],
+    ),
+    "onnx": Target(
+        lambda content: read_onnx_spec(_file(content)), (ModelRefused,), lambda: _models(".onnx")
+    ),
+    "spec": Target(
+        lambda content: ModelSpec.from_json(content.decode("utf-8", "replace")),
+        (ModelRefused,),
+        _specs,
+    ),
+    "passport": Target(
+        lambda content: Passport.from_json(content.decode("utf-8", "replace")),
+        (ModelRefused,),
+        _passports,
+    ),
+    "wire": Target(
+        lambda content: unpack(VideoInfo, json.loads(content)),
+        (ValueError, RecursionError),
+        _facts,
+    ),
+}
