@@ -100,7 +100,7 @@ def _upscale_film(
             try:
                 upscale_video(
                     _items_after(reader, resumed),
-                    lambda frame: _upscaled(frame, upscaler.upscale),
+                    lambda frame: upscaled_frame(frame, upscaler.upscale),
                     writer,
                     reporter.frame_done,
                     upscaler.slots,
@@ -113,7 +113,7 @@ def _upscale_film(
                 writer.abandon()
                 raise
             joined = _publish(job.source, work, job.target, size, options)
-            for remark in _remarks_after(reader, options, joined):
+            for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
         if reader.damage:  # all of it made up for, or it would have been raised
@@ -191,7 +191,8 @@ def _items_after(reader: VideoReader, frames: int) -> Iterator[Item]:
     yield from reader
 
 
-def _upscaled(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+    """The frame, in as many bits as it has, with all that is said of it."""
     pixels = upscale(frame.pixels)
     deep = None if frame.deep is None else deepened(frame.deep, pixels)
     return replace(frame, pixels=pixels, deep=deep)
@@ -223,6 +224,11 @@ def _remarks_before(
     if work.frames:
         yield f"going on after {work.frames} frames that are in {work.path}"
     yield from (f"left out: {lost}" for lost in left_out)
+    yield from remarks_on(info, options)
+
+
+def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
+    """What is not certain about any film like this."""
     if info.interlaced and not options.deinterlace:
         yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
     if info.color.assumed:
@@ -231,7 +237,7 @@ def _remarks_before(
         yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
-def _remarks_after(reader: VideoReader, options: Options, joined: Joined) -> Iterator[str]:
+def remarks_after(reader: VideoReader, options: Options, packets_nudged: int) -> Iterator[str]:
     """What had to be done to colours and times, and what only the whole film shows."""
     if reader.recolored:
         yield f"colours change from {reader.recolored}; all are written as the first"
@@ -244,5 +250,5 @@ def _remarks_after(reader: VideoReader, options: Options, joined: Joined) -> Ite
         yield f"{reader.doubtful} packets may lack a part: the count in the stream is interrupted"
     if reader.untimed:
         yield f"{reader.untimed} frames had no time and were spaced by their period"
-    if moved := reader.nudged + joined.nudged:
+    if moved := reader.nudged + packets_nudged:
         yield f"{moved} frames or packets shared a time with the one before and moved behind it"
