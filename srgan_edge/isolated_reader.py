@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from srgan_edge.child import Child, ChildFailed, Parent
 from srgan_edge.color import MATRICES, RGB
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.video import Frame, FrameTime, Notes, VideoInfo, find_pixel_format
+from srgan_edge.video import Frame, FrameTime, Notes, ReaderOptions, VideoInfo, find_pixel_format
 from srgan_edge.video_limits import MAX_PIXELS
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.wire import Heap, pack, unpack
@@ -27,15 +27,6 @@ MEMORY_BYTES = min(6 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SI
 
 _LAYOUTS = (("uint8",), ("uint8", "uint16"))
 """Types of the arrays of a frame: `pixels`, and `deep` where there is one."""
-
-
-class ReaderOptions(TypedDict, total=False):
-    """What `VideoReader` can be told, by the same names."""
-
-    allow_8bit: bool
-    allow_opaque: bool
-    conceal: bool
-    deinterlace: bool
 
 
 class IsolatedReader:

@@ -6,7 +6,7 @@ from typing import Literal
 from srgan_edge.image_file import MAX_PIXELS
 from srgan_edge.nvdec import Decoder
 from srgan_edge.upscaler import Tiling
-from srgan_edge.video import Encoding
+from srgan_edge.video import Encoding, ReaderOptions
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Options:
     """What becomes of frames that cannot be decoded: left out, or shown as the one before."""
     deinterlace: bool = False
     """Make pictures of two fields into pictures of one moment, before they are upscaled."""
+    live: bool = False
+    """Rather drop frames than be late."""
     restart: bool = False
     """Forget what an earlier run has done of a film."""
     max_pixels: int = MAX_PIXELS
@@ -40,3 +42,13 @@ class Options:
         """Width and height in pixels of the result of a model of that scale."""
         factor = scale if self.outscale is None else self.outscale
         return max(1, round(width * factor)), max(1, round(height * factor))
+
+    @property
+    def reading(self) -> ReaderOptions:
+        """What readers of films are told."""
+        return {
+            "allow_8bit": self.encoding.accepts_8bit,
+            "allow_opaque": self.encoding.accepts_opaque,
+            "conceal": self.on_damage == "conceal",
+            "deinterlace": self.deinterlace,
+        }

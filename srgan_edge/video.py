@@ -7,7 +7,7 @@ the container of a result to `video_muxer`.
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import av
 from av.packet import Packet
@@ -115,6 +115,15 @@ class CopiedPacket:
     """One packet of sound or subtitles, to be handed to `VideoMuxer.copy` as it is."""
 
     packet: "Packet[Stream]"
+
+
+class ReaderOptions(TypedDict, total=False):
+    """What `VideoReader` can be told, by the same names."""
+
+    allow_8bit: bool
+    allow_opaque: bool
+    conceal: bool
+    deinterlace: bool
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,9 @@ class VideoReader:
         """Frames for which the file states no time, placed right after the one before."""
         self.cover_art: dict[int, Packet[Stream]] = {}
         """Attached pictures, by stream index."""
-        self._identity = file_identity(path)
-        self.container = _open_container(path, nvdec)
+        self.reached_end = False
+        """Whether reading ended because there was no more, and not by an error."""
+        self.container = self._open(nvdec)
         try:
             self.video = self._best_video()
             self._prepare_decoder()
@@ -216,6 +217,10 @@ class VideoReader:
         for packet in self._demux():
             if packet.stream_index in copied:
                 yield CopiedPacket(packet)
+
+    def _open(self, nvdec: Nvdec | None) -> InputContainer:
+        self._identity = file_identity(self.path)
+        return _open_container(self.path, nvdec)
 
     def _best_video(self) -> VideoStream:
         if len(self.container.streams) > MAX_STREAMS:
@@ -312,8 +317,6 @@ class VideoReader:
         yield from self._progressive(self._decoder.finish())
         if self._deinterlacer:
             yield from self._deinterlacer.finish()
-        if file_identity(self.path) != self._identity:
-            self.damage.add("the file was changed or removed while it was read")
         if self.damage and not self.damage.is_repaired:
             raise InputDamaged(f"{self.path}: damaged: {self.damage}")
 
@@ -327,6 +330,7 @@ class VideoReader:
                 self.damage.add(str(error.strerror), self._latest_end_seconds)
                 return
             if packet is None:
+                self.reached_end = True
                 return
             if not packet.size:
                 continue
@@ -346,6 +350,8 @@ class VideoReader:
 
     def _examine_container(self) -> None:
         """A file that was cut off decodes to its end without any error."""
+        if file_identity(self.path) != self._identity:
+            self.damage.add("the file was changed or removed while it was read")
         if "matroska" in self._formats:
             if broken := matroska.find_break(self.path):
                 self.damage.add(broken)
