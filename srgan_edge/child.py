@@ -35,8 +35,7 @@ _STARTS = (
 _VARIABLES = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH",)
 _MAX_TEXT = 2000
-_REPORTED = (InputRefused, InputDamaged)
-"""What a child may say of its file."""
+Reports = tuple[type[SrganEdgeError], ...]
 
 
 class ChildFailed(Exception):
@@ -50,7 +49,9 @@ class Child:
         entry: `module:function`, called there with its `Parent` and the request.
         request: what to do, as JSON.
         memory_bytes: how much more than its libraries it may map.
-        readable: the files it may read, where the kernel can hold it to that.
+            readable: the files it may read, where the kernel can hold it to that.
+        writable: the folder in which it may do anything; None: it writes nothing.
+        reports: the errors that it may raise here, beside its own failing.
 
     The process dies with the thread that made this object, and at `close`. It is in a process group
     of its own, so that Ctrl-C reaches its parent alone.
@@ -60,9 +61,15 @@ class Child:
     """
 
     def __init__(
-        self, entry: str, request: dict[str, Any], memory_bytes: int, readable: list[Path]
+        self,
+        entry: str,
+        request: dict[str, Any],
+        memory_bytes: int,
+        readable: list[Path],
+        writable: Path | None = None,
+        reports: Reports = (InputRefused, InputDamaged),
     ) -> None:
-        self._memory_bytes = memory_bytes
+        self._memory_bytes, self._reports = memory_bytes, reports
         self._lock = RLock()  # against closing the socket under a thread that receives
         self._closed = False
         try:
@@ -73,8 +80,13 @@ class Child:
         except OSError as error:
             raise ResourcesExhausted(f"cannot start a process: {error.strerror}") from error
         try:
-            paths = [os.fspath(path.absolute()) for path in readable]
-            self.send({"memory_bytes": memory_bytes, "readable": paths, "request": request})
+            orders = {
+                "memory_bytes": memory_bytes,
+                "readable": [os.fspath(path.absolute()) for path in readable],
+                "writable": None if writable is None else os.fspath(writable.absolute()),
+                "request": request,
+            }
+            self.send(orders)
             self.receive(START_SECONDS)
         except ChildFailed as failure:
             last_line = self._last_complaint()
@@ -104,7 +116,7 @@ class Child:
 
         Raises:
             ChildFailed: it ended, or sent none in time or none that is one.
-            InputRefused, InputDamaged: what it says of the file.
+            SrganEdgeError: what it reports.
         """
         with self._lock:
             if self._closed:
@@ -165,7 +177,7 @@ class Child:
 
     def _error_from(self, message: dict[str, Any]) -> Exception:
         name, text = message["error"], _printable(str(message.get("text")))
-        for kind in _REPORTED:
+        for kind in self._reports:
             if name == kind.__name__:
                 return kind(text)
         if name == MemoryError.__name__:
@@ -257,8 +269,9 @@ def main() -> None:
     orders = parent.receive()
     module, _, function = entry.partition(":")
     serve = getattr(importlib.import_module(module), function)
-    sandbox.limit_resources(orders["memory_bytes"])
-    sandbox.keep_to_files(map(Path, orders["readable"]))
+    writable = None if orders["writable"] is None else Path(orders["writable"])
+    sandbox.limit_resources(orders["memory_bytes"], writes=writable is not None)
+    sandbox.keep_to_files(map(Path, orders["readable"]), writable)
     parent.send({"ready": True})
     try:
         serve(parent, orders["request"])

@@ -18,7 +18,7 @@ from srgan_edge.atomic import output_failed, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted
-from srgan_edge.film_join import Joined, join, rehearse
+from srgan_edge.film_join import Joined, Joiner
 from srgan_edge.film_result import FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.jobs import Job
@@ -82,10 +82,11 @@ def _upscale_film(
         size = options.final_size(info.width, info.height, upscaler.scale)
         encoder = VideoEncoder(info, size, encoding)
         identity = _identity(job.source, size, options, made_by)
-        with _resumable(job.target, identity, restart=options.restart) as work:
-            scratch = work.path / f"rehearsal{job.target.suffix}"
-            left_out = rehearse(job.source, job.target, scratch, size, encoding)
-            scratch.unlink()
+        with (
+            _resumable(job.target, identity, restart=options.restart) as work,
+            Joiner(job.source, work.path, size, encoding) as joiner,
+        ):
+            left_out = joiner.rehearse(job.target)
             for remark in _remarks_before(info, options, left_out, work):
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
@@ -103,11 +104,11 @@ def _upscale_film(
                 writer.finish()
             except InputDamaged as error:
                 writer.finish()
-                raise InputDamaged(f"{error}{_saved(job, work, size, options)}") from error
+                raise InputDamaged(f"{error}{_saved(job.target, work, joiner)}") from error
             except BaseException:
                 writer.abandon()
                 raise
-            joined = _publish(job.source, work, job.target, size, options)
+            joined = _publish(joiner, job.target)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
@@ -193,19 +194,17 @@ def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
     return replace(frame, pixels=pixels, deep=deep)
 
 
-def _publish(
-    source: Path, work: WorkFolder, target: Path, size: tuple[int, int], options: Options
-) -> Joined:
-    with replace_when_whole(target, partial=work.path / f"joined{target.suffix}") as file:
-        return join(source, work, target, file, size, options.encoding)
+def _publish(joiner: Joiner, target: Path) -> Joined:
+    with replace_when_whole(target, partial=joiner.file_for(target)):
+        return joiner.join(target)
 
 
-def _saved(job: Job, work: WorkFolder, size: tuple[int, int], options: Options) -> str:
+def _saved(target: Path, work: WorkFolder, joiner: Joiner) -> str:
     """Publish what could be decoded, if anything could."""
     if not work.segments:
         return ""
-    partial = job.target.with_name(f"{job.target.stem}.partial{job.target.suffix}")
-    _publish(job.source, work, partial, size, options)
+    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+    _publish(joiner, partial)
     work.discard()
     return f"; what could be decoded is in {partial}"
 

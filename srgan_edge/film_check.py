@@ -6,7 +6,7 @@ not: they are the network's business. Nothing is written here.
 
 import hashlib
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -108,8 +108,8 @@ class FilmRecord:
         )
 
     @classmethod
-    def of(cls, path: Path) -> Self:
-        """Decode the whole of a file.
+    def of(cls, path: Path, on_step: Callable[[], None] = lambda: None) -> Self:
+        """Decode the whole of a file; `on_step` is called with every frame and packet.
 
         Raises:
             InputRefused: it is no film.
@@ -122,6 +122,7 @@ class FilmRecord:
                     record.frames.add(item.pts, item.duration)
                 else:
                     record.packets[item.packet.stream_index].add(item)
+                on_step()
         return record
 
 

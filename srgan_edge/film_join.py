@@ -1,21 +1,36 @@
 """The last step of a film: its segments and the rest of the input become one file, and are checked.
 
-Both functions open the input themselves, so that they can run in a process of their own.
+All that touches the input happens in a child process, as decoding does. It may write into the work
+folder alone; what it wrote gets its name elsewhere.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from time import monotonic
+from typing import Any, Self, TypeVar
 
-from srgan_edge.errors import InputDamaged, OutputFailed
+from srgan_edge.atomic import output_failed
+from srgan_edge.child import ChildFailed, Parent
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.film_check import FilmRecord, differences
+from srgan_edge.isolated_reader import MEMORY_BYTES
+from srgan_edge.remote import SIGN_OF_LIFE, Remote
+from srgan_edge.remote import serve as serve_calls
 from srgan_edge.segments import read_segments
 from srgan_edge.video import CopiedPacket, Encoding, VideoPacket, decoding_seconds
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
+from srgan_edge.wire import Heap, Json, pack, unpack
 from srgan_edge.work_folder import WorkFolder
+
+STALL_SECONDS = 900.0
+"""So long joining may give no sign of life: an MP4 of many gigabytes is moved once at its end."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,57 +44,143 @@ class Joined:
     """Of these, moved by a tick, as they shared a time with the one before."""
 
 
-def rehearse(
-    source: Path, target: Path, scratch: Path, size: tuple[int, int], encoding: Encoding
-) -> list[str]:
-    """Do to `scratch` all that could be refused before the first frame, so that it is refused now.
+class Joiner:
+    """Joins one film, in a child process that starts with the first call and ends with `close`.
 
-    Returns:
-        One line for each thing in the input that the result will not have.
+    Args:
+        source: the input.
+        work: the folder of its segments.
+        size: (width, height) of their frames, in pixels.
 
-    Raises:
-        UsageError: encoder or container take less than is asked of them.
+    Raises, in any of its calls:
+        InputDamaged: the process crashed, hung or ran out of memory over the input.
+        OutputFailed: the disk is full, or failed.
     """
-    with VideoReader(source, allow_8bit=True) as reader, VideoMuxer(target, reader) as muxer:
-        encoder = VideoEncoder(reader.info, size, encoding)
-        muxer.open(scratch, encoder)
+
+    def __init__(self, source: Path, work: Path, size: tuple[int, int], encoding: Encoding) -> None:
+        self._source, self._work, self._size, self._encoding = source, work, size, encoding
+        self._remote = Remote(
+            "srgan_edge.film_join:serve",
+            readable=[source],
+            memory_bytes=MEMORY_BYTES,
+            seconds=STALL_SECONDS,
+            writable=work,
+            reports=(InputRefused, InputDamaged, UsageError, OutputFailed),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._remote.close()
+
+    def file_for(self, target: Path) -> Path:
+        """Where `join` writes what shall become `target`."""
+        return self._work / f"joined{target.suffix}"
+
+    def rehearse(self, target: Path) -> list[str]:
+        """Do all that could be refused before the first frame, so that it is refused now.
+
+        Returns:
+            One line for each thing in the input that the result will not have.
+
+        Raises:
+            UsageError: encoder or container take less than is asked of them.
+        """
+        return list(self._call(tuple[str, ...], "rehearse", target))
+
+    def join(self, target: Path) -> Joined:
+        """Write the segments, and all that the input has besides, to one file; then check it.
+
+        Raises:
+            OutputFailed: the result is not as the input.
+        """
+        return self._call(Joined, "join", target)
+
+    def _order(self, target: Path) -> "_Order":
+        return _Order(
+            source=os.fspath(self._source.absolute()),
+            work=os.fspath(self._work.absolute()),
+            file=os.fspath(self.file_for(target).absolute()),
+            target=os.fspath(target),
+            size=self._size,
+            encoding=self._encoding,
+        )
+
+    def _call(self, kind: type[T], function: str, target: Path) -> T:
+        try:
+            return self._remote.call(kind, function, pack(self._order(target), Heap()))
+        except ChildFailed as failure:
+            raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the child is told."""
+
+    source: str
+    work: str
+    file: str
+    target: str
+    size: tuple[int, int]
+    encoding: Encoding
+
+
+def serve(parent: Parent, request: dict[str, Any]) -> None:
+    """The child."""
+    last_sign = monotonic()
+
+    def give_a_sign() -> None:
+        nonlocal last_sign
+        if monotonic() - last_sign > 1:
+            parent.send(SIGN_OF_LIFE)
+            last_sign = monotonic()
+
+    def on_disk(work: Callable[[_Order], T]) -> Callable[[Json], T]:
+        def call(record: Json) -> T:
+            order = unpack(_Order, record)
+            try:
+                return work(order)
+            except OSError as error:
+                raise output_failed(Path(order.target), error) from error
+
+        return call
+
+    calls = {"rehearse": on_disk(_rehearse), "join": on_disk(lambda o: _join(o, give_a_sign))}
+    serve_calls(parent, calls)
+
+
+def _rehearse(order: _Order) -> list[str]:
+    with (
+        VideoReader(Path(order.source), allow_8bit=True) as reader,
+        VideoMuxer(Path(order.target), reader) as muxer,
+    ):
+        encoder = VideoEncoder(reader.info, order.size, order.encoding)
+        muxer.open(Path(order.file), encoder)
         return [*muxer.left_out, *encoder.left_out]
 
 
-def join(
-    source: Path,
-    work: WorkFolder,
-    target: Path,
-    file: Path,
-    size: tuple[int, int],
-    encoding: Encoding,
-) -> Joined:
-    """Write the segments of `work`, and all that `source` has besides, to `file`; then check it.
-
-    Args:
-        target: what `file` will be called; its suffix decides the container.
-        size: (width, height) of the frames in the segments, in pixels.
-
-    Raises:
-        OutputFailed: the result is not as the input.
-        OSError: the disk is full, or failed.
-    """
-    with VideoReader(source, allow_8bit=True) as reader, VideoMuxer(target, reader) as muxer:
+def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
+    work = WorkFolder(Path(order.work))
+    with (
+        VideoReader(Path(order.source), allow_8bit=True) as reader,
+        VideoMuxer(Path(order.target), reader) as muxer,
+    ):
         expected = FilmRecord.begin(reader)
-        muxer.open(file, VideoEncoder(reader.info, size, encoding))
-        for item in _interleaved(
-            read_segments(work, reader.info.time_base), reader.copied_packets()
-        ):
+        muxer.open(Path(order.file), VideoEncoder(reader.info, order.size, order.encoding))
+        video = read_segments(work, reader.info.time_base)
+        for item in _interleaved(video, reader.copied_packets()):
             if isinstance(item, CopiedPacket):
                 expected.packets[item.packet.stream_index].add(item)
                 muxer.copy(item)
             else:
                 muxer.mux(item)
+            on_step()
         muxer.close()
     for _, segment in work.finished():
         for pts, duration in zip(segment.pts, segment.durations, strict=True):
             expected.frames.add(pts, duration)
-    _check(expected, file)
+    _check(expected, Path(order.file), on_step)
     packets = sum(len(record.digests) for record in expected.packets.values())
     return Joined(len(expected.frames), packets, muxer.nudged)
 
@@ -99,9 +200,9 @@ def _interleaved(
         yield from chain([ahead], video)
 
 
-def _check(expected: FilmRecord, file: Path) -> None:
+def _check(expected: FilmRecord, file: Path, on_step: Callable[[], None]) -> None:
     try:
-        found = differences(expected, FilmRecord.of(file))
+        found = differences(expected, FilmRecord.of(file, on_step))
     except InputDamaged as error:
         found = [str(error)]
     if found:

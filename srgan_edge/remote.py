@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
-from srgan_edge.child import Child, ChildFailed, Parent, error_message, shared_memory
-from srgan_edge.errors import SrganEdgeError
+from srgan_edge.child import Child, ChildFailed, Parent, Reports, error_message, shared_memory
+from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
 from srgan_edge.wire import Heap, Json, pack, unpack
 
 T = TypeVar("T")
+
+SIGN_OF_LIFE = {"alive": True}
+"""What a function that takes long may send its parent meanwhile."""
 
 
 class Remote:
@@ -22,13 +25,23 @@ class Remote:
         entry: `module:function`, a function that calls `serve`.
         readable: files and folders it may read, where the kernel can hold it to that.
         memory_bytes: how much more than its libraries it may map.
-        seconds: how long one call may take.
+        seconds: how long one call may take; if it gives signs of life, from one to the next.
+        writable, reports: as of `Child`.
 
     The child starts with the first call, and dies with the thread that made that, or at `close`.
     """
 
-    def __init__(self, entry: str, readable: list[Path], memory_bytes: int, seconds: float) -> None:
+    def __init__(
+        self,
+        entry: str,
+        readable: list[Path],
+        memory_bytes: int,
+        seconds: float,
+        writable: Path | None = None,
+        reports: Reports = (InputRefused, InputDamaged),
+    ) -> None:
         self._entry, self._readable = entry, readable
+        self._writable, self._reports = writable, reports
         self._memory_bytes, self._seconds = memory_bytes, seconds
         self._child: Child | None = None
 
@@ -48,11 +61,13 @@ class Remote:
 
         Raises:
             ChildFailed: it crashed, took too long or too much memory, or answered nonsense.
-            InputRefused, InputDamaged: what the function raised.
+            SrganEdgeError: what the function raised, of those that it may report.
             ResourcesExhausted: no process or no memory to be had.
         """
         if self._child is None:
-            self._child = Child(self._entry, {}, self._memory_bytes, self._readable)
+            self._child = Child(
+                self._entry, {}, self._memory_bytes, self._readable, self._writable, self._reports
+            )
         try:
             return self._answer(self._child, kind, function, arguments)
         except ValueError as error:
@@ -66,7 +81,8 @@ class Remote:
 
     def _answer(self, child: Child, kind: type[T], function: str, arguments: tuple[Json, ...]) -> T:
         child.send({"call": function, "arguments": list(arguments)})
-        message = child.receive(self._seconds)
+        while (message := child.receive(self._seconds)) == SIGN_OF_LIFE:
+            pass
         memory = memoryview(b"")
         if "size" in message:
             memory = self._memory_for(child, unpack(int, message["size"]))

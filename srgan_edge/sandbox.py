@@ -38,8 +38,8 @@ def die_with(parent_id: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def limit_resources(memory_bytes: int) -> None:
-    """At most `memory_bytes` more of address space than now; few files, none of them written to.
+def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
+    """At most `memory_bytes` more of address space than now; few files, and written to none.
 
     Where memory gets scarce all the same, the kernel takes this process before others.
     """
@@ -47,7 +47,7 @@ def limit_resources(memory_bytes: int) -> None:
     for limit, value in [
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_FSIZE, resource.RLIM_INFINITY if writes else 0),
         (resource.RLIMIT_CORE, 0),
     ]:
         _, hard = resource.getrlimit(limit)
@@ -57,8 +57,10 @@ def limit_resources(memory_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def keep_to_files(readable: Iterable[Path]) -> bool:
+def keep_to_files(readable: Iterable[Path], writable: Path | None = None) -> bool:
     """Give up all of the file system but reading `readable` and Python itself, and the network.
+
+    In the folder `writable` everything stays allowed.
 
     Returns whether the kernel can; without Landlock nothing happens.
     """
@@ -74,7 +76,9 @@ def keep_to_files(readable: Iterable[Path]) -> bool:
         return False
     try:
         for path in {*readable, *_libraries()}:
-            _allow_reading(ruleset, path)
+            _allow(ruleset, path, _READ_FILE | (_READ_DIR if path.is_dir() else 0))
+        if writable is not None:
+            _allow(ruleset, writable, rights)
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         return bool(_libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
@@ -87,13 +91,12 @@ def landlock_version() -> int:
     return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ask_version))
 
 
-def _allow_reading(ruleset: int, path: Path) -> None:
+def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # what is not there need not be allowed
     try:
-        rights = _READ_FILE | (_READ_DIR if path.is_dir() else 0)
         rule = struct.pack("=Qi", rights, descriptor)
         _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srgan_edge import isolated_image, isolated_reader, remote
+from srgan_edge import film_join, isolated_image, isolated_reader, remote
 from srgan_edge.errors import InputRefused
 from srgan_edge.image import Picture
 from srgan_edge.video import Notes
@@ -257,3 +257,12 @@ picture_lie_of_alpha = _picture_child(alpha=np.zeros((3, 5), np.uint8))
 
 def picture_crash(parent, request):
     remote.serve(parent, {"open": lambda *_: os.abort()})
+
+
+# ---------------------------------------------------------------- joining
+
+
+def joiner_that_crashes(parent, request):
+    """Rehearses, and then crashes over the join."""
+    film_join._join = lambda order, on_step: os.abort()
+    film_join.serve(parent, request)

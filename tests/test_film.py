@@ -65,6 +65,25 @@ class Listener:
 
 
 @pytest.fixture(autouse=True)
+def one_process(request, monkeypatch):
+    """Without the children that read the input, whose start would be most of each test's time.
+
+    What is marked `children` has them, and so have the tests of kills and of the command line.
+    """
+    if request.node.get_closest_marker("children"):
+        return
+    monkeypatch.setattr(
+        film, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
+    )
+
+    def call(joiner, kind, function, target):
+        work = {"rehearse": film_join._rehearse, "join": lambda o: film_join._join(o, lambda: None)}
+        return work[function](joiner._order(target))
+
+    monkeypatch.setattr(film_join.Joiner, "_call", call)
+
+
+@pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
     for module in (film, segments):
         monkeypatch.setattr(module, "SEGMENT_FRAMES", SEGMENT)
@@ -193,7 +212,7 @@ def test_a_film_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, 
         raise Death
 
     with monkeypatch.context() as dying:
-        dying.setattr(film, "join", die)
+        dying.setattr(film_join.Joiner, "join", die)
         with pytest.raises(Death):
             upscale(source, target)
     again = Doubler()
@@ -314,6 +333,39 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
 
 
 # ---------------------------------------------------------------- inputs and disks that fail
+
+
+@pytest.mark.children
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_children_come_to_the_same(tmp_path, monkeypatch, suffix):
+    source = make(tmp_path / "in.mkv", frames=17, sounds=["eng"], chapters=True)
+    with pytest.raises(Death):
+        upscale(source, tmp_path / f"out{suffix}", Doubler(12))
+    done, _ = upscale(source, tmp_path / f"out{suffix}")
+    assert done.frames_resumed >= SEGMENT
+    monkeypatch.setattr(film, "_open", lambda source, *_: VideoReader(source))
+    upscale(source, tmp_path / f"whole{suffix}")
+    whole = (tmp_path / f"whole{suffix}").read_bytes()
+    assert (tmp_path / f"out{suffix}").read_bytes() == whole
+
+
+@pytest.mark.children
+def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    with monkeypatch.context() as crashing:
+        remote = film_join.Remote
+        crashing.setattr(
+            film_join,
+            "Remote",
+            lambda entry, **rest: remote("misbehaving:joiner_that_crashes", **rest),
+        )
+        with pytest.raises(InputDamaged, match=r"in\.mkv: damaged: joining it crashed \(SIGABRT\)"):
+            upscale(source, target)
+    assert not target.exists()
+    again = Doubler()
+    upscale(source, target, again)
+    assert again.seen == []
 
 
 def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
