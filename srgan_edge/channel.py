@@ -6,7 +6,7 @@ finds the error in `error`), or the consumer gave up (the producer is told at it
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -63,3 +63,32 @@ class Channel(Generic[T]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
+
+
+class NewestChannel(Channel[T]):
+    """One whose `put` never waits: of items that may be dropped, it keeps the newest `capacity`.
+
+    All others are kept, however many; they should be small.
+    """
+
+    def __init__(self, capacity: int, may_be_dropped: Callable[[T], bool]) -> None:
+        super().__init__(capacity)
+        self._may_be_dropped = may_be_dropped
+        self.dropped = 0
+        """Items that nobody will see, because newer ones came."""
+
+    def put(self, item: T) -> None:
+        """Hand over one item, in place of the oldest that may be dropped if there are too many.
+
+        Raises:
+            ConsumerGone: `abandon` was called.
+        """
+        with self._changed:
+            if self._abandoned:
+                raise ConsumerGone
+            self._items.append(item)
+            waiting = [place for place, it in enumerate(self._items) if self._may_be_dropped(it)]
+            if len(waiting) > self._capacity:
+                del self._items[waiting[0]]
+                self.dropped += 1
+            self._changed.notify_all()

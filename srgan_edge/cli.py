@@ -20,6 +20,7 @@ from srgan_edge.errors import (
     InputDamaged,
     Interrupted,
     ModelRefused,
+    ReaderGone,
     SrganEdgeError,
     UsageError,
     print_error,
@@ -67,6 +68,8 @@ def main() -> NoReturn:
     except SrganEdgeError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except ReaderGone as gone:
+        os._exit(gone.exit_code)
     except Interrupted as interruption:
         sys.stderr.write(f"srgan-edge: {interruption}\n")
         sys.stderr.flush()
@@ -77,13 +80,14 @@ def main() -> NoReturn:
 @app.command()
 def upscale(
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Files, folders, globs.")
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, globs; -, an address."),
     ] = None,
     more_inputs: Annotated[
         list[str] | None, typer.Option("-i", "--input", help="The same, as an option.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A file, or a folder for several.")
+        Path | None, typer.Option("-o", "--output", help="A file, - or a folder for several.")
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     outscale: Annotated[
@@ -145,16 +149,29 @@ def upscale(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep results there are.")
     ] = False,
+    pipe_format: Annotated[
+        Literal["matroska", "nut", "yuv4mpegpipe"] | None,
+        typer.Option("-f", "--format", help="What -o - is written as; matroska if not given."),
+    ] = None,
+    allow_network: Annotated[
+        bool, typer.Option("--allow-network", help="Read rtsp, udp, srt and http(s) addresses.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Drop frames of - or an address rather than be late.")
+    ] = False,
     json_events: Annotated[
-        bool, typer.Option("--json-events", help="One JSON object a line on stdout.")
+        bool,
+        typer.Option("--json-events", help="One JSON object a line on stdout; with -o -, stderr."),
     ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Write down all that was done.")
     ] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
-    """Upscale images and videos: files, folders and globs, any mixture."""
-    from srgan_edge.jobs import Naming, plan_jobs
+    """Upscale images and videos: files, folders and globs, any mixture; or one live stream."""
+    from dataclasses import replace
+
+    from srgan_edge.jobs import Naming, names_stream, plan_jobs, plan_stream
     from srgan_edge.options import Options
     from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.report_file import ReportFile
@@ -166,7 +183,16 @@ def upscale(
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
     extension = None if ext is None else "." + ext.lstrip(".")
-    jobs = plan_jobs(wanted, output, Naming(suffix, extension))
+    if pipe_format is not None and str(output) != "-":
+        raise UsageError(f"-f {pipe_format} is for -o -; a file's format is that of its suffix")
+    if names_stream(wanted, output):
+        jobs = [plan_stream(wanted, output, pipe_format or "matroska", allow_network=allow_network)]
+    else:
+        jobs = plan_jobs(wanted, output, Naming(suffix, extension))
+    if live and jobs[0].inlet is None:
+        raise UsageError("--live with files, which wait; possible: with - or an address")
+    if live and pipe_format == "yuv4mpegpipe":
+        raise UsageError("--live leaves gaps, which yuv4mpegpipe has no room for; use -f nut")
     options = Options(
         model=model,
         engine=engine,
@@ -182,11 +208,13 @@ def upscale(
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
+        live=live,
         restart=restart,
         on_damage=on_damage,
         deinterlace=deinterlace,
         max_pixels=max_pixels,
     )
+    jobs = [replace(job, outlet=job.outlet and job.outlet.claim()) for job in jobs]
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     if report is not None:
         chosen = ReportFile(report, chosen)

@@ -68,6 +68,13 @@ class Interrupted(BaseException):
         self.exit_code = 128 + signum
 
 
+class ReaderGone(BaseException):
+    """Whoever read our standard output has left. No failure, and nothing is said of it: the exit
+    code is that of a filter that SIGPIPE ended."""
+
+    exit_code: ClassVar[int] = 128 + signal.SIGPIPE
+
+
 class ExtraMissing(SrganEdgeError):
     """An optional dependency is not installed; the message is the exact pip command."""
 

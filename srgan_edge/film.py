@@ -94,7 +94,7 @@ def _upscale_film(
             try:
                 upscale_video(
                     reader.after(resumed),
-                    lambda frame: _upscaled(frame, upscaler.upscale),
+                    lambda frame: upscaled_frame(frame, upscaler.upscale),
                     writer,
                     reporter.frame_done,
                     upscaler.slots,
@@ -108,7 +108,7 @@ def _upscale_film(
                 writer.abandon()
                 raise
             joined = _publish(job.source, work, job.target, size, options)
-            for remark in _remarks_after(reader, options, joined):
+            for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
         notes = reader.notes
@@ -131,15 +131,20 @@ def _upscale_film(
 
 def _open(source: Path, options: Options, nvdec: Nvdec | None) -> IsolatedReader | VideoReader:
     """In a process of its own, unless on the GPU, which that could not reach."""
-    wanted: ReaderOptions = {
+    wanted = reader_options(options)
+    if nvdec is not None:
+        return VideoReader(source, nvdec=nvdec, **wanted)
+    return IsolatedReader(source, **wanted)
+
+
+def reader_options(options: Options) -> ReaderOptions:
+    """What a reader is told."""
+    return {
         "allow_8bit": options.encoding.accepts_8bit,
         "allow_opaque": options.encoding.accepts_opaque,
         "conceal": options.on_damage == "conceal",
         "deinterlace": options.deinterlace,
     }
-    if nvdec is not None:
-        return VideoReader(source, nvdec=nvdec, **wanted)
-    return IsolatedReader(source, **wanted)
 
 
 @contextmanager
@@ -192,7 +197,8 @@ def _ends_sha256(path: Path, size_bytes: int) -> str:
     return digest.hexdigest()
 
 
-def _upscaled(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+    """The frame, in as many bits as it has, with all that is said of it."""
     pixels = upscale(frame.pixels)
     deep = None if frame.deep is None else deepened(frame.deep, pixels)
     return replace(frame, pixels=pixels, deep=deep)
@@ -224,6 +230,11 @@ def _remarks_before(
     if work.frames:
         yield f"going on after {work.frames} frames that are in {work.path}"
     yield from (f"left out: {lost}" for lost in left_out)
+    yield from remarks_on(info, options)
+
+
+def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
+    """What is not certain about any film like this."""
     if info.interlaced and not options.deinterlace:
         yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
     if info.color.assumed:
@@ -232,8 +243,8 @@ def _remarks_before(
         yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
-def _remarks_after(
-    reader: IsolatedReader | VideoReader, options: Options, joined: Joined
+def remarks_after(
+    reader: IsolatedReader | VideoReader, options: Options, packets_nudged: int
 ) -> Iterator[str]:
     """What had to be done to colours and times, and what only the whole film shows."""
     notes = reader.notes
@@ -248,5 +259,5 @@ def _remarks_after(
         yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
     if notes.untimed:
         yield f"{notes.untimed} frames had no time and were spaced by their period"
-    if moved := notes.nudged + joined.nudged:
+    if moved := notes.nudged + packets_nudged:
         yield f"{moved} frames or packets shared a time with the one before and moved behind it"

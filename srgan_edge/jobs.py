@@ -5,6 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from srgan_edge.endpoint import (
+    PIPE,
+    Address,
+    Inlet,
+    InputPipe,
+    OutputPipe,
+    PipeFormat,
+    is_address,
+)
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.image_writer import SUFFIXES
 
@@ -26,6 +35,15 @@ class Job:
     source: Path
     target: Path
     kind: Kind
+    inlet: Inlet | None = None
+    """What is read where that is no file; `source` is what it is called."""
+    outlet: OutputPipe | None = None
+    """What is written where that is no file; `target` is what it is called."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether an end of it is no file, and can be gone through but once."""
+        return self.inlet is not None or self.outlet is not None
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,57 @@ def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Jo
         if job.target.exists() and job.source.samefile(job.target):
             raise UsageError(f"{job.target} is the input itself; name another file with -o")
     return jobs
+
+
+def names_stream(inputs: list[str], output: Path | None) -> bool:
+    """Whether any of these is no file: `-`, or an address to read from."""
+    return str(output) == PIPE or any(text == PIPE or is_address(text) for text in inputs)
+
+
+def plan_stream(
+    inputs: list[str],
+    output: Path | None,
+    pipe_format: PipeFormat,
+    *,
+    allow_network: bool,
+) -> Job:
+    """The job for one film, from or to something that is no file.
+
+    Raises:
+        InputRefused: a picture; an address of another kind, or without `allow_network`.
+        UsageError: more than one film, no name for the result, or a terminal where bytes go.
+    """
+    if len(inputs) > 1:
+        raise UsageError(f"{' '.join(inputs)}; possible with a pipe or an address: one film")
+    source, inlet = _source_of(inputs[0], allow_network=allow_network)
+    if output is None:
+        raise UsageError(f"the result of {source} needs a name; type -o FILE.mkv, or -o -")
+    if str(output) == PIPE:
+        outlet = OutputPipe(pipe_format)
+        outlet.refuse_terminal()
+        return Job(source, Path(outlet.name), "video", inlet, outlet)
+    if _means_folder(output):
+        raise UsageError(f"-o {output} is a folder; type: -o {output / 'film.mkv'}")
+    return Job(source, output, "video", inlet)
+
+
+def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:
+    """What the source is called, and what it is, if no file."""
+    if text == PIPE:
+        pipe = InputPipe()
+        pipe.refuse_terminal()
+        return Path(pipe.name), pipe
+    if is_address(text):
+        address = Address(text)
+        if not allow_network:
+            raise InputRefused(f"{address.name} is in the network; to read it, add --allow-network")
+        return Path(address.name), address
+    path = Path(text)
+    if not path.is_file():
+        raise InputRefused(f"{text}: no such file; possible with -o -: one video file")
+    if kind_of(path) == "image":
+        raise InputRefused(f"{text} is a picture; possible with -o -: one video file")
+    return path, None
 
 
 def kind_of(path: Path) -> Kind:

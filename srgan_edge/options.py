@@ -31,6 +31,8 @@ class Options:
     """What becomes of frames that cannot be decoded: left out, or shown as the one before."""
     deinterlace: bool = False
     """Make pictures of two fields into pictures of one moment, before they are upscaled."""
+    live: bool = False
+    """Rather drop frames than be late."""
     restart: bool = False
     """Forget what an earlier run has done of a film."""
     max_pixels: int = MAX_PIXELS

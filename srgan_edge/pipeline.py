@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-from srgan_edge.channel import Channel, ConsumerGone
+from srgan_edge.channel import Channel, ConsumerGone, NewestChannel
 from srgan_edge.video import CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
@@ -36,8 +36,12 @@ def upscale_video(
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
     end_source: Callable[[], None] = lambda: None,
+    newest: NewestChannel[Item] | None = None,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; returns their number.
+
+    With `newest`, decoding never waits, and that channel is where frames are dropped when
+    upscaling is slower; as none waits anywhere else, those that come through come soon.
 
     `source` is iterated in one thread and `sink` is called in another; `upscale` is called in
     `slots` threads of their own at once, and `on_frame` in the caller's. The first error of any
@@ -45,15 +49,18 @@ def upscale_video(
     before it were written, so that they can be kept. `end_source` is called when no more frames are
     wanted: a decoder that hangs must not hold up who pressed Ctrl-C.
     """
-    decoded: Channel[Item] = Channel(QUEUED_ITEMS)
-    encoded: Channel[Item] = Channel(QUEUED_ITEMS)
+    decoded: Channel[Item] = Channel(QUEUED_ITEMS) if newest is None else newest
+    encoded: Channel[Item] = Channel(QUEUED_ITEMS if newest is None else 1)
+    # One frame more than there are slots is under way, so that none waits for the next; unless the
+    # next should be a newer one.
+    most_in_work = slots if newest is None else slots - 1
     decoder = threading.Thread(target=_decode, args=(source, decoded), name="decode", daemon=True)
     encoder = _Encoder(encoded, sink)
     frames = 0
     decoder.start()
     encoder.start()
     try:
-        for item in _in_order(decoded, upscale, slots):
+        for item in _in_order(decoded, upscale, slots, most_in_work):
             encoded.put(item)
             if isinstance(item, Frame):
                 frames += 1
@@ -72,9 +79,12 @@ def upscale_video(
 
 
 def _in_order(
-    items: Iterable[Item], upscale: Callable[[Frame], Frame], slots: int
+    items: Iterable[Item], upscale: Callable[[Frame], Frame], slots: int, most_in_work: int
 ) -> Iterator[Item]:
-    """The items in their order, frames upscaled, `slots` of them at a time."""
+    """The items in their order, frames upscaled, `slots` of them at a time.
+
+    No item is taken while more than `most_in_work` frames are not finished.
+    """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
     waiting: deque[CopiedPacket | Future[Frame]] = deque()
     in_work = 0
@@ -85,8 +95,7 @@ def _in_order(
                 in_work += 1
             else:
                 waiting.append(item)
-            # One frame more than there are slots is under way, so that none waits for the next.
-            while in_work > slots or (waiting and isinstance(waiting[0], CopiedPacket)):
+            while in_work > most_in_work or (waiting and isinstance(waiting[0], CopiedPacket)):
                 in_work -= isinstance(waiting[0], Future)
                 yield _finished(waiting.popleft())
         yield from map(_finished, waiting)

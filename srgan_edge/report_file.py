@@ -73,6 +73,7 @@ class ReportFile:
 
 def _job_record(outcome: Outcome) -> dict[str, Any]:
     error, film = outcome.error, outcome.film
+    is_file = not error and not outcome.skipped and outcome.job.outlet is None
     record = {
         "source": str(outcome.job.source),
         "target": str(outcome.job.target),
@@ -85,7 +86,7 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "tiles_redone": outcome.tiles_redone,
         "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
-        "sha256": None if error or outcome.skipped else _sha256(outcome.job.target),
+        "sha256": _sha256(outcome.job.target) if is_file else None,
     }
     return record if film is None else record | film.record()
 

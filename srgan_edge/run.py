@@ -22,6 +22,7 @@ from srgan_edge.onnx_file import read_onnx
 from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.report import Outcome, Reporter
+from srgan_edge.stream import upscale_stream
 from srgan_edge.upscaler import Upscaler
 
 
@@ -123,7 +124,7 @@ def _outcome_of(
     """Do one job; its error, if it is one of ours, is its outcome."""
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     try:
-        if job.target.exists() and options.existing != "replace":
+        if job.outlet is None and job.target.exists() and options.existing != "replace":
             if options.existing == "keep":
                 return Outcome(job, skipped=True)
             raise UsageError(
@@ -133,6 +134,9 @@ def _outcome_of(
         if job.kind == "image":
             film = None
             frames, size = _upscale_image(job, upscaler, pictures, options, reporter)
+        elif job.is_stream:
+            film = upscale_stream(job, upscaler, options, reporter)
+            frames, size = film.frames, film.size
         else:
             film = upscale_film(job, upscaler, options, made_by, reporter)
             frames, size = film.frames, film.size

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM for what must come to an end by itself: a training step, a builder."""
+"""SIGINT and SIGTERM for what must come to an end by itself: a training step, a builder, a film."""
 
 import signal
 from collections.abc import Iterator

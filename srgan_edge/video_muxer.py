@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, cast
 
 import av
+from av.audio.codeccontext import AudioCodecContext
 from av.container import OutputContainer
 from av.format import Flags
 from av.packet import Packet
@@ -19,6 +20,8 @@ from av.rational import AVRational
 from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
+from srgan_edge.aac import low_complexity_config
+from srgan_edge.endpoint import OutputPipe
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.video import CopiedPacket, VideoPacket
 from srgan_edge.video_encoder import VideoEncoder
@@ -48,6 +51,9 @@ _OWN_METADATA = {
     "_STATISTICS_TAGS",
 }
 
+_MOST_AHEAD_MICROSECONDS = 1_000_000
+"""That sound waits for a picture, or a picture for the next subtitle, before it goes out alone."""
+
 _MP4_SUBTITLE_GAP = b"\0\0"  # text of no length
 
 
@@ -64,13 +70,14 @@ class VideoMuxer:
         UsageError: a suffix that is no container, or a film that starts before the container does.
     """
 
-    def __init__(self, path: Path, reader: VideoReader) -> None:
-        """`path` is the final one, whose suffix decides; nothing is written there."""
-        self.path = path
+    def __init__(self, target: Path | OutputPipe, reader: VideoReader) -> None:
+        """`target` is the final place, whose suffix decides; nothing is written there."""
+        self._is_pipe = isinstance(target, OutputPipe)
+        self.path = path = Path(target.name) if isinstance(target, OutputPipe) else target
         self.nudged = 0
         """Copied packets moved forward because their time was not later than the one before."""
         self._reader = reader
-        self._format = _container_format(path)
+        self._format = _container_format(target)
         self._is_mp4 = self._format in ("mp4", "mov")
         if self._is_mp4 and (reader.info.start_pts or 0) < 0:
             raise UsageError(
@@ -83,7 +90,7 @@ class VideoMuxer:
         self._next_dts: dict[int, int] = {}  # by index in the output
         self._container: OutputContainer | None = None
 
-    def open(self, file: Path, encoder: VideoEncoder) -> None:
+    def open(self, file: Path | OutputPipe, encoder: VideoEncoder) -> None:
         """Write the header to `file`; the stream of the video is as `encoder` describes it.
 
         Raises:
@@ -91,8 +98,12 @@ class VideoMuxer:
             OSError: the file cannot be written.
         """
         self._streams, self._next_dts = {}, {}
+        if isinstance(file, OutputPipe):
+            url = f"pipe:{file.descriptor}"
+        else:
+            url = f"file:{file.absolute()}"  # the prefix keeps `a:b.mp4` from naming a protocol
         self._container = av.open(
-            f"file:{file.absolute()}",
+            url,
             "w",
             format=self._format,
             container_options=self._container_options(),
@@ -109,6 +120,8 @@ class VideoMuxer:
     def copy(self, copied: CopiedPacket) -> None:
         """Add one packet of sound or subtitles. It belongs to the file afterwards."""
         packet = copied.packet
+        if packet.stream_index not in self._streams:
+            return  # left out
         stream = self._streams[packet.stream_index]
         if self._is_mp4 and bytes(packet) == _MP4_SUBTITLE_GAP:
             return  # the container writes its own
@@ -152,6 +165,9 @@ class VideoMuxer:
 
     def _container_options(self) -> dict[str, str]:
         options = {"fflags": "+bitexact"}  # the same input gives the same bytes
+        if self._is_pipe:  # somebody is waiting
+            options["flush_packets"] = "1"
+            options["max_interleave_delta"] = str(_MOST_AHEAD_MICROSECONDS)
         if self._is_mp4:
             options["movflags"] = "+faststart"
             options["movie_timescale"] = str(self._movie_timescale())
@@ -197,6 +213,8 @@ class VideoMuxer:
         return is_made_anew or self._is_copied(stream) or self._is_attached(stream)
 
     def _is_copied(self, stream: Stream) -> bool:
+        if self._format == "yuv4mpegpipe":
+            return False
         return stream in self._reader.copied or (
             self._is_mp4 and stream.index in self._reader.cover_art
         )
@@ -239,13 +257,18 @@ class VideoMuxer:
 
     def _add_copy(self, output: OutputContainer, stream: Stream) -> Stream:
         try:
-            return output.add_stream_from_template(stream, opaque=True)
+            added = output.add_stream_from_template(stream, opaque=True)
         except ValueError:
             raise UsageError(
                 f"{self.path.name} cannot hold {_describe(stream)}; {self._another_container()}"
             ) from None
+        if self._is_pipe and self._format == "matroska":
+            _describe_aac(stream, added)
+        return added
 
     def _another_container(self) -> str:
+        if self._is_pipe:
+            return "use -f nut" if self._format == "matroska" else "use -f matroska"
         source = self._reader.path.suffix
         suffix = source if self._format == "matroska" and source in CONTAINERS else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"
@@ -281,14 +304,28 @@ def _is_timecode(stream: Stream) -> bool:
     return stream.type == "data" and "timecode" in stream.metadata
 
 
+def _describe_aac(stream: Stream, added: Stream) -> None:
+    """Say at once what is said in each packet of a broadcast: a pipe is not gone back in."""
+    context = stream.codec_context
+    if (
+        isinstance(context, AudioCodecContext)
+        and (context.name, context.profile) == ("aac", "LC")
+        and not context.extradata
+    ):
+        config = low_complexity_config(context.sample_rate, context.layout.nb_channels)
+        added.codec_context.extradata = config
+
+
 def _still_true(metadata: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.upper() not in _OWN_METADATA}
 
 
-def _container_format(path: Path) -> str:
+def _container_format(target: Path | OutputPipe) -> str:
+    if isinstance(target, OutputPipe):
+        return target.format
     try:
-        return CONTAINERS[path.suffix.lower()]
+        return CONTAINERS[target.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"cannot write {path.name}: possible suffixes are {' '.join(CONTAINERS)}"
+            f"cannot write {target.name}: possible suffixes are {' '.join(CONTAINERS)}"
         ) from None

@@ -125,8 +125,10 @@ class VideoReader:
         """Frames for which the file states no time, placed right after the one before."""
         self.cover_art: dict[int, Packet[Stream]] = {}
         """Attached pictures, by stream index."""
+        self.reached_end = False
+        """Whether reading ended because there was no more, and not by an error."""
         self._identity = file_identity(path)
-        self.container = _open_container(path, nvdec)
+        self.container = self._open(nvdec)
         try:
             self.video = self._best_video()
             self._prepare_decoder()
@@ -216,6 +218,9 @@ class VideoReader:
         for packet in self._demux():
             if packet.stream_index in copied:
                 yield CopiedPacket(packet)
+
+    def _open(self, nvdec: Nvdec | None) -> InputContainer:
+        return _open_container(self.path, nvdec)
 
     def _best_video(self) -> VideoStream:
         if len(self.container.streams) > MAX_STREAMS:
@@ -327,6 +332,7 @@ class VideoReader:
                 self.damage.add(str(error.strerror), self._latest_end_seconds)
                 return
             if packet is None:
+                self.reached_end = True
                 return
             if not packet.size:
                 continue

@@ -1,16 +1,21 @@
-"""A video file out in one pass: frames encoded at their times, all else copied as it comes.
+"""A video out in one pass: frames encoded at their times, all else copied as it comes.
 
 The encoder is `video_encoder`'s, the container `video_muxer`'s; here they are put together.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from srgan_edge.atomic import replace_when_whole
-from srgan_edge.errors import InputDamaged
+from srgan_edge.color import MATRICES
+from srgan_edge.constant_rate import ConstantRate
+from srgan_edge.endpoint import OutputPipe
+from srgan_edge.errors import InputDamaged, UsageError
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
@@ -18,31 +23,46 @@ from srgan_edge.video_reader import VideoReader
 
 
 class VideoWriter:
-    """Writes upscaled frames, and all else that `reader` found, to a new file.
+    """Writes upscaled frames, and all else that `reader` found, to a new file or to a pipe.
 
     Making it checks the request; entering its `with` block opens the file and finds out whether the
     codec and the container take it. Leaving the block well puts the whole file at `path`; leaving
     it with `InputDamaged` puts what was written so far at `NAME.partial.EXT`; leaving it with any
-    other error leaves nothing, and an older file as it was. Not thread-safe.
+    other error leaves nothing, and an older file as it was. What went into a pipe is gone; it is
+    brought to an end where a file would have been kept. Not thread-safe.
 
     Raises:
         UsageError: a suffix, codec, option or pixel format that does not exist, or that do not go
             together; a sound or subtitle codec that the container cannot hold.
-        OutputFailed: the disk is full or the place is not writable.
+        OutputFailed: the disk is full or the place is not writable; times that the format of a
+            pipe cannot keep.
+        OSError: a pipe cannot be written, as nobody reads it.
     """
 
     def __init__(
-        self, path: Path, reader: VideoReader, size: tuple[int, int], encoding: Encoding
+        self,
+        target: Path | OutputPipe,
+        reader: VideoReader,
+        size: tuple[int, int],
+        encoding: Encoding,
     ) -> None:
         """`size` is (width, height) in pixels; frames of another size are scaled to it."""
-        self.path = path
         self.saved_as: Path | None = None
         """Where the result is, once there is one."""
         self.frames_written = 0
         """Frames that came out of the encoder."""
-        self._muxer = VideoMuxer(path, reader)
-        self._encoder = VideoEncoder(reader.info, size, encoding)
-        self.left_out = [*self._muxer.left_out, *self._encoder.left_out]
+        self._target = target
+        self._muxer = VideoMuxer(target, reader)
+        self._rate: ConstantRate | None = None
+        info = reader.info
+        if isinstance(target, OutputPipe):
+            encoding = _encoding_for(target, encoding)
+            if target.format == "yuv4mpegpipe":
+                self._rate = ConstantRate(info)
+                info = self._rate.info
+        self._encoder = VideoEncoder(info, size, encoding)
+        left_out = self._muxer.left_out, self._encoder.left_out, _unkept(target, reader)
+        self.left_out = list(chain(*left_out))
         """One line for each thing in the input that the output will not have."""
 
     @property
@@ -51,7 +71,10 @@ class VideoWriter:
         return self._muxer.nudged
 
     def __enter__(self) -> Self:
-        self._life: AbstractContextManager[None] = self._whole_or_absent()
+        target = self._target
+        self._life: AbstractContextManager[None] = (
+            self._piped(target) if isinstance(target, OutputPipe) else self._whole_or_absent(target)
+        )
         self._life.__enter__()
         return self
 
@@ -65,6 +88,8 @@ class VideoWriter:
 
     def write(self, frame: Frame) -> None:
         """Encode one picture, at the time it has in the input."""
+        if self._rate is not None:
+            frame = self._rate.numbered(frame)
         for packet in self._encoder.encode(frame):
             self._muxer.mux(packet)
             self.frames_written += 1
@@ -74,8 +99,8 @@ class VideoWriter:
         self._muxer.copy(copied)
 
     @contextmanager
-    def _whole_or_absent(self) -> Iterator[None]:
-        with replace_when_whole(self.path) as temporary, self._muxer:
+    def _whole_or_absent(self, path: Path) -> Iterator[None]:
+        with replace_when_whole(path) as temporary, self._muxer:
             try:
                 self._muxer.open(temporary, self._encoder)
                 try:
@@ -83,17 +108,28 @@ class VideoWriter:
                 except InputDamaged:
                     if self.frames_written or self._encoder.holds_frames:
                         self._finish()
-                        self._publish_partial(temporary)
+                        self._publish_partial(temporary, path)
                     raise
                 self._finish()
             except BaseException:
                 # Without its file the container has nothing to finish, and is closed at once.
                 temporary.unlink(missing_ok=True)
                 raise
-        self.saved_as = self.path
+        self.saved_as = path
 
-    def _publish_partial(self, temporary: Path) -> None:
-        partial = self.path.with_name(f"{self.path.stem}.partial{self.path.suffix}")
+    @contextmanager
+    def _piped(self, pipe: OutputPipe) -> Iterator[None]:
+        with self._muxer:
+            self._muxer.open(pipe, self._encoder)
+            try:
+                yield
+            except InputDamaged:
+                self._finish()
+                raise
+            self._finish()
+
+    def _publish_partial(self, temporary: Path, path: Path) -> None:
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
         with replace_when_whole(partial) as place:
             temporary.replace(place)
         self.saved_as = partial
@@ -103,3 +139,33 @@ class VideoWriter:
             self._muxer.mux(packet)
             self.frames_written += 1
         self._muxer.close()
+
+
+def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
+    """What is asked for, as far as the format of a pipe has to do with it."""
+    if pipe.format == "yuv4mpegpipe":
+        if replace(encoding, pixel_format=None) != Encoding():
+            raise UsageError("yuv4mpegpipe holds raw frames; possible: --pix-fmt, or -f nut")
+        sited = {"chroma_sample_location": "left"}
+        return Encoding("rawvideo", pixel_format=encoding.pixel_format, options=sited)
+    if pipe.format == "nut" and encoding.codec == "libx264":
+        # The muxer of NUT would move a film whose first decoding time is negative.
+        return replace(encoding, options={"bf": "0"} | encoding.options)
+    return encoding
+
+
+def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
+    """What the format of a pipe has no place for, besides streams."""
+    if isinstance(target, Path) or target.format == "matroska":
+        return
+    info = reader.info
+    if info.display_matrix is not None:
+        yield "how the picture is turned"
+    if target.format == "yuv4mpegpipe":
+        if info.sample_aspect_ratio not in (None, 1):  # it could hold that; PyAV cannot set it
+            yield f"how wide a pixel is: {info.sample_aspect_ratio}"
+        if reader.container.chapters():
+            yield "chapters"
+        if info.color.matrix in MATRICES:
+            matrix, *_ = MATRICES[info.color.matrix]
+            yield f"which colour matrix it is: {matrix}"

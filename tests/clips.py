@@ -36,6 +36,8 @@ class Clip:
     """In ticks; None: 25 frames a second from 0."""
     last_duration: int | None = None
     """In ticks; None: 1/25 s."""
+    stated_rate: Fraction = Fraction(25)
+    """Frames a second, as the header has it."""
     codec: str = "libx264"
     pixel_format: str = "yuv420p"
     options: dict[str, str] = field(default_factory=lambda: {"crf": "18", "bf": "0"})
@@ -161,7 +163,7 @@ def _seen_packet(packet: Packet) -> SeenPacket:
 
 
 def _add_video(output, clip):
-    stream = output.add_stream(clip.codec, rate=25, options=clip.options)
+    stream = output.add_stream(clip.codec, rate=clip.stated_rate, options=clip.options)
     stream.width, stream.height = clip.size
     stream.pix_fmt = clip.pixel_format
     stream.codec_context.time_base = stream.time_base = clip.time_base

@@ -35,6 +35,7 @@ OWNERS = {
     "av": (
         "srgan_edge.image_levels",
         "srgan_edge.video",
+        "srgan_edge.stream_reader",
         "srgan_edge.video_reader",
         "srgan_edge.video_decoder",
         "srgan_edge.deinterlace",

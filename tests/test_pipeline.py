@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from srgan_edge.channel import Channel, ConsumerGone
+from srgan_edge.channel import Channel, ConsumerGone, NewestChannel
 from srgan_edge.pipeline import QUEUED_ITEMS, upscale_video
 from srgan_edge.video import CopiedPacket, Frame
 
@@ -155,3 +155,40 @@ def test_a_channel_tells_the_producer_that_nobody_takes():
 
 def test_no_frames_at_all():
     assert upscale_video([], double, Recorder()) == 0
+
+
+def test_a_channel_of_the_newest_drops_the_oldest_and_keeps_what_must_not_be():
+    channel = NewestChannel(2, may_be_dropped=lambda item: item < 100)
+    for item in (1, 101, 2, 102, 3, 4, 103):
+        channel.put(item)
+    channel.end()
+    assert list(channel) == [101, 102, 3, 4, 103]
+    assert channel.dropped == 2
+    channel.abandon()
+    with pytest.raises(ConsumerGone):
+        channel.put(5)
+
+
+def test_with_the_newest_no_frame_waits_behind_another():
+    """A slow engine meets a source that does not wait: what comes through is as new as can be."""
+    clock, ages = time.monotonic(), []
+
+    def source():
+        for number in range(50):
+            time.sleep(0.01)
+            yield frame(number)
+
+    def slow(item):
+        time.sleep(0.05)
+        ages.append(time.monotonic() - clock - (item.pts + 1) * 0.01)
+        return item
+
+    sink = Recorder()
+    newest = NewestChannel(1, may_be_dropped=lambda item: isinstance(item, Frame))
+    upscale_video(source(), slow, sink, newest=newest)
+    numbers = [item.pts for item in sink.items]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 49
+    assert len(numbers) + newest.dropped == 50
+    assert newest.dropped > 20
+    assert sorted(ages)[len(ages) // 2] < 0.15

@@ -1,0 +1,289 @@
+"""A film upscaled in one pass, from or to something that is no file.
+
+What cannot be read twice cannot be resumed, joined or compared: frames go straight from the source
+to the result. A live source has no end of its own: there a signal is the end, and where the newest
+frame matters more than every frame, older ones are dropped.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from srgan_edge.atomic import output_failed
+from srgan_edge.channel import ConsumerGone, NewestChannel
+from srgan_edge.delays import Delays
+from srgan_edge.endpoint import Address, InputPipe
+from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
+from srgan_edge.film import remarks_after, remarks_on, upscaled_frame
+from srgan_edge.film_result import FilmResult
+from srgan_edge.intake import Intake, Source
+from srgan_edge.jobs import Job
+from srgan_edge.live_source import LiveSource
+from srgan_edge.options import Options
+from srgan_edge.pipeline import Item, upscale_video
+from srgan_edge.report import Reporter
+from srgan_edge.signals import StopSignals, stop_signals
+from srgan_edge.stream_reader import StreamReader
+from srgan_edge.upscaler import Upscaler
+from srgan_edge.video import CopiedPacket, Encoding, Frame
+from srgan_edge.video_reader import VideoReader
+from srgan_edge.video_writer import VideoWriter
+
+NEWEST_FRAMES = 2
+"""That wait where others are dropped. With one alone, two that come close together would be one."""
+
+GLANCE_SECONDS = 0.1
+"""Between two looks for a signal, which must not break off what a library does."""
+
+FINISH_SECONDS = 1.0
+"""After a signal, for the frames that are under way. One that takes longer is let go."""
+
+
+def upscale_stream(
+    job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
+) -> FilmResult:
+    """Upscale from the job's source to its target, one of which at least is no file.
+
+    Returns when the source ends. A target that is a file is absent until it is whole.
+
+    Raises:
+        InputRefused: nothing comes, or no film.
+        InputDamaged: it broke; what came before is saved and named.
+        OutputFailed: the target cannot be written.
+        UsageError: encoder or container take less than is asked of them.
+        Interrupted: a signal came. Of a live source, the result up to there is whole, and named.
+        ReaderGone: nobody reads standard output any more.
+    """
+    is_live = options.live or isinstance(job.inlet, Address)
+    reading = _reading(options)
+    if isinstance(job.inlet, Address):
+        source: Source = LiveSource(job.inlet, reporter.note, paced=options.live, **reading)
+    else:
+        source = _Once(job, reading)
+    intake = Intake(source)
+    reader = intake.reader()
+    size = options.final_size(reader.info.width, reader.info.height, upscaler.scale)
+    target = job.target if job.outlet is None else job.outlet
+    writer = VideoWriter(target, reader, size, _encoding(options))
+    for remark in _remarks_before(reader, options, writer):
+        reporter.note(f"{job.source.name}: {remark}")
+    reporter.started(job, reader.info.frames_expected)
+    newest = NewestChannel[Item](NEWEST_FRAMES, _is_frame) if options.live else None
+    delays = Delays()
+    gate = _Gate(writer, delays, on_failure=intake.stop)
+    flow = _Flow(intake, upscaler, gate, delays)
+    try:
+        with stop_signals() as signals, ExitStack() as life:
+            life.enter_context(writer)
+            upscaling = _Apart(lambda: flow.run(reporter.frame_done, newest))
+            if not upscaling.wait(signals):
+                intake.stop()
+                if is_live:
+                    upscaling.wait(signals, FINISH_SECONDS)
+                if not gate.shut(None if job.outlet is None else FINISH_SECONDS / 2):
+                    life.pop_all()  # a thread is stuck in it, and the process ends before that does
+                    raise Interrupted(signals.received)
+                if not is_live:
+                    raise Interrupted(signals.received)
+            if job.outlet is not None:
+                closing = _Apart(life.pop_all().close)
+                if not closing.wait(signals, FINISH_SECONDS / 2):
+                    raise Interrupted(signals.received)
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as error:
+        raise output_failed(job.target, error) from error
+    except InputDamaged as error:
+        if writer.saved_as is None:
+            raise
+        raise InputDamaged(f"{error}; what came before is in {writer.saved_as}") from error
+    for remark in _remarks_after(source.reader, options, writer, delays, newest):
+        reporter.note(f"{job.source.name}: {remark}")
+    if signals.received:
+        kept = f"the {writer.frames_written} frames until then are in {job.target}"
+        if source.reader.damage:
+            kept += f"; damaged: {source.reader.damage}"
+        raise Interrupted(signals.received, kept)
+    if damage := source.reader.damage:  # all of it made up for, or it would have been raised
+        raise InputDamaged(
+            f"{job.source}: damaged: {damage}; {source.reader.concealed} of "
+            f"{writer.frames_written} frames show another one; all are in {job.target}"
+        )
+    return FilmResult(
+        frames=writer.frames_written,
+        size=size,
+        frames_resumed=0,
+        frames_untimed=source.reader.untimed,
+        frames_nudged=source.reader.nudged,
+        packets_copied=gate.packets,
+        packets_nudged=writer.nudged,
+        left_out=writer.left_out,
+        frames_dropped=0 if newest is None else newest.dropped,
+    )
+
+
+class _Apart(threading.Thread):
+    """A call in a thread of its own, as it may last, while the main one looks out for signals."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__(name="stream", daemon=True)
+        self._call = call
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._call()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def wait(self, signals: StopSignals, grace_seconds: float = 0.0) -> bool:
+        """Until it has ended, or for so long after a signal; tells which. Raises what it raised."""
+        while not (signals.received or self._ended.wait(GLANCE_SECONDS)):
+            pass
+        if not self._ended.wait(grace_seconds):
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+class _Flow:
+    """The pipeline between an intake and a gate."""
+
+    def __init__(self, intake: Intake, upscaler: Upscaler, gate: "_Gate", delays: Delays) -> None:
+        self._intake, self._upscaler, self._gate, self._delays = intake, upscaler, gate, delays
+
+    def run(self, on_frame: Callable[[], None], newest: NewestChannel[Item] | None) -> None:
+        slots = self._upscaler.slots
+        upscale_video(self._arriving(), self._upscale, self._gate, on_frame, slots, newest)
+
+    def _arriving(self) -> Iterator[Item]:
+        for item in self._intake:
+            if isinstance(item, Frame):
+                self._delays.arrived(item.pts)
+            yield item
+
+    def _upscale(self, frame: Frame) -> Frame:
+        try:
+            return upscaled_frame(frame, self._upscaler.upscale)
+        except BaseException:
+            self._intake.stop()  # or the pipeline would wait for the next frame, perhaps for ever
+            raise
+
+
+class _Gate:
+    """Lets items through to a writer until it is shut; from then on, the writer is not in use."""
+
+    def __init__(self, writer: VideoWriter, delays: Delays, on_failure: Callable[[], None]) -> None:
+        self.packets = 0
+        """Copied ones that went through."""
+        self._writer, self._delays, self._on_failure = writer, delays, on_failure
+        self._passage = threading.Lock()
+        self._is_shut = False
+
+    def write(self, frame: Frame) -> None:
+        with self._passing():
+            self._writer.write(frame)
+            self._delays.left(frame.pts)
+
+    def copy(self, copied: CopiedPacket) -> None:
+        with self._passing():
+            self._writer.copy(copied)
+            self.packets += 1
+
+    def shut(self, within_seconds: float | None) -> bool:
+        """Wait for what is passing; False: it did not get through in time. None: however long."""
+        if not self._passage.acquire(timeout=-1 if within_seconds is None else within_seconds):
+            return False
+        self._is_shut = True
+        self._passage.release()
+        return True
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        with self._passage:
+            if self._is_shut:
+                raise ConsumerGone
+            try:
+                yield
+            except BaseException:
+                self._on_failure()
+                raise
+
+
+class _Once:
+    """A file or a pipe as a source: read once, from its start to its end."""
+
+    reader: VideoReader
+
+    def __init__(self, job: Job, reading: dict[str, bool]) -> None:
+        self._job, self._reading = job, reading
+
+    def open(self) -> VideoReader:
+        if isinstance(self._job.inlet, InputPipe):
+            self.reader = StreamReader(self._job.inlet, **self._reading)
+        else:
+            self.reader = VideoReader(self._job.source, **self._reading)
+        return self.reader
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.reader)
+
+
+def _reading(options: Options) -> dict[str, bool]:
+    """What `VideoReader` is told."""
+    return {
+        "allow_8bit": options.encoding.accepts_8bit,
+        "allow_opaque": options.encoding.accepts_opaque,
+        "conceal": options.on_damage == "conceal",
+        "deinterlace": options.deinterlace,
+    }
+
+
+def _encoding(options: Options) -> Encoding:
+    """As asked for; where time matters, no encoder that speaks of it waits for later frames."""
+    encoding = options.encoding
+    if options.live and encoding.codec in ("libx264", "libx265"):
+        return replace(encoding, options={"tune": "zerolatency"} | encoding.options)
+    return encoding
+
+
+def _is_frame(item: Item) -> bool:
+    return isinstance(item, Frame)
+
+
+def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) -> Iterator[str]:
+    """What is not as in the source, or not certain, before the first frame."""
+    unknown = reader.info.duration_seconds is None
+    yield "in one pass, which cannot be resumed" + (
+        "; states no length: whether it ends early cannot be known" if unknown else ""
+    )
+    if options.decode == "gpu":
+        yield "decoded on the CPU, as what fails on the GPU has to be read again"
+    yield from (f"left out: {lost}" for lost in writer.left_out)
+    yield from remarks_on(reader.info, options)
+
+
+def _remarks_after(
+    reader: VideoReader,
+    options: Options,
+    writer: VideoWriter,
+    delays: Delays,
+    newest: NewestChannel[Item] | None,
+) -> Iterator[str]:
+    """What only the whole film shows, and what became of each frame."""
+    yield from remarks_after(reader, options, writer.nudged)
+    dropped = 0 if newest is None else newest.dropped
+    if newest is not None:
+        yield (
+            f"{delays.departures} of {delays.arrivals} frames upscaled, {dropped} dropped for "
+            f"newer ones; from decoder to result {delays.mean_seconds:.2f} s, "
+            f"at most {delays.longest_seconds:.2f} s"
+        )
+    if let_go := delays.arrivals - delays.departures - dropped:
+        yield f"{let_go} frames were under way at the end and let go"

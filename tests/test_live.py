@@ -1,0 +1,409 @@
+"""Live sources on loopback: real servers, lost connections, and frames dropped for newer ones."""
+
+import functools
+import http.server
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+from clips import MS, make, read_barcode, see_frames, see_packets
+from streams import OPTIONS, Doubler, Listener, upscale
+
+from srgan_edge import live_source
+from srgan_edge.endpoint import Address, InputPipe, OutputPipe
+from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.jobs import Job
+from srgan_edge.stream import upscale_stream
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = "127.0.0.1"
+RATE = 25
+QUICK = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}
+
+
+@pytest.fixture(autouse=True)
+def brief_patience(monkeypatch):
+    monkeypatch.setattr(live_source, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(live_source, "TRIES", 3)
+    monkeypatch.setattr(live_source, "FIRST_WAIT_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Two seconds with sound, a keyframe every fifth frame."""
+    path = tmp_path_factory.mktemp("film") / "in.mkv"
+    return make(path, frames=50, sounds=["eng"], options={"crf": "18", "bf": "0", "g": "5"})
+
+
+# ---------------------------------------------------------------- the newest frame
+
+
+@contextmanager
+def paced(film):
+    """A pipe through which a film comes as fast as it plays, in NUT."""
+    read_end, write_end = os.pipe()
+
+    def send():
+        play(film, f"pipe:{write_end}", "nut")
+        os.close(write_end)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield InputPipe(read_end)
+    finally:
+        sender.join()
+        os.close(read_end)
+
+
+def play(film, url, name, seconds=None, **options):
+    """Send the packets of a film when it is time for each."""
+    with av.open(str(film)) as source:
+        container_options = {"flush_packets": "1", **options}
+        with av.open(url, "w", format=name, container_options=container_options) as output:
+            streams = {s.index: output.add_stream_from_template(s) for s in source.streams}
+            begun = time.monotonic()
+            for packet in source.demux():
+                if not packet.size or (seconds and packet.pts * packet.time_base > seconds):
+                    continue
+                due = begun + float(packet.pts * packet.time_base)
+                time.sleep(max(0, due - time.monotonic()))
+                packet.stream = streams[packet.stream_index]
+                output.mux_one(packet)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_slow_engine_takes_the_newest_and_is_never_late(tmp_path, film, slots):
+    seconds = 0.2
+    target = tmp_path / "out.mkv"
+    with paced(film) as pipe:
+        result, listener, _ = upscale(pipe, target, Doubler(seconds, slots), live=True)
+    frames = see_frames(target)
+    assert len(frames) == result.frames
+    assert result.frames + result.frames_dropped == 50
+    assert result.frames_dropped > 25
+    numbers = [frame.number for frame in frames]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-2:] == [48, 49]  # the newest of all are never dropped
+    assert drift(frames) <= MS
+    (sound,), (expected,) = see_packets(target, "audio"), see_packets(film, "audio")
+    assert [packet.digest for packet in sound] == [packet.digest for packet in expected]
+    (note,) = (note for note in listener.notes if "dropped for newer ones" in note)
+    longest = float(note.rpartition("at most ")[2].removesuffix(" s"))
+    assert seconds <= longest < 2 * seconds + 0.2, note
+
+
+def test_a_fast_engine_drops_no_more_than_what_came_while_it_was_probed(tmp_path, film):
+    target = tmp_path / "out.mkv"
+    with paced(film) as pipe:
+        result, _, _ = upscale(pipe, target, live=True)
+    assert result.frames + result.frames_dropped == 50
+    later = [frame.number for frame in see_frames(target) if frame.number >= 25]
+    assert len(later) >= 20  # of 25; all of them, where nothing else keeps the machine busy
+
+
+def drift(frames):
+    """How far the times of numbered frames are from those they were made with, at 25 a second."""
+    offsets = [frame.start - frame.number * 40 * MS for frame in frames]
+    return max(offsets) - min(offsets)
+
+
+def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, film):
+    with paced(film) as pipe:
+        result, _, _ = upscale(pipe, tmp_path / "out.mkv", Doubler(0.06))
+    assert (result.frames, result.frames_dropped) == (50, 0)
+
+
+def test_no_frame_waits_on_its_way_out_of_a_pipe(film):
+    """From the moment a frame is due to that at which the upscaled one can be read."""
+    read_end, write_end = os.pipe()
+    late = []
+
+    def watch():
+        with av.open(f"pipe:{read_end}", options=QUICK) as result:
+            video = result.streams.video[0]
+            for frame in result.decode(video):
+                number = read_barcode(frame.to_ndarray(format="rgb24"))
+                late.append(time.monotonic() - begun - number / RATE)
+
+    watcher = threading.Thread(target=watch)
+    begun = time.monotonic()
+    with paced(film) as pipe:
+        watcher.start()
+        job = Job(Path(pipe.name), Path("out"), "video", pipe, OutputPipe("nut", write_end))
+        upscale_stream(job, Doubler(0.1), replace(OPTIONS, live=True), Listener())
+        os.close(write_end)
+        watcher.join()
+    os.close(read_end)
+    assert len(late) > 8
+    assert max(late[-5:]) < 1  # what is probed at the beginning is longer under way
+
+
+# ---------------------------------------------------------------- the network
+
+
+@contextmanager
+def web_server(folder, handler=http.server.SimpleHTTPRequestHandler):
+    class Quiet(handler):
+        def log_message(self, *message): ...
+
+    server = http.server.ThreadingHTTPServer(
+        (LOOPBACK, 0), functools.partial(Quiet, directory=folder)
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK}:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def write_hls(film, folder, seconds=0.4):
+    with av.open(str(film)) as source:
+        options = {"hls_time": str(seconds), "hls_list_size": "0"}
+        with av.open(str(folder / "live.m3u8"), "w", format="hls", options=options) as output:
+            streams = {s.index: output.add_stream_from_template(s) for s in source.streams}
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = streams[packet.stream_index]
+                    output.mux_one(packet)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_hls_is_read_over_http_to_its_end(tmp_path, film, live):
+    folder = tmp_path / "www"
+    folder.mkdir()
+    write_hls(film, folder)
+    assert len(list(folder.glob("*.ts"))) > 2
+    target = tmp_path / "out.mkv"
+    with web_server(folder) as url:
+        result, _, _ = upscale(Address(f"{url}/live.m3u8"), target, live=live)
+    assert (result.frames, result.frames_dropped) == (50, 0)
+    frames = see_frames(target)
+    assert [frame.number for frame in frames] == list(range(50))
+    assert drift(frames) <= MS
+    assert len(see_packets(target, "audio")[0]) == len(see_packets(film, "audio")[0])
+
+
+def test_broadcast_sound_goes_into_a_pipe(tmp_path, film):
+    """In a transport stream each packet says what it is, in Matroska the header does."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    write_hls(film, folder)
+    with web_server(folder) as url:
+        _, _, got = upscale(Address(f"{url}/live.m3u8"), "matroska")
+    (tmp_path / "out.mkv").write_bytes(got)
+    with av.open(str(tmp_path / "out.mkv")) as result, av.open(str(film)) as source:
+        (sound,), (expected,) = result.streams.audio, source.streams.audio
+        assert sound.codec_context.extradata[:2] == expected.codec_context.extradata[:2]
+        assert [frame.samples for frame in result.decode(sound)]
+    (sound,), (expected,) = (see_packets(path, "audio") for path in (tmp_path / "out.mkv", film))
+    assert [packet.digest for packet in sound] == [packet.digest for packet in expected]
+
+
+@pytest.mark.parametrize(
+    "segment", ["file:///etc/passwd", "/etc/passwd", "subfile,,start,0,end,9,,:/etc/passwd"]
+)
+def test_a_playlist_opens_no_file(tmp_path, segment):
+    folder = tmp_path / "www"
+    folder.mkdir()
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:1,", segment, "#EXT-X-ENDLIST"]
+    (folder / "live.m3u8").write_text("\n".join(lines))
+    with web_server(folder) as url, pytest.raises(InputRefused):
+        upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
+
+
+def test_an_address_is_not_touched_without_leave(cli):
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.settimeout(0.3)
+        url = f"http://{LOOPBACK}:{server.getsockname()[1]}/live.m3u8"
+        code, _, err = cli("upscale", url, "-o", "out.mkv")
+        assert code == 3
+        assert "add --allow-network" in err
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_no_password_is_shown():
+    assert Address("rtsp://me:secret@cam:554/live?token=1").name == "cam:554/live"
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(tmp_path):
+    with socket.create_server((LOOPBACK, 0)) as server:
+        for scheme, path in (("rtsp", "live"), ("http", "live.m3u8")):
+            url = f"{scheme}://{LOOPBACK}:{server.getsockname()[1]}/{path}"
+            begun = time.monotonic()
+            with pytest.raises(InputRefused, match="nothing came in time"):
+                upscale(Address(url), tmp_path / "out.mkv")
+            assert time.monotonic() - begun < 5
+    with pytest.raises(InputRefused, match="Connection refused"):
+        upscale(Address(url), tmp_path / "out.mkv")
+
+
+def test_what_was_not_built_in_is_said(tmp_path):
+    try:
+        av.open("srt://127.0.0.1:9", timeout=0.1)
+    except av.ProtocolNotFoundError:
+        with pytest.raises(InputRefused, match="this FFmpeg was built without srt"):
+            upscale(Address("srt://127.0.0.1:9"), tmp_path / "out.mkv")
+    except av.FFmpegError:
+        pytest.skip("srt is built in here")
+
+
+@contextmanager
+def broadcast(film, port, repeats=1, pause=0.0):
+    """A film sent as a transport stream over UDP, while it plays."""
+
+    def send_all():
+        for _ in range(repeats):
+            play(film, f"udp://{LOOPBACK}:{port}?pkt_size=1316", "mpegts")
+            time.sleep(pause)
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    try:
+        yield f"udp://{LOOPBACK}:{port}"
+    finally:
+        sender.join()
+
+
+def free_udp_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, film):
+    target = tmp_path / "out.mkv"
+    with broadcast(film, free_udp_port(), repeats=2) as url, pytest.raises(InputDamaged) as lost:
+        time.sleep(0.5)
+        upscale(Address(url), target)
+    assert "lost, and not back after 3 tries" in str(lost.value)
+    frames = see_frames(tmp_path / "out.partial.mkv")
+    assert len(frames) > 50
+    assert frames[0].start < 1
+
+
+@pytest.mark.slow
+def test_a_lost_connection_is_made_again(tmp_path, film):
+    """The stream goes on as much later as it was away, and says so."""
+    target, port = tmp_path / "out.mkv", free_udp_port()
+    with broadcast(film, port, repeats=2, pause=2.5) as url, pytest.raises(InputDamaged):
+        listener = Listener()
+        job = Job(Path("udp"), target, "video", Address(url))
+        upscale_stream(job, Doubler(), OPTIONS, listener)
+    assert sum("connecting again in 0.1 s, try 1 of 3" in note for note in listener.notes) == 2
+    assert sum("back after" in note for note in listener.notes) == 1
+    frames = see_frames(tmp_path / "out.partial.mkv")
+    gaps = [b.start - a.start for a, b in pairwise(frames)]
+    assert len(frames) > 90
+    assert [gap for gap in gaps if gap > 0.1] == [pytest.approx(2.5, abs=0.5)]
+
+
+class DyingServer(http.server.SimpleHTTPRequestHandler):
+    """Serves two segments, and for all others fails."""
+
+    def do_GET(self):
+        if self.path.endswith(("2.ts", "3.ts", "4.ts")):
+            self.close_connection = True
+            self.connection.close()
+        else:
+            super().do_GET()
+
+
+def test_a_server_that_dies_leaves_what_came_before(tmp_path, film):
+    folder = tmp_path / "www"
+    folder.mkdir()
+    write_hls(film, folder)
+    with web_server(folder, DyingServer) as url, pytest.raises(InputDamaged) as lost:
+        upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
+    assert "ends at 0.8" in str(lost.value)
+    assert 15 < len(see_frames(tmp_path / "out.partial.mkv")) < 30
+
+
+PROBE = "import gi; gi.require_version('GstRtspServer', '1.0')"
+SERVER = """
+import sys
+import gi
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+server = GstRtspServer.RTSPServer(service="0")
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(
+    f"( filesrc location={sys.argv[1]} ! matroskademux ! h264parse config-interval=-1 "
+    "! rtph264pay name=pay0 )"
+)
+server.get_mount_points().add_factory("/live", factory)
+server.attach(None)
+print(server.get_bound_port(), flush=True)
+GLib.MainLoop().run()
+"""
+
+
+@contextmanager
+def rtsp_server(film):
+    """A real one, GStreamer's, where the machine's own Python has it."""
+    python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if not python or subprocess.run([python, "-c", PROBE], capture_output=True).returncode:
+        pytest.skip("needs gir1.2-gst-rtsp-server-1.0, python3-gi and GStreamer's plugins")
+    process = subprocess.Popen([python, "-c", SERVER, str(film)], stdout=subprocess.PIPE)
+    try:
+        yield f"rtsp://{LOOPBACK}:{int(process.stdout.readline())}/live"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_rtsp_is_read(tmp_path, film):
+    target = tmp_path / "out.mkv"
+    with rtsp_server(film) as url:
+        result, _, _ = upscale(Address(url), target)
+    assert result.frames == 50
+    frames = see_frames(target)
+    assert [frame.number for frame in frames] == list(range(50))
+    assert drift(frames) <= MS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_the_end_of_a_live_film(tmp_path, film, number):
+    target = tmp_path / "out.mkv"
+    with broadcast(film, free_udp_port(), repeats=4) as url:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "srgan_edge", "upscale", url, "--allow-network", "--live"),
+                *("-o", target, "-n", "edge-x4"),
+            ],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        while not list(tmp_path.glob(".out*")):
+            time.sleep(0.1)
+        time.sleep(1.5)
+        assert not target.exists()
+        asked = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(10) == 128 + number
+        seconds = time.monotonic() - asked
+        err = process.stderr.read().decode()
+    assert seconds < 2
+    frames = see_frames(target)
+    assert f"the {len(frames)} frames until then are in {target}" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
