@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from typing import Unpack
 
 from srgan_edge.endpoint import Address
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.pipeline import Item
-from srgan_edge.stream_reader import StreamReader
+from srgan_edge.stream_reader import Reading, StreamReader
 from srgan_edge.video import CopiedPacket, Frame
 
 TIMEOUT_SECONDS = 10.0
@@ -23,7 +24,6 @@ TRIES = 5
 
 FIRST_WAIT_SECONDS = 1.0
 """Before the first of them; twice as long before each other."""
-
 
 MOST_BEHIND_SECONDS = 1.0
 """That a paced source may be late before it is taken to have paused, and need not catch up."""
@@ -55,7 +55,7 @@ class LiveSource:
         say: Callable[[str], None],
         *,
         paced: bool = False,
-        **reading: bool,
+        **reading: Unpack[Reading],
     ) -> None:
         self._address, self._say, self._reading = address, say, reading
         self._is_paced = paced and address.comes_in_bursts

@@ -24,7 +24,7 @@ from srgan_edge.options import Options
 from srgan_edge.pipeline import Item, upscale_video
 from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
-from srgan_edge.stream_reader import StreamReader
+from srgan_edge.stream_reader import Reading, StreamReader
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
@@ -221,7 +221,7 @@ class _Once:
 
     reader: VideoReader
 
-    def __init__(self, job: Job, reading: dict[str, bool]) -> None:
+    def __init__(self, job: Job, reading: Reading) -> None:
         self._job, self._reading = job, reading
 
     def open(self) -> VideoReader:
@@ -235,7 +235,7 @@ class _Once:
         return iter(self.reader)
 
 
-def _reading(options: Options) -> dict[str, bool]:
+def _reading(options: Options) -> Reading:
     """What `VideoReader` is told."""
     return {
         "allow_8bit": options.encoding.accepts_8bit,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import av
 from av.container import InputContainer
@@ -40,6 +41,15 @@ _DEMUXERS = {
 _ANALYSIS_MICROSECONDS = 2_000_000  # a transport stream says what is in it again and again
 
 
+class Reading(TypedDict, total=False):
+    """What `VideoReader` can be told, as far as a stream has to do with it."""
+
+    allow_8bit: bool
+    allow_opaque: bool
+    conceal: bool
+    deinterlace: bool
+
+
 class StreamReader(VideoReader):
     """Reads one film from a pipe or an address, as `VideoReader` does a file, on the CPU.
 
@@ -50,8 +60,10 @@ class StreamReader(VideoReader):
         InputDamaged: as `VideoReader`.
     """
 
-    def __init__(self, inlet: Inlet, *, timeout_seconds: float = 10, **reading: bool) -> None:
-        """`reading`: as of `VideoReader`. An address may send nothing for `timeout_seconds`."""
+    def __init__(
+        self, inlet: Inlet, *, timeout_seconds: float = 10, **reading: Unpack[Reading]
+    ) -> None:
+        """An address may send nothing for `timeout_seconds`, a pipe for ever."""
         self._inlet, self._timeout_seconds = inlet, timeout_seconds
         super().__init__(Path(inlet.name), **reading)
 
