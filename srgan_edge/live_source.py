@@ -12,8 +12,9 @@ from typing import Unpack
 
 from srgan_edge.endpoint import Address
 from srgan_edge.errors import InputDamaged, SrganEdgeError
+from srgan_edge.isolated_reader import ReaderOptions
 from srgan_edge.pipeline import Item
-from srgan_edge.stream_reader import Reading, StreamReader
+from srgan_edge.stream_reader import StreamReader
 from srgan_edge.video import CopiedPacket, Frame
 
 TIMEOUT_SECONDS = 10.0
@@ -55,7 +56,7 @@ class LiveSource:
         say: Callable[[str], None],
         *,
         paced: bool = False,
-        **reading: Unpack[Reading],
+        **reading: Unpack[ReaderOptions],
     ) -> None:
         self._address, self._say, self._reading = address, say, reading
         self._is_paced = paced and address.comes_in_bursts

@@ -15,16 +15,17 @@ from srgan_edge.channel import ConsumerGone, NewestChannel
 from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
-from srgan_edge.film import remarks_after, remarks_on, upscaled_frame
+from srgan_edge.film import reader_options, remarks_after, remarks_on, upscaled_frame
 from srgan_edge.film_result import FilmResult
 from srgan_edge.intake import Intake, Source
+from srgan_edge.isolated_reader import ReaderOptions
 from srgan_edge.jobs import Job
 from srgan_edge.live_source import LiveSource
 from srgan_edge.options import Options
 from srgan_edge.pipeline import Item, upscale_video
 from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
-from srgan_edge.stream_reader import Reading, StreamReader
+from srgan_edge.stream_reader import StreamReader
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
@@ -56,7 +57,7 @@ def upscale_stream(
         ReaderGone: nobody reads standard output any more.
     """
     is_live = options.live or isinstance(job.inlet, Address)
-    reading = _reading(options)
+    reading = reader_options(options)
     if isinstance(job.inlet, Address):
         source: Source = LiveSource(job.inlet, reporter.note, paced=options.live, **reading)
     else:
@@ -159,21 +160,21 @@ class _Flow:
         self._intake, self._upscaler, self._gate, self._delays = intake, upscaler, gate, delays
 
     def run(self, on_frame: Callable[[], None], newest: NewestChannel[Item] | None) -> None:
-        slots = self._upscaler.slots
-        upscale_video(self._arriving(), self._upscale, self._gate, on_frame, slots, newest)
+        upscale_video(
+            self._arriving(),
+            lambda frame: upscaled_frame(frame, self._upscaler.upscale),
+            self._gate,
+            on_frame,
+            self._upscaler.slots,
+            self._intake.stop,
+            newest,
+        )
 
     def _arriving(self) -> Iterator[Item]:
         for item in self._intake:
             if isinstance(item, Frame):
                 self._delays.arrived(item.pts)
             yield item
-
-    def _upscale(self, frame: Frame) -> Frame:
-        try:
-            return upscaled_frame(frame, self._upscaler.upscale)
-        except BaseException:
-            self._intake.stop()  # or the pipeline would wait for the next frame, perhaps for ever
-            raise
 
 
 class _Gate:
@@ -221,7 +222,7 @@ class _Once:
 
     reader: VideoReader
 
-    def __init__(self, job: Job, reading: Reading) -> None:
+    def __init__(self, job: Job, reading: ReaderOptions) -> None:
         self._job, self._reading = job, reading
 
     def open(self) -> VideoReader:
@@ -233,16 +234,6 @@ class _Once:
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.reader)
-
-
-def _reading(options: Options) -> Reading:
-    """What `VideoReader` is told."""
-    return {
-        "allow_8bit": options.encoding.accepts_8bit,
-        "allow_opaque": options.encoding.accepts_opaque,
-        "conceal": options.on_damage == "conceal",
-        "deinterlace": options.deinterlace,
-    }
 
 
 def _encoding(options: Options) -> Encoding:

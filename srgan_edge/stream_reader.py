@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import av
 from av.container import InputContainer
@@ -16,9 +16,11 @@ from av.stream import Stream
 
 from srgan_edge.endpoint import PIPED_DEMUXERS, Address, Inlet, InputPipe
 from srgan_edge.errors import InputRefused
+from srgan_edge.isolated_reader import ReaderOptions
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.video import CopiedPacket, decoding_seconds
-from srgan_edge.video_reader import MAX_PIXELS, VideoReader
+from srgan_edge.video_limits import OPEN_OPTIONS
+from srgan_edge.video_reader import VideoReader
 
 _PROTOCOLS = {
     "rtsp": "rtp,udp,tcp",
@@ -41,15 +43,6 @@ _DEMUXERS = {
 _ANALYSIS_MICROSECONDS = 2_000_000  # a transport stream says what is in it again and again
 
 
-class Reading(TypedDict, total=False):
-    """What `VideoReader` can be told, as far as a stream has to do with it."""
-
-    allow_8bit: bool
-    allow_opaque: bool
-    conceal: bool
-    deinterlace: bool
-
-
 class StreamReader(VideoReader):
     """Reads one film from a pipe or an address, as `VideoReader` does a file, on the CPU.
 
@@ -61,7 +54,7 @@ class StreamReader(VideoReader):
     """
 
     def __init__(
-        self, inlet: Inlet, *, timeout_seconds: float = 10, **reading: Unpack[Reading]
+        self, inlet: Inlet, *, timeout_seconds: float = 10, **reading: Unpack[ReaderOptions]
     ) -> None:
         """An address may send nothing for `timeout_seconds`, a pipe for ever."""
         self._inlet, self._timeout_seconds = inlet, timeout_seconds
@@ -107,20 +100,15 @@ class StreamReader(VideoReader):
 def _open_pipe(pipe: InputPipe) -> InputContainer:
     return av.open(
         f"pipe:{pipe.descriptor}",
-        options={
-            "protocol_whitelist": "pipe",
-            "format_whitelist": PIPED_DEMUXERS,
-            "max_pixels": str(MAX_PIXELS),  # probing decodes
-        },
+        options=OPEN_OPTIONS | {"protocol_whitelist": "pipe", "format_whitelist": PIPED_DEMUXERS},
         metadata_errors="replace",
     )
 
 
 def _open_address(address: Address, timeout_seconds: float) -> InputContainer:
-    options = {
+    options = OPEN_OPTIONS | {
         "protocol_whitelist": _PROTOCOLS[address.scheme],
         "format_whitelist": _DEMUXERS[address.scheme],
-        "max_pixels": str(MAX_PIXELS),
         "analyzeduration": str(_ANALYSIS_MICROSECONDS),
     }
     if address.scheme == "rtsp":
