@@ -158,21 +158,21 @@ class _Flow:
         self._intake, self._upscaler, self._gate, self._delays = intake, upscaler, gate, delays
 
     def run(self, on_frame: Callable[[], None], newest: NewestChannel[Item] | None) -> None:
-        slots = self._upscaler.slots
-        upscale_video(self._arriving(), self._upscale, self._gate, on_frame, slots, newest=newest)
+        upscale_video(
+            self._arriving(),
+            lambda frame: upscaled_frame(frame, self._upscaler.upscale),
+            self._gate,
+            on_frame,
+            self._upscaler.slots,
+            self._intake.stop,
+            newest,
+        )
 
     def _arriving(self) -> Iterator[Item]:
         for item in self._intake:
             if isinstance(item, Frame):
                 self._delays.arrived(item.pts)
             yield item
-
-    def _upscale(self, frame: Frame) -> Frame:
-        try:
-            return upscaled_frame(frame, self._upscaler.upscale)
-        except BaseException:
-            self._intake.stop()  # or the pipeline would wait for the next frame, perhaps for ever
-            raise
 
 
 class _Gate:

@@ -168,6 +168,8 @@ class VideoMuxer:
         if self._is_pipe:  # somebody is waiting
             options["flush_packets"] = "1"
             options["max_interleave_delta"] = str(_MOST_AHEAD_MICROSECONDS)
+        if self._format == "yuv4mpegpipe":
+            options["strict"] = "unofficial"  # which more than 8 bits are, though all read them
         if self._is_mp4:
             options["movflags"] = "+faststart"
             options["movie_timescale"] = str(self._movie_timescale())

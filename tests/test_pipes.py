@@ -136,6 +136,13 @@ def test_subtitles_and_chapters_go_along(tmp_path):
         upscale(source, "nut")
 
 
+def test_raw_frames_keep_their_bits(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=3, pixel_format="yuv420p10le")
+    _, _, got = upscale(source, "yuv4mpegpipe", encoding=Encoding())
+    with av.open(str(seen(tmp_path, got))) as result:
+        assert result.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+
+
 def test_raw_frames_take_no_encoder(film):
     with pytest.raises(UsageError, match="holds raw frames; possible: --pix-fmt, or -f nut"):
         upscale(film, "yuv4mpegpipe", encoding=Encoding("libx265"))
