@@ -28,11 +28,15 @@ from srgan_edge.pipeline import upscale_video
 from srgan_edge.pixels import Pixels
 from srgan_edge.report import Reporter
 from srgan_edge.segments import SEGMENT_FRAMES, SegmentWriter
+from srgan_edge.signals import ends_within
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import Frame, VideoInfo, library_versions
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.work_folder import WorkFolder, open_work_folder
+
+STOP_SECONDS = 1.5
+"""From Ctrl-C on. Ending hard loses as little as ending well: segments are made to outlive both."""
 
 _IDENTITY_BYTES = 1 << 20
 
@@ -60,12 +64,13 @@ def upscale_film(
             another job.
         Interrupted: a signal came; finished segments stay.
     """
-    if options.decode == "gpu":
-        try:
-            return _upscale_film(job, upscaler, options, made_by, reporter, Nvdec())
-        except NvdecFailed as failure:
-            reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
-    return _upscale_film(job, upscaler, options, made_by, reporter, None)
+    with ends_within(STOP_SECONDS):
+        if options.decode == "gpu":
+            try:
+                return _upscale_film(job, upscaler, options, made_by, reporter, Nvdec())
+            except NvdecFailed as failure:
+                reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
+        return _upscale_film(job, upscaler, options, made_by, reporter, None)
 
 
 def _upscale_film(

@@ -1,0 +1,72 @@
+"""A signal ends what it is for, and in time, whatever swallows it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from srgan_edge.signals import ends_within, stop_signals
+
+STUCK = """
+import os, signal, sys, time
+from srgan_edge.errors import Interrupted
+from srgan_edge.signals import ends_within
+
+def interrupt(signum, frame):
+    raise Interrupted(signum)
+
+signal.signal(signal.SIGINT, interrupt)
+signal.signal(signal.SIGTERM, interrupt)
+with ends_within(0.3):
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass  # as Python does in a finalizer
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_swallows_the_exception_ends_all_the_same(number):
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert said == f"srgan-edge: stopped by {number.name}; the same command goes on from there\n"
+
+
+def test_nothing_ends_what_was_over_in_time():
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with ends_within(0.05):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_the_first_signal_is_remembered_and_the_second_acts():
+    acted = []
+    handler = signal.signal(signal.SIGTERM, lambda *_: acted.append("handler"))
+    try:
+        with stop_signals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (signals.received, acted) == (signal.SIGTERM, [])
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert acted == ["handler"]
+    finally:
+        signal.signal(signal.SIGTERM, handler)
