@@ -1,0 +1,244 @@
+"""Commands that say what there is, and how good: `info`, `doctor`, `eval`, `verify`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from srgan_edge.commands.common import (
+    DeviceOption,
+    EngineOption,
+    Fp32Option,
+    JsonOption,
+    ModelOption,
+    print_table,
+    print_whole_table,
+    require,
+)
+from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.models import DEFAULT_MODEL
+
+commands = typer.Typer()
+
+
+@commands.command()
+def info(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="All bundled models if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a model file is: architecture, reach, training, licence."""
+    from srgan_edge.models import bundled_models, find_model
+    from srgan_edge.tables import spec_table
+
+    found = [find_model(model)] if model else list(bundled_models().values())
+    if as_json:
+        typer.echo(json.dumps([json.loads(files.spec.to_json()) for files in found], indent=2))
+        return
+    for files in found:
+        print_table(spec_table(files))
+
+
+@commands.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what works on this machine; every engine is made to run."""
+    from dataclasses import asdict
+
+    from srgan_edge.doctor import examine
+    from srgan_edge.tables import doctor_table
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print_table(doctor_table(findings))
+    if any(finding.status == "broken" for finding in findings):
+        sys.exit(6)
+
+
+@commands.command("eval")
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Benchmarks with HR/ and LRx4/.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-n",
+            "--model",
+            metavar="NAME|FILE",
+            help=f"Bundled model, or a file; repeatable; {DEFAULT_MODEL} if nothing is named.",
+        ),
+    ] = None,
+    bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, as a system.")] = False,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="Another program's pictures; repeatable."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,...", help="basic, offline, all, or psnr_y,lpips,...")
+    ] = "basic",
+    vgg_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A VGG16, which adds lpips_vgg16_hed."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw crops, with nearest and bicubic besides."),
+    ] = None,
+    crops: Annotated[int | None, typer.Option(help="Rows of the figure; 3 if left out.")] = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    fp32: Fp32Option = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON: an object, or of several systems their list."),
+    ] = False,
+) -> None:
+    """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
+    from srgan_edge.evaluate import evaluate_systems
+    from srgan_edge.figure import Showcase, draw_figure
+    from srgan_edge.image import Picture
+    from srgan_edge.image_writer import format_from_suffix, write_picture
+    from srgan_edge.scores import metrics_from_text
+    from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
+    from srgan_edge.tables import evaluation_record, evaluation_table
+
+    if figure is not None:
+        format_from_suffix(figure)  # refuse an unknown one now
+    elif crops is not None:
+        raise UsageError("--crops is for a figure; type --figure FILE.png too")
+    if crops is not None and crops < 1:
+        raise UsageError(f"--crops {crops}; possible: 1 or more")
+    names = metrics_from_text(metrics, with_file=vgg_weights is not None)
+    measures = _measures(names, vgg_weights, device)
+    baselines = [NEAREST, BICUBIC] if figure else [BICUBIC] if bicubic else []
+    others = [ready_made(text, folders) for text in results or []]
+    named = models or ([] if bicubic or others else [DEFAULT_MODEL])
+    showcase = Showcase(crops or 3)
+    with open_models(named, engine, device, fp32=fp32) as opened:
+        systems = [*baselines, *opened, *others]
+        look = showcase.look if figure else None
+        evaluations = evaluate_systems(systems, folders, SCALE, measures, look)
+    if as_json:
+        records = [evaluation_record(system, evaluations[system.name]) for system in systems]
+        typer.echo(json.dumps(records if len(records) > 1 else records[0], indent=2))
+    else:
+        print_whole_table(evaluation_table(systems, evaluations))
+    if figure is not None:
+        write_picture(figure, Picture(draw_figure(showcase.exhibits)))
+        typer.echo(f"wrote {figure}", err=as_json)
+
+
+@commands.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, .onnx or .engine.")],
+    benchmarks: Annotated[
+        list[Path] | None, typer.Argument(help="Folders with HR/ and LRx4/: what PSNR-Y is lost.")
+    ] = None,
+    engine_names: Annotated[
+        list[str] | None,
+        typer.Option("--engine", metavar="NAME", help="Repeatable; all installed if left out."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Checkpoint to compare with; MODEL's own, or that it is the INT8 form of.",
+        ),
+    ] = None,
+    fp32: Fp32Option = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare engines with the checkpoint in PyTorch; exit 6 if one misses its gate."""
+    require("torch", "srgan-edge[export]", "verifying")
+    require("onnx", "srgan-edge[export]", "verifying")
+    from srgan_edge.engines import KINDS
+    from srgan_edge.export.verify import verify_engines
+    from srgan_edge.models import find_model
+    from srgan_edge.tables import verdict_record, verdict_table
+
+    possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
+    files = find_model(model)
+    names = engine_names or [
+        name for name, kind in possible.items() if kind.installed and files.has(kind.suffix)
+    ]
+    if unknown := [name for name in names if name not in possible]:
+        raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
+    kinds = [possible[name] for name in names]
+    origin = find_model(against or files.spec.quantized_from or model)
+    if not origin.has(".safetensors"):
+        raise UsageError(
+            f"{origin.name} has no checkpoint to compare with; type --against NAME|FILE.safetensors"
+        )
+    reference = origin.file(".safetensors")
+    verdicts = list(verify_engines(files, reference, kinds, benchmarks or [], fp32=fp32))
+    if as_json:
+        typer.echo(json.dumps([verdict_record(verdict) for verdict in verdicts], indent=2))
+    else:
+        print_whole_table(verdict_table(verdicts))
+    refused = [f"{it.info.name}: {'; '.join(it.refusals)}" for it in verdicts if it.refusals]
+    if refused:
+        raise ModelRefused("; ".join(refused))
+
+
+@commands.command("verify-tiles")
+def verify_tiles(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures of the model's input size.")],
+    model: ModelOption = DEFAULT_MODEL,
+    tile: Annotated[int, typer.Option("-t", "--tile", help="Tile core in pixels.")] = 32,
+    write: Annotated[
+        bool, typer.Option("--write", help="Store the halo found in the .safetensors.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw error against halo.")
+    ] = None,
+) -> None:
+    """Measure what halo a model needs: tiled against untiled, in FP32."""
+    require("torch", "srgan-edge[train]", "verify-tiles")
+    if plot is not None:
+        require("matplotlib", "srgan-edge[train]", "--plot")
+    from dataclasses import replace
+
+    from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
+    from srgan_edge.engines.torch import TorchEngine
+    from srgan_edge.halo import halo_errors, smallest_halo_px
+    from srgan_edge.image_reader import read_pixels
+    from srgan_edge.models import bundled_models, find_model
+    from srgan_edge.tables import halo_table
+
+    checkpoint = find_model(model).file(".safetensors")
+    if write and model in bundled_models():
+        raise UsageError(
+            f"{model} is bundled, and its halo measured; copy {checkpoint} and name that"
+        )
+    generator, spec = load_checkpoint(checkpoint)
+    with TorchEngine.from_generator(generator, spec) as engine:
+        errors = list(halo_errors(engine, (read_pixels(path) for path in pictures), tile))
+    halo_px = smallest_halo_px(errors)
+    print_table(halo_table(errors, halo_px))
+    if plot is not None:
+        from srgan_edge.export.halo_plot import draw_halo_plot
+
+        title = f"{spec.name}, tiles of {tile} px against whole pictures"
+        draw_halo_plot(errors, halo_px, title, plot)
+        typer.echo(f"wrote {plot}")
+    if write:
+        save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
+        typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")
+
+
+def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
+    """In the order of the names; PyTorch is imported only for what needs it."""
+    from srgan_edge.evaluate import MEASURES
+
+    learned = [name for name in names if name not in MEASURES]
+    if not learned:
+        return {name: MEASURES[name] for name in names}
+    for module in ("torch", "torchvision", "piq", "torchmetrics"):
+        require(module, "srgan-edge[train]", f"--metrics {learned[0]}")
+    from srgan_edge.train.perceptual import open_measures
+
+    measures = MEASURES | open_measures(learned, vgg_weights, device)
+    return {name: measures[name] for name in names}

@@ -1,0 +1,221 @@
+"""`srgan-edge upscale` and what belongs to its results: `check` and `compare`."""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from srgan_edge.commands.common import (
+    NETWORK,
+    DeviceOption,
+    EngineOption,
+    Fp32Option,
+    ModelOption,
+    pixels_or,
+)
+from srgan_edge.errors import InputDamaged, UsageError
+from srgan_edge.models import DEFAULT_MODEL
+
+commands = typer.Typer()
+
+_result = partial(typer.Option, rich_help_panel="Results")
+_network = partial(typer.Option, rich_help_panel=NETWORK)
+_film = partial(typer.Option, rich_help_panel="Films")
+_stream = partial(typer.Option, rich_help_panel="Pipes and live sources")
+_word = partial(typer.Option, rich_help_panel="What is said")
+
+
+@commands.command()
+def upscale(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Files, folders, globs; - or an address."),
+    ] = None,
+    more_inputs: Annotated[
+        list[str] | None, _result("-i", "--input", metavar="INPUT", help="The same, as an option.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        _result("-o", "--output", metavar="PATH", help="A file, a folder for several, or -."),
+    ] = None,
+    suffix: Annotated[
+        str, _result(metavar="TEXT", help="Added to names where -o gives none.")
+    ] = "_x4",
+    ext: Annotated[
+        str | None, _result(metavar="EXT", help="Other file type, as png or mkv.")
+    ] = None,
+    overwrite: Annotated[bool, _result("--overwrite", help="Replace results.")] = False,
+    skip_existing: Annotated[bool, _result("--skip-existing", help="Keep results.")] = False,
+    restart: Annotated[
+        bool, _result("--restart", "--no-resume", help="Begin a film anew, not where it stopped.")
+    ] = False,
+    max_pixels: Annotated[
+        int, _result(metavar="N", help="Of the largest picture; a result may have 16 times those.")
+    ] = 100_000_000,
+    model: ModelOption = DEFAULT_MODEL,
+    outscale: Annotated[
+        float | None,
+        _network("-s", "--outscale", metavar="X", help="Final scale, if not the model's own."),
+    ] = None,
+    tile: Annotated[
+        str, _network("-t", "--tile", metavar="PX|auto", help="Core in input pixels; 0: no tiles.")
+    ] = "auto",
+    overlap: Annotated[
+        str,
+        _network("--overlap", "--tile-pad", metavar="PX|auto|exact", help="Halo around a tile."),
+    ] = "auto",
+    batch: Annotated[int, _network(metavar="N", help="Tiles a call.")] = 1,
+    color_lock: Annotated[
+        bool | None,
+        _network(
+            "--color-lock/--no-color-lock",
+            help="Hold mean colours; by itself for GANs and foreign models.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+    fp32: Fp32Option = False,
+    codec: Annotated[
+        str, _film("-c", "--codec", metavar="NAME", help="Encoder of the result.")
+    ] = "libx264",
+    crf: Annotated[int | None, _film(metavar="N", help="Its constant quality.")] = None,
+    preset: Annotated[str | None, _film(metavar="NAME", help="Its speed.")] = None,
+    pix_fmt: Annotated[
+        str | None, _film(metavar="NAME", help="Pixel format, if not like the source's.")
+    ] = None,
+    encoder_options: Annotated[
+        list[str] | None, _film("-e", metavar="KEY=VALUE", help="Anything else for the encoder.")
+    ] = None,
+    deinterlace: Annotated[
+        bool, _film("--deinterlace", help="Make one picture of the two fields of a frame.")
+    ] = False,
+    on_damage: Annotated[
+        Literal["skip", "conceal"],
+        _film(help="Frames that cannot be decoded: left out, or shown as the one before."),
+    ] = "skip",
+    decode: Annotated[
+        Literal["auto", "cpu", "gpu"],
+        _film(help="Where films are decoded; auto: on the GPU, if the engine is there."),
+    ] = "cpu",
+    pipe_format: Annotated[
+        Literal["matroska", "nut", "yuv4mpegpipe"] | None,
+        _stream(
+            "-f", "--format", metavar="NAME", help="Of -o -: matroska (if none), nut, yuv4mpegpipe."
+        ),
+    ] = None,
+    allow_network: Annotated[
+        bool, _stream("--allow-network", help="Read rtsp, udp, srt and http(s) addresses.")
+    ] = False,
+    live: Annotated[
+        bool, _stream("--live", help="Drop frames of - or an address rather than be late.")
+    ] = False,
+    json_events: Annotated[
+        bool, _word("--json-events", help="One JSON object a line on stdout; with -o -, stderr.")
+    ] = False,
+    report: Annotated[
+        Path | None, _word(metavar="FILE.json", help="Write down all that was done.")
+    ] = None,
+    quiet: Annotated[bool, _word("-q", "--quiet", help="Only errors.")] = False,
+) -> None:
+    """Upscale images and videos: files, folders and globs, any mixture; or one live stream."""
+    from dataclasses import replace
+
+    from srgan_edge.jobs import Naming, names_stream, plan_jobs, plan_stream
+    from srgan_edge.options import Options
+    from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.report_file import ReportFile
+    from srgan_edge.run import run_jobs
+    from srgan_edge.upscaler import Tiling
+    from srgan_edge.video import Encoding
+
+    wanted = [*(inputs or []), *(more_inputs or [])]
+    if not wanted:
+        raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    extension = None if ext is None else "." + ext.lstrip(".")
+    if pipe_format is not None and str(output) != "-":
+        raise UsageError(f"-f {pipe_format} is for -o -; a file's format is that of its suffix")
+    if names_stream(wanted, output):
+        jobs = [plan_stream(wanted, output, pipe_format or "matroska", allow_network=allow_network)]
+    else:
+        jobs = plan_jobs(wanted, output, Naming(suffix, extension))
+    if live and jobs[0].inlet is None:
+        raise UsageError("--live with files, which wait; possible: with - or an address")
+    if live and pipe_format == "yuv4mpegpipe":
+        raise UsageError("--live leaves gaps, which yuv4mpegpipe has no room for; use -f nut")
+    options = Options(
+        model=model,
+        engine=engine,
+        device=device,
+        fp32=fp32,
+        decode=decode,
+        tiling=Tiling(
+            tile=pixels_or("--tile", tile, "auto"),
+            overlap=pixels_or("--overlap", overlap, "auto", "exact"),
+            batch=batch,
+        ),
+        outscale=outscale,
+        encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
+        existing="replace" if overwrite else "keep" if skip_existing else "refuse",
+        color_lock=color_lock,
+        live=live,
+        restart=restart,
+        on_damage=on_damage,
+        deinterlace=deinterlace,
+        max_pixels=max_pixels,
+    )
+    jobs = [replace(job, outlet=job.outlet and job.outlet.claim()) for job in jobs]
+    chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
+    if report is not None:
+        chosen = ReportFile(report, chosen)
+    with chosen as reporter:
+        sys.exit(run_jobs(jobs, options, reporter))
+
+
+@commands.command()
+def check(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The film that was upscaled.")],
+    result: Annotated[Path, typer.Argument(metavar="OUT", help="What became of it.")],
+) -> None:
+    """Compare a film with its upscaled self: every frame's time, every packet of sound."""
+    from srgan_edge.film_check import FilmRecord, differences
+
+    before, after = FilmRecord.of(source), FilmRecord.of(result)
+    if found := differences(before, after):
+        raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
+    packets = sum(len(record.digests) for record in before.packets.values())
+    typer.echo(
+        f"{result} is whole: {len(before.frames)} frames at their times, "
+        f"{packets} packets of {len(before.packets)} other streams as they were"
+    )
+
+
+@commands.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="The input picture.")],
+    after: Annotated[Path, typer.Argument(help="The upscaled picture.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.")],
+    crop: Annotated[
+        str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
+    ] = None,
+) -> None:
+    """Put a picture, enlarged by the bicubic, beside its upscaled self."""
+    from srgan_edge.drawing import Crop
+    from srgan_edge.image import Picture
+    from srgan_edge.image_reader import read_pixels
+    from srgan_edge.image_writer import write_picture
+    from srgan_edge.side_by_side import side_by_side
+
+    detail = None if crop is None else Crop.from_text(crop)
+    pictures = read_pixels(before), read_pixels(after)
+    write_picture(output, Picture(side_by_side(*pictures, ("bicubic", "srgan-edge"), detail)))
+    typer.echo(f"wrote {output}")
+
+
+def _key_values(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(f"-e {pair!r}; write it as key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
