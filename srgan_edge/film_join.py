@@ -14,7 +14,13 @@ from typing import Any, Self, TypeVar
 
 from srgan_edge.atomic import output_failed
 from srgan_edge.child import ChildFailed, Parent
-from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
+from srgan_edge.errors import (
+    InputDamaged,
+    InputRefused,
+    OutputFailed,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.film_check import FilmRecord, differences
 from srgan_edge.isolated_reader import MEMORY_BYTES
 from srgan_edge.remote import SIGN_OF_LIFE, Remote
@@ -65,7 +71,7 @@ class Joiner:
             memory_bytes=MEMORY_BYTES,
             seconds=STALL_SECONDS,
             writable=work,
-            reports=(InputRefused, InputDamaged, UsageError, OutputFailed),
+            reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
         )
 
     def __enter__(self) -> Self:
@@ -86,6 +92,7 @@ class Joiner:
 
         Raises:
             UsageError: encoder or container take less than is asked of them.
+            ResourcesExhausted: the encoder does not start.
         """
         return list(self._call(tuple[str, ...], "rehearse", target))
 

@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
 import hypothesis
 import pytest
+from processes import children
 
 from srgan_edge.cli import main
 
@@ -70,3 +71,10 @@ def cli(monkeypatch, capsys, tmp_path):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """A child that outlives what it was made for would outlive the command of a user, too."""
+    yield
+    assert children() == []

@@ -546,6 +546,7 @@ def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monke
 
     monkeypatch.setattr(openvino, "upscale", upscale)
     arguments = ["upscale", "in.mp4", "-n", "edge.engine", "--crf", "0", "--json-events"]
+    arguments += ["--decode", "auto"]
     with pytest.raises(SystemExit) as ended:
         app(arguments, standalone_mode=False)
     DRIVER.fake_reset()

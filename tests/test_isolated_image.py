@@ -3,9 +3,9 @@
 import time
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
+from processes import children
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image_reader import ImageReader
@@ -57,7 +57,7 @@ def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
                     same_rows(reader, expected, 0, 0)
                     same_rows(reader, expected, 2, 5)
                     same_rows(reader, expected, 0, expected.height)
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 def test_a_link_leads_to_its_picture_and_not_to_a_device(folder, tmp_path_factory):

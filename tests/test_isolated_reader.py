@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from clips import make
+from processes import children
 
 from srgan_edge import sandbox
 from srgan_edge.child import Child, ChildFailed
@@ -49,10 +50,6 @@ def read_in_process(path, **options):
 
 def numbers(frames):
     return [clips.read_barcode(frame.pixels) for frame in frames]
-
-
-def children():
-    return psutil.Process().children()
 
 
 # ---------------------------------------------------------------- the same as in this process

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
+from processes import children
 
 from srgan_edge.child import ChildFailed
 from srgan_edge.errors import InputRefused
@@ -38,7 +38,7 @@ def test_the_call_after_a_failure_gets_another_child(function, what):
         with pytest.raises(ChildFailed, match=what):
             remote.call(str, function)
         assert remote.call(str, "count", "a") == "a 1"
-    assert psutil.Process().children() == []
+    assert children() == []
 
 
 @pytest.mark.parametrize("entry", ["promise_much", "give_nothing", "point_outside"])
