@@ -19,7 +19,7 @@ from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted
 from srgan_edge.film_join import Joined, Joiner
-from srgan_edge.film_result import FilmResult
+from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.jobs import Job
 from srgan_edge.nvdec import Nvdec, NvdecFailed
@@ -56,9 +56,10 @@ def upscale_film(
 
     Raises:
         InputRefused: the input is no film, or has what would be lost.
-        InputDamaged: the input ends early or is broken; what could be decoded is saved and named.
+        FilmDamaged: the input ends early or is broken; what could be decoded is saved and named.
             Where `options` asked to conceal damage and that made up for all of it, this is the
             whole result under its own name.
+        InputDamaged: nothing of it could be decoded.
         OutputFailed: the disk failed, or the result is not as the input; finished segments stay.
         UsageError: encoder or container take less than is asked of them; an earlier run was of
             another job.
@@ -96,34 +97,33 @@ def _upscale_film(
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
-            writer = SegmentWriter(work, encoder)
+            writer, damaged = SegmentWriter(work, encoder), None
             try:
-                upscale_video(
-                    reader.after(resumed),
-                    lambda frame: upscaled_frame(frame, upscaler.upscale),
-                    writer,
-                    reporter.frame_done,
-                    upscaler.slots,
-                    reader.close if isinstance(reader, IsolatedReader) else lambda: None,
-                )
+                try:
+                    upscale_video(
+                        reader.after(resumed),
+                        lambda frame: upscaled_frame(frame, upscaler.upscale),
+                        writer,
+                        reporter.frame_done,
+                        upscaler.slots,
+                        reader.close if isinstance(reader, IsolatedReader) else lambda: None,
+                    )
+                except InputDamaged as error:
+                    damaged = error
                 writer.finish()
-            except InputDamaged as error:
-                writer.finish()
-                raise InputDamaged(f"{error}{_saved(job.target, work, joiner)}") from error
             except BaseException:
                 writer.abandon()
                 raise
-            joined = _publish(joiner, job.target)
+            if damaged and not work.segments:
+                raise damaged
+            saved_as = job.target if not damaged else _partial(job.target)
+            joined = _publish(joiner, saved_as)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
         notes = reader.notes
-        if notes.damage:  # all of it made up for, or it would have been raised
-            raise InputDamaged(
-                f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
-                f"frames show another one; all are in {job.target}"
-            )
-    return FilmResult(
+    result = FilmResult(
+        saved_as=str(saved_as),
         frames=joined.frames,
         size=size,
         frames_resumed=resumed,
@@ -131,8 +131,18 @@ def _upscale_film(
         frames_nudged=notes.nudged,
         packets_copied=joined.packets,
         packets_nudged=joined.nudged,
+        frames_concealed=notes.concealed,
         left_out=left_out,
     )
+    if damaged:
+        raise FilmDamaged(f"{damaged}; what could be decoded is in {saved_as}", result) from damaged
+    if notes.damage:  # all of it made up for, or it would have been raised
+        raise FilmDamaged(
+            f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
+            f"frames show another one; all are in {saved_as}",
+            result,
+        )
+    return result
 
 
 def _open(source: Path, options: Options, nvdec: Nvdec | None) -> IsolatedReader | VideoReader:
@@ -204,14 +214,9 @@ def _publish(joiner: Joiner, target: Path) -> Joined:
         return joiner.join(target)
 
 
-def _saved(target: Path, work: WorkFolder, joiner: Joiner) -> str:
-    """Publish what could be decoded, if anything could."""
-    if not work.segments:
-        return ""
-    partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-    _publish(joiner, partial)
-    work.discard()
-    return f"; what could be decoded is in {partial}"
+def _partial(target: Path) -> Path:
+    """The name of what could be saved of a film that is damaged."""
+    return target.with_name(f"{target.stem}.partial{target.suffix}")
 
 
 def _remarks_before(

@@ -44,7 +44,7 @@ class Outcome:
     error: SrganEdgeError | None = None
     skipped: bool = False
     film: FilmResult | None = None
-    """Of a film that is at its place."""
+    """Of a film of which there is a result, be it in part."""
 
     @property
     def exit_code(self) -> int:

@@ -73,7 +73,8 @@ class ReportFile:
 
 def _job_record(outcome: Outcome) -> dict[str, Any]:
     error, film = outcome.error, outcome.film
-    is_file = not error and not outcome.skipped and outcome.job.outlet is None
+    saved_as = outcome.job.target if film is None else Path(film.saved_as)
+    has_file = bool(film or not error) and not outcome.skipped and outcome.job.outlet is None
     record = {
         "source": str(outcome.job.source),
         "target": str(outcome.job.target),
@@ -86,7 +87,7 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "tiles_redone": outcome.tiles_redone,
         "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
-        "sha256": _sha256(outcome.job.target) if is_file else None,
+        "sha256": _sha256(saved_as) if has_file else None,
     }
     return record if film is None else record | film.record()
 

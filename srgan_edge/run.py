@@ -12,6 +12,7 @@ from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.film import upscale_film
+from srgan_edge.film_result import FilmDamaged
 from srgan_edge.image import enlarged, joined
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.isolated_image import ImageProcess
@@ -123,6 +124,7 @@ def _outcome_of(
 ) -> Outcome:
     """Do one job; its error, if it is one of ours, is its outcome."""
     started, redone_before = time.monotonic(), upscaler.tiles_redone
+    damage: FilmDamaged | None = None
     try:
         if job.outlet is None and job.target.exists() and options.existing != "replace":
             if options.existing == "keep":
@@ -143,10 +145,13 @@ def _outcome_of(
     except OSError as error:
         failed = OutputFailed(f"cannot write {job.target}: {error.strerror or error}")
         return Outcome(job, error=failed)
-    except SrganEdgeError as error:
-        return Outcome(job, seconds=time.monotonic() - started, error=error)
+    except FilmDamaged as damaged:
+        damage, film = damaged, damaged.film
+        frames, size = film.frames, film.size
+    except SrganEdgeError as refused:
+        return Outcome(job, seconds=time.monotonic() - started, error=refused)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
-    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, film=film)
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, film=film)
 
 
 def _upscale_image(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from srgan_edge.atomic import output_failed
 from srgan_edge.channel import ConsumerGone, NewestChannel
@@ -16,7 +17,7 @@ from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.film import remarks_after, remarks_on, upscaled_frame
-from srgan_edge.film_result import FilmResult
+from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.intake import Intake, Source
 from srgan_edge.jobs import Job
 from srgan_edge.live_source import LiveSource
@@ -72,6 +73,22 @@ def upscale_stream(
     delays = Delays()
     gate = _Gate(writer, delays, on_failure=intake.stop)
     flow = _Flow(intake, upscaler, gate, delays)
+
+    def result(place: Path) -> FilmResult:
+        return FilmResult(
+            saved_as=str(place),
+            frames=writer.frames_written,
+            size=size,
+            frames_resumed=0,
+            frames_untimed=source.reader.untimed,
+            frames_nudged=source.reader.nudged,
+            packets_copied=gate.packets,
+            packets_nudged=writer.nudged,
+            frames_concealed=source.reader.concealed,
+            left_out=writer.left_out,
+            frames_dropped=0 if newest is None else newest.dropped,
+        )
+
     try:
         with stop_signals() as signals, ExitStack() as life:
             life.enter_context(writer)
@@ -96,7 +113,8 @@ def upscale_stream(
     except InputDamaged as error:
         if writer.saved_as is None:
             raise
-        raise InputDamaged(f"{error}; what came before is in {writer.saved_as}") from error
+        line = f"{error}; what came before is in {writer.saved_as}"
+        raise FilmDamaged(line, result(writer.saved_as)) from error
     for remark in _remarks_after(source.reader, options, writer, delays, newest):
         reporter.note(f"{job.source.name}: {remark}")
     if signals.received:
@@ -105,21 +123,12 @@ def upscale_stream(
             kept += f"; damaged: {source.reader.damage}"
         raise Interrupted(signals.received, kept)
     if damage := source.reader.damage:  # all of it made up for, or it would have been raised
-        raise InputDamaged(
+        raise FilmDamaged(
             f"{job.source}: damaged: {damage}; {source.reader.concealed} of "
-            f"{writer.frames_written} frames show another one; all are in {job.target}"
+            f"{writer.frames_written} frames show another one; all are in {job.target}",
+            result(job.target),
         )
-    return FilmResult(
-        frames=writer.frames_written,
-        size=size,
-        frames_resumed=0,
-        frames_untimed=source.reader.untimed,
-        frames_nudged=source.reader.nudged,
-        packets_copied=gate.packets,
-        packets_nudged=writer.nudged,
-        left_out=writer.left_out,
-        frames_dropped=0 if newest is None else newest.dropped,
-    )
+    return result(job.target)
 
 
 class _Apart(threading.Thread):

@@ -54,6 +54,17 @@ def test_the_numbers_are_those_of_the_files(report, tmp_path):
     assert 20 < report["peak_memory_mb"] < 20_000
 
 
+def test_what_could_be_saved_of_a_damaged_film_is_in_the_report(cli, tmp_path):
+    film = clips.make(tmp_path / "in.mkv", frames=40, size=(32, 24))
+    film.write_bytes(film.read_bytes()[:-2000])
+    assert cli("upscale", "in.mkv", "-n", "edge-x4", "-q", "--report", "report.json")[0] == 4
+    (job,) = json.loads((tmp_path / "report.json").read_text())["jobs"]
+    assert job["saved_as"] == "in_x4.partial.mkv"
+    assert 0 < job["frames"] == len(clips.see_frames(tmp_path / "in_x4.partial.mkv")) < 40
+    assert "what could be decoded is in in_x4.partial.mkv" in job["error"]
+    assert (job["frames_concealed"], len(job["sha256"])) == (0, 64)
+
+
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     report = ReportFile(tmp_path / "none" / "report.json", TerminalReporter(quiet=True))
     with pytest.raises(OutputFailed, match=r"report\.json: .*mkdir -p"):
