@@ -1,6 +1,6 @@
 """The work folder of a film: finished segments and a journal of them, which outlive any death.
 
-`NAME.EXT.partial/` lies beside the result. `job.json` says what is being made, `journal.jsonl` has
+`NAME.EXT.partial/` lies beside the result. `job.json` says what is being made, `journal` has
 a line for every segment that lies on the disk whole, and a lock keeps a second process out. What is
 in a segment is its writer's business.
 """
@@ -40,7 +40,7 @@ class WorkFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._journal = path / "journal.jsonl"
+        self._journal = path / "journal"
         self.segments = 0
         """How many are finished."""
         self.frames = 0
@@ -64,7 +64,8 @@ class WorkFolder:
         sync(self.path)  # the name of the file is on disk before the line that speaks of it
         segment = Segment(pts, durations, reorder, file.stat().st_size, _sha256(file))
         with self._journal.open("a", encoding="ascii") as journal:
-            journal.write(json.dumps(asdict(segment)) + "\n")
+            record = json.dumps(asdict(segment))
+            journal.write(f"{_digest(record.encode())} {record}\n")
             journal.flush()
             os.fsync(journal.fileno())
         self.segments += 1
@@ -217,8 +218,11 @@ def _parsed(line: bytes) -> Segment:
     Raises:
         ValueError: it is not one.
     """
+    digest, _, record = line.partition(b" ")
+    if digest != _digest(record.removesuffix(b"\n")).encode():
+        raise ValueError("its line in the journal is damaged")
     try:
-        segment = Segment(**json.loads(line))
+        segment = Segment(**json.loads(record))
         numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
     except TypeError:
         numbers = []
@@ -227,6 +231,11 @@ def _parsed(line: bytes) -> Segment:
     if not segment.pts or len(segment.pts) != len(segment.durations):
         raise ValueError("its line in the journal is damaged")
     return segment
+
+
+def _digest(record: bytes) -> str:
+    """What a line begins with: a flipped bit in a time would be a frame at another one."""
+    return hashlib.sha256(record).hexdigest()[:16]
 
 
 def _sha256(file: Path) -> str:

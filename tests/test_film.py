@@ -301,7 +301,7 @@ def test_a_damaged_segment_is_made_again(tmp_path):
 def test_a_torn_or_foreign_line_ends_the_journal(tmp_path, tail):
     source, target, work = half_done(tmp_path)
     upscale(source, tmp_path / "whole.mkv")
-    with (work / "journal.jsonl").open("ab") as journal:
+    with (work / "journal").open("ab") as journal:
         journal.write(tail)
     done, _ = upscale(source, target)
     assert done.frames_resumed >= 2 * SEGMENT

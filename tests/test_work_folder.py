@@ -1,0 +1,81 @@
+"""A journal may be torn, flipped or replaced: what is used of it is what it said, or nothing."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srgan_edge.work_folder import Segment, WorkFolder, _digest, open_work_folder
+
+TIMES = ([0, 40, 80], [120, 160, 230], [240, 241, 1000])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The work folder of three segments, and the bytes of its journal."""
+    target = tmp_path_factory.mktemp("films") / "out.mkv"
+    with open_work_folder(target, {"made_by": "a test"}) as work:
+        for index, pts in enumerate(TIMES):
+            work.segment_path(index).write_bytes(bytes([index]) * 50)
+            work.add(pts, [40] * 3, reorder=1)
+        folder = work.path
+    return folder, (folder / "journal").read_bytes()
+
+
+def reopened(folder, journal):
+    (folder / "journal").write_bytes(journal)
+    work = WorkFolder(folder)
+    return work, [segment for _, segment in work.finished()]
+
+
+def test_what_was_finished_is_found_again(finished):
+    work, segments = reopened(*finished)
+    assert (work.segments, work.frames, work.damaged) == (3, 9, None)
+    assert [segment.pts for segment in segments] == [list(pts) for pts in TIMES]
+    assert {(segment.bytes, segment.reorder) for segment in segments} == {(50, 1)}
+
+
+@given(length=st.integers(0, 2000))
+def test_a_journal_cut_anywhere_is_that_of_the_whole_lines(finished, length):
+    folder, journal = finished
+    work, segments = reopened(folder, journal[:length])
+    whole_lines = journal[:length].count(b"\n")
+    # The last line is whole without its end of line, too, but nobody can know that it is.
+    assert work.segments in (whole_lines, min(3, whole_lines + 1))
+    assert [segment.pts for segment in segments] == list(map(list, TIMES[: work.segments]))
+
+
+@given(at=st.integers(0, 700), flip=st.integers(1, 255))
+def test_a_flipped_byte_never_changes_what_is_in_a_segment(finished, at, flip):
+    folder, journal = finished
+    changed = bytearray(journal)
+    changed[at % len(changed)] ^= flip
+    work, segments = reopened(folder, bytes(changed))
+    assert work.segments <= 3
+    assert [segment.pts for segment in segments] == list(map(list, TIMES[: work.segments]))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from([*asdict(Segment([0], [1], 0, 1, "")), "surprise"])
+
+
+@given(st.lists(VALUES | st.dictionaries(FIELDS, VALUES), max_size=4))
+def test_lines_of_any_json_are_no_segments(finished, lines):
+    """Though their checksums are right."""
+    folder, _ = finished
+    records = [json.dumps(line).encode() for line in lines]
+    journal = b"".join(_digest(record).encode() + b" " + record + b"\n" for record in records)
+    work, segments = reopened(folder, journal)
+    assert (work.segments, segments) == (0, [])
+
+
+@given(st.binary(max_size=300))
+def test_bytes_of_any_kind_are_no_segments(finished, content):
+    work, _ = reopened(finished[0], content)
+    assert work.segments == 0
