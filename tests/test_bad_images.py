@@ -22,6 +22,8 @@ from PIL import Image, ImageCms
 
 from srgan_edge.cli import main
 
+pytestmark = pytest.mark.slow
+
 SIZE = (13, 9)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

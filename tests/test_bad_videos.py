@@ -22,6 +22,8 @@ from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.video import FrameTime
 from srgan_edge.video_reader import VideoReader
 
+pytestmark = pytest.mark.slow
+
 TS = {"time_base": Fraction(1, 90000)}
 FAST_START = {"container_options": {"movflags": "+faststart"}}
 FRAGMENTED = {"container_options": {"movflags": "frag_keyframe+empty_moov"}}

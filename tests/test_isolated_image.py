@@ -11,6 +11,8 @@ from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image_reader import ImageReader
 from srgan_edge.isolated_image import ImageFacts, ImageProcess
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path):

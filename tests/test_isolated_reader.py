@@ -28,6 +28,8 @@ from srgan_edge.video import Frame
 from srgan_edge.video_limits import MAX_PIXELS
 from srgan_edge.video_reader import VideoReader
 
+pytestmark = pytest.mark.slow
+
 TICK = Fraction(1, 90000)
 LANDLOCK = sandbox.landlock_version() >= 6
 

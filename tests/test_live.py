@@ -26,6 +26,8 @@ from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.jobs import Job
 from srgan_edge.stream import upscale_stream
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 RATE = 25

@@ -20,6 +20,8 @@ from srgan_edge.segments import SEGMENT_FRAMES
 from srgan_edge.video import Frame
 from srgan_edge.video_reader import VideoReader
 
+pytestmark = pytest.mark.slow
+
 B_FRAMES = {"crf": "18", "bf": "3"}
 FIELDS = {"flags": "+ildct+ilme", "x264-params": "interlaced=1"}
 GIVEN = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}

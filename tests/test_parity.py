@@ -103,6 +103,7 @@ def run(capsys, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_verify_passes_a_bundled_model(run):
     code, out, err = run("verify", "edge-x4", "--fp32", "--json")
     assert code == 0, err

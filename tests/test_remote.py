@@ -9,6 +9,8 @@ from srgan_edge.child import ChildFailed
 from srgan_edge.errors import InputRefused
 from srgan_edge.remote import Remote
 
+pytestmark = pytest.mark.slow
+
 Bytes = npt.NDArray[np.uint8]
 
 

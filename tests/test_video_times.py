@@ -14,6 +14,8 @@ from srgan_edge.options import Options
 from srgan_edge.upscaler import Tiling
 from srgan_edge.video import Encoding
 
+pytestmark = pytest.mark.slow
+
 SIZE = (32, 16)
 
 
