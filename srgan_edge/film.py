@@ -17,7 +17,7 @@ from srgan_edge import __version__
 from srgan_edge.atomic import output_failed, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
-from srgan_edge.errors import InputDamaged, Interrupted
+from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed
 from srgan_edge.film_join import Joined, Joiner
 from srgan_edge.film_result import FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
@@ -113,7 +113,7 @@ def _upscale_film(
             except BaseException:
                 writer.abandon()
                 raise
-            joined = _publish(joiner, job.target)
+            joined = _publish(joiner, work, job.target)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
@@ -199,9 +199,15 @@ def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
     return replace(frame, pixels=pixels, deep=deep)
 
 
-def _publish(joiner: Joiner, target: Path) -> Joined:
+def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
     with replace_when_whole(target, partial=joiner.file_for(target)):
-        return joiner.join(target)
+        joined = joiner.join(target)
+        if joined.frames != work.frames:  # a segment that was finished is not as it was
+            raise OutputFailed(
+                f"{work.path} has {joined.frames} frames left of {work.frames}; to make the others "
+                "again, type the same command"
+            )
+        return joined
 
 
 def _saved(target: Path, work: WorkFolder, joiner: Joiner) -> str:
@@ -209,7 +215,7 @@ def _saved(target: Path, work: WorkFolder, joiner: Joiner) -> str:
     if not work.segments:
         return ""
     partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-    _publish(joiner, partial)
+    _publish(joiner, work, partial)
     work.discard()
     return f"; what could be decoded is in {partial}"
 
