@@ -157,16 +157,19 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
     """The work folder, with errors and signals that say what is in it."""
     try:
         with open_work_folder(target, identity, restart=restart) as work:
+            kept = f"{work.path}; the same command goes on from there"
             try:
                 yield work
             except Interrupted as stopped:
                 if not work.segments:
                     raise
-                raise Interrupted(
-                    stopped.signum,
-                    f"{work.frames} frames are kept in {work.path}; "
-                    "the same command goes on from there",
-                ) from None
+                line = f"{work.frames} frames are kept in {kept}"
+                raise Interrupted(stopped.signum, line) from None
+            except (OSError, OutputFailed) as error:
+                if not work.segments:
+                    raise
+                failed = output_failed(target, error) if isinstance(error, OSError) else error
+                raise OutputFailed(f"{failed}; {work.frames} frames are kept in {kept}") from error
     except OSError as error:
         raise output_failed(target, error) from error
 
@@ -213,10 +216,7 @@ def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
     with replace_when_whole(target, partial=joiner.file_for(target)):
         joined = joiner.join(target)
         if joined.frames != work.frames:  # a segment that was finished is not as it was
-            raise OutputFailed(
-                f"{work.path} has {joined.frames} frames left of {work.frames}; to make the others "
-                "again, type the same command"
-            )
+            raise OutputFailed(f"{work.path} has {joined.frames} frames left of {work.frames}")
         return joined
 
 

@@ -170,6 +170,8 @@ def _packet_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
 
 
 def _stream_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+    if after.info.width < before.info.width or after.info.height < before.info.height:
+        yield f"{_size(after)} pixels, fewer than {_size(before)}"
     aspects = [record.info.sample_aspect_ratio or 1 for record in (before, after)]
     if aspects[0] != aspects[1]:
         yield f"pixels of {aspects[1]} instead of {aspects[0]}"
@@ -201,6 +203,10 @@ def _shift_seconds(before: FilmRecord, after: FilmRecord) -> float:
         return 0.0
     found = after.frames.starts_seconds()[0] - before.frames.starts_seconds()[0]
     return float(min((0.0, -earliest), key=lambda shift: abs(shift - found)))
+
+
+def _size(record: FilmRecord) -> str:
+    return f"{record.info.width}x{record.info.height}"
 
 
 def _is_matroska(record: FilmRecord) -> bool:

@@ -227,6 +227,4 @@ def _check(expected: FilmRecord, file: Path, on_step: Callable[[], None]) -> Non
     except InputDamaged as error:
         found = [str(error)]
     if found:
-        raise OutputFailed(
-            f"the result is not as {expected.path}: {'; '.join(found)}; what was upscaled is kept"
-        )
+        raise OutputFailed(f"the result is not as {expected.path}: {'; '.join(found)}")

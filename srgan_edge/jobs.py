@@ -1,7 +1,8 @@
 """Which files to upscale, and what the results are called. Opens nothing, touches nothing."""
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -66,18 +67,38 @@ def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Jo
         InputRefused: something is missing, not a media file by its name, or a folder without media.
         UsageError: an output is its own input, or two results would have one name.
     """
-    jobs = [job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1)]
+    try:
+        jobs = [job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1)]
+    except OSError as error:  # a name that is too long, or a folder that is not ours to read
+        raise InputRefused(f"{error.filename}: {error.strerror}") from error
+    jobs = _told_apart(jobs, naming)
     targets: dict[Path, Path] = {}
     for job in jobs:
         other = targets.setdefault(job.target.absolute(), job.source)
         if other != job.source:
             raise UsageError(
                 f"{other} and {job.source} would both become {job.target}; "
-                "name an -o folder for each, or one --suffix"
+                "name an -o folder for each"
             )
         if job.target.exists() and job.source.samefile(job.target):
             raise UsageError(f"{job.target} is the input itself; name another file with -o")
     return jobs
+
+
+def _told_apart(jobs: list[Job], naming: Naming) -> list[Job]:
+    """Films of one name in several containers of which we keep one, as `a.avi` and `a.mkv`."""
+    counts = Counter(job.target.absolute() for job in jobs)
+    return [
+        replace(
+            job,
+            target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
+        )
+        if job.kind == "video"
+        and counts[job.target.absolute()] > 1
+        and job.target.suffix != job.source.suffix
+        else job
+        for job in jobs
+    ]
 
 
 def names_stream(inputs: list[str], output: Path | None) -> bool:
@@ -148,6 +169,8 @@ def kind_of(path: Path) -> Kind:
 
 def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> list[Job]:
     path = Path(text)
+    if several and output is not None and _is_media(output) and not output.is_dir():
+        raise UsageError(f"-o {output} for several inputs; possible: a folder, without a suffix")
     if path.is_dir():
         return _folder_jobs(path, output, naming, several)
     if path.exists():
@@ -164,7 +187,7 @@ def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> l
 
 
 def _folder_jobs(folder: Path, output: Path | None, naming: Naming, several: bool) -> list[Job]:
-    sources = sorted(path for path in folder.rglob("*") if path.is_file() and _is_media(path))
+    sources = sorted(path for path in folder.rglob("*") if _is_media(path) and path.is_file())
     if not sources:
         raise InputRefused(f"{folder}: no picture or video in it or below it")
     if output is None:
@@ -196,7 +219,8 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
 
 
 def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    """By its name, which hidden files do not tell: a killed process can have left one."""
+    return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _is_pattern(text: str) -> bool:

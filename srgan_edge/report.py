@@ -135,8 +135,8 @@ class TerminalReporter:
     def closed(self, outcomes: list[Outcome]) -> None:
         """A table of what failed, where some of several files did."""
         failed = [outcome for outcome in outcomes if outcome.error is not None]
-        if not failed or len(outcomes) == 1:
-            return
+        if not failed or len(outcomes) == 1 or self._quiet or not self._console.is_terminal:
+            return  # each has had its line
         table = Table("exit", "file", "reason", title=f"{len(failed)} of {len(outcomes)} failed")
         for outcome in failed:
             path, reason = printable(str(outcome.job.source)), printable(str(outcome.error))

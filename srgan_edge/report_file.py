@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 from srgan_edge import __version__
 from srgan_edge.atomic import replace_when_whole
+from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.jobs import Job
 from srgan_edge.report import Outcome, Reporter
 
@@ -30,6 +32,21 @@ class ReportFile:
         self._made_by: Mapping[str, Any] = {}
         self._notes: list[str] = []
         self._jobs: list[dict[str, Any]] = []
+
+    def refuse_other_file(self) -> None:
+        """Find out before the work whether the report can be written, and over what.
+
+        Raises:
+            UsageError: what is there is no report.
+            OutputFailed: there is no such folder, or it is not writable.
+        """
+        if self._path.exists() and not _is_report(self._path):
+            raise UsageError(f"--report {self._path} is there, and no report; name another file")
+        if not os.access(self._path.parent, os.W_OK):
+            raise OutputFailed(
+                f"cannot write {self._path}: no such folder, or not a writable one; "
+                "name another place with --report"
+            )
 
     def __enter__(self) -> Self:
         self._shown.__enter__()
@@ -69,6 +86,14 @@ class ReportFile:
         with replace_when_whole(self._path, "--report") as file:
             file.write_text(json.dumps(record, indent=1) + "\n")
         self._shown.closed(outcomes)
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, OSError):
+        return False
+    return isinstance(record, dict) and "schema" in record
 
 
 def _job_record(outcome: Outcome) -> dict[str, Any]:

@@ -56,8 +56,7 @@ def ends_within(seconds: float) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        with os.fdopen(reading, "rb", buffering=0) as signals:
-            received = signals.read(1)
+        received = os.read(reading, 1)
         if received and not over.wait(seconds):
             name = signal.Signals(received[0]).name
             sys.stderr.write(
@@ -65,6 +64,9 @@ def ends_within(seconds: float) -> Iterator[None]:
             )
             sys.stderr.flush()
             os._exit(128 + received[0])
+        while os.read(reading, 64):  # until the other end is closed: there can be more signals
+            pass
+        os.close(reading)
 
     threading.Thread(target=watch, name="signals", daemon=True).start()
     try:

@@ -142,19 +142,21 @@ def open_work_folder(
     Raises:
         UsageError: the folder is of another job and `restart` was not asked for; nothing in it is
             changed.
-        OutputFailed: another process is at work on this film, or the folder cannot be made.
+        OutputFailed: another process is at work on this film, the folder cannot be made, or has
+            something else in it.
     """
     path = target.with_name(f"{target.name}.partial")
     job = json.loads(json.dumps(job))  # as it will be read
     with _locked(path, target):
+        _refuse_others_files(path)
         work = WorkFolder(path)
         started = work.job()
         if started is None or restart:
             work.start_afresh(job)
         elif started != job:
             raise UsageError(
-                f"{path} is of another job ({_difference(started, job)}); "
-                "to forget what was done and begin anew, add --restart"
+                f"{path} is of another job: {_difference(started, job)}; "
+                "type the same command as then, or add --restart to begin anew"
             )
         try:
             yield work
@@ -198,6 +200,14 @@ def _refuse_foreign(path: Path) -> None:
         raise OutputFailed(f"{path} is not a folder of ours; remove it, or name another -o")
 
 
+def _refuse_others_files(path: Path) -> None:
+    """It will be removed with all that is in it, so that must be ours."""
+    ours = {"lock", "job.json", "journal"}
+    for entry in path.iterdir():
+        if entry.name not in ours and not entry.name.startswith(("segment-", "joined.", ".job.")):
+            raise OutputFailed(f"{entry} is none of ours; move it away, or name another -o")
+
+
 def _is_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -206,10 +216,25 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return ", ".join(
-        f"{key}: {json.dumps(before.get(key))} then, {json.dumps(now.get(key))} now" for key in keys
-    )
+    """Each value that is another one, by its path; of the input, only that it is another one."""
+    was, becomes = _leaves(before), _leaves(now)
+    changed = sorted(key for key in was | becomes if was.get(key) != becomes.get(key))
+    words = [
+        f"{key} was {json.dumps(was.get(key))} and is {json.dumps(becomes.get(key))}"
+        for key in changed
+        if not key.startswith("input.")
+    ]
+    return ", ".join(words if len(words) == len(changed) else ["the input has changed", *words])
+
+
+def _leaves(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
 
 
 def _parsed(line: bytes) -> Segment:

@@ -35,6 +35,19 @@ def test_a_container_we_do_not_write_becomes_mkv(folder):
     assert targets(["in/clip.webm"]) == ["in/clip_x4.mkv"]
 
 
+def test_films_of_one_name_are_told_apart_where_both_become_mkv(folder):
+    for name in ("clip.mkv", "clip.avi"):
+        (folder / "in" / name).touch()
+    assert targets(["in/clip.avi", "in/clip.mkv", "in/clip.webm"]) == [
+        "in/clip.avi_x4.mkv", "in/clip_x4.mkv", "in/clip.webm_x4.mkv",
+    ]  # fmt: skip
+
+
+def test_hidden_files_are_no_inputs_of_a_folder(folder):
+    (folder / "in" / ".a.partial-0123abcd.png").touch()
+    assert not any("partial" in target for target in targets(["in"]))
+
+
 def test_output_file_or_folder(folder):
     assert targets(["in/a.png"], "big.png") == ["big.png"]
     assert targets(["in/a.png"], "results/") == ["results/a_x4.png"]

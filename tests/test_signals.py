@@ -48,6 +48,18 @@ def test_a_process_that_swallows_the_exception_ends_all_the_same(number):
     assert said == f"srgan-edge: stopped by {number.name}; the same command goes on from there\n"
 
 
+def test_a_second_signal_is_no_trouble(capfd):
+    handler = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with ends_within(5):
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert capfd.readouterr().err == ""
+
+
 def test_nothing_ends_what_was_over_in_time():
     handler = signal.signal(signal.SIGINT, lambda *_: None)
     try:

@@ -134,6 +134,10 @@ def upscale(
     wanted = [*(inputs or []), *(more_inputs or [])]
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    if overwrite and skip_existing:
+        raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    if "/" in suffix or (ext is not None and "/" in ext):
+        raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
     if pipe_format is not None and str(output) != "-":
         raise UsageError(f"-f {pipe_format} is for -o -; a file's format is that of its suffix")
@@ -170,6 +174,7 @@ def upscale(
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     if report is not None:
         chosen = ReportFile(report, chosen)
+        chosen.refuse_other_file()
     with chosen as reporter:
         sys.exit(run_jobs(jobs, options, reporter))
 
@@ -187,8 +192,9 @@ def check(
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in before.packets.values())
     typer.echo(
-        f"{result} is whole: {len(before.frames)} frames at their times, "
-        f"{packets} packets of {len(before.packets)} other streams as they were"
+        f"{result} is whole, {before.info.width}x{before.info.height} to "
+        f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
+        f"{packets} packets of sound and subtitles as they were"
     )
 
 
