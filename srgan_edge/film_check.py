@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from srgan_edge.video import CopiedPacket, FrameTime, VideoInfo
+from srgan_edge.video_limits import MAX_RESULT_PIXELS
 from srgan_edge.video_reader import VideoReader
 
 _ADTS_SYNC = 0xFFF0  # the twelve bits that a frame of AAC begins with in a transport stream
@@ -115,7 +116,7 @@ class FilmRecord:
             InputRefused: it is no film.
             InputDamaged: it is cut off or broken.
         """
-        with VideoReader(path, allow_8bit=True) as reader:
+        with VideoReader(path, allow_8bit=True, max_pixels=MAX_RESULT_PIXELS) as reader:
             record = cls.begin(reader)
             for item in reader.scan():
                 if isinstance(item, FrameTime):

@@ -10,6 +10,10 @@ from pathlib import Path
 MAX_PIXELS = 2**26
 """Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
 
+MAX_RESULT_PIXELS = 2**28
+"""The same of what we made ourselves and read again: a film of 4K becomes one of 16K, twice
+`MAX_PIXELS`. FFmpeg takes no more than about this."""
+
 MAX_STREAMS = 256
 """Fonts count: subtitled films have had a hundred attached."""
 

@@ -87,7 +87,7 @@ class VideoReader:
 
     Raises:
         InputRefused: not a regular file of a known format, no video stream, frames over
-            `MAX_PIXELS`, colours that cannot be read; or, unless allowed, transparency.
+            `max_pixels`, colours that cannot be read; or, unless allowed, transparency.
         NvdecFailed: `nvdec` cannot decode it, which may show in the middle; without, it can be.
         InputDamaged: a known format that is cut off or broken.
     """
@@ -100,6 +100,7 @@ class VideoReader:
         allow_opaque: bool = False,
         conceal: bool = False,
         deinterlace: bool = False,
+        max_pixels: int = MAX_PIXELS,
         nvdec: Nvdec | None = None,
     ) -> None:
         """Of more than 8 bits, or of transparency, nothing is lost unless it is allowed here.
@@ -107,7 +108,7 @@ class VideoReader:
         Frames of more than 8 bits have `deep`, unless `allow_8bit`, which allows both.
         """
         self.path = path
-        self._allow_8bit = allow_8bit
+        self._allow_8bit, self._max_pixels = allow_8bit, max_pixels
         self.recolored = ""
         """From what the frames change to what, and when; empty: they do not."""
         self.unkept: dict[str, None] = {}
@@ -220,7 +221,7 @@ class VideoReader:
 
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         self._identity = file_identity(self.path)
-        return _open_container(self.path, nvdec)
+        return _open_container(self.path, nvdec, self._max_pixels)
 
     def _best_video(self) -> VideoStream:
         if len(self.container.streams) > MAX_STREAMS:
@@ -241,11 +242,11 @@ class VideoReader:
     def _prepare_decoder(self) -> None:
         self.container.flags &= ~cast(int, ContainerFlags.gen_pts.value)  # see `_stated_time`
         context = self.video.codec_context
-        if not context.width:
+        if not 0 < context.width * context.height <= self._max_pixels:
             raise InputRefused(
-                f"{self.path}: no readable frames, or frames of more than {MAX_PIXELS} pixels"
+                f"{self.path}: no readable frames, or frames of more than {self._max_pixels} pixels"
             )
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(self._max_pixels)}
 
     def _first_frame(self) -> Picture:
         """What only a decoded frame tells is needed before the output can be opened."""
@@ -448,12 +449,12 @@ class VideoReader:
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)
 
 
-def _open_container(path: Path, nvdec: Nvdec | None) -> InputContainer:
+def _open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:
     head = _first_bytes(path)
     try:
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
-            options=OPEN_OPTIONS,
+            options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
             metadata_errors="replace",
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )

@@ -6,8 +6,9 @@ import av
 import pytest
 from clips import MS, make
 
-from srgan_edge.errors import InputDamaged
+from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.film_check import FilmRecord, Timeline, differences
+from srgan_edge.video_reader import VideoReader
 
 PTS = [0, 40, 80, 130, 160, 200, 280, 360]
 FILM = {
@@ -107,3 +108,10 @@ def test_a_day_of_frames_is_compared_to_the_tick():
         line.add(pts, 3000)
     assert line.starts_seconds()[1] == 86_400
     assert len(line) == 2
+
+
+def test_a_result_may_be_larger_than_an_input(tmp_path):
+    path = make(tmp_path / "out.mkv", frames=1, size=(8208, 8192), options={"preset": "ultrafast"})
+    with pytest.raises(InputRefused, match="more than"):
+        VideoReader(path)
+    assert len(FilmRecord.of(path).frames) == 1
