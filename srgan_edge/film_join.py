@@ -23,6 +23,7 @@ from srgan_edge.errors import (
 )
 from srgan_edge.film_check import FilmRecord, differences
 from srgan_edge.isolated_reader import MEMORY_BYTES
+from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.remote import SIGN_OF_LIFE, Remote
 from srgan_edge.remote import serve as serve_calls
 from srgan_edge.segments import read_segments
@@ -53,6 +54,9 @@ class Joined:
 class Joiner:
     """Joins one film, in a child process that starts with the first call and ends with `close`.
 
+    With an encoder on a GPU, which a child that gave up all devices could not start, it is joined
+    in this process.
+
     Args:
         source: the input.
         work: the folder of its segments.
@@ -65,20 +69,23 @@ class Joiner:
 
     def __init__(self, source: Path, work: Path, size: tuple[int, int], encoding: Encoding) -> None:
         self._source, self._work, self._size, self._encoding = source, work, size, encoding
-        self._remote = Remote(
-            "srgan_edge.film_join:serve",
-            readable=[source],
-            memory_bytes=MEMORY_BYTES,
-            seconds=STALL_SECONDS,
-            writable=work,
-            reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
-        )
+        self._remote: Remote | None = None
+        if encoding.codec not in SOFTWARE:
+            self._remote = Remote(
+                "srgan_edge.film_join:serve",
+                readable=[source],
+                memory_bytes=MEMORY_BYTES,
+                seconds=STALL_SECONDS,
+                writable=work,
+                reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._remote.close()
+        if self._remote is not None:
+            self._remote.close()
 
     def file_for(self, target: Path) -> Path:
         """Where `join` writes what shall become `target`."""
@@ -94,7 +101,9 @@ class Joiner:
             UsageError: encoder or container take less than is asked of them.
             ResourcesExhausted: the encoder does not start.
         """
-        return list(self._call(tuple[str, ...], "rehearse", target))
+        if self._remote is None:
+            return _rehearse(self._order(target))
+        return list(self._call(self._remote, tuple[str, ...], "rehearse", target))
 
     def join(self, target: Path) -> Joined:
         """Write the segments, and all that the input has besides, to one file; then check it.
@@ -102,7 +111,9 @@ class Joiner:
         Raises:
             OutputFailed: the result is not as the input.
         """
-        return self._call(Joined, "join", target)
+        if self._remote is None:
+            return _join(self._order(target), lambda: None)
+        return self._call(self._remote, Joined, "join", target)
 
     def _order(self, target: Path) -> "_Order":
         return _Order(
@@ -114,9 +125,9 @@ class Joiner:
             encoding=self._encoding,
         )
 
-    def _call(self, kind: type[T], function: str, target: Path) -> T:
+    def _call(self, remote: Remote, kind: type[T], function: str, target: Path) -> T:
         try:
-            return self._remote.call(kind, function, pack(self._order(target), Heap()))
+            return remote.call(kind, function, pack(self._order(target), Heap()))
         except ChildFailed as failure:
             raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
 
