@@ -17,7 +17,7 @@ from srgan_edge import __version__
 from srgan_edge.atomic import output_failed, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
-from srgan_edge.errors import InputDamaged, Interrupted
+from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed
 from srgan_edge.film_join import Joined, Joiner
 from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
@@ -117,7 +117,7 @@ def _upscale_film(
             if damaged and not work.segments:
                 raise damaged
             saved_as = job.target if not damaged else _partial(job.target)
-            joined = _publish(joiner, saved_as)
+            joined = _publish(joiner, work, saved_as)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             work.discard()
@@ -209,9 +209,15 @@ def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
     return replace(frame, pixels=pixels, deep=deep)
 
 
-def _publish(joiner: Joiner, target: Path) -> Joined:
+def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
     with replace_when_whole(target, partial=joiner.file_for(target)):
-        return joiner.join(target)
+        joined = joiner.join(target)
+        if joined.frames != work.frames:  # a segment that was finished is not as it was
+            raise OutputFailed(
+                f"{work.path} has {joined.frames} frames left of {work.frames}; to make the others "
+                "again, type the same command"
+            )
+        return joined
 
 
 def _partial(target: Path) -> Path:

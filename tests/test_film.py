@@ -76,11 +76,7 @@ def one_process(request, monkeypatch):
         film, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
     )
 
-    def call(joiner, kind, function, target):
-        work = {"rehearse": film_join._rehearse, "join": lambda o: film_join._join(o, lambda: None)}
-        return work[function](joiner._order(target))
-
-    monkeypatch.setattr(film_join.Joiner, "_call", call)
+    monkeypatch.setattr(film_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU
 
 
 @pytest.fixture(autouse=True)
@@ -377,6 +373,23 @@ def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
     numbers = [frame.number for frame in see_frames(tmp_path / "out.partial.mkv")]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > SEGMENT
+
+
+def test_a_segment_that_is_lost_before_the_end_is_no_shorter_film(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
+    join = film_join.Joiner.join
+
+    def join_what_is_left(joiner, target):
+        max((tmp_path / "out.mkv.partial").glob("segment-*")).unlink()
+        return join(joiner, target)
+
+    with monkeypatch.context() as losing:
+        losing.setattr(film_join.Joiner, "join", join_what_is_left)
+        with pytest.raises(OutputFailed, match=r"\d+ frames left of 17; to make the others again"):
+            upscale(source, target)
+    assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
+    done, _ = upscale(source, target)
+    assert (done.frames, [frame.number for frame in see_frames(target)]) == (17, list(range(17)))
 
 
 def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
