@@ -22,7 +22,6 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.film_check import FilmRecord, differences
-from srgan_edge.isolated_reader import MEMORY_BYTES
 from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.remote import SIGN_OF_LIFE, Remote
 from srgan_edge.remote import serve as serve_calls
@@ -33,6 +32,10 @@ from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.wire import Heap, Json, pack, unpack
 from srgan_edge.work_folder import WorkFolder
+
+MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+"""What it may map: an encoder is started in it, as in its parent, and takes by itself 150 MB for 8K
+in each of its threads. Where that is too much for the machine, the kernel takes this one first."""
 
 STALL_SECONDS = 900.0
 """So long joining may give no sign of life: an MP4 of many gigabytes is moved once at its end."""

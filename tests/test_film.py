@@ -346,6 +346,15 @@ def test_children_come_to_the_same(tmp_path, monkeypatch, suffix):
 
 
 @pytest.mark.children
+@pytest.mark.skipif(film_join.MEMORY_BYTES < 12 << 30, reason="no machine for that many threads")
+def test_an_encoder_of_many_threads_starts_where_films_are_joined(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=1)
+    encoding = Encoding(options={"threads": "24"})  # as of 16 cores
+    with film_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
+        assert joiner.rehearse(tmp_path / "out.mkv") == []
+
+
+@pytest.mark.children
 def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
     monkeypatch.syspath_prepend(Path(__file__).parent)
