@@ -121,8 +121,9 @@ class IsolatedImage:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with suppress(SrganEdgeError):  # what there was to say, the rows have said
-            self._call(bool, "close")
+        if self._remote.is_running:
+            with suppress(SrganEdgeError):  # what there was to say, the rows have said
+                self._call(bool, "close")
 
     @property
     def is_transparent(self) -> bool:

@@ -51,6 +51,11 @@ class Remote:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a child that knows of earlier calls."""
+        return self._child is not None
+
     def close(self) -> None:
         if self._child is not None:
             self._child.close()

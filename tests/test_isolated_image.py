@@ -116,6 +116,17 @@ def test_a_child_that_crashes_or_lies_costs_one_picture(folder, monkeypatch, nam
         pictures.open(folder / "1.png").rows(0, 2)
 
 
+def test_no_other_child_is_started_to_close_a_picture(folder, monkeypatch):
+    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:picture_lie_of_rows")
+    with ImageProcess(sorted(folder.iterdir())) as pictures:
+        with (
+            pytest.raises(InputDamaged, match="broke its protocol"),
+            pictures.open(folder / "1.png") as reader,
+        ):
+            reader.rows(0, 2)
+        assert children() == []
+
+
 def test_many_small_pictures_cost_little(folder):
     with ImageProcess(sorted(folder.iterdir())) as pictures:
         pictures.open(folder / "0.png")
