@@ -22,7 +22,13 @@ from threading import RLock
 from typing import Any, Self
 
 from srgan_edge import sandbox
-from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted, SrganEdgeError
+from srgan_edge.errors import (
+    InputDamaged,
+    InputRefused,
+    ResourcesExhausted,
+    SrganEdgeError,
+    printable,
+)
 
 MAX_MESSAGE_BYTES = 1 << 16
 START_SECONDS = 60
@@ -108,8 +114,10 @@ class Child:
         A child that does not take its messages, or is gone, is noticed at the next `receive`.
         """
         descriptors = [] if memory is None else [memory]
-        with suppress(BlockingIOError, BrokenPipeError, ConnectionError):
-            socket.send_fds(self._socket, [_encoded(message)], descriptors, socket.MSG_DONTWAIT)
+        with self._lock, suppress(BlockingIOError, ConnectionError):
+            if not self._closed:
+                self._socket.settimeout(0)
+                socket.send_fds(self._socket, [_encoded(message)], descriptors)
 
     def receive(self, within_seconds: float) -> dict[str, Any]:
         """The next message.
@@ -176,7 +184,7 @@ class Child:
         )
 
     def _error_from(self, message: dict[str, Any]) -> Exception:
-        name, text = message["error"], _printable(str(message.get("text")))
+        name, text = message["error"], printable(str(message.get("text"))[:_MAX_TEXT])
         for kind in self._reports:
             if name == kind.__name__:
                 return kind(text)
@@ -201,7 +209,7 @@ class Child:
     def _last_complaint(self) -> str:
         self._complaints.seek(0)
         lines = self._complaints.read(1 << 20).decode(errors="replace").split("\n")
-        return f": {_printable(lines[-2])}" if len(lines) > 1 else ""
+        return f": {printable(lines[-2][:_MAX_TEXT])}" if len(lines) > 1 else ""
 
 
 class Parent:
@@ -287,11 +295,6 @@ def main() -> None:
 
 def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _printable(text: str) -> str:
-    """One line, and nothing a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:_MAX_TEXT])
 
 
 def _no_number(name: str) -> float:

@@ -93,5 +93,5 @@ def print_error(error: SrganEdgeError) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with control characters escaped: a file's name must not paint the terminal."""
+    """The text as one line, its control characters escaped: a name must not paint the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

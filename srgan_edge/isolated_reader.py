@@ -129,8 +129,8 @@ class IsolatedReader:
                 raise
 
     def _receive(self, *kinds: str) -> dict[str, Any]:
-        if self._ring is not None:
-            for slot in self._ring.freed():
+        if (ring := self._ring) is not None:  # which `close` takes away
+            for slot in ring.freed():
                 self._child.send({"free": slot})
         message = self._child.receive(self._stall_seconds)
         kind = "".join(message) if len(message) == 1 else ""

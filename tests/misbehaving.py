@@ -79,6 +79,11 @@ def tell_rights(parent, request):
     parent.send({"could": could, "environment": sorted(os.environ)})
 
 
+def be_deaf(parent, request):
+    """It reads nothing that it is sent."""
+    time.sleep(1000)
+
+
 def die_unheard(parent, request):
     """It never reads what it is sent, says two things, and dies."""
     while not parent._socket.recv(1, socket.MSG_PEEK):

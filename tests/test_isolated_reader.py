@@ -382,6 +382,17 @@ def test_what_it_may_still_do(film, tmp_path):
         assert answer["could"] == ["read the film"]
 
 
+def test_a_child_that_does_not_listen_holds_nobody_up():
+    with Child("misbehaving:be_deaf", {}, 512 << 20, []) as child:
+        started = time.monotonic()
+        for _ in range(2000):
+            child.send({"to": "nobody"})
+        assert time.monotonic() - started < 5
+        with pytest.raises(ChildFailed, match="gave no sign of life"):
+            child.receive(0.1)
+    child.send({"to": "nobody"})  # after its end, neither
+
+
 def test_the_last_words_of_a_child_are_heard():
     with Child("misbehaving:die_unheard", {}, 512 << 20, []) as child:
         (process,) = children()
