@@ -101,6 +101,11 @@ def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def partial_result(path: Path) -> Path:
+    """What is called that could be saved of `path`, where the input is damaged."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
 def output_failed(path: Path, error: OSError, option: str = "-o") -> OutputFailed:
     """What to tell who wanted `path` written; `option` is with which another place is named."""
     reason = error.strerror or str(error)

@@ -78,8 +78,3 @@ def _check_state(state: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
             raise ModelRefused(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
         if not torch.isfinite(tensor).all():
             raise ModelRefused(f"{path}: {name} holds values that are not finite")
-
-
-def parameters_of(generator: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(parameter.numel() for parameter in generator.parameters())

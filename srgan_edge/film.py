@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge import __version__
-from srgan_edge.atomic import output_failed, replace_when_whole
+from srgan_edge.atomic import output_failed, partial_result, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed
@@ -116,7 +116,7 @@ def _upscale_film(
                 raise
             if damaged and not work.segments:
                 raise damaged
-            saved_as = job.target if not damaged else _partial(job.target)
+            saved_as = job.target if not damaged else partial_result(job.target)
             joined = _publish(joiner, work, saved_as)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
@@ -218,11 +218,6 @@ def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
         if joined.frames != work.frames:  # a segment that was finished is not as it was
             raise OutputFailed(f"{work.path} has {joined.frames} frames left of {work.frames}")
         return joined
-
-
-def _partial(target: Path) -> Path:
-    """The name of what could be saved of a film that is damaged."""
-    return target.with_name(f"{target.stem}.partial{target.suffix}")
 
 
 def _remarks_before(

@@ -15,11 +15,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from srgan_edge.aac import without_adts_header
 from srgan_edge.video import CopiedPacket, FrameTime, VideoInfo
 from srgan_edge.video_limits import MAX_RESULT_PIXELS
 from srgan_edge.video_reader import VideoReader
-
-_ADTS_SYNC = 0xFFF0  # the twelve bits that a frame of AAC begins with in a transport stream
 
 
 @dataclass
@@ -71,7 +70,7 @@ class PacketRecord:
         self.timeline.add(packet.pts or 0, packet.duration or 0)
         content = bytes(packet)
         if self.name == "audio aac":
-            content = _without_adts_header(content)
+            content = without_adts_header(content)
         digest = hashlib.blake2b(content, digest_size=8).digest()
         self.digests.append(int.from_bytes(digest, "little"))
 
@@ -211,10 +210,3 @@ def _size(record: FilmRecord) -> str:
 
 def _is_matroska(record: FilmRecord) -> bool:
     return "matroska" in record.format
-
-
-def _without_adts_header(content: bytes) -> bytes:
-    """A transport stream puts seven bytes, or nine with a checksum, before each frame of AAC."""
-    if int.from_bytes(content[:2], "big") & 0xFFF6 != _ADTS_SYNC:
-        return content
-    return content[7 if content[1] & 1 else 9 :]

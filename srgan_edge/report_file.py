@@ -1,6 +1,5 @@
 """What one `upscale` command did, in a JSON file for machines: `--report`, see docs/report.md."""
 
-import hashlib
 import json
 import os
 import resource
@@ -10,6 +9,7 @@ from typing import Any, Self
 
 from srgan_edge import __version__
 from srgan_edge.atomic import replace_when_whole
+from srgan_edge.digest import sha256_of
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.jobs import Job
 from srgan_edge.report import Outcome, Reporter
@@ -112,14 +112,9 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "tiles_redone": outcome.tiles_redone,
         "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
-        "sha256": _sha256(saved_as) if has_file else None,
+        "sha256": sha256_of(saved_as) if has_file else None,
     }
     return record if film is None else record | film.record()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _peak_memory_mb() -> float:

@@ -1,6 +1,5 @@
 """Doing the jobs of one `upscale` command: one engine, many files, none stops the others."""
 
-import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -8,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from srgan_edge.animation import animation_file
+from srgan_edge.atomic import output_failed
+from srgan_edge.digest import sha256_of
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import SrganEdgeError, UsageError
 from srgan_edge.film import upscale_film
 from srgan_edge.film_result import FilmDamaged
 from srgan_edge.image import enlarged, joined
@@ -101,10 +102,8 @@ def _source_of(choice: Choice) -> str | None:
 def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
     """What decides the pixels of a result besides its input."""
     info = upscaler.info
-    with choice.path.open("rb") as file:
-        model_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "model": {"name": info.spec.name, "sha256": model_sha256},
+        "model": {"name": info.spec.name, "sha256": sha256_of(choice.path)},
         "engine": {"name": info.name, "device": info.device, "arithmetic": info.arithmetic},
         "tile": options.tiling.tile,
         "overlap_px": upscaler.halo_px,
@@ -143,8 +142,8 @@ def _outcome_of(
             film = upscale_film(job, upscaler, options, made_by, reporter)
             frames, size = film.frames, film.size
     except OSError as error:
-        failed = OutputFailed(f"cannot write {job.target}: {error.strerror or error}")
-        return Outcome(job, error=failed)
+        failed = output_failed(job.target, error)
+        return Outcome(job, seconds=time.monotonic() - started, error=failed)
     except FilmDamaged as damaged:
         damage, film = damaged, damaged.film
         frames, size = film.frames, film.size

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from srgan_edge.atomic import replace_when_whole
+from srgan_edge.atomic import partial_result, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.constant_rate import ConstantRate
 from srgan_edge.endpoint import OutputPipe
@@ -129,7 +129,7 @@ class VideoWriter:
             self._finish()
 
     def _publish_partial(self, temporary: Path, path: Path) -> None:
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        partial = partial_result(path)
         with replace_when_whole(partial) as place:
             temporary.replace(place)
         self.saved_as = partial

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.atomic import replace_when_whole, sync
+from srgan_edge.digest import sha256_of
 from srgan_edge.errors import OutputFailed, UsageError
 
 
@@ -62,7 +63,7 @@ class WorkFolder:
         file = self.segment_path(self.segments)
         sync(file)
         sync(self.path)  # the name of the file is on disk before the line that speaks of it
-        segment = Segment(pts, durations, reorder, file.stat().st_size, _sha256(file))
+        segment = Segment(pts, durations, reorder, file.stat().st_size, sha256_of(file))
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
             journal.write(f"{_digest(record.encode())} {record}\n")
@@ -118,7 +119,7 @@ class WorkFolder:
         os.truncate(self._journal, good_bytes)
 
     def _compare(self, file: Path, segment: Segment) -> None:
-        if file.stat().st_size != segment.bytes or _sha256(file) != segment.sha256:
+        if file.stat().st_size != segment.bytes or sha256_of(file) != segment.sha256:
             raise ValueError(f"{file.name} has changed since it was finished")
 
     def _cut_journal(self, length_bytes: int) -> None:
@@ -261,8 +262,3 @@ def _parsed(line: bytes) -> Segment:
 def _digest(record: bytes) -> str:
     """What a line begins with: a flipped bit in a time would be a frame at another one."""
     return hashlib.sha256(record).hexdigest()[:16]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

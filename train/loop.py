@@ -6,7 +6,6 @@ crops are a function of (seed, step, index). What is released is the moving aver
 """
 
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.digest import sha256_of
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
 from srgan_edge.models import find_model
@@ -455,8 +455,7 @@ def digest_of(path: Path) -> str:
     """The start of a file's SHA-256, in hexadecimal."""
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return sha256_of(path)[:12]
 
 
 def _difference(there: dict[str, str], here: dict[str, str]) -> str:

@@ -89,8 +89,8 @@ class Choice:
 def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto") -> Choice:
     """Pick the engine for a model.
 
-    `auto` prefers tensorrt, then onnxruntime on CUDA, then openvino, onnxruntime and torch on the
-    CPU, among those that are installed and for which the model has a file.
+    `auto` prefers tensorrt, then onnxruntime on CUDA, then openvino and onnxruntime on the CPU,
+    then torch on either, among those that are installed and for which the model has a file.
 
     Raises:
         UsageError: unknown engine or device, or nothing installed can run this model.
