@@ -168,7 +168,7 @@ def failure_of(name: str) -> SrganEdgeError:
     """The error for a code of the driver, as `CUDA_ERROR_OUT_OF_MEMORY`."""
     words = name.removeprefix("CUDA_ERROR_").lower().replace("_", " ")
     if name == "CUDA_ERROR_OUT_OF_MEMORY":
-        return OutOfMemory("the GPU is out of memory; smaller tiles or batches take less")
+        return OutOfMemory()
     if name in ("CUDA_ERROR_NO_DEVICE", "CUDA_ERROR_DEVICES_UNAVAILABLE"):
         return ResourcesExhausted(f"no GPU to be used: {words}; srgan-edge doctor says more")
     return EngineLost(f"the GPU failed: {words}; if it says so again, restart the machine")

@@ -54,6 +54,11 @@ class ResourcesExhausted(SrganEdgeError):
 class OutOfMemory(ResourcesExhausted):
     """The GPU has not as much memory left as was asked for; less may do."""
 
+    def __init__(
+        self, line: str = "the GPU is out of memory; smaller tiles or batches take less"
+    ) -> None:
+        super().__init__(line)
+
 
 class EngineLost(ResourcesExhausted):
     """The device of an engine failed, and will fail again; another engine may go on."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Self
 
 LIBRARY = "libcuda.so.1"
+NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
+"""What to say where `Gpu.find` finds none."""
+
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 """Of the attributes of a device, in cuda.h."""
 

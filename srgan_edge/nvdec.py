@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import ResourcesExhausted
-from srgan_edge.gpu import Gpu
+from srgan_edge.gpu import NOT_HERE, Gpu
 from srgan_edge.video import VideoPacket
 
 Decoder = Literal["auto", "cpu", "gpu"]
@@ -68,7 +68,7 @@ def choose_decoder(wanted: Decoder, engine_device: str, say: Callable[[str], Non
 def why_not_here() -> str | None:
     """Why nothing can be decoded on a GPU; None if it can."""
     if Gpu.find() is None:
-        return "there is no NVIDIA GPU here, or no driver for it"
+        return NOT_HERE
     try:
         ctypes.CDLL(_LIBRARY)
     except OSError:

@@ -9,7 +9,7 @@ import errno
 import av
 
 from srgan_edge.errors import ResourcesExhausted, UsageError
-from srgan_edge.gpu import Gpu
+from srgan_edge.gpu import NOT_HERE, Gpu
 from srgan_edge.video import Encoding
 
 SOFTWARE = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
@@ -65,7 +65,7 @@ def nvenc_options(encoding: Encoding) -> dict[str, str]:
 def why_not_started(codec: str, error: av.FFmpegError) -> ResourcesExhausted | None:
     """What to say when an encoder did not open; None: it refuses the options."""
     if Gpu.find() is None:
-        reason = "there is no NVIDIA GPU here, or no driver for it"
+        reason = NOT_HERE
     elif isinstance(error, av.error.ExternalError):
         reason = "the GPU does not encode this codec in this format and size, or as many at once"
     else:

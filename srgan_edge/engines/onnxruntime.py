@@ -297,7 +297,5 @@ def _failures_told() -> Iterator[None]:
     except (state.Fail, state.RuntimeException, state.EPFail, state.EngineError) as error:
         what = next(line for line in str(error).splitlines() if line.strip())
         if _MEMORY.search(str(error)):
-            raise OutOfMemory(
-                "the GPU is out of memory; smaller tiles or batches take less"
-            ) from error
+            raise OutOfMemory from error
         raise EngineLost(f"the GPU failed: {what}") from error

@@ -244,9 +244,7 @@ def _failures_told() -> Iterator[None]:
         # A recording that runs out of memory fails once more, otherwise, as it is ended.
         memory = any(isinstance(it, torch.OutOfMemoryError) for it in (error, error.__context__))
         if memory or what.startswith("out of memory") or what.endswith("_ALLOC_FAILED"):
-            raise OutOfMemory(
-                "the GPU is out of memory; smaller tiles or batches take less"
-            ) from error
+            raise OutOfMemory from error
         if not what:
             raise
         raise EngineLost(
