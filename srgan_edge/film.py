@@ -15,6 +15,7 @@ from typing import Any
 
 from srgan_edge import __version__
 from srgan_edge.atomic import output_failed, partial_result, replace_when_whole
+from srgan_edge.child import ChildFailed
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed
@@ -120,7 +121,13 @@ def _upscale_film(
             joined = _publish(joiner, work, saved_as)
             for remark in remarks_after(reader, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
-            work.discard()
+            if damaged and isinstance(damaged.__cause__, ChildFailed):
+                # Not the film but the decoder ended, perhaps for want of memory: next time it may
+                # come through, to the bytes of a film in which it never died.
+                if work.frames % SEGMENT_FRAMES:
+                    work.forget_last()
+            else:
+                work.discard()
         notes = reader.notes
     result = FilmResult(
         saved_as=str(saved_as),

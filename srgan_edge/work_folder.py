@@ -78,6 +78,13 @@ class WorkFolder:
             for index, line in zip(range(self.segments), journal, strict=False):
                 yield self.segment_path(index), _parsed(line)
 
+    def forget_last(self) -> None:
+        """Have the last segment made again, as if it had not been finished."""
+        lines = self._journal.read_bytes().splitlines(keepends=True)
+        self.frames -= len(_parsed(lines.pop()).pts)
+        self.segments -= 1
+        os.truncate(self._journal, sum(map(len, lines)))
+
     def discard(self) -> None:
         """Remove all of it: the film is whole, or nothing of it is worth keeping."""
         shutil.rmtree(self.path, ignore_errors=True)

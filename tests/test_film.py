@@ -15,11 +15,12 @@ from clips import MS, make, see_frames, see_packets
 
 from srgan_edge import film, film_join, segments
 from srgan_edge.atomic import sync
+from srgan_edge.child import ChildFailed
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
 from srgan_edge.jobs import Job
 from srgan_edge.options import Options
 from srgan_edge.upscaler import Tiling
-from srgan_edge.video import CopiedPacket, Encoding
+from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
 from srgan_edge.work_folder import open_work_folder
@@ -365,6 +366,31 @@ def test_an_encoder_of_many_threads_starts_where_films_are_joined(tmp_path):
     encoding = Encoding(options={"threads": "24"})  # as of 16 cores
     with film_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
         assert joiner.rehearse(tmp_path / "out.mkv") == []
+
+
+@pytest.mark.parametrize("dies_at", [3, 2 * SEGMENT, 13])
+def test_a_decoder_that_dies_costs_what_is_not_in_a_whole_segment(tmp_path, monkeypatch, dies_at):
+    source, target = make(tmp_path / "in.mkv", frames=17, sounds=["eng"]), tmp_path / "out.mkv"
+    upscale(source, tmp_path / "whole.mkv")
+    honest = VideoReader.after
+
+    def dying(reader, frames):
+        left = dies_at
+        for item in honest(reader, frames):
+            if isinstance(item, Frame):
+                if not left:
+                    raise InputDamaged("the decoder was killed") from ChildFailed("was killed")
+                left -= 1
+            yield item
+
+    with monkeypatch.context() as once:
+        once.setattr(VideoReader, "after", dying)
+        with pytest.raises(InputDamaged, match=r"killed; what could be decoded is in .*partial"):
+            upscale(source, target)
+    assert len(see_frames(tmp_path / "out.partial.mkv")) == dies_at
+    done, _ = upscale(source, target)
+    assert done.frames_resumed == dies_at // SEGMENT * SEGMENT
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 
 @pytest.mark.children
