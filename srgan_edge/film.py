@@ -28,7 +28,7 @@ from srgan_edge.options import Options
 from srgan_edge.pipeline import upscale_video
 from srgan_edge.pixels import Pixels
 from srgan_edge.report import Reporter
-from srgan_edge.segments import SEGMENT_FRAMES, SegmentWriter
+from srgan_edge.segments import SegmentWriter, segment_frames
 from srgan_edge.signals import ends_within
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import Frame, VideoInfo, library_versions
@@ -88,7 +88,8 @@ def _upscale_film(
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
         encoder = VideoEncoder(info, size, encoding)
-        identity = _identity(job.source, size, options, made_by)
+        length = segment_frames(upscaler.info, info.width, info.height)
+        identity = _identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
             Joiner(job.source, work.path, size, encoding) as joiner,
@@ -98,7 +99,7 @@ def _upscale_film(
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
-            writer, damaged = SegmentWriter(work, encoder), None
+            writer, damaged = SegmentWriter(work, encoder, length), None
             try:
                 try:
                     upscale_video(
@@ -124,7 +125,7 @@ def _upscale_film(
             if damaged and isinstance(damaged.__cause__, ChildFailed):
                 # Not the film but the decoder ended, perhaps for want of memory: next time it may
                 # come through, to the bytes of a film in which it never died.
-                if work.frames % SEGMENT_FRAMES:
+                if work.frames % length:
                     work.forget_last()
             else:
                 work.discard()
@@ -182,7 +183,11 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
 
 
 def _identity(
-    source: Path, size: tuple[int, int], options: Options, made_by: Mapping[str, Any]
+    source: Path,
+    size: tuple[int, int],
+    segment_length: int,
+    options: Options,
+    made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that decides the bytes of the segments, by names that a user knows."""
     status = source.stat()
@@ -195,7 +200,7 @@ def _identity(
         "size": list(size),
         "encoding": asdict(options.encoding),
         "encoder_threads": len(os.sched_getaffinity(0)),
-        "segment_frames": SEGMENT_FRAMES,
+        "segment_frames": segment_length,
         "on_damage": options.on_damage,
         "deinterlace": options.deinterlace,
         "versions": {"srgan-edge": __version__, **library_versions()},

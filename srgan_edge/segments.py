@@ -12,7 +12,9 @@ from itertools import chain, islice
 import av
 from av.container import OutputContainer
 
+from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
+from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CopiedPacket, Frame, VideoPacket
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import output_errors
@@ -21,19 +23,36 @@ from srgan_edge.work_folder import WorkFolder
 SEGMENT_FRAMES = 48
 """In a segment. What a crash can cost, and how often a whole picture is stored."""
 
+FEWEST_FRAMES = 8
+"""In a segment of a film that takes long: fewer would make the file much larger."""
+
+CPU_MULTIPLICATIONS = 1.5e12
+"""Worth a segment on a CPU: ten seconds of two cores."""
+
+
+def segment_frames(info: EngineInfo, width: int, height: int) -> int:
+    """How many frames of that size, in pixels, a segment has.
+
+    It is worked out and not measured, as a film that goes on has to come to the same.
+    """
+    if info.device != "cpu":
+        return SEGMENT_FRAMES
+    frames = CPU_MULTIPLICATIONS / (multiplications_per_px(info.spec) * width * height)
+    return max(min(FEWEST_FRAMES, SEGMENT_FRAMES), min(int(frames), SEGMENT_FRAMES))
+
 
 class SegmentWriter:
     """Encodes frames into segments of `work`, from the first frame that is not in them yet.
 
-    The last segment is short, and finished by `finish`. Not thread-safe.
+    Each has `length` frames. The last segment is short, and finished by `finish`. Not thread-safe.
 
     Raises:
         OSError: the disk is full, or failed.
         OutputFailed: the encoder failed.
     """
 
-    def __init__(self, work: WorkFolder, encoder: VideoEncoder) -> None:
-        self._work, self._encoder = work, encoder
+    def __init__(self, work: WorkFolder, encoder: VideoEncoder, length: int) -> None:
+        self._work, self._encoder, self._length = work, encoder, length
         self._container: OutputContainer | None = None
 
     def write(self, frame: Frame) -> None:
@@ -44,7 +63,7 @@ class SegmentWriter:
             self._mux(packet)
         self._pts.append(frame.pts)
         self._durations.append(frame.duration)
-        if len(self._pts) == SEGMENT_FRAMES:
+        if len(self._pts) == self._length:
             self.finish()
 
     def copy(self, copied: CopiedPacket) -> None:

@@ -333,3 +333,12 @@ def activation_bytes_per_px(spec: ModelSpec) -> int:
     if spec.architecture == "srresnet":
         values = 2 * spec.channels * spec.scale**2
     return 4 * values
+
+
+def multiplications_per_px(spec: ModelSpec) -> int:
+    """About how many the network takes for a pixel of the input."""
+    convolution = 9 * spec.channels**2
+    if spec.architecture == "srresnet":  # two a block, one behind, two that enlarge, and the tail
+        tail = 9 * 9 * spec.channels * 3 * spec.scale**2
+        return (2 * spec.blocks + 1 + 4 + 4 * 4) * convolution + tail
+    return spec.blocks * convolution + 9 * spec.channels * 3 * spec.scale**2

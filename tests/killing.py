@@ -72,14 +72,17 @@ def _run(source: Path, target: Path) -> "subprocess.Popen[bytes]":
 
 
 def main(source: Path, target: Path) -> None:
+    from srgan_edge.engines.base import EngineInfo
     from srgan_edge.film import upscale_film
     from srgan_edge.jobs import Job
+    from srgan_edge.models import find_model
     from srgan_edge.options import Options
     from srgan_edge.upscaler import Tiling
     from srgan_edge.video import Encoding
 
     class Doubler:
         scale, slots = 2, 1
+        info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
 
         def upscale(self, pixels):
             time.sleep(FRAME_SECONDS)

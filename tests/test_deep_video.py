@@ -12,7 +12,7 @@ from test_color import blocks, middles
 from test_deep_frames import codes_of, frame_of, samples_of, some_rgb
 from test_film import upscale as upscale_film
 
-from srgan_edge import film, segments
+from srgan_edge import segments
 from srgan_edge.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.color_lock import locked
 from srgan_edge.deep_color import deepened, shown_to_network
@@ -212,8 +212,7 @@ def test_hdr_metadata_is_carried(tmp_path, codec, suffix):
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_segments_of_an_hdr_film_join_to_one(tmp_path, codec, monkeypatch):
-    for module in (film, segments):
-        monkeypatch.setattr(module, "SEGMENT_FRAMES", 5)
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", 5)
     pq, codes = (BT2020, 1, 9, PQ), np.full((64, 128, 3), 512)
     pictures = []
     for number in range(12):

@@ -16,10 +16,12 @@ from clips import MS, make, see_frames, see_packets
 from srgan_edge import film, film_join, segments
 from srgan_edge.atomic import sync
 from srgan_edge.child import ChildFailed
+from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
 from srgan_edge.jobs import Job
+from srgan_edge.models import find_model
 from srgan_edge.options import Options
-from srgan_edge.upscaler import Tiling
+from srgan_edge.upscaler import Tiling, multiplications_per_px
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
@@ -38,6 +40,7 @@ class Doubler:
     """Stands for the upscaler: repeats pixels; `dies_at` raises when it is given that frame."""
 
     scale, slots = 2, 2
+    info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
 
     def __init__(self, dies_at=None, error=Death):
         self.dies_at, self.error, self.seen = dies_at, error, []
@@ -82,8 +85,7 @@ def one_process(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
-    for module in (film, segments):
-        monkeypatch.setattr(module, "SEGMENT_FRAMES", SEGMENT)
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
 
 
 def upscale(source, target, doubler=None, options=OPTIONS, made_by=None):
@@ -176,6 +178,29 @@ def test_segments_of_other_codecs(tmp_path, codec, suffix, options):
     upscale(source, tmp_path / f"out{suffix}", options=wanted)
     after = see_frames(tmp_path / f"out{suffix}")
     assert [f[:2] for f in after] == [f[:2] for f in see_frames(source)]
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "size", "frames"),
+    [
+        ("edge-x4", "cpu", (640, 360), SEGMENT),
+        ("srgan-x4", "cpu", (320, 180), 11),
+        ("srgan-x4", "cpu", (1920, 1080), 8),
+        ("srgan-x4", "cuda:0", (1920, 1080), 48),
+    ],
+)
+def test_segments_are_short_where_a_frame_takes_long(monkeypatch, model, device, size, frames):
+    if frames != SEGMENT:
+        monkeypatch.undo()
+    spec = find_model(model).spec
+    info = EngineInfo("", device, "bf16", spec)
+    assert segments.segment_frames(info, *size) == frames
+
+
+def test_multiplications_are_those_of_the_graph():
+    """As `srgan-edge export` counts them, for a network at the scale that it has."""
+    assert multiplications_per_px(find_model("srgan-x4").spec) == pytest.approx(2_218_176, rel=0.01)
+    assert multiplications_per_px(find_model("edge-x4").spec) == pytest.approx(57_672, rel=0.02)
 
 
 # ---------------------------------------------------------------- resuming

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from srgan_edge import film
+from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs import Job
+from srgan_edge.models import find_model
 from srgan_edge.options import Options
 from srgan_edge.upscaler import Tiling
 from srgan_edge.video import Encoding
@@ -23,6 +25,7 @@ class Doubler:
     """Stands for the upscaler: repeats pixels."""
 
     scale, slots = 2, 1
+    info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
 
     def upscale(self, pixels):
         return pixels.repeat(2, axis=0).repeat(2, axis=1)
