@@ -73,7 +73,7 @@ def cli(monkeypatch, capsys, tmp_path):
         signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_process_is_left() -> Iterator[None]:
     """A child that outlives what it was made for would outlive the command of a user, too."""
     yield

@@ -16,6 +16,8 @@ from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.video_limits import MAX_STREAMS, OPEN_OPTIONS
 from srgan_edge.video_reader import VideoReader
 
+pytestmark = pytest.mark.slow
+
 READERS = pytest.mark.parametrize("reader", [VideoReader, IsolatedReader])
 
 

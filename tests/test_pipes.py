@@ -23,6 +23,8 @@ from srgan_edge.jobs import Job
 from srgan_edge.stream import upscale_stream
 from srgan_edge.video import Encoding
 
+pytestmark = pytest.mark.slow
+
 PIPES = ["matroska", "nut", "yuv4mpegpipe"]
 EDGE = ("-n", "edge-x4", "--tile", "0")
 ROOT = Path(__file__).resolve().parent.parent

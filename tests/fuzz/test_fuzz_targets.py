@@ -8,6 +8,8 @@ from fuzz_targets import CORPUS, TARGETS, corpus, mutated
 
 from srgan_edge.spec import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 MUTATIONS = {"video": 60, "image": 300, "onnx": 150}
 
 
