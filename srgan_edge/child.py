@@ -55,7 +55,7 @@ class Child:
         entry: `module:function`, called there with its `Parent` and the request.
         request: what to do, as JSON.
         memory_bytes: how much more than its libraries it may map.
-            readable: the files it may read, where the kernel can hold it to that.
+        readable: the files it may read, where the kernel can hold it to that.
         writable: the folder in which it may do anything; None: it writes nothing.
         reports: the errors that it may raise here, beside its own failing.
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
+from srgan_edge.file_lock import file_locked
 from srgan_edge.gpu import Gpu
 from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
 from srgan_edge.version import installed_version
@@ -111,20 +112,8 @@ class EngineCache:
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the lock of one engine; `on_wait` is called if another process has it now."""
-        descriptor = self._open_lock(path)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            while not _is_at(descriptor, _lock_path(path)):  # who held it has removed it
-                os.close(descriptor)
-                descriptor = self._open_lock(path)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with file_locked(_lock_path(path), lambda: self._open_lock(path), on_wait):
             yield
-        finally:
-            os.close(descriptor)  # which unlocks; so does the death of the process
 
     def _open_lock(self, path: Path) -> int:
         try:
@@ -221,13 +210,6 @@ def why_not_here(passport: Passport) -> str:
 
 def _lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _unlink(path: Path) -> None:

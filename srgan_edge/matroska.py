@@ -5,7 +5,7 @@ word about what lay between. Here nothing is decoded: sizes add up, or the file 
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -47,12 +47,7 @@ def find_break(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        try:
-            _check_structure(file, path.stat().st_size)
-        except _Broken as broken:
-            return str(broken)
-    return None
+    return _first_broken(path, _check_structure)
 
 
 def find_wrong_checksum(path: Path) -> str | None:
@@ -63,9 +58,13 @@ def find_wrong_checksum(path: Path) -> str | None:
     Raises:
         OSError: the file cannot be read.
     """
+    return _first_broken(path, _check_checksums)
+
+
+def _first_broken(path: Path, check: Callable[[BinaryIO, int], None]) -> str | None:
     with path.open("rb") as file:
         try:
-            _check_checksums(file, path.stat().st_size)
+            check(file, path.stat().st_size)
         except _Broken as broken:
             return str(broken)
     return None

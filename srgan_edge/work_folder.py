@@ -5,7 +5,6 @@ a line for every segment that lies on the disk whole, and a lock keeps a second 
 in a segment is its writer's business.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 from srgan_edge.atomic import replace_when_whole, sync
 from srgan_edge.digest import sha256_of
 from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.file_lock import file_locked
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class WorkFolder:
 
     def start_afresh(self, job: Mapping[str, Any]) -> None:
         """Forget what was finished, and begin `job`."""
-        self._cut_journal(0)
+        os.truncate(self._journal, 0)
+        self.segments = self.frames = 0
         for segment in self.path.glob("segment-*.nut"):
             segment.unlink()
         with replace_when_whole(self.path / "job.json") as file:
@@ -128,10 +129,6 @@ class WorkFolder:
     def _compare(self, file: Path, segment: Segment) -> None:
         if file.stat().st_size != segment.bytes or sha256_of(file) != segment.sha256:
             raise ValueError(f"{file.name} has changed since it was finished")
-
-    def _cut_journal(self, length_bytes: int) -> None:
-        os.truncate(self._journal, length_bytes)
-        self.segments = self.frames = 0
 
 
 @contextmanager
@@ -175,30 +172,27 @@ def open_work_folder(
 
 @contextmanager
 def _locked(path: Path, target: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system gives back when its owner dies."""
-    lock = path / "lock"
+    """Hold the folder's lock."""
+
+    def refuse() -> None:
+        raise OutputFailed(f"another process is writing {target}; wait for it, or name another -o")
+
+    with file_locked(path / "lock", lambda: _open_lock(path), refuse):
+        yield
+
+
+def _open_lock(path: Path) -> int:
+    """Make the folder, if need be, and open the lock in it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         try:
             path.mkdir(mode=0o700, exist_ok=True)
             _refuse_foreign(path)
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            return os.open(path / "lock", flags, 0o600)
         except FileNotFoundError:
-            if path.parent.is_dir():  # its owner has just finished, and removed it
-                continue
-            raise
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputFailed(
-                    f"another process is writing {target}; wait for it, or name another -o"
-                ) from None
-            if not _is_at(descriptor, lock):
-                continue
-            yield
-            return
-        finally:
-            os.close(descriptor)
+            if not path.parent.is_dir():
+                raise
+            # Its owner has just finished, and removed it.
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -214,13 +208,6 @@ def _refuse_others_files(path: Path) -> None:
     for entry in path.iterdir():
         if entry.name not in ours and not entry.name.startswith(("segment-", "joined.", ".job.")):
             raise OutputFailed(f"{entry} is none of ours; move it away, or name another -o")
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
