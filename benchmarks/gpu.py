@@ -1,7 +1,7 @@
 """What only a GPU can show: every check and every figure, in one JSON.
 
     make gpu            # or, with any Python that has what is to be checked:
-    PYTHONPATH=. python benchmarks/gpu.py [--minutes 8] [--out FILE.json]
+    PYTHONPATH=. python benchmarks/gpu.py [--minutes 8] [--only NVDEC] [--out FILE.json]
 
 It runs from a bare checkout, without a network. What is not installed is reported as not run, not
 as passed; any check that fails makes the exit code 1, and with SRGAN_EDGE_REQUIRE_GPU=1 any that
@@ -16,14 +16,14 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,8 @@ from typing import Any
 
 import gpu_engines
 import gpu_kernels
-from gpu_engines import NotRun, percentiles, torch_with_gpu
+import gpu_targets
+from gpu_engines import NotRun, percentiles, repeated, torch_with_gpu
 
 from srgan_edge.errors import ExtraMissing, ResourcesExhausted
 from srgan_edge.gpu import Gpu
@@ -80,14 +81,19 @@ class Record:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=8, help="no new check begins after that")
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="what its name has")
     parser.add_argument("--out", type=Path, help="else benchmarks/results/<gpu>-<date>.json")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     gpu = Gpu.find()
     record = Record()
     for name, run in checks(record):
+        if not arguments.only.search(name):
+            continue
         late = time.monotonic() > deadline
         record.check(name, _no_gpu if gpu is None else _too_late if late else run)
+    targets = gpu_targets.targets(record.figures)
+    print(f"\n{gpu_targets.table(targets)}\n", flush=True)
     stamp = datetime.now(UTC)
     result = {
         "gpu": gpu and vars(gpu),
@@ -95,6 +101,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "packages": {name: installed_version(name) for name in PACKAGES},
         "nvidia_smi": nvidia_smi(),
+        "targets": [vars(target) | {"verdict": target.verdict} for target in targets],
         "checks": record.checks,
         "figures": record.figures,
     }
@@ -115,6 +122,8 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "kernels equal their references", kernels_equal_references
     yield "speed of kernels", lambda: kernel_speeds(record)
     yield "ceilings of matmul and copies", lambda: ceilings(record)
+    for model in MODELS:
+        yield f"fused kernels against cuDNN, {model}", lambda model=model: fused(record, model)
     for engine in gpu_engines.NAMES:
         for model in MODELS:
             yield (
@@ -176,35 +185,64 @@ def kernels_equal_references() -> dict[str, int]:
 
 
 def kernel_speeds(record: Record) -> dict[str, Any]:
-    """GB/s on 3840x2160, what must be moved counted once, and its share of a plain copy's."""
-    cuda = open_cuda()
+    """GB/s on 3840x2160, each taken twice; what must be moved is counted once.
+
+    `of_copy` is the share of what the driver's copy of as many bytes reaches, `of_frame_copy` that
+    of a copy of one frame; a copy reads its bytes and writes them, so it moves them twice.
+    """
+    cuda, frame_bytes = open_cuda(), 3 * 3840 * 2160
+    rates: dict[str, Any] = {}
     with cuda.current():
-        ceiling = gpu_kernels.copy_ceiling_gb_s(cuda, image("tile_gather"), 3 * 3840 * 2160)
-        rates = {}
+        frame_copy = _gb_s(2 * frame_bytes, gpu_kernels.copy_ms(cuda, frame_bytes))
         for case in gpu_kernels.cases(3840, 2160, 0):
-            times = gpu_kernels.run(cuda, image(case.kernel), case, repeats=50)
-            rate = case.moved_bytes / statistics.median(times) / 1e6
-            rates[case.kernel] = {"gb_s": round(rate, 1), "of_copy": round(rate / ceiling, 3)}
-    record.figures["kernels"] = {"copy_gb_s": round(ceiling, 1), "at_3840x2160": rates}
-    return rates
+            moved = case.moved_bytes
+            times = gpu_kernels.run(cuda, image(case.kernel), case, gpu_kernels.ROTATED_BYTES)
+            rate = _gb_s(moved, times)
+            copy = _gb_s(moved, gpu_kernels.copy_ms(cuda, moved // 2))
+            rates[case.kernel] = {
+                "gb_s": rate,
+                "copy_gb_s": copy,
+                "of_copy": round(sum(rate) / sum(copy), 3),
+                "of_frame_copy": round(sum(rate) / sum(frame_copy), 3),
+            }
+    record.figures["kernels"] = {"frame_copy_gb_s": frame_copy, "at_3840x2160": rates}
+    return {kernel: rate["of_copy"] for kernel, rate in rates.items()}
+
+
+def _gb_s(moved_bytes: int, times_ms: list[float]) -> list[float]:
+    return [round(moved_bytes / ms / 1e6, 1) for ms in times_ms]
 
 
 @cache
 def image(kernel: str) -> bytes:
     """The machine code of a kernel and of those beside it, compiled by NVRTC for the GPU here."""
-    gpu = Gpu.find()
-    assert gpu is not None
-    return source.compile_with_nvrtc(source.source_of(kernel), gpu.compute_capability)
+    return source.compile_with_nvrtc(source.source_of(kernel), _gpu().compute_capability)
+
+
+def fused(record: Record, model: str) -> dict[str, Any]:
+    """Of every layer: how far from cuDNN's, and TFLOP/s of what it computes on 480x270."""
+    torch_with_gpu()
+    import gpu_fused
+
+    generator, _ = gpu_engines.generator_of(model)
+    try:
+        found = gpu_fused.against_cudnn(generator, _gpu())
+    except gpu_fused.NoKernel:
+        raise NotThere("fused kernels are for compute capability 9.0") from None
+    record.figures[f"fused kernels of {model}, 480x270"] = found.pop("layers")
+    return found
 
 
 def latencies(record: Record, model: str, width: int, height: int) -> dict[str, Any]:
-    """PyTorch on the GPU's clock: eager FP32 and FP16, FP16 in a CUDA graph, and that with copies.
+    """PyTorch on the GPU's clock: as people have it today, and what is made of it here.
 
-    As the engine records it, and with the kernels that cuDNN finds the fastest by trial.
+    The plain network in FP32 and FP16; the rewritten one, alone, in a CUDA graph, with copies, and
+    with the kernels that cuDNN finds the fastest by trial; the same by fused kernels.
     """
     torch = torch_with_gpu()
     gc.collect()  # what the size before left
     torch.cuda.empty_cache()
+    from srgan_edge.fused import FusedDeployment, NoKernel
     from srgan_edge.half import HalfDeployment
     from srgan_edge.model import Deployment
 
@@ -214,28 +252,43 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
     pixels = pinned.cuda()
     half = HalfDeployment(generator).cuda()
     full = Deployment(generator).cuda()
+    plain = gpu_engines.plain_half(generator)
     found: dict[str, Any] = {}
-    for way, by_trial in [("", False), (", kernels by trial", True)]:
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=by_trial, allow_tf32=False)
-        with torch.inference_mode(), flags:
-            found[f"eager fp32{way}"] = _timed(torch, lambda: full(pixels))
-            found[f"eager fp16{way}"] = _timed(torch, lambda: half(pixels))
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                result, _ = half(pixels)
-            expected, _ = half(pixels)
-            graph.replay()
-            assert torch.equal(result, expected), "the replayed graph gave other bytes"
-            found[f"fp16 graph{way}"] = _timed(torch, graph.replay)
 
-            def there_and_back(graph: Any = graph, result: Any = result) -> None:  # noqa: ANN401
+    def time_graph(name: str, network: Callable[[Any], Any], *, copies: bool) -> None:
+        network(pixels)  # the first time it loads, allocates and tries, which is not recorded
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result, _ = network(pixels)
+        expected, _ = network(pixels)
+        graph.replay()
+        assert torch.equal(result, expected), "the replayed graph gave other bytes"
+        found[name] = _timed(torch, graph.replay)
+        if copies:
+
+            def there_and_back() -> None:
                 pixels.copy_(pinned, non_blocking=True)
                 graph.replay()
                 back.copy_(result, non_blocking=True)
 
-            found[f"fp16 graph with copies{way}"] = _timed(torch, there_and_back)
-    rate = _rate(record, model, width, height, found["fp16 graph"]["p50_ms"])
-    found["fp16 graph"] |= rate
+            found[name] |= _rate(record, model, width, height, found[name]["p50_ms"])
+            found[f"{name} with copies"] = _timed(torch, there_and_back)
+
+    flags = torch.backends.cudnn.flags
+    with torch.inference_mode():
+        with flags(enabled=True, benchmark=False, allow_tf32=False):
+            found["eager fp32"] = _timed(torch, lambda: full(pixels))
+            found["plain eager fp16"] = _timed(torch, lambda: plain(pixels))
+            found["rewritten eager fp16"] = _timed(torch, lambda: half(pixels))
+            time_graph("fp16 graph", half, copies=True)
+        with flags(enabled=True, benchmark=True, allow_tf32=False):
+            time_graph("fp16 graph, kernels by trial", half, copies=False)
+        with suppress(NoKernel, ExtraMissing):
+            fused = FusedDeployment(half, _gpu())
+            time_graph("fused fp16 graph", fused, copies=True)
+    found["ratios"] = {
+        way: gpu_targets.ratios(found, way) for way in gpu_targets.GRAPHS if way in found
+    }
     record.figures.setdefault(model, {})[f"{width}x{height}"] = found
     return found
 
@@ -333,19 +386,23 @@ def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dic
 
 
 def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN401
-    """Milliseconds on the GPU's clock, after ten calls that are not counted."""
-    for _ in range(10):
+    """Milliseconds on the GPU's clock."""
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
         run()
-    pairs = []
-    begun = time.monotonic()
-    while len(pairs) < 20 or (len(pairs) < 200 and time.monotonic() - begun < 2):
-        pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        pair[0].record()
-        run()
-        pair[1].record()
-        pair[1].synchronize()
-        pairs.append(pair)
-    return percentiles([start.elapsed_time(end) for start, end in pairs])
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    return percentiles(repeated(timed))
+
+
+def _gpu() -> Gpu:
+    gpu = Gpu.find()
+    assert gpu is not None, "nothing is run without one"
+    return gpu
 
 
 def _no_gpu() -> None:

@@ -1,5 +1,6 @@
 """Engines on the GPU: within the gates of PyTorch on the CPU, memory that stays, and how fast."""
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -56,6 +57,8 @@ def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) ->
         return TorchEngine.on_gpu(generator, spec, fp32=variant == "fp32", slots=slots)
     if importlib.util.find_spec(runtime) is None:
         raise NotRun(f"{runtime} is not installed")
+    if variant == "tensorrt" and importlib.util.find_spec("tensorrt_libs") is None:
+        raise NotRun("TensorRT's libraries, which come with tensorrt, are not installed")
     try:
         if runtime == "onnxruntime":
             from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine
@@ -88,6 +91,22 @@ def generator_of(model: str) -> tuple[Any, ModelSpec]:
     generator = generator_from_spec(spec)
     generator.load_state_dict(state)
     return generator.eval().requires_grad_(False), spec
+
+
+def plain_half(generator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - of torch
+    """`Deployment` as people have it today: all of it in FP16, channels last, else as it is.
+
+    uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), where the generator is, which is copied.
+    """
+    torch = importlib.import_module("torch")
+    network = copy.deepcopy(generator).half().to(memory_format=torch.channels_last)
+
+    def run(pixels: Any) -> Any:  # noqa: ANN401
+        lr = pixels.permute(0, 3, 1, 2).half() / 255  # in memory, that is channels last
+        levels = (network(lr).clamp(0, 1) * 255).round()
+        return levels.permute(0, 2, 3, 1).to(torch.uint8)
+
+    return run
 
 
 def parity(name: str, model: str) -> str:
@@ -178,7 +197,23 @@ def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, A
             run = {"alone": lambda: slot._context.execute_async_v3(stream.handle)}
             if slot._graph is not None:
                 run["graph with copies"] = lambda: slot._graph.launch(stream)
-            return {what: percentiles(_repeated(lambda w=w: timed(w))) for what, w in run.items()}
+            return {what: percentiles(repeated(lambda w=w: timed(w))) for what, w in run.items()}
+
+
+def repeated(timed: Callable[[], float], seconds: float = 1) -> list[float]:
+    """5 to 200 times within a second, after three that are not counted, or ten if they are quick.
+
+    `timed` waits for what it times.
+    """
+    begun = time.monotonic()
+    for number in range(10):
+        if number < 3 or time.monotonic() - begun < seconds / 10:
+            timed()
+    times: list[float] = []
+    begun = time.monotonic()
+    while len(times) < 5 or (len(times) < 200 and time.monotonic() - begun < seconds):
+        times.append(timed())
+    return times
 
 
 def percentiles(times: list[float]) -> dict[str, float]:
@@ -240,18 +275,7 @@ def _walls(run: Callable[[], Any]) -> list[float]:
         run()
         return 1000 * (time.perf_counter() - begun)
 
-    return _repeated(timed)
-
-
-def _repeated(timed: Callable[[], float], seconds: float = 2) -> list[float]:
-    """20 to 200 times, after five that are not counted."""
-    for _ in range(5):
-        timed()
-    times: list[float] = []
-    begun = time.monotonic()
-    while len(times) < 20 or (len(times) < 200 and time.monotonic() - begun < seconds):
-        times.append(timed())
-    return times
+    return repeated(timed)
 
 
 def _resident_bytes() -> int:

@@ -1,11 +1,16 @@
 """Every kernel on the GPU: equal to its reference on random bytes, and how fast on frames of 4K."""
 
-from collections.abc import Iterator
+import ctypes
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from srgan_edge import gpu
 from srgan_edge.kernels import (
     bytes_to_half,
     half_to_bytes,
@@ -16,11 +21,15 @@ from srgan_edge.kernels import (
     tile_scatter,
     yuv420_to_rgb,
 )
-from srgan_edge.kernels.cuda import Cuda
+from srgan_edge.kernels.cuda import Argument, Cuda, Memory, Stream
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.tiling import plan_tiles
 
 POISON = 0xA5
+ROTATED_BYTES = 400_000_000
+"""What one launch after the other goes through before it comes back: no cache holds that much."""
+ROUNDS, GRAPHS = 4, 10
+"""So often in a graph, and so many graphs in a series."""
 BT_709 = YuvMatrix(0.2126, 0.0722, False)
 
 
@@ -91,14 +100,60 @@ def cases(width: int, height: int, seed: int) -> Iterator[Case]:
     yield Case("half_to_bytes", half_to_bytes.threads(1, pixels), arguments, {1: back})
 
 
-def run(cuda: Cuda, image: bytes, case: Case, repeats: int = 0) -> list[float]:
-    """Launch once and compare; then `repeats` times more, each timed, in milliseconds.
+def run(cuda: Cuda, image: bytes, case: Case, rotated_bytes: int = 0) -> list[float]:
+    """Launch once and compare; then take the time, if it shall go through so many bytes.
+
+    Returns:
+        Milliseconds of one launch on arrays that are in no cache, taken twice.
 
     Raises:
         AssertionError: another byte than the reference's.
     """
     stream, kernel = cuda.stream(), cuda.kernel(image, case.kernel)
-    memories, values = {}, []
+    number = max(1, -(-rotated_bytes // case.moved_bytes))
+    copies = [_uploaded(cuda, case, stream) for _ in range(number)]
+    blocks = (-(-case.threads // source.BLOCK_THREADS),)
+    launches = [
+        partial(kernel, blocks, (source.BLOCK_THREADS,), values, stream) for _, values in copies
+    ]
+    launches[0]()
+    memories, _ = copies[0]
+    for place, expected in case.expected.items():
+        got = np.empty_like(np.ascontiguousarray(expected))
+        cuda.download(memories[place].address, got, stream)
+        stream.synchronize()
+        wrong = int((got.view(np.uint8) != np.ascontiguousarray(expected).view(np.uint8)).sum())
+        assert wrong == 0, f"{case.kernel}: {wrong} of {got.nbytes} bytes differ from the reference"
+    times = _launch_ms(cuda, stream, launches) if rotated_bytes else []
+    for memories, _ in copies:
+        for memory in memories.values():
+            memory.close()
+    return times
+
+
+def copy_ms(cuda: Cuda, size_bytes: int, rotated_bytes: int = ROTATED_BYTES) -> list[float]:
+    """Milliseconds of the driver's own copy of so many bytes on the GPU, taken as `run` does."""
+    driver, stream = ctypes.CDLL(gpu.LIBRARY), cuda.stream()
+    size = ctypes.c_size_t(size_bytes)
+
+    def copy(target: Memory, origin: Memory) -> None:
+        ends = ctypes.c_uint64(target.address), ctypes.c_uint64(origin.address)
+        code = driver.cuMemcpyDtoDAsync_v2(*ends, size, ctypes.c_void_p(stream.handle))
+        assert code == 0, f"the driver does not copy: CUDA error {code}"
+
+    number = -(-rotated_bytes // (2 * size_bytes))
+    pairs = [(cuda.memory(size_bytes), cuda.memory(size_bytes)) for _ in range(number)]
+    times = _launch_ms(cuda, stream, [partial(copy, *pair) for pair in pairs])
+    for pair in pairs:
+        for memory in pair:
+            memory.close()
+    return times
+
+
+def _uploaded(cuda: Cuda, case: Case, stream: Stream) -> tuple[dict[int, Memory], list[Argument]]:
+    """Memory for the arrays of a launch, by their places, and what its kernel is given."""
+    memories: dict[int, Memory] = {}
+    values: list[Argument] = []
     for place, argument in enumerate(case.arguments):
         if isinstance(argument, np.ndarray):
             memories[place] = cuda.memory(argument.nbytes)
@@ -106,40 +161,31 @@ def run(cuda: Cuda, image: bytes, case: Case, repeats: int = 0) -> list[float]:
             values.append(memories[place].address)
         else:
             values.append(np.int32(argument))
-    blocks = -(-case.threads // source.BLOCK_THREADS)
-
-    def launch() -> None:
-        kernel((blocks,), (source.BLOCK_THREADS,), values, stream)
-
-    launch()
-    for place, expected in case.expected.items():
-        got = np.empty_like(np.ascontiguousarray(expected))
-        cuda.download(memories[place].address, got, stream)
-        stream.synchronize()
-        wrong = int((got.view(np.uint8) != np.ascontiguousarray(expected).view(np.uint8)).sum())
-        assert wrong == 0, f"{case.kernel}: {wrong} of {got.nbytes} bytes differ from the reference"
-    times = []
-    for _ in range(repeats):
-        start, end = cuda.event(), cuda.event()
-        start.record(stream)
-        launch()
-        end.record(stream)
-        end.synchronize()
-        times.append(end.milliseconds_since(start))
-    for memory in memories.values():
-        memory.close()
-    return times
+    return memories, values
 
 
-def copy_ceiling_gb_s(cuda: Cuda, image: bytes, size_bytes: int) -> float:
-    """What the simplest kernel reaches: `tile_gather` of one tile that is the whole frame."""
-    width, height = 4096, size_bytes // (3 * 4096)
-    frame = np.zeros((height, width, 3), np.uint8)
-    table = plan_tiles(width, height, 0, 0).table
-    arguments = (frame, width, height, table, 1, _poisoned(frame[None]), width, height)
-    threads = tile_gather.threads(1, (width, height))
-    times = run(cuda, image, Case("tile_gather", threads, arguments, {5: frame[None]}), 30)
-    return 2 * frame.nbytes / np.median(times) / 1e6
+def _launch_ms(cuda: Cuda, stream: Stream, launches: Sequence[Callable[[], None]]) -> list[float]:
+    """Milliseconds of one of them, by the graph that holds all, one after the other; taken twice.
+
+    Graphs are put into the stream faster than the GPU gets through them, so that between two
+    events there is nothing but its work.
+    """
+    with cuda.recording(stream) as graph:
+        for launch in [*launches] * ROUNDS:
+            launch()
+
+    def series() -> float:
+        events = [cuda.event() for _ in range(GRAPHS + 1)]
+        events[0].record(stream)
+        for event in events[1:]:
+            graph.launch(stream)
+            event.record(stream)
+        events[-1].synchronize()
+        times = [end.milliseconds_since(start) for start, end in pairwise(events)]
+        return statistics.median(times) / (ROUNDS * len(launches))
+
+    series()  # to warm up
+    return [series(), series()]
 
 
 def _poisoned(like: np.ndarray) -> np.ndarray:

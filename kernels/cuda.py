@@ -127,8 +127,8 @@ class Cuda(Protocol):
 
     def download(self, source: int, target: NDArray[Any], stream: Stream) -> None: ...
 
-    def kernel(self, image: bytes, name: str) -> Kernel:
-        """A kernel of a cubin or PTX."""
+    def kernel(self, image: bytes, name: str, shared_bytes: int = 0) -> Kernel:
+        """A kernel of a cubin or PTX; each of its blocks gets so much shared memory besides."""
         ...
 
     def recording(self, stream: Stream) -> AbstractContextManager[Graph]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.kernels.cuda import Argument, failure_of
 
+_Sizes = tuple[int, int, int]
 _NO_DRIVER = "no NVIDIA driver here; install one"
 
 
@@ -61,6 +62,10 @@ class CudaBindings:
     def default_stream(self) -> "_Stream":
         return _Stream(0)
 
+    def stream_at(self, handle: int) -> "_Stream":
+        """Somebody else's."""
+        return _Stream(handle)
+
     def event(self) -> "_Event":
         return _Event()
 
@@ -70,9 +75,15 @@ class CudaBindings:
     def download(self, source: int, target: NDArray[Any], stream: "_Stream") -> None:
         _ask(driver.cuMemcpyDtoHAsync(target.ctypes.data, source, target.nbytes, stream.handle))
 
-    def kernel(self, image: bytes, name: str) -> "_Kernel":
-        module = _ask(driver.cuModuleLoadData(image))
-        return _Kernel(_ask(driver.cuModuleGetFunction(module, name.encode())))
+    def kernel(self, image: bytes, name: str, shared_bytes: int = 0) -> "_Kernel":
+        return _Kernel(image, name, shared_bytes)
+
+    def overlapping_kernel(self, image: bytes, name: str, shared_bytes: int) -> "_Kernel":
+        """One that begins while the one before it in the stream ends, and itself waits for that.
+
+        For GPUs of compute capability 9.0 and up: `griddepcontrol` of PTX.
+        """
+        return _OverlappingKernel(image, name, shared_bytes)
 
     @contextmanager
     def recording(self, stream: "_Stream") -> Iterator["_Graph"]:
@@ -141,8 +152,13 @@ class _Graph:
 
 
 class _Kernel:
-    def __init__(self, function: Any) -> None:  # noqa: ANN401 - a handle of the bindings
-        self._function = function
+    def __init__(self, image: bytes, name: str, shared_bytes: int) -> None:
+        module = _ask(driver.cuModuleLoadData(image))
+        self._function = _ask(driver.cuModuleGetFunction(module, name.encode()))
+        self._shared_bytes = shared_bytes
+        if shared_bytes:
+            most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            _ask(driver.cuFuncSetAttribute(self._function, most, shared_bytes))
 
     def __call__(
         self,
@@ -153,20 +169,28 @@ class _Kernel:
     ) -> None:
         values = [_as_c(argument) for argument in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(it) for it in values))
-        _ask(
-            driver.cuLaunchKernel(
-                self._function,
-                *_three(blocks),
-                *_three(threads),
-                0,
-                stream.handle,
-                ctypes.addressof(pointers),
-                0,
-            )
-        )
+        self._put(_three(blocks), _three(threads), stream.handle, ctypes.addressof(pointers))
+
+    def _put(self, blocks: _Sizes, threads: _Sizes, stream: int, arguments: int) -> None:
+        shared = self._shared_bytes
+        _ask(driver.cuLaunchKernel(self._function, *blocks, *threads, shared, stream, arguments, 0))
 
 
-def _three(sizes: Sequence[int]) -> tuple[int, int, int]:
+class _OverlappingKernel(_Kernel):
+    def _put(self, blocks: _Sizes, threads: _Sizes, stream: int, arguments: int) -> None:
+        may_begin = driver.CUlaunchAttribute()
+        which = driver.CUlaunchAttributeID
+        may_begin.id = which.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        may_begin.value.programmaticStreamSerializationAllowed = 1
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads
+        config.sharedMemBytes, config.hStream = self._shared_bytes, stream
+        config.attrs, config.numAttrs = [may_begin], 1
+        _ask(driver.cuLaunchKernelEx(config, self._function, arguments, 0))
+
+
+def _three(sizes: Sequence[int]) -> _Sizes:
     x, y, z = (*sizes, 1, 1)[:3]
     return x, y, z
 

@@ -36,7 +36,7 @@ struct alignas(16) uint4 {
 };
 #endif
 
-HOST_DEVICE int smaller(int a, int b) { return a < b ? a : b; }
-HOST_DEVICE int larger(int a, int b) { return a > b ? a : b; }
-HOST_DEVICE int clamped(int value, int low, int high) { return larger(low, smaller(value, high)); }
-HOST_DEVICE int divided_up(int value, int by) { return (value + by - 1) / by; }
+HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
+HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
+HOST_DEVICE constexpr int clamped(int value, int low, int high) { return larger(low, smaller(value, high)); }
+HOST_DEVICE constexpr int divided_up(int value, int by) { return (value + by - 1) / by; }

@@ -72,8 +72,8 @@ class PyCuda:
     def download(self, source: int, target: NDArray[Any], stream: "_Stream") -> None:
         driver.memcpy_dtoh_async(target, source, stream.stream)
 
-    def kernel(self, image: bytes, name: str) -> "_Kernel":
-        return _Kernel(driver.module_from_buffer(image), name)
+    def kernel(self, image: bytes, name: str, shared_bytes: int = 0) -> "_Kernel":
+        return _Kernel(driver.module_from_buffer(image), name, shared_bytes)
 
     @contextmanager
     def recording(self, stream: "_Stream") -> Iterator["_Graph"]:
@@ -155,9 +155,12 @@ class _Graph:
 
 
 class _Kernel:
-    def __init__(self, module: Any, name: str) -> None:  # noqa: ANN401 - an object of pycuda
+    def __init__(self, module: Any, name: str, shared_bytes: int) -> None:  # noqa: ANN401 - of pycuda
         self._module = module  # which unloads itself
-        self._function = module.get_function(name)
+        self._function, self._shared_bytes = module.get_function(name), shared_bytes
+        if shared_bytes:
+            most = driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._function.set_attribute(most, shared_bytes)
 
     def __call__(
         self,
@@ -168,7 +171,11 @@ class _Kernel:
     ) -> None:
         values = [np.uint64(it) if isinstance(it, int) else it for it in arguments]
         self._function(
-            *values, grid=(*blocks, 1, 1)[:3], block=(*threads, 1, 1)[:3], stream=stream.stream
+            *values,
+            grid=(*blocks, 1, 1)[:3],
+            block=(*threads, 1, 1)[:3],
+            stream=stream.stream,
+            shared=self._shared_bytes,
         )
 
 

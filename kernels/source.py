@@ -93,8 +93,11 @@ def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
     log = _room(size)
     nvrtc.nvrtcGetProgramLog(program, log)
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or log.strip(b" \0\n"):
-        raise UsageError(f"NVRTC does not compile {source.name}: {log.decode().strip()}")
+    lines = log.decode().strip(" \0\n").splitlines()
+    complaints = [line for line in lines if not line.startswith("ptxas info")]
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS or complaints:
+        said = "\n".join(complaints or lines)
+        raise UsageError(f"NVRTC does not compile {source.name}: {said}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
     cubin = _room(size)
     nvrtc.nvrtcGetCUBIN(program, cubin)

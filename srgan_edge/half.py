@@ -20,6 +20,8 @@ from srgan_edge.subpixel import kernel_before_shuffle
 class HalfDeployment(nn.Module):
     """`Deployment` with the convolutions in FP16, channels last."""
 
+    network: nn.Sequential
+
     def __init__(self, generator: nn.Module) -> None:
         """Take a generator in FP32 and evaluation mode, not in INT8; it stays as it is.
 
@@ -82,10 +84,10 @@ class HalfDeployment(nn.Module):
         return torch.full((1, 1, 1, 1, 1), 0.5 * 255 + 0.5, device=lr.device)
 
 
-class _LongSkip(nn.Module):
+class LongSkip(nn.Module):
     """The trunk, and what it is given added to what it makes."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: nn.Sequential) -> None:
         super().__init__()
         self.trunk = trunk
 
@@ -108,7 +110,7 @@ def _before_last_shuffle(generator: SRResNet) -> nn.Sequential:
     folded.bias = nn.Parameter(tail.bias.detach().repeat_interleave(4))
     prelu.weight = nn.Parameter(prelu.weight.detach().repeat_interleave(4))
     trunk = _without_norms(generator.trunk)
-    return nn.Sequential(*generator.head, _LongSkip(trunk), *first_stage, deep, prelu, folded)
+    return nn.Sequential(*generator.head, LongSkip(trunk), *first_stage, deep, prelu, folded)
 
 
 def _without_norms(layers: nn.Sequential) -> nn.Sequential:

@@ -1,5 +1,7 @@
 """PyTorch: on a CPU the reference, against which the others are measured; on a GPU in FP16.
 
+There the convolutions are cuDNN's, or on Hopper our own, with all that follows them; `info` tells.
+
 On a GPU each slot has a stream, and for each shape that comes again it has buffers on both sides of
 the bus and a CUDA graph of the network, so that a call is four entries into a queue.
 """
@@ -20,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from srgan_edge.engines.base import EngineInfo, Totals, finite
-from srgan_edge.errors import EngineLost, OutOfMemory, UsageError
+from srgan_edge.errors import EngineLost, ExtraMissing, OutOfMemory, UsageError
+from srgan_edge.fused import FusedDeployment, NoKernel
+from srgan_edge.gpu import Gpu
 from srgan_edge.half import HalfDeployment
 from srgan_edge.model import Deployment
 from srgan_edge.pixels import Pixels
@@ -77,18 +81,28 @@ class TorchEngine:
         self, gpu: torch.device, generator: nn.Module, spec: ModelSpec, fp32: bool, slots: int
     ) -> None:
         is_half = not fp32 and not spec.quantized_from
-        network = HalfDeployment(generator) if is_half else _Summed(generator)
         with _failures_told():
-            self._run: _Run = _Slots(network.to(gpu), gpu, slots)
-        self._info(spec, gpu, "fp16" if is_half else "fp32", slots)
+            if is_half:
+                network, kernels = _fused(HalfDeployment(generator).to(gpu), gpu)
+            else:
+                network, kernels = _Summed(generator).to(gpu), "cuDNN"
+            self._run: _Run = _Slots(network, gpu, slots)
+        self._info(spec, gpu, "fp16" if is_half else "fp32", slots, kernels)
 
     def _compute_where_it_is(self, generator: nn.Module, spec: ModelSpec) -> None:
         device = next(generator.parameters()).device
         self._run = partial(_computed, _Summed(generator), device)
         self._info(spec, device, "fp32", slots=1)
 
-    def _info(self, spec: ModelSpec, device: torch.device, precision: str, slots: int) -> None:
-        name = f"torch {torch.__version__}"
+    def _info(
+        self,
+        spec: ModelSpec,
+        device: torch.device,
+        precision: str,
+        slots: int,
+        kernels: str = "",
+    ) -> None:
+        name = f"torch {torch.__version__}" + (f" with {kernels}" if kernels else "")
         self.info = EngineInfo(name, str(device), precision, spec, slots)
 
     @torch.inference_mode()
@@ -123,6 +137,21 @@ class _Summed(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         picture = self.deployment.picture(pixels)
         return self.deployment.rounded(picture), picture.sum((1, 2, 3))
+
+
+def _fused(half: HalfDeployment, gpu: torch.device) -> tuple[_Network, str]:
+    """The same network by kernels of our own, where there are such, and whose kernels it has."""
+    here = Gpu.find() if gpu.index == 0 else None  # kernels are for the first GPU
+    try:
+        if here is not None:
+            return FusedDeployment(half, here), "fused kernels"
+    except (
+        NoKernel,
+        ExtraMissing,
+        UsageError,
+    ):  # another GPU or network; no compiler, or an old one
+        pass
+    return half, "cuDNN"
 
 
 class _Slots:

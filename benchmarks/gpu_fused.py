@@ -1,0 +1,114 @@
+"""The network by fused kernels: every layer against cuDNN's, the whole against the slow twin."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from gpu_engines import repeated
+from torch import Tensor
+
+from srgan_edge.fused import FusedDeployment, Layer, NoKernel, layers_of
+from srgan_edge.gpu import Gpu
+from srgan_edge.half import HalfDeployment
+
+__all__ = ["NoKernel", "against_cudnn"]
+
+SHAPES = [(1, 1, 1), (2, 9, 5), (2, 31, 17), (3, 80, 96), (1, 270, 480)]
+"""(frames, height, width); in the last one a warpgroup has several tiles, one after the other."""
+FARTHEST = 1e-3
+"""Of a layer's halves from cuDNN's, which rounds thrice: ||difference|| / ||cuDNN's||."""
+
+
+def against_cudnn(generator: Any, gpu: Gpu) -> dict[str, Any]:  # noqa: ANN401
+    """
+    Raises:
+        AssertionError: a layer is too far, or a picture is more than two levels.
+        NoKernel: none for this GPU.
+    """
+    half = HalfDeployment(generator).cuda()
+    fused = FusedDeployment(half, gpu)
+    levels, layers, timed = [], [], []
+    with torch.inference_mode(), _poisoned():
+        for shape in SHAPES:
+            pixels = _squares(*shape)
+            (got, totals), (expected, expected_totals) = fused(pixels), half(pixels)
+            difference = (got.int() - expected.int()).abs()
+            assert difference.max() <= 2, f"{shape}: {difference.max()} levels from cuDNN's"
+            assert torch.allclose(totals, expected_totals, rtol=1e-3), f"{shape}: other totals"
+            levels.append(round(difference.float().mean().item(), 4))
+        features = {0: fused.entry(pixels)}
+        for index, (convolution, layer) in enumerate(
+            zip(fused.inner, layers_of(half.network)[:-1], strict=True)
+        ):
+            given = features[index], features.get(layer.added)
+            found = convolution.features(*given)
+            expected = _by_cudnn(layer, *given)
+            kept = found[..., : expected.shape[-1]].float()
+            far = ((kept - expected).norm() / expected.norm()).item()
+            assert far < FARTHEST, f"layer {index}: {far} from cuDNN's"
+            layers.append({"from_cudnn": far})
+            timed.append((convolution, layer, *given))
+            features[index + 1] = found
+    with torch.inference_mode():
+        layers = [far | _speed(*it) for far, it in zip(layers, timed, strict=True)]
+    return {"mean_levels_from_cudnn": levels, "layers": layers}
+
+
+def _by_cudnn(layer: Layer, features: Tensor, added: Tensor | None) -> Tensor:
+    """float32 (N, H, W, C): a layer as PyTorch does it, one operation after the other."""
+    source = features[..., : layer.convolution.in_channels].permute(0, 3, 1, 2)
+    result = layer.convolution(source)
+    if layer.factor > 1:
+        result = F.pixel_shuffle(result, layer.factor)
+    if layer.slopes is not None:
+        result = F.prelu(result, layer.slopes)
+    result = result.permute(0, 2, 3, 1)
+    if added is not None:
+        result = result + added[..., : result.shape[-1]]
+    return result.float()
+
+
+def _speed(
+    convolution: Any,  # noqa: ANN401
+    layer: Layer,
+    features: Tensor,
+    added: Tensor | None,
+) -> dict[str, float]:
+    """Of ten calls in a graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(10):
+            convolution.features(features, added)
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 10
+
+    times = sorted(repeated(timed, seconds=0.1))
+    ms = times[len(times) // 2]
+    n, height, width, _ = features.shape
+    flop = 2 * layer.convolution.weight.numel() * n * height * width
+    return {"us": round(1000 * ms, 1), "tflop_s": round(flop / ms / 1e9, 1)}
+
+
+def _squares(frames: int, height: int, width: int) -> Tensor:
+    """uint8 (N, H, W, 3): squares of 9 px, each of one colour."""
+    size = (frames, -(-height // 9), -(-width // 9), 3)
+    colours = torch.randint(0, 256, size, dtype=torch.uint8, device="cuda")
+    larger = colours.repeat_interleave(9, 1).repeat_interleave(9, 2)
+    return larger[:, :height, :width].contiguous()
+
+
+class _poisoned:
+    """New memory is NaN, or the largest number, where PyTorch leaves it as it is."""
+
+    def __enter__(self) -> None:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+
+    def __exit__(self, *exception: object) -> None:
+        torch.use_deterministic_algorithms(False)

@@ -1,0 +1,213 @@
+"""The generators on a GPU of the Hopper generation: a convolution and all that follows is a kernel.
+
+PyTorch and cuDNN spend more than half of the time on what comes between convolutions: biases,
+PReLU, sums and PixelShuffle, each of which reads and writes all features once more. Here none of
+them does. `half.py` is the specification: the same network with the same weights.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from srgan_edge.errors import ExtraMissing
+from srgan_edge.gpu import Gpu
+from srgan_edge.half import HalfDeployment, LongSkip
+from srgan_edge.kernels.convolution import FORMS, packed
+from srgan_edge.kernels.source import FOLDER, compile_with_nvrtc
+from srgan_edge.model import ResidualBlock
+
+if TYPE_CHECKING:  # which need not be installed
+    from srgan_edge.kernels.cuda_bindings import CudaBindings
+
+COMPUTE_CAPABILITY = "9.0"
+"""Whose tensor cores `convolution.cu` is written for."""
+
+
+class FusedDeployment:
+    """`HalfDeployment` by kernels of our own; biases and the picture are in FP32."""
+
+    def __init__(self, half: HalfDeployment, gpu: Gpu) -> None:
+        """Pack the weights and compile the kernels for `gpu`, which `half` is on.
+
+        Raises:
+            NoKernel: there is none for some layer, or none for this GPU.
+            ExtraMissing: no compiler or no binding of CUDA here.
+        """
+        if gpu.compute_capability != COMPUTE_CAPABILITY or half.has_tanh:
+            raise NoKernel
+        *inner, last = layers_of(half.network)
+        library = _Library(_nvidia_bindings(), gpu)
+        self.inner = [_Convolution(library, layer, _FEATURES) for layer in inner]
+        self._last = _Convolution(library, last, _PICTURES)
+        self._adds_nearest = half.adds_nearest
+        if not half.adds_nearest:
+            self._last.biases.add_(0.5)  # which it lacks for the sake of FP16
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), float32 (N)."""
+        features = {0: self.entry(pixels)}
+        for number, convolution in enumerate(self.inner):
+            made = convolution.features(features[number], features.get(convolution.added))
+            later = {it.added for it in self.inner[number + 1 :]}
+            features = {it: kept for it, kept in features.items() if it in later}
+            features[number + 1] = made
+        return self._last.picture(made, pixels if self._adds_nearest else None)
+
+    @staticmethod
+    def entry(pixels: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) -> half (N, H, W, 8): multiples of 1/256, and zeros."""
+        return F.pad(pixels.half() / 256, (0, 5))
+
+
+class NoKernel(Exception):
+    """PyTorch's own have to do."""
+
+
+NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution and what follows it."""
+
+    convolution: nn.Conv2d
+    slopes: Tensor | None = None
+    factor: int = 1
+    """Of the PixelShuffle."""
+    added: int = NOTHING
+    """The number of the features that are added to its result; 0 is what the first one reads."""
+
+
+def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
+    """In their order; `before` of them make what the network is given."""
+    layers: list[Layer] = []
+    for part in network:
+        given = before + len(layers)
+        if isinstance(part, nn.Conv2d):
+            layers.append(Layer(part))
+        elif isinstance(part, nn.PixelShuffle):
+            layers[-1] = replace(layers[-1], factor=part.upscale_factor)
+        elif isinstance(part, nn.PReLU):
+            layers[-1] = replace(layers[-1], slopes=part.weight)
+        else:
+            assert isinstance(part, LongSkip | ResidualBlock), type(part).__name__
+            inside = part.trunk if isinstance(part, LongSkip) else part.block
+            layers += layers_of(inside, given)
+            layers[-1] = replace(layers[-1], added=given)
+    return layers
+
+
+_FEATURES = {
+    (3, 64, 9, 1): "convolve_8_to_64_by_9",
+    (64, 64, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 2): "convolve_64_to_256_by_3",
+    (3, 24, 3, 1): "convolve_8_to_32_by_3",
+    (24, 24, 3, 1): "convolve_32_to_32_by_3",
+}
+_PICTURES = {
+    (256, 12, 5, 1): "picture_of_256_by_5",
+    (24, 48, 3, 1): "picture_of_32_by_3",
+}
+"""By (channels in, channels out, side, factor of the PixelShuffle): the kernel."""
+
+
+class _Library:
+    """The kernels of `convolution.cu` on one GPU."""
+
+    def __init__(self, cuda: "CudaBindings", gpu: Gpu) -> None:
+        self.cuda, self.multiprocessors = cuda, gpu.multiprocessors
+        self._image = compile_with_nvrtc(FOLDER / "convolution.cu", f"{gpu.compute_capability}a")
+        self._kernels: dict[str, Any] = {}
+
+    def kernel(self, name: str) -> Any:  # noqa: ANN401 - a kernel of the bindings
+        if name not in self._kernels:
+            shared_bytes = FORMS[name].shared_bytes
+            with self.cuda.current():
+                kernel = self.cuda.overlapping_kernel(self._image, name, shared_bytes)
+            self._kernels[name] = kernel
+        return self._kernels[name]
+
+
+class _Convolution:
+    """One layer's kernel, and its weights as that reads them."""
+
+    def __init__(
+        self, library: _Library, layer: Layer, names: dict[tuple[int, int, int, int], str]
+    ) -> None:
+        convolution = layer.convolution
+        outputs, inputs, side, _ = convolution.weight.shape
+        name = names.get((inputs, outputs, side, layer.factor))
+        if name is None:
+            raise NoKernel
+        self._library, self._kernel = library, library.kernel(name)
+        self._form, self.added = FORMS[name], layer.added
+        order = _order(outputs, self._form.factor)
+        weight, device = convolution.weight.detach()[order], convolution.weight.device
+        self._weights = torch.from_numpy(packed(weight.cpu().numpy(), self._form)).to(device)
+        self._blocks = len(self._weights)
+        padding = self._blocks * self._form.outputs - outputs
+        assert convolution.bias is not None
+        self.biases = F.pad(convolution.bias.detach().float()[order], (0, padding))
+        slopes = torch.ones(outputs) if layer.slopes is None else layer.slopes.detach().float()
+        slopes = slopes.repeat(outputs // len(slopes)).to(device)
+        self._slopes = F.pad(slopes, (0, padding))
+
+    def features(self, source: Tensor, added: Tensor | None) -> Tensor:
+        """half (N, H, W, C) -> half (N, fH, fW, O), to which `added` is added."""
+        n, height, width, _ = source.shape
+        factor = self._form.factor
+        channels = self._blocks * self._form.outputs // factor**2
+        target = source.new_empty(n, height * factor, width * factor, channels)
+        self._launch(source, target, added=added)
+        return target
+
+    def picture(self, source: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """half (N, H, W, C) -> uint8 (N, fH, fW, 3) and float32 (N), pixels being added."""
+        n, height, width, _ = source.shape
+        factor = self._form.factor
+        size = (n, height * factor, width * factor, 3)
+        target = torch.empty(size, dtype=torch.uint8, device=source.device)
+        totals = torch.zeros(n, device=source.device)
+        self._launch(source, target, pixels=pixels, totals=totals)
+        return target, totals
+
+    def _launch(
+        self,
+        source: Tensor,
+        target: Tensor,
+        added: Tensor | None = None,
+        pixels: Tensor | None = None,
+        totals: Tensor | None = None,
+    ) -> None:
+        n, height, width, _ = source.shape
+        form, library = self._form, self._library
+        tensors = (
+            *(source, self._weights, self.biases, self._slopes),
+            *(added, target, pixels, totals),
+        )
+        addresses = (0 if it is None else it.data_ptr() for it in tensors)
+        grid = form.grid(n, width, height, library.multiprocessors, self._blocks)
+        threads = (form.groups * form.group_threads,)
+        sizes = (np.int32(it) for it in (n, height, width))
+        with library.cuda.current():
+            stream = library.cuda.stream_at(torch.cuda.current_stream().cuda_stream)
+            self._kernel(grid, threads, (*addresses, *sizes), stream)
+
+
+def _nvidia_bindings() -> "CudaBindings":
+    """They take PyTorch's streams, which pycuda does not; PyTorch brings them along."""
+    try:
+        from srgan_edge.kernels.cuda_bindings import open_device
+    except ImportError:
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    return open_device()
+
+
+def _order(outputs: int, factor: int) -> Tensor:
+    """PixelShuffle has the pixels of a colour together, and the kernels the colours of a pixel."""
+    return torch.arange(outputs).view(-1, factor**2).T.reshape(-1)
