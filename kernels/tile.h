@@ -44,12 +44,7 @@ HOST_DEVICE void copy_chunk(
     Bytes<16> bytes;
     if (part.is_whole() && load(source + part.start, source_end, bytes)) {
         store_aligned(target + part.start, bytes.word);
-    } else {  // all are on their way before the first is stored
-        UNROLL for (int i = 0; i < 16; ++i) {
-            if (part.start + i < part.stop) bytes.put(i, source[part.start + i]);
-        }
-        UNROLL for (int i = 0; i < 16; ++i) {
-            if (part.start + i < part.stop) target[part.start + i] = bytes.get(i);
-        }
+    } else {
+        for (int i = part.start; i < part.stop; ++i) target[i] = source[i];
     }
 }

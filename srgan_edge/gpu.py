@@ -8,6 +8,9 @@ LIBRARY = "libcuda.so.1"
 NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
 """What to say where `Gpu.find` finds none."""
 
+_BLOCKING_SYNC = 4
+"""`CU_CTX_SCHED_BLOCKING_SYNC`: who waits for the GPU sleeps."""
+
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 """Of the attributes of a device, in cuda.h."""
 
@@ -50,3 +53,23 @@ class Gpu:
 
     def __str__(self) -> str:
         return f"{self.name}, {self.multiprocessors} multiprocessors"
+
+
+def share_primary_context(library: str = LIBRARY) -> bool:
+    """Whether FFmpeg takes the first GPU's primary context, in which engines and kernels work.
+
+    It does so only where who waits sleeps. That is set here, unless somebody has opened the context
+    otherwise before, as PyTorch does.
+    """
+    flags, is_active = ctypes.c_uint(), ctypes.c_int()
+    try:
+        cuda = ctypes.CDLL(library)
+        state = cuda.cuDevicePrimaryCtxGetState
+        set_flags = cuda.cuDevicePrimaryCtxSetFlags_v2
+    except (OSError, AttributeError):  # no driver, or one from before CUDA 11
+        return False
+    if cuda.cuInit(0) or state(0, ctypes.byref(flags), ctypes.byref(is_active)):
+        return False
+    if is_active.value:
+        return flags.value == _BLOCKING_SYNC
+    return bool(set_flags(0, _BLOCKING_SYNC) == 0)

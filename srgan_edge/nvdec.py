@@ -3,7 +3,7 @@
 Only codecs are taken whose standards leave nothing to the decoder, so that frames are the same to
 the bit. `video_decoder` holds what comes out against the packets that went in; at the first doubt
 the film is for the software decoder. NVDEC goes around damage without a word: what is inside a
-packet, and unknown to the container, is not noticed. **Not yet run on a GPU.**
+packet, and unknown to the container, is not noticed.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import ResourcesExhausted
-from srgan_edge.gpu import NOT_HERE, Gpu
+from srgan_edge.gpu import NOT_HERE, Gpu, share_primary_context
 from srgan_edge.video import VideoPacket
 
 Decoder = Literal["auto", "cpu", "gpu"]
@@ -29,9 +29,6 @@ EXACT_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
 
 SOFTWARE_FORMATS = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
 """What it gives -> the same samples in the planes that the software decoder gives."""
-
-_PRIMARY_CONTEXT: dict[str, object] = {"primary_ctx": "1"}
-"""The one that TensorRT works in too; else each stream would take memory for another."""
 
 _LIBRARY = "libnvcuvid.so.1"
 """That FFmpeg loads with a film's first frame; without it, it decodes in software."""
@@ -77,12 +74,17 @@ def why_not_here() -> str | None:
             "NVIDIA_DRIVER_CAPABILITIES=all"
         )
     try:
-        HWAccel("cuda", options=_PRIMARY_CONTEXT).create(Codec("h264", "r"))
+        HWAccel("cuda", options=_context()).create(Codec("h264", "r"))
     except NotImplementedError:
         return "this FFmpeg was built without NVDEC"
     except av.FFmpegError as error:
         return f"the GPU does not open for decoding ({error.strerror})"
     return None
+
+
+def _context() -> dict[str, object]:
+    """The one that engines work in, if FFmpeg takes it; one of its own costs memory on the GPU."""
+    return {"primary_ctx": "1"} if share_primary_context() else {}
 
 
 class Nvdec:
@@ -91,7 +93,7 @@ class Nvdec:
     def __init__(self) -> None:
         # Where NVDEC does not take a stream, FFmpeg decodes it itself: the format of frames tells.
         self.hwaccel: HWAccel | None = HWAccel(
-            "cuda", allow_software_fallback=True, options=_PRIMARY_CONTEXT
+            "cuda", allow_software_fallback=True, options=_context()
         )
         """For `av.open`; frames come into this machine's memory."""
         self._packets_behind = 0

@@ -17,7 +17,7 @@ import pytest
 from host_kernels import CXX, register_all
 
 from srgan_edge.errors import EngineLost, OutOfMemory, ResourcesExhausted
-from srgan_edge.gpu import Gpu
+from srgan_edge.gpu import Gpu, share_primary_context
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import BINDINGS
 
@@ -245,6 +245,18 @@ def host_kernels(tmp_path_factory):
     if not FAKE or CXX is None:
         pytest.skip("with a GPU, `make gpu` runs them there; without, they need a C++ compiler")
     yield register_all(ctypes.CDLL(FAKE), tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_active", "is_shared"), [(0, 0, True), (4, 1, True), (0, 1, False)]
+)
+def test_ffmpeg_takes_the_primary_context_where_waiting_sleeps(
+    cuda, fake, flags, is_active, is_shared
+):
+    """PyTorch opens it otherwise, and then FFmpeg refuses it."""
+    fake.fake_primary_context(flags, is_active)
+    assert share_primary_context(FAKE) is is_shared
+    assert share_primary_context(FAKE) is is_shared
 
 
 @pytest.mark.parametrize(("width", "height"), [(17, 9), (64, 20)])

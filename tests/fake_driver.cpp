@@ -37,6 +37,8 @@ static std::map<uintptr_t, size_t> pinned;
 struct Counts { uint64_t uploads, uploaded_bytes, downloads, downloaded_bytes, pageable, waits, spins, allocations; };
 static Counts counts;
 static int primary_context;
+static unsigned primary_flags;
+static int is_primary_active;
 static thread_local std::vector<void *> contexts;
 
 #define EXPORT extern "C" __attribute__((visibility("default"))) Result
@@ -104,8 +106,21 @@ EXPORT cuDeviceGetAttribute(int *value, int which, int) {
     return SUCCESS;
 }
 EXPORT cuDeviceTotalMem_v2(size_t *bytes, int) { *bytes = size_t(24) << 30; return SUCCESS; }
-EXPORT cuDevicePrimaryCtxRetain(void **context, int) { *context = &primary_context; return SUCCESS; }
+EXPORT cuDevicePrimaryCtxRetain(void **context, int) {
+    *context = &primary_context, is_primary_active = 1;
+    return SUCCESS;
+}
 EXPORT cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+EXPORT cuDevicePrimaryCtxGetState(int, unsigned *flags, int *is_active) {
+    *flags = primary_flags, *is_active = is_primary_active;
+    return SUCCESS;
+}
+EXPORT cuDevicePrimaryCtxSetFlags_v2(int, unsigned flags) { primary_flags = flags; return SUCCESS; }
+// What PyTorch leaves behind, or nobody.
+EXPORT fake_primary_context(unsigned flags, int is_active) {
+    primary_flags = flags, is_primary_active = is_active;
+    return SUCCESS;
+}
 EXPORT cuCtxPushCurrent_v2(void *context) { contexts.push_back(context); return SUCCESS; }
 EXPORT cuCtxPopCurrent_v2(void **context) {
     if (contexts.empty()) return INVALID_CONTEXT;

@@ -14,9 +14,11 @@ import av
 import clips
 import numpy as np
 import pytest
+import typer.main
 from PIL import Image
 
 from srgan_edge.bicubic import resize
+from srgan_edge.cli import app
 from srgan_edge.models import bundled_models, find_model
 from srgan_edge.spec import ModelSpec
 
@@ -32,6 +34,16 @@ def save(path, width=52, height=40, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(photo(width, height)).save(path, **options)
     return path
+
+
+def test_options_are_called_as_in_the_docs():
+    """Some versions of typer take the name from a metavar that is its own in capitals."""
+    pending = [typer.main.get_command(app)]
+    while pending:
+        command = pending.pop()
+        names = [name for option in command.params for name in option.opts]
+        assert [name.lower() for name in names] == names
+        pending += getattr(command, "commands", {}).values()
 
 
 # Whole runs

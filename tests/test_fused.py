@@ -3,6 +3,8 @@
 The kernels themselves run on a GPU alone: `make gpu` compares them with cuDNN's.
 """
 
+import re
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from srgan_edge.fused import FusedDeployment, NoKernel, _Convolution, _Library  
 from srgan_edge.gpu import Gpu  # noqa: E402
 from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.kernels import convolution as reference  # noqa: E402
+from srgan_edge.kernels import source  # noqa: E402
 from srgan_edge.models import find_model  # noqa: E402
 
 HOPPER = Gpu("H200", 132, "9.0", "13.0")
@@ -67,6 +70,36 @@ def test_packed_weights_are_all_there(name):
     unpacked = reference.unpacked(packed, form)
     assert np.array_equal(unpacked[:outputs, :inputs], kernel)
     assert np.count_nonzero(packed) == np.count_nonzero(kernel)
+
+
+def test_the_table_is_that_of_the_source(tmp_path):
+    """Sizes of tiles and of shared memory are known on both sides."""
+    text = (source.FOLDER / "convolution.cu").read_text()
+    checks = ['#include "convolution.cu"']
+    for name, form in reference.FORMS.items():
+        pitch, warpgroups = form.tile[0] + 2 * (form.side // 2), form.group_threads // 128
+        rows_of_64 = pitch * form.tile[1] // 64 // warpgroups
+        is_picture = str(name.startswith("picture")).lower()
+        sizes = (form.inputs, form.outputs, form.side, form.passes, form.factor, is_picture)
+        arguments = ", ".join(map(str, (*sizes, pitch, form.groups, warpgroups, rows_of_64)))
+        assert f"CONVOLUTION({name}, {form.blocks_at_once}, {arguments})" in text
+        checks.append(f"static_assert(Shape<{arguments}>::kSharedBytes == {form.shared_bytes});")
+    assert text.count("\nCONVOLUTION(") == len(reference.FORMS)
+    path = tmp_path / "sizes.cu"
+    path.write_text("\n".join(checks))
+    assert source.compile_with_nvrtc(path, "9.0a")
+
+
+@pytest.mark.skipif(source.find_nvcc() is None, reason="needs nvcc")
+def test_nvcc_compiles_it_without_spills_or_waits(tmp_path):
+    """A warning is that products are done one by one, where others of them should be on the way."""
+    report = source.compile_with_nvcc(
+        source.FOLDER / "convolution.cu", ["9.0a"], tmp_path / "convolution.fatbin"
+    )
+    assert report.count("0 bytes spill stores, 0 bytes spill loads") == len(reference.FORMS)
+    assert "serialized" not in report and "warpgroup.wait" not in report, report
+    registers = [int(it) for it in re.findall(r"Used (\d+) registers", report)]
+    assert max(registers) <= 168, registers
 
 
 def test_other_gpus_have_no_kernels():

@@ -136,7 +136,7 @@ def test_a_film_is_compared_and_its_memory_watched(on_the_cpu, monkeypatch):
 def test_latencies_are_percentiles(on_the_cpu):
     found = gpu_engines.end_to_end("torch fp32", "edge-x4", (16, 12))
     assert 0 < found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
-    assert found["calls"] >= 20
+    assert found["calls"] >= 5
 
 
 def test_a_rate_is_that_of_the_published_network():

@@ -22,6 +22,7 @@ ModelOption = Annotated[
 EngineOption = Annotated[
     str,
     typer.Option(
+        "--engine",
         metavar="NAME",
         help="auto, openvino, onnxruntime, torch or tensorrt.",
         rich_help_panel=NETWORK,
@@ -30,6 +31,7 @@ EngineOption = Annotated[
 DeviceOption = Annotated[
     str,
     typer.Option(
+        "--device",
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N; of onnxruntime also tensorrt or rtx.",
         rich_help_panel=NETWORK,

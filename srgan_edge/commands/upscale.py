@@ -44,7 +44,7 @@ def upscale(
         str, _result(metavar="TEXT", help="Added to names where -o gives none.")
     ] = "_x4",
     ext: Annotated[
-        str | None, _result(metavar="EXT", help="Other file type, as png or mkv.")
+        str | None, _result("--ext", metavar="EXT", help="Other file type, as png or mkv.")
     ] = None,
     overwrite: Annotated[bool, _result("--overwrite", help="Replace results.")] = False,
     skip_existing: Annotated[bool, _result("--skip-existing", help="Keep results.")] = False,

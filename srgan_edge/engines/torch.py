@@ -223,19 +223,24 @@ class _Recording:
             # Other slots go on with what they have recorded: only this thread must do nothing else.
             with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                 self._target, self._totals = network(self._source)
-        self._here, self._back, self._totals_back = (
-            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            for tensor in (self._source, self._target, self._totals)
-        )
+        self._here = _pinned_like(self._source)
 
     def run(self, batch: Pixels) -> tuple[Pixels, Totals]:
         np.copyto(self._here.numpy(), batch)
         self._source.copy_(self._here, non_blocking=True)
         self._graph.replay()
-        self._back.copy_(self._target, non_blocking=True)
-        self._totals_back.copy_(self._totals, non_blocking=True)
+        # The caller keeps the result where it arrives. PyTorch keeps what is given back, so that no
+        # memory is pinned anew, which takes as long as a copy of it.
+        results = [_pinned_like(tensor) for tensor in (self._target, self._totals)]
+        for here, there in zip(results, (self._target, self._totals), strict=True):
+            here.copy_(there, non_blocking=True)
         self._stream.synchronize()
-        return self._back.numpy().copy(), self._totals_back.numpy().copy()
+        result, totals = (tensor.numpy() for tensor in results)
+        return result, totals
+
+
+def _pinned_like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
 
 
 def _computed(network: _Network, device: torch.device, batch: Pixels) -> tuple[Pixels, Totals]:
