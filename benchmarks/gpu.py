@@ -242,7 +242,7 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
     torch = torch_with_gpu()
     gc.collect()  # what the size before left
     torch.cuda.empty_cache()
-    from srgan_edge.fused import FusedDeployment, NoKernel
+    from srgan_edge.engines.fused import FusedDeployment, NoKernel
     from srgan_edge.half import HalfDeployment
     from srgan_edge.model import Deployment
 

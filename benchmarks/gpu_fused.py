@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from gpu_engines import repeated
 from torch import Tensor
 
-from srgan_edge.fused import FusedDeployment, Layer, NoKernel, layers_of
+from srgan_edge.engines.fused import FusedDeployment, Layer, NoKernel, layers_of
 from srgan_edge.gpu import Gpu
 from srgan_edge.half import HalfDeployment
 

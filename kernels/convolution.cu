@@ -8,22 +8,23 @@
 
 // Of one picture after the other: NHWC throughout.
 struct Convolution {
-    const u8* source;    // half [count, height, width, inputs]
-    const u8* weights;   // as convolution.py packs them: half [blocks, passes, steps, 2, outputs, 8]
+    const u8* source;     // half [count, height, width, passes * inputs]
+    const u8* weights;    // half, as `packed` of convolution.py has them
     const float* biases;  // [blocks, outputs]
     const float* slopes;  // [blocks, outputs], of PReLU
-    const u8* added;     // half, as the target, or null
-    u8* target;          // half [count, f height, f width, outputs], or bytes [.., f, f, 3]
-    const u8* pixels;    // bytes [count, height, width, 3], or null: what the picture is added to
-    float* totals;       // [count]: sums of the pictures, in levels, before they are clamped
+    const u8* added;      // half, as the target, or null
+    u8* target;           // half [count, f height, f width, channels], or the picture's bytes
+    const u8* pixels;     // bytes [count, height, width, 3] that a picture is added to, or null
+    float* totals;        // [count]: sums of the pictures, in levels, before they are clamped
     int count, height, width;
 };
 
 // What is known when it is compiled.
 //
 // `kInputs` channels are multiplied at a time, in `kPasses` passes; `kOutputs` channels are made by
-// a block of the grid's y. `kFactor` pixels each way come of one. Eight tiles side by side are a
-// matter of `kPitch`: a row of a tile has as many pixels, its halo included.
+// a block of the grid's y. `kFactor` pixels each way come of one. A row of a tile has `kPitch`
+// pixels, its halo included. A group of threads has a tile, and each of its warpgroups `kRowsOf64`
+// times 64 pixels of that.
 template <
     int kInputs_, int kOutputs_, int kSide_, int kPasses_, int kFactor_, bool kIsPicture_,
     int kPitch_, int kGroups_, int kGroupWarpgroups_, int kRowsOf64_>
@@ -54,9 +55,11 @@ struct Shape {
     static constexpr int kStagedPitch = 2 * kOutputs + 16;  // of a pixel, in bytes
     static constexpr int kStagedBytes =
         kIsPicture ? kPositions * 3 * kFactor * kFactor : kPositions * kStagedPitch;
-    static constexpr int kTileBytes = (larger(kChunks * kPlaneBytes, kStagedBytes) + 127) / 128 * 128;
+    static constexpr int kTileBytes =
+        divided_up(larger(kChunks * kPlaneBytes, kStagedBytes), 128) * 128;
     // With weights for all of the input there at once, the next tile comes while one is multiplied.
     static constexpr int kBuffers = kPasses == 1 ? 2 : 1;
+    static_assert(kPasses == 1 || kGroups == 1, "parts of the weights are one group's");
     static constexpr int kSharedBytes =
         kWeightBytes + kGroups * kBuffers * kTileBytes + 8 * kOutputs;
 };
@@ -188,7 +191,7 @@ DEVICE void write_features(
 }
 
 // Sums -> bytes of the picture, which stays in FP32 until then. Its channels come in the order of
-// its bytes: row, column and colour of what becomes of a pixel.
+// its bytes: row, column and colour of what becomes of a pixel. A row has whole words of 4 bytes.
 template <class S>
 DEVICE void write_picture(
     const float (&sums)[S::kRowsOf64][S::kOutputs / 2], u8* staged, const float* constants,
@@ -334,7 +337,7 @@ DEVICE void convolve(const Convolution& it) {
         convolve<Shape<__VA_ARGS__>>({source, weights, biases, slopes, added, target, pixels,   \
                                       totals, count, height, width});                           \
     }                                                                                           \
-    static_assert(Shape<__VA_ARGS__>::kSharedBytes * blocks_at_once <= 227 * 1024, #name);
+    static_assert((Shape<__VA_ARGS__>::kSharedBytes + 1024) * blocks_at_once <= 228 * 1024, #name);
 
 //          name               at once inputs outputs side passes factor picture pitch groups wgs m
 CONVOLUTION(convolve_8_to_64_by_9, 1, 8, 64, 9, 1, 1, false, 32, 3, 1, 2)

@@ -38,7 +38,8 @@ class Form:
     def grid(
         self, count: int, width: int, height: int, multiprocessors: int, channel_blocks: int
     ) -> tuple[int, int]:
-        """(x, y) of the grid: as many blocks as run at once, each with tile after tile."""
+        """(x, y) of the grid: for each block of channels, which are done one after the other, as
+        many blocks of threads as run at once, each with tile after tile."""
         tiles = count * -(-width // self.tile[0]) * -(-height // self.tile[1])
         return min(self.blocks_at_once * multiprocessors, tiles), channel_blocks
 

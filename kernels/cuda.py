@@ -21,7 +21,6 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     SrganEdgeError,
 )
-from srgan_edge.gpu import share_primary_context
 
 Argument = int | np.generic
 """Of a kernel: an address, or a number of the type that the kernel declares."""
@@ -160,7 +159,6 @@ def open_cuda() -> Cuda:
                     f"{package} is installed and cannot be loaded ({error}); repair it, or remove "
                     "it for another binding to be taken: pip uninstall pycuda"
                 ) from None
-            share_primary_context()  # with FFmpeg, if it comes later
             opened: Cuda = binding.open_device()
             return opened
     raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "using the GPU")

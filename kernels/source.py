@@ -86,7 +86,10 @@ def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
         from cuda.bindings import nvrtc
     except ImportError:
         raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
-    _, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    try:
+        _, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
+    except RuntimeError:  # the bindings are here, and NVRTC's library is not
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
     target = f"--gpu-architecture=sm_{compute_capability.replace('.', '')}"
     options = [it.encode() for it in (*OPTIONS, target, f"--include-path={FOLDER}")]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)

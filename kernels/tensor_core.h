@@ -38,7 +38,9 @@ DEVICE void arrive(int number) {
 DEVICE int uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 // The next kernel in the stream may begin where there is room for it.
-DEVICE void let_the_next_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+DEVICE void let_the_next_begin() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 
 // Until all that the kernels before this one write is there.
 DEVICE void wait_for_those_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }

@@ -56,10 +56,10 @@ class Gpu:
 
 
 def share_primary_context(library: str = LIBRARY) -> bool:
-    """Whether FFmpeg takes the first GPU's primary context, in which engines and kernels work.
+    """Let the first GPU's primary context be one that FFmpeg takes; False if it cannot be.
 
-    It does so only where who waits sleeps. That is set here, unless somebody has opened the context
-    otherwise before, as PyTorch does.
+    FFmpeg takes only one whose waiters sleep. Somebody may have opened it otherwise before, as
+    PyTorch does.
     """
     flags, is_active = ctypes.c_uint(), ctypes.c_int()
     try:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
-from srgan_edge.fused import FusedDeployment, NoKernel, _Convolution, _Library  # noqa: E402
+from srgan_edge.engines.fused import FusedDeployment, NoKernel, _Convolution, _Library  # noqa: E402
 from srgan_edge.gpu import Gpu  # noqa: E402
 from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.kernels import convolution as reference  # noqa: E402
@@ -24,14 +24,16 @@ HOPPER = Gpu("H200", 132, "9.0", "13.0")
 @pytest.fixture
 def on_the_cpu(monkeypatch):
     """Kernels are the numpy reference, which reads the packed weights."""
-    monkeypatch.setattr("srgan_edge.fused._nvidia_bindings", lambda: None)
-    monkeypatch.setattr("srgan_edge.fused.compile_with_nvrtc", lambda *arguments: b"")
+    monkeypatch.setattr("srgan_edge.engines.fused._nvidia_bindings", lambda: None)
+    monkeypatch.setattr("srgan_edge.engines.fused.compile_with_nvrtc", lambda *arguments: b"")
     monkeypatch.setattr(_Library, "kernel", lambda self, name: None)
     monkeypatch.setattr(_Convolution, "_launch", launched)
 
 
 def launched(self, source, target, added=None, pixels=None, totals=None):
     form = self._form
+    given = (source, target, added, pixels)
+    assert all(it is None or it.is_contiguous() for it in given), "a kernel knows addresses alone"
     kernel = reference.unpacked(self._weights.numpy(), form)
     sums = reference.convolved(source.numpy(), kernel, self.biases.numpy().ravel())
     if totals is None:
@@ -52,7 +54,8 @@ def test_computes_what_cudnn_does(on_the_cpu, model):
     half = HalfDeployment(generator)
     fused = FusedDeployment(half, HOPPER)
     random = np.random.default_rng(0)
-    pixels = torch.from_numpy(random.integers(0, 256, (2, 5, 7, 3), np.uint8))
+    turned = torch.from_numpy(random.integers(0, 256, (2, 7, 5, 3), np.uint8))
+    pixels = turned.transpose(1, 2)
     with torch.inference_mode():
         (got, totals), (expected, expected_totals) = fused(pixels), half(pixels)
     assert got.shape == expected.shape

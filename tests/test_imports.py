@@ -26,6 +26,7 @@ OWNERS = {
     "torch": (
         "srgan_edge.model",
         "srgan_edge.half",
+        "srgan_edge.engines.fused",
         "srgan_edge.quantization",
         "srgan_edge.checkpoint",
         "srgan_edge.engines.torch",

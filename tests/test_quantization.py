@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
+import cpu
 import torch
 from PIL import Image
 from torch import nn
@@ -39,8 +40,9 @@ from srgan_edge.train.loop import train
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
 EDGE = find_model("edge-x4").file(".safetensors")
-PARITY_DB = {"openvino": 55, "onnxruntime": 60}
-"""Sums in another order, rounded to the other byte now and then. Measured: 61 and 69 dB."""
+PARITY_DB = {"openvino": 55 if cpu.HAS_VNNI else 48, "onnxruntime": 60}
+"""Sums in another order, rounded to the other byte now and then. Measured: 61 and 69 dB, and by
+OpenVINO on AVX2 alone 52 dB."""
 
 
 def int8_form():

@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import cpu
 import numpy as np
 import pytest
 
@@ -95,8 +96,8 @@ def test_each_is_one_model_in_two_forms(name):
             results.append(engine.upscale(crop[None])[0].astype(int))
     difference = np.abs(results[0] - results[1])
     if files.spec.quantized_from:  # sums in another order now and then round to another byte
-        assert difference.mean() < 0.1
-        assert difference.max() <= 12
+        assert difference.mean() < (0.1 if cpu.HAS_VNNI else 0.8)
+        assert difference.max() <= (12 if cpu.HAS_VNNI else 40)
     else:
         assert difference.max() <= 1
 

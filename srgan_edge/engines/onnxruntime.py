@@ -266,6 +266,8 @@ def _rtx_device(number: int) -> Any:  # noqa: ANN401 - an object of ONNX Runtime
 
 
 def _session_options(slots: int) -> onnxruntime.SessionOptions:
+    # Of what is not of a session: that a GPU has no plugin is a warning in each.
+    onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     if slots > 1:
         options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)

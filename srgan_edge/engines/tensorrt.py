@@ -27,7 +27,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.gpu import Gpu
+from srgan_edge.gpu import Gpu, share_primary_context
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
 from srgan_edge.kernels.launch import Kernels
 from srgan_edge.onnx_file import TOTALS
@@ -63,6 +63,7 @@ class TensorRtEngine:
             raise UsageError(f"--engine tensorrt runs on cuda:0, not on {device!r}")
         if reason := why_not_here(passport):
             raise ModelRefused(f"{path}: {reason}; type: {passport.rebuild_command}")
+        share_primary_context()  # with FFmpeg, for films
         self._passport, self.cuda = passport, open_cuda()
         gpu = Gpu.find()
         assert gpu is not None, "there is a CUDA context, and no GPU"

@@ -22,8 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from srgan_edge.engines.base import EngineInfo, Totals, finite
-from srgan_edge.errors import EngineLost, ExtraMissing, OutOfMemory, UsageError
-from srgan_edge.fused import FusedDeployment, NoKernel
+from srgan_edge.engines.fused import FusedDeployment, NoKernel
+from srgan_edge.errors import (
+    EngineLost,
+    ExtraMissing,
+    OutOfMemory,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.gpu import Gpu
 from srgan_edge.half import HalfDeployment
 from srgan_edge.model import Deployment
@@ -144,13 +150,14 @@ def _fused(half: HalfDeployment, gpu: torch.device) -> tuple[_Network, str]:
     here = Gpu.find() if gpu.index == 0 else None  # kernels are for the first GPU
     try:
         if here is not None:
-            return FusedDeployment(half, here), "fused kernels"
-    except (
-        NoKernel,
-        ExtraMissing,
-        UsageError,
-    ):  # another GPU or network; no compiler, or an old one
-        pass
+            fused = FusedDeployment(half, here)
+            fused(torch.zeros((1, 1, 1, 3), dtype=torch.uint8, device=gpu))
+            torch.cuda.synchronize(gpu)
+            return fused, "fused kernels"
+    except OutOfMemory:
+        raise
+    except (NoKernel, ExtraMissing, UsageError, ResourcesExhausted):
+        pass  # another GPU or network, no compiler, or a driver that is older than it
     return half, "cuDNN"
 
 
@@ -229,8 +236,8 @@ class _Recording:
         np.copyto(self._here.numpy(), batch)
         self._source.copy_(self._here, non_blocking=True)
         self._graph.replay()
-        # The caller keeps the result where it arrives. PyTorch keeps what is given back, so that no
-        # memory is pinned anew, which takes as long as a copy of it.
+        # The caller keeps the result where it arrives. Pinning takes as long as a copy would, but
+        # PyTorch's pool keeps what callers drop.
         results = [_pinned_like(tensor) for tensor in (self._target, self._totals)]
         for here, there in zip(results, (self._target, self._totals), strict=True):
             here.copy_(there, non_blocking=True)

@@ -46,12 +46,17 @@ class FusedDeployment:
         self._adds_nearest = half.adds_nearest
         if not half.adds_nearest:
             self._last.biases.add_(0.5)  # which it lacks for the sake of FP16
+        device = self._last.biases.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # kernels read weights without waiting for anything
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), float32 (N)."""
+        pixels = pixels.contiguous()  # kernels know addresses alone
         features = {0: self.entry(pixels)}
         for number, convolution in enumerate(self.inner):
-            made = convolution.features(features[number], features.get(convolution.added))
+            added = None if convolution.added is None else features[convolution.added]
+            made = convolution.features(features[number], added)
             later = {it.added for it in self.inner[number + 1 :]}
             features = {it: kept for it, kept in features.items() if it in later}
             features[number + 1] = made
@@ -60,14 +65,11 @@ class FusedDeployment:
     @staticmethod
     def entry(pixels: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) -> half (N, H, W, 8): multiples of 1/256, and zeros."""
-        return F.pad(pixels.half() / 256, (0, 5))
+        return F.pad(pixels.half() / 256, (0, 5)).contiguous()
 
 
 class NoKernel(Exception):
     """PyTorch's own have to do."""
-
-
-NOTHING = -1
 
 
 @dataclass(frozen=True)
@@ -78,23 +80,30 @@ class Layer:
     slopes: Tensor | None = None
     factor: int = 1
     """Of the PixelShuffle."""
-    added: int = NOTHING
+    added: int | None = None
     """The number of the features that are added to its result; 0 is what the first one reads."""
 
 
 def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
-    """In their order; `before` of them make what the network is given."""
+    """In their order; `before` of them make what the network is given.
+
+    Raises:
+        NoKernel: something else is in it, or comes after a sum.
+    """
     layers: list[Layer] = []
     for part in network:
         given = before + len(layers)
         if isinstance(part, nn.Conv2d):
             layers.append(Layer(part))
-        elif isinstance(part, nn.PixelShuffle):
-            layers[-1] = replace(layers[-1], factor=part.upscale_factor)
-        elif isinstance(part, nn.PReLU):
-            layers[-1] = replace(layers[-1], slopes=part.weight)
+        elif isinstance(part, nn.PixelShuffle | nn.PReLU):
+            if not layers or layers[-1].added is not None:
+                raise NoKernel
+            is_prelu = isinstance(part, nn.PReLU)
+            more = {"slopes": part.weight} if is_prelu else {"factor": part.upscale_factor}
+            layers[-1] = replace(layers[-1], **more)
+        elif not isinstance(part, LongSkip | ResidualBlock):
+            raise NoKernel
         else:
-            assert isinstance(part, LongSkip | ResidualBlock), type(part).__name__
             inside = part.trunk if isinstance(part, LongSkip) else part.block
             layers += layers_of(inside, given)
             layers[-1] = replace(layers[-1], added=given)
@@ -171,6 +180,7 @@ class _Convolution:
         n, height, width, _ = source.shape
         factor = self._form.factor
         size = (n, height * factor, width * factor, 3)
+        assert 3 * factor * width % 4 == 0, "rows of the picture are written in words of 4 bytes"
         target = torch.empty(size, dtype=torch.uint8, device=source.device)
         totals = torch.zeros(n, device=source.device)
         self._launch(source, target, pixels=pixels, totals=totals)
