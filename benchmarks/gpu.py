@@ -33,7 +33,7 @@ from typing import Any
 import gpu_engines
 import gpu_kernels
 import gpu_targets
-from gpu_engines import NotRun, percentiles, repeated, torch_with_gpu
+from gpu_engines import NotRun, gpu_here, on_gpus_clock, percentiles, repeated, torch_with_gpu
 
 from srgan_edge.errors import ExtraMissing, ResourcesExhausted
 from srgan_edge.gpu import Gpu
@@ -216,7 +216,7 @@ def _gb_s(moved_bytes: int, times_ms: list[float]) -> list[float]:
 @cache
 def image(kernel: str) -> bytes:
     """The machine code of a kernel and of those beside it, compiled by NVRTC for the GPU here."""
-    return source.compile_with_nvrtc(source.source_of(kernel), _gpu().compute_capability)
+    return source.compile_with_nvrtc(source.source_of(kernel), gpu_here().compute_capability)
 
 
 def fused(record: Record, model: str) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def fused(record: Record, model: str) -> dict[str, Any]:
 
     generator, _ = gpu_engines.generator_of(model)
     try:
-        found = gpu_fused.against_cudnn(generator, _gpu())
+        found = gpu_fused.against_cudnn(generator, gpu_here())
     except gpu_fused.NoKernel:
         raise NotThere("fused kernels are for compute capability 9.0") from None
     record.figures[f"fused kernels of {model}, 480x270"] = found.pop("layers")
@@ -284,7 +284,7 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
         with flags(enabled=True, benchmark=True, allow_tf32=False):
             time_graph("fp16 graph, kernels by trial", half, copies=False)
         with suppress(NoKernel, ExtraMissing):
-            fused = FusedDeployment(half, _gpu())
+            fused = FusedDeployment(half, gpu_here())
             time_graph("fused fp16 graph", fused, copies=True)
     found["ratios"] = {
         way: gpu_targets.ratios(found, way) for way in gpu_targets.GRAPHS if way in found
@@ -387,22 +387,7 @@ def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dic
 
 def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN401
     """Milliseconds on the GPU's clock."""
-
-    def timed() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end))
-
-    return percentiles(repeated(timed))
-
-
-def _gpu() -> Gpu:
-    gpu = Gpu.find()
-    assert gpu is not None, "nothing is run without one"
-    return gpu
+    return percentiles(repeated(on_gpus_clock(torch, run)))
 
 
 def _no_gpu() -> None:

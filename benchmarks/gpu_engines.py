@@ -200,8 +200,22 @@ def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, A
             return {what: percentiles(repeated(lambda w=w: timed(w))) for what, w in run.items()}
 
 
+def on_gpus_clock(torch: Any, run: Callable[[], Any]) -> Callable[[], float]:  # noqa: ANN401
+    """What does `run`, waits for it, and gives its milliseconds there, for `repeated`."""
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    return timed
+
+
 def repeated(timed: Callable[[], float], seconds: float = 1) -> list[float]:
-    """5 to 200 times within a second, after three that are not counted, or ten if they are quick.
+    """5 to 200 times within `seconds`, after three that are not counted, or ten if they are quick.
 
     `timed` waits for what it times.
     """
@@ -220,6 +234,12 @@ def percentiles(times: list[float]) -> dict[str, float]:
     """p50, p90 and p99 of milliseconds."""
     at = {share: float(np.percentile(times, share)) for share in (50, 90, 99)}
     return {f"p{share}_ms": round(value, 4) for share, value in at.items()} | {"calls": len(times)}
+
+
+def gpu_here() -> Gpu:
+    gpu = Gpu.find()
+    assert gpu is not None, "nothing is run without one"
+    return gpu
 
 
 def torch_with_gpu() -> Any:  # noqa: ANN401 - a module that may be absent
@@ -252,8 +272,7 @@ def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
     from srgan_edge.export.tensorrt import Search
     from srgan_edge.passport import Profile
 
-    gpu = Gpu.find()
-    assert gpu is not None
+    gpu = gpu_here()
     is_rtx = runtime == "tensorrt_rtx"
     target = Target.rtx((gpu.compute_capability,)) if is_rtx else Target.tensorrt(Search())
     width, height = size

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from gpu_engines import repeated
+from gpu_engines import on_gpus_clock, repeated
 from torch import Tensor
 
 from srgan_edge.engines.fused import FusedDeployment, Layer, NoKernel, layers_of
@@ -79,17 +79,8 @@ def _speed(
     with torch.cuda.graph(graph):
         for _ in range(10):
             convolution.features(features, added)
-
-    def timed() -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 10
-
-    times = sorted(repeated(timed, seconds=0.1))
-    ms = times[len(times) // 2]
+    times = sorted(repeated(on_gpus_clock(torch, graph.replay), seconds=0.1))
+    ms = times[len(times) // 2] / 10
     n, height, width, _ = features.shape
     flop = 2 * layer.convolution.weight.numel() * n * height * width
     return {"us": round(1000 * ms, 1), "tflop_s": round(flop / ms / 1e9, 1)}

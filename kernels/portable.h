@@ -38,5 +38,7 @@ struct alignas(16) uint4 {
 
 HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
-HOST_DEVICE constexpr int clamped(int value, int low, int high) { return larger(low, smaller(value, high)); }
+HOST_DEVICE constexpr int clamped(int value, int low, int high) {
+    return larger(low, smaller(value, high));
+}
 HOST_DEVICE constexpr int divided_up(int value, int by) { return (value + by - 1) / by; }

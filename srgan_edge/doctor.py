@@ -79,7 +79,7 @@ def _test_picture() -> Pixels:
 def _system() -> list[Finding]:
     python = f"{platform.python_version()} ({sys.executable})"
     system = f"{platform.system()} {platform.release()}, {platform.machine()}"
-    flags = _cpu_flags()
+    flags = cpu_flags()
     features = " ".join(name for name in CPU_FEATURES if name in flags) or "no known extensions"
     return [
         Finding("system", "srgan-edge", "ok", __version__),
@@ -89,7 +89,7 @@ def _system() -> list[Finding]:
     ]
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """As Linux names them; empty elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

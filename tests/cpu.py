@@ -1,7 +1,7 @@
 """What the processor that runs the tests can do."""
 
-from pathlib import Path
+from srgan_edge.doctor import cpu_flags
 
-_CPUINFO = Path("/proc/cpuinfo")
-HAS_VNNI = not _CPUINFO.exists() or "_vnni" in _CPUINFO.read_text()
+_FLAGS = cpu_flags()
+HAS_VNNI = not _FLAGS or any("vnni" in flag for flag in _FLAGS)
 """Products of bytes are added up in 32 bits. AVX2 alone adds two in 16 bits, which end at 32767."""

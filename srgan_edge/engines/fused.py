@@ -6,6 +6,7 @@ them does. `half.py` is the specification: the same network with the same weight
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,12 +126,18 @@ _PICTURES = {
 """By (channels in, channels out, side, factor of the PixelShuffle): the kernel."""
 
 
+@cache
+def _compiled(compute_capability: str) -> bytes:
+    """Takes two seconds, for the first engine of a process."""
+    return compile_with_nvrtc(FOLDER / "convolution.cu", f"{compute_capability}a")
+
+
 class _Library:
     """The kernels of `convolution.cu` on one GPU."""
 
     def __init__(self, cuda: "CudaBindings", gpu: Gpu) -> None:
         self.cuda, self.multiprocessors = cuda, gpu.multiprocessors
-        self._image = compile_with_nvrtc(FOLDER / "convolution.cu", f"{gpu.compute_capability}a")
+        self._image = _compiled(gpu.compute_capability)
         self._kernels: dict[str, Any] = {}
 
     def kernel(self, name: str) -> Any:  # noqa: ANN401 - a kernel of the bindings
