@@ -20,7 +20,7 @@ from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.upscaler import Tiling, Upscaler
-from srgan_edge.video import Encoding, Frame, FrameTime
+from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
@@ -147,7 +147,7 @@ def film_stays_on_the_gpu(folder: Path, engine: TensorRtEngine, codec: str) -> d
                     pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix, 8), strict=True)
                     worst = max(worst, *(_apart(ours, theirs) for ours, theirs in pairs))
                     begun += time.monotonic() - paused
-                container.mux(encoder.encode_coded(upscaled, times[number]))
+                container.mux(encoder.encode(CodedFrame(upscaled, *times[number])))
                 del upscaled
             container.mux(encoder.finish())
             seconds = time.monotonic() - begun

@@ -1,18 +1,23 @@
 """The kernels of this folder on one GPU, each compiled when it is first launched."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from srgan_edge.kernels.cuda import Argument, Cuda, Kernel, Stream
-from srgan_edge.kernels.source import BLOCK_THREADS, KERNELS, compile_with_nvrtc, source_of
+from srgan_edge.kernels.source import BLOCK_THREADS, KERNELS, source_of
+
+Compile = Callable[[Path, str], bytes]
+"""`source.compile_with_nvrtc`, or what remembers its results."""
 
 
 class Kernels:
     """Launches kernels by name. Any thread may, in the context of the GPU."""
 
-    def __init__(self, cuda: Cuda, compute_capability: str) -> None:
+    def __init__(self, cuda: Cuda, compute_capability: str, compile_source: Compile) -> None:
         """`compute_capability`: of the GPU, as `8.9`."""
         self._cuda, self._compute_capability = cuda, compute_capability
+        self._compile = compile_source
         self._images: dict[str, bytes] = {}
         self._kernels: dict[str, Kernel] = {}
         self._compiling = threading.Lock()
@@ -38,8 +43,6 @@ class Kernels:
             if name not in self._kernels:
                 source = KERNELS[name]
                 if source not in self._images:
-                    self._images[source] = compile_with_nvrtc(
-                        source_of(name), self._compute_capability
-                    )
+                    self._images[source] = self._compile(source_of(name), self._compute_capability)
                 self._kernels[name] = self._cuda.kernel(self._images[source], name)
             return self._kernels[name]

@@ -4,10 +4,12 @@ NVRTC compiles a source at run time, with `FOLDER` among its include paths; nvcc
 that the machine that runs a kernel needs no compiler. No source needs a header of CUDA.
 """
 
+import hashlib
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from srgan_edge.errors import ExtraMissing, UsageError
 
@@ -75,6 +77,20 @@ def compile_with_nvcc(source: Path, compute_capabilities: Iterable[str], fatbin:
     return done.stderr
 
 
+def nvrtc_digest(source: Path, compute_capability: str) -> str:
+    """Of all that decides what `compile_with_nvrtc` makes: hexadecimal, to keep it under.
+
+    Raises:
+        ExtraMissing: as there.
+    """
+    nvrtc, digest = _nvrtc(), hashlib.sha256()
+    _, *version = nvrtc.nvrtcVersion()
+    digest.update(repr((version, compute_capability, OPTIONS)).encode())
+    for file in (source, *sorted(FOLDER.glob("*.h"))):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
     """The machine code of a source for one GPU, a cubin; needs no compiler but NVRTC.
 
@@ -82,14 +98,8 @@ def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
         ExtraMissing: NVIDIA's bindings are not installed.
         UsageError: NVRTC does not compile it.
     """
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError:
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
-    try:
-        _, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
-    except RuntimeError:  # the bindings are here, and NVRTC's library is not
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    nvrtc = _nvrtc()
+    _, program = nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], [])
     target = f"--gpu-architecture=sm_{compute_capability.replace('.', '')}"
     options = [it.encode() for it in (*OPTIONS, target, f"--include-path={FOLDER}")]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
@@ -105,6 +115,16 @@ def compile_with_nvrtc(source: Path, compute_capability: str) -> bytes:
     cubin = _room(size)
     nvrtc.nvrtcGetCUBIN(program, cubin)
     return cubin[:size]
+
+
+def _nvrtc() -> Any:  # noqa: ANN401 - a module of NVIDIA's bindings
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError):  # no bindings, or bindings without NVRTC's library
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    return nvrtc
 
 
 def _room(size: int) -> bytes:

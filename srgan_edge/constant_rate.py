@@ -4,7 +4,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.video import Frame, VideoInfo
+from srgan_edge.video import CodedFrame, Frame, VideoInfo
 
 
 class ConstantRate:
@@ -22,7 +22,7 @@ class ConstantRate:
         self.info = replace(info, time_base=1 / self._rate)
         """The same film, its times being numbers of frames."""
 
-    def numbered(self, frame: Frame) -> Frame:
+    def numbered(self, frame: Frame | CodedFrame) -> Frame | CodedFrame:
         """The frame, its time being its number.
 
         Raises:

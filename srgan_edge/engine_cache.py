@@ -109,6 +109,10 @@ class EngineCache:
         name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}-{gpu.driver}")
         return self.folder / f"compiled-{name}.cache"
 
+    def machine_code_path(self, name: str, digest: str) -> Path:
+        """Where a kernel of ours lies once it was compiled; `name` is for people."""
+        return self.folder / f"kernels-{name}-{digest[:32]}.cubin"
+
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the lock of one engine; `on_wait` is called if another process has it now."""

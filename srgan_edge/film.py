@@ -87,7 +87,11 @@ def _upscale_film(
     with _open(job.source, options, nvdec) as reader:
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
-        encoder = VideoEncoder(info, size, encoding)
+
+        def new_encoder() -> VideoEncoder:
+            return VideoEncoder(info, size, encoding)
+
+        encoder = new_encoder()
         length = segment_frames(upscaler.info, info.width, info.height)
         identity = _identity(job.source, size, length, options, made_by)
         with (
@@ -99,12 +103,12 @@ def _upscale_film(
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
-            writer, damaged = SegmentWriter(work, encoder, length), None
+            writer, damaged = SegmentWriter(work, new_encoder, length), None
             try:
                 try:
                     upscale_video(
                         reader.after(resumed),
-                        lambda frame: upscaled_frame(frame, upscaler.upscale),
+                        lambda frame: encoder.coded(upscaled_frame(frame, upscaler.upscale)),
                         writer,
                         reporter.frame_done,
                         upscaler.slots,

@@ -108,14 +108,23 @@ class FilmRecord:
         )
 
     @classmethod
-    def of(cls, path: Path, on_step: Callable[[], None] = lambda: None) -> Self:
+    def of(
+        cls, path: Path, on_step: Callable[[], None] = lambda: None, *, frames_at_once: bool = False
+    ) -> Self:
         """Decode the whole of a file; `on_step` is called with every frame and packet.
+
+        `frames_at_once`: as of `VideoReader`.
 
         Raises:
             InputRefused: it is no film.
             InputDamaged: it is cut off or broken.
         """
-        with VideoReader(path, allow_8bit=True, max_pixels=MAX_RESULT_PIXELS) as reader:
+        with VideoReader(
+            path,
+            allow_8bit=True,
+            max_pixels=MAX_RESULT_PIXELS,
+            frames_at_once=frames_at_once,
+        ) as reader:
             record = cls.begin(reader)
             for item in reader.scan():
                 if isinstance(item, FrameTime):

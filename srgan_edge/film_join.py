@@ -223,7 +223,7 @@ def _interleaved(
 
 def _check(expected: FilmRecord, file: Path, on_step: Callable[[], None]) -> None:
     try:
-        found = differences(expected, FilmRecord.of(file, on_step))
+        found = differences(expected, FilmRecord.of(file, on_step, frames_at_once=True))
     except InputDamaged as error:
         found = [str(error)]
     if found:

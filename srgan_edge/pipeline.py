@@ -13,25 +13,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from srgan_edge.channel import Channel, ConsumerGone, NewestChannel
-from srgan_edge.video import CopiedPacket, Frame
+from srgan_edge.video import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
 """Between two stages. Enough to even out slow frames; an upscaled 4K frame is 25 MB."""
 
 Item = Frame | CopiedPacket
+Result = Frame | CodedFrame
 
 
 class Sink(Protocol):
     """What the last stage writes to; `VideoWriter` is one."""
 
-    def write(self, frame: Frame) -> None: ...
+    def write(self, frame: Result) -> None: ...
 
     def copy(self, copied: CopiedPacket) -> None: ...
 
 
 def upscale_video(
     source: Iterable[Item],
-    upscale: Callable[[Frame], Frame],
+    upscale: Callable[[Frame], Result],
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
@@ -50,7 +51,7 @@ def upscale_video(
     wanted: a decoder that hangs must not hold up who pressed Ctrl-C.
     """
     decoded: Channel[Item] = Channel(QUEUED_ITEMS) if newest is None else newest
-    encoded: Channel[Item] = Channel(QUEUED_ITEMS if newest is None else 1)
+    encoded: Channel[Result | CopiedPacket] = Channel(QUEUED_ITEMS if newest is None else 1)
     # One frame more than there are slots is under way, so that none waits for the next; unless the
     # next should be a newer one.
     most_in_work = slots if newest is None else slots - 1
@@ -62,7 +63,7 @@ def upscale_video(
     try:
         for item in _in_order(decoded, upscale, slots, most_in_work):
             encoded.put(item)
-            if isinstance(item, Frame):
+            if not isinstance(item, CopiedPacket):
                 frames += 1
                 on_frame()
     except ConsumerGone:
@@ -79,14 +80,14 @@ def upscale_video(
 
 
 def _in_order(
-    items: Iterable[Item], upscale: Callable[[Frame], Frame], slots: int, most_in_work: int
-) -> Iterator[Item]:
+    items: Iterable[Item], upscale: Callable[[Frame], Result], slots: int, most_in_work: int
+) -> Iterator[Result | CopiedPacket]:
     """The items in their order, frames upscaled, `slots` of them at a time.
 
     No item is taken while more than `most_in_work` frames are not finished.
     """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
-    waiting: deque[CopiedPacket | Future[Frame]] = deque()
+    waiting: deque[CopiedPacket | Future[Result]] = deque()
     in_work = 0
     try:
         for item in items:
@@ -103,7 +104,7 @@ def _in_order(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(item: CopiedPacket | Future[Frame]) -> Item:
+def _finished(item: CopiedPacket | Future[Result]) -> Result | CopiedPacket:
     return item.result() if isinstance(item, Future) else item
 
 
@@ -122,7 +123,7 @@ def _decode(source: Iterable[Item], decoded: Channel[Item]) -> None:
 class _Encoder(threading.Thread):
     """Writes what comes through the channel; keeps the error that stopped it, if one did."""
 
-    def __init__(self, encoded: Channel[Item], sink: Sink) -> None:
+    def __init__(self, encoded: Channel[Result | CopiedPacket], sink: Sink) -> None:
         super().__init__(name="encode", daemon=True)
         self._encoded, self._sink = encoded, sink
         self.error: BaseException | None = None
@@ -130,10 +131,10 @@ class _Encoder(threading.Thread):
     def run(self) -> None:
         try:
             for item in self._encoded:
-                if isinstance(item, Frame):
-                    self._sink.write(item)
-                else:
+                if isinstance(item, CopiedPacket):
                     self._sink.copy(item)
+                else:
+                    self._sink.write(item)
         except BaseException as error:
             self.error = error
             self._encoded.abandon()

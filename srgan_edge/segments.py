@@ -4,18 +4,19 @@ A segment is a file of its own, from an encoder of its own, so that it depends o
 frames: a film that was stopped anywhere and goes on has the same bytes as one that was not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from fractions import Fraction
 from itertools import chain, islice
+from pathlib import Path
 
 import av
-from av.container import OutputContainer
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
 from srgan_edge.upscaler import multiplications_per_px
-from srgan_edge.video import CopiedPacket, Frame, VideoPacket
+from srgan_edge.video import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import output_errors
 from srgan_edge.work_folder import WorkFolder
@@ -44,69 +45,112 @@ def segment_frames(info: EngineInfo, width: int, height: int) -> int:
 class SegmentWriter:
     """Encodes frames into segments of `work`, from the first frame that is not in them yet.
 
-    Each has `length` frames. The last segment is short, and finished by `finish`. Not thread-safe.
+    Each has `length` frames. The last segment is short, and finished by `finish`. A segment that
+    is full is finished in a thread of its own while the next one is begun: an encoder that is
+    emptied keeps fewer and fewer cores busy, and disks take their time. Not thread-safe.
+
+    Args:
+        new_encoder: makes one for each segment.
 
     Raises:
         OSError: the disk is full, or failed.
         OutputFailed: the encoder failed.
     """
 
-    def __init__(self, work: WorkFolder, encoder: VideoEncoder, length: int) -> None:
-        self._work, self._encoder, self._length = work, encoder, length
-        self._container: OutputContainer | None = None
+    def __init__(
+        self, work: WorkFolder, new_encoder: Callable[[], VideoEncoder], length: int
+    ) -> None:
+        self._work, self._new_encoder, self._length = work, new_encoder, length
+        self._begun = work.segments
+        self._current: _Segment | None = None
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="segment")
+        self._finishing: Future[None] | None = None
 
-    def write(self, frame: Frame) -> None:
-        """Add one frame; with the last one of a segment, that is finished."""
-        if self._container is None:
-            self._start(frame)
-        for packet in self._encoder.encode(frame):
-            self._mux(packet)
-        self._pts.append(frame.pts)
-        self._durations.append(frame.duration)
-        if len(self._pts) == self._length:
-            self.finish()
+    def write(self, frame: Frame | CodedFrame) -> None:
+        """Add one frame; with the last one of a segment, that is finished, or soon will be."""
+        if self._current is None:
+            path = self._work.segment_path(self._begun)
+            self._current = _Segment(path, self._new_encoder(), frame.pts)
+            self._begun += 1
+        self._current.write(frame)
+        if len(self._current.pts) == self._length:
+            self._wait()
+            self._finishing = self._finisher.submit(self._enter, self._current)
+            self._current = None
 
     def copy(self, copied: CopiedPacket) -> None:
         """Nothing: sound and subtitles are taken from the input itself when all is joined."""
 
     def finish(self) -> None:
-        """Finish the segment that is being written, if one is."""
-        if self._container is None:
-            return
-        for packet in self._encoder.finish():
-            self._mux(packet)
-        with output_errors(self._work.path):
-            self._container.close()
-        self._container = None
-        self._work.add(self._pts, self._durations, _reorder(self._order, self._pts))
+        """Finish all segments, the one that is being written included."""
+        self._wait()
+        if self._current is not None:
+            self._enter(self._current)
+            self._current = None
+        self._finisher.shutdown()
 
     def abandon(self) -> None:
         """Close the segment that is being written and leave it out; it will be made again."""
-        if self._container is not None:
-            with suppress(av.FFmpegError):
-                self._container.close()
+        if self._current is not None:
+            self._current.abandon()
+        self._finisher.shutdown()  # a segment that is full gets its place
 
-    def _start(self, frame: Frame) -> None:
-        self._pts: list[int] = []
-        self._durations: list[int] = []
+    def _enter(self, segment: "_Segment") -> None:
+        segment.finish()
+        self._work.add(segment.pts, segment.durations, segment.reorder)
+
+    def _wait(self) -> None:
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
+
+
+class _Segment:
+    """One segment while it is written."""
+
+    def __init__(self, path: Path, encoder: VideoEncoder, first_pts: int) -> None:
+        self.pts: list[int] = []
+        self.durations: list[int] = []
         self._order: list[int] = []  # the times of the packets in the order of decoding
-        self._first_pts = frame.pts
+        self._path, self._encoder, self._first_pts = path, encoder, first_pts
         # NUT keeps packets as they are, of every codec, at exact times that are not negative.
         self._container = av.open(
-            f"file:{self._work.segment_path(self._work.segments).absolute()}",
+            f"file:{path.absolute()}",
             "w",
             format="nut",
             container_options={"fflags": "+bitexact"},
         )
-        self._encoder.add_to(self._container)
+        encoder.add_to(self._container)
+
+    def write(self, frame: Frame | CodedFrame) -> None:
+        for packet in self._encoder.encode(frame):
+            self._mux(packet)
+        self.pts.append(frame.pts)
+        self.durations.append(frame.duration)
+
+    def finish(self) -> None:
+        """Empty the encoder and close the file."""
+        for packet in self._encoder.finish():
+            self._mux(packet)
+        with output_errors(self._path.parent):
+            self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        with suppress(av.FFmpegError):
+            self._container.close()
+
+    @property
+    def reorder(self) -> int:
+        """As in `work_folder.Segment`."""
+        return _reorder(self._order, self.pts)
 
     def _mux(self, packet: VideoPacket) -> None:
-        assert self._container is not None
         assert packet.pts is not None
         self._order.append(packet.pts)
         packet.pts -= self._first_pts
         packet.dts = None if packet.dts is None else packet.dts - self._first_pts
-        with output_errors(self._work.path):
+        with output_errors(self._path.parent):
             self._container.mux_one(packet)
 
 

@@ -22,12 +22,12 @@ from srgan_edge.intake import Intake, Source
 from srgan_edge.jobs import Job
 from srgan_edge.live_source import LiveSource
 from srgan_edge.options import Options
-from srgan_edge.pipeline import Item, upscale_video
+from srgan_edge.pipeline import Item, Result, upscale_video
 from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.stream_reader import StreamReader
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CopiedPacket, Encoding, Frame, ReaderOptions
+from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
 
@@ -72,7 +72,11 @@ def upscale_stream(
     newest = NewestChannel[Item](NEWEST_FRAMES, _is_frame) if options.live else None
     delays = Delays()
     gate = _Gate(writer, delays, on_failure=intake.stop)
-    flow = _Flow(intake, upscaler, gate, delays)
+
+    def upscaled(frame: Frame) -> CodedFrame:
+        return writer.coded(upscaled_frame(frame, upscaler.upscale))
+
+    flow = _Flow(intake, upscaled, upscaler.slots, gate, delays)
 
     def result(place: Path) -> FilmResult:
         return FilmResult(
@@ -163,16 +167,24 @@ class _Apart(threading.Thread):
 class _Flow:
     """The pipeline between an intake and a gate."""
 
-    def __init__(self, intake: Intake, upscaler: Upscaler, gate: "_Gate", delays: Delays) -> None:
-        self._intake, self._upscaler, self._gate, self._delays = intake, upscaler, gate, delays
+    def __init__(
+        self,
+        intake: Intake,
+        upscale: Callable[[Frame], CodedFrame],
+        slots: int,
+        gate: "_Gate",
+        delays: Delays,
+    ) -> None:
+        self._intake, self._upscale, self._slots = intake, upscale, slots
+        self._gate, self._delays = gate, delays
 
     def run(self, on_frame: Callable[[], None], newest: NewestChannel[Item] | None) -> None:
         upscale_video(
             self._arriving(),
-            lambda frame: upscaled_frame(frame, self._upscaler.upscale),
+            self._upscale,
             self._gate,
             on_frame,
-            self._upscaler.slots,
+            self._slots,
             self._intake.stop,
             newest,
         )
@@ -194,7 +206,7 @@ class _Gate:
         self._passage = threading.Lock()
         self._is_shut = False
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Result) -> None:
         with self._passing():
             self._writer.write(frame)
             self._delays.left(frame.pts)

@@ -13,6 +13,7 @@ import av
 from av.packet import Packet
 from av.stream import Stream
 from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.color import ColorDescription
@@ -79,6 +80,16 @@ class Frame:
     """For how many ticks it is shown; what the last frame of a stream is known by."""
     deep: DeepPixels | None = None
     """The same picture in 16 bits, uint16 [H, W, 3]; None: there is no more to it than 8."""
+
+
+@dataclass(frozen=True)
+class CodedFrame:
+    """A picture in the size, pixel format and colours of a stream, as its encoder takes it."""
+
+    picture: VideoFrame
+    pts: int
+    """As that of `Frame`."""
+    duration: int
 
 
 class FrameTime(NamedTuple):

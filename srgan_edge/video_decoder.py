@@ -42,9 +42,15 @@ class VideoDecoder:
         *,
         one_to_one: bool,
         conceal: bool,
+        frames_at_once: bool = False,
         nvdec: Nvdec | None = None,
     ) -> None:
-        """`one_to_one`: in this container each packet is a frame, from the first keyframe on."""
+        """
+        Args:
+            one_to_one: in this container each packet is a frame, from the first keyframe on.
+            frames_at_once: each thread takes a frame of its own. Frames behind a broken one at the
+                end of the file are lost then, and it is reported some packets late.
+        """
         self.concealed = 0
         """Pictures shown in place of one that could not be decoded."""
         self._stream, self._nvdec = stream, nvdec
@@ -58,9 +64,7 @@ class VideoDecoder:
         self._error: tuple[str, Fraction] | None = None
         self._has_untimed_packets = False
         self._first_pts: int | None = None  # in the order of the file
-        # Threads with a frame each would lose the frames behind a broken one at the end of the
-        # file, and would report it some packets late.
-        stream.codec_context.thread_type = "SLICE"
+        stream.codec_context.thread_type = "FRAME" if frames_at_once else "SLICE"
 
     def decode(self, packet: VideoPacket) -> Iterator[Picture]:
         """The pictures that come out when this packet goes in."""

@@ -4,6 +4,7 @@ What the codec cannot do is refused before the first frame. Which container the 
 what else lies in it, is left to the caller.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -33,7 +34,14 @@ from srgan_edge.nvenc import (
     why_not_started,
 )
 from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
-from srgan_edge.video import Encoding, Frame, FrameTime, VideoInfo, VideoPacket, find_pixel_format
+from srgan_edge.video import (
+    CodedFrame,
+    Encoding,
+    Frame,
+    VideoInfo,
+    VideoPacket,
+    find_pixel_format,
+)
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
 """Visually lossless, about: an upscaled film is a master, not a stream."""
@@ -53,7 +61,7 @@ class VideoEncoder:
     """Encodes upscaled frames at the times they have in the input.
 
     `add_to` starts it, as often as wanted: every start is a new encoder, whose packets depend on
-    nothing that came before. Not thread-safe.
+    nothing that came before. Not thread-safe, but for `coded`.
 
     Raises:
         UsageError: a codec, option or pixel format that does not exist, or that do not go together.
@@ -70,7 +78,7 @@ class VideoEncoder:
         """
         Args:
             size: (width, height) in pixels; frames of another size are scaled to it.
-            on_gpu: where frames for `encode_coded` lie, if not in this machine's memory.
+            on_gpu: where coded frames lie, if not in this machine's memory.
         """
         self.codec = encoding.codec
         self._info, self._size, self._encoding = info, size, encoding
@@ -90,7 +98,7 @@ class VideoEncoder:
             self._color = replace(self._color, full_range=True)
         self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
         self._frames_taken = 0
-        self._convert: Callable[[Frame], VideoFrame] | None = None
+        self._conversion = _Conversion()
 
     def add_to(self, container: OutputContainer) -> VideoStream:
         """Start anew, with a stream of `container` for the packets.
@@ -122,19 +130,34 @@ class VideoEncoder:
         self._frames_taken = 0
         return stream
 
-    def encode(self, frame: Frame) -> Iterator[VideoPacket]:
-        """The packets that are ready now that `frame` has come: often those of earlier frames."""
-        time = FrameTime(frame.pts, frame.duration)
-        yield from self.encode_coded(self._to_coded(frame), time)
+    def coded(self, frame: Frame) -> CodedFrame:
+        """The frame as the stream stores it: half of the work, which several threads can share.
 
-    def encode_coded(self, coded: VideoFrame, time: FrameTime) -> Iterator[VideoPacket]:
-        """The same of a frame that is as the stream stores it, in size, format and colours."""
-        coded.pts = time.pts
-        coded.time_base = self._info.time_base
-        self._tag(coded)  # from which some encoders take them
-        self._durations[time.pts] = time.duration
+        Raises:
+            UsageError: it has more bits than the stream, which was chosen by a frame that had not.
+        """
+        if frame.deep is not None and depth_bits(self._pixel_format) == 8:
+            raise UsageError(
+                f"frames of more than 8 bits from {float(frame.pts * self._info.time_base):.2f} s "
+                f"on; type --pix-fmt {with_depth(self._pixel_format, 10)} to keep them, or "
+                f"--pix-fmt {self._pixel_format} to go on in 8"
+            )
+        convert = self._conversion.of_this_thread
+        if convert is None:
+            height, width, _ = frame.pixels.shape
+            convert = _conversion((width, height), self._pixel_format, self._size, self._color)
+            self._conversion.of_this_thread = convert
+        return CodedFrame(convert(frame), frame.pts, frame.duration)
+
+    def encode(self, frame: Frame | CodedFrame) -> Iterator[VideoPacket]:
+        """The packets that are ready now that `frame` has come: often those of earlier frames."""
+        coded = self.coded(frame) if isinstance(frame, Frame) else frame
+        picture = coded.picture
+        picture.pts, picture.time_base = coded.pts, self._info.time_base
+        self._tag(picture)  # from which some encoders take them
+        self._durations[coded.pts] = coded.duration
         self._frames_taken += 1
-        yield from self._packets(coded)
+        yield from self._packets(picture)
 
     def finish(self) -> Iterator[VideoPacket]:
         """The packets still inside; the encoder takes no more frames.
@@ -173,20 +196,11 @@ class VideoEncoder:
         target.color_primaries = self._color.primaries
         target.color_trc = self._color.transfer
 
-    def _to_coded(self, frame: Frame) -> VideoFrame:
-        if frame.deep is not None and depth_bits(self._pixel_format) == 8:
-            # The first frame had no more, or 8 bits would have been chosen by name.
-            raise UsageError(
-                f"frames of more than 8 bits from {float(frame.pts * self._info.time_base):.2f} s "
-                f"on; type --pix-fmt {with_depth(self._pixel_format, 10)} to keep them, or "
-                f"--pix-fmt {self._pixel_format} to go on in 8"
-            )
-        if self._convert is None:
-            height, width, _ = frame.pixels.shape
-            self._convert = _conversion(
-                (width, height), self._pixel_format, self._size, self._color
-            )
-        return self._convert(frame)
+
+class _Conversion(threading.local):
+    """From RGB to what a stream stores; libswscale does one frame after the other."""
+
+    of_this_thread: Callable[[Frame], VideoFrame] | None = None
 
 
 def _conversion(

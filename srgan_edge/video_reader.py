@@ -101,11 +101,13 @@ class VideoReader:
         conceal: bool = False,
         deinterlace: bool = False,
         max_pixels: int = MAX_PIXELS,
+        frames_at_once: bool = False,
         nvdec: Nvdec | None = None,
     ) -> None:
         """Of more than 8 bits, or of transparency, nothing is lost unless it is allowed here.
 
-        Frames of more than 8 bits have `deep`, unless `allow_8bit`, which allows both.
+        Frames of more than 8 bits have `deep`, unless `allow_8bit`, which allows both. With
+        `frames_at_once` decoding is faster, for whom damage is an error wherever it is.
         """
         self.path = path
         self._allow_8bit, self._max_pixels = allow_8bit, max_pixels
@@ -145,6 +147,7 @@ class VideoReader:
                 self._period_ticks,
                 one_to_one=bool(self._formats & _ONE_TO_ONE),
                 conceal=conceal,
+                frames_at_once=frames_at_once,
                 nvdec=nvdec,
             )
             self._deinterlacer = Deinterlacer() if deinterlace else None

@@ -16,7 +16,7 @@ from srgan_edge.color import MATRICES
 from srgan_edge.constant_rate import ConstantRate
 from srgan_edge.endpoint import OutputPipe
 from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.video import CopiedPacket, Encoding, Frame
+from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
@@ -29,7 +29,7 @@ class VideoWriter:
     codec and the container take it. Leaving the block well puts the whole file at `path`; leaving
     it with `InputDamaged` puts what was written so far at `NAME.partial.EXT`; leaving it with any
     other error leaves nothing, and an older file as it was. What went into a pipe is gone; it is
-    brought to an end where a file would have been kept. Not thread-safe.
+    brought to an end where a file would have been kept. Not thread-safe, but for `coded`.
 
     Raises:
         UsageError: a suffix, codec, option or pixel format that does not exist, or that do not go
@@ -86,7 +86,11 @@ class VideoWriter:
     ) -> bool | None:
         return self._life.__exit__(kind, error, traceback)
 
-    def write(self, frame: Frame) -> None:
+    def coded(self, frame: Frame) -> CodedFrame:
+        """As `VideoEncoder.coded`: what `write` would do first, in whichever thread."""
+        return self._encoder.coded(frame)
+
+    def write(self, frame: Frame | CodedFrame) -> None:
         """Encode one picture, at the time it has in the input."""
         if self._rate is not None:
             frame = self._rate.numbered(frame)

@@ -50,7 +50,7 @@ from srgan_edge.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tensorrt_log import log_of
 from srgan_edge.tiling import plan_windows
 from srgan_edge.upscaler import Tiling, Upscaler
-from srgan_edge.video import Encoding
+from srgan_edge.video import CodedFrame, Encoding
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
@@ -92,7 +92,7 @@ def host_kernels(tmp_path_factory):
     assert CXX, "needs a C++ compiler"
     kept = register_all(DRIVER, tmp_path_factory.mktemp("kernels"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("srgan_edge.kernels.launch.compile_with_nvrtc", lambda *_: b"an image\0")
+        patch.setattr("srgan_edge.engines.tensorrt.machine_code", lambda *_: b"an image\0")
         yield kept
 
 
@@ -349,7 +349,7 @@ def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch)
     def absent(*_):
         raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels")
 
-    monkeypatch.setattr("srgan_edge.kernels.launch.compile_with_nvrtc", absent)
+    monkeypatch.setattr("srgan_edge.engines.tensorrt.machine_code", absent)
     said = []
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))) as engine:
         upscaler = Upscaler(engine, Tiling(), said.append)
@@ -747,7 +747,7 @@ def test_a_film_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
             encoder.add_to(container)
             for frame, time in zip(decoded.decode(video=0), times, strict=True):
                 upscaled = film.upscale(frame.reformat(format="nv12"))
-                container.mux(encoder.encode_coded(upscaled, time))
+                container.mux(encoder.encode(CodedFrame(upscaled, *time)))
                 del upscaled
             container.mux(encoder.finish())
     for name in ("here.mkv", "there.mkv"):

@@ -79,7 +79,7 @@ def test_films_of_10_bits_stay_so(tmp_path, named):
         encoder = VideoEncoder(reader.info, (64, 48), Encoding("hevc_nvenc", pixel_format=named))
         twin = VideoEncoder(reader.info, (64, 48), Encoding("libx265"))
         frame = next(iter(reader))
-    coded, expected = encoder._to_coded(frame), twin._to_coded(frame)
+    coded, expected = encoder.coded(frame).picture, twin.coded(frame).picture
     assert (coded.format.name, expected.format.name) == ("p010le", "yuv420p10le")
     luma, wanted = (
         np.frombuffer(memoryview(it.planes[0]), np.uint16).reshape(48, -1)[:, :64]

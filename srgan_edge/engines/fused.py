@@ -6,7 +6,6 @@ them does. `half.py` is the specification: the same network with the same weight
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,18 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import ExtraMissing
 from srgan_edge.gpu import Gpu
 from srgan_edge.half import HalfDeployment, LongSkip
 from srgan_edge.kernels.convolution import FORMS, packed
-from srgan_edge.kernels.source import FOLDER, compile_with_nvrtc
+from srgan_edge.kernels.source import FOLDER
 from srgan_edge.model import ResidualBlock
 
 if TYPE_CHECKING:  # which need not be installed
     from srgan_edge.kernels.cuda_bindings import CudaBindings
 
 COMPUTE_CAPABILITY = "9.0"
-"""Whose tensor cores `convolution.cu` is written for."""
+"""Whose tensor cores `SOURCE` is written for."""
+
+SOURCE = FOLDER / "convolution.cu"
 
 
 class FusedDeployment:
@@ -126,18 +128,12 @@ _PICTURES = {
 """By (channels in, channels out, side, factor of the PixelShuffle): the kernel."""
 
 
-@cache
-def _compiled(compute_capability: str) -> bytes:
-    """Takes two seconds, for the first engine of a process."""
-    return compile_with_nvrtc(FOLDER / "convolution.cu", f"{compute_capability}a")
-
-
 class _Library:
     """The kernels of `convolution.cu` on one GPU."""
 
     def __init__(self, cuda: "CudaBindings", gpu: Gpu) -> None:
         self.cuda, self.multiprocessors = cuda, gpu.multiprocessors
-        self._image = _compiled(gpu.compute_capability)
+        self._image = machine_code(SOURCE, f"{gpu.compute_capability}a")
         self._kernels: dict[str, Any] = {}
 
     def kernel(self, name: str) -> Any:  # noqa: ANN401 - a kernel of the bindings

@@ -19,6 +19,7 @@ from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
 from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.engines.canvas import Canvas
+from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
@@ -67,7 +68,7 @@ class TensorRtEngine:
         self._passport, self.cuda = passport, open_cuda()
         gpu = Gpu.find()
         assert gpu is not None, "there is a CUDA context, and no GPU"
-        self._kernels = Kernels(self.cuda, gpu.compute_capability)
+        self._kernels = Kernels(self.cuda, gpu.compute_capability, machine_code)
         with self.cuda.current():
             self._engine = _deserialized(plan, passport, path)
             self._compiled = CompiledKernels(self._engine, passport) if passport.is_rtx else None
