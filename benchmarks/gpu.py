@@ -150,6 +150,8 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
     for codec in ("h264_nvenc", "hevc_nvenc", "av1_nvenc"):
         yield f"{codec} keeps frames and times", lambda codec=codec: nvenc_figures(record, codec)
     yield "a film that stays on the GPU", lambda: film_on_the_gpu(record)
+    for model in MODELS:
+        yield f"a film by the command, {model}", lambda model=model: film_by_command(record, model)
 
 
 def launcher_replays() -> str:
@@ -195,6 +197,8 @@ def kernel_speeds(record: Record) -> dict[str, Any]:
     with cuda.current():
         frame_copy = _gb_s(2 * frame_bytes, gpu_kernels.copy_ms(cuda, frame_bytes))
         for case in gpu_kernels.cases(3840, 2160, 0):
+            if case.is_small:
+                continue
             moved = case.moved_bytes
             times = gpu_kernels.run(cuda, image(case.kernel), case, gpu_kernels.ROTATED_BYTES)
             rate = _gb_s(moved, times)
@@ -340,6 +344,15 @@ def nvenc_figures(record: Record, codec: str) -> dict[str, Any]:
     with TemporaryDirectory() as folder, _with_nvenc():
         found = _video().nvenc_keeps_frames(Path(folder), codec)
     record.figures.setdefault("nvenc", {})[codec] = found
+    return found
+
+
+def film_by_command(record: Record, model: str) -> dict[str, Any]:
+    """All of `upscale`, to 1920x1080 by libx264, decoded by the CPU and by NVDEC."""
+    torch_with_gpu()
+    with TemporaryDirectory() as folder:
+        found = _video().film_by_command(Path(folder), model, (480, 270))
+    record.figures.setdefault("films by the command, 480x270", {})[model] = found
     return found
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from srgan_edge import gpu
+from srgan_edge.color_lock import lock_axis
 from srgan_edge.kernels import (
     bytes_to_half,
+    color_lock,
     half_to_bytes,
     rgb_to_yuv420,
     source,
@@ -43,15 +45,21 @@ class Case:
     """Arrays, which go to the GPU, and ints."""
     expected: dict[int, np.ndarray]
     """By the place of an argument."""
+    in_place: int | None = None
+    """An array that is read and written."""
+    is_small: bool = False
+    """It goes through no frame, and its time says nothing."""
 
     @property
     def moved_bytes(self) -> int:
         """What has to be read or written at least once."""
-        return sum(it.nbytes for it in self.arguments if isinstance(it, np.ndarray))
+        again = () if self.in_place is None else (self.arguments[self.in_place],)
+        arrays = (*self.arguments, *again)
+        return sum(it.nbytes for it in arrays if isinstance(it, np.ndarray))
 
 
 def cases(width: int, height: int, seed: int) -> Iterator[Case]:
-    """All nine on frames of that size, with random content."""
+    """All of them on frames of that size, with random content."""
     random = np.random.default_rng(seed)
     frame = random.integers(0, 256, (height, width, 3), np.uint8)
     size = (width, height)
@@ -91,6 +99,7 @@ def cases(width: int, height: int, seed: int) -> Iterator[Case]:
     yield Case(
         "tile_difference", tile_difference.threads(len(table), window), arguments, {7: dirty}
     )
+    yield from _color_lock_cases(frame, random)
     halves, pixels = bytes_to_half.bytes_to_half(frame[None]), width * height
     arguments = (frame, _poisoned(halves), 1, pixels)
     yield Case("bytes_to_half", bytes_to_half.threads(1, pixels), arguments, {1: halves})
@@ -98,6 +107,34 @@ def cases(width: int, height: int, seed: int) -> Iterator[Case]:
     back = half_to_bytes.half_to_bytes(noise)
     arguments = (noise, _poisoned(back), 1, pixels)
     yield Case("half_to_bytes", half_to_bytes.threads(1, pixels), arguments, {1: back})
+
+
+def _color_lock_cases(frame: np.ndarray, random: np.random.Generator) -> Iterator[Case]:
+    """For that frame as a result, of one a quarter as wide where four divides its size."""
+    height, width, _ = frame.shape
+    scale = 1 if width % 4 or height % 4 else 4
+    down, across = lock_axis(height // scale, scale), lock_axis(width // scale, scale)
+    rows, columns = len(down.edges) - 1, len(across.edges) - 1
+    edges = scale * across.edges
+    row_blocks = np.repeat(np.arange(rows, dtype=np.int32), scale * np.diff(down.edges))
+    sums = np.zeros((rows, columns, 3), np.uint32)
+    high = sums.copy()
+    color_lock.color_sums(frame, edges, row_blocks, high)
+    arguments: tuple[Any, ...] = (frame, width, height, edges, columns, row_blocks, sums)
+    threads = color_lock.sums_threads(columns, height)
+    yield Case("color_sums", threads, arguments, {6: high})
+    low = (high // scale**2 * random.uniform(0.9, 1.1, high.shape)).astype(np.uint32)
+    arguments = (low.copy(), high.copy(), down.edges, rows, across.edges, columns, scale)
+    missing = color_lock.color_missing(low, high, down.edges, across.edges, scale)
+    threads = color_lock.missing_threads(columns, rows)
+    expected = {0: sums, 1: sums, 7: missing}
+    arguments = (*arguments, _poisoned(missing))
+    yield Case("color_missing", threads, arguments, expected, is_small=True)
+    shifted = frame.copy()
+    color_lock.color_shift(shifted, missing, across.places, down.places)
+    arguments = (frame, width, height, missing, columns, rows, across.places, down.places)
+    threads = color_lock.shift_threads(width, height)
+    yield Case("color_shift", threads, arguments, {0: shifted}, in_place=0)
 
 
 def run(cuda: Cuda, image: bytes, case: Case, rotated_bytes: int = 0) -> list[float]:

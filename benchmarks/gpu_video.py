@@ -3,20 +3,24 @@
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 from av.codec.hwaccel import HWAccel
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
+from pipeline import DEMO_CLIP, run_command
 
 from srgan_edge.color import BT709, MATRICES
+from srgan_edge.engines import choose_engine
 from srgan_edge.engines.gpu_film import GpuFilm
 from srgan_edge.engines.tensorrt import TensorRtEngine
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.upscaler import Tiling, Upscaler
@@ -159,6 +163,33 @@ def film_stays_on_the_gpu(folder: Path, engine: TensorRtEngine, codec: str) -> d
     late = [a.pts * ticks - b.pts * info.time_base for a, b in zip(back, times, strict=True)]
     assert max(map(abs, late)) < Fraction(1, 1000), "times have moved"
     return {"size": f"{width}x{height}", "frames_s": round(len(times) / seconds, 1)}
+
+
+def film_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Frames a second of `srgan-edge upscale` once the engine is there: all it does for a film."""
+    path = _enlarged_demo(folder / "film.mp4", size, 600)
+    choice, found = choose_engine(find_model(model), "torch"), {}
+    for decoder in ("cpu", "gpu"):
+        fps, peak_mb = run_command(path, choice, 0, folder, "--decode", decoder)
+        found[f"decoded by the {decoder}"] = {"frames_s": round(fps, 1), "peak_mb": round(peak_mb)}
+    return found
+
+
+def _enlarged_demo(path: Path, size: tuple[int, int], frames: int) -> Path:
+    """The demo clip forth and back, in another size."""
+    width, height = size
+    with av.open(str(DEMO_CLIP)) as container:
+        pictures = [it.reformat(width, height, "yuv420p") for it in container.decode(video=0)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number, picture in zip(range(frames), cycle([*pictures, *pictures[-2:0:-1]])):
+            picture.pts, picture.time_base = number, Fraction(1, 25)
+            picture.pict_type = PictureType.NONE  # as the encoder likes
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
 
 
 def _on_gpu() -> HWAccel:

@@ -116,12 +116,14 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
     )
 
 
-def run_command(clip: Path, choice: Choice, tile_px: int, folder: Path) -> tuple[float, float]:
+def run_command(
+    clip: Path, choice: Choice, tile_px: int, folder: Path, *options: str
+) -> tuple[float, float]:
     """Upscale `clip` in a process of its own: frames per second, and its peak memory in MB."""
     command = [sys.executable, "-m", "srgan_edge", "upscale", str(clip), "--json-events"]
     command += ["-n", str(choice.path), "--engine", choice.kind.name]
     command += ["--tile", str(tile_px), "--overwrite"]
-    command += ["-o", str(folder / "out.mp4")]
+    command += ["-o", str(folder / "out.mp4"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         events = [json.loads(line) for line in process.stdout]

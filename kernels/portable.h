@@ -25,11 +25,13 @@ using i64 = long long;
 
 #ifdef __CUDACC__
 __device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ void add_atomically(u32* to, u32 value) { atomicAdd(to, value); }
 #else
 extern "C" {
 inline int current_thread;  // set from outside before each call of a kernel
 }
 inline int thread_index() { return current_thread; }
+inline void add_atomically(u32* to, u32 value) { *to += value; }  // one thread after the other
 
 struct alignas(16) uint4 {
     u32 x, y, z, w;

@@ -33,6 +33,9 @@ KERNELS = {
     "tile_gather": "tile_gather",
     "tile_scatter": "tile_scatter",
     "tile_difference": "tile_difference",
+    "color_sums": "color_lock",
+    "color_missing": "color_lock",
+    "color_shift": "color_lock",
     "bytes_to_half": "bytes_to_half",
     "half_to_bytes": "half_to_bytes",
 }

@@ -34,7 +34,9 @@ def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()
     }
-    _check_state(state, spec, path)
+    with torch.device("meta"):  # so that no random number of a training is used up
+        expected = generator_from_spec(spec).state_dict()
+    _check_state(state, expected, spec, path)
     content = safetensors.torch.save(state, metadata={METADATA_KEY: spec.to_json()})
     with replace_when_whole(path) as temporary:
         temporary.write_bytes(content)  # `save_file` would make it readable by its owner alone
@@ -52,16 +54,16 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
         state = safetensors.torch.load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelRefused(f"{path}: damaged checkpoint: {error}") from None
-    _check_state(state, spec, path)
     generator = generator_from_spec(spec)
+    _check_state(state, generator.state_dict(), spec, path)
     generator.load_state_dict(state)
     return generator.eval().requires_grad_(False), spec
 
 
-def _check_state(state: dict[str, Tensor], spec: ModelSpec, path: Path) -> None:
+def _check_state(
+    state: dict[str, Tensor], expected: dict[str, Tensor], spec: ModelSpec, path: Path
+) -> None:
     """Exactly the generator's names and shapes, floating point, and finite everywhere."""
-    with torch.device("meta"):
-        expected = generator_from_spec(spec).state_dict()
     odd = sorted(expected.keys() ^ state.keys())
     if odd:
         raise ModelRefused(

@@ -5,11 +5,13 @@ no lack of detail explains. The difference between the mean colours of large blo
 and nothing of the texture; interpolated, it is added to the result. It is taken over the picture
 and not over the network's tiles, so that there are no seams. That is back-projection (Irani and
 Peleg 1991) of the lowest frequencies alone.
+
+All of it is in integers, so that a GPU, which sums in another order, comes to the same bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +21,44 @@ from srgan_edge.pixels import Pixels
 BLOCK_PX = 16
 """Side of a block in pixels of the input, about: blocks of one picture are all but equal."""
 
-_Floats: TypeAlias = npt.NDArray[np.float32]
-_Edges: TypeAlias = npt.NDArray[np.intp]
+MISSING_BITS, SHARE_BITS = 8, 7
+"""Fractions of a level that a block lacks, and of a pixel's shift that come from a block."""
 
-_BAND_VALUES = 2**17  # in float32, half of what a processor's cache holds
+_Ints: TypeAlias = npt.NDArray[np.int32]
+
+_FRACTION_BITS = MISSING_BITS + 2 * SHARE_BITS
+_BAND_VALUES = 2**16  # in int32, a quarter of what a processor's cache holds
 
 # Bayer's order. A shift by a third of a level moves a third of the pixels by a whole one: rounding,
 # alike everywhere, would move none of them.
-_DITHER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
-_THRESHOLDS = (_DITHER + 0.5) / 16
+_DITHER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.int32)
+_THRESHOLDS = (2 * _DITHER + 1) << (_FRACTION_BITS - 5)
+
+
+class LockAxis(NamedTuple):
+    """One side of a picture in blocks."""
+
+    edges: _Ints
+    """int32 [blocks + 1]: where each begins, and the last one ends, in pixels of the input."""
+    places: _Ints
+    """int32 [scale * size]: for each pixel of the result, 256 times the block whose middle is at or
+    before it, and the share of the next one, in 1/128. Beyond the outer middles nothing changes."""
+
+
+@lru_cache(maxsize=16)
+def lock_axis(size: int, scale: int) -> LockAxis:
+    """Of a side of `size` pixels in the input, and `scale` times as many in the result."""
+    edges = np.linspace(0, size, max(1, round(size / BLOCK_PX)) + 1).round().astype(np.int64)
+    # In half pixels of the result, all of these are whole numbers.
+    middles = scale * (edges[:-1] + edges[1:])
+    pixels = 2 * np.arange(scale * size) + 1
+    here = np.searchsorted(middles, pixels, side="right") - 1
+    here = here.clip(0, max(0, len(middles) - 2))
+    following = np.minimum(here + 1, len(middles) - 1)
+    distance = np.maximum(middles[following] - middles[here], 1)
+    share = (((pixels - middles[here]) << SHARE_BITS + 1) + distance) // (2 * distance)
+    places = (here << 8) + share.clip(0, 1 << SHARE_BITS)
+    return LockAxis(edges.astype(np.int32), places.astype(np.int32))
 
 
 def locked(source: Pixels, upscaled: Pixels) -> Pixels:
@@ -55,73 +86,77 @@ def locked_stripes(
         width: of the input, in pixels.
         height: the same.
     """
-    edges, columns = _block_edges(height), _block_edges(width)
+    edges = lock_axis(height, 1).edges
     held: list[Pixels] = []
     done = learned = 0
-    wide = np.empty((len(edges) - 1, 0), np.float32)
+    wide = np.empty((len(edges) - 1, 0), np.int32)
     for stripe in stripes:
         scale, channels = stripe.shape[1] // width, stripe.shape[2]
         if not wide.size:
-            wide = np.empty((len(edges) - 1, scale * width * channels), np.float32)
+            wide = np.empty((len(edges) - 1, scale * width * channels), np.int32)
         held.append(stripe)
         available = np.concatenate(held) if len(held) > 1 else stripe
         while learned < len(wide) and scale * edges[learned + 1] <= done + len(available):
             first, last = edges[learned : learned + 2]
-            missing = _means(rows(first, last), columns)
-            missing -= _means(
-                available[scale * first - done : scale * last - done], scale * columns
-            )
-            wide[learned] = (_interpolation(width, scale) @ missing).ravel()
+            result = available[scale * first - done : scale * last - done]
+            wide[learned] = _missing_across(rows(first, last), result, scale)
             learned += 1
         middle = (edges[learned - 1] + edges[learned]) / 2 if 0 < learned < len(wide) else height
         ready = scale * int(middle) - done if learned else 0
         if ready > 0:
-            yield _corrected(available[:ready], wide, _interpolation(height, scale), done)
+            down = lock_axis(height, scale).places[done : done + ready]
+            yield _shifted(available[:ready], wide, down, done)
             done += ready
         held = [available[max(ready, 0) :]]
 
 
-def _corrected(answers: Pixels, wide: _Floats, down: _Floats, top: int) -> Pixels:
-    """The rows of the result from `top` on.
+def _missing_across(source: Pixels, upscaled: Pixels, scale: int) -> _Ints:
+    """int32 [sW * C]: what a row of blocks lacks, interpolated between their middles.
+
+    In fractions of 1/256 of a level, times 1/128.
+    """
+    edges, places = lock_axis(source.shape[1], scale)
+    pixels = scale**2 * len(source) * np.diff(edges).astype(np.int64)[:, None]
+    difference = scale**2 * _sums(source, edges) - _sums(upscaled, scale * edges)
+    missing = ((2 << MISSING_BITS) * difference + pixels) // (2 * pixels)
+    here, share = places >> 8, (places & 0xFF)[:, None]
+    following = np.minimum(here + 1, len(missing) - 1)
+    mixed = ((1 << SHARE_BITS) - share) * missing[here] + share * missing[following]
+    return mixed.astype(np.int32).ravel()
+
+
+def _sums(pixels: Pixels, columns: _Ints) -> npt.NDArray[np.int64]:
+    """Of one row of blocks: uint8 [h, w, C] to int64 [blocks, C]."""
+    of_rows = pixels.sum(axis=0, dtype=np.uint32)
+    return np.add.reduceat(of_rows, columns[:-1], axis=0, dtype=np.int64)
+
+
+def _shifted(pixels: Pixels, wide: _Ints, down: _Ints, top: int) -> Pixels:
+    """uint8 [h, sW, C]: rows of the result from `top` on, held.
 
     Args:
-        wide: [blocks, sW * C], what is missing in each row of blocks.
-        down: [sH, blocks], the share of each in each row.
+        wide: int32 [blocks, sW * C], of each row of blocks what `_missing_across` gives.
+        down: int32 [h], as `LockAxis.places`.
     """
-    height, width, channels = answers.shape
-    result = np.empty((height, width * channels), np.uint8)
+    height, width, channels = pixels.shape
+    flat = pixels.reshape(height, width * channels)
+    result = np.empty_like(flat)
     thresholds = np.tile(_THRESHOLDS.repeat(channels, axis=1), (1, -(-width // 4)))
+    thresholds = thresholds[:, : width * channels]
     band_rows = max(1, _BAND_VALUES // (width * channels))
-    for start in range(0, height, band_rows):
-        band = slice(start, min(start + band_rows, height))
-        shares = down[top + band.start : top + band.stop]
-        used = np.flatnonzero(shares.any(axis=0))
-        sums = shares[:, used] @ wide[used]
-        places = np.arange(top + band.start, top + band.stop) % 4
-        sums += thresholds[places, : width * channels].astype(np.float32)
-        moved = np.floor(sums, out=sums).astype(np.int16)
-        moved += answers[band].reshape(moved.shape)
-        np.clip(moved, 0, 255, out=moved)
-        result[band] = moved
-    return result.reshape(answers.shape)
-
-
-def _block_edges(size: int) -> _Edges:
-    """Where each block begins, and where the last one ends, in pixels of the input."""
-    return np.linspace(0, size, max(1, round(size / BLOCK_PX)) + 1).round().astype(np.intp)
-
-
-def _means(pixels: Pixels, columns: _Edges) -> _Floats:
-    """Of one row of blocks: uint8 [h, w, C] to float32 [blocks, C]."""
-    sums = np.add.reduceat(pixels.sum(axis=0, dtype=np.uint32), columns[:-1], axis=0)
-    return (sums / (len(pixels) * np.diff(columns)[:, None])).astype(np.float32)
-
-
-@lru_cache(maxsize=8)
-def _interpolation(size: int, scale: int) -> _Floats:
-    """[scale * size, blocks]: linear between the middles of blocks, constant beyond the outer."""
-    edges = _block_edges(size)
-    middles = (edges[:-1] + edges[1:]) / 2
-    places = (np.arange(scale * size) + 0.5) / scale
-    shares = [np.interp(places, middles, block) for block in np.eye(len(middles))]
-    return np.stack(shares, axis=1).astype(np.float32)
+    blocks, shares = down >> 8, down & 0xFF
+    changes = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
+    for first, last in zip(changes[:-1].tolist(), changes[1:].tolist(), strict=True):
+        upper = wide[blocks[first]]
+        slope = wide[min(blocks[first] + 1, len(wide) - 1)] - upper
+        base = (upper << SHARE_BITS) + thresholds
+        for start in range(first, last, band_rows):
+            band = slice(start, min(start + band_rows, last))
+            shift = np.multiply.outer(shares[band], slope)
+            for row in range(4):  # of the thresholds
+                shift[row::4] += base[(top + start + row) % 4]
+            shift >>= _FRACTION_BITS
+            shift += flat[band]
+            np.clip(shift, 0, 255, out=shift)
+            result[band] = shift
+    return result.reshape(pixels.shape)

@@ -55,6 +55,20 @@ class Gpu:
         return f"{self.name}, {self.multiprocessors} multiprocessors"
 
 
+def gpu_memory_bytes(index: int, library: str = LIBRARY) -> int | None:
+    """All of a GPU's memory, be it free or not; None without a driver or such a GPU."""
+    device, size_bytes = ctypes.c_int(), ctypes.c_size_t()
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError:
+        return None
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), index):
+        return None
+    if cuda.cuDeviceTotalMem_v2(ctypes.byref(size_bytes), device):
+        return None
+    return size_bytes.value
+
+
 def share_primary_context(library: str = LIBRARY) -> bool:
     """Let the first GPU's primary context be one that FFmpeg takes; False if it cannot be.
 

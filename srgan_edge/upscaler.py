@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
 from srgan_edge.errors import EngineLost, ExtraMissing, ModelRefused, OutOfMemory, UsageError
+from srgan_edge.gpu import gpu_memory_bytes
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import (
@@ -24,7 +25,7 @@ from srgan_edge.tiling import (
 )
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
-"""What `--tile auto` lets the network's intermediate values take, in all slots together."""
+"""On a CPU, and the least on a GPU: see `activation_budget_bytes`."""
 
 STRIPE_BYTES = 128 << 20
 """What `--tile auto` lets a row of upscaled tiles take: of pictures, only that is in memory."""
@@ -126,8 +127,7 @@ class Upscaler:
         height, width = frame.shape[:2]
         while True:
             with self._going_on_with_less(width, height) as (engine, plan, batch):
-                pixels = self._upscaled(engine, frame, plan, batch)
-                return locked(frame, pixels) if self.color_lock else pixels
+                return self._upscaled(engine, frame, plan, batch)
 
     def upscale_rows(
         self, rows: Callable[[int, int], Pixels], width: int, height: int
@@ -191,9 +191,9 @@ class Upscaler:
         return plan, load.batch if fixed_shape is None else fixed_shape[0]
 
     def _upscaled(self, engine: Engine, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
-        if self._load.whole_frames and isinstance(engine, FrameEngine):
+        if self._load.whole_frames and _takes_frames(engine):
             try:
-                return engine.upscale_frame(frame, plan, batch)
+                return engine.upscale_frame(frame, plan, batch, lock_colors=self.color_lock)
             except NotFinite:
                 pass  # tile by tile, so that only those are done again
             except ExtraMissing as error:
@@ -201,7 +201,8 @@ class Upscaler:
                     if self._load.whole_frames:
                         self._cut_here(str(error))
         upscale = self._finite(engine, plan.tiles)
-        return upscale_tiled(upscale, frame, plan, self.scale, batch)
+        pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
+        return locked(frame, pixels) if self.color_lock else pixels
 
     def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
         """`engine.upscale` for these tiles, in their order."""
@@ -248,7 +249,7 @@ class Upscaler:
         error: OutOfMemory,
     ) -> None:
         """From now on half the batch, or else tiles of half the side."""
-        if load.whole_frames and len(plan.tiles) > 1 and isinstance(self._engine, FrameEngine):
+        if load.whole_frames and len(plan.tiles) > 1 and _takes_frames(self._engine):
             self._cut_here("out of memory")
             return
         halos_px = 2 * self.halo_px if len(plan.tiles) > 1 else 0
@@ -299,8 +300,9 @@ class Upscaler:
 
     def _auto_tile_px(self, width: int, height: int) -> int:
         """The largest for which there is memory in the network, and for a row of its results."""
-        budget_bytes = ACTIVATION_BUDGET_BYTES // self.slots
-        budget_px = budget_bytes // activation_bytes_per_px(self._engine.info.spec)
+        info = self._engine.info
+        budget_bytes = activation_budget_bytes(info.device) // info.slots
+        budget_px = budget_bytes // activation_bytes_per_px(info.spec)
         tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
         row_bytes = 3 * width * self.scale**2
         if height * row_bytes <= STRIPE_BYTES:
@@ -308,11 +310,25 @@ class Upscaler:
         return min(tile_px or height, max(64, STRIPE_BYTES // row_bytes - self.halo_px))
 
 
+def _takes_frames(engine: Engine) -> TypeGuard[FrameEngine]:
+    return isinstance(engine, FrameEngine) and engine.takes_frames
+
+
 def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
     """The halo in LR pixels that an `--overlap` means for a model."""
     if overlap == "exact":
         return spec.receptive_radius_px
     return spec.auto_halo_px if overlap == "auto" else overlap
+
+
+def activation_budget_bytes(device: str) -> int:
+    """What `--tile auto` lets the network's intermediate values take, in all slots together.
+
+    Of a GPU a quarter, however much of it is free: the same film is cut alike every time.
+    """
+    family, _, index = device.partition(":")
+    memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None
+    return max(ACTIVATION_BUDGET_BYTES, (memory_bytes or 0) // 4)
 
 
 def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:

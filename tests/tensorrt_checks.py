@@ -316,14 +316,16 @@ def test_whoever_waits_for_the_gpu_lets_others_work(tensorrt, tmp_path):
     ],
     ids=["one", "four", "dynamic"],
 )
-@pytest.mark.parametrize(("width", "height"), [(61, 50), (40, 37), (36, 100)])
+@pytest.mark.parametrize(("width", "height"), [(61, 50), (40, 37), (36, 100), (36, 36)])
+@pytest.mark.parametrize("lock", [False, True])
 def test_frames_cut_on_the_gpu_are_as_those_cut_here(
-    tensorrt, tmp_path, profile, tile, width, height
+    tensorrt, tmp_path, profile, tile, width, height, lock
 ):
-    """To the byte: the specification is `tiling.upscale_tiled`."""
+    """To the byte: the specification is `tiling.upscale_tiled`, and `color_lock.locked`."""
+    tiling = Tiling(tile=tile, batch=1 if profile.is_static else 3)
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
-        there = Upscaler(engine, Tiling(tile=tile, batch=1 if profile.is_static else 3))
-        here = Upscaler(engine, Tiling(tile=tile, batch=1 if profile.is_static else 3))
+        there = Upscaler(engine, tiling, color_lock=lock)
+        here = Upscaler(engine, tiling, color_lock=lock)
         here._load = dataclasses.replace(here._load, whole_frames=False)
         for seed in range(2):
             frame = np.roll(pictures(height, width), seed)

@@ -1,4 +1,4 @@
-"""Launcher and TensorRT engine, through both bindings, on a driver without a GPU that g++ makes.
+"""Launcher, and the engines that use it, through both bindings, on a driver that g++ makes.
 
 Each in a process of its own: what loads CUDA after a driver without a GPU would believe in it.
 """
@@ -10,6 +10,7 @@ import shutil
 import site
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,13 @@ def _missing_calls(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", ["cuda_checks.py", "tensorrt_checks.py"])
-@pytest.mark.parametrize("package", cuda.BINDINGS)
+@pytest.mark.parametrize(
+    ("package", "checks"),
+    [
+        *product(cuda.BINDINGS, ["cuda_checks.py", "tensorrt_checks.py"]),
+        ("cuda.bindings", "torch_checks.py"),
+    ],
+)
 def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
     if not cuda._is_installed(package):
         pytest.skip(f"{package} is not installed")

@@ -15,6 +15,7 @@ from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
+from srgan_edge.gpu import Gpu  # noqa: E402
 from srgan_edge.halo import halo_errors, smallest_halo_px  # noqa: E402
 from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
 from srgan_edge.models import ModelFiles, find_model  # noqa: E402
@@ -159,11 +160,24 @@ def test_the_halo_is_measured_down_to_zero_error(model):
     assert 0 < smallest_halo_px(errors) <= files.spec.receptive_radius_px
 
 
-def test_auto_says_why(model):
+def test_auto_says_why(model, monkeypatch):
     files, _ = model
     choice = choose_engine(files)
+    assert (choice.kind.name, choice.reason) == ("openvino", "first choice")
+    gpu = Gpu("Some GPU", 128, "8.9", "13.0")
+    monkeypatch.setattr(Gpu, "find", classmethod(lambda cls: gpu))  # that no runtime can use
+    choice = choose_engine(files)
     assert choice.kind.name == "openvino"
-    assert "onnxruntime on cuda" in choice.reason
+    assert "torch on cuda: no CUDA device; onnxruntime on cuda: no CUDA device" in choice.reason
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choice = choose_engine(files)
+    assert (choice.kind.name, choice.device, choice.reason) == ("torch", "cuda", "first choice")
+    assert choose_engine(files, "torch").device == "cuda"
+    assert choose_engine(files, "openvino").device == "cpu"
+
+
+def test_without_the_file_that_an_engine_reads_another_is_taken(model):
+    files, _ = model
     only_weights = ModelFiles("m", {".safetensors": files.file(".safetensors")})
     choice = choose_engine(only_weights)
     assert choice.kind.name == "torch"

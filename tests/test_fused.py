@@ -24,7 +24,7 @@ HOPPER = Gpu("H200", 132, "9.0", "13.0")
 @pytest.fixture
 def on_the_cpu(monkeypatch):
     """Kernels are the numpy reference, which reads the packed weights."""
-    monkeypatch.setattr("srgan_edge.engines.fused._nvidia_bindings", lambda: None)
+    monkeypatch.setattr("srgan_edge.engines.fused.nvidia_bindings", lambda: None)
     monkeypatch.setattr("srgan_edge.engines.fused.machine_code", lambda *_: b"")
     monkeypatch.setattr(_Library, "kernel", lambda self, name: None)
     monkeypatch.setattr(_Convolution, "_launch", launched)

@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 from test_color import yuv_from_rgb
 
 from srgan_edge.color import MATRICES, ColorDescription, unclipped_rgb
+from srgan_edge.color_lock import lock_axis, locked
+from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import UsageError
 from srgan_edge.kernels import (
     bytes_to_half,
+    color_lock,
     half_to_bytes,
     rgb_to_yuv420,
     source,
@@ -372,6 +375,63 @@ def test_tile_difference_is_its_reference(run, tiling, offset, other_offset, cha
     np.testing.assert_array_equal(found, expected)
 
 
+# The colour lock
+
+
+@given(
+    *(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4)),
+    *(st.integers(-255, 255), offsets, st.randoms(use_true_random=False)),
+)
+def test_the_colour_lock_is_its_reference(run, width, height, scale, shift, offset, random):
+    """Step by step; and all three are what the runtime does."""
+    rng = np.random.default_rng(random.randrange(1 << 30))
+    source = rng.integers(0, 256, (height, width, 3), np.uint8)
+    noise = rng.integers(-40, 41, (scale * height, scale * width, 3))
+    result = (nearest(source[None], scale)[0] + noise + shift).clip(0, 255).astype(np.uint8)
+    down, across = lock_axis(height, scale), lock_axis(width, scale)
+    rows, columns = len(down.edges) - 1, len(across.edges) - 1
+    row_blocks = np.repeat(np.arange(rows, dtype=np.int32), np.diff(down.edges))
+    sums, expected_sums = [], []
+    for rgb, factor in ((source, 1), (result, scale)):
+        edges, blocks = factor * across.edges, row_blocks.repeat(factor)
+        expected = np.zeros((rows, columns, 3), np.uint32)
+        placed = Placed(expected)
+        color_lock.color_sums(rgb, edges, blocks, expected)
+        run(
+            "color_sums",
+            color_lock.sums_threads(columns, len(rgb)),
+            *(Placed(rgb, offset).array, rgb.shape[1], len(rgb), Placed(edges).array, columns),
+            *(Placed(blocks).array, placed.array),
+        )
+        np.testing.assert_array_equal(placed.array, expected)
+        placed.assert_rest_untouched()
+        sums.append(placed.array)
+        expected_sums.append(expected)
+    missing = poisoned((rows, columns, 3), np.int32)
+    run(
+        "color_missing",
+        color_lock.missing_threads(columns, rows),
+        *(*sums, Placed(down.edges).array, rows, Placed(across.edges).array, columns, scale),
+        missing.array,
+    )
+    expected = color_lock.color_missing(*expected_sums, down.edges, across.edges, scale)
+    np.testing.assert_array_equal(missing.array, expected)
+    missing.assert_rest_untouched()
+    assert not any(it.any() for it in (*sums, *expected_sums)), "sums are left for the next frame"
+    shifted = Placed(result, offset)
+    run(
+        "color_shift",
+        color_lock.shift_threads(scale * width, scale * height),
+        *(shifted.array, scale * width, scale * height, missing.array, columns, rows),
+        *(Placed(across.places).array, Placed(down.places).array),
+    )
+    expected = result.copy()
+    color_lock.color_shift(expected, missing.array, across.places, down.places)
+    np.testing.assert_array_equal(shifted.array, expected)
+    shifted.assert_rest_untouched()
+    np.testing.assert_array_equal(expected, locked(source, result))
+
+
 @pytest.mark.parametrize("width", [48, 37])
 def test_no_byte_can_change_unseen(run, width):
     plan = plan_tiles(width, 2, 16, 3)
@@ -503,3 +563,25 @@ def test_without_nvcc_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda *_: None)
     with pytest.raises(UsageError, match=r"pip install 'srgan-edge\[rtx\]'"):
         source.compile_with_nvcc(source.source_of("tile_gather"), ["8.9"], tmp_path / "a.fatbin")
+
+
+def test_machine_code_is_kept_as_long_as_it_is_of_the_same_source(monkeypatch, tmp_path):
+    pytest.importorskip("cuda.bindings.nvrtc")
+    compiled = []
+
+    def compile_source(path, compute_capability):
+        compiled.append(path.name)
+        return source.compile_with_nvrtc(path, compute_capability)
+
+    monkeypatch.setattr("srgan_edge.engines.machine_code.compile_with_nvrtc", compile_source)
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
+    path, made = tmp_path / "scale.cu", []
+    for text in ("int", "int", "long", "int"):
+        path.write_text(f'extern "C" __global__ void scale({text}* x) {{ *x *= 2; }}')
+        machine_code.cache_clear()  # as another process would have it
+        made.append(machine_code(path, "8.9"))
+    assert made[0] == made[1] == made[3] != made[2]
+    assert compiled == ["scale.cu"] * 2
+    machine_code.cache_clear()
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", "/proc/absent")
+    assert machine_code(path, "8.9") == made[0], "without a place for it, it is made each time"

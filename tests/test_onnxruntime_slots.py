@@ -1,6 +1,7 @@
 """ONNX Runtime on a GPU, as far as its CPU provider shows it: bound memory, nodes, failures."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: E402
 from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.engines import choose_engine, open_engine  # noqa: E402
 from srgan_edge.engines import onnxruntime as engine_module  # noqa: E402
+from srgan_edge.engines.idle import Idle  # noqa: E402
 from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine, refuse_other_nodes  # noqa: E402
 from srgan_edge.errors import (  # noqa: E402
     EngineLost,
@@ -82,7 +84,8 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
         def run(self, batch):
             return super().run(batch)[0].copy()
 
-    slots = engine_module._Slots(Copying(engine._session, ("cpu", 0), MODEL.spec) for _ in "123")
+    made = [Copying(engine._session, ("cpu", 0), MODEL.spec) for _ in "123"]
+    slots = partial(engine_module._in_a_slot, Idle(made))
     batches = [np.roll(pictures(1, 6, 5), number) for number in range(30)]
     with ThreadPoolExecutor(5) as executor:
         results = list(executor.map(slots, batches))

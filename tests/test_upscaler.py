@@ -183,3 +183,14 @@ def test_a_row_of_tiles_is_bounded():
     frame = np.zeros((2000, 30_000, 3), np.uint8)
     rows = Upscaler(Nearest(), Tiling()).upscale_rows(lambda a, b: frame[a:b], 30_000, 2000)
     assert next(rows).nbytes <= STRIPE_BYTES
+
+
+def test_a_gpu_gives_a_quarter_of_its_memory_to_tiles(monkeypatch):
+    """And no less than a CPU does."""
+    tiles = []
+    for memory_bytes in (None, 1 << 30, 8 << 30):
+        monkeypatch.setattr("srgan_edge.upscaler.gpu_memory_bytes", lambda index, n=memory_bytes: n)
+        upscaler = Upscaler(Nearest(), Tiling())
+        plan, _ = upscaler.plan(1280, 720)
+        tiles.append(len(plan.tiles))
+    assert tiles[0] == tiles[1] > tiles[2] == 1

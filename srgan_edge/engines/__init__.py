@@ -25,7 +25,7 @@ class EngineKind:
     requirement: str
     """What to `pip install` for its runtime."""
     devices: tuple[str, ...]
-    """Device families, the preferred first."""
+    """Device families; the first one is taken where there is no GPU."""
     runtimes: tuple[str, ...] = ()
     """Modules of which one has to be there; empty: the one of its name."""
 
@@ -89,8 +89,9 @@ class Choice:
 def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto") -> Choice:
     """Pick the engine for a model.
 
-    `auto` prefers tensorrt, then onnxruntime on CUDA, then openvino and onnxruntime on the CPU,
-    then torch on either, among those that are installed and for which the model has a file.
+    `auto` prefers tensorrt, then torch and onnxruntime on CUDA, then openvino, onnxruntime and
+    torch on the CPU, among those that are installed and for which the model has a file. An engine
+    that is named runs on CUDA too, where it can.
 
     Raises:
         UsageError: unknown engine or device, or nothing installed can run this model.
@@ -99,8 +100,9 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
         if engine not in KINDS:
             raise UsageError(f"no engine {engine!r}; possible: auto, {', '.join(KINDS)}")
         kind = KINDS[engine]
-        chosen = kind.devices[0] if device == "auto" else device
-        return Choice(kind, model.file(kind.suffix), chosen, "as asked")
+        if device == "auto":
+            device = "cuda" if "cuda" in kind.devices and _has_cuda(kind) else kind.devices[0]
+        return Choice(kind, model.file(kind.suffix), device, "as asked")
     passed_over: list[str] = []
     if set(model.files) == {ENGINE_SUFFIX}:  # only TensorRT runs it, or says why not
         return choose_engine(model, "tensorrt", device)
@@ -109,6 +111,8 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
         if kind.suffix == ENGINE_SUFFIX and not model.has(ENGINE_SUFFIX):
             continue
         if device != "auto" and device.partition(":")[0] != family:
+            continue
+        if device == "auto" and family == "cuda" and Gpu.find() is None:
             continue
         if reason := _why_not(kind, family, model):
             passed_over.append(f"{name} on {family}: {reason}")
@@ -136,10 +140,10 @@ def film_slots() -> int:
 
 _PREFERENCE = [
     ("tensorrt", "cuda"),
+    ("torch", "cuda"),  # in FP16, where onnxruntime has the FP32 of the file: docs/gpu.md
     ("onnxruntime", "cuda"),
     ("openvino", "cpu"),
     ("onnxruntime", "cpu"),
-    ("torch", "cuda"),
     ("torch", "cpu"),
 ]
 
@@ -150,15 +154,18 @@ def _why_not(kind: EngineKind, family: str, model: ModelFiles) -> str | None:
         return f"{model.name} has no {kind.suffix} file"
     if not kind.installed:
         return "not installed"
-    if family == "cuda" and not _has_cuda(kind.name):
+    if family == "cuda" and not _has_cuda(kind):
         return "no CUDA device"
     return None
 
 
-def _has_cuda(name: str) -> bool:
-    if name == "tensorrt":
-        return Gpu.find() is not None
-    module = importlib.import_module(name)
-    if name == "torch":
+def _has_cuda(kind: EngineKind) -> bool:
+    """Whether it can run there, as far as is known before it is opened."""
+    if Gpu.find() is None or not kind.installed:
+        return False
+    if kind.name == "tensorrt":
+        return True
+    module = importlib.import_module(kind.name)
+    if kind.name == "torch":
         return bool(module.cuda.is_available())
     return "CUDAExecutionProvider" in module.get_available_providers()

@@ -74,8 +74,17 @@ class Engine(Protocol):
 class FrameEngine(Engine, Protocol):
     """An engine that also cuts frames, and puts them together, where it upscales them."""
 
-    def upscale_frame(self, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
+    @property
+    def takes_frames(self) -> bool:
+        """Whether it does so on the device it is on."""
+        ...
+
+    def upscale_frame(
+        self, frame: Pixels, plan: TilePlan, batch: int, *, lock_colors: bool = False
+    ) -> Pixels:
         """What `tiling.upscale_tiled` does with `upscale`: the same bytes, with fewer copies.
+
+        With `lock_colors`, what `color_lock.locked` then makes of them.
 
         Raises:
             OutOfMemory: the device has no room for whole frames.

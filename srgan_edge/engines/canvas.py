@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srgan_edge.engines.base import Totals, finite
+from srgan_edge.engines.gpu_color_lock import GpuColorLock
 from srgan_edge.kernels import rgb_to_yuv420, tile_gather, tile_scatter, yuv420_to_rgb
 from srgan_edge.kernels.cuda import Cuda, Graph, Stream
 from srgan_edge.kernels.launch import Kernels
@@ -73,11 +74,19 @@ class Canvas:
     """Room for one frame size in one slot."""
 
     def __init__(
-        self, cuda: Cuda, kernels: Kernels, network: Network, plan: TilePlan, batch: int, scale: int
+        self,
+        cuda: Cuda,
+        kernels: Kernels,
+        network: Network,
+        plan: TilePlan,
+        batch: int,
+        lock_colors: bool,
+        scale: int,
     ) -> None:
         """
         Args:
             network: set to windows of the plan, `batch` of them.
+            lock_colors: what `color_lock.locked` does to a result is done to it here.
 
         Raises:
             OutOfMemory: there is no room.
@@ -85,6 +94,8 @@ class Canvas:
         """
         self._cuda, self._kernels, self._network = cuda, kernels, network
         self.plan, self._batch, self._scale = plan, batch, scale
+        self._lock_colors = lock_colors
+        self._lock: GpuColorLock | None = None
         self._arrived = cuda.event()
         self._buffers: list[Any] = []
         self._pinned: tuple[Pixels, Pixels] | None = None
@@ -114,9 +125,17 @@ class Canvas:
             for name in ("tile_gather", "tile_scatter"):
                 self._kernels.load(name)
             self._cuda.upload(table, self._table, network.stream)
+        if self._lock_colors:
+            size = plan.width, plan.height
+            self._lock = GpuColorLock(self._cuda, self._kernels, size, self._scale, network.stream)
         self._put()  # the first time it is slower, and must not be recorded
         network.wait()
         self._graph = network.recorded(self._put)
+
+    def is_for(self, plan: TilePlan, batch: int, lock_colors: bool) -> bool:
+        """Whether it was made of these."""
+        same = plan is self.plan and batch == self._batch
+        return same and lock_colors == self._lock_colors
 
     def upscale(self) -> None:
         """`frame` into `result`: into the stream."""
@@ -186,6 +205,8 @@ class Canvas:
 
     def close(self) -> None:
         """Give the memory back."""
+        if self._lock is not None:
+            self._lock.close()
         while self._buffers:
             self._buffers.pop().close()
 
@@ -194,6 +215,11 @@ class Canvas:
         finite(np.empty((count, 0), np.uint8), self._totals.ravel()[:count])
 
     def _put(self) -> None:
+        self._put_tiles()
+        if self._lock is not None:
+            self._lock.put(self.frame, self.result)
+
+    def _put_tiles(self) -> None:
         if not self._is_cut:
             self._network.put()
             self._network.take_totals(self._totals[0])

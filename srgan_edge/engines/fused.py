@@ -43,7 +43,7 @@ class FusedDeployment:
         if gpu.compute_capability != COMPUTE_CAPABILITY or half.has_tanh:
             raise NoKernel
         *inner, last = layers_of(half.network)
-        library = _Library(_nvidia_bindings(), gpu)
+        library = _Library(nvidia_bindings(), gpu)
         self.inner = [_Convolution(library, layer, _FEATURES) for layer in inner]
         self._last = _Convolution(library, last, _PICTURES)
         self._adds_nearest = half.adds_nearest
@@ -212,7 +212,7 @@ class _Convolution:
             self._kernel(grid, threads, (*addresses, *sizes), stream)
 
 
-def _nvidia_bindings() -> "CudaBindings":
+def nvidia_bindings() -> "CudaBindings":
     """They take PyTorch's streams, which pycuda does not; PyTorch brings them along."""
     try:
         from srgan_edge.kernels.cuda_bindings import open_device

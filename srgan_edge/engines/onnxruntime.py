@@ -8,12 +8,12 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from srgan_edge.engine_cache import EngineCache
 from srgan_edge.engines.base import EngineInfo, finite
+from srgan_edge.engines.idle import Idle
 from srgan_edge.errors import (
     EngineLost,
     ExtraMissing,
@@ -90,7 +91,8 @@ class OnnxRuntimeEngine:
         self._compute: Callable[[Pixels], Sequence[Any]] = self._with_copies
         if family in ("cuda", "tensorrt"):
             place = ("cuda", number)
-            self._compute = _Slots(_Slot(self._session, place, file.spec) for _ in range(slots))
+            made = [_Slot(self._session, place, file.spec) for _ in range(slots)]
+            self._compute = partial(_in_a_slot, Idle(made))
         name = f"onnxruntime {onnxruntime.__version__}"
         if family in ("tensorrt", "rtx"):
             name += f" with {provider.name.removesuffix('ExecutionProvider')}"
@@ -120,20 +122,9 @@ class OnnxRuntimeEngine:
         return outputs
 
 
-class _Slots:
-    """Computes as many batches at once as there are slots; ONNX Runtime gives each a stream."""
-
-    def __init__(self, slots: Iterable["_Slot"]) -> None:
-        self._idle: SimpleQueue[_Slot] = SimpleQueue()
-        for slot in slots:
-            self._idle.put(slot)
-
-    def __call__(self, batch: Pixels) -> Sequence[Any]:
-        slot = self._idle.get()
-        try:
-            return slot.run(batch)
-        finally:
-            self._idle.put(slot)
+def _in_a_slot(idle: "Idle[_Slot]", batch: Pixels) -> Sequence[Any]:
+    with idle.one() as slot:
+        return slot.run(batch)
 
 
 class _Slot:

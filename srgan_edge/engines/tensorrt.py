@@ -6,7 +6,6 @@ Python. An engine is native code: its bytes are proven to be its passport's befo
 """
 
 import importlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
 from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.engines.canvas import Canvas
+from srgan_edge.engines.idle import Idle
 from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import (
     EngineLost,
@@ -73,8 +73,7 @@ class TensorRtEngine:
             self._engine = _deserialized(plan, passport, path)
             self._compiled = CompiledKernels(self._engine, passport) if passport.is_rtx else None
             self._slots = self._as_many_as_fit(slots)
-        self._idle = list(self._slots)
-        self._freed = threading.Condition()
+        self._idle = Idle(self._slots)
         self.info = EngineInfo(
             name=f"{passport.module} {passport.version}",
             device="cuda:0",
@@ -83,6 +82,8 @@ class TensorRtEngine:
             slots=len(self._slots),
             fixed_shape=passport.profile.best if passport.profile.is_static else None,
         )
+
+    takes_frames = True
 
     def upscale(self, batch: Pixels) -> Pixels:
         """As the protocol says; of a fixed shape, with as many tiles as it has or fewer.
@@ -97,47 +98,39 @@ class TensorRtEngine:
         with self.slot() as slot:
             return finite(*slot.run(batch, shape))
 
-    def upscale_frame(self, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
-        """As `tiling.upscale_tiled`, but cut and put together on the GPU.
+    def upscale_frame(
+        self, frame: Pixels, plan: TilePlan, batch: int, *, lock_colors: bool = False
+    ) -> Pixels:
+        """As `tiling.upscale_tiled`, but cut and put together on the GPU, and locked if asked for.
 
         Raises:
             UsageError, OutOfMemory, EngineLost, NotFinite: as above.
             ExtraMissing: the kernels for it cannot be compiled here.
         """
-        if len(plan.tiles) == 1:
+        if len(plan.tiles) == 1 and not lock_colors:
             return self.upscale(np.ascontiguousarray(frame)[None])[0]
         with self.slot() as slot:
-            return self.canvas(slot, plan, batch).upscale_pixels(frame)
+            return self.canvas(slot, plan, batch, lock_colors=lock_colors).upscale_pixels(frame)
 
     @contextmanager
     def slot(self) -> Iterator["Slot"]:
         """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
-        with self._freed:
-            while not self._idle:
-                self._freed.wait()
-            slot = self._idle.pop()
-        try:
-            with self.cuda.current():
-                yield slot
-        finally:
-            with self._freed:
-                self._idle.append(slot)
-                self._freed.notify()
+        with self._idle.one() as slot, self.cuda.current():
+            yield slot
 
     @contextmanager
     def all_slots(self) -> Iterator["list[Slot]"]:
         """All of them, which nobody uses meanwhile."""
-        with self._freed:
-            while len(self._idle) < len(self._slots):
-                self._freed.wait()
-            with self.cuda.current():
-                yield self._slots
+        with self._idle.all() as slots, self.cuda.current():
+            yield slots
 
-    def canvas(self, slot: "Slot", plan: TilePlan, batch: int) -> Canvas:
+    def canvas(
+        self, slot: "Slot", plan: TilePlan, batch: int, *, lock_colors: bool = False
+    ) -> Canvas:
         """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
         width, height = plan.window_size
         shape = self._shape_for(min(batch, len(plan.tiles)), height, width)
-        return slot.canvas(plan, shape, self._kernels)
+        return slot.canvas(plan, shape, self._kernels, lock_colors)
 
     def close(self) -> None:
         with suppress(EngineLost), self.cuda.current():  # what is lost has nothing to give back
@@ -248,16 +241,17 @@ class Slot:
         self._graph = self.recorded(self._put_with_copies)
         self._shape = shape
 
-    def canvas(self, plan: TilePlan, shape: Shape, kernels: Kernels) -> Canvas:
-        """Room for frames that are cut by `plan`, kept until another plan or shape comes.
+    def canvas(self, plan: TilePlan, shape: Shape, kernels: Kernels, lock_colors: bool) -> Canvas:
+        """Room for frames that are cut by `plan`, kept until something else comes.
 
         Raises:
             OutOfMemory: it does not fit.
         """
-        if self._canvas is None or shape != self._shape or plan is not self._canvas.plan:
+        wanted = (plan, shape[0], lock_colors)
+        if self._canvas is None or shape != self._shape or not self._canvas.is_for(*wanted):
             self._close_canvas()
             self.take_shape(shape)
-            self._canvas = Canvas(self._cuda, kernels, self, plan, shape[0], self._scale)
+            self._canvas = Canvas(self._cuda, kernels, self, *wanted, self._scale)
         return self._canvas
 
     @property

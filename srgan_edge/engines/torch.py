@@ -3,7 +3,8 @@
 There the convolutions are cuDNN's, or on Hopper our own, with all that follows them; `info` tells.
 
 On a GPU each slot has a stream, and for each shape that comes again it has buffers on both sides of
-the bus and a CUDA graph of the network, so that a call is four entries into a queue.
+the bus and a CUDA graph of the network, so that a call is four entries into a queue. Frames that
+are cut, or whose colours are locked, have a `Canvas` there.
 """
 
 import copy
@@ -11,18 +12,20 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from srgan_edge.engines.base import EngineInfo, Totals, finite
-from srgan_edge.engines.fused import FusedDeployment, NoKernel
+from srgan_edge.engines.canvas import Canvas
+from srgan_edge.engines.fused import FusedDeployment, NoKernel, nvidia_bindings
+from srgan_edge.engines.idle import Idle
+from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import (
     EngineLost,
     ExtraMissing,
@@ -30,15 +33,20 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.gpu import Gpu
+from srgan_edge.gpu import Gpu, share_primary_context
 from srgan_edge.half import HalfDeployment
+from srgan_edge.kernels.cuda import Cuda, Graph, Stream
+from srgan_edge.kernels.launch import Kernels
 from srgan_edge.model import Deployment
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
+from srgan_edge.tiling import TilePlan
 
 
 class TorchEngine:
     """`Deployment` in float32; on a GPU `HalfDeployment`, unless `fp32` forbids it."""
+
+    takes_frames = False
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
@@ -87,12 +95,20 @@ class TorchEngine:
         self, gpu: torch.device, generator: nn.Module, spec: ModelSpec, fp32: bool, slots: int
     ) -> None:
         is_half = not fp32 and not spec.quantized_from
+        share_primary_context()  # with FFmpeg, for films
         with _failures_told():
             if is_half:
                 network, kernels = _fused(HalfDeployment(generator).to(gpu), gpu)
             else:
                 network, kernels = _Summed(generator).to(gpu), "cuDNN"
-            self._run: _Run = _Slots(network, gpu, slots)
+            self._slots = Idle([_Slot(network, gpu) for _ in range(slots)])
+        self._run: _Run = self._in_a_slot
+        here = Gpu.find() if gpu.index == 0 else None  # our launcher is for the first GPU
+        if here is not None:
+            with suppress(ExtraMissing):  # PyTorch brings it along
+                self.cuda = cast(Cuda, nvidia_bindings())
+                self._kernels = Kernels(self.cuda, here.compute_capability, machine_code)
+                self.takes_frames = True
         self._info(spec, gpu, "fp16" if is_half else "fp32", slots, kernels)
 
     def _compute_where_it_is(self, generator: nn.Module, spec: ModelSpec) -> None:
@@ -117,8 +133,49 @@ class TorchEngine:
             result, totals = self._run(batch)
         return finite(result, totals)
 
+    def upscale_frame(
+        self, frame: Pixels, plan: TilePlan, batch: int, *, lock_colors: bool = False
+    ) -> Pixels:
+        """As `tiling.upscale_tiled`, but cut and put together on the GPU, and locked if asked for.
+
+        Raises:
+            OutOfMemory, EngineLost, NotFinite: as `upscale`.
+            ExtraMissing: the kernels for it cannot be compiled here.
+        """
+        if len(plan.tiles) == 1 and not lock_colors:
+            return self.upscale(frame[None])[0]
+        with self.slot() as slot:
+            return self.canvas(slot, plan, batch, lock_colors=lock_colors).upscale_pixels(frame)
+
+    @contextmanager
+    def slot(self) -> Iterator["_Slot"]:
+        """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
+        with self._slots.one() as slot, self.cuda.current(), _failures_told():
+            yield slot
+
+    @contextmanager
+    def all_slots(self) -> Iterator[list["_Slot"]]:
+        """All of them, which nobody uses meanwhile."""
+        with self._slots.all() as slots, self.cuda.current(), _failures_told():
+            yield slots
+
+    def canvas(
+        self, slot: "_Slot", plan: TilePlan, batch: int, *, lock_colors: bool = False
+    ) -> Canvas:
+        """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
+        wanted = (plan, min(batch, len(plan.tiles)), lock_colors)
+        return slot.canvas(self.cuda, self._kernels, *wanted, self.info.spec.scale)
+
     def close(self) -> None:
         del self._run
+        if self.takes_frames:
+            with suppress(EngineLost), self.all_slots() as slots:  # of a lost GPU, nothing is left
+                for slot in slots:
+                    slot.close()
+
+    def _in_a_slot(self, batch: Pixels) -> tuple[Pixels, Totals]:
+        with self._slots.one() as slot:
+            return slot.run(batch)
 
     def __enter__(self) -> Self:
         return self
@@ -161,22 +218,6 @@ def _fused(half: HalfDeployment, gpu: torch.device) -> tuple[_Network, str]:
     return half, "cuDNN"
 
 
-class _Slots:
-    """A network on a GPU, which computes as many batches at once as there are slots."""
-
-    def __init__(self, network: _Network, gpu: torch.device, number: int) -> None:
-        self._idle: SimpleQueue[_Slot] = SimpleQueue()
-        for _ in range(number):
-            self._idle.put(_Slot(network, gpu))
-
-    def __call__(self, batch: Pixels) -> tuple[Pixels, Totals]:
-        slot = self._idle.get()
-        try:
-            return slot.run(batch)
-        finally:
-            self._idle.put(slot)
-
-
 class _Slot:
     """A stream, and what it has recorded: a film has one shape, or two with a shorter last batch.
 
@@ -190,6 +231,7 @@ class _Slot:
         self._network, self._gpu, self._stream = network, gpu, torch.cuda.Stream(gpu)
         self._met: deque[tuple[int, ...]] = deque(maxlen=self.SHAPES_REMEMBERED)
         self._recorded: dict[tuple[int, ...], _Recording] = {}
+        self._canvas: Canvas | None = None
 
     def run(self, batch: Pixels) -> tuple[Pixels, Totals]:
         with torch.cuda.device(self._gpu), torch.cuda.stream(self._stream):
@@ -200,6 +242,36 @@ class _Slot:
                 return recording.run(batch)
             self._met.append(batch.shape)
             return _computed(self._network, self._gpu, batch)
+
+    def canvas(
+        self,
+        cuda: Cuda,
+        kernels: Kernels,
+        plan: TilePlan,
+        batch: int,
+        lock_colors: bool,
+        scale: int,
+    ) -> Canvas:
+        """Room for frames that are cut by `plan`, kept until something else comes.
+
+        Raises:
+            OutOfMemory: it does not fit.
+        """
+        wanted = (plan, batch, lock_colors)
+        if self._canvas is None or not self._canvas.is_for(*wanted):
+            self.close()
+            width, height = plan.window_size
+            shape = (batch, height, width, 3)
+            with _ALONE:  # other slots may only go on with what they have recorded
+                bound = _Bound(self._network, shape, self._gpu, self._stream, cuda)
+                self._canvas = Canvas(cuda, kernels, bound, *wanted, scale)
+        return self._canvas
+
+    def close(self) -> None:
+        """Give the memory of the canvas back; PyTorch sees to all else."""
+        if self._canvas is not None:
+            self._canvas.close()
+            self._canvas = None
 
     def _record(self, shape: tuple[int, ...]) -> "_Recording":
         while len(self._recorded) >= self.SHAPES_RECORDED:
@@ -246,6 +318,82 @@ class _Recording:
         return result, totals
 
 
+class _Bound:
+    """The network from one place of the GPU's memory to another: what a canvas is made around."""
+
+    def __init__(
+        self,
+        network: _Network,
+        shape: tuple[int, ...],
+        gpu: torch.device,
+        stream: torch.cuda.Stream,
+        cuda: Any,  # noqa: ANN401 - of `Cuda`, the one that knows streams of others
+    ) -> None:
+        self._network, self._gpu, self._stream, self._cuda = network, gpu, stream, cuda
+        self.stream: Stream = cuda.stream_at(stream.cuda_stream)
+        with self._in_stream():
+            self._source = torch.zeros(shape, dtype=torch.uint8, device=gpu)
+            self._target, self._totals = network(self._source)
+        stream.synchronize()
+
+    @property
+    def source(self) -> int:
+        """Address of what the network reads."""
+        return self._source.data_ptr()
+
+    @property
+    def target(self) -> int:
+        """Address of what it writes."""
+        return self._target.data_ptr()
+
+    def put(self) -> None:
+        """`source` into `target`: into the stream."""
+        with self._in_stream():
+            result, totals = self._network(self._source)
+            self._target.copy_(result)
+            self._totals.copy_(totals)
+
+    def take_totals(self, totals: Totals) -> None:
+        """Those of what was put last, into pinned memory: into the stream."""
+        self._cuda.download(self._totals.data_ptr(), totals, self.stream)
+
+    def recorded(self, put: Callable[[], None]) -> Graph:
+        """What `put` does as one graph, with memory of its own."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self._gpu),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            put()
+        return _Graph(graph, self._stream)
+
+    def wait(self) -> None:
+        """Until the stream has done all that was put into it."""
+        self._stream.synchronize()
+
+    @contextmanager
+    def _in_stream(self) -> Iterator[None]:
+        with (
+            torch.inference_mode(),
+            torch.cuda.device(self._gpu),
+            torch.cuda.stream(self._stream),
+            _exact_convolutions(),
+        ):
+            yield
+
+
+class _Graph:
+    """A recording of PyTorch's, for its own stream."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self, stream: Stream) -> None:
+        assert stream.handle == self._stream.cuda_stream, "it was recorded for another stream"
+        with torch.cuda.stream(self._stream):
+            self._graph.replay()
+
+
 def _pinned_like(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
 
@@ -257,7 +405,8 @@ def _computed(network: _Network, device: torch.device, batch: Pixels) -> tuple[P
     return result.contiguous().cpu().numpy(), totals.cpu().numpy()
 
 
-_FLAGS = threading.Lock()
+_ALONE = threading.RLock()
+"""Of who records, allocates, or has something said to the whole process."""
 
 
 @contextmanager
@@ -267,7 +416,7 @@ def _exact_convolutions() -> Iterator[None]:
     That is said to the whole process, so that one thread at a time may. Nor is cuDNN let measure
     which kernel is the fastest: each slot, and each run, would have other last bits.
     """
-    with _FLAGS, torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+    with _ALONE, torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
         yield
 
 

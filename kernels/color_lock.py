@@ -1,0 +1,95 @@
+"""What `color_lock.cu` computes: `srgan_edge.color_lock` in three steps, for frames on a GPU.
+
+Kernels, with their parameters, which are addresses and ints; `rgb` has no gaps between its rows:
+
+* `color_sums` (rgb, width, height, edges, columns, row_blocks, sums), once for a frame and once for
+  what was made of it;
+* `color_missing` (low_sums, high_sums, edges_y, rows, edges_x, columns, scale, missing);
+* `color_shift` (rgb, width, height, missing, columns, rows, across, down).
+
+Everything is an integer, so that the order of sums does not matter.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+_Ints = npt.NDArray[np.int32]
+_Sums = npt.NDArray[np.uint32]
+
+MISSING_BITS, SHARE_BITS = 8, 7
+"""Fractions of a level that a block lacks, and of a pixel that is a block's."""
+
+_BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.int32)
+
+
+def color_sums(rgb: npt.NDArray[np.uint8], edges: _Ints, row_blocks: _Ints, sums: _Sums) -> None:
+    """Add the levels of every block to `sums`, uint32 [rows, columns, 3].
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        edges: int32 [columns + 1], where each column of blocks begins, and the last one ends.
+        row_blocks: int32 [H], the row of blocks that a row of pixels belongs to.
+    """
+    of_rows = np.add.reduceat(rgb, edges[:-1], axis=1, dtype=np.uint32)
+    np.add.at(sums, row_blocks, of_rows)
+
+
+def color_missing(
+    low_sums: _Sums, high_sums: _Sums, edges_y: _Ints, edges_x: _Ints, scale: int
+) -> _Ints:
+    """int32 [rows, columns, 3]: how much brighter each block has to be, in 1/256 levels.
+
+    Both sums are zero afterwards, for the next frame.
+
+    Args:
+        low_sums: of the frame, whose blocks have the edges given.
+        high_sums: of the result, in which they are `scale` times as large.
+    """
+    pixels = scale**2 * (np.diff(edges_y)[:, None] * np.diff(edges_x)).astype(np.int64)[:, :, None]
+    difference = scale**2 * low_sums.astype(np.int64) - high_sums
+    low_sums[:] = high_sums[:] = 0
+    missing = ((2 << MISSING_BITS) * difference + pixels) // (2 * pixels)
+    return missing.astype(np.int32)
+
+
+def color_shift(rgb: npt.NDArray[np.uint8], missing: _Ints, across: _Ints, down: _Ints) -> None:
+    """Add to every pixel what is missing there, in place.
+
+    It is interpolated between the middles of blocks, and rounded by Bayer's thresholds.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        missing: int32 [rows, columns, 3].
+        across: int32 [W]: 256 times a column of blocks, and the share of the next, in 1/128.
+        down: int32 [H]: the same of rows.
+    """
+    height, width, _ = rgb.shape
+    rows = _mixed(missing, down)
+    shift = _mixed(rows.swapaxes(0, 1), across).swapaxes(0, 1)
+    fraction_bits = MISSING_BITS + 2 * SHARE_BITS
+    y, x = np.mgrid[:height, :width] % 4
+    shift += ((2 * _BAYER[y, x] + 1) << (fraction_bits - 5))[:, :, None]
+    rgb[:] = (rgb + (shift >> fraction_bits)).clip(0, 255)
+
+
+def sums_threads(columns: int, height: int) -> int:
+    """Of `color_sums`: each does a row of a block."""
+    return columns * height
+
+
+def missing_threads(columns: int, rows: int) -> int:
+    """Of `color_missing`: each does a colour of a block."""
+    return 3 * columns * rows
+
+
+def shift_threads(width: int, height: int) -> int:
+    """Of `color_shift`: each does 16 pixels of a row."""
+    return -(-width // 16) * height
+
+
+def _mixed(values: _Ints, places: _Ints) -> _Ints:
+    """int32 [blocks, ...] -> [pixels, ...], in 1/128 of what they were."""
+    here, share = places >> 8, places & 0xFF
+    following = np.minimum(here + 1, len(values) - 1)
+    share = share.reshape(-1, *(1 for _ in values.shape[1:]))
+    return ((1 << SHARE_BITS) - share) * values[here] + share * values[following]
