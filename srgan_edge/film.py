@@ -8,18 +8,26 @@ only then gets its name.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from srgan_edge import __version__
 from srgan_edge.atomic import output_failed, partial_result, replace_when_whole
 from srgan_edge.child import ChildFailed
 from srgan_edge.color import MATRICES
 from srgan_edge.deep_color import deepened
-from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed
+from srgan_edge.engines.base import NotFinite
+from srgan_edge.errors import (
+    EngineLost,
+    InputDamaged,
+    Interrupted,
+    OutOfMemory,
+    OutputFailed,
+)
 from srgan_edge.film_join import Joined, Joiner
+from srgan_edge.film_on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.jobs import Job
@@ -31,7 +39,7 @@ from srgan_edge.report import Reporter
 from srgan_edge.segments import SegmentWriter, segment_frames
 from srgan_edge.signals import ends_within
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import Frame, VideoInfo, library_versions
+from srgan_edge.video import CodedFrame, Frame, VideoInfo, library_versions
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.work_folder import WorkFolder, open_work_folder
@@ -67,12 +75,29 @@ def upscale_film(
         Interrupted: a signal came; finished segments stay.
     """
     with ends_within(STOP_SECONDS):
-        if options.decode == "gpu":
+        nvdec = options.decode == "gpu"
+        if nvdec and upscaler.gpu_engine is not None:
+            on_gpu = {**made_by, "colours": "on the GPU"}
             try:
-                return _upscale_film(job, upscaler, options, made_by, reporter, Nvdec())
+                return _upscale_film(job, upscaler, options, on_gpu, reporter, "gpu")
+            except NotOnGpu as reason:
+                line = f"its frames go through this machine's memory: {reason}"
+                reporter.note(f"{job.source.name}: {line}")
+            except (NvdecFailed, OutOfMemory, EngineLost, NotFinite) as trouble:
+                line = "going on through this machine's memory, from where on colours may differ"
+                reporter.note(f"{job.source.name}: {trouble}; {line} by a level")
+                made_by = on_gpu  # what is finished stays
+                nvdec = not isinstance(trouble, (NvdecFailed, EngineLost))
+        if nvdec:
+            try:
+                return _upscale_film(job, upscaler, options, made_by, reporter, "nvdec")
             except NvdecFailed as failure:
                 reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
-        return _upscale_film(job, upscaler, options, made_by, reporter, None)
+        return _upscale_film(job, upscaler, options, made_by, reporter, "cpu")
+
+
+_Way = Literal["gpu", "nvdec", "cpu"]
+"""Frames stay on the GPU; or NVDEC decodes them into this machine's memory; or the CPU does."""
 
 
 def _upscale_film(
@@ -81,17 +106,29 @@ def _upscale_film(
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
-    nvdec: Nvdec | None,
+    way: _Way,
 ) -> FilmResult:
     encoding = options.encoding
-    with _open(job.source, options, nvdec) as reader:
+    with ExitStack() as life:
+        reader = _open(job.source, options, way)
+        life.enter_context(reader)
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
 
         def new_encoder() -> VideoEncoder:
-            return VideoEncoder(info, size, encoding)
+            return (encoder_for if way == "gpu" else VideoEncoder)(info, size, encoding)
 
         encoder = new_encoder()
+
+        def by_this_machine(frame: Frame) -> CodedFrame:
+            return encoder.coded(upscaled_frame(frame, upscaler.upscale))
+
+        frames_after: Callable[[int], Iterator[Any]] = reader.after
+        upscaled: Callable[[Any], CodedFrame] = by_this_machine
+        if way == "gpu":
+            assert isinstance(reader, VideoReader)
+            frames_after = reader.pictures_after
+            upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
         length = segment_frames(upscaler.info, info.width, info.height)
         identity = _identity(job.source, size, length, options, made_by)
         with (
@@ -107,8 +144,8 @@ def _upscale_film(
             try:
                 try:
                     upscale_video(
-                        reader.after(resumed),
-                        lambda frame: encoder.coded(upscaled_frame(frame, upscaler.upscale)),
+                        frames_after(resumed),
+                        upscaled,
                         writer,
                         reporter.frame_done,
                         upscaler.slots,
@@ -157,11 +194,20 @@ def _upscale_film(
     return result
 
 
-def _open(source: Path, options: Options, nvdec: Nvdec | None) -> IsolatedReader | VideoReader:
-    """In a process of its own, unless on the GPU, which that could not reach."""
-    if nvdec is not None:
-        return VideoReader(source, nvdec=nvdec, **options.reading)
-    return IsolatedReader(source, **options.reading)
+def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:
+    """In a process of its own, unless on the GPU, which that could not reach.
+
+    Raises:
+        NotOnGpu: NVDEC gives no frames that could stay there.
+    """
+    if way == "cpu":
+        return IsolatedReader(source, **options.reading)
+    if way == "nvdec":
+        return VideoReader(source, nvdec=Nvdec(), **options.reading)
+    try:
+        return VideoReader(source, nvdec=Nvdec(stays=True), **options.reading)
+    except NvdecFailed as error:
+        raise NotOnGpu(str(error)) from error
 
 
 @contextmanager

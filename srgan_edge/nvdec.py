@@ -90,16 +90,28 @@ def _context() -> dict[str, object]:
 class Nvdec:
     """Decodes one film, from its first packet to its last."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stays: bool = False) -> None:
+        """
+        Args:
+            stays: frames are left where NVDEC puts them, in the context that engines work in, and
+                have to be of 8 bits; else they come into this machine's memory.
+
+        Raises:
+            NvdecFailed: FFmpeg does not take that context.
+        """
+        self.stays, context = stays, _context()
+        if stays and not context:
+            raise NvdecFailed("FFmpeg does not take the engine's context of the GPU")
         # Where NVDEC does not take a stream, FFmpeg decodes it itself: the format of frames tells.
         self.hwaccel: HWAccel | None = HWAccel(
-            "cuda", allow_software_fallback=True, options=_context()
+            "cuda", allow_software_fallback=True, is_hw_owned=stays, options=context
         )
-        """For `av.open`; frames come into this machine's memory."""
+        """For `av.open`."""
         self._packets_behind = 0
 
     def decode(self, stream: VideoStream, packet: "VideoPacket | None") -> list[VideoFrame]:
-        """As `stream.decode`, with frames in the pixel format of the software decoder.
+        """As `stream.decode`, with frames in the pixel format of the software decoder, or in NV12
+        if they stay on the GPU.
 
         Raises:
             NvdecFailed: it does not take this stream, gave an error or a damaged frame, or none for
@@ -118,7 +130,8 @@ class Nvdec:
         self._packets_behind = 0 if frames else self._packets_behind + 1
         if self._packets_behind > MOST_PACKETS_BEHIND:
             raise NvdecFailed(f"NVDEC gave no frame for {self._packets_behind} packets")
-        return [_in_software_format(frame, stream) for frame in frames]
+        taken = _on_the_gpu if self.stays else _in_software_format
+        return [taken(frame, stream) for frame in frames]
 
     def compare(self, first: VideoFrame, expected: VideoFrame) -> None:
         """Refuse a film whose first frame is not that of the software decoder.
@@ -128,7 +141,10 @@ class Nvdec:
         Raises:
             NvdecFailed: they differ in any sample.
         """
-        pairs = zip(_samples(first), _samples(expected), strict=True)
+        here = first
+        if self.stays:
+            here = first.reformat(format="nv12").reformat(format=SOFTWARE_FORMATS["nv12"])
+        pairs = zip(_samples(here), _samples(expected), strict=True)
         if first.pts != expected.pts or not all(np.array_equal(*pair) for pair in pairs):
             raise NvdecFailed("NVDEC's first frame is not that of the software decoder")
 
@@ -145,6 +161,15 @@ def _in_software_format(frame: VideoFrame, stream: VideoStream) -> VideoFrame:
     if given == "p010le" and (frame.width % 2 or frame.height % 2):
         raise NvdecFailed("10 bits in an odd size")  # libswscale gets these wrong
     return frame.reformat(format=SOFTWARE_FORMATS[given])
+
+
+def _on_the_gpu(frame: VideoFrame, stream: VideoStream) -> VideoFrame:
+    stored = frame.sw_format or frame.format
+    if frame.is_corrupt:
+        raise NvdecFailed("NVDEC gave a damaged frame")
+    if stored.name != "nv12":
+        raise NvdecFailed(f"NVDEC gave {stream.codec_context.name} in {stored.name}, not in NV12")
+    return frame
 
 
 def _samples(frame: VideoFrame) -> list[npt.NDArray[np.uint8]]:

@@ -7,6 +7,7 @@ it can stand for was read in its `nvenc.c`. **No figure here was measured: none 
 import errno
 
 import av
+from av.codec.hwaccel import HWAccel
 
 from srgan_edge.errors import ResourcesExhausted, UsageError
 from srgan_edge.gpu import NOT_HERE, Gpu
@@ -29,6 +30,11 @@ STORED_AS = {"yuv420p10le": "p010le"}
 
 _RATE_OPTIONS = {"b", "cq", "qp", "rc"}
 """Who sets one of these has chosen a rate, and gets no default."""
+
+
+def engines_context() -> HWAccel:
+    """For an encoder whose frames lie on the GPU, in the context that engines work in."""
+    return HWAccel("cuda", is_hw_owned=True, options={"primary_ctx": "1"})
 
 
 def nvenc_options(encoding: Encoding) -> dict[str, str]:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from srgan_edge.channel import Channel, ConsumerGone, NewestChannel
 from srgan_edge.video import CodedFrame, CopiedPacket, Frame
@@ -20,6 +20,8 @@ QUEUED_ITEMS = 4
 
 Item = Frame | CopiedPacket
 Result = Frame | CodedFrame
+Source = TypeVar("Source", bound=Frame | CodedFrame)
+"""What is upscaled: RGB, or a picture as a decoder left it on a GPU."""
 
 
 class Sink(Protocol):
@@ -31,13 +33,13 @@ class Sink(Protocol):
 
 
 def upscale_video(
-    source: Iterable[Item],
-    upscale: Callable[[Frame], Result],
+    source: Iterable[Source | CopiedPacket],
+    upscale: Callable[[Source], Result],
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
     end_source: Callable[[], None] = lambda: None,
-    newest: NewestChannel[Item] | None = None,
+    newest: NewestChannel[Source | CopiedPacket] | None = None,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; returns their number.
 
@@ -50,7 +52,8 @@ def upscale_video(
     before it were written, so that they can be kept. `end_source` is called when no more frames are
     wanted: a decoder that hangs must not hold up who pressed Ctrl-C.
     """
-    decoded: Channel[Item] = Channel(QUEUED_ITEMS) if newest is None else newest
+    decoded: Channel[Source | CopiedPacket]
+    decoded = Channel(QUEUED_ITEMS) if newest is None else newest
     encoded: Channel[Result | CopiedPacket] = Channel(QUEUED_ITEMS if newest is None else 1)
     # One frame more than there are slots is under way, so that none waits for the next; unless the
     # next should be a newer one.
@@ -80,7 +83,10 @@ def upscale_video(
 
 
 def _in_order(
-    items: Iterable[Item], upscale: Callable[[Frame], Result], slots: int, most_in_work: int
+    items: Iterable[Source | CopiedPacket],
+    upscale: Callable[[Source], Result],
+    slots: int,
+    most_in_work: int,
 ) -> Iterator[Result | CopiedPacket]:
     """The items in their order, frames upscaled, `slots` of them at a time.
 
@@ -91,11 +97,11 @@ def _in_order(
     in_work = 0
     try:
         for item in items:
-            if isinstance(item, Frame):
+            if isinstance(item, CopiedPacket):
+                waiting.append(item)
+            else:
                 waiting.append(executor.submit(upscale, item))
                 in_work += 1
-            else:
-                waiting.append(item)
             while in_work > most_in_work or (waiting and isinstance(waiting[0], CopiedPacket)):
                 in_work -= isinstance(waiting[0], Future)
                 yield _finished(waiting.popleft())
@@ -108,7 +114,9 @@ def _finished(item: CopiedPacket | Future[Result]) -> Result | CopiedPacket:
     return item.result() if isinstance(item, Future) else item
 
 
-def _decode(source: Iterable[Item], decoded: Channel[Item]) -> None:
+def _decode(
+    source: Iterable[Source | CopiedPacket], decoded: Channel[Source | CopiedPacket]
+) -> None:
     try:
         for item in source:
             decoded.put(item)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from typing import Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
@@ -23,6 +23,9 @@ from srgan_edge.tiling import (
     upscale_row,
     upscale_tiled,
 )
+
+if TYPE_CHECKING:  # which needs PyAV, as films do
+    from srgan_edge.engines.gpu_film import GpuEngine
 
 ACTIVATION_BUDGET_BYTES = 512 << 20
 """On a CPU, and the least on a GPU: see `activation_budget_bytes`."""
@@ -110,6 +113,11 @@ class Upscaler:
     def slots(self) -> int:
         """How many calls of `upscale` may run at once."""
         return self._engine.info.slots
+
+    @property
+    def gpu_engine(self) -> "GpuEngine | None":
+        """The engine that is used now, if frames of a film can stay on its GPU."""
+        return cast("GpuEngine", self._engine) if _takes_frames(self._engine) else None
 
     def plan(self, width: int, height: int) -> tuple[TilePlan, int]:
         """How frames of a size are cut now, and how many tiles go to the engine at a time."""

@@ -90,12 +90,14 @@ class VideoEncoder:
             self.left_out.append(
                 f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
             )
-        self._pixel_format = _pixel_format(encoding, info, size)
-        self._color = info.color.stored_as(
-            is_rgb=VideoFormat(self._pixel_format).is_rgb, height=info.height
+        self.pixel_format = _pixel_format(encoding, info, size)
+        """Of the stream, by FFmpeg's name."""
+        self.color = info.color.stored_as(
+            is_rgb=VideoFormat(self.pixel_format).is_rgb, height=info.height
         )
-        if self._pixel_format.startswith("yuvj"):  # FFmpeg's old word for full range
-            self._color = replace(self._color, full_range=True)
+        if self.pixel_format.startswith("yuvj"):  # FFmpeg's old word for full range
+            self.color = replace(self.color, full_range=True)
+        """Of the stream."""
         self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
         self._frames_taken = 0
         self._conversion = _Conversion()
@@ -114,7 +116,7 @@ class VideoEncoder:
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         context.width, context.height = self._size
-        context.pix_fmt = self._pixel_format
+        context.pix_fmt = self.pixel_format
         context.time_base = stream.time_base = info.time_base
         self._tag(context)
         if info.sample_aspect_ratio:
@@ -136,16 +138,16 @@ class VideoEncoder:
         Raises:
             UsageError: it has more bits than the stream, which was chosen by a frame that had not.
         """
-        if frame.deep is not None and depth_bits(self._pixel_format) == 8:
+        if frame.deep is not None and depth_bits(self.pixel_format) == 8:
             raise UsageError(
                 f"frames of more than 8 bits from {float(frame.pts * self._info.time_base):.2f} s "
-                f"on; type --pix-fmt {with_depth(self._pixel_format, 10)} to keep them, or "
-                f"--pix-fmt {self._pixel_format} to go on in 8"
+                f"on; type --pix-fmt {with_depth(self.pixel_format, 10)} to keep them, or "
+                f"--pix-fmt {self.pixel_format} to go on in 8"
             )
         convert = self._conversion.of_this_thread
         if convert is None:
             height, width, _ = frame.pixels.shape
-            convert = _conversion((width, height), self._pixel_format, self._size, self._color)
+            convert = _conversion((width, height), self.pixel_format, self._size, self.color)
             self._conversion.of_this_thread = convert
         return CodedFrame(convert(frame), frame.pts, frame.duration)
 
@@ -191,10 +193,10 @@ class VideoEncoder:
             yield packet
 
     def _tag(self, target: VideoCodecContext | VideoFrame) -> None:
-        target.colorspace = self._color.matrix
-        target.color_range = self._color.range_tag
-        target.color_primaries = self._color.primaries
-        target.color_trc = self._color.transfer
+        target.colorspace = self.color.matrix
+        target.color_range = self.color.range_tag
+        target.color_primaries = self.color.primaries
+        target.color_trc = self.color.transfer
 
 
 class _Conversion(threading.local):

@@ -36,7 +36,15 @@ from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.rgb_decoder import RgbDecoder
 from srgan_edge.stated_size import missing_bytes
 from srgan_edge.swscale import Siting
-from srgan_edge.video import CopiedPacket, Frame, FrameTime, Notes, VideoInfo, VideoPacket
+from srgan_edge.video import (
+    CodedFrame,
+    CopiedPacket,
+    Frame,
+    FrameTime,
+    Notes,
+    VideoInfo,
+    VideoPacket,
+)
 from srgan_edge.video_decoder import Picture, VideoDecoder
 from srgan_edge.video_limits import (
     MAX_PIXELS,
@@ -66,7 +74,7 @@ _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the f
 
 # Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
 # and MPEG-1. Libswscale, if not told, takes it to be between them.
-_CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
+CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # what Matroska can tell apart
@@ -157,10 +165,14 @@ class VideoReader:
             self._items = self._decode()
             self._ahead: deque[Picture | CopiedPacket] = deque()
             first = self._first_frame()
-            self.info = self._describe(first, rate)
+            self._first_color = _color_of(first.frame)
             if nvdec is not None:
                 with VideoReader(path, allow_8bit=True, deinterlace=deinterlace) as software:
-                    nvdec.compare(first.frame, cast(Picture, software._ahead[-1]).frame)
+                    expected = cast(Picture, software._ahead[-1])
+                    nvdec.compare(first.frame, expected.frame)
+                if nvdec.stays:  # what FFmpeg says of a frame on a GPU is not all
+                    first = expected
+            self.info = self._describe(first, rate)
             self._refuse_unreadable(self.info.pixel_format, self.info.color)
             if needs_dolby_vision(first.frame):
                 raise InputRefused(
@@ -201,10 +213,23 @@ class VideoReader:
 
     def after(self, frames: int) -> Iterator[Frame | CopiedPacket]:
         """What comes after the first `frames` frames, which are decoded and no more."""
+        self._pass_over(frames)
+        yield from self
+
+    def pictures_after(self, frames: int) -> Iterator[CodedFrame | CopiedPacket]:
+        """The same, frames being as NVDEC leaves them on the GPU.
+
+        Raises:
+            NvdecFailed: their colours change, which is for `after` to follow.
+        """
+        self._pass_over(frames)
+        for item in self._all():
+            yield self._picture(item) if isinstance(item, Picture) else item
+
+    def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
         while frames and (item := next(scanned, None)):
             frames -= isinstance(item, FrameTime)
-        yield from self
 
     @property
     def notes(self) -> Notes:
@@ -399,6 +424,14 @@ class VideoReader:
         pixels, deep = self._to_rgb(picture.frame)
         return Frame(pixels, time.pts, time.duration, None if self._allow_8bit else deep)
 
+    def _picture(self, picture: Picture) -> CodedFrame:
+        time = self._time(picture)
+        self.unkept.update(dict.fromkeys(unkept_metadata(picture.frame)))
+        if _color_of(picture.frame) != self._first_color:
+            seconds = float(time.pts * self._time_base)
+            raise NvdecFailed(f"colours change at {seconds:.2f} s")
+        return CodedFrame(picture.frame, *time)
+
     def _time(self, picture: Picture) -> FrameTime:
         time = FrameTime(self._rising_pts(picture), self._duration(picture))
         self._refuse_change(picture.frame, time.pts)
@@ -448,7 +481,7 @@ class VideoReader:
         return picture.duration or round(self._period_ticks) or 1
 
     def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
-        siting: Siting = "center" if self.info.codec in _CENTRED_CHROMA else "left"
+        siting: Siting = "center" if self.info.codec in CENTRED_CHROMA else "left"
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)
 
 

@@ -6,21 +6,31 @@ tests/test_cuda.py runs it.
 """
 
 import ctypes
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
+import av
 import numpy as np
 import pytest
 import torch
+from clips import make
 from host_kernels import register_all
 
+from srgan_edge import dlpack, film
+from srgan_edge.cli import app
 from srgan_edge.color_lock import locked
+from srgan_edge.engines import gpu_film
 from srgan_edge.engines import torch as engine_module
 from srgan_edge.engines.fused import nvidia_bindings
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import OutOfMemory
+from srgan_edge.errors import EngineLost, OutOfMemory
+from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
+from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.models import find_model
+from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.tiling import upscale_tiled
 from srgan_edge.upscaler import Tiling, Upscaler
 
@@ -121,3 +131,168 @@ def test_without_room_for_frames_they_are_cut_here(monkeypatch):
         expected = upscale_tiled(engine.upscale, frame, plan, 4, batch)
     assert np.array_equal(result, locked(frame, expected))
     assert said == ["out of memory: going on with frames that are cut before they go to the GPU"]
+
+
+# Films
+
+
+class Stand(Nvdec):
+    """Software in NVDEC's place: frames in NV12, in what the driver takes for a GPU's memory."""
+
+    fails_at = None
+
+    def __init__(self, *, stays=False):
+        super().__init__(stays=stays)
+        self.hwaccel, self._given = None, 0
+
+    def _decoded(self, stream, packet):
+        given = {"yuv420p": "nv12", "yuv420p10le": "p010le"}
+        frames = [it.reformat(format=given.get(it.format.name)) for it in stream.decode(packet)]
+        self._given += len(frames)
+        if self.fails_at is not None and self._given > self.fails_at:
+            raise NvdecFailed("NVDEC fell over")
+        for frame in frames:
+            for plane in frame.planes:
+                size = ctypes.c_size_t(plane.buffer_size)
+                DRIVER.fake_lend(ctypes.c_size_t(plane.buffer_ptr), size)
+        return frames
+
+
+@pytest.fixture
+def upscale(tmp_path, monkeypatch, capsys):
+    """Upscale a film in segments of four frames by the command: its exit code, and what it said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(film, "Nvdec", Stand)
+    monkeypatch.setattr(Stand, "fails_at", None)
+    monkeypatch.setattr("srgan_edge.run.choose_decoder", lambda *_: "gpu")
+    monkeypatch.setattr("srgan_edge.segments.SEGMENT_FRAMES", 4)
+    host = partial(gpu_film.GpuFilm, device=dlpack.CPU)
+    monkeypatch.setattr(gpu_film, "GpuFilm", host)
+
+    def run(*options):
+        arguments = ["upscale", "in.mkv", "-n", str(CHECKPOINT), "--engine", "torch"]
+        arguments += ["--device", "cuda", "--tile", "24", "-c", "ffv1", "--decode", "gpu"]
+        with pytest.raises(SystemExit) as ended:
+            app([*arguments, "-o", "out.mkv", "--json-events", *options], standalone_mode=False)
+        out, err = capsys.readouterr()
+        events = [json.loads(line) for line in out.splitlines()]
+        said = [event["text"] for event in events if event["event"] == "note"]
+        return ended.value.code or 0, [line for line in said if "colour matrix" not in line], err
+
+    return run
+
+
+def planes_of(path, pixel_format):
+    """Of each frame: time in seconds, luma, and chroma as it is in NV12."""
+    found = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            assert frame.format.name == pixel_format
+            luma, chroma = (
+                np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+                for plane in frame.reformat(format="nv12").planes
+            )
+            shape = (frame.height // 2, frame.width // 2, 2)
+            pairs = chroma[:, : frame.width].reshape(shape)
+            found.append((frame.pts * frame.time_base, luma[:, : frame.width].copy(), pairs.copy()))
+    return found
+
+
+def expected_planes(lock):
+    """By the references, and the engine frame by frame."""
+    matrix = gpu_film.YuvMatrix(0.299, 0.114, full_range=False)
+    with TorchEngine(CHECKPOINT, "cuda") as engine:
+        upscaler = Upscaler(engine, Tiling(24), color_lock=lock)
+        return [
+            (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix, 8))
+            for time, luma, chroma in planes_of("in.mkv", "yuv420p")
+        ]
+
+
+def assert_equal(frames, expected):
+    assert len(frames) == len(expected)
+    for one, other in zip(frames, expected, strict=True):
+        assert one[0] == other[0]
+        assert np.array_equal(one[1], other[1])
+        assert np.array_equal(one[2], other[2])
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_a_film_stays_on_the_gpu_until_it_is_encoded(upscale, lock):
+    make("in.mkv", frames=10, options={"crf": "18", "bf": "2"}, sounds=["eng"])
+    assert upscale("--color-lock" if lock else "--no-color-lock") == (0, [], "")
+    assert_equal(planes_of("out.mkv", "yuv420p"), expected_planes(lock))
+
+
+def test_a_film_that_was_stopped_goes_on_there(upscale, monkeypatch):
+    make("in.mkv", frames=10)
+    upscale_frame = gpu_film.GpuFilm.func.upscale
+    calls = []
+
+    def stopped(self, frame):
+        calls.append(frame)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return upscale_frame(self, frame)
+
+    monkeypatch.setattr(gpu_film.GpuFilm.func, "upscale", stopped)
+    with pytest.raises(BaseException):  # noqa: B017 - however it ends
+        upscale()
+    code, said, _ = upscale()
+    assert (code, len(said)) == (0, 1)
+    assert "going on after 4 frames" in said[0]
+    assert_equal(planes_of("out.mkv", "yuv420p"), expected_planes(False))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "line"),
+    [
+        (OutOfMemory(), "going on through this machine's memory"),
+        (EngineLost("the GPU failed"), "the GPU failed; going on through this machine's memory"),
+        (None, "NVDEC fell over; going on through this machine's memory"),
+    ],
+)
+def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, line):
+    """No frame is lost or done twice, and those before it are as they were."""
+    make("in.mkv", frames=10)
+    upscale_frame, calls = gpu_film.GpuFilm.func.upscale, []
+
+    def failing(self, frame):
+        calls.append(frame)
+        if len(calls) == 7:
+            raise trouble
+        return upscale_frame(self, frame)
+
+    if trouble is None:
+        monkeypatch.setattr(Stand, "fails_at", 6)
+    else:
+        monkeypatch.setattr(gpu_film.GpuFilm.func, "upscale", failing)
+    code, said, _ = upscale()
+    assert code == 0
+    assert line in said[0]
+    frames, expected = planes_of("out.mkv", "yuv420p"), expected_planes(False)
+    assert_equal(frames[:4], expected[:4])
+    assert [frame[0] for frame in frames] == [frame[0] for frame in expected]
+    for one, other in zip(frames, expected, strict=True):
+        for plane, twin in zip(one[1:], other[1:], strict=True):
+            assert np.abs(plane.astype(int) - twin).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("clip", "options", "reason"),
+    [
+        ({"pixel_format": "yuv420p10le"}, [], "NVDEC gave h264 in p010le, not in NV12"),
+        ({"pixel_format": "yuv444p"}, [], "NVDEC gave h264 in yuv444p, not in NV12"),
+        ({}, ["--outscale", "3"], "--outscale is done there"),
+        ({}, ["--deinterlace"], "--deinterlace is done there"),
+        ({}, ["--pix-fmt", "yuv444p"], "yuv444p is made there"),
+    ],
+)
+def test_what_cannot_stay_there_is_said(upscale, clip, options, reason):
+    make("in.mkv", frames=5, **clip)
+    code, said, err = upscale(*options)
+    assert code == 0, err
+    assert reason in said[0]
+    assert "this machine's memory" in said[0]
+    with av.open("out.mkv") as container:
+        assert len(list(container.decode(video=0))) == 5

@@ -1,19 +1,61 @@
-"""A film that stays on the GPU: from NVDEC's frames to NVENC's, through the TensorRT engine.
+"""A film that stays on the GPU: from NVDEC's frames to what NVENC takes.
 
 Nothing of a frame comes into this machine's memory. Colours are converted by the kernels, within a
-level of libswscale, in the matrix and range of the film; they are not locked to those of the source
-(`color_lock`), and results have the depth of the network, 8 bits. **Not yet run on a GPU.**
+level of libswscale, in the matrix and range of the film; results have the depth of the network,
+8 bits.
 """
 
-from typing import Self
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol, Self
 
 from av.video.frame import VideoFrame
 
 from srgan_edge import dlpack
+from srgan_edge.color import MATRICES, ColorDescription
+from srgan_edge.engines.base import EngineInfo
+from srgan_edge.engines.canvas import Canvas
 from srgan_edge.engines.gpu_frames import FramePool, planes_of
-from srgan_edge.engines.tensorrt import TensorRtEngine
+from srgan_edge.errors import EngineLost
+from srgan_edge.kernels.cuda import Cuda
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.tiling import TilePlan
+
+
+class GpuEngine(Protocol):
+    """An engine whose slots have a `Canvas`: TensorRT's, and PyTorch's on a GPU."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def cuda(self) -> Cuda:
+        """In the context that FFmpeg shares."""
+        ...
+
+    def slot(self) -> AbstractContextManager[Any]:
+        """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
+        ...
+
+    def all_slots(self) -> AbstractContextManager[list[Any]]:
+        """All of them, which nobody uses meanwhile."""
+        ...
+
+    def canvas(
+        self,
+        slot: Any,  # noqa: ANN401 - of that engine
+        plan: TilePlan,
+        batch: int,
+        *,
+        lock_colors: bool,
+    ) -> Canvas:
+        """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
+        ...
+
+
+def matrix_of(color: ColorDescription) -> YuvMatrix:
+    """What the kernels compute with, for one of `color.MATRICES`."""
+    _, k_red, k_blue = MATRICES[color.matrix]
+    return YuvMatrix(k_red, k_blue, color.full_range)
 
 
 class GpuFilm:
@@ -21,12 +63,13 @@ class GpuFilm:
 
     def __init__(
         self,
-        engine: TensorRtEngine,
+        engine: GpuEngine,
         plan: TilePlan,
         batch: int,
         matrix: YuvMatrix,
         pixel_format: str,
         *,
+        lock_colors: bool = False,
         device: int = dlpack.CUDA,
     ) -> None:
         """Make room in every slot, so that what does not fit shows now.
@@ -35,19 +78,22 @@ class GpuFilm:
             plan: how its frames are cut; of an even size.
             batch: tiles at a time.
             pixel_format: of the result, `nv12` or `p010le`.
+            lock_colors: hold the mean colours of the film, as `color_lock` does.
             device: where the GPU's memory is in truth.
 
         Raises:
             OutOfMemory: it does not fit.
             ExtraMissing: the kernels cannot be compiled here.
         """
-        self._engine, self._plan, self._batch, self._matrix = engine, plan, batch, matrix
+        self._engine, self._matrix = engine, matrix
+        self._wanted: dict[str, Any]
+        self._wanted = {"plan": plan, "batch": batch, "lock_colors": lock_colors}
         scale = engine.info.spec.scale
         size = (scale * plan.width, scale * plan.height)
         self._pool = FramePool(engine.cuda, size, pixel_format, device=device)
         with engine.all_slots() as slots:
             for slot in slots:
-                engine.canvas(slot, plan, batch)
+                engine.canvas(slot, **self._wanted)
 
     def upscale(self, frame: VideoFrame) -> VideoFrame:
         """A frame in NV12 or P010 -> one in the pixel format of the result, without a time.
@@ -58,13 +104,13 @@ class GpuFilm:
         """
         with self._engine.slot() as slot:
             upscaled, planes = self._pool.take()
-            canvas = self._engine.canvas(slot, self._plan, self._batch)
+            canvas = self._engine.canvas(slot, **self._wanted)
             canvas.upscale_planes(planes_of(frame), planes, self._matrix)
         return upscaled
 
     def close(self) -> None:
-        """Give the memory of frames back: the encoder must be closed."""
-        with self._engine.cuda.current():
+        """Give the memory of frames back: whoever has one must be done with it."""
+        with suppress(EngineLost), self._engine.cuda.current():
             self._pool.close()
 
     def __enter__(self) -> Self:

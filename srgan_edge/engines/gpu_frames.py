@@ -2,7 +2,6 @@
 
 NVENC is told one address and one pitch, so that the chroma of a frame begins where its luma ends.
 An encoder holds frames for a while, as B-frames come later; room is used again once it lets go.
-**Not yet run on a GPU.**
 """
 
 import threading
