@@ -5,6 +5,30 @@ constexpr int kShareBits = 7;  // of a block's share in a pixel
 constexpr int kFractionBits = 8 + 2 * kShareBits;
 constexpr int kWholeShare = 1 << kShareBits;
 
+// The sums of three colours.
+struct Sums {
+    u32 red = 0, green = 0, blue = 0;
+
+    // Of four pixels in three words, where a colour lies in every third byte.
+    HOST_DEVICE void add(u32 first, u32 second, u32 third) {
+        constexpr u32 kEnds = 0x01000001, kSecond = 0x00000100, kThird = 0x00010000;
+        red = dot4(first, kEnds, dot4(second, kThird, dot4(third, kSecond, red)));
+        green = dot4(first, kSecond, dot4(second, kEnds, dot4(third, kThird, green)));
+        blue = dot4(first, kThird, dot4(second, kSecond, dot4(third, kEnds, blue)));
+    }
+
+    // Of the first `count` of 16 pixels.
+    HOST_DEVICE void add(Bytes<48> pixels, int count) {
+        UNROLL for (int i = 0; i < 12; ++i) {
+            const int bytes = clamped(3 * count - 4 * i, 0, 4);
+            pixels.word[i] &= bytes < 4 ? (1u << 8 * bytes) - 1 : 0xffffffff;
+        }
+        UNROLL for (int i = 0; i < 12; i += 3) {
+            add(pixels.word[i], pixels.word[i + 1], pixels.word[i + 2]);
+        }
+    }
+};
+
 // The sums of one row of one block, added to those of the block.
 KERNEL color_sums(
     const u8* rgb, int width, int height, const int* edges, int columns, const int* row_blocks,
@@ -13,20 +37,17 @@ KERNEL color_sums(
     if (y >= height) return;
     const u8* row = rgb + static_cast<i64>(y) * 3 * width;
     const int stop = edges[column + 1];
-    u32 red = 0, green = 0, blue = 0;
+    Sums found;
+    auto next = load_of_row<48, 3>(row, 3 * edges[column], 3 * width);
     for (int x = edges[column]; x < stop; x += 16) {
-        const auto pixels = load_of_row<48, 3>(row, 3 * x, 3 * width);
-        UNROLL for (int i = 0; i < 16; ++i) {
-            const bool is_inside = x + i < stop;
-            red += is_inside ? pixels.get(3 * i) : 0;
-            green += is_inside ? pixels.get(3 * i + 1) : 0;
-            blue += is_inside ? pixels.get(3 * i + 2) : 0;
-        }
+        const auto pixels = next;
+        if (x + 16 < stop) next = load_of_row<48, 3>(row, 3 * (x + 16), 3 * width);
+        found.add(pixels, stop - x);
     }
     u32* block = sums + 3 * (row_blocks[y] * columns + column);
-    add_atomically(block, red);
-    add_atomically(block + 1, green);
-    add_atomically(block + 2, blue);
+    add_atomically(block, found.red);
+    add_atomically(block + 1, found.green);
+    add_atomically(block + 2, found.blue);
 }
 
 HOST_DEVICE i64 floor_divided(i64 value, i64 by) {

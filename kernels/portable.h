@@ -38,6 +38,16 @@ struct alignas(16) uint4 {
 };
 #endif
 
+// `sum`, and the products of four bytes with four others.
+HOST_DEVICE u32 dot4(u32 bytes, u32 factors, u32 sum) {
+#ifdef __CUDA_ARCH__
+    return __dp4a(bytes, factors, sum);
+#else
+    for (int shift = 0; shift < 32; shift += 8) sum += (bytes >> shift & 255) * (factors >> shift & 255);
+    return sum;
+#endif
+}
+
 HOST_DEVICE constexpr int smaller(int a, int b) { return a < b ? a : b; }
 HOST_DEVICE constexpr int larger(int a, int b) { return a > b ? a : b; }
 HOST_DEVICE constexpr int clamped(int value, int low, int high) {
