@@ -9,23 +9,22 @@ from typing import Any
 
 import av
 import numpy as np
-from av.codec.hwaccel import HWAccel
 from av.video.frame import PictureType, VideoFrame
 from pipeline import DEMO_CLIP, run_command
 
 from srgan_edge.color import BT709, MATRICES
 from srgan_edge.engines import choose_engine
+from srgan_edge.engines.base import FrameEngine
 from srgan_edge.engines.gpu_film import GpuFilm
-from srgan_edge.engines.tensorrt import TensorRtEngine
+from srgan_edge.film_on_gpu import encoder_for
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec
-from srgan_edge.nvenc import SOFTWARE
+from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.upscaler import Tiling, Upscaler
 from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
-from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
 
@@ -122,24 +121,25 @@ def nvenc_keeps_frames(
     return found
 
 
-def film_stays_on_the_gpu(folder: Path, engine: TensorRtEngine, codec: str) -> dict[str, Any]:
-    """NVDEC, engine, NVENC: to the byte what goes by this machine's memory and the references."""
-    fixed = engine.info.fixed_shape
-    assert fixed is not None
-    _, height, width = fixed
+def film_stays_on_the_gpu(
+    folder: Path, engine: FrameEngine, size: tuple[int, int], codec: str
+) -> dict[str, Any]:
+    """NVDEC, engine, encoder: to the byte what goes by this machine's memory and the references."""
+    width, height = size
     path = make_clip(folder / "film.mkv", *CLIPS["h264"], (width, height))
     matrix = YuvMatrix(*MATRICES[BT709][1:], full_range=False)
     upscaler, scale = Upscaler(engine, Tiling()), engine.info.spec.scale
+    on_gpu = upscaler.gpu_engine
+    assert on_gpu is not None
     plan, batch = upscaler.plan(width, height)
     with av.open(str(path)) as container:
         sources = [_planes(frame.reformat(format="nv12")) for frame in container.decode(video=0)]
     with VideoReader(path) as reader:
         info = reader.info
         times = [item for item in reader.scan() if isinstance(item, FrameTime)]
-    encoding = Encoding(codec, pixel_format="nv12")
-    encoder = VideoEncoder(info, (scale * width, scale * height), encoding, on_gpu=_on_gpu())
+    encoder = encoder_for(info, (scale * width, scale * height), Encoding(codec))
     target, worst = folder / "film-out.mkv", 0
-    with GpuFilm(engine, plan, batch, matrix, "nv12") as film:
+    with GpuFilm(on_gpu, plan, batch, matrix, "nv12") as film:
         with av.open(str(target), "w") as container:
             encoder.add_to(container)
             begun = time.monotonic()
@@ -151,6 +151,8 @@ def film_stays_on_the_gpu(folder: Path, engine: TensorRtEngine, codec: str) -> d
                     pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix, 8), strict=True)
                     worst = max(worst, *(_apart(ours, theirs) for ours, theirs in pairs))
                     begun += time.monotonic() - paused
+                if codec not in SOFTWARE:
+                    upscaled = upscaled.reformat(format="nv12").reformat(format="yuv420p")
                 container.mux(encoder.encode(CodedFrame(upscaled, *times[number])))
                 del upscaled
             container.mux(encoder.finish())
@@ -192,12 +194,8 @@ def _enlarged_demo(path: Path, size: tuple[int, int], frames: int) -> Path:
     return path
 
 
-def _on_gpu() -> HWAccel:
-    return HWAccel("cuda", is_hw_owned=True, options={"primary_ctx": "1"})
-
-
 def _decoded_on_gpu(path: Path) -> Iterator[VideoFrame]:
-    with av.open(str(path), hwaccel=_on_gpu()) as container:
+    with av.open(str(path), hwaccel=engines_context()) as container:
         for frame in container.decode(video=0):
             assert frame.format.name == "cuda", f"FFmpeg decoded to {frame.format.name}"
             yield frame

@@ -84,8 +84,8 @@ def upscale_film(
                 line = f"its frames go through this machine's memory: {reason}"
                 reporter.note(f"{job.source.name}: {line}")
             except (NvdecFailed, OutOfMemory, EngineLost, NotFinite) as trouble:
-                line = "going on through this machine's memory, from where on colours may differ"
-                reporter.note(f"{job.source.name}: {trouble}; {line} by a level")
+                line = "going on through this machine's memory, with slightly different colours"
+                reporter.note(f"{job.source.name}: {trouble}; {line}")
                 made_by = on_gpu  # what is finished stays
                 nvdec = not isinstance(trouble, (NvdecFailed, EngineLost))
         if nvdec:

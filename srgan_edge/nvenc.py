@@ -33,7 +33,7 @@ _RATE_OPTIONS = {"b", "cq", "qp", "rc"}
 
 
 def engines_context() -> HWAccel:
-    """For an encoder whose frames lie on the GPU, in the context that engines work in."""
+    """For who has its frames on the GPU, in the context that engines work in."""
     return HWAccel("cuda", is_hw_owned=True, options={"primary_ctx": "1"})
 
 

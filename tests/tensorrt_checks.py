@@ -774,14 +774,13 @@ def test_what_make_gpu_does_with_a_film_that_stays_there(tensorrt, tmp_path, mon
 
     monkeypatch.setattr(gpu_video, "GpuFilm", partial(GpuFilm, device=dlpack.CPU))
     monkeypatch.setattr(gpu_video, "_decoded_on_gpu", decoded)
-    monkeypatch.setattr(gpu_video, "_on_gpu", lambda: None)
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
     with TensorRtEngine(path) as engine:
-        found = gpu_video.film_stays_on_the_gpu(tmp_path, engine, "libx264")
+        found = gpu_video.film_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
         assert found["size"] == "64x48"
         monkeypatch.setattr(gpu_video, "_apart", lambda ours, theirs: 1)
         with pytest.raises(AssertionError, match="levels apart"):
-            gpu_video.film_stays_on_the_gpu(tmp_path, engine, "libx264")
+            gpu_video.film_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
 
 
 def frames_of(path):
