@@ -44,10 +44,10 @@ def upscaling_on_gpu(
         NotOnGpu: this film, or what is asked for, needs the way through this machine's memory, or
             there is no room, or something that it needs is not installed.
     """
-    if reason := why_not(info, encoder, options):
-        raise NotOnGpu(reason)
     engine = upscaler.gpu_engine
-    assert engine is not None
+    assert engine is not None, "who has none does not come here"
+    if reason := why_not(info, encoder, options, upscaler.scale):
+        raise NotOnGpu(reason)
     from srgan_edge.engines.gpu_film import GpuFilm, matrix_of  # which need a GPU's kernels
 
     plan, batch = upscaler.plan(info.width, info.height)
@@ -95,18 +95,19 @@ class _Calls:
             self._changed.wait_for(lambda: not self._under_way)
 
 
-def why_not(info: VideoInfo, encoder: VideoEncoder, options: Options) -> str:
+def why_not(info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int) -> str:
     """Why frames have to go through this machine's memory; empty if they need not."""
     if options.deinterlace:
         return "--deinterlace is done there"
     if options.on_damage == "conceal":
         return "--on-damage conceal is done there"
-    if options.outscale is not None:
+    if options.outscale not in (None, scale):
         return "--outscale is done there"
     if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTRED_CHROMA:
         return f"{info.pixel_format} of {info.codec} is converted there"
-    if encoder.pixel_format not in ("yuv420p", "nv12"):
-        return f"{encoder.pixel_format} is made there"
+    for wanted in (options.encoding.pixel_format or "nv12", encoder.pixel_format):
+        if wanted not in ("yuv420p", "nv12"):
+            return f"{wanted} is made there"
     if info.color.matrix not in MATRICES:
         return f"colour matrix {info.color.matrix} is converted there"
     given, stored = info.color, encoder.color

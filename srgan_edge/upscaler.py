@@ -117,7 +117,8 @@ class Upscaler:
     @property
     def gpu_engine(self) -> "GpuEngine | None":
         """The engine that is used now, if frames of a film can stay on its GPU."""
-        return cast("GpuEngine", self._engine) if _takes_frames(self._engine) else None
+        stays = self._load.whole_frames and _takes_frames(self._engine)
+        return cast("GpuEngine", self._engine) if stays else None
 
     def plan(self, width: int, height: int) -> tuple[TilePlan, int]:
         """How frames of a size are cut now, and how many tiles go to the engine at a time."""

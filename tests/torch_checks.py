@@ -220,7 +220,7 @@ def assert_equal(frames, expected):
 @pytest.mark.parametrize("lock", [False, True])
 def test_a_film_stays_on_the_gpu_until_it_is_encoded(upscale, lock):
     make("in.mkv", frames=10, options={"crf": "18", "bf": "2"}, sounds=["eng"])
-    assert upscale("--color-lock" if lock else "--no-color-lock") == (0, [], "")
+    assert upscale("-s", "4", "--color-lock" if lock else "--no-color-lock") == (0, [], "")
     assert_equal(planes_of("out.mkv", "yuv420p"), expected_planes(lock))
 
 
