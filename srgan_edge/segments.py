@@ -22,7 +22,7 @@ from srgan_edge.video_muxer import output_errors
 from srgan_edge.work_folder import WorkFolder
 
 SEGMENT_FRAMES = 48
-"""In a segment. What a crash can cost, and how often a whole picture is stored."""
+"""In a segment: half of what a crash can cost, and how often a whole picture is stored."""
 
 FEWEST_FRAMES = 8
 """In a segment of a film that takes long: fewer would make the file much larger."""
