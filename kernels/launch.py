@@ -4,6 +4,13 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from srgan_edge.errors import (
+    ExtraMissing,
+    KernelsMissing,
+    OutOfMemory,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.kernels.cuda import Argument, Cuda, Kernel, Stream
 from srgan_edge.kernels.source import BLOCK_THREADS, KERNELS, source_of
 
@@ -32,17 +39,29 @@ class Kernels:
             arguments: as the reference lists them; an `int` is an address, all else an `np.int32`.
 
         Raises:
-            ExtraMissing: no compiler here.
+            KernelsMissing: as `load`.
         """
         blocks = -(-threads // BLOCK_THREADS)
         self.load(name)((blocks,), (BLOCK_THREADS,), arguments, stream)
 
     def load(self, name: str) -> Kernel:
-        """The kernel, compiled: takes a second or so, which nobody wants between two frames."""
+        """The kernel, compiled: takes a second or so, which nobody wants between two frames.
+
+        Raises:
+            KernelsMissing: there is no compiler here, or a driver that is older than it.
+        """
         with self._compiling:
             if name not in self._kernels:
-                source = KERNELS[name]
-                if source not in self._images:
-                    self._images[source] = self._compile(source_of(name), self._compute_capability)
-                self._kernels[name] = self._cuda.kernel(self._images[source], name)
+                try:
+                    self._kernels[name] = self._compiled(name)
+                except OutOfMemory:
+                    raise
+                except (ExtraMissing, UsageError, ResourcesExhausted) as error:
+                    raise KernelsMissing(str(error)) from error
             return self._kernels[name]
+
+    def _compiled(self, name: str) -> Kernel:
+        source = KERNELS[name]
+        if source not in self._images:
+            self._images[source] = self._compile(source_of(name), self._compute_capability)
+        return self._cuda.kernel(self._images[source], name)

@@ -64,6 +64,10 @@ class EngineLost(ResourcesExhausted):
     """The device of an engine failed, and will fail again; another engine may go on."""
 
 
+class KernelsMissing(ResourcesExhausted):
+    """Our own kernels cannot be had on this GPU; what is slower does without them."""
+
+
 class Interrupted(BaseException):
     """Stopped by a signal. Not an `Exception`, so that no handler of errors swallows it."""
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Self
 
 from srgan_edge.color import MATRICES
-from srgan_edge.errors import ExtraMissing, OutOfMemory, SrganEdgeError
+from srgan_edge.errors import KernelsMissing, OutOfMemory, SrganEdgeError
 from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.options import Options
 from srgan_edge.upscaler import Upscaler
@@ -42,7 +42,7 @@ def upscaling_on_gpu(
 
     Raises:
         NotOnGpu: this film, or what is asked for, needs the way through this machine's memory, or
-            there is no room, or something that it needs is not installed.
+            there is no room, or the kernels for it cannot be had.
     """
     engine = upscaler.gpu_engine
     assert engine is not None, "who has none does not come here"
@@ -54,7 +54,7 @@ def upscaling_on_gpu(
     wanted = (plan, batch, matrix_of(info.color), "nv12")
     try:
         film = GpuFilm(engine, *wanted, lock_colors=upscaler.color_lock)
-    except (OutOfMemory, ExtraMissing) as error:
+    except (OutOfMemory, KernelsMissing) as error:
         raise NotOnGpu(str(error)) from error
     stays, calls = encoder.codec in SOFTWARE, _Calls()
     with film, calls:

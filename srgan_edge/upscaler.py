@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
-from srgan_edge.errors import EngineLost, ExtraMissing, ModelRefused, OutOfMemory, UsageError
+from srgan_edge.errors import EngineLost, KernelsMissing, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.gpu import gpu_memory_bytes
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
@@ -205,7 +205,7 @@ class Upscaler:
                 return engine.upscale_frame(frame, plan, batch, lock_colors=self.color_lock)
             except NotFinite:
                 pass  # tile by tile, so that only those are done again
-            except ExtraMissing as error:
+            except KernelsMissing as error:
                 with self._changing:
                     if self._load.whole_frames:
                         self._cut_here(str(error))

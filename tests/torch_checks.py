@@ -296,3 +296,18 @@ def test_what_cannot_stay_there_is_said(upscale, clip, options, reason):
     assert "this machine's memory" in said[0]
     with av.open("out.mkv") as container:
         assert len(list(container.decode(video=0))) == 5
+
+
+def test_kernels_that_cannot_be_had_are_done_without(upscale, monkeypatch):
+    """As beside a driver that is older than the compiler: PyTorch does what it can."""
+    make("in.mkv", frames=5)
+
+    def refuse(self, image, name, shared_bytes=0):
+        raise EngineLost("the GPU failed: no binary for gpu")
+
+    monkeypatch.setattr(type(nvidia_bindings()), "kernel", refuse)
+    code, said, err = upscale("--color-lock")
+    assert code == 0, err
+    through, cut = said
+    assert "go through this machine's memory: the GPU failed: no binary for gpu" in through
+    assert "going on with frames that are cut before they go to the GPU" in cut

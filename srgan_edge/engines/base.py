@@ -88,7 +88,7 @@ class FrameEngine(Engine, Protocol):
 
         Raises:
             OutOfMemory: the device has no room for whole frames.
-            ExtraMissing: something that this needs is not installed; `upscale` does without.
+            KernelsMissing: those that this needs cannot be had; `upscale` does without.
         """
         ...
 

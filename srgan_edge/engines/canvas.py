@@ -90,7 +90,7 @@ class Canvas:
 
         Raises:
             OutOfMemory: there is no room.
-            ExtraMissing: the kernels cannot be compiled here.
+            KernelsMissing: the kernels cannot be had here.
         """
         self._cuda, self._kernels, self._network = cuda, kernels, network
         self.plan, self._batch, self._scale = plan, batch, scale
@@ -131,6 +131,15 @@ class Canvas:
         self._put()  # the first time it is slower, and must not be recorded
         network.wait()
         self._graph = network.recorded(self._put)
+
+    def load_conversions(self) -> None:
+        """Have what `upscale_planes` launches compiled before the first frame.
+
+        Raises:
+            KernelsMissing: as above.
+        """
+        for name in ("nv12_to_rgb", "rgb_to_nv12"):  # and with each, that of P010
+            self._kernels.load(name)
 
     def is_for(self, plan: TilePlan, batch: int, lock_colors: bool) -> bool:
         """Whether it was made of these."""

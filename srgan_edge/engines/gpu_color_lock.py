@@ -28,7 +28,7 @@ class GpuColorLock:
 
         Raises:
             OutOfMemory: there is no room.
-            ExtraMissing: the kernels cannot be compiled here.
+            KernelsMissing: the kernels cannot be had here.
         """
         self._kernels, self._stream, self._scale = kernels, stream, scale
         self._size = size

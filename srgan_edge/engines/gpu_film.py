@@ -83,7 +83,7 @@ class GpuFilm:
 
         Raises:
             OutOfMemory: it does not fit.
-            ExtraMissing: the kernels cannot be compiled here.
+            KernelsMissing: the kernels cannot be had here.
         """
         self._engine, self._matrix = engine, matrix
         self._wanted: dict[str, Any]
@@ -93,7 +93,7 @@ class GpuFilm:
         self._pool = FramePool(engine.cuda, size, pixel_format, device=device)
         with engine.all_slots() as slots:
             for slot in slots:
-                engine.canvas(slot, **self._wanted)
+                engine.canvas(slot, **self._wanted).load_conversions()
 
     def upscale(self, frame: VideoFrame) -> VideoFrame:
         """A frame in NV12 or P010 -> one in the pixel format of the result, without a time.

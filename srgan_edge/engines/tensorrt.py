@@ -105,7 +105,7 @@ class TensorRtEngine:
 
         Raises:
             UsageError, OutOfMemory, EngineLost, NotFinite: as above.
-            ExtraMissing: the kernels for it cannot be compiled here.
+            KernelsMissing: the kernels for it cannot be had here.
         """
         if len(plan.tiles) == 1 and not lock_colors:
             return self.upscale(np.ascontiguousarray(frame)[None])[0]

@@ -140,7 +140,7 @@ class TorchEngine:
 
         Raises:
             OutOfMemory, EngineLost, NotFinite: as `upscale`.
-            ExtraMissing: the kernels for it cannot be compiled here.
+            KernelsMissing: the kernels for it cannot be had here.
         """
         if len(plan.tiles) == 1 and not lock_colors:
             return self.upscale(frame[None])[0]
