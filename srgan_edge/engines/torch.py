@@ -105,7 +105,8 @@ class TorchEngine:
         self._run: _Run = self._in_a_slot
         here = Gpu.find() if gpu.index == 0 else None  # our launcher is for the first GPU
         if here is not None:
-            with suppress(ExtraMissing):  # PyTorch brings it along
+            # PyTorch brings the bindings along, but the driver may be older than they are.
+            with suppress(ExtraMissing, ResourcesExhausted):
                 self.cuda = cast(Cuda, nvidia_bindings())
                 self._kernels = Kernels(self.cuda, here.compute_capability, machine_code)
                 self.takes_frames = True
