@@ -394,7 +394,7 @@ def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dic
     """TFLOP/s of the network as it is published, and their share of a large matmul's."""
     import onnx
 
-    from srgan_edge.export.cost import cost_of
+    from srgan_edge.export.graph import cost_of
 
     macs = cost_of(onnx.load(find_model(model).file(".onnx"))).macs_per_pixel
     rate = 2 * macs * width * height / ms / 1e9

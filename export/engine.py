@@ -14,10 +14,9 @@ from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engine_cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted
-from srgan_edge.export.cost import cost_of
+from srgan_edge.export.graph import cost_of, with_totals
+from srgan_edge.export.half_onnx import HalfPrecision, TypedReference, in_half
 from srgan_edge.export.onnx import deployment_graph
-from srgan_edge.export.precision import HalfPrecision, in_half
-from srgan_edge.export.reference import TypedReference
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import (
     OnStep,
@@ -27,7 +26,6 @@ from srgan_edge.export.tensorrt import (
     refuse_unknown_capabilities,
     version_of,
 )
-from srgan_edge.export.totals import with_totals
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.gpu import Gpu
 from srgan_edge.models import find_model

@@ -1,12 +1,16 @@
 """The few moves on a graph that all changes to it are made of."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from srgan_edge.onnx_file import TOTALS
 
 Array = NDArray[np.float32]
 
@@ -43,3 +47,68 @@ def checked(model: ir.Model) -> onnx.ModelProto:
     result = ir.to_proto(model)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+# A second output for graphs in half precision: whether each picture is finite.
+def with_totals(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with the sum of each picture in FP32, float32 [N], checked by onnx.
+
+    FP16 ends at 65504, and as bytes what lies beyond is black or white: `engines.base.finite`
+    looks at the sums. They are taken of what the last convolution makes, after which nothing is in
+    FP16; taken just before the clamp, they would keep apart what is fused there.
+    """
+    graph_model = ir.from_proto(model)
+    graph = graph_model.graph
+    *_, last = (node for node in graph if node.op_type == "Conv")
+    made = last.outputs[0]
+    reader = next(iter(made.consumers()))
+    axes = add_constant(graph, "all_but_the_batch", np.array([1, 2, 3]))
+    wide = insert_before(reader, "Cast", [made], {"to": ir.DataType.FLOAT})
+    wide.shape, wide.dtype = made.shape, ir.DataType.FLOAT
+    totals = insert_before(reader, "ReduceSum", [wide, axes], {"keepdims": 0})
+    totals.name, totals.dtype = TOTALS, ir.DataType.FLOAT
+    shape = graph.inputs[0].shape
+    assert shape is not None
+    totals.shape = ir.Shape(shape[:1])
+    graph.outputs.append(totals)
+    return checked(graph_model)
+
+
+# What a graph costs: its nodes, and the multiplications for one pixel of the input.
+_SIDE_PX = 32
+"""Of the input for which shapes are computed; any side would do, as all is divided by it again."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one deployment graph."""
+
+    nodes: int
+    macs_per_pixel: float
+    """Multiply-accumulates of the convolutions for each pixel of the LR picture."""
+
+    def __str__(self) -> str:
+        return f"{self.nodes} nodes, {self.macs_per_pixel:,.0f} MAC a pixel"
+
+
+def cost_of(model: onnx.ModelProto) -> Cost:
+    """Count nodes and convolutions of a deployment graph, uint8 [N, H, W, 3] in."""
+    fixed = onnx.ModelProto.FromString(model.SerializeToString())
+    dims = fixed.graph.input[0].type.tensor_type.shape.dim
+    for dim, size in zip(dims, (1, _SIDE_PX, _SIDE_PX, 3), strict=True):
+        dim.dim_value = size
+    del fixed.graph.value_info[:]
+    for dim in fixed.graph.output[0].type.tensor_type.shape.dim:
+        dim.Clear()
+    inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.graph.initializer}
+    macs = sum(
+        math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+        for node in inferred.graph.node
+        if node.op_type == "Conv"
+    )
+    return Cost(len(model.graph.node), macs / _SIDE_PX**2)

@@ -2,19 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 
 from srgan_edge.atomic import replace_when_whole
 from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
+from srgan_edge.export.graph import add_constant, checked, constant_of, insert_before, with_totals
 from srgan_edge.export.onnx import deployment_graph
-from srgan_edge.export.precision import in_half
-from srgan_edge.export.reference import TypedReference
 from srgan_edge.export.rewrites import rewritten
-from srgan_edge.export.totals import with_totals
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.onnx_file import read_onnx
 from srgan_edge.parity import compare, gate_of
+from srgan_edge.pixels import Pixels
 
 
 def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str], None]) -> None:
@@ -39,3 +47,219 @@ def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str],
     with replace_when_whole(path) as temporary:
         temporary.write_bytes(with_totals(half).SerializeToString(deterministic=True))
     assert read_onnx(path).precision == "fp16"
+
+
+# Half precision, written into the graph: every engine then computes what the graph says.
+#
+# TensorRT 11 has no flag for FP16 any more, and where there is one, a builder may ignore it and
+# say nothing. So weights and activations get their type here, and the bytes at both ends stay
+# bytes.
+#
+# FP16 holds a value in [0.5, 1] to an eighth of a level of 255, BF16 to one level. What carries
+# the picture itself would lose just that, so three rewrites come first, all of them exact: bytes
+# enter as multiples of 1/256, which both types hold exactly; the last convolution makes the
+# picture less one half, twice as finely; and what the edge network adds to its picture, the
+# nearest upscale, stays in FP32. Rounding to bytes stays there too. On a photograph that took FP16
+# from 59.9 to 61.0 dB for `srgan-x4` and from 61.8 to 70.6 dB for `edge-x4`; BF16 from 49.6 to
+# 49.9 and from 50.8 to 61.6 dB.
+HalfPrecision = Literal["fp16", "bf16"]
+
+DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+
+OPSETS = {"BFLOAT16": 22, "INT8": 19}
+"""The first in which a convolution may be in BF16, and a scale of bytes in FP16; nothing else of
+ours has changed since 18."""
+
+
+def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
+    """The deployment graph with its convolutions in FP16 or BF16, checked by onnx.
+
+    Raises:
+        ModelRefused: not a deployment graph, or a weight is too large for the type.
+    """
+    graph_model = ir.from_proto(model)
+    graph = graph_model.graph
+    clamp = _only(graph, "Clip")
+    exact = {clamp, *_after(clamp), *_keep_skip_apart(graph, clamp)}
+    _enter_exactly(graph, exact)
+    exact |= _leave_centred(graph, clamp)
+    _narrow(graph, precision, exact)
+    _widen_where_exact(graph, exact)
+    types = {
+        DTYPES[precision].name,
+        *(v.dtype.name for v in graph.initializers.values() if v.dtype),
+    }
+    newest = max((OPSETS[name] for name in types & OPSETS.keys()), default=0)
+    graph_model.opset_imports[""] = max(newest, graph_model.opset_imports[""])
+    return checked(graph_model)
+
+
+def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Give the nearest upscale of the edge network its own way in; returns that way, to the sum."""
+    add = _producer(clamp)
+    resize = next((n for n in map(_producer_of, add.inputs) if n and n.op_type == "Resize"), None)
+    if add.op_type != "Add" or resize is None:
+        return set()
+    value = graph.inputs[0]
+    for node in reversed(_back_from(resize)[1:]):
+        inputs, like = [value, *node.inputs[1:]], node.outputs[0]
+        value = _exact(insert_before(resize, node.op_type, inputs, node.attributes), like)
+    resize.replace_input_with(0, value)
+    return {*_back_from(resize), add}
+
+
+def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
+    """Bytes times 1/256 instead of 1/255, which is exact in both types; the first weights repay."""
+    (scale,) = (node for node in _readers_of_bytes(graph) if node not in exact)
+    (head,) = scale.outputs[0].consumers()
+    factor, weight = scale.inputs[1], head.inputs[1]
+    assert factor is not None and weight is not None
+    _change(graph, head, 1, constant_of(weight) * (constant_of(factor) * np.float32(256)))
+    _change(graph, scale, 1, np.float32(1 / 256))
+
+
+def _leave_centred(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Let the last convolution make the picture less one half, added again in FP32."""
+    tail = _producer(clamp)
+    if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
+        return set()
+    _change(graph, tail, 2, constant_of(tail.inputs[2]) - np.float32(0.5))
+    half = add_constant(graph, "one_half", np.float32(0.5))
+    picture = _exact(insert_before(clamp, "Add", [tail.outputs[0], half]), tail.outputs[0])
+    clamp.replace_input_with(0, picture)
+    return {_producer(clamp)}
+
+
+def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> None:
+    """Give all constants and results the type, but for those of the `exact` nodes."""
+    half = DTYPES[precision]
+    for node in graph:
+        if node in exact:
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT:
+                with np.errstate(over="ignore"):  # what it became is looked at
+                    content = constant_of(value).astype(half.numpy())
+                if not np.isfinite(content.astype(np.float32)).all():
+                    raise ModelRefused(f"{value.name} holds values too large for {precision}")
+                _change(graph, node, index, content)
+        if node.op_type == "Cast":
+            node.attributes["to"] = ir.AttrInt64("to", half)
+        if node.op_type != "QuantizeLinear":
+            node.outputs[0].dtype = half
+
+
+def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:
+    """A cast to FP32 wherever an `exact` node reads a result that is not."""
+    for node in list(graph):
+        for index, value in enumerate(node.inputs):
+            source = _producer_of(value)
+            if node in exact and value is not None and source is not None and source not in exact:
+                wide = insert_before(node, "Cast", [value], {"to": ir.DataType.FLOAT})
+                node.replace_input_with(index, _exact(wide, value))
+
+
+def _exact(value: ir.Value, like: ir.Value) -> ir.Value:
+    """The value, declared to be FP32 and of the shape of another."""
+    value.shape, value.dtype = like.shape, ir.DataType.FLOAT
+    return value
+
+
+def _change(
+    graph: ir.Graph, node: ir.Node, index: int, content: NDArray[np.generic] | np.generic
+) -> None:
+    """Let one input of a node be this constant; others that read the old one keep it."""
+    old = node.inputs[index]
+    assert old is not None and old.name is not None
+    name = f"{old.name}.{np.asarray(content).dtype}"
+    while name in graph.initializers:  # read by several nodes
+        name += "_"
+    node.replace_input_with(index, add_constant(graph, name, content))
+    if not old.uses():
+        del graph.initializers[old.name]
+
+
+def _readers_of_bytes(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes that scale the bytes: input - cast - transpose - these."""
+    found: list[ir.Node] = []
+    for to_float in graph.inputs[0].consumers():
+        for transpose in to_float.outputs[0].consumers():
+            found += transpose.outputs[0].consumers()
+    return found
+
+
+def _back_from(node: ir.Node | None) -> list[ir.Node]:
+    """The node and those before it, one before the other, from the input on."""
+    before: list[ir.Node] = []
+    while node is not None:
+        before.append(node)
+        node = _producer_of(node.inputs[0])
+    return before
+
+
+def _after(node: ir.Node) -> list[ir.Node]:
+    """The nodes that follow, one after the other, to the output."""
+    following: list[ir.Node] = []
+    while readers := list(node.outputs[0].consumers()):
+        (node,) = readers
+        following.append(node)
+    return following
+
+
+def _only(graph: ir.Graph, op_type: str) -> ir.Node:
+    found = [node for node in graph if node.op_type == op_type]
+    if len(found) != 1:
+        raise ModelRefused(
+            f"the graph has {len(found)} {op_type} nodes, not one; make it with srgan-edge export"
+        )
+    return found[0]
+
+
+def _producer(node: ir.Node) -> ir.Node:
+    producer = _producer_of(node.inputs[0])
+    assert producer is not None, f"{node.name} reads an input of the graph"
+    return producer
+
+
+def _producer_of(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
+
+
+# A typed graph, computed to the letter: what an engine of that graph may be compared with.
+#
+# Products are summed in FP32, as tensor cores do, and every tensor is rounded to the type that the
+# graph gives it. A CPU runtime will not do for that: given FP16, ONNX Runtime computes in FP32
+# through and through. An engine that fuses kernels rounds less often than this, never more.
+class Conv(OpRun):
+    """onnx's own is in pure numpy, a hundred times slower, and sums in the type of its input."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: NDArray[np.generic],
+        weight: NDArray[np.generic],
+        bias: NDArray[np.generic] | None = None,
+        *,
+        pads: list[int],
+        **plain: object,
+    ) -> tuple[NDArray[np.generic]]:
+        shift = None if bias is None else _float32(bias)
+        result = torch.conv2d(_float32(x), _float32(weight), shift, padding=pads[0])
+        return (result.numpy().astype(x.dtype),)
+
+
+class TypedReference:
+    """`upscale` of a deployment graph in FP16 or BF16, bit by bit as the graph says."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv])
+
+    def upscale(self, batch: Pixels) -> Pixels:
+        """uint8 [N, H, W, 3] -> uint8 [N, 4H, 4W, 3]."""
+        (result,) = cast("list[Pixels]", self._evaluator.run(None, {"input": batch}))
+        return result
+
+
+def _float32(array: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.astype(np.float32)))

@@ -24,7 +24,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.export.precision import HalfPrecision
+from srgan_edge.export.half_onnx import HalfPrecision
 from srgan_edge.passport import Layer, Profile
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.tensorrt_log import explained, log_of

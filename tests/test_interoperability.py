@@ -16,11 +16,11 @@ import torch
 
 from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.errors import ModelRefused
-from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
-from srgan_edge.export.float_parity import (
+from srgan_edge.export.float_onnx import (
     MAX_DIFFERENCE,
     RUNTIMES,
     Runtime,
+    float_onnx_from_checkpoint,
     max_difference,
     prove_float_onnx,
     torch_reference,

@@ -17,11 +17,14 @@ from srgan_edge.engines.base import EngineInfo, NotFinite, finite  # noqa: E402
 from srgan_edge.engines.openvino import OpenVinoEngine  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
+from srgan_edge.export.graph import with_totals  # noqa: E402
+from srgan_edge.export.half_onnx import (  # noqa: E402
+    Conv,
+    TypedReference,
+    in_half,
+)
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
-from srgan_edge.export.precision import in_half  # noqa: E402
-from srgan_edge.export.reference import Conv, TypedReference  # noqa: E402
 from srgan_edge.export.rewrites import rewritten  # noqa: E402
-from srgan_edge.export.totals import with_totals  # noqa: E402
 from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.onnx_file import TOTALS  # noqa: E402

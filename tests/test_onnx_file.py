@@ -47,7 +47,7 @@ def test_the_bundled_models_are_ours(name):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_so_are_rewritten_and_typed_ones(tmp_path, model, precision):
     pytest.importorskip("torch")
-    from srgan_edge.export.precision import in_half
+    from srgan_edge.export.half_onnx import in_half
     from srgan_edge.export.rewrites import rewritten
 
     path = tmp_path / "typed.onnx"

@@ -11,9 +11,9 @@ import onnx_ir as ir  # noqa: E402
 import torch  # noqa: E402
 
 from srgan_edge.bicubic import resize  # noqa: E402
-from srgan_edge.export.cost import cost_of  # noqa: E402
+from srgan_edge.export.graph import cost_of  # noqa: E402
+from srgan_edge.export.half_onnx import in_half  # noqa: E402
 from srgan_edge.export.onnx import deployment_graph  # noqa: E402
-from srgan_edge.export.precision import in_half  # noqa: E402
 from srgan_edge.export.rewrites import (  # noqa: E402
     REWRITES,
     prelu_as_max,

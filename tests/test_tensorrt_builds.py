@@ -19,8 +19,8 @@ from srgan_edge.cli import app
 from srgan_edge.engine_cache import EngineCache
 from srgan_edge.errors import ExtraMissing, ModelRefused, ResourcesExhausted, UsageError
 from srgan_edge.export.engine import Target, export_engine
+from srgan_edge.export.half_onnx import in_half
 from srgan_edge.export.onnx import deployment_graph
-from srgan_edge.export.precision import in_half
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import Search, build_plan, layers_in_json
 from srgan_edge.gpu import Gpu

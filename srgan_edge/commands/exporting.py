@@ -244,8 +244,7 @@ def _refuse_options_of_others(target: str, options: dict[str, tuple[bool, Sequen
 
 
 def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: bool) -> None:
-    from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
-    from srgan_edge.export.float_parity import prove_float_onnx
+    from srgan_edge.export.float_onnx import float_onnx_from_checkpoint, prove_float_onnx
     from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
     from srgan_edge.export.onnx import onnx_from_checkpoint
     from srgan_edge.export.verify import prove_onnx
