@@ -36,11 +36,10 @@ import gpu_targets
 from gpu_engines import NotRun, gpu_here, on_gpus_clock, percentiles, repeated, torch_with_gpu
 
 from srgan_edge.errors import ExtraMissing, ResourcesExhausted
-from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import open_cuda
+from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.models import find_model
-from srgan_edge.version import installed_version
 
 SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
 """(width, height) of the input; the result is four times as large."""

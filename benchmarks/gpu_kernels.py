@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from srgan_edge import gpu
+from srgan_edge import machine as gpu
 from srgan_edge.color_lock import lock_axis
 from srgan_edge.kernels import (
     bytes_to_half,

@@ -23,7 +23,8 @@ from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE, engines_context
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter

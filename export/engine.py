@@ -9,7 +9,6 @@ from typing import Self
 
 import onnx
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engine_cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
@@ -27,7 +26,8 @@ from srgan_edge.export.tensorrt import (
     version_of,
 )
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.gpu import Gpu
+from srgan_edge.files import replace_when_whole
+from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.parity import compare, gate_of
 from srgan_edge.passport import Passport, Profile, write_engine

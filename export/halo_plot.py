@@ -9,7 +9,7 @@ matplotlib.use("Agg")  # no window, on no machine
 from matplotlib import pyplot
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from srgan_edge.atomic import replace_when_whole
+from srgan_edge.files import replace_when_whole
 from srgan_edge.halo import ACCEPTED_LEVELS, HaloError
 
 

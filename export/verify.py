@@ -16,7 +16,8 @@ from srgan_edge.image_reader import read_pixels
 from srgan_edge.models import ModelFiles
 from srgan_edge.parity import Verdict, compare
 from srgan_edge.pixels import Pixels
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import Upscaler
 
 PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
 _MANY_SEAMS = Tiling(tile=48, overlap="exact")

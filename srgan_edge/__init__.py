@@ -6,9 +6,7 @@ by the one module that is about it, when that module is first used.
 
 from pathlib import Path
 
-from srgan_edge.version import __version__
-
-__all__ = ["__version__"]
+__version__ = "0.1.0"
 
 # In a checkout train/, export/ and kernels/ lie beside this folder; in a wheel they lie inside it.
 _root = Path(__file__).resolve().parent.parent

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import OutputFailed
+from srgan_edge.files import replace_when_whole
 from srgan_edge.image import Picture
 from srgan_edge.image_writer import (
     format_from_suffix,

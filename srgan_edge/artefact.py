@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.errors import ModelRefused
-from srgan_edge.model_file import foreign, open_model
+from srgan_edge.files import foreign, open_model
 from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.spec import METADATA_KEY, ModelSpec

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from srgan_edge.artefact import safetensors_spec
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import ExtraMissing, ModelRefused
+from srgan_edge.files import read_at_most, replace_when_whole
 from srgan_edge.model import generator_from_spec
-from srgan_edge.model_file import read_at_most
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 
 try:

@@ -19,7 +19,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from srgan_edge.color import BT709, RGB, ColorDescription, unclipped_rgb
-from srgan_edge.deep_color import LEVEL, DeepPixels
+from srgan_edge.pixels import LEVEL, DeepPixels
 from srgan_edge.swscale import DECODE_FLAGS, ENCODE_FLAGS, Converter, Siting, color_options
 
 _Plane: TypeAlias = npt.NDArray[np.unsignedinteger]

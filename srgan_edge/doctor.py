@@ -14,9 +14,9 @@ import numpy as np
 from srgan_edge import __version__, bicubic, metrics
 from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
+from srgan_edge.machine import installed_version
 from srgan_edge.models import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels
-from srgan_edge.version import installed_version
 
 Status = Literal["ok", "absent", "broken"]
 

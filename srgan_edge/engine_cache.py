@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
-from srgan_edge.file_lock import file_locked
-from srgan_edge.gpu import Gpu
+from srgan_edge.files import file_locked
+from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
-from srgan_edge.version import installed_version
 
 CACHE_VARIABLE = "SRGAN_EDGE_CACHE"
 """Of the environment: names another folder."""

@@ -9,15 +9,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from srgan_edge import __version__
-from srgan_edge.atomic import output_failed, partial_result, replace_when_whole
 from srgan_edge.child import ChildFailed
 from srgan_edge.color import MATRICES
-from srgan_edge.deep_color import deepened
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import (
     EngineLost,
@@ -26,6 +24,7 @@ from srgan_edge.errors import (
     OutOfMemory,
     OutputFailed,
 )
+from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.film_join import Joined, Joiner
 from srgan_edge.film_on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.film_result import FilmDamaged, FilmResult
@@ -33,8 +32,7 @@ from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.jobs import Job
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.options import Options
-from srgan_edge.pipeline import upscale_video
-from srgan_edge.pixels import Pixels
+from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.report import Reporter
 from srgan_edge.segments import SegmentWriter, segment_frames
 from srgan_edge.signals import ends_within
@@ -265,13 +263,6 @@ def _ends_sha256(path: Path, size_bytes: int) -> str:
         file.seek(max(0, size_bytes - _IDENTITY_BYTES))
         digest.update(file.read(_IDENTITY_BYTES))
     return digest.hexdigest()
-
-
-def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
-    """The frame, in as many bits as it has, with all that is said of it."""
-    pixels = upscale(frame.pixels)
-    deep = None if frame.deep is None else deepened(frame.deep, pixels)
-    return replace(frame, pixels=pixels, deep=deep)
 
 
 def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from srgan_edge.atomic import output_failed
 from srgan_edge.child import ChildFailed, Parent
 from srgan_edge.errors import (
     InputDamaged,
@@ -21,6 +20,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
+from srgan_edge.files import output_failed
 from srgan_edge.film_check import FilmRecord, differences
 from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.remote import SIGN_OF_LIFE, Remote

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from srgan_edge.deep_color import LEVEL, deepened, interpolated, shown_to_network
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import LEVEL, Pixels, deepened, interpolated, shown_to_network
 from srgan_edge.transparency import REACH_PX, continued
 
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]

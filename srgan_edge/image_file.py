@@ -3,9 +3,7 @@
 Nothing is decoded before the header was found to be of a kind and a size that is taken.
 """
 
-import os
 import re
-import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -46,24 +44,6 @@ _COLOUR_MODES = {"P", "PA", "RGB", "RGBA"}
 _SIGNATURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM....\0\0\0\0", re.DOTALL
 )
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A FIFO would wait for ever, and a device never ends: O_NONBLOCK, then look what it is."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputRefused(
-            f"cannot read {path}: {error.strerror}; check the name and rights"
-        ) from error
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-        return os.fdopen(descriptor, "rb")
-    os.close(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        raise InputRefused(f"{path}: empty file (0 bytes); fetch it again")
-    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-    raise InputRefused(f"{path}: {kind}; name a picture file")
 
 
 @contextmanager

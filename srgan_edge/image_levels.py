@@ -14,8 +14,8 @@ from av.video.frame import VideoFrame
 from PIL import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from srgan_edge.deep_color import DeepPixels
 from srgan_edge.errors import InputRefused
+from srgan_edge.pixels import DeepPixels
 
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
 _AS_PNG = "write it as .png first"

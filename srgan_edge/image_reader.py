@@ -19,8 +19,8 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-from srgan_edge.deep_color import DeepPixels
 from srgan_edge.errors import InputRefused
+from srgan_edge.files import open_regular
 from srgan_edge.image import Picture
 from srgan_edge.image_file import (
     DECODER_ERRORS,
@@ -31,12 +31,11 @@ from srgan_edge.image_file import (
     frames_to_keep,
     load,
     open_image,
-    open_regular,
     own_limits,
     several_pictures,
 )
 from srgan_edge.image_levels import deep_colours, levels_of_floats, levels_of_integers
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import DeepPixels, Pixels
 from srgan_edge.png_chunks import has_end
 
 _ROWS_AT_ONCE = 1024

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from srgan_edge import png_writer, tiff_writer
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.files import replace_when_whole
 from srgan_edge.image import Picture, Samples
 from srgan_edge.png_writer import PngWriter
 from srgan_edge.tiff_writer import TiffWriter

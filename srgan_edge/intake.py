@@ -8,8 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from srgan_edge.channel import Channel, ConsumerGone
-from srgan_edge.pipeline import Item
+from srgan_edge.pipeline import Channel, ConsumerGone, Item
 from srgan_edge.video_reader import VideoReader
 
 

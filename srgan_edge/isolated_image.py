@@ -15,8 +15,9 @@ from typing import Self, TypeVar
 from srgan_edge import remote
 from srgan_edge.child import ChildFailed, Parent
 from srgan_edge.errors import InputDamaged, SrganEdgeError
+from srgan_edge.files import open_regular
 from srgan_edge.image import Picture
-from srgan_edge.image_file import MAX_PIXELS, open_regular
+from srgan_edge.image_file import MAX_PIXELS
 from srgan_edge.image_reader import ImageReader
 from srgan_edge.remote import Remote
 from srgan_edge.wire import Json

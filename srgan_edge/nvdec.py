@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import ResourcesExhausted
-from srgan_edge.gpu import NOT_HERE, Gpu, share_primary_context
+from srgan_edge.machine import NOT_HERE, Gpu, share_primary_context
 from srgan_edge.video import VideoPacket
 
 Decoder = Literal["auto", "cpu", "gpu"]

@@ -10,7 +10,7 @@ import av
 from av.codec.hwaccel import HWAccel
 
 from srgan_edge.errors import ResourcesExhausted, UsageError
-from srgan_edge.gpu import NOT_HERE, Gpu
+from srgan_edge.machine import NOT_HERE, Gpu
 from srgan_edge.video import Encoding
 
 SOFTWARE = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from srgan_edge.errors import ModelRefused
-from srgan_edge.model_file import foreign, read_at_most
+from srgan_edge.files import foreign, read_at_most
 from srgan_edge.protobuf import Message
 from srgan_edge.spec import METADATA_KEY, ModelSpec
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from srgan_edge.image_file import MAX_PIXELS
 from srgan_edge.nvdec import Decoder
-from srgan_edge.upscaler import Tiling
+from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding, ReaderOptions
 
 

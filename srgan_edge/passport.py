@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.model_file import read_at_most
+from srgan_edge.files import read_at_most, replace_when_whole
 from srgan_edge.spec import ModelSpec
 
 ENGINE_SUFFIX = ".engine"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from srgan_edge import __version__
-from srgan_edge.atomic import replace_when_whole
-from srgan_edge.digest import sha256_of
 from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.files import replace_when_whole, sha256_of
 from srgan_edge.jobs import Job
 from srgan_edge.report import Outcome, Reporter
 

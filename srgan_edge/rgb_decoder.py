@@ -11,9 +11,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from srgan_edge.color import RGB, ColorDescription, rgb_from_yuv, unclipped_rgb
-from srgan_edge.deep_color import DeepPixels, shown_to_network
 from srgan_edge.deep_frames import DeepDecoder, depth_bits
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import DeepPixels, Pixels, shown_to_network
 from srgan_edge.swscale import DECODE_FLAGS, WRAPS_AT, Converter, Siting, color_options
 
 

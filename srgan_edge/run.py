@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from srgan_edge.animation import animation_file
-from srgan_edge.atomic import output_failed
-from srgan_edge.digest import sha256_of
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import SrganEdgeError, UsageError
+from srgan_edge.files import output_failed, sha256_of
 from srgan_edge.film import upscale_film
 from srgan_edge.film_result import FilmDamaged
 from srgan_edge.image import enlarged, joined

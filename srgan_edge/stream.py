@@ -11,18 +11,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from srgan_edge.atomic import output_failed
-from srgan_edge.channel import ConsumerGone, NewestChannel
 from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
-from srgan_edge.film import remarks_after, remarks_on, upscaled_frame
+from srgan_edge.files import output_failed
+from srgan_edge.film import remarks_after, remarks_on
 from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.intake import Intake, Source
 from srgan_edge.jobs import Job
 from srgan_edge.live_source import LiveSource
 from srgan_edge.options import Options
-from srgan_edge.pipeline import Item, Result, upscale_video
+from srgan_edge.pipeline import (
+    ConsumerGone,
+    Item,
+    NewestChannel,
+    Result,
+    upscale_video,
+    upscaled_frame,
+)
 from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.stream_reader import StreamReader

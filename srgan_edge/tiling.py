@@ -10,6 +10,7 @@ shape, since static engines and batches need it: the last row and column shift i
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -221,3 +222,22 @@ def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, 
         stop = length if window.stop == length else window.stop - halo_px
         yield window, Span(start, stop)
         start = stop
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How frames are cut, as asked for on the command line."""
+
+    tile: int | Literal["auto"] = "auto"
+    """Side of a tile's core in LR pixels; 0: whole frames; auto: the largest that fits."""
+    overlap: int | Literal["auto", "exact"] = "auto"
+    """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
+    batch: int = 1
+    """Tiles a call."""
+
+
+def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
+    """The core of the largest tile of at most `budget_px` pixels; 0: the whole frame is no more."""
+    if width * height <= budget_px:
+        return 0
+    return max(64, int(budget_px**0.5) - 2 * halo)

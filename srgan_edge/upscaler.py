@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
 from srgan_edge.errors import EngineLost, KernelsMissing, ModelRefused, OutOfMemory, UsageError
-from srgan_edge.gpu import gpu_memory_bytes
+from srgan_edge.machine import activation_budget_bytes
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import (
     MIN_TILE_PX,
     Tile,
     TilePlan,
+    Tiling,
+    largest_tile_px,
     plan_tiles,
     plan_windows,
     upscale_row,
@@ -27,23 +29,8 @@ from srgan_edge.tiling import (
 if TYPE_CHECKING:  # which needs PyAV, as films do
     from srgan_edge.engines.gpu_film import GpuEngine
 
-ACTIVATION_BUDGET_BYTES = 512 << 20
-"""On a CPU, and the least on a GPU: see `activation_budget_bytes`."""
-
 STRIPE_BYTES = 128 << 20
 """What `--tile auto` lets a row of upscaled tiles take: of pictures, only that is in memory."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How frames are cut, as asked for on the command line."""
-
-    tile: int | Literal["auto"] = "auto"
-    """Side of a tile's core in LR pixels; 0: whole frames; auto: the largest that fits."""
-    overlap: int | Literal["auto", "exact"] = "auto"
-    """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
-    batch: int = 1
-    """Tiles a call."""
 
 
 @dataclass(frozen=True)
@@ -328,23 +315,6 @@ def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
     if overlap == "exact":
         return spec.receptive_radius_px
     return spec.auto_halo_px if overlap == "auto" else overlap
-
-
-def activation_budget_bytes(device: str) -> int:
-    """What `--tile auto` lets the network's intermediate values take, in all slots together.
-
-    Of a GPU a quarter, however much of it is free: the same film is cut alike every time.
-    """
-    family, _, index = device.partition(":")
-    memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None
-    return max(ACTIVATION_BUDGET_BYTES, (memory_bytes or 0) // 4)
-
-
-def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
-    """The core of the largest tile of at most `budget_px` pixels; 0: the whole frame is no more."""
-    if width * height <= budget_px:
-        return 0
-    return max(64, int(budget_px**0.5) - 2 * halo)
 
 
 def activation_bytes_per_px(spec: ModelSpec) -> int:

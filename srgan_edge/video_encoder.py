@@ -22,7 +22,6 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.color import ColorDescription
-from srgan_edge.deep_color import LEVEL
 from srgan_edge.deep_frames import DeepEncoder, depth_bits, is_writable, with_depth
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.hdr import ENCODER_PARAMETERS, StaticHdr
@@ -33,6 +32,7 @@ from srgan_edge.nvenc import (
     nvenc_options,
     why_not_started,
 )
+from srgan_edge.pixels import LEVEL
 from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
 from srgan_edge.video import (
     CodedFrame,

@@ -5,8 +5,6 @@ frame. The conversion itself is left to `rgb_decoder`, what comes out to `video`
 """
 
 import math
-import os
-import stat
 import struct
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -31,6 +29,7 @@ from srgan_edge.damage import Damage
 from srgan_edge.deep_frames import depth_bits, is_readable
 from srgan_edge.deinterlace import Deinterlacer
 from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.files import first_bytes
 from srgan_edge.hdr import StaticHdr, needs_dolby_vision, unkept_metadata
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.rgb_decoder import RgbDecoder
@@ -486,7 +485,7 @@ class VideoReader:
 
 
 def _open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:
-    head = _first_bytes(path)
+    head = first_bytes(path)
     try:
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
@@ -513,23 +512,6 @@ def _too_many_streams(path: Path) -> InputRefused:
         f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
         f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
     )
-
-
-def _first_bytes(path: Path) -> bytes:
-    """Opening a pipe or a device could wait for ever, so only regular files go further."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise InputRefused(f"{path} is not a file; possible: one video file")
-            head = os.read(descriptor, 16)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise InputRefused(f"cannot read {path}: {error.strerror}") from error
-    if not head:
-        raise InputRefused(f"{path} is empty")
-    return head
 
 
 def _color_of(frame: VideoFrame) -> ColorDescription:

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from srgan_edge.atomic import partial_result, replace_when_whole
 from srgan_edge.color import MATRICES
 from srgan_edge.constant_rate import ConstantRate
 from srgan_edge.endpoint import OutputPipe
 from srgan_edge.errors import InputDamaged, UsageError
+from srgan_edge.files import partial_result, replace_when_whole
 from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer

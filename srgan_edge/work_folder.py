@@ -16,10 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srgan_edge.atomic import replace_when_whole, sync
-from srgan_edge.digest import sha256_of
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.file_lock import file_locked
+from srgan_edge.files import file_locked, replace_when_whole, sha256_of, sync
 
 
 @dataclass(frozen=True)

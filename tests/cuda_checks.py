@@ -17,9 +17,9 @@ import pytest
 from host_kernels import CXX, register_all
 
 from srgan_edge.errors import EngineLost, OutOfMemory, ResourcesExhausted
-from srgan_edge.gpu import Gpu, share_primary_context
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import BINDINGS
+from srgan_edge.machine import Gpu, share_primary_context
 
 FAKE = os.environ.get("SRGAN_EDGE_FAKE_DRIVER")
 if FAKE:

@@ -77,7 +77,7 @@ def main(source: Path, target: Path) -> None:
     from srgan_edge.jobs import Job
     from srgan_edge.models import find_model
     from srgan_edge.options import Options
-    from srgan_edge.upscaler import Tiling
+    from srgan_edge.tiling import Tiling
     from srgan_edge.video import Encoding
 
     class Doubler:

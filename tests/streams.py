@@ -14,7 +14,7 @@ from srgan_edge.endpoint import InputPipe, OutputPipe
 from srgan_edge.jobs import Job
 from srgan_edge.options import Options
 from srgan_edge.stream import upscale_stream
-from srgan_edge.upscaler import Tiling
+from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding
 
 OPTIONS = Options("doubler", Encoding(preset="ultrafast"), Tiling())

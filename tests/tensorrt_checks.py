@@ -40,16 +40,16 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.gpu import Gpu
 from srgan_edge.kernels import cuda
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tensorrt_log import log_of
-from srgan_edge.tiling import plan_windows
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling, plan_windows
+from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader

@@ -16,7 +16,8 @@ from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
 from srgan_edge.image import Picture, enlarged, joined
 from srgan_edge.image_reader import ImageReader
 from srgan_edge.image_writer import refuse_unwritable
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import Upscaler
 
 SUFFIXES = [".gif", ".webp", ".png"]
 DELAYS_MS = [50, 70, 1200, 100]

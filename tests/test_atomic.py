@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from srgan_edge.atomic import folder_when_whole, replace_when_whole
 from srgan_edge.errors import InputDamaged, OutputFailed
+from srgan_edge.files import folder_when_whole, replace_when_whole
 
 
 def test_name_appears_only_when_whole(tmp_path: Path):

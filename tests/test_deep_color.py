@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 
 from srgan_edge.bicubic import keys_cubic
-from srgan_edge.deep_color import (
-    LEVEL,
-    UNCERTAIN,
-    deepened,
-    interpolated,
-    shown_to_network,
-)
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.models import find_model
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.pixels import LEVEL, UNCERTAIN, deepened, interpolated, shown_to_network
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import Upscaler
 
 SIZES = [(1, 1), (2, 3), (7, 1), (8, 8), (9, 17), (23, 40)]
 

@@ -15,7 +15,8 @@ from srgan_edge.errors import InputDamaged, InputRefused, UsageError
 from srgan_edge.image import Picture, enlarged, joined
 from srgan_edge.image_reader import ImageReader
 from srgan_edge.image_writer import write_picture
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import Upscaler
 
 CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
 

@@ -13,9 +13,9 @@ import pytest
 
 from srgan_edge.engine_cache import EngineCache, EngineKey
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
+from srgan_edge.machine import installed_version
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
-from srgan_edge.version import installed_version
 
 KEY = EngineKey(
     module="tensorrt_rtx",

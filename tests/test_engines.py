@@ -15,8 +15,8 @@ from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
-from srgan_edge.gpu import Gpu  # noqa: E402
 from srgan_edge.halo import halo_errors, smallest_halo_px  # noqa: E402
+from srgan_edge.machine import Gpu  # noqa: E402
 from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
 from srgan_edge.models import ModelFiles, find_model  # noqa: E402
 from srgan_edge.parity import compare  # noqa: E402

@@ -14,14 +14,15 @@ import pytest
 from clips import MS, make, see_frames, see_packets
 
 from srgan_edge import film, film_join, segments
-from srgan_edge.atomic import sync
 from srgan_edge.child import ChildFailed
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
+from srgan_edge.files import sync
 from srgan_edge.jobs import Job
 from srgan_edge.models import find_model
 from srgan_edge.options import Options
-from srgan_edge.upscaler import Tiling, multiplications_per_px
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
@@ -525,7 +526,7 @@ def test_what_speaks_of_something_is_written_after_it_is_on_the_disk(tmp_path, m
     source = make(tmp_path / "in.mkv", frames=2 * SEGMENT)
     order = []
     monkeypatch.setattr("srgan_edge.work_folder.sync", lambda p: (order.append(p.name), sync(p)))
-    monkeypatch.setattr("srgan_edge.atomic.sync", lambda p: (order.append(p.name), sync(p)))
+    monkeypatch.setattr("srgan_edge.files.sync", lambda p: (order.append(p.name), sync(p)))
     real_fsync, real_replace = os.fsync, Path.replace
 
     def fsync(descriptor):

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from srgan_edge.gpu import Gpu
+from srgan_edge.machine import Gpu
 
 DRIVER = """
 #include <string.h>

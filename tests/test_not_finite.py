@@ -29,8 +29,11 @@ from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.model import generator_from_spec  # noqa: E402
 from srgan_edge.onnx_file import TOTALS  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
-from srgan_edge.tiling import plan_tiles  # noqa: E402
-from srgan_edge.upscaler import Tiling, Upscaler  # noqa: E402
+from srgan_edge.tiling import (  # noqa: E402
+    Tiling,
+    plan_tiles,
+)
+from srgan_edge.upscaler import Upscaler  # noqa: E402
 
 SPEC = ModelSpec("large", "edge", 6, 2)
 BRIGHT = (slice(20, 26), slice(30, 37))

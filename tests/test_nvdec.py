@@ -14,7 +14,7 @@ from clips import MS, make, see_frames
 from srgan_edge import nvdec as nvdec_module
 from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted
-from srgan_edge.gpu import Gpu
+from srgan_edge.machine import Gpu
 from srgan_edge.nvdec import Nvdec, NvdecFailed, choose_decoder, why_not_here
 from srgan_edge.segments import SEGMENT_FRAMES
 from srgan_edge.video import Frame

@@ -9,7 +9,7 @@ from clips import make
 
 from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted, UsageError
-from srgan_edge.gpu import Gpu
+from srgan_edge.machine import Gpu
 from srgan_edge.nvenc import DEFAULT_CQ, SOFTWARE, failure_in_film, nvenc_options, why_not_started
 from srgan_edge.video import Encoding
 from srgan_edge.video_encoder import VideoEncoder

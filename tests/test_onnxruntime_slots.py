@@ -30,7 +30,8 @@ from srgan_edge.models import find_model  # noqa: E402
 from srgan_edge.onnx_file import OnnxFile, read_onnx  # noqa: E402
 from srgan_edge.parity import GATES, compare  # noqa: E402
 from srgan_edge.run import spare_for  # noqa: E402
-from srgan_edge.upscaler import Tiling, Upscaler  # noqa: E402
+from srgan_edge.tiling import Tiling  # noqa: E402
+from srgan_edge.upscaler import Upscaler  # noqa: E402
 
 MODEL = find_model("edge-x4")
 PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from srgan_edge.channel import Channel, ConsumerGone, NewestChannel
-from srgan_edge.pipeline import QUEUED_ITEMS, upscale_video
+from srgan_edge.pipeline import QUEUED_ITEMS, Channel, ConsumerGone, NewestChannel, upscale_video
 from srgan_edge.video import CopiedPacket, Frame
 
 

@@ -23,7 +23,7 @@ from srgan_edge.export.half_onnx import in_half
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import Search, build_plan, layers_in_json
-from srgan_edge.gpu import Gpu
+from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Profile, read_engine, read_passport
 from srgan_edge.tensorrt_log import explained, log_of

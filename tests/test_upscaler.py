@@ -11,7 +11,8 @@ from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.models import find_model
-from srgan_edge.upscaler import STRIPE_BYTES, Tiling, Upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import STRIPE_BYTES, Upscaler
 
 SPEC = find_model("edge-x4").spec
 

@@ -13,7 +13,7 @@ from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs import Job
 from srgan_edge.models import find_model
 from srgan_edge.options import Options
-from srgan_edge.upscaler import Tiling
+from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding
 
 pytestmark = pytest.mark.slow

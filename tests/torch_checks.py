@@ -31,8 +31,8 @@ from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec, NvdecFailed
-from srgan_edge.tiling import upscale_tiled
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.tiling import Tiling, upscale_tiled
+from srgan_edge.upscaler import Upscaler
 
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)
 DRIVER.fake_used_bytes.restype = ctypes.c_size_t

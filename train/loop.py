@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
-from srgan_edge.digest import sha256_of
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
+from srgan_edge.files import sha256_of
 from srgan_edge.models import find_model
 from srgan_edge.quantization import quantized_state
 from srgan_edge.signals import stop_signals

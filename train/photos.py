@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from srgan_edge import bicubic
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.files import replace_when_whole
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 from srgan_edge.train.photo_files import UnusablePhoto, photo_paths, read_photo

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import InputDamaged, OutputFailed
+from srgan_edge.files import replace_when_whole
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.pt")
 

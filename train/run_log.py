@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from srgan_edge.atomic import replace_when_whole
+from srgan_edge.files import replace_when_whole
 from srgan_edge.pixels import Pixels
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from PIL import Image
 
-from srgan_edge.atomic import replace_when_whole
+from srgan_edge.files import replace_when_whole
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 from srgan_edge.train.recipe import Recipe

@@ -128,7 +128,7 @@ def upscale(
     from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.report_file import ReportFile
     from srgan_edge.run import run_jobs
-    from srgan_edge.upscaler import Tiling
+    from srgan_edge.tiling import Tiling
     from srgan_edge.video import Encoding
 
     wanted = [*(inputs or []), *(more_inputs or [])]

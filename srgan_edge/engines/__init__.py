@@ -9,7 +9,7 @@ from pathlib import Path
 
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError
-from srgan_edge.gpu import Gpu
+from srgan_edge.machine import Gpu
 from srgan_edge.models import ModelFiles
 from srgan_edge.passport import ENGINE_SUFFIX
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from srgan_edge.engines.machine_code import machine_code
 from srgan_edge.errors import ExtraMissing
-from srgan_edge.gpu import Gpu
 from srgan_edge.half import HalfDeployment, LongSkip
 from srgan_edge.kernels.convolution import FORMS, packed
 from srgan_edge.kernels.source import FOLDER
+from srgan_edge.machine import Gpu
 from srgan_edge.model import ResidualBlock
 
 if TYPE_CHECKING:  # which need not be installed

@@ -4,9 +4,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache
 from srgan_edge.errors import ModelRefused, OutputFailed
+from srgan_edge.files import replace_when_whole
 from srgan_edge.kernels.source import compile_with_nvrtc, nvrtc_digest
 
 

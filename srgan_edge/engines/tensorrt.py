@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.engine_cache import EngineCache, why_not_here
 from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.engines.canvas import Canvas
@@ -28,9 +27,10 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.gpu import Gpu, share_primary_context
+from srgan_edge.files import replace_when_whole
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
 from srgan_edge.kernels.launch import Kernels
+from srgan_edge.machine import Gpu, share_primary_context
 from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels

@@ -33,10 +33,10 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.gpu import Gpu, share_primary_context
 from srgan_edge.half import HalfDeployment
 from srgan_edge.kernels.cuda import Cuda, Graph, Stream
 from srgan_edge.kernels.launch import Kernels
+from srgan_edge.machine import Gpu, share_primary_context
 from srgan_edge.model import Deployment
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec

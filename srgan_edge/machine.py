@@ -1,10 +1,12 @@
 """The first CUDA GPU of this machine, as its driver describes it: no CUDA toolkit, no PyTorch."""
 
 import ctypes
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Self
 
 LIBRARY = "libcuda.so.1"
+
 NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
 """What to say where `Gpu.find` finds none."""
 
@@ -87,3 +89,25 @@ def share_primary_context(library: str = LIBRARY) -> bool:
     if is_active.value:
         return flags.value == _BLOCKING_SYNC
     return bool(set_flags(0, _BLOCKING_SYNC) == 0)
+
+
+def installed_version(distribution: str) -> str | None:
+    """The version of a distribution as pip knows it; None if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+ACTIVATION_BUDGET_BYTES = 512 << 20
+"""On a CPU, and the least on a GPU: see `activation_budget_bytes`."""
+
+
+def activation_budget_bytes(device: str) -> int:
+    """What `--tile auto` lets the network's intermediate values take, in all slots together.
+
+    Of a GPU a quarter, however much of it is free: the same film is cut alike every time.
+    """
+    family, _, index = device.partition(":")
+    memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None
+    return max(ACTIVATION_BUDGET_BYTES, (memory_bytes or 0) // 4)

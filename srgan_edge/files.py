@@ -5,17 +5,22 @@ name.
 """
 
 import errno
+import fcntl
+import hashlib
 import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from srgan_edge.errors import OutputFailed
+from srgan_edge.errors import InputRefused, ModelRefused, OutputFailed
 
 _ELSEWHERE = "name another place with {option}"
+
 _ADVICE = {
     errno.ENOENT: "create the folder first with mkdir -p",
     errno.EISDIR: "name a file in it with {option}",
@@ -128,3 +133,121 @@ def _refuse_special(path: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+# What files are known by.
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the content of a file, in hexadecimal digits; it is read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# A lock that is a file: the system gives it back when its owner dies, who may remove it.
+@contextmanager
+def file_locked(
+    path: Path, open_lock: Callable[[], int], on_busy: Callable[[], None]
+) -> Iterator[None]:
+    """Hold the lock at `path`; its owner may remove the file as long as it holds it.
+
+    Args:
+        open_lock: opens the file there, made if missing, and returns the descriptor.
+        on_busy: called, once, if another process has it now; unless it raises, that is waited for.
+    """
+    has_waited = False
+    while True:
+        descriptor = open_lock()
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not has_waited:
+                    on_busy()
+                has_waited = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, path):  # else who held it has removed it
+                yield
+                return
+        finally:
+            os.close(descriptor)  # which unlocks; so does the death of the process
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+# The bytes of model files, and what is said of those that are not ours.
+def open_model(path: Path) -> BinaryIO:
+    """A file to be read; a pipe or a device could be waited for without end.
+
+    Raises:
+        ModelRefused: no such file, not readable, or none.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ModelRefused(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ModelRefused(f"{path}: not a file; possible: a model file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_at_most(path: Path, max_bytes: int) -> bytes:
+    """The content of a file.
+
+    Raises:
+        ModelRefused: as `open_model`, or larger than that.
+    """
+    with open_model(path) as file:
+        try:
+            if os.fstat(file.fileno()).st_size > max_bytes:
+                raise ModelRefused(f"{path}: larger than {max_bytes} bytes")
+            return file.read(max_bytes)
+        except OSError as error:
+            raise ModelRefused(f"{path}: {error.strerror}") from None
+
+
+def foreign(path: Path) -> ModelRefused:
+    """The refusal of a file that another program made."""
+    return ModelRefused(
+        f"{path}: carries no srgan-edge spec, so its scale and value range are unknown; "
+        "make it with `srgan-edge export` or `srgan-edge convert`"
+    )
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A FIFO would wait for ever, and a device never ends: O_NONBLOCK, then look what it is."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputRefused(
+            f"cannot read {path}: {error.strerror}; check the name and rights"
+        ) from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise InputRefused(f"{path}: empty file (0 bytes); fetch it again")
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+    raise InputRefused(f"{path}: {kind}; name a picture file")
+
+
+def first_bytes(path: Path) -> bytes:
+    """Opening a pipe or a device could wait for ever, so only regular files go further."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputRefused(f"{path} is not a file; possible: one video file")
+            head = os.read(descriptor, 16)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise InputRefused(f"cannot read {path}: {error.strerror}") from error
+    if not head:
+        raise InputRefused(f"{path} is empty")
+    return head
