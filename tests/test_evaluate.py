@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from srgan_edge.bicubic import resize
 from srgan_edge.cli import app
+from srgan_edge.cli.tables import evaluation_record, evaluation_table
 from srgan_edge.errors import ExtraMissing, InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.evaluate import MEASURES, evaluate_folder, evaluate_systems
 from srgan_edge.metrics import lr_psnr, psnr_rgb
@@ -25,7 +26,6 @@ from srgan_edge.systems import (
     open_models,
     ready_made,
 )
-from srgan_edge.tables import evaluation_record, evaluation_table
 
 
 def photo(height=128, width=224, seed=0):

@@ -20,7 +20,7 @@ RUNTIME, TRAIN, EXPORT, KERNELS = PACKAGES = (
     "srgan_edge.export",
     "srgan_edge.kernels",
 )
-COMMANDS = ("srgan_edge.cli", "srgan_edge.commands")
+COMMANDS = ("srgan_edge.cli",)
 
 OWNERS = {
     "torch": (
@@ -178,7 +178,7 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.pipeline", "if True:\n    from torch import nn"),
         ("srgan_edge.pipeline", "from . import video"),
         ("srgan_edge.engines.torch", "import onnxruntime"),
-        ("srgan_edge.commands.training", "from srgan_edge.train.loop import train"),
+        ("srgan_edge.cli.train", "from srgan_edge.train.loop import train"),
         ("srgan_edge.cli", "import torch"),
         ("srgan_edge.train.loop", "from srgan_edge.export import onnx"),
         ("srgan_edge.export.onnx", "def f():\n    import srgan_edge.train"),

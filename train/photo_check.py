@@ -14,9 +14,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.pixels import Pixels
@@ -133,24 +130,6 @@ def check_photos(
         clean=len(clean_px),
         clean_megapixels=sum(clean_px) / 1e6,
         findings=tuple(findings),
-    )
-
-
-def check_table(check: PhotoCheck) -> Group:
-    """A line a finding, then what is left."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(overflow="fold")
-    for finding in check.findings:
-        colour = "red" if finding.problem in get_args(Flaw) else "yellow"
-        table.add_row(
-            escape(str(finding.path)), f"[{colour}]{finding.problem}[/]", escape(finding.detail)
-        )
-    counts = ", ".join(f"{count} {problem}" for problem, count in check.counts.items() if count)
-    return Group(
-        *([table] if check.findings else []),
-        f"{check.files} files: {counts or 'nothing wrong with them'}",
-        f"usable            {check.usable} photographs, {check.usable_megapixels:.1f} megapixels",
-        f"without a finding {check.clean} photographs, {check.clean_megapixels:.1f} megapixels",
     )
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite, isnan
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from srgan_edge.benchmark import benchmark_name
-from srgan_edge.doctor import Finding
+from srgan_edge.cli.doctor import Finding
 from srgan_edge.engine_cache import CachedEngine
 from srgan_edge.evaluate import Evaluation
 from srgan_edge.halo import HaloError
@@ -18,6 +19,8 @@ from srgan_edge.models import ModelFiles
 from srgan_edge.parity import Verdict
 from srgan_edge.scores import METRICS, Scores
 from srgan_edge.systems import System
+from srgan_edge.train.photo_check import PhotoCheck
+from srgan_edge.train.photo_files import Flaw
 
 Evaluations: TypeAlias = Mapping[str, Sequence[Evaluation]]
 """By the names of systems, an evaluation for each benchmark."""
@@ -200,3 +203,21 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no infinity: the PSNR of equal pictures is null."""
     return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def check_table(check: PhotoCheck) -> Group:
+    """A line a finding, then what is left."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold")
+    for finding in check.findings:
+        colour = "red" if finding.problem in get_args(Flaw) else "yellow"
+        table.add_row(
+            escape(str(finding.path)), f"[{colour}]{finding.problem}[/]", escape(finding.detail)
+        )
+    counts = ", ".join(f"{count} {problem}" for problem, count in check.counts.items() if count)
+    return Group(
+        *([table] if check.findings else []),
+        f"{check.files} files: {counts or 'nothing wrong with them'}",
+        f"usable            {check.usable} photographs, {check.usable_megapixels:.1f} megapixels",
+        f"without a finding {check.clean} photographs, {check.clean_megapixels:.1f} megapixels",
+    )

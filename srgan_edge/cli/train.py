@@ -1,16 +1,25 @@
 """Commands of a training: `train`, `blend` and `data`."""
 
 import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from srgan_edge.commands.common import DeviceOption, JsonOption, print_table, require
+from srgan_edge.cli.common import DeviceOption, JsonOption, print_table, require
+from srgan_edge.train.session import Progress as TrainingProgress
 
 commands = typer.Typer()
 
 data = typer.Typer(no_args_is_help=True)
+
 commands.add_typer(data, name="data", help="Look after the photographs of a training.")
 
 
@@ -48,7 +57,6 @@ def train(
     from srgan_edge.models import find_model
     from srgan_edge.train.loop import train as train_recipe
     from srgan_edge.train.recipe import Recipe
-    from srgan_edge.train.terminal import live_line
 
     named = {"data.degradation": degradation, "run.precision": precision}
     changes = [f"{key}={value}" for key, value in named.items() if value is not None]
@@ -98,7 +106,8 @@ def check_data(
     from rich.console import Console
     from rich.progress import Progress
 
-    from srgan_edge.train.photo_check import check_photos, check_record, check_table
+    from srgan_edge.cli.tables import check_table
+    from srgan_edge.train.photo_check import check_photos, check_record
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
@@ -110,3 +119,62 @@ def check_data(
         typer.echo(json.dumps(check_record(found), indent=2))
     else:
         print_table(check_table(found))
+
+
+# What a training run shows: a live line on a terminal, a plain line at a time elsewhere.
+SECONDS_BETWEEN_LINES = 60
+"""Where there is no terminal: a log file should not hold a line for every hundred steps."""
+
+
+class LiveLine:
+    """Phase, step, losses, PSNR-Y, speed and time left on stderr."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None, step="", measured="")
+        self._last_line = 0.0
+
+    def show(self, now: TrainingProgress) -> None:
+        """A report of the run."""
+        measured = "  ".join(_measured(now))
+        step = f"{now.step:,}/{now.steps:,}"
+        if self._progress.console.is_terminal:
+            self._progress.update(
+                self._task,
+                description=now.phase,
+                completed=now.step,
+                total=now.steps,
+                step=step,
+                measured=measured,
+            )
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or now.step == now.steps:
+            self._last_line = time.monotonic()
+            self.say(f"{now.phase} {step}  {measured}")
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+        self._progress.console.print(escape(line), soft_wrap=True)
+
+
+@contextmanager
+def live_line() -> Iterator[LiveLine]:
+    """A line kept up to date while the block runs; silent in all processes but the first."""
+    quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[step]}  {task.fields[measured]}"),
+        TimeRemainingColumn(compact=True),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield LiveLine(progress)
+
+
+def _measured(now: TrainingProgress) -> Iterator[str]:
+    if now.psnr_y is not None:
+        yield f"{now.psnr_y:.2f} dB"
+    yield f"loss {now.values.get('loss', float('nan')):.4f}"
+    if "D(real)" in now.values:
+        yield f"D {now.values['D(real)']:.2f}/{now.values['D(fake)']:.2f}"
+    yield f"{now.steps_per_second:.1f} steps/s"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from srgan_edge.commands.common import JsonOption, print_whole_table, refuse_other_suffix, require
+from srgan_edge.cli.common import JsonOption, print_whole_table, refuse_other_suffix, require
 from srgan_edge.errors import UsageError
 from srgan_edge.spec import Head
 
@@ -177,8 +177,8 @@ def list_engines(as_json: JsonOption = False) -> None:
     """Show the engines in the cache, and which of them can be used here."""
     from dataclasses import asdict
 
+    from srgan_edge.cli.tables import engines_table
     from srgan_edge.engine_cache import EngineCache
-    from srgan_edge.tables import engines_table
 
     cache = EngineCache()
     found = cache.engines()

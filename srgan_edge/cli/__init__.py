@@ -9,7 +9,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from srgan_edge import __version__
-from srgan_edge.commands import exporting, measuring, training, upscale
+from srgan_edge.cli import export as exporting
+from srgan_edge.cli import measure as measuring
+from srgan_edge.cli import train as training
+from srgan_edge.cli import upscale
 from srgan_edge.errors import Interrupted, ReaderGone, SrganEdgeError, print_error
 
 app = typer.Typer(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from srgan_edge.commands.common import (
+from srgan_edge.cli.common import (
     DeviceOption,
     EngineOption,
     Fp32Option,
@@ -31,8 +31,8 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Print what a model file is: architecture, reach, training, licence."""
+    from srgan_edge.cli.tables import spec_table
     from srgan_edge.models import bundled_models, find_model
-    from srgan_edge.tables import spec_table
 
     found = [find_model(model)] if model else list(bundled_models().values())
     if as_json:
@@ -47,8 +47,8 @@ def doctor(as_json: JsonOption = False) -> None:
     """Say what works on this machine; every engine is made to run."""
     from dataclasses import asdict
 
-    from srgan_edge.doctor import examine
-    from srgan_edge.tables import doctor_table
+    from srgan_edge.cli.doctor import examine
+    from srgan_edge.cli.tables import doctor_table
 
     findings = examine()
     if as_json:
@@ -97,13 +97,13 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
+    from srgan_edge.cli.tables import evaluation_record, evaluation_table
     from srgan_edge.evaluate import evaluate_systems
     from srgan_edge.figure import Showcase, draw_figure
     from srgan_edge.image import Picture
     from srgan_edge.image_writer import format_from_suffix, write_picture
     from srgan_edge.scores import metrics_from_text
     from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
-    from srgan_edge.tables import evaluation_record, evaluation_table
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
@@ -154,10 +154,10 @@ def verify(
     """Compare engines with the checkpoint in PyTorch; exit 6 if one misses its gate."""
     require("torch", "srgan-edge[export]", "verifying")
     require("onnx", "srgan-edge[export]", "verifying")
+    from srgan_edge.cli.tables import verdict_record, verdict_table
     from srgan_edge.engines import KINDS
     from srgan_edge.export.verify import verify_engines
     from srgan_edge.models import find_model
-    from srgan_edge.tables import verdict_record, verdict_table
 
     possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
     files = find_model(model)
@@ -202,11 +202,11 @@ def verify_tiles(
     from dataclasses import replace
 
     from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
+    from srgan_edge.cli.tables import halo_table
     from srgan_edge.engines.torch import TorchEngine
     from srgan_edge.halo import halo_errors, smallest_halo_px
     from srgan_edge.image_reader import read_pixels
     from srgan_edge.models import bundled_models, find_model
-    from srgan_edge.tables import halo_table
 
     checkpoint = find_model(model).file(".safetensors")
     if write and model in bundled_models():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from srgan_edge.commands.common import (
+from srgan_edge.cli.common import (
     NETWORK,
     DeviceOption,
     EngineOption,
