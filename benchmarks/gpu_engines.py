@@ -267,7 +267,7 @@ def _half_onnx(model: str) -> Path:
 
 @cache
 def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
-    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.engines.cache import EngineCache
     from srgan_edge.export.engine import Target, export_engine
     from srgan_edge.export.tensorrt import Search
     from srgan_edge.passport import Profile

@@ -10,7 +10,7 @@ from typing import Self
 import onnx
 
 from srgan_edge.checkpoint import load_checkpoint
-from srgan_edge.engine_cache import CACHE_VARIABLE, EngineCache, EngineKey
+from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted
 from srgan_edge.export.graph import cost_of, with_totals

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import onnx
 
+from srgan_edge.engines.tensorrt_log import explained, log_of
 from srgan_edge.errors import (
     ExtraMissing,
     Interrupted,
@@ -27,7 +28,6 @@ from srgan_edge.errors import (
 from srgan_edge.export.half_onnx import HalfPrecision
 from srgan_edge.passport import Layer, Profile
 from srgan_edge.signals import StopSignals, stop_signals
-from srgan_edge.tensorrt_log import explained, log_of
 
 Runtime = Literal["tensorrt", "tensorrt_rtx"]
 EXTRAS: dict[Runtime, str] = {

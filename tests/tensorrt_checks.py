@@ -32,6 +32,7 @@ from srgan_edge.engines.canvas import Planes
 from srgan_edge.engines.gpu_film import GpuFilm
 from srgan_edge.engines.openvino import OpenVinoEngine
 from srgan_edge.engines.tensorrt import TensorRtEngine
+from srgan_edge.engines.tensorrt_log import log_of
 from srgan_edge.errors import (
     EngineLost,
     ExtraMissing,
@@ -47,7 +48,6 @@ from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
-from srgan_edge.tensorrt_log import log_of
 from srgan_edge.tiling import Tiling, plan_windows
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding
@@ -116,7 +116,7 @@ def tensorrt(openvino, monkeypatch):
         module = recorded(VERSION, *failures, driver=DRIVER, run=run, **does)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         monkeypatch.setattr(
-            "srgan_edge.engine_cache.installed_version",
+            "srgan_edge.engines.cache.installed_version",
             lambda name: VERSION if name == "tensorrt" else None,
         )
 
@@ -457,7 +457,7 @@ def test_fp32_is_not_to_be_had_of_half_precision(tensorrt, tmp_path):
 def test_tensorrt_rtx_keeps_what_it_compiled(openvino, monkeypatch, tmp_path, capturable):
     """And runs without a graph where it says that it cannot be recorded."""
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("srgan_edge.engine_cache.installed_version", lambda name: "1.7.1.116")
+    monkeypatch.setattr("srgan_edge.engines.cache.installed_version", lambda name: "1.7.1.116")
     binding = os.environ["SRGAN_EDGE_BINDING"]
     monkeypatch.setattr(cuda, "BINDINGS", {binding: cuda.BINDINGS[binding]})
     log_of.cache_clear()

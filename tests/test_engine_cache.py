@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from srgan_edge.engine_cache import EngineCache, EngineKey
+from srgan_edge.engines.cache import EngineCache, EngineKey
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.machine import installed_version
 from srgan_edge.models import find_model
@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_made_is_refused(tmp_path):
 BUILD = """
 import sys, time
 from pathlib import Path
-from srgan_edge.engine_cache import EngineCache
+from srgan_edge.engines.cache import EngineCache
 from srgan_edge.passport import write_engine
 from tests.test_engine_cache import KEY, PLAN, passport_of
 cache = EngineCache(Path(sys.argv[1]))

@@ -19,7 +19,7 @@ from test_color import yuv_from_rgb
 
 from srgan_edge.color import MATRICES, ColorDescription, unclipped_rgb
 from srgan_edge.color_lock import lock_axis, locked
-from srgan_edge.engines.machine_code import machine_code
+from srgan_edge.engines.cache import machine_code
 from srgan_edge.errors import UsageError
 from srgan_edge.kernels import (
     bytes_to_half,
@@ -573,7 +573,7 @@ def test_machine_code_is_kept_as_long_as_it_is_of_the_same_source(monkeypatch, t
         compiled.append(path.name)
         return source.compile_with_nvrtc(path, compute_capability)
 
-    monkeypatch.setattr("srgan_edge.engines.machine_code.compile_with_nvrtc", compile_source)
+    monkeypatch.setattr("srgan_edge.engines.cache.compile_with_nvrtc", compile_source)
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
     path, made = tmp_path / "scale.cu", []
     for text in ("int", "int", "long", "int"):

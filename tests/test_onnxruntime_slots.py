@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: E402
 from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.engines import choose_engine, open_engine  # noqa: E402
 from srgan_edge.engines import onnxruntime as engine_module  # noqa: E402
-from srgan_edge.engines.idle import Idle  # noqa: E402
+from srgan_edge.engines.base import Idle  # noqa: E402
 from srgan_edge.engines.onnxruntime import OnnxRuntimeEngine, refuse_other_nodes  # noqa: E402
 from srgan_edge.errors import (  # noqa: E402
     EngineLost,

@@ -13,7 +13,7 @@ pytest.importorskip("tensorrt_rtx")
 import onnx
 
 from srgan_edge.checkpoint import save_checkpoint
-from srgan_edge.engine_cache import EngineCache
+from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import Interrupted, ModelRefused, UsageError
 from srgan_edge.export.engine import Target, export_engine
 from srgan_edge.export.half_onnx import in_half

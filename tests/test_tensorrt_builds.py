@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 from tensorrt_api import NAMES, RTX, VERSIONS, names_of, recorded
 
 from srgan_edge.cli import app
-from srgan_edge.engine_cache import EngineCache
+from srgan_edge.engines.cache import EngineCache
+from srgan_edge.engines.tensorrt_log import explained, log_of
 from srgan_edge.errors import ExtraMissing, ModelRefused, ResourcesExhausted, UsageError
 from srgan_edge.export.engine import Target, export_engine
 from srgan_edge.export.half_onnx import in_half
@@ -26,7 +27,6 @@ from srgan_edge.export.tensorrt import Search, build_plan, layers_in_json
 from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Profile, read_engine, read_passport
-from srgan_edge.tensorrt_log import explained, log_of
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
@@ -43,7 +43,7 @@ def install(monkeypatch):
         monkeypatch.setitem(sys.modules, "tensorrt", recorded(version, *failures))
         monkeypatch.setattr(Gpu, "find", classmethod(lambda cls: gpu))
         monkeypatch.setattr(
-            "srgan_edge.engine_cache.installed_version",
+            "srgan_edge.engines.cache.installed_version",
             lambda name: version if name == "tensorrt" else None,
         )
 

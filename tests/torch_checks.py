@@ -26,6 +26,7 @@ from srgan_edge.engines import gpu_film
 from srgan_edge.engines import torch as engine_module
 from srgan_edge.engines.fused import nvidia_bindings
 from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.engines.torch_slots import Bound, Slot
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
@@ -77,20 +78,20 @@ def gpu(monkeypatch):
         of.synchronize()
         yield
 
-    create = engine_module._Bound.__init__
+    create = Bound.__init__
 
     def lent(self, *arguments):
         create(self, *arguments)
         for tensor in (self._source, self._target, self._totals):
             DRIVER.fake_lend(ctypes.c_size_t(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes))
 
-    monkeypatch.setattr(engine_module._Bound, "__init__", lent)
+    monkeypatch.setattr(Bound, "__init__", lent)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(engine_module, "_gpu_of", lambda device: torch.device("cpu", 0))
-    monkeypatch.setattr(engine_module._Bound, "recorded", lambda self, put: Again(put))
-    monkeypatch.setattr(engine_module._Slot, "SHAPES_REMEMBERED", 0)  # tests/test_torch_slots.py
+    monkeypatch.setattr(Bound, "recorded", lambda self, put: Again(put))
+    monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/test_torch_slots.py
 
 
 def pictures(count, height, width):

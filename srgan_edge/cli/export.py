@@ -105,7 +105,7 @@ def export(
         _export_ir(model, output)
     else:
         from srgan_edge.artefact import read_spec
-        from srgan_edge.engine_cache import EngineCache
+        from srgan_edge.engines.cache import EngineCache
         from srgan_edge.export.engine import Target, export_engine
         from srgan_edge.export.tensorrt import Search
         from srgan_edge.models import find_model
@@ -178,7 +178,7 @@ def list_engines(as_json: JsonOption = False) -> None:
     from dataclasses import asdict
 
     from srgan_edge.cli.tables import engines_table
-    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.engines.cache import EngineCache
 
     cache = EngineCache()
     found = cache.engines()
@@ -196,7 +196,7 @@ def remove_engines(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `list` shows them.")],
 ) -> None:
     """Remove engines from the cache, with their passports."""
-    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.engines.cache import EngineCache
 
     cache = EngineCache()
     for name in names:
@@ -206,7 +206,7 @@ def remove_engines(
 @engines.command("prune")
 def prune_engines() -> None:
     """Remove the engines that cannot be used here: damaged, or of another runtime."""
-    from srgan_edge.engine_cache import EngineCache
+    from srgan_edge.engines.cache import EngineCache
 
     removed = EngineCache().prune()
     for engine in removed:

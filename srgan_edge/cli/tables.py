@@ -12,7 +12,7 @@ from rich.table import Table
 
 from srgan_edge.benchmark import benchmark_name
 from srgan_edge.cli.doctor import Finding
-from srgan_edge.engine_cache import CachedEngine
+from srgan_edge.engines.cache import CachedEngine
 from srgan_edge.evaluate import Evaluation
 from srgan_edge.halo import HaloError
 from srgan_edge.models import ModelFiles

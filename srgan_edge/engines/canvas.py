@@ -6,12 +6,13 @@ is one graph, so that nothing between two tiles waits for Python.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.engines.base import Totals, finite
+from srgan_edge.engines.base import EngineInfo, Totals, finite
 from srgan_edge.engines.gpu_color_lock import GpuColorLock
 from srgan_edge.kernels import rgb_to_yuv420, tile_gather, tile_scatter, yuv420_to_rgb
 from srgan_edge.kernels.cuda import Cuda, Graph, Stream
@@ -291,3 +292,34 @@ def _in_order(planes: Planes) -> tuple[int | np.int32, ...]:
 
 def _ints(*values: int) -> tuple[np.int32, ...]:
     return tuple(map(np.int32, values))
+
+
+class GpuEngine(Protocol):
+    """An engine whose slots have a `Canvas`: TensorRT's, and PyTorch's on a GPU."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def cuda(self) -> Cuda:
+        """In the context that FFmpeg shares."""
+        ...
+
+    def slot(self) -> AbstractContextManager[Any]:
+        """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
+        ...
+
+    def all_slots(self) -> AbstractContextManager[list[Any]]:
+        """All of them, which nobody uses meanwhile."""
+        ...
+
+    def canvas(
+        self,
+        slot: Any,  # noqa: ANN401 - of that engine
+        plan: TilePlan,
+        batch: int,
+        *,
+        lock_colors: bool,
+    ) -> Canvas:
+        """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
+        ...

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from srgan_edge.engines.machine_code import machine_code
+from srgan_edge.engines.cache import machine_code
 from srgan_edge.errors import ExtraMissing
 from srgan_edge.half import HalfDeployment, LongSkip
 from srgan_edge.kernels.convolution import FORMS, packed

@@ -5,51 +5,18 @@ level of libswscale, in the matrix and range of the film; results have the depth
 8 bits.
 """
 
-from contextlib import AbstractContextManager, suppress
-from typing import Any, Protocol, Self
+from contextlib import suppress
+from typing import Any, Self
 
 from av.video.frame import VideoFrame
 
 from srgan_edge import dlpack
 from srgan_edge.color import MATRICES, ColorDescription
-from srgan_edge.engines.base import EngineInfo
-from srgan_edge.engines.canvas import Canvas
+from srgan_edge.engines.canvas import GpuEngine
 from srgan_edge.engines.gpu_frames import FramePool, planes_of
 from srgan_edge.errors import EngineLost
-from srgan_edge.kernels.cuda import Cuda
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.tiling import TilePlan
-
-
-class GpuEngine(Protocol):
-    """An engine whose slots have a `Canvas`: TensorRT's, and PyTorch's on a GPU."""
-
-    @property
-    def info(self) -> EngineInfo: ...
-
-    @property
-    def cuda(self) -> Cuda:
-        """In the context that FFmpeg shares."""
-        ...
-
-    def slot(self) -> AbstractContextManager[Any]:
-        """One that is idle, for this thread alone, in the context of the GPU; waits for one."""
-        ...
-
-    def all_slots(self) -> AbstractContextManager[list[Any]]:
-        """All of them, which nobody uses meanwhile."""
-        ...
-
-    def canvas(
-        self,
-        slot: Any,  # noqa: ANN401 - of that engine
-        plan: TilePlan,
-        batch: int,
-        *,
-        lock_colors: bool,
-    ) -> Canvas:
-        """The slot's room for frames that are cut by `plan`, `batch` tiles at a time."""
-        ...
 
 
 def matrix_of(color: ColorDescription) -> YuvMatrix:

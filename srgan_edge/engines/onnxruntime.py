@@ -20,9 +20,8 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engine_cache import EngineCache
-from srgan_edge.engines.base import EngineInfo, finite
-from srgan_edge.engines.idle import Idle
+from srgan_edge.engines.base import EngineInfo, Idle, finite
+from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import (
     EngineLost,
     ExtraMissing,

@@ -14,11 +14,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.engine_cache import EngineCache, why_not_here
-from srgan_edge.engines.base import EngineInfo, Totals, finite
+from srgan_edge.engines.base import EngineInfo, Idle, Totals, finite
+from srgan_edge.engines.cache import EngineCache, machine_code, why_not_here
 from srgan_edge.engines.canvas import Canvas
-from srgan_edge.engines.idle import Idle
-from srgan_edge.engines.machine_code import machine_code
+from srgan_edge.engines.tensorrt_log import explained, log_of
 from srgan_edge.errors import (
     EngineLost,
     ModelRefused,
@@ -34,7 +33,6 @@ from srgan_edge.machine import Gpu, share_primary_context
 from srgan_edge.onnx_file import TOTALS
 from srgan_edge.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
-from srgan_edge.tensorrt_log import explained, log_of
 from srgan_edge.tiling import TilePlan
 
 INPUT, OUTPUT = "input", "output"

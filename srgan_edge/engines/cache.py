@@ -11,12 +11,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
-from srgan_edge.files import file_locked
+from srgan_edge.files import file_locked, replace_when_whole
+from srgan_edge.kernels.source import compile_with_nvrtc, nvrtc_digest
 from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
 
@@ -219,3 +221,26 @@ def _unlink(path: Path) -> None:
     """Remove an engine of which we hold the lock, its passport first: without it nothing loads."""
     for file in (passport_path(path), path, _lock_path(path)):
         file.unlink(missing_ok=True)
+
+
+# Our CUDA kernels as machine code: compiled by NVRTC once, and kept beside the engines.
+@cache
+def machine_code(source: Path, compute_capability: str) -> bytes:
+    """What `compile_with_nvrtc` makes of a source: of the convolutions that takes seconds.
+
+    Where nothing can be kept it is compiled each time, to the same bytes.
+
+    Raises:
+        ExtraMissing, UsageError: as there.
+    """
+    digest = nvrtc_digest(source, compute_capability)
+    try:
+        path = EngineCache().machine_code_path(source.stem, digest)
+    except (OutputFailed, ModelRefused):
+        return compile_with_nvrtc(source, compute_capability)
+    if path.is_file():
+        return path.read_bytes()
+    image = compile_with_nvrtc(source, compute_capability)
+    with suppress(OutputFailed), replace_when_whole(path) as temporary:
+        temporary.write_bytes(image)
+    return image
