@@ -21,9 +21,9 @@ from PIL import Image
 from srgan_edge.artefact import read_safetensors_spec
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import UsageError
+from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
-from srgan_edge.parity import compare, gate_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
 

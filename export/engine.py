@@ -13,6 +13,7 @@ from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted
+from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.export.graph import cost_of, with_totals
 from srgan_edge.export.half_onnx import HalfPrecision, TypedReference, in_half
 from srgan_edge.export.onnx import deployment_graph
@@ -29,7 +30,6 @@ from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
 from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
-from srgan_edge.parity import compare, gate_of
 from srgan_edge.passport import Passport, Profile, write_engine
 from srgan_edge.spec import ModelSpec
 

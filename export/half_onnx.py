@@ -15,13 +15,13 @@ from onnx.reference.op_run import OpRun
 from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
+from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.export.graph import add_constant, checked, constant_of, insert_before, with_totals
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
 from srgan_edge.onnx_file import read_onnx
-from srgan_edge.parity import compare, gate_of
 from srgan_edge.pixels import Pixels
 
 

@@ -11,10 +11,10 @@ import openvino
 from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
+from srgan_edge.evaluation.parity import Parity, compare, gate_of
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
-from srgan_edge.parity import Parity, compare, gate_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import METADATA_KEY
 

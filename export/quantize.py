@@ -10,11 +10,11 @@ from torch import Tensor
 from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused
+from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.image_reader import read_pixels
 from srgan_edge.image_writer import SUFFIXES
 from srgan_edge.model import generator_from_spec
-from srgan_edge.parity import GATES, Parity, compare
 from srgan_edge.quantization import quantized_state
 from srgan_edge.spec import ModelSpec
 

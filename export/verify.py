@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge import bicubic
-from srgan_edge.benchmark import benchmark_name
 from srgan_edge.engines import KINDS, Choice, EngineKind, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
-from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.evaluation.parity import Verdict, compare
+from srgan_edge.evaluation.systems import benchmark_name
 from srgan_edge.image_reader import read_pixels
 from srgan_edge.models import ModelFiles
-from srgan_edge.parity import Verdict, compare
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler

@@ -13,13 +13,16 @@ torch = pytest.importorskip("torch")
 from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
 from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa: E402
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
+from srgan_edge.evaluation.parity import (  # noqa: E402
+    compare,
+    halo_errors,
+    smallest_halo_px,
+)
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
-from srgan_edge.halo import halo_errors, smallest_halo_px  # noqa: E402
 from srgan_edge.machine import Gpu  # noqa: E402
 from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
 from srgan_edge.models import ModelFiles, find_model  # noqa: E402
-from srgan_edge.parity import compare  # noqa: E402
 from srgan_edge.spec import ModelSpec  # noqa: E402
 from srgan_edge.tiling import plan_tiles, upscale_tiled  # noqa: E402
 

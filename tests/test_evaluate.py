@@ -14,11 +14,18 @@ from srgan_edge.bicubic import resize
 from srgan_edge.cli import app
 from srgan_edge.cli.tables import evaluation_record, evaluation_table
 from srgan_edge.errors import ExtraMissing, InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.evaluate import MEASURES, evaluate_folder, evaluate_systems
-from srgan_edge.metrics import lr_psnr, psnr_rgb
-from srgan_edge.models import DEFAULT_MODEL, find_model
-from srgan_edge.scores import GROUPS, METRICS, Scores, mean_scores, metrics_from_text
-from srgan_edge.systems import (
+from srgan_edge.evaluation.evaluate import (
+    GROUPS,
+    MEASURES,
+    METRICS,
+    Scores,
+    evaluate_folder,
+    evaluate_systems,
+    mean_scores,
+    metrics_from_text,
+)
+from srgan_edge.evaluation.metrics import lr_psnr, psnr_rgb
+from srgan_edge.evaluation.systems import (
     BICUBIC,
     NEAREST,
     System,
@@ -26,6 +33,7 @@ from srgan_edge.systems import (
     open_models,
     ready_made,
 )
+from srgan_edge.models import DEFAULT_MODEL, find_model
 
 
 def photo(height=128, width=224, seed=0):

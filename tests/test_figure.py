@@ -5,14 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srgan_edge.benchmark import Pair
 from srgan_edge.bicubic import resize
-from srgan_edge.drawing import ACCENT, Crop
-from srgan_edge.evaluate import MEASURES, Comparison
-from srgan_edge.figure import Exhibit, Showcase, draw_figure, telling_crop
-from srgan_edge.metrics import luma
-from srgan_edge.scores import Scores
-from srgan_edge.systems import BICUBIC, NEAREST, repeated
+from srgan_edge.evaluation.drawing import ACCENT, Crop
+from srgan_edge.evaluation.evaluate import MEASURES, Comparison, Scores
+from srgan_edge.evaluation.figure import Exhibit, Showcase, draw_figure, telling_crop
+from srgan_edge.evaluation.metrics import luma
+from srgan_edge.evaluation.systems import BICUBIC, NEAREST, Pair, repeated
 
 
 def texture(height, width, seed=0):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srgan_edge import bicubic, metrics
+from srgan_edge import bicubic
 from srgan_edge.errors import InputRefused
-from srgan_edge.evaluate import evaluate_folder
-from srgan_edge.systems import bicubic_upscale
+from srgan_edge.evaluation import metrics
+from srgan_edge.evaluation.evaluate import evaluate_folder
+from srgan_edge.evaluation.systems import bicubic_upscale
 
 
 def photo(height=40, width=52, seed=0):

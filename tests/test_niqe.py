@@ -8,8 +8,7 @@ from PIL import Image, ImageFilter
 
 import srgan_edge
 from srgan_edge.bicubic import resize, resize_float
-from srgan_edge.metrics import Undefined
-from srgan_edge.niqe import _describe, _fitted, niqe
+from srgan_edge.evaluation.metrics import Undefined, _describe, _fitted, niqe
 
 DEMO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from srgan_edge.engines.base import EngineInfo
+from srgan_edge.evaluation.parity import GATES, Differences, Gate, Parity, Verdict, compare
 from srgan_edge.models import find_model
-from srgan_edge.parity import GATES, Differences, Gate, Parity, Verdict, compare
 
 EQUAL = Parity(0, 0, 0.0, 0.0, float("inf"))
 

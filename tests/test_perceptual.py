@@ -9,11 +9,10 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 import srgan_edge
-from srgan_edge.benchmark import Pair
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
-from srgan_edge.evaluate import evaluate_folder
-from srgan_edge.metrics import Undefined
-from srgan_edge.systems import bicubic_upscale
+from srgan_edge.evaluation.evaluate import evaluate_folder
+from srgan_edge.evaluation.metrics import Undefined
+from srgan_edge.evaluation.systems import Pair, bicubic_upscale
 from srgan_edge.train.perceptual import LpipsVgg, open_measures
 
 DEMO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"

@@ -19,13 +19,13 @@ from srgan_edge.cli import app
 from srgan_edge.engines import KINDS
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused, UsageError
+from srgan_edge.evaluation.parity import GATES, Gate, compare
 from srgan_edge.export.onnx import onnx_from_checkpoint
 from srgan_edge.export.quantize import quantize_checkpoint
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.model import EdgeNet, generator_from_spec
 from srgan_edge.models import find_model
 from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.parity import GATES, Gate, compare
 from srgan_edge.quantization import (
     HEADROOM,
     Int8Conv2d,

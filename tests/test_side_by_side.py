@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 
 from srgan_edge import bicubic
-from srgan_edge.drawing import Crop
 from srgan_edge.errors import UsageError
+from srgan_edge.evaluation.drawing import Crop, side_by_side
 from srgan_edge.pixels import Pixels
-from srgan_edge.side_by_side import side_by_side
 
 LABELS = ("bicubic", "edge-x4")
 

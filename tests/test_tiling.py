@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srgan_edge.errors import UsageError
-from srgan_edge.halo import HaloError, smallest_halo_px
+from srgan_edge.evaluation.parity import HaloError, smallest_halo_px
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 sizes = st.integers(1, 400)

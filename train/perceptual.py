@@ -15,10 +15,10 @@ import piq
 import torch
 from torch import Tensor, nn
 
-from srgan_edge import metrics
-from srgan_edge.benchmark import Pair
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
-from srgan_edge.evaluate import Measure
+from srgan_edge.evaluation import metrics
+from srgan_edge.evaluation.evaluate import Measure
+from srgan_edge.evaluation.systems import Pair
 from srgan_edge.pixels import Pixels
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.benchmark import Pair
 from srgan_edge.checkpoint import save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import OutputFailed, ResourcesExhausted
-from srgan_edge.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.evaluation.systems import Pair, bicubic_upscale
 from srgan_edge.pixels import Pixels
 from srgan_edge.signals import StopSignals
-from srgan_edge.systems import bicubic_upscale
 from srgan_edge.train import losses
 from srgan_edge.train.degradation import real_crops
 from srgan_edge.train.optimiser import DTYPES, Precision

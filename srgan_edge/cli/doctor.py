@@ -11,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from srgan_edge import __version__, bicubic, metrics
+from srgan_edge import __version__, bicubic
 from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
+from srgan_edge.evaluation import metrics
 from srgan_edge.machine import installed_version
 from srgan_edge.models import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels

@@ -98,12 +98,11 @@ def evaluate(
 ) -> None:
     """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
     from srgan_edge.cli.tables import evaluation_record, evaluation_table
-    from srgan_edge.evaluate import evaluate_systems
-    from srgan_edge.figure import Showcase, draw_figure
+    from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
+    from srgan_edge.evaluation.figure import Showcase, draw_figure
+    from srgan_edge.evaluation.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
     from srgan_edge.image import Picture
     from srgan_edge.image_writer import format_from_suffix, write_picture
-    from srgan_edge.scores import metrics_from_text
-    from srgan_edge.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
@@ -204,7 +203,7 @@ def verify_tiles(
     from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
     from srgan_edge.cli.tables import halo_table
     from srgan_edge.engines.torch import TorchEngine
-    from srgan_edge.halo import halo_errors, smallest_halo_px
+    from srgan_edge.evaluation.parity import halo_errors, smallest_halo_px
     from srgan_edge.image_reader import read_pixels
     from srgan_edge.models import bundled_models, find_model
 
@@ -219,7 +218,7 @@ def verify_tiles(
     halo_px = smallest_halo_px(errors)
     print_table(halo_table(errors, halo_px))
     if plot is not None:
-        from srgan_edge.export.halo_plot import draw_halo_plot
+        from srgan_edge.evaluation.parity import draw_halo_plot
 
         title = f"{spec.name}, tiles of {tile} px against whole pictures"
         draw_halo_plot(errors, halo_px, title, plot)
@@ -231,7 +230,7 @@ def verify_tiles(
 
 def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
     """In the order of the names; PyTorch is imported only for what needs it."""
-    from srgan_edge.evaluate import MEASURES
+    from srgan_edge.evaluation.evaluate import MEASURES
 
     learned = [name for name in names if name not in MEASURES]
     if not learned:

@@ -10,15 +10,12 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from srgan_edge.benchmark import benchmark_name
 from srgan_edge.cli.doctor import Finding
 from srgan_edge.engines.cache import CachedEngine
-from srgan_edge.evaluate import Evaluation
-from srgan_edge.halo import HaloError
+from srgan_edge.evaluation.evaluate import METRICS, Evaluation, Scores
+from srgan_edge.evaluation.parity import HaloError, Verdict
+from srgan_edge.evaluation.systems import System, benchmark_name
 from srgan_edge.models import ModelFiles
-from srgan_edge.parity import Verdict
-from srgan_edge.scores import METRICS, Scores
-from srgan_edge.systems import System
 from srgan_edge.train.photo_check import PhotoCheck
 from srgan_edge.train.photo_files import Flaw
 

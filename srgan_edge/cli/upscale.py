@@ -208,11 +208,10 @@ def compare(
     ] = None,
 ) -> None:
     """Put a picture, enlarged by the bicubic, beside its upscaled self."""
-    from srgan_edge.drawing import Crop
+    from srgan_edge.evaluation.drawing import Crop, side_by_side
     from srgan_edge.image import Picture
     from srgan_edge.image_reader import read_pixels
     from srgan_edge.image_writer import write_picture
-    from srgan_edge.side_by_side import side_by_side
 
     detail = None if crop is None else Crop.from_text(crop)
     pictures = read_pixels(before), read_pixels(after)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge import bicubic
-from srgan_edge.benchmark import Pair, benchmark_name, cropped_to
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.image_reader import read_pixels
@@ -18,6 +17,25 @@ from srgan_edge.pixels import Pixels
 
 SCALE = 4
 """The only one that a model, and so a comparison, can have."""
+
+
+# A benchmark on disk: a folder with `HR/` and `LRx4/`, whose files pair up by name.
+@dataclass(frozen=True)
+class Pair:
+    """One picture of a benchmark: what an upscaler gets, and what it ought to give."""
+
+    folder: Path
+    """The benchmark."""
+    name: str
+    """Of the file, in both folders."""
+    lr: Pixels
+    """uint8 [h, w, 3]."""
+    hr: Pixels
+    """uint8 [scale * h, scale * w, 3], cropped to that as the benchmarks' makers did."""
+
+    @property
+    def scale(self) -> int:
+        return self.hr.shape[0] // self.lr.shape[0]
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ def bicubic_upscale(scale: int) -> Callable[[Pixels], Pixels]:
 
 
 NEAREST = System("nearest", "nearest neighbour", lambda pair: repeated(pair.lr, pair.scale))
+
 BICUBIC = System(
     "bicubic", "bicubic (MATLAB)", lambda pair: bicubic_upscale(pair.scale)(pair.lr[None])[0]
 )
@@ -123,3 +142,47 @@ def _result_of(pair: Pair, folder: Path) -> Path:
         names = " and ".join(path.name for path in found) or "nothing"
         raise InputRefused(f"{folder}: {names} there for {pair.name}; one picture {stem}.* is due")
     return found[0]
+
+
+def benchmark_name(folder: Path) -> str:
+    """`Set5` of `data/Set5`, and of `.` inside it."""
+    return folder.resolve().name
+
+
+def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
+    """The pictures of a benchmark in the order of their names, one in memory at a time.
+
+    Raises:
+        InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
+    """
+    hr_folder, lr_folder = folder / "HR", folder / f"LRx{scale}"
+    for needed in (folder, hr_folder, lr_folder):
+        if not needed.is_dir():
+            raise InputRefused(
+                f"{folder}: no folder {needed.name}/; a benchmark has HR/ and LRx{scale}/ in it"
+            )
+    names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
+    if not names:
+        raise InputRefused(f"{hr_folder}: no picture in it")
+    for name in names:
+        if not (lr_folder / name).is_file():
+            raise InputRefused(f"{lr_folder / name}: missing; every HR picture needs its LR")
+    for name in names:
+        lr, hr = (read_pixels(side / name) for side in (lr_folder, hr_folder))
+        yield Pair(folder, name, lr, cropped_to(hr, lr, scale, f"{name}: HR"))
+
+
+def cropped_to(hr: Pixels, lr: Pixels, scale: int, what: str) -> Pixels:
+    """`hr` cropped at the right and the bottom to exactly `scale` times the size of `lr`.
+
+    Raises:
+        InputRefused: it is smaller than that, or larger by `scale` pixels or more; the message
+            begins with `what`.
+    """
+    height, width = scale * lr.shape[0], scale * lr.shape[1]
+    if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
+        raise InputRefused(
+            f"{what} is {hr.shape[1]}x{hr.shape[0]}, which is not {scale} times the LR's "
+            f"{lr.shape[1]}x{lr.shape[0]}"
+        )
+    return hr[:height, :width]

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from srgan_edge import bicubic
-from srgan_edge.benchmark import Pair, benchmark_name
-from srgan_edge.drawing import (
+from srgan_edge.evaluation.drawing import (
     ACCENT,
     BACKGROUND,
     FAINT,
@@ -26,11 +25,10 @@ from srgan_edge.drawing import (
     font_within,
     framed,
 )
-from srgan_edge.evaluate import Comparison
-from srgan_edge.metrics import luma
+from srgan_edge.evaluation.evaluate import METRICS, Comparison
+from srgan_edge.evaluation.metrics import luma
+from srgan_edge.evaluation.systems import NEAREST, Pair, benchmark_name, bicubic_upscale, repeated
 from srgan_edge.pixels import Pixels
-from srgan_edge.scores import METRICS
-from srgan_edge.systems import NEAREST, bicubic_upscale, repeated
 
 CROP_PX = 80
 """Side of a crop in pixels of the result; less where the picture is smaller."""

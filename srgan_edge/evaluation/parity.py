@@ -1,14 +1,20 @@
 """How far two results are apart, in levels of 255, on the same pixels, and how far they may be."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib import pyplot
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
-from srgan_edge.engines.base import EngineInfo
+from srgan_edge.engines.base import Engine, EngineInfo
+from srgan_edge.files import replace_when_whole
 from srgan_edge.pixels import Pixels
 from srgan_edge.spec import ModelSpec
+from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 
 @dataclass(frozen=True)
@@ -137,3 +143,84 @@ def compare(
     for batch in batches:
         differences.add(reference(batch), candidate(batch))
     return differences.parity
+
+
+# How large a halo a model needs: tiled results against untiled ones, halo by halo.
+ACCEPTED_LEVELS = 1
+"""A difference that rounding makes anyway."""
+
+
+@dataclass(frozen=True)
+class HaloError:
+    """What one halo does to the result, over all pictures."""
+
+    halo_px: int
+    max_levels: int
+    """Largest difference between tiled and untiled, of 255."""
+    differing: float
+    """Share of values that differ at all."""
+
+
+def halo_errors(engine: Engine, pictures: Iterable[Pixels], tile_px: int) -> Iterator[HaloError]:
+    """Every halo from 0 to the receptive radius, measured on pictures uint8 [H, W, 3].
+
+    Small tiles have many seams and so find more; the error of a seam does not depend on the size.
+    """
+    wholes = [(picture, engine.upscale(picture[None])[0]) for picture in pictures]
+    for halo_px in range(engine.info.spec.receptive_radius_px + 1):
+        differences = Differences()
+        for picture, whole in wholes:
+            height, width = picture.shape[:2]
+            plan = plan_tiles(width, height, tile_px, halo_px)
+            tiled = upscale_tiled(engine.upscale, picture, plan, engine.info.spec.scale, batch=4)
+            differences.add(tiled, whole)
+        parity = differences.parity
+        yield HaloError(halo_px, parity.max_levels, parity.differing)
+
+
+def smallest_halo_px(errors: Iterable[HaloError]) -> int:
+    """The smallest halo from which on no larger one differs by more than `ACCEPTED_LEVELS`."""
+    halo_px = 0
+    for error in errors:
+        if error.max_levels > ACCEPTED_LEVELS:
+            halo_px = error.halo_px + 1
+    return halo_px
+
+
+# The error of tiles against their halo, as a picture for a model card.
+matplotlib.use("Agg")  # no window, on no machine
+
+
+def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: Path) -> None:
+    """Largest difference and share of differing values, halo by halo; a line at `halo_px`.
+
+    Raises:
+        OutputFailed: `path` cannot be written.
+    """
+    halos = [error.halo_px for error in errors]
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(7, 5), sharex=True, layout="constrained"
+    )
+    above.plot(halos, [error.max_levels for error in errors], marker="o", markersize=3)
+    above.axhline(ACCEPTED_LEVELS, color="0.6", linewidth=0.8, linestyle=":")
+    above.set_ylabel("largest difference, levels of 255", fontsize=8)
+    above.set_yscale("symlog", linthresh=1)
+    above.set_yticks([0, 1, 2, 5, 10, 20, 50, 100, 255])
+    above.yaxis.set_major_formatter(ScalarFormatter())
+    above.yaxis.set_minor_locator(NullLocator())
+    above.set_ylim(0, 1.3 * max(error.max_levels for error in errors) + 0.5)
+    above.set_title(title, loc="left", fontsize=10)
+    below.plot(halos, [100 * error.differing for error in errors], marker="o", markersize=3)
+    below.set_ylabel("values that differ, %", fontsize=8)
+    below.set_xlabel("halo, px of the input", fontsize=8)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in (above, below):
+        ax.axvline(halo_px, color="tab:green", linewidth=1, label=f"auto: {halo_px} px")
+        ax.axvline(halos[-1], color="0.5", linewidth=1, label=f"exact: {halos[-1]} px")
+        ax.tick_params(labelsize=8)
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    above.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none", loc="upper right")
+    with replace_when_whole(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    pyplot.close(figure)

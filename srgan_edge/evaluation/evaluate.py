@@ -1,0 +1,251 @@
+"""Scoring systems on benchmarks: the same lines for a model in any engine and for plain bicubic.
+
+A system is a function from a picture of a benchmark to its enlargement, a measure one from that
+enlargement to a number. Neither knows of the other, and this knows nothing of engines and files.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from srgan_edge.errors import UsageError
+from srgan_edge.evaluation import metrics
+from srgan_edge.evaluation.metrics import niqe
+from srgan_edge.evaluation.systems import Pair, System, benchmark_name, read_pairs, upscaler_system
+from srgan_edge.pixels import Pixels
+
+Measure: TypeAlias = Callable[[Pixels, Pair], float]
+"""Of a result [H, W, 3] and the pair it belongs to; raises `metrics.Undefined`."""
+
+PIXEL_MEASURES: dict[str, Measure] = {
+    "psnr_y": lambda sr, pair: metrics.psnr_y(sr, pair.hr, pair.scale),
+    "ssim_y": lambda sr, pair: metrics.ssim_y(sr, pair.hr, pair.scale),
+    "psnr_rgb": lambda sr, pair: metrics.psnr_rgb(sr, pair.hr, pair.scale),
+    "shift_red": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[0],
+    "shift_green": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[1],
+    "shift_blue": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[2],
+}
+"""What compares pixel by pixel: quick, and enough to watch a training."""
+
+MEASURES: dict[str, Measure] = PIXEL_MEASURES | {
+    "lr_psnr": lambda sr, pair: metrics.lr_psnr(sr, pair.lr),
+    "niqe": lambda sr, pair: niqe(sr, pair.scale),
+}
+"""All that need no PyTorch."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one picture, or the mean over a folder; NaN where a metric is undefined."""
+
+    values: Mapping[str, float]
+    """By the names of `METRICS`."""
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    """Why, for each metric that is."""
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    @property
+    def psnr_y(self) -> float:
+        """dB, BT.601 luma, `scale` pixels shaved."""
+        return self.values["psnr_y"]
+
+    @property
+    def color_shift(self) -> float:
+        """The largest mean of result - HR of the three channels, without its sign, in levels."""
+        return max(abs(self.values[f"shift_{channel}"]) for channel in ("red", "green", "blue"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One system on one benchmark: scores by picture, and their mean."""
+
+    folder: Path
+    pictures: Mapping[str, Scores]
+
+    @property
+    def mean(self) -> Scores:
+        return mean_scores(list(self.pictures.values()))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One picture as every system enlarged it."""
+
+    pair: Pair
+    results: Mapping[str, Pixels]
+    """By the names of the systems, as are the scores."""
+    scores: Mapping[str, Scores]
+
+
+def evaluate_folder(
+    upscale: Callable[[Pixels], Pixels],
+    folder: Path,
+    scale: int,
+    measures: Mapping[str, Measure] = PIXEL_MEASURES,
+) -> Evaluation:
+    """Score `upscale`, which maps [N, H, W, 3] to [N, sH, sW, 3], over a benchmark folder.
+
+    Raises:
+        InputRefused: as `read_pairs`.
+    """
+    system = upscaler_system("upscale", "", upscale)
+    return evaluate_systems([system], [folder], scale, measures)[system.name][0]
+
+
+def evaluate_systems(
+    systems: Sequence[System],
+    folders: Sequence[Path],
+    scale: int,
+    measures: Mapping[str, Measure],
+    look: Callable[[Comparison], None] | None = None,
+) -> dict[str, list[Evaluation]]:
+    """By the systems' names, an evaluation for each folder.
+
+    Args:
+        look: sees every picture while its pixels are in memory.
+
+    Raises:
+        UsageError: two systems or two benchmarks have one name.
+        InputRefused: as `read_pairs`.
+    """
+    _refuse_repeats("systems", [system.name for system in systems])
+    _refuse_repeats("benchmarks", [benchmark_name(folder) for folder in folders])
+    evaluations: dict[str, list[Evaluation]] = {system.name: [] for system in systems}
+    for folder in folders:
+        pictures: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
+        for pair in read_pairs(folder, scale):
+            results = {system.name: system.restore(pair) for system in systems}
+            scores = {name: _scores(sr, pair, measures) for name, sr in results.items()}
+            for name in results:
+                pictures[name][pair.name] = scores[name]
+            if look is not None:
+                look(Comparison(pair, results, scores))
+        for name, of_folder in pictures.items():
+            evaluations[name].append(Evaluation(folder, of_folder))
+    return evaluations
+
+
+def _scores(sr: Pixels, pair: Pair, measures: Mapping[str, Measure]) -> Scores:
+    assert sr.shape == pair.hr.shape, f"{pair.name}: {sr.shape} is not {pair.hr.shape}"
+    values, undefined = {}, {}
+    for name, measure in measures.items():
+        try:
+            values[name] = measure(sr, pair)
+        except metrics.Undefined as reason:
+            values[name], undefined[name] = float("nan"), f"{pair.name}: {reason}"
+    return Scores(values, undefined)
+
+
+def _refuse_repeats(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two {what} are called {name!r}; one of them needs another name")
+
+
+# What can be scored: every metric's name, which way is better, and how it is written.
+#
+# How a metric is computed is said elsewhere: without PyTorch in `evaluate.py`, with it in
+# `train/perceptual.py`. This is what the command line, the tables and the figure know of it.
+@dataclass(frozen=True)
+class Metric:
+    """One column of a table, one key of the JSON."""
+
+    name: str
+    heading: str
+    """For a table, of two lines at most."""
+    decimals: int
+    better: Literal["higher", "lower", "nearer zero"]
+    needs: Literal["nothing", "torch", "file", "download"] = "nothing"
+    """Besides the runtime; the last two are weights of a network, and need torch as well."""
+
+    def text(self, value: float) -> str:
+        """As tables show it; `--` where the metric is undefined."""
+        if isnan(value):
+            return "--"
+        sign = "+" if self.better == "nearer zero" else ""
+        return f"{value:{sign}z.{self.decimals}f}"  # z: what rounds to zero has no minus
+
+    def best(self, values: Sequence[float]) -> str | None:
+        """The text of the best of the values, so that what looks equal is equal; None of none."""
+        known = [value for value in values if not isnan(value)]
+        if not known:
+            return None
+        rank = {"higher": lambda value: -value, "lower": float, "nearer zero": abs}[self.better]
+        return self.text(min(known, key=rank))
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr_y", "PSNR-Y\ndB", 2, "higher"),
+        Metric("ssim_y", "SSIM-Y", 4, "higher"),
+        Metric("psnr_rgb", "PSNR-RGB\ndB", 2, "higher"),
+        Metric("lr_psnr", "LR-PSNR\ndB", 2, "higher"),
+        Metric("niqe", "NIQE", 2, "lower"),
+        Metric("shift_red", "shift\nR", 2, "nearer zero"),
+        Metric("shift_green", "shift\nG", 2, "nearer zero"),
+        Metric("shift_blue", "shift\nB", 2, "nearer zero"),
+        Metric("gmsd", "GMSD", 4, "lower", "torch"),
+        Metric("haarpsi", "HaarPSI", 4, "higher", "torch"),
+        Metric("lpips_vgg16_hed", "LPIPS\nVGG16-HED", 4, "lower", "file"),
+        Metric("lpips", "LPIPS", 4, "lower", "download"),
+        Metric("dists", "DISTS", 4, "lower", "download"),
+    )
+}
+
+GROUPS = {
+    "basic": tuple(name for name, metric in METRICS.items() if metric.needs == "nothing"),
+    "offline": tuple(n for n, metric in METRICS.items() if metric.needs in ("nothing", "torch")),
+    "all": tuple(name for name, metric in METRICS.items() if metric.needs != "file"),
+}
+"""Words for several metrics: without PyTorch; without downloads; every one."""
+
+WITH_FILE = "lpips_vgg16_hed"
+"""The one metric whose network is a file of the user's, and so in no group."""
+
+
+def mean_scores(pictures: Sequence[Scores]) -> Scores:
+    """Undefined, metric by metric, where it is so for any picture: half a folder is another one."""
+    undefined: dict[str, str] = {}
+    for scores in pictures:
+        undefined = dict(scores.undefined) | undefined  # the first picture's reason for each
+    sums = {name: sum(scores[name] for scores in pictures) for name in pictures[0].values}
+    return Scores({name: total / len(pictures) for name, total in sums.items()}, undefined)
+
+
+def metrics_from_text(text: str, *, with_file: bool) -> tuple[str, ...]:
+    """The names in a list such as `psnr_y,lpips` or `offline`, in its order, each once.
+
+    Args:
+        with_file: there is a file for `lpips_vgg16_hed`, which is then among them in any case.
+
+    Raises:
+        UsageError: a name is unknown, there is none, or `lpips_vgg16_hed` has no file.
+    """
+    names: dict[str, None] = {}
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        names |= dict.fromkeys(GROUPS.get(word) or (_known(word),))
+    if with_file:
+        names[WITH_FILE] = None
+    elif WITH_FILE in names:
+        raise UsageError(
+            f"--metrics {WITH_FILE} needs the features of a VGG16; "
+            "type --vgg-weights FILE.safetensors"
+        )
+    if not names:
+        raise UsageError("--metrics names no metric; type for example --metrics psnr_y,ssim_y")
+    return tuple(names)
+
+
+def _known(name: str) -> str:
+    if name in METRICS:
+        return name
+    possible = [*METRICS, *GROUPS]
+    near = difflib.get_close_matches(name, possible, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"possible: {', '.join(possible)}"
+    raise UsageError(f"no metric {name!r}; {hint}")
