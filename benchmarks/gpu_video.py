@@ -15,8 +15,6 @@ from pipeline import DEMO_CLIP, run_command
 from srgan_edge.color import BT709, MATRICES
 from srgan_edge.engines import choose_engine
 from srgan_edge.engines.base import FrameEngine
-from srgan_edge.engines.gpu_film import GpuFilm
-from srgan_edge.film_on_gpu import encoder_for
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
@@ -24,6 +22,7 @@ from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode.on_gpu import GpuFilm, encoder_for
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
 from srgan_edge.video_reader import VideoReader

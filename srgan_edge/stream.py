@@ -15,7 +15,6 @@ from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
-from srgan_edge.film import remarks_after, remarks_on
 from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.intake import Intake, Source
 from srgan_edge.jobs import Job
@@ -32,6 +31,7 @@ from srgan_edge.pipeline import (
 from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.stream_reader import StreamReader
+from srgan_edge.transcode.upscale import remarks_after, remarks_on
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
 from srgan_edge.video_reader import VideoReader

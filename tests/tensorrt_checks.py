@@ -25,11 +25,9 @@ from clips import MS, make
 from host_kernels import CXX, register_all
 from tensorrt_api import recorded
 
-from srgan_edge import dlpack
 from srgan_edge.cli import app
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.engines.canvas import Planes
-from srgan_edge.engines.gpu_film import GpuFilm
 from srgan_edge.engines.openvino import OpenVinoEngine
 from srgan_edge.engines.tensorrt import TensorRtEngine
 from srgan_edge.engines.tensorrt_log import log_of
@@ -49,6 +47,8 @@ from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tiling import Tiling, plan_windows
+from srgan_edge.transcode.gpu_frames import CPU
+from srgan_edge.transcode.on_gpu import GpuFilm
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding
 from srgan_edge.video_encoder import VideoEncoder
@@ -605,7 +605,7 @@ def planes_in(frame):
 
 def film_on_the_gpu(engine, width, height, pixel_format, tiling=None):
     plan, batch = Upscaler(engine, tiling or Tiling()).plan(width, height)
-    return GpuFilm(engine, plan, batch, BT_709, pixel_format, device=dlpack.CPU)
+    return GpuFilm(engine, plan, batch, BT_709, pixel_format, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -772,7 +772,7 @@ def test_what_make_gpu_does_with_a_film_that_stays_there(tensorrt, tmp_path, mon
             for frame in container.decode(video=0):
                 yield frame.reformat(format="nv12")
 
-    monkeypatch.setattr(gpu_video, "GpuFilm", partial(GpuFilm, device=dlpack.CPU))
+    monkeypatch.setattr(gpu_video, "GpuFilm", partial(GpuFilm, device=CPU))
     monkeypatch.setattr(gpu_video, "_decoded_on_gpu", decoded)
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
     with TensorRtEngine(path) as engine:

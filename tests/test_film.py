@@ -13,7 +13,6 @@ import clips
 import pytest
 from clips import MS, make, see_frames, see_packets
 
-from srgan_edge import film, film_join, segments
 from srgan_edge.child import ChildFailed
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
@@ -22,11 +21,14 @@ from srgan_edge.jobs import Job
 from srgan_edge.models import find_model
 from srgan_edge.options import Options
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode import join as film_join
+from srgan_edge.transcode import segments
+from srgan_edge.transcode import upscale as film
+from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.video_writer import VideoWriter
-from srgan_edge.work_folder import open_work_folder
 
 OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling())
 B_FRAMES = {"crf": "18", "bf": "3"}
@@ -525,7 +527,9 @@ def test_what_speaks_of_something_is_written_after_it_is_on_the_disk(tmp_path, m
     """What a power cut can leave: no line of the journal without its segment, no torn result."""
     source = make(tmp_path / "in.mkv", frames=2 * SEGMENT)
     order = []
-    monkeypatch.setattr("srgan_edge.work_folder.sync", lambda p: (order.append(p.name), sync(p)))
+    monkeypatch.setattr(
+        "srgan_edge.transcode.work_folder.sync", lambda p: (order.append(p.name), sync(p))
+    )
     monkeypatch.setattr("srgan_edge.files.sync", lambda p: (order.append(p.name), sync(p)))
     real_fsync, real_replace = os.fsync, Path.replace
 

@@ -7,7 +7,7 @@ import pytest
 from clips import MS, make
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.film_check import FilmRecord, Timeline, differences
+from srgan_edge.transcode.check import FilmRecord, Timeline, differences
 from srgan_edge.video_reader import VideoReader
 
 PTS = [0, 40, 80, 130, 160, 200, 280, 360]

@@ -16,7 +16,7 @@ from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.machine import Gpu
 from srgan_edge.nvdec import Nvdec, NvdecFailed, choose_decoder, why_not_here
-from srgan_edge.segments import SEGMENT_FRAMES
+from srgan_edge.transcode.segments import SEGMENT_FRAMES
 from srgan_edge.video import Frame
 from srgan_edge.video_reader import VideoReader
 
@@ -239,7 +239,7 @@ def test_a_film_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "in.mp4", sounds=["eng"], options=B_FRAMES, frames=64, size=(32, 16))
     monkeypatch.setattr(nvdec_module, "why_not_here", lambda: None)
-    monkeypatch.setattr("srgan_edge.film.Nvdec", lambda: Stand(**stand))
+    monkeypatch.setattr("srgan_edge.transcode.upscale.Nvdec", lambda: Stand(**stand))
     for where in ("cpu", "gpu"):
         arguments = ["upscale", "in.mp4", "-n", "edge-x4", "--decode", where, "--json-events"]
         with pytest.raises(SystemExit) as ended:

@@ -8,12 +8,12 @@ from clips import MS, make, see_frames, see_packets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srgan_edge import film
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs import Job
 from srgan_edge.models import find_model
 from srgan_edge.options import Options
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode import upscale as film
 from srgan_edge.video import Encoding
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srgan_edge.work_folder import Segment, WorkFolder, _digest, open_work_folder
+from srgan_edge.transcode.work_folder import Segment, WorkFolder, _digest, open_work_folder
 
 TIMES = ([0, 40, 80], [120, 160, 230], [240, 241, 1000])
 

@@ -19,10 +19,8 @@ import torch
 from clips import make
 from host_kernels import register_all
 
-from srgan_edge import dlpack, film
 from srgan_edge.cli import app
 from srgan_edge.color_lock import locked
-from srgan_edge.engines import gpu_film
 from srgan_edge.engines import torch as engine_module
 from srgan_edge.engines.fused import nvidia_bindings
 from srgan_edge.engines.torch import TorchEngine
@@ -33,6 +31,9 @@ from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.tiling import Tiling, upscale_tiled
+from srgan_edge.transcode import on_gpu as gpu_film
+from srgan_edge.transcode import upscale as film
+from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.upscaler import Upscaler
 
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)
@@ -166,8 +167,8 @@ def upscale(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(film, "Nvdec", Stand)
     monkeypatch.setattr(Stand, "fails_at", None)
     monkeypatch.setattr("srgan_edge.run.choose_decoder", lambda *_: "gpu")
-    monkeypatch.setattr("srgan_edge.segments.SEGMENT_FRAMES", 4)
-    host = partial(gpu_film.GpuFilm, device=dlpack.CPU)
+    monkeypatch.setattr("srgan_edge.transcode.segments.SEGMENT_FRAMES", 4)
+    host = partial(gpu_film.GpuFilm, device=CPU)
     monkeypatch.setattr(gpu_film, "GpuFilm", host)
 
     def run(*options):

@@ -185,7 +185,7 @@ def check(
     result: Annotated[Path, typer.Argument(metavar="OUT", help="What became of it.")],
 ) -> None:
     """Compare a film with its upscaled self: every frame's time, every packet of sound."""
-    from srgan_edge.film_check import FilmRecord, differences
+    from srgan_edge.transcode.check import FilmRecord, differences
 
     before, after = FilmRecord.of(source), FilmRecord.of(result)
     if found := differences(before, after):

@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import file_locked, replace_when_whole, sha256_of, sync
+from srgan_edge.options import Options
+from srgan_edge.video import library_versions
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,7 @@ def _open_lock(path: Path) -> int:
         except FileNotFoundError:
             if not path.parent.is_dir():
                 raise
+
             # Its owner has just finished, and removed it.
 
 
@@ -254,3 +258,41 @@ def _parsed(line: bytes) -> Segment:
 def _digest(record: bytes) -> str:
     """What a line begins with: a flipped bit in a time would be a frame at another one."""
     return hashlib.sha256(record).hexdigest()[:16]
+
+
+_IDENTITY_BYTES = 1 << 20
+
+
+def _identity(
+    source: Path,
+    size: tuple[int, int],
+    segment_length: int,
+    options: Options,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that decides the bytes of the segments, by names that a user knows."""
+    status = source.stat()
+    return {
+        "input": {
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "ends_sha256": _ends_sha256(source, status.st_size),
+        },
+        "size": list(size),
+        "encoding": asdict(options.encoding),
+        "encoder_threads": len(os.sched_getaffinity(0)),
+        "segment_frames": segment_length,
+        "on_damage": options.on_damage,
+        "deinterlace": options.deinterlace,
+        "versions": {"srgan-edge": __version__, **library_versions()},
+        **made_by,
+    }
+
+
+def _ends_sha256(path: Path, size_bytes: int) -> str:
+    """Of the first and the last megabyte: a film of many gigabytes is not read twice for it."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_IDENTITY_BYTES))
+        file.seek(max(0, size_bytes - _IDENTITY_BYTES))
+        digest.update(file.read(_IDENTITY_BYTES))
+    return digest.hexdigest()

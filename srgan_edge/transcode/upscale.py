@@ -5,15 +5,11 @@ are joined with the sound and subtitles of the input, the result is compared wit
 only then gets its name.
 """
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from srgan_edge import __version__
 from srgan_edge.child import ChildFailed
 from srgan_edge.color import MATRICES
 from srgan_edge.engines.base import NotFinite
@@ -25,8 +21,6 @@ from srgan_edge.errors import (
     OutputFailed,
 )
 from srgan_edge.files import output_failed, partial_result, replace_when_whole
-from srgan_edge.film_join import Joined, Joiner
-from srgan_edge.film_on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.isolated_reader import IsolatedReader
 from srgan_edge.jobs import Job
@@ -34,18 +28,18 @@ from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.options import Options
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.report import Reporter
-from srgan_edge.segments import SegmentWriter, segment_frames
 from srgan_edge.signals import ends_within
+from srgan_edge.transcode.join import Joined, Joiner
+from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
+from srgan_edge.transcode.segments import SegmentWriter, segment_frames
+from srgan_edge.transcode.work_folder import WorkFolder, _identity, open_work_folder
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, Frame, VideoInfo, library_versions
+from srgan_edge.video import CodedFrame, Frame, VideoInfo
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.work_folder import WorkFolder, open_work_folder
 
 STOP_SECONDS = 1.5
 """From Ctrl-C on. Ending hard loses as little as ending well: segments are made to outlive both."""
-
-_IDENTITY_BYTES = 1 << 20
 
 
 def upscale_film(
@@ -228,41 +222,6 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                 raise OutputFailed(f"{failed}; {work.frames} frames are kept in {kept}") from error
     except OSError as error:
         raise output_failed(target, error) from error
-
-
-def _identity(
-    source: Path,
-    size: tuple[int, int],
-    segment_length: int,
-    options: Options,
-    made_by: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Everything that decides the bytes of the segments, by names that a user knows."""
-    status = source.stat()
-    return {
-        "input": {
-            "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
-            "ends_sha256": _ends_sha256(source, status.st_size),
-        },
-        "size": list(size),
-        "encoding": asdict(options.encoding),
-        "encoder_threads": len(os.sched_getaffinity(0)),
-        "segment_frames": segment_length,
-        "on_damage": options.on_damage,
-        "deinterlace": options.deinterlace,
-        "versions": {"srgan-edge": __version__, **library_versions()},
-        **made_by,
-    }
-
-
-def _ends_sha256(path: Path, size_bytes: int) -> str:
-    """Of the first and the last megabyte: a film of many gigabytes is not read twice for it."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_IDENTITY_BYTES))
-        file.seek(max(0, size_bytes - _IDENTITY_BYTES))
-        digest.update(file.read(_IDENTITY_BYTES))
-    return digest.hexdigest()
 
 
 def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:

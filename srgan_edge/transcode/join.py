@@ -21,17 +21,17 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.files import output_failed
-from srgan_edge.film_check import FilmRecord, differences
 from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.remote import SIGN_OF_LIFE, Remote
 from srgan_edge.remote import serve as serve_calls
-from srgan_edge.segments import read_segments
+from srgan_edge.transcode.check import FilmRecord, differences
+from srgan_edge.transcode.segments import read_segments
+from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video import CopiedPacket, Encoding, VideoPacket, decoding_seconds
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
 from srgan_edge.wire import Heap, Json, pack, unpack
-from srgan_edge.work_folder import WorkFolder
 
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """What it may map: an encoder is started in it, as in its parent, and takes by itself 150 MB for 8K
@@ -75,7 +75,7 @@ class Joiner:
         self._remote: Remote | None = None
         if encoding.codec not in SOFTWARE:
             self._remote = Remote(
-                "srgan_edge.film_join:serve",
+                "srgan_edge.transcode.join:serve",
                 readable=[source],
                 memory_bytes=MEMORY_BYTES,
                 seconds=STALL_SECONDS,

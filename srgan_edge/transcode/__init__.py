@@ -1,0 +1,1 @@
+"""Upscale a video file in segments, so that an interrupted job resumes."""
