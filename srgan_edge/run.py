@@ -14,7 +14,7 @@ from srgan_edge.files import output_failed, sha256_of
 from srgan_edge.film_result import FilmDamaged
 from srgan_edge.image import enlarged, joined
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
-from srgan_edge.isolated_image import ImageProcess
+from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs import Job
 from srgan_edge.models import ModelFiles, find_model
 from srgan_edge.nvdec import choose_decoder

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from srgan_edge import isolated_image, isolated_reader, remote
 from srgan_edge.errors import InputRefused
 from srgan_edge.image import Picture
+from srgan_edge.isolation import calls as remote
+from srgan_edge.isolation import images as isolated_image
+from srgan_edge.isolation import videos as isolated_reader
 from srgan_edge.transcode import join as film_join
 from srgan_edge.video import Notes
 from srgan_edge.video_reader import VideoReader

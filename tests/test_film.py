@@ -13,10 +13,10 @@ import clips
 import pytest
 from clips import MS, make, see_frames, see_packets
 
-from srgan_edge.child import ChildFailed
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
 from srgan_edge.files import sync
+from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs import Job
 from srgan_edge.models import find_model
 from srgan_edge.options import Options

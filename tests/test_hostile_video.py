@@ -12,7 +12,7 @@ import pytest
 from clips import make
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.isolated_reader import IsolatedReader
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.video_limits import MAX_STREAMS, OPEN_OPTIONS
 from srgan_edge.video_reader import VideoReader
 

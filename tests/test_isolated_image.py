@@ -9,7 +9,7 @@ from processes import children
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image_reader import ImageReader
-from srgan_edge.isolated_image import ImageFacts, ImageProcess
+from srgan_edge.isolation.images import ImageFacts, ImageProcess
 
 pytestmark = pytest.mark.slow
 

@@ -20,10 +20,10 @@ import pytest
 from clips import make
 from processes import children
 
-from srgan_edge import sandbox
-from srgan_edge.child import Child, ChildFailed
 from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
-from srgan_edge.isolated_reader import IsolatedReader
+from srgan_edge.isolation import sandbox
+from srgan_edge.isolation.child import Child, ChildFailed
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.video import Frame
 from srgan_edge.video_limits import MAX_PIXELS
 from srgan_edge.video_reader import VideoReader
@@ -282,7 +282,7 @@ def test_closing_ends_an_iteration_in_another_thread(film, entry):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from srgan_edge.isolated_reader import IsolatedReader
+from srgan_edge.isolation.videos import IsolatedReader
 IsolatedReader._entry = "misbehaving:hang"
 with IsolatedReader(Path(sys.argv[1])) as reader:
     print("open", flush=True)

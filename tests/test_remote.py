@@ -5,9 +5,9 @@ import numpy.typing as npt
 import pytest
 from processes import children
 
-from srgan_edge.child import ChildFailed
 from srgan_edge.errors import InputRefused
-from srgan_edge.remote import Remote
+from srgan_edge.isolation.calls import Remote
+from srgan_edge.isolation.child import ChildFailed
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from srgan_edge import sandbox
+from srgan_edge.isolation import sandbox
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = range(1, sandbox.landlock_version() + 1)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srgan_edge.image import Picture
+from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.video import VideoInfo
-from srgan_edge.wire import Heap, pack, unpack
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 JSON = st.recursive(

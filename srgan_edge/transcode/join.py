@@ -12,7 +12,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from srgan_edge.child import ChildFailed, Parent
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
@@ -21,9 +20,10 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.files import output_failed
+from srgan_edge.isolation.calls import SIGN_OF_LIFE, Heap, Json, Remote, pack, unpack
+from srgan_edge.isolation.calls import serve as serve_calls
+from srgan_edge.isolation.child import ChildFailed, Parent
 from srgan_edge.nvenc import SOFTWARE
-from srgan_edge.remote import SIGN_OF_LIFE, Remote
-from srgan_edge.remote import serve as serve_calls
 from srgan_edge.transcode.check import FilmRecord, differences
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
@@ -31,7 +31,6 @@ from srgan_edge.video import CopiedPacket, Encoding, VideoPacket, decoding_secon
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.wire import Heap, Json, pack, unpack
 
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """What it may map: an encoder is started in it, as in its parent, and takes by itself 150 MB for 8K

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from srgan_edge.child import ChildFailed
 from srgan_edge.color import MATRICES
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import (
@@ -22,7 +21,8 @@ from srgan_edge.errors import (
 )
 from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.film_result import FilmDamaged, FilmResult
-from srgan_edge.isolated_reader import IsolatedReader
+from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs import Job
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.options import Options

@@ -19,13 +19,13 @@ from PIL import Image
 from srgan_edge.artefact import safetensors_spec
 from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused
 from srgan_edge.image_reader import ImageReader
+from srgan_edge.isolation.calls import unpack
 from srgan_edge.models import bundled_models
 from srgan_edge.onnx_file import read_onnx_spec
 from srgan_edge.passport import Passport
 from srgan_edge.spec import ModelSpec
 from srgan_edge.video import VideoInfo
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.wire import unpack
 
 CORPUS = Path(__file__).parent / "corpus"
 MAX_FRAMES = 20

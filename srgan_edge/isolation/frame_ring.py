@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.child import shared_memory
+from srgan_edge.isolation.child import shared_memory
 
 RING_BYTES = 128 << 20
 FEWEST_SLOTS, MOST_SLOTS = 3, 8

@@ -12,15 +12,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self, TypeVar
 
-from srgan_edge import remote
-from srgan_edge.child import ChildFailed, Parent
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image import Picture
 from srgan_edge.image_file import MAX_PIXELS
 from srgan_edge.image_reader import ImageReader
-from srgan_edge.remote import Remote
-from srgan_edge.wire import Json
+from srgan_edge.isolation import calls as remote
+from srgan_edge.isolation.calls import Json, Remote
+from srgan_edge.isolation.child import ChildFailed, Parent
 
 T = TypeVar("T")
 
@@ -61,7 +60,7 @@ class ImageProcess:
     Open pictures in the main thread, or in one that lives as long, and one at a time.
     """
 
-    _entry = "srgan_edge.isolated_image:serve"
+    _entry = "srgan_edge.isolation.images:serve"
 
     def __init__(
         self,

@@ -21,7 +21,6 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Self
 
-from srgan_edge import sandbox
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
@@ -29,6 +28,7 @@ from srgan_edge.errors import (
     SrganEdgeError,
     printable,
 )
+from srgan_edge.isolation import sandbox
 
 MAX_MESSAGE_BYTES = 1 << 16
 START_SECONDS = 60

@@ -1,0 +1,1 @@
+"""Decode untrusted files in sandboxed child processes."""
