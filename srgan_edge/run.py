@@ -11,17 +11,15 @@ from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import SrganEdgeError, UsageError
 from srgan_edge.files import output_failed, sha256_of
-from srgan_edge.film_result import FilmDamaged
 from srgan_edge.image import enlarged, joined
 from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
-from srgan_edge.jobs import Job
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.report import FilmDamaged, Outcome, Reporter
 from srgan_edge.models import ModelFiles, find_model
 from srgan_edge.nvdec import choose_decoder
 from srgan_edge.onnx_file import read_onnx
-from srgan_edge.options import Options
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.report import Outcome, Reporter
 from srgan_edge.stream import upscale_stream
 from srgan_edge.transcode.upscale import upscale_film
 from srgan_edge.upscaler import Upscaler

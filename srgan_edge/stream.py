@@ -15,11 +15,10 @@ from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
-from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.intake import Intake, Source
-from srgan_edge.jobs import Job
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
 from srgan_edge.live_source import LiveSource
-from srgan_edge.options import Options
 from srgan_edge.pipeline import (
     ConsumerGone,
     Item,
@@ -28,10 +27,8 @@ from srgan_edge.pipeline import (
     upscale_video,
     upscaled_frame,
 )
-from srgan_edge.report import Reporter
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.stream_reader import StreamReader
-from srgan_edge.transcode.upscale import remarks_after, remarks_on
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
 from srgan_edge.video_reader import VideoReader

@@ -11,8 +11,7 @@ import av
 import clips
 
 from srgan_edge.endpoint import InputPipe, OutputPipe
-from srgan_edge.jobs import Job
-from srgan_edge.options import Options
+from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.stream import upscale_stream
 from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding

@@ -15,7 +15,7 @@ from test_film import upscale as upscale_film
 from srgan_edge.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.color_lock import locked
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.options import Options
+from srgan_edge.jobs.plan import Options
 from srgan_edge.pixels import deepened, shown_to_network
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments

@@ -17,9 +17,8 @@ from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
 from srgan_edge.files import sync
 from srgan_edge.isolation.child import ChildFailed
-from srgan_edge.jobs import Job
+from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.models import find_model
-from srgan_edge.options import Options
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as film_join
 from srgan_edge.transcode import segments

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.jobs import Naming, plan_jobs
+from srgan_edge.jobs.plan import Naming, plan_jobs
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from streams import OPTIONS, Doubler, Listener, upscale
 from srgan_edge import live_source
 from srgan_edge.endpoint import Address, InputPipe, OutputPipe
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.jobs import Job
+from srgan_edge.jobs.plan import Job
 from srgan_edge.stream import upscale_stream
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.report import TerminalReporter
-from srgan_edge.report_file import ReportFile
+from srgan_edge.jobs.report import TerminalReporter
+from srgan_edge.jobs.report_file import ReportFile
 
 PAGE = Path(__file__).parent.parent / "docs" / "report.md"
 

@@ -123,10 +123,9 @@ def upscale(
     """Upscale images and videos: files, folders and globs, any mixture; or one live stream."""
     from dataclasses import replace
 
-    from srgan_edge.jobs import Naming, names_stream, plan_jobs, plan_stream
-    from srgan_edge.options import Options
-    from srgan_edge.report import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.report_file import ReportFile
+    from srgan_edge.jobs.plan import Naming, Options, names_stream, plan_jobs, plan_stream
+    from srgan_edge.jobs.report import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.run import run_jobs
     from srgan_edge.tiling import Tiling
     from srgan_edge.video import Encoding

@@ -14,9 +14,9 @@ from av.video.frame import VideoFrame
 from srgan_edge.color import MATRICES, ColorDescription
 from srgan_edge.engines.canvas import GpuEngine
 from srgan_edge.errors import EngineLost, KernelsMissing, OutOfMemory, SrganEdgeError
+from srgan_edge.jobs.plan import Options
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.nvenc import SOFTWARE, engines_context
-from srgan_edge.options import Options
 from srgan_edge.tiling import TilePlan
 from srgan_edge.transcode.gpu_frames import CUDA, FramePool, planes_of
 from srgan_edge.upscaler import Upscaler

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from srgan_edge.color import MATRICES
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import (
     EngineLost,
@@ -20,14 +19,12 @@ from srgan_edge.errors import (
     OutputFailed,
 )
 from srgan_edge.files import output_failed, partial_result, replace_when_whole
-from srgan_edge.film_result import FilmDamaged, FilmResult
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.jobs import Job
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
 from srgan_edge.nvdec import Nvdec, NvdecFailed
-from srgan_edge.options import Options
 from srgan_edge.pipeline import upscale_video, upscaled_frame
-from srgan_edge.report import Reporter
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
@@ -242,33 +239,3 @@ def _remarks_before(
         yield f"going on after {work.frames} frames that are in {work.path}"
     yield from (f"left out: {lost}" for lost in left_out)
     yield from remarks_on(info, options)
-
-
-def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
-    """What is not certain about any film like this."""
-    if info.interlaced and not options.deinterlace:
-        yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
-    if info.color.assumed:
-        matrix, *_ = MATRICES[info.color.matrix]
-        span = "full" if info.color.full_range else "limited"
-        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
-
-
-def remarks_after(
-    reader: IsolatedReader | VideoReader, options: Options, packets_nudged: int
-) -> Iterator[str]:
-    """What had to be done to colours and times, and what only the whole film shows."""
-    notes = reader.notes
-    if notes.recolored:
-        yield f"colours change from {notes.recolored}; all are written as the first"
-    for lost in notes.unkept:
-        if lost not in reader.info.unkept:
-            yield f"left out: {lost}"
-    if notes.interlaced and not (reader.info.interlaced or options.deinterlace):
-        yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
-    if notes.doubtful:
-        yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
-    if notes.untimed:
-        yield f"{notes.untimed} frames had no time and were spaced by their period"
-    if moved := notes.nudged + packets_nudged:
-        yield f"{moved} frames or packets shared a time with the one before and moved behind it"

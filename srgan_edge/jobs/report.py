@@ -7,8 +7,8 @@ object a line on stdout. Errors go to stderr in either case.
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -25,9 +25,46 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from srgan_edge.errors import SrganEdgeError, print_error, printable
-from srgan_edge.film_result import FilmResult
-from srgan_edge.jobs import Job
+from srgan_edge.color import MATRICES
+from srgan_edge.errors import InputDamaged, SrganEdgeError, print_error, printable
+from srgan_edge.isolation.videos import IsolatedReader
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.video import VideoInfo
+from srgan_edge.video_reader import VideoReader
+
+
+# What became of a film, in numbers that can be checked.
+@dataclass(frozen=True)
+class FilmResult:
+    """Of a film of which there is a result. Frames and packets of a file were compared with the
+    input's; of a pipe or a live source they were only counted."""
+
+    saved_as: str
+    """Where the result is: the target, or `NAME.partial.EXT` of what could be saved."""
+    frames: int
+    """In the result; in the input too, but for those dropped or lost to damage."""
+    size: tuple[int, int]
+    """Width and height of the result in pixels."""
+    frames_resumed: int
+    """Upscaled by an earlier run."""
+    frames_untimed: int
+    """Had no time, and were spaced by their period."""
+    frames_nudged: int
+    """Shared a time with the one before, and moved right behind it."""
+    packets_copied: int
+    """Of sound and subtitles."""
+    packets_nudged: int
+    """Of these, shared a time with the one before, and moved by a tick."""
+    frames_concealed: int
+    """Could not be decoded, and show another frame in their place."""
+    left_out: list[str]
+    """Streams and metadata of the input that codec or container of the result cannot hold."""
+    frames_dropped: int = 0
+    """Of a live source: newer ones were upscaled instead."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"size": "{}x{}".format(*self.size)}
 
 
 @dataclass(frozen=True)
@@ -222,3 +259,41 @@ class _FpsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.speed or task.finished_speed
         return Text("" if speed is None else f"{speed:.1f} fps", style="cyan")
+
+
+def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
+    """What is not certain about any film like this."""
+    if info.interlaced and not options.deinterlace:
+        yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
+    if info.color.assumed:
+        matrix, *_ = MATRICES[info.color.matrix]
+        span = "full" if info.color.full_range else "limited"
+        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
+
+
+def remarks_after(
+    reader: IsolatedReader | VideoReader, options: Options, packets_nudged: int
+) -> Iterator[str]:
+    """What had to be done to colours and times, and what only the whole film shows."""
+    notes = reader.notes
+    if notes.recolored:
+        yield f"colours change from {notes.recolored}; all are written as the first"
+    for lost in notes.unkept:
+        if lost not in reader.info.unkept:
+            yield f"left out: {lost}"
+    if notes.interlaced and not (reader.info.interlaced or options.deinterlace):
+        yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
+    if notes.doubtful:
+        yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
+    if notes.untimed:
+        yield f"{notes.untimed} frames had no time and were spaced by their period"
+    if moved := notes.nudged + packets_nudged:
+        yield f"{moved} frames or packets shared a time with the one before and moved behind it"
+
+
+class FilmDamaged(InputDamaged):
+    """The input is damaged, but there is a result of it."""
+
+    def __init__(self, line: str, film: FilmResult) -> None:
+        super().__init__(line)
+        self.film = film

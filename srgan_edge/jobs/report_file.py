@@ -10,8 +10,8 @@ from typing import Any, Self
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import replace_when_whole, sha256_of
-from srgan_edge.jobs import Job
-from srgan_edge.report import Outcome, Reporter
+from srgan_edge.jobs.plan import Job
+from srgan_edge.jobs.report import Outcome, Reporter
 
 SCHEMA = 1
 """Goes up when a field is taken away or means something else; a new field leaves it."""

@@ -1,0 +1,1 @@
+"""What is to be done, and the report of what was done."""
