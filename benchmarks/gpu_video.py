@@ -18,6 +18,7 @@ from srgan_edge.engines.base import FrameEngine
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.models import find_model
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE, engines_context
@@ -26,7 +27,6 @@ from srgan_edge.transcode.on_gpu import GpuFilm, encoder_for
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 BASE = Fraction(1, 12800)
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}

@@ -16,11 +16,11 @@ from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.report import FilmDamaged, Outcome, Reporter
+from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.models import ModelFiles, find_model
 from srgan_edge.nvdec import choose_decoder
 from srgan_edge.onnx_file import read_onnx
 from srgan_edge.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.stream import upscale_stream
 from srgan_edge.transcode.upscale import upscale_film
 from srgan_edge.upscaler import Upscaler
 

@@ -12,7 +12,7 @@ import clips
 
 from srgan_edge.endpoint import InputPipe, OutputPipe
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.stream import upscale_stream
+from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding
 

@@ -43,6 +43,7 @@ from srgan_edge.kernels import cuda
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.machine import Gpu
 from srgan_edge.models import find_model
 from srgan_edge.passport import Passport, Profile, passport_path, write_engine
@@ -53,7 +54,6 @@ from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, Encoding
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 VERSION = "10.16.1"
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)

@@ -19,9 +19,9 @@ from srgan_edge.color import (
     unclipped_rgb,
 )
 from srgan_edge.errors import InputRefused
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.video import Encoding, Frame
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 BT2020 = 9
 BLOCK = 16  # pixels: the middle of a block is beyond the reach of chroma interpolation

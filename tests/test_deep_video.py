@@ -16,12 +16,12 @@ from srgan_edge.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.color_lock import locked
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.jobs.plan import Options
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.pixels import deepened, shown_to_network
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 BT2020 = 9
 PQ, HLG = 16, 18

@@ -18,6 +18,7 @@ from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageErro
 from srgan_edge.files import sync
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.models import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as film_join
@@ -27,7 +28,6 @@ from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling())
 B_FRAMES = {"crf": "18", "bf": "3"}

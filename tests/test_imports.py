@@ -36,7 +36,7 @@ OWNERS = {
     "av": (
         "srgan_edge.image_levels",
         "srgan_edge.video",
-        "srgan_edge.stream_reader",
+        "srgan_edge.live.source",
         "srgan_edge.video_reader",
         "srgan_edge.video_decoder",
         "srgan_edge.deinterlace",
@@ -190,7 +190,7 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.spec", "eval('1')"),
         ("srgan_edge.spec", "print('here')"),
         ("srgan_edge.video_reader", "os.system(f'ffmpeg -i {path}')"),
-        ("srgan_edge.video_writer", "subprocess.run(line, shell=True)"),
+        ("srgan_edge.live.writer", "subprocess.run(line, shell=True)"),
     ],
 )
 def test_finds_a_broken_rule(module: str, source: str) -> None:

@@ -6,19 +6,20 @@ frame matters more than every frame, older ones are dropped.
 """
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from srgan_edge.delays import Delays
 from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
-from srgan_edge.intake import Intake, Source
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
-from srgan_edge.live_source import LiveSource
+from srgan_edge.live.source import Intake, LiveSource, Source, StreamReader
+from srgan_edge.live.writer import VideoWriter
 from srgan_edge.pipeline import (
     ConsumerGone,
     Item,
@@ -28,11 +29,9 @@ from srgan_edge.pipeline import (
     upscaled_frame,
 )
 from srgan_edge.signals import StopSignals, stop_signals
-from srgan_edge.stream_reader import StreamReader
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
 from srgan_edge.video_reader import VideoReader
-from srgan_edge.video_writer import VideoWriter
 
 NEWEST_FRAMES = 2
 """That wait where others are dropped. With one alone, two that come close together would be one."""
@@ -165,6 +164,39 @@ class _Apart(threading.Thread):
         if self._error is not None:
             raise self._error
         return True
+
+
+# How long frames take from the decoder into the result.
+class Delays:
+    """Measures each frame from `arrived` to `left`, which may be called in two threads.
+
+    Frames leave in the order of their arrival; those that never leave are not measured.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals = self.departures = 0
+        self.longest_seconds = 0.0
+        self._sum_seconds = 0.0
+        self._under_way: deque[tuple[int, float]] = deque()  # pts, and when it arrived
+
+    @property
+    def mean_seconds(self) -> float:
+        return self._sum_seconds / max(1, self.departures)
+
+    def arrived(self, pts: int) -> None:
+        """A frame is decoded."""
+        self.arrivals += 1
+        self._under_way.append((pts, time.monotonic()))
+
+    def left(self, pts: int) -> None:
+        """A frame is in the result; those that arrived before it and are not will never be."""
+        at, since = self._under_way.popleft()
+        while at != pts:
+            at, since = self._under_way.popleft()
+        seconds = time.monotonic() - since
+        self.departures += 1
+        self._sum_seconds += seconds
+        self.longest_seconds = max(self.longest_seconds, seconds)
 
 
 class _Flow:

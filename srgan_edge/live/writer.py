@@ -6,17 +6,17 @@ The encoder is `video_encoder`'s, the container `video_muxer`'s; here they are p
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from srgan_edge.color import MATRICES
-from srgan_edge.constant_rate import ConstantRate
 from srgan_edge.endpoint import OutputPipe
-from srgan_edge.errors import InputDamaged, UsageError
+from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
 from srgan_edge.files import partial_result, replace_when_whole
-from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame
+from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, VideoInfo
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import VideoMuxer
 from srgan_edge.video_reader import VideoReader
@@ -173,3 +173,38 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
         if info.color.matrix in MATRICES:
             matrix, *_ = MATRICES[info.color.matrix]
             yield f"which colour matrix it is: {matrix}"
+
+
+# Frames numbered at a constant rate, for a format that keeps no times.
+class ConstantRate:
+    """Counts frames, as long as each comes when its number says it should.
+
+    Args:
+        info: of the film; its average rate is the constant one.
+    """
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._rate = info.average_rate or Fraction(25)
+        self._time_base = info.time_base
+        self._first_pts: int | None = None
+        self._frames = 0
+        self.info = replace(info, time_base=1 / self._rate)
+        """The same film, its times being numbers of frames."""
+
+    def numbered(self, frame: Frame | CodedFrame) -> Frame | CodedFrame:
+        """The frame, its time being its number.
+
+        Raises:
+            OutputFailed: it is shown half a frame or more from where a constant rate puts it.
+        """
+        if self._first_pts is None:
+            self._first_pts = frame.pts
+        seconds = (frame.pts - self._first_pts) * self._time_base
+        if abs(seconds * self._rate - self._frames) >= Fraction(1, 2):
+            raise OutputFailed(
+                f"frame {self._frames} comes after {float(seconds):.3f} s and not after "
+                f"{float(self._frames / self._rate):.3f} s, as yuv4mpegpipe would have it at "
+                f"{float(self._rate):g} frames a second; use -f nut"
+            )
+        self._frames += 1
+        return replace(frame, pts=self._frames - 1, duration=1)

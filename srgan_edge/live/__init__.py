@@ -1,0 +1,1 @@
+"""Upscale pipes and live sources in one pass."""
