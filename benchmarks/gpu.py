@@ -39,7 +39,7 @@ from srgan_edge.errors import ExtraMissing, ResourcesExhausted
 from srgan_edge.kernels import source
 from srgan_edge.kernels.cuda import open_cuda
 from srgan_edge.machine import Gpu, installed_version
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 
 SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
 """(width, height) of the input; the result is four times as large."""
@@ -250,8 +250,8 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
     gc.collect()  # what the size before left
     torch.cuda.empty_cache()
     from srgan_edge.engines.fused import FusedDeployment, NoKernel
-    from srgan_edge.half import HalfDeployment
-    from srgan_edge.model import Deployment
+    from srgan_edge.model.half import HalfDeployment
+    from srgan_edge.model.network import Deployment
 
     generator, _ = gpu_engines.generator_of(model)
     pinned = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8).pin_memory()

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from srgan_edge.artefact import read_safetensors_spec
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import UsageError
 from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.machine import Gpu
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model, read_safetensors_spec
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 
 NAMES = [
     *("torch fp32", "torch fp16"),
@@ -75,7 +74,7 @@ def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) ->
 
 def generator_of(model: str) -> tuple[Any, ModelSpec]:
     """A bundled generator and its spec, read without the package `safetensors`."""
-    from srgan_edge.model import generator_from_spec
+    from srgan_edge.model.network import generator_from_spec
 
     path = find_model(model).file(".safetensors")
     content, spec = path.read_bytes(), read_safetensors_spec(path)
@@ -270,7 +269,7 @@ def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
     from srgan_edge.engines.cache import EngineCache
     from srgan_edge.export.engine import Target, export_engine
     from srgan_edge.export.tensorrt import Search
-    from srgan_edge.passport import Profile
+    from srgan_edge.model.passport import Profile
 
     gpu = gpu_here()
     is_rtx = runtime == "tensorrt_rtx"

@@ -8,8 +8,8 @@ from gpu_engines import on_gpus_clock, repeated
 from torch import Tensor
 
 from srgan_edge.engines.fused import FusedDeployment, Layer, NoKernel, layers_of
-from srgan_edge.half import HalfDeployment
 from srgan_edge.machine import Gpu
+from srgan_edge.model.half import HalfDeployment
 
 __all__ = ["NoKernel", "against_cudnn"]
 

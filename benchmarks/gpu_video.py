@@ -19,7 +19,7 @@ from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.live.writer import VideoWriter
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.nvdec import Nvdec
 from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.tiling import Tiling

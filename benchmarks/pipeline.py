@@ -27,7 +27,7 @@ import av
 
 from srgan_edge import __version__
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video import Frame

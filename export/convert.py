@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.checkpoint import save_checkpoint
 from srgan_edge.errors import ModelRefused
-from srgan_edge.model import generator_from_spec
-from srgan_edge.spec import Head, ModelSpec, Norm
+from srgan_edge.model.checkpoint import save_checkpoint
+from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.spec import Head, ModelSpec, Norm
 
 WRAPPERS = ("params_ema", "params", "ema", "state_dict", "model_state_dict", "generator", "model")
 """Keys under which training programs keep the weights; the averaged ones come first."""

@@ -9,7 +9,6 @@ from typing import Self
 
 import onnx
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted
@@ -29,9 +28,10 @@ from srgan_edge.export.tensorrt import (
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
 from srgan_edge.machine import Gpu
-from srgan_edge.models import find_model
-from srgan_edge.passport import Passport, Profile, write_engine
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.passport import Passport, Profile, write_engine
+from srgan_edge.model.spec import ModelSpec
 
 
 @dataclass(frozen=True)

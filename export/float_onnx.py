@@ -17,13 +17,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.onnx import traced
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 
 
 class FloatDeployment(nn.Module):

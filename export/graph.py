@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from srgan_edge.onnx_file import TOTALS
+from srgan_edge.model.onnx_file import TOTALS
 
 Array = NDArray[np.float32]
 

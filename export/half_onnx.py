@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluation.parity import compare, gate_of
@@ -21,7 +20,8 @@ from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
-from srgan_edge.onnx_file import read_onnx
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.pixels import Pixels
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import openvino
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluation.parity import Parity, compare, gate_of
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.spec import METADATA_KEY
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import METADATA_KEY
 
 
 def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:

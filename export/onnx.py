@@ -15,12 +15,12 @@ import onnx
 import torch
 from torch import nn
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.export.rewrites import in_bytes, in_floating_point
 from srgan_edge.files import replace_when_whole
-from srgan_edge.model import Deployment
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.spec import METADATA_KEY, ModelSpec
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.network import Deployment
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
 MAX_SIDE_PX = 1 << 15

@@ -18,10 +18,9 @@ from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 from torch import Tensor, nn
 
 from srgan_edge.export.graph import add_constant, checked, constant_of, insert_before
-from srgan_edge.model import generator_from_spec
-from srgan_edge.quantization import SCALE, Int8Conv2d, bytes_of, inner_convolutions
-from srgan_edge.spec import ModelSpec
-from srgan_edge.subpixel import kernel_before_shuffle
+from srgan_edge.model.network import generator_from_spec, kernel_before_shuffle
+from srgan_edge.model.quantization import SCALE, Int8Conv2d, bytes_of, inner_convolutions
+from srgan_edge.model.spec import ModelSpec
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:

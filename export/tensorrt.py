@@ -26,7 +26,7 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.export.half_onnx import HalfPrecision
-from srgan_edge.passport import Layer, Profile
+from srgan_edge.model.passport import Layer, Profile
 from srgan_edge.signals import StopSignals, stop_signals
 
 Runtime = Literal["tensorrt", "tensorrt_rtx"]

@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import prove_onnx
 from srgan_edge.files import folder_when_whole
-from srgan_edge.onnx_file import TOTALS
-from srgan_edge.passport import Profile, passport_path, read_engine
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.onnx_file import TOTALS
+from srgan_edge.model.passport import Profile, passport_path, read_engine
+from srgan_edge.model.spec import ModelSpec
 
 MAX_BATCH = 4
 """Pictures of one size that the server may put into one call: what it assumes by itself for models

@@ -14,7 +14,7 @@ from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.evaluation.parity import Verdict, compare
 from srgan_edge.evaluation.systems import benchmark_name
 from srgan_edge.image_reader import read_pixels
-from srgan_edge.models import ModelFiles
+from srgan_edge.model.library import ModelFiles
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler

@@ -17,10 +17,10 @@ from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.report import FilmDamaged, Outcome, Reporter
 from srgan_edge.live.upscale import upscale_stream
-from srgan_edge.models import ModelFiles, find_model
+from srgan_edge.model.library import ModelFiles, find_model
+from srgan_edge.model.onnx_file import read_onnx
+from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.nvdec import choose_decoder
-from srgan_edge.onnx_file import read_onnx
-from srgan_edge.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.transcode.upscale import upscale_film
 from srgan_edge.upscaler import Upscaler
 

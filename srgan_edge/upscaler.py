@@ -12,8 +12,8 @@ from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
 from srgan_edge.errors import EngineLost, KernelsMissing, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.machine import activation_budget_bytes
+from srgan_edge.model.spec import ModelSpec, activation_bytes_per_px
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import (
     MIN_TILE_PX,
     Tile,
@@ -315,25 +315,3 @@ def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
     if overlap == "exact":
         return spec.receptive_radius_px
     return spec.auto_halo_px if overlap == "auto" else overlap
-
-
-def activation_bytes_per_px(spec: ModelSpec) -> int:
-    """About how many bytes of float32 the widest moment of the network holds per LR pixel.
-
-    Two neighbouring tensors live at a time. The widest are, for the paper's generator, the two
-    sides of the last PReLU at full size; for the edge network, the last convolution's output, its
-    shuffled copy and the enlarged input.
-    """
-    values = 3 * 3 * spec.scale**2
-    if spec.architecture == "srresnet":
-        values = 2 * spec.channels * spec.scale**2
-    return 4 * values
-
-
-def multiplications_per_px(spec: ModelSpec) -> int:
-    """About how many the network takes for a pixel of the input."""
-    convolution = 9 * spec.channels**2
-    if spec.architecture == "srresnet":  # two a block, one behind, two that enlarge, and the tail
-        tail = 9 * 9 * spec.channels * 3 * spec.scale**2
-        return (2 * spec.blocks + 1 + 4 + 4 * 4) * convolution + tail
-    return spec.blocks * convolution + 9 * spec.channels * 3 * spec.scale**2

@@ -74,7 +74,7 @@ def _run(source: Path, target: Path) -> "subprocess.Popen[bytes]":
 def main(source: Path, target: Path) -> None:
     from srgan_edge.engines.base import EngineInfo
     from srgan_edge.jobs.plan import Job, Options
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
     from srgan_edge.tiling import Tiling
     from srgan_edge.transcode.upscale import upscale_film
     from srgan_edge.video import Encoding

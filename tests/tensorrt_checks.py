@@ -45,8 +45,8 @@ from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.machine import Gpu
-from srgan_edge.models import find_model
-from srgan_edge.passport import Passport, Profile, passport_path, write_engine
+from srgan_edge.model.library import find_model
+from srgan_edge.model.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tiling import Tiling, plan_windows
 from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.transcode.on_gpu import GpuFilm

@@ -6,11 +6,11 @@ torch = pytest.importorskip("torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.errors import ModelRefused, UsageError  # noqa: E402
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.spec import ModelSpec, Training  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec, Training  # noqa: E402
 from srgan_edge.train.blend import blend_checkpoints  # noqa: E402
 
 

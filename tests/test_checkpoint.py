@@ -13,11 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 import safetensors.torch  # noqa: E402
 
-from srgan_edge.artefact import MAX_HEADER_BYTES, read_spec  # noqa: E402
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.spec import METADATA_KEY, ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from srgan_edge.model.library import MAX_HEADER_BYTES, read_spec  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec  # noqa: E402
 
 SPEC = ModelSpec("tiny", "edge", 4, 2)
 

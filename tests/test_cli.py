@@ -19,8 +19,8 @@ from PIL import Image
 
 from srgan_edge.bicubic import resize
 from srgan_edge.cli import app
-from srgan_edge.models import bundled_models, find_model
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.library import bundled_models, find_model
+from srgan_edge.model.spec import ModelSpec
 
 EDGE = str(find_model("edge-x4").file(".onnx"))
 

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
 from srgan_edge.export.convert import checkpoint_from_pickle  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each reads its pickle in a process that imports torch
 

@@ -5,7 +5,7 @@ import pytest
 
 from srgan_edge.bicubic import keys_cubic
 from srgan_edge.engines import choose_engine, open_engine
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.pixels import LEVEL, UNCERTAIN, deepened, interpolated, shown_to_network
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler

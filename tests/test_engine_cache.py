@@ -14,8 +14,8 @@ import pytest
 from srgan_edge.engines.cache import EngineCache, EngineKey
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.machine import installed_version
-from srgan_edge.models import find_model
-from srgan_edge.passport import Passport, Profile, passport_path, write_engine
+from srgan_edge.model.library import find_model
+from srgan_edge.model.passport import Passport, Profile, passport_path, write_engine
 
 KEY = EngineKey(
     module="tensorrt_rtx",
@@ -126,7 +126,7 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from srgan_edge.engines.cache import EngineCache
-from srgan_edge.passport import write_engine
+from srgan_edge.model.passport import write_engine
 from tests.test_engine_cache import KEY, PLAN, passport_of
 cache = EngineCache(Path(sys.argv[1]))
 path = cache.path_of(KEY, "edge-x4")

@@ -10,7 +10,6 @@ pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
 
-from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
 from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa: E402
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError  # noqa: E402
 from srgan_edge.evaluation.parity import (  # noqa: E402
@@ -21,9 +20,10 @@ from srgan_edge.evaluation.parity import (  # noqa: E402
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
 from srgan_edge.machine import Gpu  # noqa: E402
-from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
-from srgan_edge.models import ModelFiles, find_model  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import save_checkpoint  # noqa: E402
+from srgan_edge.model.library import ModelFiles, find_model  # noqa: E402
+from srgan_edge.model.network import Deployment, generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.tiling import plan_tiles, upscale_tiled  # noqa: E402
 
 SPECS = {

@@ -33,7 +33,7 @@ from srgan_edge.evaluation.systems import (
     open_models,
     ready_made,
 )
-from srgan_edge.models import DEFAULT_MODEL, find_model
+from srgan_edge.model.library import DEFAULT_MODEL, find_model
 
 
 def photo(height=128, width=224, seed=0):

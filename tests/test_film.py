@@ -19,13 +19,13 @@ from srgan_edge.files import sync
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.live.writer import VideoWriter
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
+from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as film_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as film
 from srgan_edge.transcode.work_folder import open_work_folder
-from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CopiedPacket, Encoding, Frame
 from srgan_edge.video_reader import VideoReader
 

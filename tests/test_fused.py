@@ -10,13 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.engines.fused import FusedDeployment, NoKernel, _Convolution, _Library  # noqa: E402
-from srgan_edge.half import HalfDeployment  # noqa: E402
 from srgan_edge.kernels import convolution as reference  # noqa: E402
 from srgan_edge.kernels import source  # noqa: E402
 from srgan_edge.machine import Gpu  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
+from srgan_edge.model.half import HalfDeployment  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
 
 HOPPER = Gpu("H200", 132, "9.0", "13.0")
 

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from srgan_edge.engines import choose_engine, open_engine  # noqa: E402
 from srgan_edge.evaluation.parity import GATES, compare  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
 
 
 @pytest.mark.gpu

@@ -14,11 +14,11 @@ pytestmark = pytest.mark.slow
 
 torch = pytest.importorskip("torch")
 
-from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import ExtraMissing  # noqa: E402
 from srgan_edge.machine import Gpu  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = ["av", "openvino", "safetensors", "onnxscript", "onnx_ir", "onnxruntime", "torchvision"]

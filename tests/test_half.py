@@ -5,13 +5,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from srgan_edge.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.evaluation.parity import GATES, compare  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
-from srgan_edge.half import HalfDeployment  # noqa: E402
-from srgan_edge.model import Deployment, generator_from_spec  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
+from srgan_edge.model.half import HalfDeployment  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
+from srgan_edge.model.network import Deployment, generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 SPECS = {
     "edge": ModelSpec("edge", "edge", 6, 3),

@@ -14,7 +14,6 @@ pytest.importorskip("onnx")
 import onnx
 import torch
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.errors import ModelRefused
 from srgan_edge.export.float_onnx import (
     MAX_DIFFERENCE,
@@ -26,11 +25,12 @@ from srgan_edge.export.float_onnx import (
     torch_reference,
 )
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.model import generator_from_spec
-from srgan_edge.models import find_model
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.quantization import quantized_state
-from srgan_edge.spec import METADATA_KEY
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.quantization import quantized_state
+from srgan_edge.model.spec import METADATA_KEY
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 

@@ -489,7 +489,7 @@ def test_every_byte_and_every_half(run):
 
 def test_halves_are_those_of_the_deployment_graph():
     torch = pytest.importorskip("torch")
-    from srgan_edge.model import Deployment
+    from srgan_edge.model.network import Deployment
 
     values = np.random.default_rng(8).uniform(-0.1, 1.1, (2, 3, 9, 7)).astype(np.float16)
     batch = samples(np.random.default_rng(9), (2, 9, 7, 3), 8)

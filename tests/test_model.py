@@ -6,8 +6,8 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 SPECS = [ModelSpec("srresnet", "srresnet", 16, 2), ModelSpec("edge", "edge", 8, 2)]
 NAMES = [spec.name for spec in SPECS]

@@ -12,7 +12,6 @@ onnx = pytest.importorskip("onnx")
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
 from srgan_edge.engines.base import EngineInfo, NotFinite, finite  # noqa: E402
 from srgan_edge.engines.openvino import OpenVinoEngine  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
@@ -25,10 +24,11 @@ from srgan_edge.export.half_onnx import (  # noqa: E402
 )
 from srgan_edge.export.onnx import onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.rewrites import rewritten  # noqa: E402
-from srgan_edge.half import HalfDeployment  # noqa: E402
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.onnx_file import TOTALS  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import save_checkpoint  # noqa: E402
+from srgan_edge.model.half import HalfDeployment  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.onnx_file import TOTALS  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.tiling import (  # noqa: E402
     Tiling,
     plan_tiles,

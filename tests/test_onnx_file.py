@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srgan_edge.errors import ModelRefused
-from srgan_edge.models import bundled_models, find_model
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.protobuf import Message
-from srgan_edge.spec import METADATA_KEY
+from srgan_edge.model.library import bundled_models, find_model
+from srgan_edge.model.onnx_file import Message, read_onnx_spec
+from srgan_edge.model.spec import METADATA_KEY
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -27,8 +27,8 @@ from srgan_edge.errors import (  # noqa: E402
     UsageError,
 )
 from srgan_edge.evaluation.parity import GATES, compare  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
-from srgan_edge.onnx_file import OnnxFile, read_onnx  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
+from srgan_edge.model.onnx_file import OnnxFile, read_onnx  # noqa: E402
 from srgan_edge.run import spare_for  # noqa: E402
 from srgan_edge.tiling import Tiling  # noqa: E402
 from srgan_edge.upscaler import Upscaler  # noqa: E402

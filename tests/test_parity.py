@@ -8,7 +8,7 @@ import pytest
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.evaluation.parity import GATES, Differences, Gate, Parity, Verdict, compare
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 
 EQUAL = Parity(0, 0, 0.0, 0.0, float("inf"))
 
@@ -120,7 +120,7 @@ def test_verify_refuses_an_onnx_that_computes_something_else(run, monkeypatch, t
     import onnx
     from onnx import numpy_helper
 
-    from srgan_edge.models import ModelFiles
+    from srgan_edge.model.library import ModelFiles
 
     files = find_model("edge-x4")
     model = onnx.load(files.file(".onnx"))
@@ -128,7 +128,7 @@ def test_verify_refuses_an_onnx_that_computes_something_else(run, monkeypatch, t
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + 0.01, bias.name))
     onnx.save(model, tmp_path / "wrong.onnx")
     wrong = ModelFiles("edge-x4", {**files.files, ".onnx": tmp_path / "wrong.onnx"})
-    monkeypatch.setattr("srgan_edge.models.find_model", lambda name: wrong)
+    monkeypatch.setattr("srgan_edge.model.library.find_model", lambda name: wrong)
     code, out, err = run("verify", "edge-x4", "--engine", "onnxruntime", "--fp32")
     assert code == 6
     assert "missed" in out

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import nn
 from training import tiny_recipe, write_photos
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.cli import app
 from srgan_edge.engines import KINDS
 from srgan_edge.engines.torch import TorchEngine
@@ -23,10 +22,11 @@ from srgan_edge.evaluation.parity import GATES, Gate, compare
 from srgan_edge.export.onnx import onnx_from_checkpoint
 from srgan_edge.export.quantize import quantize_checkpoint
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.model import EdgeNet, generator_from_spec
-from srgan_edge.models import find_model
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.quantization import (
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.network import EdgeNet, generator_from_spec
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.quantization import (
     HEADROOM,
     Int8Conv2d,
     bytes_of,
@@ -34,7 +34,7 @@ from srgan_edge.quantization import (
     quantized_state,
     weight_scales,
 )
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.loop import train
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds

@@ -21,10 +21,12 @@ from srgan_edge.export.rewrites import (  # noqa: E402
 )
 from srgan_edge.export.verify import PHOTO  # noqa: E402
 from srgan_edge.image_reader import read_pixels  # noqa: E402
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.models import find_model  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
-from srgan_edge.subpixel import kernel_before_shuffle  # noqa: E402
+from srgan_edge.model.library import find_model  # noqa: E402
+from srgan_edge.model.network import (  # noqa: E402
+    generator_from_spec,
+    kernel_before_shuffle,
+)
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 

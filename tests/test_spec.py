@@ -10,9 +10,9 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srgan_edge.artefact import MAX_HEADER_BYTES, read_spec
 from srgan_edge.errors import ModelRefused
-from srgan_edge.spec import METADATA_KEY, ModelSpec, Training
+from srgan_edge.model.library import MAX_HEADER_BYTES, read_spec
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec, Training
 
 SPEC = ModelSpec(
     "tiny", "edge", 4, 2, halo_px=3, licence="CC0-1.0",

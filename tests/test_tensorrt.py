@@ -12,15 +12,15 @@ pytest.importorskip("tensorrt_rtx")
 
 import onnx
 
-from srgan_edge.checkpoint import save_checkpoint
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import Interrupted, ModelRefused, UsageError
 from srgan_edge.export.engine import Target, export_engine
 from srgan_edge.export.half_onnx import in_half
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import build_plan, convolutions_of, layers_in_log
-from srgan_edge.models import find_model
-from srgan_edge.passport import (
+from srgan_edge.model.checkpoint import save_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.passport import (
     Profile,
     passport_path,
     read_engine,

@@ -25,8 +25,8 @@ from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import Search, build_plan, layers_in_json
 from srgan_edge.machine import Gpu
-from srgan_edge.models import find_model
-from srgan_edge.passport import Profile, read_engine, read_passport
+from srgan_edge.model.library import find_model
+from srgan_edge.model.passport import Profile, read_engine, read_passport
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 

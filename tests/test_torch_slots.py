@@ -19,13 +19,13 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from srgan_edge.checkpoint import save_checkpoint  # noqa: E402
 from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.engines import torch as engine_module  # noqa: E402
 from srgan_edge.engines.torch import TorchEngine  # noqa: E402
 from srgan_edge.errors import EngineLost, OutOfMemory, UsageError  # noqa: E402
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import save_checkpoint  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 SPEC = ModelSpec("edge", "edge", 6, 2)
 

@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch")
 
 from typer.testing import CliRunner  # noqa: E402
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.cli import app  # noqa: E402
 from srgan_edge.errors import (  # noqa: E402
     InputDamaged,
@@ -29,8 +28,9 @@ from srgan_edge.errors import (  # noqa: E402
     SrganEdgeError,
     UsageError,
 )
-from srgan_edge.model import generator_from_spec  # noqa: E402
-from srgan_edge.spec import ModelSpec  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
 from srgan_edge.train.optimiser import Optimiser  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402

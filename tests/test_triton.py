@@ -17,9 +17,9 @@ from srgan_edge.export.triton import (
     write_onnx_repository,
     write_plan_repository,
 )
-from srgan_edge.models import find_model
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.passport import Passport, Profile, passport_path, read_engine, write_engine
+from srgan_edge.model.library import find_model
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.passport import Passport, Profile, passport_path, read_engine, write_engine
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 

@@ -10,7 +10,7 @@ from srgan_edge.color_lock import locked
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import STRIPE_BYTES, Upscaler
 

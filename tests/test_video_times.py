@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import upscale as film
 from srgan_edge.video import Encoding

@@ -28,7 +28,7 @@ from srgan_edge.engines.torch_slots import Bound, Slot
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
-from srgan_edge.models import find_model
+from srgan_edge.model.library import find_model
 from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.tiling import Tiling, upscale_tiled
 from srgan_edge.transcode import on_gpu as gpu_film

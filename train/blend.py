@@ -7,9 +7,9 @@ at the pixel model's, so what lies between them is a generator too. It costs not
 import dataclasses
 from pathlib import Path
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.spec import ModelSpec, Training
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.model.spec import ModelSpec, Training
 
 SAME = ("architecture", "channels", "blocks", "scale", "norm", "head", "quantized_from")
 """What two generators must agree in."""

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
 from srgan_edge.files import sha256_of
-from srgan_edge.models import find_model
-from srgan_edge.quantization import quantized_state
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.quantization import quantized_state
+from srgan_edge.model.spec import ModelSpec, Training
 from srgan_edge.signals import stop_signals
-from srgan_edge.spec import ModelSpec, Training
 from srgan_edge.train import losses
 from srgan_edge.train.optimiser import Precision
 from srgan_edge.train.photos import PhotoPack

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from srgan_edge.errors import UsageError
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.degradation import RealDegradation
 from srgan_edge.train.losses import AdversarialLoss, Distance
 

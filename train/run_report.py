@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from srgan_edge.files import replace_when_whole
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.run_log import read_log
 

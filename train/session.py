@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.checkpoint import save_checkpoint
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import OutputFailed, ResourcesExhausted
 from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.evaluation.systems import Pair, bicubic_upscale
+from srgan_edge.model.checkpoint import save_checkpoint
 from srgan_edge.pixels import Pixels
 from srgan_edge.signals import StopSignals
 from srgan_edge.train import losses

@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.model import generator_from_spec
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.discriminator import build_discriminator
 from srgan_edge.train.optimiser import Optimiser, Precision
 from srgan_edge.train.processes import Processes

@@ -16,7 +16,7 @@ from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.evaluation import metrics
 from srgan_edge.machine import installed_version
-from srgan_edge.models import DEFAULT_MODEL, bundled_models
+from srgan_edge.model.library import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels
 
 Status = Literal["ok", "absent", "broken"]

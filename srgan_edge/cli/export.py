@@ -10,7 +10,7 @@ import typer
 
 from srgan_edge.cli.common import JsonOption, print_whole_table, refuse_other_suffix, require
 from srgan_edge.errors import UsageError
-from srgan_edge.spec import Head
+from srgan_edge.model.spec import Head
 
 commands = typer.Typer()
 
@@ -104,12 +104,11 @@ def export(
     elif target == "--openvino":
         _export_ir(model, output)
     else:
-        from srgan_edge.artefact import read_spec
         from srgan_edge.engines.cache import EngineCache
         from srgan_edge.export.engine import Target, export_engine
         from srgan_edge.export.tensorrt import Search
-        from srgan_edge.models import find_model
-        from srgan_edge.passport import ENGINE_SUFFIX, Profile, read_engine, write_engine
+        from srgan_edge.model.library import find_model, read_spec
+        from srgan_edge.model.passport import ENGINE_SUFFIX, Profile, read_engine, write_engine
 
         spec = read_spec(find_model(model).file(".safetensors"))
         profile = Profile.from_options(spec, tile, batch, shape, dynamic)
@@ -161,7 +160,7 @@ def quantize(
     require("torch", "srgan-edge[export]", "quantizing")
     require("onnx", "srgan-edge[export]", "quantizing")
     from srgan_edge.export.quantize import quantize_checkpoint
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
     path = output or Path(f"{checkpoint.stem}-int8.safetensors")
@@ -248,7 +247,7 @@ def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: b
     from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
     from srgan_edge.export.onnx import onnx_from_checkpoint
     from srgan_edge.export.verify import prove_onnx
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
     if in_floats and in_half:
@@ -272,7 +271,7 @@ def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: b
 
 def _export_ir(model: str, output: Path | None) -> None:
     from srgan_edge.export.ir import ir_from_checkpoint, weights_path
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
     path = output or Path(f"{checkpoint.stem}.xml")
@@ -283,8 +282,8 @@ def _export_ir(model: str, output: Path | None) -> None:
 
 def _export_to_triton(model: str, folder: Path) -> None:
     from srgan_edge.export.triton import write_onnx_repository, write_plan_repository
-    from srgan_edge.models import find_model
-    from srgan_edge.passport import ENGINE_SUFFIX
+    from srgan_edge.model.library import find_model
+    from srgan_edge.model.passport import ENGINE_SUFFIX
 
     if model.endswith(ENGINE_SUFFIX):
         path = write_plan_repository(Path(model), folder)

@@ -18,7 +18,7 @@ from srgan_edge.cli.common import (
     require,
 )
 from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.models import DEFAULT_MODEL
+from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 
@@ -32,7 +32,7 @@ def info(
 ) -> None:
     """Print what a model file is: architecture, reach, training, licence."""
     from srgan_edge.cli.tables import spec_table
-    from srgan_edge.models import bundled_models, find_model
+    from srgan_edge.model.library import bundled_models, find_model
 
     found = [find_model(model)] if model else list(bundled_models().values())
     if as_json:
@@ -156,7 +156,7 @@ def verify(
     from srgan_edge.cli.tables import verdict_record, verdict_table
     from srgan_edge.engines import KINDS
     from srgan_edge.export.verify import verify_engines
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
 
     possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
     files = find_model(model)
@@ -200,12 +200,12 @@ def verify_tiles(
         require("matplotlib", "srgan-edge[train]", "--plot")
     from dataclasses import replace
 
-    from srgan_edge.checkpoint import load_checkpoint, save_checkpoint
     from srgan_edge.cli.tables import halo_table
     from srgan_edge.engines.torch import TorchEngine
     from srgan_edge.evaluation.parity import halo_errors, smallest_halo_px
     from srgan_edge.image_reader import read_pixels
-    from srgan_edge.models import bundled_models, find_model
+    from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+    from srgan_edge.model.library import bundled_models, find_model
 
     checkpoint = find_model(model).file(".safetensors")
     if write and model in bundled_models():

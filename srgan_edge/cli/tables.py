@@ -15,7 +15,7 @@ from srgan_edge.engines.cache import CachedEngine
 from srgan_edge.evaluation.evaluate import METRICS, Evaluation, Scores
 from srgan_edge.evaluation.parity import HaloError, Verdict
 from srgan_edge.evaluation.systems import System, benchmark_name
-from srgan_edge.models import ModelFiles
+from srgan_edge.model.library import ModelFiles
 from srgan_edge.train.photo_check import PhotoCheck
 from srgan_edge.train.photo_files import Flaw
 

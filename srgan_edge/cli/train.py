@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train a generator, alone or against a discriminator; the same command again resumes it."""
     require("torch", "srgan-edge[train]", "training")
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
     from srgan_edge.train.loop import train as train_recipe
     from srgan_edge.train.recipe import Recipe
 
@@ -86,7 +86,7 @@ def blend(
 ) -> None:
     """Mix the weights of two models of one architecture: fidelity against texture."""
     require("torch", "srgan-edge[train]", "blending")
-    from srgan_edge.models import find_model
+    from srgan_edge.model.library import find_model
     from srgan_edge.train.blend import blend_checkpoints
 
     ours, theirs = (find_model(name).file(".safetensors") for name in (pixel, gan))

@@ -16,7 +16,7 @@ from srgan_edge.cli.common import (
     pixels_or,
 )
 from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.models import DEFAULT_MODEL
+from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError
 from srgan_edge.machine import Gpu
-from srgan_edge.models import ModelFiles
-from srgan_edge.passport import ENGINE_SUFFIX
+from srgan_edge.model.library import ModelFiles
+from srgan_edge.model.passport import ENGINE_SUFFIX
 
 
 @dataclass(frozen=True)

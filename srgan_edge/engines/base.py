@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import TilePlan
 
 

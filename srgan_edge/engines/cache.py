@@ -20,7 +20,7 @@ from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.files import file_locked, replace_when_whole
 from srgan_edge.kernels.source import compile_with_nvrtc, nvrtc_digest
 from srgan_edge.machine import Gpu, installed_version
-from srgan_edge.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
+from srgan_edge.model.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
 
 CACHE_VARIABLE = "SRGAN_EDGE_CACHE"
 """Of the environment: names another folder."""

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from srgan_edge.engines.cache import machine_code
 from srgan_edge.errors import ExtraMissing
-from srgan_edge.half import HalfDeployment, LongSkip
 from srgan_edge.kernels.convolution import FORMS, packed
 from srgan_edge.kernels.source import FOLDER
 from srgan_edge.machine import Gpu
-from srgan_edge.model import ResidualBlock
+from srgan_edge.model.half import HalfDeployment, LongSkip
+from srgan_edge.model.network import ResidualBlock
 
 if TYPE_CHECKING:  # which need not be installed
     from srgan_edge.kernels.cuda_bindings import CudaBindings

@@ -30,9 +30,9 @@ from srgan_edge.errors import (
     SrganEdgeError,
     UsageError,
 )
-from srgan_edge.onnx_file import TOTALS, read_onnx, refuse_half
+from srgan_edge.model.onnx_file import TOTALS, read_onnx, refuse_half
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from openvino import opset13
 
 from srgan_edge.engines.base import EngineInfo, finite
 from srgan_edge.errors import ModelRefused
-from srgan_edge.onnx_file import read_onnx, refuse_half
+from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
 # The model is compiled for each input shape: on a CPU that is a quarter to a third faster than one

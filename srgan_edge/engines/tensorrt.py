@@ -30,8 +30,8 @@ from srgan_edge.files import replace_when_whole
 from srgan_edge.kernels.cuda import Cuda, Graph, open_cuda
 from srgan_edge.kernels.launch import Kernels
 from srgan_edge.machine import Gpu, share_primary_context
-from srgan_edge.onnx_file import TOTALS
-from srgan_edge.passport import Passport, Shape, read_engine
+from srgan_edge.model.onnx_file import TOTALS
+from srgan_edge.model.passport import Passport, Shape, read_engine
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import TilePlan
 

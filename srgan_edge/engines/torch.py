@@ -29,13 +29,13 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.half import HalfDeployment
 from srgan_edge.kernels.cuda import Cuda
 from srgan_edge.kernels.launch import Kernels
 from srgan_edge.machine import Gpu, share_primary_context
-from srgan_edge.model import Deployment
+from srgan_edge.model.half import HalfDeployment
+from srgan_edge.model.network import Deployment
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import TilePlan
 
 
@@ -57,7 +57,7 @@ class TorchEngine:
             UsageError: PyTorch finds no such GPU.
             OutOfMemory: the GPU has too little for the weights.
         """
-        from srgan_edge.checkpoint import load_checkpoint  # which needs safetensors
+        from srgan_edge.model.checkpoint import load_checkpoint  # which needs safetensors
 
         generator, spec = load_checkpoint(path)
         if device == "cpu":

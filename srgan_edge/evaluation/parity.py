@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.files import replace_when_whole
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.spec import ModelSpec
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 

@@ -15,8 +15,8 @@ import av
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
+from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.transcode.work_folder import WorkFolder
-from srgan_edge.upscaler import multiplications_per_px
 from srgan_edge.video import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video_encoder import VideoEncoder
 from srgan_edge.video_muxer import output_errors

@@ -16,14 +16,13 @@ import numpy as np
 from clips import make
 from PIL import Image
 
-from srgan_edge.artefact import safetensors_spec
 from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused
 from srgan_edge.image_reader import ImageReader
 from srgan_edge.isolation.calls import unpack
-from srgan_edge.models import bundled_models
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.passport import Passport
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.library import bundled_models, safetensors_spec
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.passport import Passport
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.video import VideoInfo
 from srgan_edge.video_reader import VideoReader
 

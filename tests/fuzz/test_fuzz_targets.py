@@ -6,7 +6,7 @@ import zlib
 import pytest
 from fuzz_targets import CORPUS, TARGETS, corpus, mutated
 
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,9 @@ from typing import Any, Literal, Self, get_args
 from srgan_edge.errors import ModelRefused
 
 Architecture = Literal["srresnet", "edge"]
+
 Norm = Literal["none", "batch"]
+
 Head = Literal["linear", "tanh"]
 
 METADATA_KEY = "srgan_edge.spec"
@@ -146,3 +148,25 @@ class ModelSpec:
                 f"with {spec.blocks} blocks has {spec.receptive_radius_px} px: the file was edited"
             )
         return spec
+
+
+def activation_bytes_per_px(spec: ModelSpec) -> int:
+    """About how many bytes of float32 the widest moment of the network holds per LR pixel.
+
+    Two neighbouring tensors live at a time. The widest are, for the paper's generator, the two
+    sides of the last PReLU at full size; for the edge network, the last convolution's output, its
+    shuffled copy and the enlarged input.
+    """
+    values = 3 * 3 * spec.scale**2
+    if spec.architecture == "srresnet":
+        values = 2 * spec.channels * spec.scale**2
+    return 4 * values
+
+
+def multiplications_per_px(spec: ModelSpec) -> int:
+    """About how many the network takes for a pixel of the input."""
+    convolution = 9 * spec.channels**2
+    if spec.architecture == "srresnet":  # two a block, one behind, two that enlarge, and the tail
+        tail = 9 * 9 * spec.channels * 3 * spec.scale**2
+        return (2 * spec.blocks + 1 + 4 + 4 * 4) * convolution + tail
+    return spec.blocks * convolution + 9 * spec.channels * 3 * spec.scale**2

@@ -8,23 +8,29 @@ edge box does not have. Field numbers are those of onnx.proto, https://github.co
 
 import math
 import struct
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from srgan_edge.errors import ModelRefused
 from srgan_edge.files import foreign, read_at_most
-from srgan_edge.protobuf import Message
-from srgan_edge.spec import METADATA_KEY, ModelSpec
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 MAX_BYTES = 1 << 30
+
 MAX_NODES = 4096
+
 TOTALS = "totals"
 """The output of graphs in half precision that is finite for pictures that are."""
+
 MAX_SCALE = 4
 """Of all Resize together, and of all DepthToSpace together."""
+
 MAX_REACH_PX = 64
 """Of a convolution: its kernel, padding and stride."""
+
 MAX_CHANNELS = 4096
 """Values in what is added to a picture or multiplied with it: one for each channel."""
 
@@ -36,11 +42,14 @@ OPERATIONS = (
 """What the exporter and its rewrites write. What makes more of its input is looked at below."""
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"}
+
 _KEEPS_SHAPE = {"Identity", "Cast", "Transpose", "QuantizeLinear", "DequantizeLinear"}
+
 _LAYOUTS = ([0, 3, 1, 2], [0, 2, 3, 1])
 """Permutations from bytes [N, H, W, 3] and back."""
 
 _FLOAT, _UINT8, _FLOAT16, _BFLOAT16 = 1, 2, 10, 16
+
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 """By TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double, bfloat16."""
 
@@ -101,6 +110,67 @@ def refuse_half(path: Path, file: OnnxFile) -> None:
             f"{path} is in {file.precision}, for a GPU; type: --engine onnxruntime --device cuda, "
             f"or on a CPU: -n {file.spec.name}"
         )
+
+
+# Reading protobuf messages with the standard library: fields, and nothing of what they mean.
+#
+# The wire format: https://protobuf.dev/programming-guides/encoding/
+Field = int | memoryview
+"""A varint or fixed-width number, or the payload of a string, message or packed array."""
+
+
+class Message:
+    """One message, its fields by number."""
+
+    def __init__(self, content: Field) -> None:
+        """
+        Raises:
+            ValueError, IndexError: `content` is a number, not a message, or cut short.
+        """
+        if isinstance(content, int):
+            raise ValueError("a number where a message should be")
+        self._fields: dict[int, list[Field]] = defaultdict(list)
+        for number, value in fields(content):
+            self._fields[number].append(value)
+
+    def has(self, number: int) -> bool:
+        return number in self._fields
+
+    def messages(self, number: int) -> list["Message"]:
+        """The repeated field as messages."""
+        return [Message(value) for value in self._fields.get(number, [])]
+
+    def message(self, number: int) -> "Message":
+        """The field as a message; an empty one if it is not there."""
+        return Message(self._fields[number][-1]) if self.has(number) else Message(memoryview(b""))
+
+    def text(self, number: int) -> str:
+        """The field as a string; empty if it is not there."""
+        return bytes(self.payload(number)).decode()
+
+    def texts(self, number: int) -> list[str]:
+        return [bytes(_payload(value)).decode() for value in self._fields.get(number, [])]
+
+    def payload(self, number: int) -> memoryview:
+        """The bytes of the field; none if it is not there."""
+        return _payload(self._fields[number][-1]) if self.has(number) else memoryview(b"")
+
+    def number(self, number: int) -> int:
+        """The field as an integer; zero if it is not there."""
+        return self.numbers(number)[-1] if self.has(number) else 0
+
+    def numbers(self, number: int) -> list[int]:
+        """The repeated field as integers, packed or not."""
+        found: list[int] = []
+        for value in self._fields.get(number, []):
+            if isinstance(value, int):
+                found.append(value)
+                continue
+            position = 0
+            while position < len(value):
+                one, position = _varint(value, position)
+                found.append(one)
+        return found
 
 
 def _is_float_form(model: Message) -> bool:
@@ -214,3 +284,50 @@ def _why_no_weight(tensor: Message) -> str | None:
     if item_bytes is None or len(tensor.payload(9)) != math.prod(dims) * item_bytes:
         return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
     return None
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
+    """(field number, content) in the order of the message; payloads are not copied.
+
+    Raises:
+        ValueError, IndexError: not a message, or cut short.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+            yield number, value
+        elif kind in (1, 5):
+            width = 8 if kind == 1 else 4
+            if position + width > len(message):
+                raise ValueError("it ends early")
+            yield number, int.from_bytes(message[position : position + width], "little")
+            position += width
+        elif kind == 2:
+            length, position = _varint(message, position)
+            if position + length > len(message):
+                raise ValueError("it ends early")
+            yield number, message[position : position + length]
+            position += length
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _payload(value: Field) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number where bytes should be")
+    return value
+
+
+def _varint(view: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 64:
+        byte = view[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if not byte & 0x80:
+            return value, position
+        shift += 7
+    raise ValueError("a number is too long")

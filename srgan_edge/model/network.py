@@ -5,12 +5,16 @@ clamp has no gradient where it acts, so it belongs to deployment (`Deployment`),
 Weight files are `checkpoint.py`'s affair.
 """
 
+from typing import TypeVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from srgan_edge.quantization import Int8Conv2d, inner_convolutions
-from srgan_edge.spec import ModelSpec, Norm
+from srgan_edge.model.quantization import Int8Conv2d, inner_convolutions
+from srgan_edge.model.spec import ModelSpec, Norm
 
 
 class ResidualBlock(nn.Module):
@@ -191,3 +195,28 @@ def _start_as_nearest(convolution: nn.Module, factor: int) -> None:
         for parameter in (convolution.weight, convolution.bias):
             one_phase = parameter[:: factor**2].clone()
             parameter.copy_(one_phase.repeat_interleave(factor**2, dim=0))
+
+
+# A convolution after a PixelShuffle, done before it.
+Number = TypeVar("Number", bound=np.generic)
+
+
+def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
+    """[O, C, k, k] on a picture shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
+
+    Row 2i + a of the result reads rows 2i + a + d of the shuffled picture, |d| <= k // 2: row
+    i + (a + d) // 2 of the picture before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
+    order: channel, sub-pixel row, sub-pixel column.
+    """
+    outputs, channels, side, _ = kernel.shape
+    reach = side // 2
+    folded_reach = (reach + 1) // 2
+    folded_side = 2 * folded_reach + 1
+    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
+    for a, b in np.ndindex(2, 2):
+        for row, column in np.ndindex(side, side):
+            i, p = divmod(a + row - reach, 2)
+            j, q = divmod(b + column - reach, 2)
+            taps = kernel[:, :, row, column]
+            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
+    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.artefact import safetensors_spec
 from srgan_edge.errors import ExtraMissing, ModelRefused
 from srgan_edge.files import read_at_most, replace_when_whole
-from srgan_edge.model import generator_from_spec
-from srgan_edge.spec import METADATA_KEY, ModelSpec
+from srgan_edge.model.library import safetensors_spec
+from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 try:
     import safetensors.torch

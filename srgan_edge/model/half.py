@@ -13,8 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from srgan_edge.errors import ModelRefused
-from srgan_edge.model import EdgeNet, ResidualBlock, SRResNet, TanhHead
-from srgan_edge.subpixel import kernel_before_shuffle
+from srgan_edge.model.network import (
+    EdgeNet,
+    ResidualBlock,
+    SRResNet,
+    TanhHead,
+    kernel_before_shuffle,
+)
 
 
 class HalfDeployment(nn.Module):

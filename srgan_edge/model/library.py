@@ -1,20 +1,86 @@
-"""Reading the ModelSpec out of any artefact, with the standard library alone.
+"""Models by name or by path: the bundled ones, and any file a user points at."""
 
-An edge box has neither torch, onnx nor safetensors; it must still be able to say what a file is.
-Safetensors keeps its metadata in a JSON header; what is in an ONNX file, `onnx_file` reads.
-"""
-
+import difflib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import foreign, open_model
-from srgan_edge.onnx_file import read_onnx_spec
-from srgan_edge.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.spec import METADATA_KEY, ModelSpec
+from srgan_edge.model.onnx_file import read_onnx_spec
+from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
+WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+
+DEFAULT_MODEL = "srgan-x4"
+
+SUFFIXES = (".onnx", ".safetensors")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """One model in the forms there are of it."""
+
+    name: str
+    files: dict[str, Path]
+    """Path by suffix; never empty."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        return read_spec(next(iter(self.files.values())))
+
+    def has(self, suffix: str) -> bool:
+        return suffix in self.files
+
+    def file(self, suffix: str) -> Path:
+        """The file of one kind.
+
+        Raises:
+            ModelRefused: there is none; the message says how to make it.
+        """
+        if suffix not in self.files:
+            have = next(iter(self.files.values()))
+            advice = f"; type: srgan-edge export {have} --onnx" if suffix == ".onnx" else ""
+            raise ModelRefused(f"{self.name} has no {suffix} file, only {have.name}{advice}")
+        return self.files[suffix]
+
+
+def bundled_models() -> dict[str, ModelFiles]:
+    """The models inside the package, by name."""
+    models: dict[str, ModelFiles] = {}
+    for path in sorted(WEIGHTS_FOLDER.iterdir()):
+        if path.suffix in SUFFIXES:
+            models.setdefault(path.stem, ModelFiles(path.stem, {})).files[path.suffix] = path
+    return models
+
+
+def find_model(name_or_path: str) -> ModelFiles:
+    """A bundled model by name, or the one in a file.
+
+    Raises:
+        UsageError: neither; the nearest name is suggested.
+        ModelRefused: a file of a kind that is not ours.
+    """
+    bundled = bundled_models()
+    if name_or_path in bundled:
+        return bundled[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        read_spec(path)  # refuse a foreign file now, by name
+        return ModelFiles(path.stem, {path.suffix: path})
+    near = difflib.get_close_matches(name_or_path, bundled, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"possible: {', '.join(bundled)}, or a file"
+    raise UsageError(f"no model {name_or_path!r}; {hint}")
+
+
+# Reading the ModelSpec out of any artefact, with the standard library alone.
+#
+# An edge box has neither torch, onnx nor safetensors; it must still be able to say what a file is.
+# Safetensors keeps its metadata in a JSON header; what is in an ONNX file, `onnx_file` reads.
 MAX_HEADER_BYTES = 1 << 20
+
 MAX_TENSORS = 4096
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import read_at_most, replace_when_whole
-from srgan_edge.spec import ModelSpec
+from srgan_edge.model.spec import ModelSpec
 
 ENGINE_SUFFIX = ".engine"
 MAX_ENGINE_BYTES = 1 << 31

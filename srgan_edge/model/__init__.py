@@ -1,0 +1,1 @@
+"""Models: the network, its spec, and the files that hold them."""
