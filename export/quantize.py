@@ -11,8 +11,8 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused
 from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.image_reader import read_pixels
-from srgan_edge.image_writer import SUFFIXES
+from srgan_edge.image.reader import read_pixels
+from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.quantization import quantized_state

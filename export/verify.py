@@ -13,7 +13,7 @@ from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
 from srgan_edge.evaluation.parity import Verdict, compare
 from srgan_edge.evaluation.systems import benchmark_name
-from srgan_edge.image_reader import read_pixels
+from srgan_edge.image.reader import read_pixels
 from srgan_edge.model.library import ModelFiles
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling

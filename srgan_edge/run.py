@@ -6,13 +6,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from srgan_edge.animation import animation_file
 from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import SrganEdgeError, UsageError
 from srgan_edge.files import output_failed, sha256_of
-from srgan_edge.image import enlarged, joined
-from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable
+from srgan_edge.image.animation import animation_file
+from srgan_edge.image.still import enlarged, joined
+from srgan_edge.image.writer import left_out_by, picture_file, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.report import FilmDamaged, Outcome, Reporter

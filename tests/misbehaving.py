@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image import Picture
+from srgan_edge.image.still import Picture
 from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation import images as isolated_image
 from srgan_edge.isolation import videos as isolated_reader

@@ -11,11 +11,11 @@ from pictures import SIGNATURE, chunk, png
 from PIL import Image, ImageDraw
 from test_upscaler import Nearest
 
-from srgan_edge.animation import animation_file
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
-from srgan_edge.image import Picture, enlarged, joined
-from srgan_edge.image_reader import ImageReader
-from srgan_edge.image_writer import refuse_unwritable
+from srgan_edge.image.animation import animation_file
+from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.still import Picture, enlarged, joined
+from srgan_edge.image.writer import refuse_unwritable
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 

@@ -12,9 +12,9 @@ from PIL import Image
 from test_upscaler import Nearest
 
 from srgan_edge.errors import InputDamaged, InputRefused, UsageError
-from srgan_edge.image import Picture, enlarged, joined
-from srgan_edge.image_reader import ImageReader
-from srgan_edge.image_writer import write_picture
+from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.still import Picture, enlarged, joined
+from srgan_edge.image.writer import write_picture
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 

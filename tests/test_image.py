@@ -14,15 +14,10 @@ from pictures import cmyk_profile, icc_profile, png
 from PIL import Image, ImageCms
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
-from srgan_edge.image import Picture, joined, resize_rows, upscale_rows
-from srgan_edge.image_file import MAX_PIXELS
-from srgan_edge.image_reader import ImageReader, read_pixels
-from srgan_edge.image_writer import (
-    SUFFIXES,
-    format_from_suffix,
-    refuse_unwritable,
-    write_picture,
-)
+from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.reader import ImageReader, read_pixels
+from srgan_edge.image.still import Picture, joined, resize_rows, upscale_rows
+from srgan_edge.image.writer import SUFFIXES, format_from_suffix, refuse_unwritable, write_picture
 
 SIZES = [(1, 1), (3, 2), (1, 7), (17, 5)]
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

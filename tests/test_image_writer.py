@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srgan_edge import png_writer, tiff_writer
 from srgan_edge.errors import OutputFailed
-from srgan_edge.image import Picture
-from srgan_edge.image_reader import ImageReader
-from srgan_edge.image_writer import left_out_by, picture_file, refuse_unwritable, write_picture
+from srgan_edge.image import png as png_writer
+from srgan_edge.image import tiff as tiff_writer
+from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.still import Picture
+from srgan_edge.image.writer import left_out_by, picture_file, refuse_unwritable, write_picture
 
 KINDS = [
     (grey, alpha, bits) for grey in (True, False) for alpha in (True, False) for bits in (8, 16)
@@ -186,9 +187,9 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from test_upscaler import Nearest
-from srgan_edge.image import enlarged
-from srgan_edge.image_reader import ImageReader
-from srgan_edge.image_writer import picture_file
+from srgan_edge.image.still import enlarged
+from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.writer import picture_file
 from srgan_edge.upscaler import Tiling, Upscaler
 source, target = map(Path, sys.argv[1:])
 with ImageReader(source) as reader:

@@ -34,7 +34,7 @@ OWNERS = {
     "openvino": ("srgan_edge.engines.openvino",),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (
-        "srgan_edge.image_levels",
+        "srgan_edge.image.levels",
         "srgan_edge.video",
         "srgan_edge.live.source",
         "srgan_edge.video_reader",

@@ -8,7 +8,7 @@ from PIL import Image
 from processes import children
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.image_reader import ImageReader
+from srgan_edge.image.reader import ImageReader
 from srgan_edge.isolation.images import ImageFacts, ImageProcess
 
 pytestmark = pytest.mark.slow

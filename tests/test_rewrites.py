@@ -20,7 +20,7 @@ from srgan_edge.export.rewrites import (  # noqa: E402
     rewritten,
 )
 from srgan_edge.export.verify import PHOTO  # noqa: E402
-from srgan_edge.image_reader import read_pixels  # noqa: E402
+from srgan_edge.image.reader import read_pixels  # noqa: E402
 from srgan_edge.model.library import find_model  # noqa: E402
 from srgan_edge.model.network import (  # noqa: E402
     generator_from_spec,

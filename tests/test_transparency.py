@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from srgan_edge import transparency
-from srgan_edge.transparency import REACH_PX, continued
+from srgan_edge.image import still as transparency
+from srgan_edge.image.still import REACH_PX, continued
 
 
 def noise(*shape: int, levels: int = 256) -> np.ndarray:

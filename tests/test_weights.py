@@ -11,7 +11,7 @@ import srgan_edge
 from srgan_edge import bicubic
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.evaluation.metrics import luma
-from srgan_edge.image_reader import read_pixels
+from srgan_edge.image.reader import read_pixels
 from srgan_edge.model.library import DEFAULT_MODEL, WEIGHTS_FOLDER, bundled_models
 
 PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"

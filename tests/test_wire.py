@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srgan_edge.image import Picture
+from srgan_edge.image.still import Picture
 from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.video import VideoInfo
 

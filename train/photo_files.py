@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image_file import FORMATS, MAX_PIXELS
-from srgan_edge.image_writer import SUFFIXES
+from srgan_edge.image.opening import FORMATS, MAX_PIXELS
+from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.pixels import Pixels
 
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]

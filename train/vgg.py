@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import srgan_edge
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
-from srgan_edge.image_reader import read_pixels
+from srgan_edge.image.reader import read_pixels
 
 REFERENCE_PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -101,8 +101,8 @@ def evaluate(
     from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
     from srgan_edge.evaluation.figure import Showcase, draw_figure
     from srgan_edge.evaluation.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
-    from srgan_edge.image import Picture
-    from srgan_edge.image_writer import format_from_suffix, write_picture
+    from srgan_edge.image.still import Picture
+    from srgan_edge.image.writer import format_from_suffix, write_picture
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
@@ -203,7 +203,7 @@ def verify_tiles(
     from srgan_edge.cli.tables import halo_table
     from srgan_edge.engines.torch import TorchEngine
     from srgan_edge.evaluation.parity import halo_errors, smallest_halo_px
-    from srgan_edge.image_reader import read_pixels
+    from srgan_edge.image.reader import read_pixels
     from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
     from srgan_edge.model.library import bundled_models, find_model
 

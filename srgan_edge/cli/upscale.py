@@ -208,9 +208,9 @@ def compare(
 ) -> None:
     """Put a picture, enlarged by the bicubic, beside its upscaled self."""
     from srgan_edge.evaluation.drawing import Crop, side_by_side
-    from srgan_edge.image import Picture
-    from srgan_edge.image_reader import read_pixels
-    from srgan_edge.image_writer import write_picture
+    from srgan_edge.image.reader import read_pixels
+    from srgan_edge.image.still import Picture
+    from srgan_edge.image.writer import write_picture
 
     detail = None if crop is None else Crop.from_text(crop)
     pictures = read_pixels(before), read_pixels(after)

@@ -10,8 +10,8 @@ import numpy as np
 from srgan_edge import bicubic
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.image_reader import read_pixels
-from srgan_edge.image_writer import SUFFIXES
+from srgan_edge.image.reader import read_pixels
+from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.model.library import find_model
 from srgan_edge.pixels import Pixels
 

@@ -14,9 +14,9 @@ from typing import Self, TypeVar
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
-from srgan_edge.image import Picture
-from srgan_edge.image_file import MAX_PIXELS
-from srgan_edge.image_reader import ImageReader
+from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.still import Picture
 from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation.calls import Json, Remote
 from srgan_edge.isolation.child import ChildFailed, Parent

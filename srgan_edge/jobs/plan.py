@@ -16,8 +16,8 @@ from srgan_edge.endpoint import (
     is_address,
 )
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.image_file import MAX_PIXELS
-from srgan_edge.image_writer import SUFFIXES
+from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.nvdec import Decoder
 from srgan_edge.tiling import Tiling
 from srgan_edge.video import Encoding, ReaderOptions

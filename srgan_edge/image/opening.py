@@ -18,7 +18,7 @@ from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.png_chunks import lacks_rows
+from srgan_edge.image.png import lacks_rows
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """The only decoders an input can reach, whatever it is called."""

@@ -18,15 +18,15 @@ from PIL import Image
 
 from srgan_edge.errors import OutputFailed
 from srgan_edge.files import replace_when_whole
-from srgan_edge.image import Picture
-from srgan_edge.image_writer import (
+from srgan_edge.image.png import PngWriter
+from srgan_edge.image.still import Picture
+from srgan_edge.image.writer import (
     format_from_suffix,
     pillow_options,
     png_chunks,
     samples,
     with_palette,
 )
-from srgan_edge.png_writer import PngWriter
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from PIL import Image
 
-from srgan_edge import png_writer, tiff_writer
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import replace_when_whole
-from srgan_edge.image import Picture, Samples
-from srgan_edge.png_writer import PngWriter
-from srgan_edge.tiff_writer import TiffWriter
+from srgan_edge.image import png as png_writer
+from srgan_edge.image import tiff as tiff_writer
+from srgan_edge.image.png import PngWriter
+from srgan_edge.image.still import Picture, Samples
+from srgan_edge.image.tiff import TiffWriter
 
 SUFFIXES: dict[str, str] = {
     ".png": "PNG",

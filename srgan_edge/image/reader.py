@@ -21,8 +21,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
-from srgan_edge.image import Picture
-from srgan_edge.image_file import (
+from srgan_edge.image.levels import deep_colours, levels_of_floats, levels_of_integers
+from srgan_edge.image.opening import (
     DECODER_ERRORS,
     GREY_MODES,
     MAX_PIXELS,
@@ -34,9 +34,9 @@ from srgan_edge.image_file import (
     own_limits,
     several_pictures,
 )
-from srgan_edge.image_levels import deep_colours, levels_of_floats, levels_of_integers
+from srgan_edge.image.png import has_end
+from srgan_edge.image.still import Picture
 from srgan_edge.pixels import DeepPixels, Pixels
-from srgan_edge.png_chunks import has_end
 
 _ROWS_AT_ONCE = 1024
 
