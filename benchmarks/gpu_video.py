@@ -12,7 +12,6 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from pipeline import DEMO_CLIP, run_command
 
-from srgan_edge.color import BT709, MATRICES
 from srgan_edge.engines import choose_engine
 from srgan_edge.engines.base import FrameEngine
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
@@ -20,13 +19,13 @@ from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
-from srgan_edge.nvdec import Nvdec
-from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode.on_gpu import GpuFilm, encoder_for
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, Encoding, Frame, FrameTime
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.color import BT709, MATRICES
+from srgan_edge.video.frame import CodedFrame, Encoding, Frame, FrameTime
+from srgan_edge.video.nvidia import SOFTWARE, Nvdec, engines_context
+from srgan_edge.video.reader import VideoReader
 
 BASE = Fraction(1, 12800)
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}

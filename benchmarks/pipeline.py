@@ -30,8 +30,8 @@ from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import Frame
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import Frame
+from srgan_edge.video.reader import VideoReader
 
 DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
 

@@ -5,8 +5,8 @@ parameters (luma, luma_pitch, chroma, chroma_pitch, rgb, width, height, *Decodin
 from row to row, pixels. `rgb` has no gaps between its rows.
 
 Chroma lies on the left one of two luma samples, and between two rows: H.264's default, MPEG-2's
-rule. It is interpolated linearly, and so never leaves the range of its neighbours: as libswscale
-is told to in `srgan_edge.swscale`. Beyond the edge of the frame the outermost sample is repeated.
+rule. It is interpolated linearly, and so never leaves the range of its neighbours, as in
+`srgan_edge.video.convert`. Beyond the edge of the frame the outermost sample is repeated.
 Where the width is odd, the last column has a chroma sample of its own; where the height is odd,
 the last row.
 """

@@ -50,7 +50,7 @@ class YuvMatrix:
 
     k_red: float
     k_blue: float
-    """`srgan_edge.color.MATRICES` has both for every code point."""
+    """`srgan_edge.video.color.MATRICES` has both for every code point."""
     full_range: bool
     """Codes fill 0 to 255, rather than 16 to 235 for luma and 16 to 240 for chroma."""
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from srgan_edge.pixels import Pixels, deepened
-from srgan_edge.video import CodedFrame, CopiedPacket, Frame
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
 """Between two stages. Enough to even out slow frames; an upscaled 4K frame is 25 MB."""

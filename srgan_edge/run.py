@@ -20,9 +20,9 @@ from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.nvdec import choose_decoder
 from srgan_edge.transcode.upscale import upscale_film
 from srgan_edge.upscaler import Upscaler
+from srgan_edge.video.nvidia import choose_decoder
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:

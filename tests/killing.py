@@ -77,7 +77,7 @@ def main(source: Path, target: Path) -> None:
     from srgan_edge.model.library import find_model
     from srgan_edge.tiling import Tiling
     from srgan_edge.transcode.upscale import upscale_film
-    from srgan_edge.video import Encoding
+    from srgan_edge.video.frame import Encoding
 
     class Doubler:
         scale, slots = 2, 1

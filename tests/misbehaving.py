@@ -17,8 +17,8 @@ from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation import images as isolated_image
 from srgan_edge.isolation import videos as isolated_reader
 from srgan_edge.transcode import join as film_join
-from srgan_edge.video import Notes
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import Notes
+from srgan_edge.video.reader import VideoReader
 
 FRAMES_BEFORE = 3
 

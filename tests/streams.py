@@ -10,11 +10,11 @@ from pathlib import Path
 import av
 import clips
 
-from srgan_edge.endpoint import InputPipe, OutputPipe
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.tiling import Tiling
-from srgan_edge.video import Encoding
+from srgan_edge.video.endpoint import InputPipe, OutputPipe
+from srgan_edge.video.frame import Encoding
 
 OPTIONS = Options("doubler", Encoding(preset="ultrafast"), Tiling())
 

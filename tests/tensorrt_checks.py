@@ -51,9 +51,9 @@ from srgan_edge.tiling import Tiling, plan_windows
 from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.transcode.on_gpu import GpuFilm
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, Encoding
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CodedFrame, Encoding
+from srgan_edge.video.reader import VideoReader
 
 VERSION = "10.16.1"
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)

@@ -19,8 +19,8 @@ import pytest
 from clips import MS, barcode, make, see_frames, see_packets
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError
-from srgan_edge.video import FrameTime
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import FrameTime
+from srgan_edge.video.reader import VideoReader
 
 pytestmark = pytest.mark.slow
 

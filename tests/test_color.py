@@ -8,7 +8,9 @@ import clips
 import numpy as np
 import pytest
 
-from srgan_edge.color import (
+from srgan_edge.errors import InputRefused
+from srgan_edge.live.writer import VideoWriter
+from srgan_edge.video.color import (
     BT470BG,
     BT709,
     MATRICES,
@@ -18,10 +20,8 @@ from srgan_edge.color import (
     rgb_from_yuv,
     unclipped_rgb,
 )
-from srgan_edge.errors import InputRefused
-from srgan_edge.live.writer import VideoWriter
-from srgan_edge.video import Encoding, Frame
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import Encoding, Frame
+from srgan_edge.video.reader import VideoReader
 
 BT2020 = 9
 BLOCK = 16  # pixels: the middle of a block is beyond the reach of chroma interpolation

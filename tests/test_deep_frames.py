@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 from test_color import blocks, middles, yuv_from_rgb
 
-from srgan_edge.color import BT709, RGB, SMPTE170M, ColorDescription, unclipped_rgb
-from srgan_edge.deep_frames import (
+from srgan_edge.video.color import BT709, RGB, SMPTE170M, ColorDescription, unclipped_rgb
+from srgan_edge.video.convert import (
+    DECODE_FLAGS,
+    Converter,
     DeepDecoder,
     DeepEncoder,
+    color_options,
     depth_bits,
     is_readable,
     is_writable,
     with_depth,
 )
-from srgan_edge.swscale import DECODE_FLAGS, Converter, color_options
 
 BT2020 = 9
 SCHEMES = [

@@ -7,8 +7,8 @@ from av.filter import Graph
 from clips import MS
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.video import Frame
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import Frame
+from srgan_edge.video.reader import VideoReader
 
 SIZE = (64, 48)
 PTS = [0, 40, 80, 125, 1000, 1040]

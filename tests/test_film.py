@@ -26,8 +26,8 @@ from srgan_edge.transcode import join as film_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as film
 from srgan_edge.transcode.work_folder import open_work_folder
-from srgan_edge.video import CopiedPacket, Encoding, Frame
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
+from srgan_edge.video.reader import VideoReader
 
 OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling())
 B_FRAMES = {"crf": "18", "bf": "3"}

@@ -8,7 +8,7 @@ from clips import MS, make
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.transcode.check import FilmRecord, Timeline, differences
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.reader import VideoReader
 
 PTS = [0, 40, 80, 130, 160, 200, 280, 360]
 FILM = {

@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srgan_edge.frame_ledger import FrameLedger
+from srgan_edge.video.decoder import FrameLedger
 
 
 def play(events, period=10):

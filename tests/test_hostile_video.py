@@ -13,8 +13,8 @@ from clips import make
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.video_limits import MAX_STREAMS, OPEN_OPTIONS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.opening import MAX_STREAMS, OPEN_OPTIONS
+from srgan_edge.video.reader import VideoReader
 
 pytestmark = pytest.mark.slow
 

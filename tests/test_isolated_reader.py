@@ -24,9 +24,9 @@ from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
 from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.child import Child, ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.video import Frame
-from srgan_edge.video_limits import MAX_PIXELS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import Frame
+from srgan_edge.video.opening import MAX_PIXELS
+from srgan_edge.video.reader import VideoReader
 
 pytestmark = pytest.mark.slow
 

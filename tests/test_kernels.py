@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_color import yuv_from_rgb
 
-from srgan_edge.color import MATRICES, ColorDescription, unclipped_rgb
 from srgan_edge.color_lock import lock_axis, locked
 from srgan_edge.engines.cache import machine_code
 from srgan_edge.errors import UsageError
@@ -33,8 +32,9 @@ from srgan_edge.kernels import (
     yuv420_to_rgb,
 )
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
-from srgan_edge.swscale import DECODE_FLAGS, Converter, color_options
 from srgan_edge.tiling import plan_tiles, upscale_tiled
+from srgan_edge.video.color import MATRICES, ColorDescription, unclipped_rgb
+from srgan_edge.video.convert import DECODE_FLAGS, Converter, color_options
 
 CXX = shutil.which("g++") or shutil.which("c++")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]

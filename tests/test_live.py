@@ -20,11 +20,11 @@ import pytest
 from clips import MS, make, read_barcode, see_frames, see_packets
 from streams import OPTIONS, Doubler, Listener, upscale
 
-from srgan_edge.endpoint import Address, InputPipe, OutputPipe
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.jobs.plan import Job
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
+from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
 
 pytestmark = pytest.mark.slow
 

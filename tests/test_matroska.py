@@ -5,7 +5,7 @@ import random
 import pytest
 from clips import make
 
-from srgan_edge.matroska import find_break, find_wrong_checksum
+from srgan_edge.video.truncation import find_break, find_wrong_checksum
 
 EVERYTHING = {
     "sounds": ["eng", "deu"],

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from clips import MS, make, see_frames
 
-from srgan_edge import nvdec as nvdec_module
 from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.machine import Gpu
-from srgan_edge.nvdec import Nvdec, NvdecFailed, choose_decoder, why_not_here
 from srgan_edge.transcode.segments import SEGMENT_FRAMES
-from srgan_edge.video import Frame
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video import nvidia as nvdec_module
+from srgan_edge.video.frame import Frame
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed, choose_decoder, why_not_here
+from srgan_edge.video.reader import VideoReader
 
 pytestmark = pytest.mark.slow
 

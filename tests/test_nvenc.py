@@ -11,10 +11,16 @@ from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted, UsageError
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.machine import Gpu
-from srgan_edge.nvenc import DEFAULT_CQ, SOFTWARE, failure_in_film, nvenc_options, why_not_started
-from srgan_edge.video import Encoding
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import Encoding
+from srgan_edge.video.nvidia import (
+    DEFAULT_CQ,
+    SOFTWARE,
+    failure_in_film,
+    nvenc_options,
+    why_not_started,
+)
+from srgan_edge.video.reader import VideoReader
 
 ADA = Gpu("RTX 4090", 128, "8.9", "13.0")
 EVERY_ENCODER = pytest.mark.parametrize("codec", SOFTWARE)

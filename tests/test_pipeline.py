@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srgan_edge.pipeline import QUEUED_ITEMS, Channel, ConsumerGone, NewestChannel, upscale_video
-from srgan_edge.video import CopiedPacket, Frame
+from srgan_edge.video.frame import CopiedPacket, Frame
 
 
 def frame(number):

@@ -17,11 +17,11 @@ import pytest
 from clips import MS, make, see_frames, see_packets
 from streams import OPTIONS, Doubler, Listener, as_format, upscale
 
-from srgan_edge.endpoint import InputPipe, OutputPipe
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, ReaderGone, UsageError
 from srgan_edge.jobs.plan import Job
 from srgan_edge.live.upscale import upscale_stream
-from srgan_edge.video import Encoding
+from srgan_edge.video.endpoint import InputPipe, OutputPipe
+from srgan_edge.video.frame import Encoding
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 from clips import make
 
-from srgan_edge.stated_size import missing_bytes
+from srgan_edge.video.truncation import missing_bytes
 
 FILMS = {
     "MP4": (".mp4", {}),

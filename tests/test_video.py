@@ -18,9 +18,9 @@ from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.live.writer import VideoWriter
-from srgan_edge.video import CopiedPacket, Encoding, Frame
-from srgan_edge.video_limits import MAX_PIXELS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
+from srgan_edge.video.opening import MAX_PIXELS
+from srgan_edge.video.reader import VideoReader
 
 B_FRAMES = {"crf": "18", "bf": "3"}
 VFR_MS = [0, 33, 66, 100, 400, 433, 1000, 1001, 1500]

@@ -13,7 +13,7 @@ from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import upscale as film
-from srgan_edge.video import Encoding
+from srgan_edge.video.frame import Encoding
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from srgan_edge.image.still import Picture
 from srgan_edge.isolation.calls import Heap, pack, unpack
-from srgan_edge.video import VideoInfo
+from srgan_edge.video.frame import VideoInfo
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 JSON = st.recursive(

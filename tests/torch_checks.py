@@ -29,12 +29,12 @@ from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.model.library import find_model
-from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.tiling import Tiling, upscale_tiled
 from srgan_edge.transcode import on_gpu as gpu_film
 from srgan_edge.transcode import upscale as film
 from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.upscaler import Upscaler
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)
 DRIVER.fake_used_bytes.restype = ctypes.c_size_t

@@ -128,7 +128,7 @@ def upscale(
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.run import run_jobs
     from srgan_edge.tiling import Tiling
-    from srgan_edge.video import Encoding
+    from srgan_edge.video.frame import Encoding
 
     wanted = [*(inputs or []), *(more_inputs or [])]
     if not wanted:

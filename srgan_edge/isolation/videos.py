@@ -10,14 +10,21 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self, Unpack
 
-from srgan_edge.color import MATRICES, RGB
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.isolation.child import Child, ChildFailed, Parent
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.video import Frame, FrameTime, Notes, ReaderOptions, VideoInfo, find_pixel_format
-from srgan_edge.video_limits import MAX_PIXELS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.color import MATRICES, RGB
+from srgan_edge.video.frame import (
+    Frame,
+    FrameTime,
+    Notes,
+    ReaderOptions,
+    VideoInfo,
+    find_pixel_format,
+)
+from srgan_edge.video.opening import MAX_PIXELS
+from srgan_edge.video.reader import VideoReader
 
 STALL_SECONDS = 60.0
 """So long a decoder may work on one frame. A 4K frame takes a slow box a second."""

@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from srgan_edge.endpoint import (
+from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.writer import SUFFIXES
+from srgan_edge.tiling import Tiling
+from srgan_edge.video.endpoint import (
     PIPE,
     Address,
     Inlet,
@@ -15,12 +19,8 @@ from srgan_edge.endpoint import (
     PipeFormat,
     is_address,
 )
-from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.image.opening import MAX_PIXELS
-from srgan_edge.image.writer import SUFFIXES
-from srgan_edge.nvdec import Decoder
-from srgan_edge.tiling import Tiling
-from srgan_edge.video import Encoding, ReaderOptions
+from srgan_edge.video.frame import Encoding, ReaderOptions
+from srgan_edge.video.nvidia import Decoder
 
 IMAGE_SUFFIXES = frozenset(SUFFIXES)
 

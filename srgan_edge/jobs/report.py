@@ -25,12 +25,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from srgan_edge.color import MATRICES
 from srgan_edge.errors import InputDamaged, SrganEdgeError, print_error, printable
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.video import VideoInfo
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.color import MATRICES
+from srgan_edge.video.frame import VideoInfo
+from srgan_edge.video.reader import VideoReader
 
 
 # What became of a film, in numbers that can be checked.

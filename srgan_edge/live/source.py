@@ -17,13 +17,13 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from srgan_edge.endpoint import PIPED_DEMUXERS, Address, Inlet, InputPipe
 from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
-from srgan_edge.nvdec import Nvdec
 from srgan_edge.pipeline import Channel, ConsumerGone, Item
-from srgan_edge.video import CopiedPacket, Frame, ReaderOptions, decoding_seconds
-from srgan_edge.video_limits import OPEN_OPTIONS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.endpoint import PIPED_DEMUXERS, Address, Inlet, InputPipe
+from srgan_edge.video.frame import CopiedPacket, Frame, ReaderOptions, decoding_seconds
+from srgan_edge.video.nvidia import Nvdec
+from srgan_edge.video.opening import OPEN_OPTIONS
+from srgan_edge.video.reader import VideoReader
 
 TIMEOUT_SECONDS = 10.0
 """Without a byte, before a connection counts as lost."""

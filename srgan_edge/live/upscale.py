@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from srgan_edge.endpoint import Address, InputPipe
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
 from srgan_edge.jobs.plan import Job, Options
@@ -30,8 +29,9 @@ from srgan_edge.pipeline import (
 )
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.endpoint import Address, InputPipe
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
+from srgan_edge.video.reader import VideoReader
 
 NEWEST_FRAMES = 2
 """That wait where others are dropped. With one alone, two that come close together would be one."""

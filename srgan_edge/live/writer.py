@@ -12,14 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from srgan_edge.color import MATRICES
-from srgan_edge.endpoint import OutputPipe
 from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
 from srgan_edge.files import partial_result, replace_when_whole
-from srgan_edge.video import CodedFrame, CopiedPacket, Encoding, Frame, VideoInfo
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_muxer import VideoMuxer
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.color import MATRICES
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.endpoint import OutputPipe
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Encoding, Frame, VideoInfo
+from srgan_edge.video.muxer import VideoMuxer
+from srgan_edge.video.reader import VideoReader
 
 
 class VideoWriter:

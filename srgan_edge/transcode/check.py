@@ -15,10 +15,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.aac import without_adts_header
-from srgan_edge.video import CopiedPacket, FrameTime, VideoInfo
-from srgan_edge.video_limits import MAX_RESULT_PIXELS
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo
+from srgan_edge.video.muxer import without_adts_header
+from srgan_edge.video.opening import MAX_RESULT_PIXELS
+from srgan_edge.video.reader import VideoReader
 
 
 @dataclass

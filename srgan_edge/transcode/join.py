@@ -23,14 +23,14 @@ from srgan_edge.files import output_failed
 from srgan_edge.isolation.calls import SIGN_OF_LIFE, Heap, Json, Remote, pack, unpack
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
-from srgan_edge.nvenc import SOFTWARE
 from srgan_edge.transcode.check import FilmRecord, differences
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
-from srgan_edge.video import CopiedPacket, Encoding, VideoPacket, decoding_seconds
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_muxer import VideoMuxer
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CopiedPacket, Encoding, VideoPacket, decoding_seconds
+from srgan_edge.video.muxer import VideoMuxer
+from srgan_edge.video.nvidia import SOFTWARE
+from srgan_edge.video.reader import VideoReader
 
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """What it may map: an encoder is started in it, as in its parent, and takes by itself 150 MB for 8K

@@ -11,18 +11,18 @@ from typing import Any, Self
 
 from av.video.frame import VideoFrame
 
-from srgan_edge.color import MATRICES, ColorDescription
 from srgan_edge.engines.canvas import GpuEngine
 from srgan_edge.errors import EngineLost, KernelsMissing, OutOfMemory, SrganEdgeError
 from srgan_edge.jobs.plan import Options
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
-from srgan_edge.nvenc import SOFTWARE, engines_context
 from srgan_edge.tiling import TilePlan
 from srgan_edge.transcode.gpu_frames import CUDA, FramePool, planes_of
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, Encoding, VideoInfo
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_reader import CENTRED_CHROMA
+from srgan_edge.video.color import MATRICES, ColorDescription
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CodedFrame, Encoding, VideoInfo
+from srgan_edge.video.nvidia import SOFTWARE, engines_context
+from srgan_edge.video.reader import CENTRED_CHROMA
 
 
 class NotOnGpu(SrganEdgeError):

@@ -17,9 +17,9 @@ from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
 from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.transcode.work_folder import WorkFolder
-from srgan_edge.video import CodedFrame, CopiedPacket, Frame, VideoPacket
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_muxer import output_errors
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
+from srgan_edge.video.muxer import output_errors
 
 SEGMENT_FRAMES = 48
 """In a segment: half of what a crash can cost, and how often a whole picture is stored."""

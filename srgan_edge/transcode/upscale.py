@@ -23,7 +23,6 @@ from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
-from srgan_edge.nvdec import Nvdec, NvdecFailed
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joined, Joiner
@@ -31,9 +30,10 @@ from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
 from srgan_edge.transcode.work_folder import WorkFolder, _identity, open_work_folder
 from srgan_edge.upscaler import Upscaler
-from srgan_edge.video import CodedFrame, Frame, VideoInfo
-from srgan_edge.video_encoder import VideoEncoder
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed
+from srgan_edge.video.reader import VideoReader
 
 STOP_SECONDS = 1.5
 """From Ctrl-C on. Ending hard loses as little as ending well: segments are made to outlive both."""

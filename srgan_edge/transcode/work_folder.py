@@ -20,7 +20,7 @@ from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import file_locked, replace_when_whole, sha256_of, sync
 from srgan_edge.jobs.plan import Options
-from srgan_edge.video import library_versions
+from srgan_edge.video.frame import library_versions
 
 
 @dataclass(frozen=True)

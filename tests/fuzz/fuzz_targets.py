@@ -23,8 +23,8 @@ from srgan_edge.model.library import bundled_models, safetensors_spec
 from srgan_edge.model.onnx_file import read_onnx_spec
 from srgan_edge.model.passport import Passport
 from srgan_edge.model.spec import ModelSpec
-from srgan_edge.video import VideoInfo
-from srgan_edge.video_reader import VideoReader
+from srgan_edge.video.frame import VideoInfo
+from srgan_edge.video.reader import VideoReader
 
 CORPUS = Path(__file__).parent / "corpus"
 MAX_FRAMES = 20

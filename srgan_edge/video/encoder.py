@@ -21,26 +21,32 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.color import ColorDescription
-from srgan_edge.deep_frames import DeepEncoder, depth_bits, is_writable, with_depth
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.hdr import ENCODER_PARAMETERS, StaticHdr
-from srgan_edge.nvenc import (
-    SOFTWARE,
-    STORED_AS,
-    failure_in_film,
-    nvenc_options,
-    why_not_started,
-)
 from srgan_edge.pixels import LEVEL
-from srgan_edge.swscale import ENCODE_FLAGS, Converter, color_options
-from srgan_edge.video import (
+from srgan_edge.video.color import ENCODER_PARAMETERS, ColorDescription, StaticHdr
+from srgan_edge.video.convert import (
+    ENCODE_FLAGS,
+    Converter,
+    DeepEncoder,
+    color_options,
+    depth_bits,
+    is_writable,
+    with_depth,
+)
+from srgan_edge.video.frame import (
     CodedFrame,
     Encoding,
     Frame,
     VideoInfo,
     VideoPacket,
     find_pixel_format,
+)
+from srgan_edge.video.nvidia import (
+    SOFTWARE,
+    STORED_AS,
+    failure_in_film,
+    nvenc_options,
+    why_not_started,
 )
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}

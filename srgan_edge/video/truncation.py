@@ -4,34 +4,44 @@ FFmpeg reads over a place where the structure is broken and goes on at the next 
 word about what lay between. Here nothing is decoded: sizes add up, or the file is damaged.
 """
 
+import string
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _HEADER, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
+
 _TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
+
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
+
 _ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
+
 _INTEGERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: one bit away from a block
+
 _IN_CLUSTER = {
     *(_SIMPLE_BLOCK, _BLOCK_GROUP, 0xAF, 0x5854),  # EncryptedBlock, SilentTracks
     *_INTEGERS,
     *_ANYWHERE,
 }
+
 _IN_SEGMENT = {
     *_IN_CLUSTER,  # a cluster of unknown size is taken for one without content
     *(_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966),  # SeekHead, Info
     *(0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),  # Cues, Attachments, Chapters, Tags
 }
+
 _IN_BLOCK_GROUP = {
     *(_BLOCK, 0x75A1, 0x9B, 0xFA, 0xFB),  # BlockAdditions to ReferenceBlock
     *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding, and no longer in use
     *_ANYWHERE,
 }
+
 _CHILDREN = {_CLUSTER: _IN_CLUSTER, _BLOCK_GROUP: _IN_BLOCK_GROUP}
 
 _CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
+
 _CHUNK_BYTES = 2**20
 
 
@@ -172,3 +182,45 @@ def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
         raise _Broken(f"its structure is broken at byte {at}")
     number = int.from_bytes(first + rest, "big") & (1 << 7 * length) - 1
     return number, at + length
+
+
+# How long a file says it is: MP4 and MOV by their boxes, AVI by its chunks. Nothing is decoded.
+_BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
+
+
+def missing_bytes(path: Path) -> int:
+    """By how many bytes the file is shorter than it says; 0: it is whole, or does not say."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        riff = file.read(12)
+        if (riff[:4], riff[8:]) == (b"RIFF", b"AVI "):
+            ends: Iterator[int] = _riff_ends(file)
+        else:
+            ends = _box_ends(file)
+        return next((end - size for end in ends if end > size), 0)
+
+
+def _riff_ends(file: BinaryIO) -> Iterator[int]:
+    """Long films have several, one behind the other, each of up to 2 GiB (OpenDML)."""
+    end = 0
+    while (head := _read_at(file, end, 8)).startswith(b"RIFF"):
+        end += 8 + int.from_bytes(head[4:], "little")
+        yield end
+
+
+def _box_ends(file: BinaryIO) -> Iterator[int]:
+    """Of the outermost boxes: ISO/IEC 14496-12, section 4.2. What is no box ends the search."""
+    end = 0
+    while len(head := _read_at(file, end, 16)) >= 8 and _BOX_LETTERS.issuperset(head[4:8]):
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8:  # 0: up to the end of the file, wherever that is
+            return
+        end += size
+        yield end
+
+
+def _read_at(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)

@@ -6,6 +6,17 @@ and keep archives in is here; `docs/hostile-input.md` says how to convert the re
 """
 
 from pathlib import Path
+from shlex import quote
+
+import av
+from av.container import InputContainer
+from av.stream import Stream
+from av.video.frame import VideoFrame
+
+from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.files import first_bytes
+from srgan_edge.video.color import ColorDescription
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 MAX_PIXELS = 2**26
 """Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
@@ -27,6 +38,7 @@ _VIDEO = (
     "cfhd,dnxhd,dvvideo,mjpeg,prores,"  # as they are shot and cut
     "ffv1,ffvhuff,huffyuv,magicyuv,png,qtrle,rawvideo,utvideo,v210"  # and kept
 )
+
 VIDEO_DECODERS = frozenset(_VIDEO.split(","))
 
 _NOT_DECODED = (
@@ -59,3 +71,66 @@ def file_identity(path: Path) -> FileIdentity:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+MAGIC = (  # offset, bytes: how the formats of `video_limits` begin
+    (4, b"ftyp"),
+    (4, b"moov"),
+    (4, b"mdat"),
+    (4, b"wide"),
+    (4, b"free"),
+    (0, b"\x1aE\xdf\xa3"),
+    (8, b"AVI "),
+    (0, b"\x47\x40"),
+    (0, b"\x00\x00\x01\xba"),
+    (0, b"FLV\x01"),
+    (0, b"OggS"),
+    (0, b"\x30\x26\xb2\x75"),
+    (0, b"YUV4MPEG2"),
+)
+
+
+def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:
+    head = first_bytes(path)
+    try:
+        return av.open(
+            f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
+            options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
+            metadata_errors="replace",
+            hwaccel=None if nvdec is None else nvdec.hwaccel,
+        )
+    except av.FFmpegError as error:
+        if nvdec is not None:  # of the device, or of the file, which will show without it
+            raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
+        if isinstance(error, av.MemoryError):
+            raise too_many_streams(path) from error
+        if any(head[at:].startswith(magic) for at, magic in MAGIC):
+            raise InputDamaged(
+                f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"
+            ) from error
+        raise InputRefused(
+            f"{path} is not a video; possible: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg, WMV, Y4M"
+        ) from error
+
+
+def too_many_streams(path: Path) -> InputRefused:
+    return InputRefused(
+        f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
+        f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
+    )
+
+
+def color_of(frame: VideoFrame) -> ColorDescription:
+    return ColorDescription.from_tags(
+        matrix=frame.colorspace,
+        color_range=frame.color_range,
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
+        pixel_format=frame.format.name,
+        is_rgb=frame.format.is_rgb,
+        height=frame.height,
+    )
+
+
+def is_copied(stream: Stream) -> bool:
+    return stream.type in ("audio", "subtitle") and stream.codec_context is not None

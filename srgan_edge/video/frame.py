@@ -16,10 +16,9 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.color import ColorDescription
 from srgan_edge.errors import UsageError
-from srgan_edge.hdr import StaticHdr
 from srgan_edge.pixels import DeepPixels, Pixels
+from srgan_edge.video.color import ColorDescription, StaticHdr
 
 av.logging.set_level(None)  # its callback takes the GIL from FFmpeg's threads, and can deadlock
 os.environ.setdefault("SVT_LOG", "1")  # errors alone; SVT-AV1 prints past FFmpeg

@@ -1,17 +1,19 @@
 """Packets of one video stream in, its pictures out, every one of them accounted for."""
 
+import heapq
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
 import av
+from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.damage import Damage
-from srgan_edge.frame_ledger import FrameLedger
-from srgan_edge.nvdec import Nvdec, NvdecFailed
-from srgan_edge.video import FrameTime, VideoPacket
+from srgan_edge.errors import InputRefused
+from srgan_edge.video.frame import FrameTime, VideoPacket
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 
 class Picture(NamedTuple):
@@ -22,6 +24,33 @@ class Picture(NamedTuple):
     """In ticks of the stream, as all times here; None: the file states none."""
     duration: int
     """0: the file states none."""
+
+
+# What was found wrong with a film: each kind once, with where it is first and how often.
+class Damage:
+    """The findings about one file. As text, it is what an error says after `damaged:`."""
+
+    def __init__(self) -> None:
+        self.is_repaired = True
+        """Every finding so far is one that the frames shown make up for."""
+        self._findings: dict[str, tuple[Fraction | None, int]] = {}
+
+    def add(self, what: str, at_seconds: Fraction | None = None, *, repaired: bool = False) -> None:
+        """Note a finding, at a place in the film or about all of it."""
+        first, count = self._findings.get(what, (at_seconds, 0))
+        self._findings[what] = first, count + 1
+        self.is_repaired &= repaired
+
+    def __bool__(self) -> bool:
+        return bool(self._findings)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            what
+            + ("" if first is None else f" at {float(first):.2f} s")
+            + (f" and {count - 1} more" if count > 1 else "")
+            for what, (first, count) in self._findings.items()
+        )
 
 
 class VideoDecoder:
@@ -146,3 +175,123 @@ def _stated_time(frame: VideoFrame) -> int | None:
     FFmpeg's own derivation of the other (GENPTS) puts frames between B-frames in the wrong order.
     """
     return frame.dts if frame.pts is None else frame.pts
+
+
+# Which of the frames that a decoder was given came out of it. Knows times alone, no packets.
+_ONE_PICTURE = Fraction(3, 4)  # of a period: two fields are half of one apart
+
+
+class FrameLedger:
+    """Finds frames that a decoder swallowed, which it may do without a word.
+
+    Frames come out in the order of their times: of what was sent for a time before that of the
+    frame that comes, nothing will come any more. All times are ticks of one time base.
+    """
+
+    def __init__(self, period_ticks: Fraction) -> None:
+        """`period_ticks`: between two frames on average; tells two fields from two frames."""
+        self._period_ticks = period_ticks
+        self._awaited: list[FrameTime] = []  # a heap
+        self._latest: int | None = None
+        self._latest_has_fields = False
+
+    def send(self, pts: int, duration: int) -> None:
+        """A packet with one frame, or with one field of a frame, goes to the decoder."""
+        heapq.heappush(self._awaited, FrameTime(pts, duration))
+
+    def receive(self, pts: int, *, has_fields: bool = False) -> list[FrameTime]:
+        """A frame comes out; returns what should have come before it and is missing by now."""
+        lost = self._give_up(before=pts)
+        if self._awaited and self._awaited[0].pts == pts:
+            heapq.heappop(self._awaited)
+        self._latest, self._latest_has_fields = pts, has_fields
+        return lost
+
+    def close(self) -> list[FrameTime]:
+        """The decoder is empty; returns what is missing at the end."""
+        return self._give_up(before=None)
+
+    def _give_up(self, before: int | None) -> list[FrameTime]:
+        lost = []
+        while self._awaited and (before is None or self._awaited[0].pts < before):
+            sent = heapq.heappop(self._awaited)
+            if not self._is_second_field(sent.pts):
+                lost.append(sent)
+        return lost
+
+    def _is_second_field(self, pts: int) -> bool:
+        if self._latest is None or not self._latest_has_fields:
+            return False
+        return 0 < pts - self._latest < _ONE_PICTURE * self._period_ticks
+
+
+# Pictures of two fields, half of a period apart, made into pictures of one moment.
+#
+# Left as they are, moving edges are combs, and a network takes the teeth for detail.
+_BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
+
+
+class Deinterlacer:
+    """FFmpeg's bwdif: for each picture one, at its time, of the moment of its first field.
+
+    Which field is first, and whether there are two at all, is for each picture what its own flags
+    say. What is not interlaced comes out as it went in, and so does a film of one frame, which has
+    no other to tell movement by. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._inside: deque[Picture] = deque()
+
+    def push(self, picture: Picture) -> Iterator[Picture]:
+        """What is ready when this picture goes in: bwdif looks one ahead.
+
+        Raises:
+            InputRefused: bwdif does not take pixels of this format.
+        """
+        if self._inside and _shape(picture.frame) != _shape(self._inside[-1].frame):
+            yield from self.finish()
+        if self._graph is None and not picture.frame.interlaced_frame:
+            yield picture
+            return
+        if self._graph is None:
+            self._graph = _build_graph(picture)
+        self._inside.append(picture)
+        self._graph.vpush(picture.frame)
+        yield from self._ready(self._graph)
+
+    def finish(self) -> Iterator[Picture]:
+        """The pictures that are still inside."""
+        if self._graph is not None:
+            self._graph.vpush(None)
+            yield from self._ready(self._graph)
+            self._graph = None
+
+    def _ready(self, graph: Graph) -> Iterator[Picture]:
+        while True:
+            try:
+                frame = graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            given = self._inside.popleft()
+            if frame.format.name != given.frame.format.name:
+                raise InputRefused(
+                    f"cannot deinterlace {given.frame.format.name}; leave --deinterlace out"
+                )
+            yield given._replace(frame=frame)
+
+
+def _build_graph(picture: Picture) -> Graph:
+    frame, graph = picture.frame, Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    graph.link_nodes(source, graph.add("bwdif", _BWDIF), graph.add("buffersink")).configure()
+    return graph
+
+
+def _shape(frame: VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name

@@ -23,19 +23,19 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge import matroska
-from srgan_edge.color import MATRICES, RGB, ColorDescription
-from srgan_edge.damage import Damage
-from srgan_edge.deep_frames import depth_bits, is_readable
-from srgan_edge.deinterlace import Deinterlacer
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.files import first_bytes
-from srgan_edge.hdr import StaticHdr, needs_dolby_vision, unkept_metadata
-from srgan_edge.nvdec import Nvdec, NvdecFailed
-from srgan_edge.rgb_decoder import RgbDecoder
-from srgan_edge.stated_size import missing_bytes
-from srgan_edge.swscale import Siting
-from srgan_edge.video import (
+from srgan_edge.video import truncation as matroska
+from srgan_edge.video.color import (
+    MATRICES,
+    RGB,
+    ColorDescription,
+    StaticHdr,
+    needs_dolby_vision,
+    unkept_metadata,
+)
+from srgan_edge.video.convert import RgbDecoder, Siting, depth_bits, is_readable
+from srgan_edge.video.decoder import Damage, Deinterlacer, Picture, VideoDecoder
+from srgan_edge.video.frame import (
     CodedFrame,
     CopiedPacket,
     Frame,
@@ -44,30 +44,19 @@ from srgan_edge.video import (
     VideoInfo,
     VideoPacket,
 )
-from srgan_edge.video_decoder import Picture, VideoDecoder
-from srgan_edge.video_limits import (
+from srgan_edge.video.nvidia import Nvdec, NvdecFailed
+from srgan_edge.video.opening import (
     MAX_PIXELS,
     MAX_STREAMS,
-    OPEN_OPTIONS,
     VIDEO_DECODERS,
+    color_of,
     file_identity,
+    is_copied,
+    open_container,
+    too_many_streams,
 )
+from srgan_edge.video.truncation import missing_bytes
 
-_MAGIC = (  # offset, bytes: how the formats of `video_limits` begin
-    (4, b"ftyp"),
-    (4, b"moov"),
-    (4, b"mdat"),
-    (4, b"wide"),
-    (4, b"free"),
-    (0, b"\x1aE\xdf\xa3"),
-    (8, b"AVI "),
-    (0, b"\x47\x40"),
-    (0, b"\x00\x00\x01\xba"),
-    (0, b"FLV\x01"),
-    (0, b"OggS"),
-    (0, b"\x30\x26\xb2\x75"),
-    (0, b"YUV4MPEG2"),
-)
 _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
 _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the first keyframe on
 
@@ -141,7 +130,7 @@ class VideoReader:
         try:
             self.video = self._best_video()
             self._prepare_decoder()
-            self.copied = [stream for stream in self.container.streams if _is_copied(stream)]
+            self.copied = [stream for stream in self.container.streams if is_copied(stream)]
             """The sound and subtitle streams, whose packets are yielded."""
             self._conceal = conceal
             self._formats = set(self.container.format.name.split(","))
@@ -164,7 +153,7 @@ class VideoReader:
             self._items = self._decode()
             self._ahead: deque[Picture | CopiedPacket] = deque()
             first = self._first_frame()
-            self._first_color = _color_of(first.frame)
+            self._first_color = color_of(first.frame)
             if nvdec is not None:
                 with VideoReader(path, allow_8bit=True, deinterlace=deinterlace) as software:
                     expected = cast(Picture, software._ahead[-1])
@@ -248,11 +237,11 @@ class VideoReader:
 
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         self._identity = file_identity(self.path)
-        return _open_container(self.path, nvdec, self._max_pixels)
+        return open_container(self.path, nvdec, self._max_pixels)
 
     def _best_video(self) -> VideoStream:
         if len(self.container.streams) > MAX_STREAMS:
-            raise _too_many_streams(self.path)
+            raise too_many_streams(self.path)
         best = self.container.streams.best("video")
         if best is None or best.disposition & Disposition.attached_pic:
             raise InputRefused(f"{self.path} has no video stream")
@@ -296,7 +285,7 @@ class VideoReader:
             frames_stated=stream.frames or None,
             codec=stream.codec_context.name,
             pixel_format=first.format.name,
-            color=_color_of(first),
+            color=color_of(first),
             hdr=StaticHdr.from_frame(first),
             unkept=unkept_metadata(first),
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
@@ -426,7 +415,7 @@ class VideoReader:
     def _picture(self, picture: Picture) -> CodedFrame:
         time = self._time(picture)
         self.unkept.update(dict.fromkeys(unkept_metadata(picture.frame)))
-        if _color_of(picture.frame) != self._first_color:
+        if color_of(picture.frame) != self._first_color:
             seconds = float(time.pts * self._time_base)
             raise NvdecFailed(f"colours change at {seconds:.2f} s")
         return CodedFrame(picture.frame, *time)
@@ -448,7 +437,7 @@ class VideoReader:
     def _follow_colors(self, frame: VideoFrame, pts: int) -> None:
         """Each frame is read by its own format and tags; that they change is noted once."""
         self.unkept.update(dict.fromkeys(unkept_metadata(frame)))
-        before, now = self._to_rgb, (frame.format.name, _color_of(frame))
+        before, now = self._to_rgb, (frame.format.name, color_of(frame))
         if now == (before.pixel_format, before.color):
             return
         self._refuse_unreadable(*now)
@@ -482,49 +471,3 @@ class VideoReader:
     def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
         siting: Siting = "center" if self.info.codec in CENTRED_CHROMA else "left"
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)
-
-
-def _open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:
-    head = first_bytes(path)
-    try:
-        return av.open(
-            f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
-            options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
-            metadata_errors="replace",
-            hwaccel=None if nvdec is None else nvdec.hwaccel,
-        )
-    except av.FFmpegError as error:
-        if nvdec is not None:  # of the device, or of the file, which will show without it
-            raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
-        if isinstance(error, av.MemoryError):
-            raise _too_many_streams(path) from error
-        if any(head[at:].startswith(magic) for at, magic in _MAGIC):
-            raise InputDamaged(
-                f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"
-            ) from error
-        raise InputRefused(
-            f"{path} is not a video; possible: MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg, WMV, Y4M"
-        ) from error
-
-
-def _too_many_streams(path: Path) -> InputRefused:
-    return InputRefused(
-        f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
-        f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
-    )
-
-
-def _color_of(frame: VideoFrame) -> ColorDescription:
-    return ColorDescription.from_tags(
-        matrix=frame.colorspace,
-        color_range=frame.color_range,
-        primaries=frame.color_primaries,
-        transfer=frame.color_trc,
-        pixel_format=frame.format.name,
-        is_rgb=frame.format.is_rgb,
-        height=frame.height,
-    )
-
-
-def _is_copied(stream: Stream) -> bool:
-    return stream.type in ("audio", "subtitle") and stream.codec_context is not None

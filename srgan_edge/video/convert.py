@@ -11,23 +11,35 @@ How the colours of a stream are found out is left to `color` and `video_reader`.
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias, cast
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
-from srgan_edge.color import BT709, RGB, ColorDescription, unclipped_rgb
-from srgan_edge.pixels import LEVEL, DeepPixels
-from srgan_edge.swscale import DECODE_FLAGS, ENCODE_FLAGS, Converter, Siting, color_options
+from srgan_edge.pixels import LEVEL, DeepPixels, Pixels, shown_to_network
+from srgan_edge.video.color import (
+    BT709,
+    MATRICES,
+    RGB,
+    ColorDescription,
+    rgb_from_yuv,
+    unclipped_rgb,
+)
 
 _Plane: TypeAlias = npt.NDArray[np.unsignedinteger]
 """[H, W]: the samples of one component of a frame, or of one channel of RGB."""
+
 _Floats: TypeAlias = npt.NDArray[np.floating]
 
 _READABLE = re.compile(r"((yuva?4\d\dp|gbrp|gray|ya|p[024]|y2|(rgb|bgr)a?)\d+[lb]e)|gbrap\d+le")
+
 _WRITABLE = re.compile(r"gray|yuvj?4\d\dp|(yuv4\d\dp|gbrp|gray|p[02])\d+le")
+
 _BAND_ROWS = 32  # of a wide frame in float32, about what a processor's cache holds
 
 
@@ -49,6 +61,14 @@ def is_readable(pixel_format: str) -> bool:
 def is_writable(pixel_format: str) -> bool:
     """Whether `DeepEncoder` takes the format: planes of 8 to 16 bits."""
     return _WRITABLE.fullmatch(pixel_format) is not None
+
+
+# Frames converted by libswscale: pixel format, size, matrix, range and chroma siting.
+#
+# What the colours of a stream are is found out in `color`; which conversion a film needs is
+# decided in `video_reader` and `video_encoder`.
+Siting: TypeAlias = Literal["left", "center"]
+"""Where chroma samples lie between luma samples, by FFmpeg's name."""
 
 
 class DeepDecoder:
@@ -199,3 +219,121 @@ def _planes(frame: VideoFrame) -> list[_Plane]:
         for plane in frame.planes
     ]
     return [planes[2], planes[0], planes[1]] if frame.format.is_rgb else planes  # stored G, B, R
+
+
+# Chroma is interpolated linearly on the way in, so that it never leaves the range of its
+# neighbours, and filtered with a cubic on the way out. Without the three other flags libswscale is
+# faster, but up to 3 levels wrong.
+DECODE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+ENCODE_FLAGS = "bicubic+accurate_rnd+full_chroma_inp"
+
+WRAPS_AT = 510
+"""Bluest blue, where white is 255, that it can add: 32-bit sums turn one of 512 or more into 0."""
+
+
+class Converter:
+    """libswscale, told everything; through the `scale` filter, which takes the chroma siting."""
+
+    def __init__(
+        self, source: tuple[str, int, int], target: tuple[str, int, int], flags: str, colors: str
+    ) -> None:
+        """`source` and `target` are (pixel format, width, height); `colors`: `color_options`."""
+        (source_format, width, height), (target_format, *size) = source, target
+        self._graph = Graph()
+        self._graph.link_nodes(
+            self._graph.add_buffer(
+                format=VideoFormat(source_format), width=width, height=height, time_base=Fraction(1)
+            ),
+            self._graph.add("scale", "{}:{}:flags=".format(*size) + flags + colors),
+            self._graph.add("format", f"pix_fmts={target_format}"),
+            self._graph.add("buffersink"),
+        ).configure()
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        self._graph.push(frame)
+        converted = self._graph.pull()
+        assert isinstance(converted, VideoFrame)
+        return converted
+
+
+def color_options(
+    side: Literal["in", "out"], color: ColorDescription, siting: Siting = "left"
+) -> str:
+    """One half of what the `scale` filter has to be told about the colours of a conversion."""
+    if color.matrix == RGB:
+        return ""
+    name, *_ = MATRICES[color.matrix]
+    span = "full" if color.full_range else "limited"
+    return f":{side}_color_matrix={name}:{side}_range={span}:{side}_chroma_loc={siting}"
+
+
+# Decoded frames of one format and colour description, to RGB.
+#
+# 8 bits go through libswscale, guarded where its sums overflow; more go through `deep_frames`.
+# What the colours are is found out by the caller.
+class RgbDecoder:
+    """Turns frames of one format, size and colour description into RGB. Alpha is left out."""
+
+    def __init__(
+        self, pixel_format: str, size: tuple[int, int], color: ColorDescription, siting: Siting
+    ) -> None:
+        """`size` is (width, height) in pixels; more than 8 bits have to be `is_readable`."""
+        self.pixel_format, self.color = pixel_format, color
+        self._size, self._siting = size, siting
+        self._deep = None
+        if depth_bits(pixel_format) > 8:
+            self._deep = DeepDecoder(pixel_format, size, color, siting)
+
+    def __call__(self, frame: VideoFrame) -> tuple[Pixels, DeepPixels | None]:
+        """[H, W, 3] in 8 bits, and in 16 if the frame has more than 8."""
+        if self._deep is not None:
+            deep = self._deep(frame)
+            return shown_to_network(deep), deep
+        if self.pixel_format == "gray":  # libswscale takes all grey for full range
+            return self._grey_levels[_array(frame)], None
+        if self._may_wrap(frame):
+            return rgb_from_yuv(_array(self._to_yuv444(frame)), self.color), None
+        return _array(self._to_rgb(frame)), None
+
+    def _may_wrap(self, frame: VideoFrame) -> bool:
+        """Whether the brightest luma and the bluest chroma of the frame would be too much."""
+        if self.color.full_range or self.color.matrix == RGB:
+            return False
+        luma = _highest(frame, 0)
+        blueness = _highest(frame, min(1, len(frame.planes) - 1))
+        brightest = np.array([luma, blueness, 128], np.uint8)
+        return bool(unclipped_rgb(brightest, self.color)[2] > WRAPS_AT)
+
+    @cached_property
+    def _to_rgb(self) -> Converter:
+        return self._converter("rgb24")
+
+    @cached_property
+    def _to_yuv444(self) -> Converter:
+        return self._converter("yuv444p", color_options("out", self.color))
+
+    @cached_property
+    def _grey_levels(self) -> Pixels:
+        levels = np.full((256, 3), 128, np.uint8)
+        levels[:, 0] = np.arange(256)
+        return rgb_from_yuv(levels, self.color)
+
+    def _converter(self, pixel_format: str, target_colors: str = "") -> Converter:
+        colors = color_options("in", self.color, self._siting) + target_colors
+        return Converter(
+            (self.pixel_format, *self._size), (pixel_format, *self._size), DECODE_FLAGS, colors
+        )
+
+
+def _array(frame: VideoFrame) -> Pixels:
+    """The samples of an 8-bit frame: [H, W] if grey, else [H, W, 3]."""
+    return cast(Pixels, frame.to_ndarray(channel_last=True))
+
+
+def _highest(frame: VideoFrame, plane_index: int) -> int:
+    """Largest sample of one plane; padding at the end of rows does not count."""
+    plane = frame.planes[plane_index]
+    row = sum(c.width for c in frame.format.components if c.plane == plane_index)
+    samples = np.frombuffer(memoryview(plane), np.uint8)
+    return int(samples.reshape(plane.height, -1)[:, :row].max())

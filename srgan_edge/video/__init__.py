@@ -1,0 +1,1 @@
+"""Video files: frames, color and time stamps, decoding, encoding and muxing."""
