@@ -11,7 +11,7 @@ from srgan_edge.errors import ModelRefused, UsageError  # noqa: E402
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec, Training  # noqa: E402
-from srgan_edge.train.blend import blend_checkpoints  # noqa: E402
+from srgan_edge.train.release import blend_checkpoints  # noqa: E402
 
 
 @pytest.fixture

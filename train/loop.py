@@ -5,43 +5,32 @@ again: networks, optimisers, average and counters come back from the run's newes
 crops are a function of (seed, step, index). What is released is the moving average of the weights.
 """
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import InputRefused, Interrupted, ModelRefused, UsageError
-from srgan_edge.files import sha256_of
-from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
-from srgan_edge.model.library import find_model
-from srgan_edge.model.quantization import quantized_state
-from srgan_edge.model.spec import ModelSpec, Training
+from srgan_edge.errors import InputRefused, Interrupted, UsageError
 from srgan_edge.signals import stop_signals
 from srgan_edge.train import losses
-from srgan_edge.train.optimiser import Precision
-from srgan_edge.train.photos import PhotoPack
-from srgan_edge.train.processes import Processes, join_processes
+from srgan_edge.train.log import RunLog
+from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
+from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
+from srgan_edge.train.release import release
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder
-from srgan_edge.train.run_log import RunLog
 from srgan_edge.train.session import (
-    GRID_STEP,
     TIME_IS_UP,
     Batch,
     Progress,
     Session,
-    draw_crops,
 )
-from srgan_edge.train.state import TrainingState
-from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
+from srgan_edge.train.state import Precision, TrainingState
 
 
 def train(
@@ -272,195 +261,3 @@ def precision_on(device: torch.device, recipe: Recipe) -> Precision:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
-
-
-def open_photos(
-    recipe: Recipe,
-    folders: list[Path],
-    run: Path,
-    processes: Processes,
-    say: Callable[[str], None],
-) -> PhotoPack:
-    """The photographs, decoded once by the first process, with the teacher's pictures if any."""
-
-    def open_pack() -> PhotoPack:
-        pack = PhotoPack.open(
-            folders,
-            run / "photos",
-            crop_px=recipe.data.crop_px,
-            scale=recipe.model.scale,
-            reduced=recipe.data.reduced,
-        )
-        if recipe.data.teacher:
-            checkpoint = find_model(recipe.data.teacher).file(".safetensors")
-            with TorchEngine(checkpoint, str(processes.device), fp32=True) as teacher:
-                halo_px = teacher.info.spec.receptive_radius_px
-                pack = pack.add_teacher(teacher.upscale, digest_of(checkpoint), halo_px=halo_px)
-        return pack
-
-    if processes.first:
-        pack = open_pack()
-        if pack.left_out:
-            say(f"{len(pack.left_out)} files left out, named in {run / 'left_out.txt'}")
-        (run / "left_out.txt").write_text("".join(f"{line}\n" for line in pack.left_out))
-    processes.wait()
-    if not processes.first:
-        pack = open_pack()
-    if processes.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(processes.device)
-        if pack.bytes < free / 3:
-            return pack.to(processes.device)
-    return pack
-
-
-def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggFeatures | None:
-    """The VGG of the recipe's perceptual loss; None if no phase has one."""
-    if not any(phase.perceptual for phase in recipe.phases.values()):
-        return None
-    perceptual = recipe.perceptual
-    if not processes.first:
-        processes.wait()  # the first one downloads it for all
-    vgg = VggFeatures(vgg_convolutions(weights), perceptual.layers, perceptual.before_relu)
-    if processes.first:
-        processes.wait()
-    return vgg.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def identity_of(
-    recipe: Recipe, photos: PhotoPack, init: Path | None, vgg_weights: Path | None
-) -> dict[str, str]:
-    """Everything that decides the weights, by name: a run resumes only where all of it agrees."""
-    decides = {
-        name: value
-        for name, value in recipe.flat.items()
-        if not name.startswith("run.") or name in ("run.precision", "run.skips_before_rollback")
-    }
-    return decides | {
-        "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
-        "--init": "none" if init is None else digest_of(init),
-        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
-    }
-
-
-def begin(
-    state: TrainingState,
-    recipe: Recipe,
-    identity: dict[str, str],
-    folder: RunFolder,
-    init: Path | None,
-    photos: PhotoPack,
-    precision: Precision,
-    processes: Processes,
-) -> None:
-    """Put the state where the run goes on: at its newest checkpoint, at `init`, or at the start.
-
-    Raises:
-        UsageError: the checkpoint belongs to another recipe, start or set of photographs.
-        ModelRefused: `init` is of another architecture.
-    """
-    if (found := folder.newest()) is not None:
-        record, path = found
-        if record["identity"] != identity:
-            raise UsageError(
-                f"{path} belongs to another run; train into another folder, or remove it:"
-                f"{_difference(record['identity'], identity)}"
-            )
-        state.restore(record, recipe, precision, processes)
-        return
-    if init is None:
-        return
-    weights = weights_to_start_from(init, recipe, photos)
-    for network in (state.generator, state.average):
-        network.load_state_dict(weights)
-
-
-def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
-    """Those of a checkpoint; if the recipe makes its INT8 form, with scales from the photographs.
-
-    Raises:
-        ModelRefused: the checkpoint is of another architecture, or of another model than the
-            recipe's INT8 form.
-    """
-    generator, spec = load_checkpoint(init)
-    for field in ("architecture", "channels", "blocks", "norm", "head", "scale"):
-        if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
-            raise ModelRefused(
-                f"{init} has {field} {got!r}, the recipe {wanted!r}; "
-                f"type --set model.{field}={got}, or start from another checkpoint"
-            )
-    original = recipe.model.quantized_from
-    if spec.quantized_from != original and (spec.quantized_from or spec.name != original):
-        what = f"the INT8 form of {spec.quantized_from!r}" if spec.quantized_from else spec.name
-        made = f"the INT8 form of {original!r}" if original else "a model in floating point"
-        raise ModelRefused(f"{init} is {what}, the recipe makes {made}; start from another one")
-    if original and not spec.quantized_from:
-        return quantized_state(generator, calibration_pictures(photos, recipe))
-    return generator.state_dict()
-
-
-def calibration_pictures(photos: PhotoPack, recipe: Recipe) -> Iterator[Tensor]:
-    """512 LR crops of the photographs, as the recipe makes them; no step of the run sees them."""
-    for index in range(0, 512, 8):
-        crops = draw_crops(photos, recipe, recipe.data.seed, GRID_STEP, range(index, index + 8))
-        yield crops.lr.cpu().float() / 255
-
-
-def release(session: Session, path: Path, folders: list[Path], init: Path | None) -> None:
-    """Write the averaged weights with their provenance, and the report of the run."""
-    scores = {}
-    if session.validation is not None:
-        scores = {
-            "bicubic": session.bicubic_scores(),
-            session.recipe.model.name: session.validation_scores(),
-        }
-    spec = released_spec(session, folders, init, scores)
-    save_checkpoint(path, session.state.average, spec)
-    if find_spec("matplotlib") is None:
-        session.say("no report: its curves need matplotlib; type: pip install matplotlib")
-        return
-    from srgan_edge.train.run_report import write_report
-
-    write_report(
-        path.parent, session.recipe, spec, scores, session.photos.left_out, session.sample_grid()
-    )
-
-
-def released_spec(
-    session: Session,
-    folders: list[Path],
-    init: Path | None,
-    scores: dict[str, dict[str, float]],
-) -> ModelSpec:
-    """The recipe's model with its provenance filled in."""
-    recipe, photos, state = session.recipe, session.photos, session.state
-    device = session.processes.device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    threads = f"{torch.get_num_threads()} threads"
-    count = len({photo.path for photo in photos.photos})
-    names = ", ".join(folder.name for folder in folders)
-    start = "" if init is None else f" from {init.stem}"
-    training = Training(
-        recipe=f"{recipe.name}{start}",
-        data=f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels",
-        steps=state.step,
-        hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
-        scores={}
-        if session.validation is None
-        else {session.validation.name: round(scores[recipe.model.name]["psnr_y"], 3)},
-    )
-    return dataclasses.replace(recipe.model, training=training)
-
-
-def digest_of(path: Path) -> str:
-    """The start of a file's SHA-256, in hexadecimal."""
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file")
-    return sha256_of(path)[:12]
-
-
-def _difference(there: dict[str, str], here: dict[str, str]) -> str:
-    return "".join(
-        f"\n  {name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
-    )

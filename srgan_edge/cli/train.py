@@ -87,7 +87,7 @@ def blend(
     """Mix the weights of two models of one architecture: fidelity against texture."""
     require("torch", "srgan-edge[train]", "blending")
     from srgan_edge.model.library import find_model
-    from srgan_edge.train.blend import blend_checkpoints
+    from srgan_edge.train.release import blend_checkpoints
 
     ours, theirs = (find_model(name).file(".safetensors") for name in (pixel, gan))
     path = output or Path(f"{theirs.stem}-{alpha:g}.safetensors")

@@ -1,0 +1,160 @@
+"""What a training run needs before its first step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srgan_edge.engines.torch import TorchEngine
+from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.files import sha256_of
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.library import find_model
+from srgan_edge.model.quantization import quantized_state
+from srgan_edge.train.photos import PhotoPack
+from srgan_edge.train.processes import Processes
+from srgan_edge.train.recipe import Recipe
+from srgan_edge.train.release import calibration_pictures
+from srgan_edge.train.run_folder import RunFolder
+from srgan_edge.train.state import Precision, TrainingState
+from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
+
+
+def open_photos(
+    recipe: Recipe,
+    folders: list[Path],
+    run: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+) -> PhotoPack:
+    """The photographs, decoded once by the first process, with the teacher's pictures if any."""
+
+    def open_pack() -> PhotoPack:
+        pack = PhotoPack.open(
+            folders,
+            run / "photos",
+            crop_px=recipe.data.crop_px,
+            scale=recipe.model.scale,
+            reduced=recipe.data.reduced,
+        )
+        if recipe.data.teacher:
+            checkpoint = find_model(recipe.data.teacher).file(".safetensors")
+            with TorchEngine(checkpoint, str(processes.device), fp32=True) as teacher:
+                halo_px = teacher.info.spec.receptive_radius_px
+                pack = pack.add_teacher(teacher.upscale, digest_of(checkpoint), halo_px=halo_px)
+        return pack
+
+    if processes.first:
+        pack = open_pack()
+        if pack.left_out:
+            say(f"{len(pack.left_out)} files left out, named in {run / 'left_out.txt'}")
+        (run / "left_out.txt").write_text("".join(f"{line}\n" for line in pack.left_out))
+    processes.wait()
+    if not processes.first:
+        pack = open_pack()
+    if processes.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(processes.device)
+        if pack.bytes < free / 3:
+            return pack.to(processes.device)
+    return pack
+
+
+def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggFeatures | None:
+    """The VGG of the recipe's perceptual loss; None if no phase has one."""
+    if not any(phase.perceptual for phase in recipe.phases.values()):
+        return None
+    perceptual = recipe.perceptual
+    if not processes.first:
+        processes.wait()  # the first one downloads it for all
+    vgg = VggFeatures(vgg_convolutions(weights), perceptual.layers, perceptual.before_relu)
+    if processes.first:
+        processes.wait()
+    return vgg.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def identity_of(
+    recipe: Recipe, photos: PhotoPack, init: Path | None, vgg_weights: Path | None
+) -> dict[str, str]:
+    """Everything that decides the weights, by name: a run resumes only where all of it agrees."""
+    decides = {
+        name: value
+        for name, value in recipe.flat.items()
+        if not name.startswith("run.") or name in ("run.precision", "run.skips_before_rollback")
+    }
+    return decides | {
+        "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
+        "--init": "none" if init is None else digest_of(init),
+        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
+    }
+
+
+def begin(
+    state: TrainingState,
+    recipe: Recipe,
+    identity: dict[str, str],
+    folder: RunFolder,
+    init: Path | None,
+    photos: PhotoPack,
+    precision: Precision,
+    processes: Processes,
+) -> None:
+    """Put the state where the run goes on: at its newest checkpoint, at `init`, or at the start.
+
+    Raises:
+        UsageError: the checkpoint belongs to another recipe, start or set of photographs.
+        ModelRefused: `init` is of another architecture.
+    """
+    if (found := folder.newest()) is not None:
+        record, path = found
+        if record["identity"] != identity:
+            raise UsageError(
+                f"{path} belongs to another run; train into another folder, or remove it:"
+                f"{_difference(record['identity'], identity)}"
+            )
+        state.restore(record, recipe, precision, processes)
+        return
+    if init is None:
+        return
+    weights = weights_to_start_from(init, recipe, photos)
+    for network in (state.generator, state.average):
+        network.load_state_dict(weights)
+
+
+def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
+    """Those of a checkpoint; if the recipe makes its INT8 form, with scales from the photographs.
+
+    Raises:
+        ModelRefused: the checkpoint is of another architecture, or of another model than the
+            recipe's INT8 form.
+    """
+    generator, spec = load_checkpoint(init)
+    for field in ("architecture", "channels", "blocks", "norm", "head", "scale"):
+        if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
+            raise ModelRefused(
+                f"{init} has {field} {got!r}, the recipe {wanted!r}; "
+                f"type --set model.{field}={got}, or start from another checkpoint"
+            )
+    original = recipe.model.quantized_from
+    if spec.quantized_from != original and (spec.quantized_from or spec.name != original):
+        what = f"the INT8 form of {spec.quantized_from!r}" if spec.quantized_from else spec.name
+        made = f"the INT8 form of {original!r}" if original else "a model in floating point"
+        raise ModelRefused(f"{init} is {what}, the recipe makes {made}; start from another one")
+    if original and not spec.quantized_from:
+        return quantized_state(generator, calibration_pictures(photos, recipe))
+    return generator.state_dict()
+
+
+def digest_of(path: Path) -> str:
+    """The start of a file's SHA-256, in hexadecimal."""
+    if not path.is_file():
+        raise ModelRefused(f"{path}: no such file")
+    return sha256_of(path)[:12]
+
+
+def _difference(there: dict[str, str], here: dict[str, str]) -> str:
+    return "".join(
+        f"\n  {name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    )

@@ -1,0 +1,119 @@
+"""The files that a finished run releases."""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
+from srgan_edge.model.spec import ModelSpec, Training
+from srgan_edge.train.photos import PhotoPack
+from srgan_edge.train.recipe import Recipe
+from srgan_edge.train.session import GRID_STEP, Session, draw_crops
+
+
+def calibration_pictures(photos: PhotoPack, recipe: Recipe) -> Iterator[Tensor]:
+    """512 LR crops of the photographs, as the recipe makes them; no step of the run sees them."""
+    for index in range(0, 512, 8):
+        crops = draw_crops(photos, recipe, recipe.data.seed, GRID_STEP, range(index, index + 8))
+        yield crops.lr.cpu().float() / 255
+
+
+def release(session: Session, path: Path, folders: list[Path], init: Path | None) -> None:
+    """Write the averaged weights with their provenance, and the report of the run."""
+    scores = {}
+    if session.validation is not None:
+        scores = {
+            "bicubic": session.bicubic_scores(),
+            session.recipe.model.name: session.validation_scores(),
+        }
+    spec = released_spec(session, folders, init, scores)
+    save_checkpoint(path, session.state.average, spec)
+    if find_spec("matplotlib") is None:
+        session.say("no report: its curves need matplotlib; type: pip install matplotlib")
+        return
+    from srgan_edge.train.log import write_report
+
+    write_report(
+        path.parent, session.recipe, spec, scores, session.photos.left_out, session.sample_grid()
+    )
+
+
+def released_spec(
+    session: Session,
+    folders: list[Path],
+    init: Path | None,
+    scores: dict[str, dict[str, float]],
+) -> ModelSpec:
+    """The recipe's model with its provenance filled in."""
+    recipe, photos, state = session.recipe, session.photos, session.state
+    device = session.processes.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    threads = f"{torch.get_num_threads()} threads"
+    count = len({photo.path for photo in photos.photos})
+    names = ", ".join(folder.name for folder in folders)
+    start = "" if init is None else f" from {init.stem}"
+    training = Training(
+        recipe=f"{recipe.name}{start}",
+        data=f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels",
+        steps=state.step,
+        hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
+        scores={}
+        if session.validation is None
+        else {session.validation.name: round(scores[recipe.model.name]["psnr_y"], 3)},
+    )
+    return dataclasses.replace(recipe.model, training=training)
+
+
+# One knob between fidelity and texture: a point on the line from a pixel model to its GAN model.
+#
+# Network interpolation (Wang et al. 2018, arXiv 1809.00219, section 3.4): the GAN's weights
+# started at the pixel model's, so what lies between them is a generator too. It costs nothing to
+# train.
+SAME = ("architecture", "channels", "blocks", "scale", "norm", "head", "quantized_from")
+"""What two generators must agree in."""
+
+
+def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelSpec:
+    """Write (1 - alpha) * `pixel` + alpha * `gan` to `out`; returns its spec.
+
+    Raises:
+        UsageError: `alpha` is not in [0, 1].
+        ModelRefused: the two differ in architecture, or hold running statistics.
+        OutputFailed: `out` cannot be written.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"--alpha {alpha}; possible: 0 (the first model) to 1 (the second)")
+    (ours, our_spec), (theirs, their_spec) = load_checkpoint(pixel), load_checkpoint(gan)
+    for field in SAME:
+        if (one := getattr(our_spec, field)) != (other := getattr(their_spec, field)):
+            raise ModelRefused(f"{pixel.name} has {field} {one!r}, {gan.name} {other!r}")
+    if our_spec.norm == "batch":
+        raise ModelRefused(
+            f"{pixel.name}: batch normalisation; its running statistics belong to its own weights, "
+            "and say nothing of a mixture's"
+        )
+    state = ours.state_dict()
+    for name, tensor in theirs.state_dict().items():
+        state[name].lerp_(tensor, alpha)
+    spec = dataclasses.replace(
+        their_spec,
+        name=out.stem,
+        halo_px=None,  # measured for other weights
+        training=Training(
+            recipe=f"{1 - alpha:g} {our_spec.name} + {alpha:g} {their_spec.name}",
+            data=_joined(our_spec, their_spec),
+            steps=0,
+        ),
+    )
+    save_checkpoint(out, ours, spec)
+    return spec
+
+
+def _joined(*specs: ModelSpec) -> str:
+    known = dict.fromkeys(spec.training.data for spec in specs if spec.training is not None)
+    return "; ".join(known) or "not stated"
