@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from srgan_edge.pixels import Pixels, deepened
+from srgan_edge.depth import deepened
+from srgan_edge.pixels import Pixels
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4

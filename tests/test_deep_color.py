@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from srgan_edge.bicubic import keys_cubic
+from srgan_edge.depth import UNCERTAIN, deepened, interpolated, shown_to_network
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.model.library import find_model
-from srgan_edge.pixels import LEVEL, UNCERTAIN, deepened, interpolated, shown_to_network
+from srgan_edge.pixels import LEVEL
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 

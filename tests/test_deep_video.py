@@ -13,10 +13,10 @@ from test_deep_frames import codes_of, frame_of, samples_of, some_rgb
 from test_film import upscale as upscale_film
 
 from srgan_edge.color_lock import locked
+from srgan_edge.depth import deepened, shown_to_network
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.jobs.plan import Options
 from srgan_edge.live.writer import VideoWriter
-from srgan_edge.pixels import deepened, shown_to_network
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.video.color import BT709, SMPTE170M, ColorDescription

@@ -20,37 +20,60 @@ RUNTIME, TRAIN, EXPORT, KERNELS = PACKAGES = (
     "srgan_edge.export",
     "srgan_edge.kernels",
 )
-COMMANDS = ("srgan_edge.cli",)
+COMMANDS = "srgan_edge.cli"
+
+ROOMS = {
+    # What is read and written.
+    "video": (),
+    "image": (),
+    "model": (),
+    # Who works on it.
+    "isolation": ("video", "image"),
+    "jobs": ("video", "image"),
+    "engines": ("model", "kernels"),
+    "evaluation": ("image", "model", "engines"),
+    # A video file in resumable segments; a stream in one pass.
+    "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
+    "live": ("video", "jobs"),
+    # The other folders of the checkout.
+    "train": ("image", "model", "engines", "evaluation"),
+    "export": ("image", "model", "engines", "evaluation"),
+    "kernels": (),
+}
+"""The packages that each may import, besides the heart: the modules of `srgan_edge` itself."""
+
+HEART = {
+    "upscaler": ("model", "engines"),
+    "pipeline": ("video",),
+    "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
+    "__main__": ("cli",),
+}
+"""The packages that modules of the heart may import; those not named import the heart alone."""
+
+UPPER_HEART = {
+    "upscaler": ("evaluation", "transcode", "live", "cli"),
+    "pipeline": ("transcode", "live"),
+    "run": ("cli",),
+}
+"""Modules of the heart that only these packages, and the heart, may import."""
 
 OWNERS = {
     "torch": (
         "srgan_edge.model.network",
         "srgan_edge.model.half",
-        "srgan_edge.engines.fused",
         "srgan_edge.model.quantization",
         "srgan_edge.model.checkpoint",
+        "srgan_edge.engines.fused",
         "srgan_edge.engines.torch",
+        "srgan_edge.engines.torch_slots",
     ),
     "openvino": ("srgan_edge.engines.openvino",),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (
+        "srgan_edge.video",
+        "srgan_edge.transcode",
+        "srgan_edge.live",
         "srgan_edge.image.levels",
-        "srgan_edge.video.frame",
-        "srgan_edge.live.source",
-        "srgan_edge.video.reader",
-        "srgan_edge.video.decoder",
-        "srgan_edge.video.decoder",
-        "srgan_edge.video.encoder",
-        "srgan_edge.video.muxer",
-        "srgan_edge.transcode.segments",
-        "srgan_edge.video.convert",
-        "srgan_edge.video.convert",
-        "srgan_edge.video.convert",
-        "srgan_edge.video.color",
-        "srgan_edge.video.nvidia",
-        "srgan_edge.transcode.on_gpu",
-        "srgan_edge.transcode.gpu_frames",
-        "srgan_edge.video.nvidia",
     ),
     "torchvision": (),
     "torchmetrics": (),
@@ -60,7 +83,7 @@ OWNERS = {
     "pycuda": ("srgan_edge.kernels.pycuda",),
     "cuda": ("srgan_edge.kernels.cuda_bindings",),
 }
-"""The modules of the runtime that are about a library and may import it at their top."""
+"""Packages and modules of the runtime that may import a library at their top."""
 
 PICKLES = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
 TORCH_LOADERS = (
@@ -121,19 +144,29 @@ def allowed(module: str, found: Import) -> bool:
     if library in PICKLES or library == "":  # "": a relative import
         return False
     if library in OWNERS and package_of(module) in (RUNTIME, KERNELS):
-        return found.late or module in OWNERS[library]
+        return found.late or any(is_in(module, owner) for owner in OWNERS[library])
     return True
 
 
 def direction_allowed(module: str, found: Import) -> bool:
-    source, target = package_of(module), package_of(found.name)
-    if module.startswith(COMMANDS):
-        return target == RUNTIME or found.late
-    if source == KERNELS:
-        return target == KERNELS or is_in(found.name, "srgan_edge.errors")
-    if target == KERNELS:
-        return is_in(module, "srgan_edge.engines")
-    return target in (RUNTIME, source)
+    source, target = room_of(module), room_of(found.name)
+    if source == target:
+        return True
+    if source == "cli":  # the other folders need libraries that an edge box has not
+        return found.late or package_of(found.name) == RUNTIME
+    if source == "kernels":
+        return is_in(found.name, "srgan_edge.errors")
+    if target is not None:
+        name = module.removeprefix("srgan_edge.")
+        return target in (HEART.get(name, ()) if source is None else ROOMS[source])
+    name = found.name.split(".")[1] if "." in found.name else ""
+    return source in (None, *UPPER_HEART.get(name, ROOMS), "train", "export")
+
+
+def room_of(name: str) -> str | None:
+    """The package in which a module, or a name imported from one, lies; None: the heart."""
+    first = name.split(".")[1] if "." in name else ""
+    return first if first in (*ROOMS, "cli") else None
 
 
 def find_forbidden_calls(module: str, tree: ast.Module) -> Iterator[str]:
@@ -145,7 +178,7 @@ def find_forbidden_calls(module: str, tree: ast.Module) -> Iterator[str]:
         safe_load = module in TORCH_LOADERS and "weights_only=True" in options
         if (
             name in ("eval", "exec", "os.system", "os.popen")
-            or (name == "print" and not module.startswith(COMMANDS))
+            or (name == "print" and not is_in(module, COMMANDS))
             or (name == "torch.load" and not safe_load)
             or options & {"shell=True", "allow_pickle=True"}
         ):

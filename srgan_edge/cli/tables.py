@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite, isnan
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -16,8 +16,9 @@ from srgan_edge.evaluation.evaluate import METRICS, Evaluation, Scores
 from srgan_edge.evaluation.parity import HaloError, Verdict
 from srgan_edge.evaluation.systems import System, benchmark_name
 from srgan_edge.model.library import ModelFiles
-from srgan_edge.train.photo_check import PhotoCheck
-from srgan_edge.train.photo_files import Flaw
+
+if TYPE_CHECKING:  # which needs torch
+    from srgan_edge.train.photo_check import PhotoCheck
 
 Evaluations: TypeAlias = Mapping[str, Sequence[Evaluation]]
 """By the names of systems, an evaluation for each benchmark."""
@@ -202,8 +203,10 @@ def _finite(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
-def check_table(check: PhotoCheck) -> Group:
+def check_table(check: "PhotoCheck") -> Group:
     """A line a finding, then what is left."""
+    from srgan_edge.train.photo_files import Flaw
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
     for finding in check.findings:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srgan_edge.cli.common import DeviceOption, JsonOption, print_table, require
-from srgan_edge.train.session import Progress as TrainingProgress
+
+if TYPE_CHECKING:  # which needs torch
+    from srgan_edge.train.session import Progress as TrainingProgress
 
 commands = typer.Typer()
 
@@ -134,7 +136,7 @@ class LiveLine:
         self._task = progress.add_task("", total=None, step="", measured="")
         self._last_line = 0.0
 
-    def show(self, now: TrainingProgress) -> None:
+    def show(self, now: "TrainingProgress") -> None:
         """A report of the run."""
         measured = "  ".join(_measured(now))
         step = f"{now.step:,}/{now.steps:,}"
@@ -171,7 +173,7 @@ def live_line() -> Iterator[LiveLine]:
         yield LiveLine(progress)
 
 
-def _measured(now: TrainingProgress) -> Iterator[str]:
+def _measured(now: "TrainingProgress") -> Iterator[str]:
     if now.psnr_y is not None:
         yield f"{now.psnr_y:.2f} dB"
     yield f"loss {now.values.get('loss', float('nan')):.4f}"

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from srgan_edge.pixels import LEVEL, Pixels, deepened, interpolated, shown_to_network
+from srgan_edge.depth import deepened, interpolated, shown_to_network
+from srgan_edge.pixels import LEVEL, Pixels
 
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16: values of channels, 255 or 65535 the highest."""

@@ -35,7 +35,8 @@ START_SECONDS = 60
 """For importing what the child needs; a fifth of a second where the disk is not asleep."""
 
 _STARTS = (
-    "import sys; sys.path[:] = sys.argv[1].split('\\n'); from srgan_edge import child; child.main()"
+    "import sys; sys.path[:] = sys.argv[1].split('\\n')\n"
+    "from srgan_edge.isolation import child; child.main()"
 )
 # Address space is limited, and each thread of malloc and of OpenBLAS reserves some.
 _VARIABLES = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}

@@ -26,11 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, print_error, printable
-from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.video.color import MATRICES
-from srgan_edge.video.frame import VideoInfo
-from srgan_edge.video.reader import VideoReader
+from srgan_edge.video.frame import Notes, VideoInfo
 
 
 # What became of a film, in numbers that can be checked.
@@ -272,16 +270,15 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
 
 
 def remarks_after(
-    reader: IsolatedReader | VideoReader, options: Options, packets_nudged: int
+    info: VideoInfo, notes: Notes, options: Options, packets_nudged: int
 ) -> Iterator[str]:
     """What had to be done to colours and times, and what only the whole film shows."""
-    notes = reader.notes
     if notes.recolored:
         yield f"colours change from {notes.recolored}; all are written as the first"
     for lost in notes.unkept:
-        if lost not in reader.info.unkept:
+        if lost not in info.unkept:
             yield f"left out: {lost}"
-    if notes.interlaced and not (reader.info.interlaced or options.deinterlace):
+    if notes.interlaced and not (info.interlaced or options.deinterlace):
         yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
     if notes.doubtful:
         yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"

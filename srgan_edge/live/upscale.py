@@ -322,7 +322,7 @@ def _remarks_after(
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
     """What only the whole film shows, and what became of each frame."""
-    yield from remarks_after(reader, options, writer.nudged)
+    yield from remarks_after(reader.info, reader.notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:
         yield (

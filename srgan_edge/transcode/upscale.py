@@ -150,7 +150,7 @@ def _upscale_film(
                 raise damaged
             saved_as = job.target if not damaged else partial_result(job.target)
             joined = _publish(joiner, work, saved_as)
-            for remark in remarks_after(reader, options, joined.nudged):
+            for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if damaged and isinstance(damaged.__cause__, ChildFailed):
                 # Not the film but the decoder ended, perhaps for want of memory: next time it may

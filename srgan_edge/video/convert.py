@@ -21,7 +21,8 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
-from srgan_edge.pixels import LEVEL, DeepPixels, Pixels, shown_to_network
+from srgan_edge.depth import shown_to_network
+from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
 from srgan_edge.video.color import (
     BT709,
     MATRICES,
