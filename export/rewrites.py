@@ -1,8 +1,8 @@
 """Graph rewrites: the deployment graph as a GPU runtime fuses it best, with the same result.
 
 Each one is a function on a graph, changes it in place, and is exact but for the order of additions:
-the FP32 results agree to 1e-5, which `tests/test_rewrites.py` proves for every one of them. What
-they bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
+the FP32 results agree to 1e-5, as `tests/export/test_rewrites.py` proves for each. What they
+bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
 """
 
 import dataclasses

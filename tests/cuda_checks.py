@@ -1,4 +1,4 @@
-"""What the launcher promises, checked on a GPU, or on a driver without one (tests/test_cuda.py).
+"""What the launcher promises, checked on a GPU or on a fake driver (kernels/test_cuda.py).
 
 Not collected by itself: both bindings pass it, each in a process of its own. `tensorrt_checks.py`
 is of the same kind.

@@ -2,7 +2,7 @@
 
 What TensorRT would compute, OpenVINO computes, in the stream and on the memory that TensorRT would
 use: what is upscaled by the engine has to be what OpenVINO alone gives, byte for byte. It is not
-collected by itself; tests/test_cuda.py runs it.
+collected by itself; tests/kernels/test_cuda.py runs it.
 """
 
 import ctypes

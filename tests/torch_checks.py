@@ -2,7 +2,7 @@
 
 PyTorch's CPU stands in for its GPU: it computes at once, and so first has the stream of the driver
 end what was put there before. What is recorded is done again. It is not collected by itself;
-tests/test_cuda.py runs it.
+tests/kernels/test_cuda.py runs it.
 """
 
 import ctypes
@@ -92,7 +92,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(engine_module, "_gpu_of", lambda device: torch.device("cpu", 0))
     monkeypatch.setattr(Bound, "recorded", lambda self, put: Again(put))
-    monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/test_torch_slots.py
+    monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/engines/test_torch_slots.py
 
 
 def pictures(count, height, width):

@@ -1,7 +1,7 @@
 """The losses, each a mean in FP32, for pictures RGB in [0, 1].
 
 `perceptual` compares features that `vgg.py` extracted; the weights of the sum are the recipe's.
-Every one of them reaches the generator by itself, which `tests/test_losses.py` proves: reference
+Each of them alone reaches the generator, as `tests/train/test_losses.py` proves: reference
 implementations exist whose perceptual or adversarial term has no gradient at all.
 """
 

@@ -15,6 +15,14 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from training import (  # noqa: E402
+    TINY,
+    TINY_GAN,
+    tiny_recipe,
+    write_benchmark,
+    write_photos,
+    write_vgg,
+)
 from typer.testing import CliRunner  # noqa: E402
 
 from srgan_edge.cli import app  # noqa: E402
@@ -39,14 +47,6 @@ from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
 from srgan_edge.train.run_folder import lock_run_folder  # noqa: E402
 from srgan_edge.train.session import update_average  # noqa: E402
 from srgan_edge.train.state import Optimiser  # noqa: E402
-from tests.training import (  # noqa: E402
-    TINY,
-    TINY_GAN,
-    tiny_recipe,
-    write_benchmark,
-    write_photos,
-    write_vgg,
-)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

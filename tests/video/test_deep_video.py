@@ -8,9 +8,6 @@ import av
 import numpy as np
 import pytest
 from clips import make, see_frames
-from test_color import blocks, middles
-from test_deep_frames import codes_of, frame_of, samples_of, some_rgb
-from test_film import upscale as upscale_film
 
 from srgan_edge.color_lock import locked
 from srgan_edge.depth import deepened, shown_to_network
@@ -22,6 +19,9 @@ from srgan_edge.transcode import segments
 from srgan_edge.video.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
+from tests.transcode.test_transcode import upscale as upscale_film
+from tests.video.test_color import blocks, middles
+from tests.video.test_frame_conversion import codes_of, frame_of, samples_of, some_rgb
 
 BT2020 = 9
 PQ, HLG = 16, 18

@@ -170,7 +170,7 @@ def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
 @pytest.fixture
 def gpu_video(monkeypatch):
     """What `make gpu` does with films; what needs a GPU is stood in for by who uses this."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import gpu_video
 
     monkeypatch.setattr(gpu_video, "CLIPS", {"h264": gpu_video.CLIPS["h264"]})

@@ -6,10 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
+from training import natural, write_vgg  # noqa: E402
 
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError  # noqa: E402
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions  # noqa: E402
-from tests.training import natural, write_vgg  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ OFF = {
     "jpeg_probability": 0.0,
 }
 SCALE = 4
-PHOTOGRAPH = Path(__file__).resolve().parent.parent / "srgan_edge" / "demo" / "photo.png"
+PHOTOGRAPH = Path(__file__).resolve().parents[2] / "srgan_edge" / "demo" / "photo.png"
 
 
 def only(**options):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pictures import SIGNATURE, chunk, png
 from PIL import Image, ImageDraw
-from test_upscaler import Nearest
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
 from srgan_edge.image.animation import animation_file
@@ -18,6 +17,7 @@ from srgan_edge.image.still import Picture, enlarged, joined
 from srgan_edge.image.writer import refuse_unwritable
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
+from tests.test_upscaler import Nearest
 
 SUFFIXES = [".gif", ".webp", ".png"]
 DELAYS_MS = [50, 70, 1200, 100]

@@ -20,7 +20,7 @@ from srgan_edge.machine import Gpu  # noqa: E402
 from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.model.library import find_model  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ["av", "openvino", "safetensors", "onnxscript", "onnx_ir", "onnxruntime", "torchvision"]
 """What a machine with a GPU that is lent for an hour need not have."""
 sys.path.insert(0, str(ROOT / "benchmarks"))

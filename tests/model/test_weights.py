@@ -15,7 +15,7 @@ from srgan_edge.image.reader import read_pixels
 from srgan_edge.model.library import DEFAULT_MODEL, WEIGHTS_FOLDER, bundled_models
 
 PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
-CARDS = Path(__file__).parent.parent / "docs" / "models"
+CARDS = Path(__file__).resolve().parents[2] / "docs" / "models"
 NAMES = list(bundled_models())
 
 

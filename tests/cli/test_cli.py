@@ -344,7 +344,7 @@ def test_unknown_commands_and_options_are_usage_errors(cli):
 def test_a_signal_stops_within_two_seconds_and_leaves_nothing(tmp_path, number, code):
     clips.make(tmp_path / "in.mp4", frames=400, size=(160, 120))
     command = [sys.executable, "-m", "srgan_edge", "upscale", "in.mp4", "--json-events"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:

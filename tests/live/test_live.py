@@ -28,7 +28,7 @@ from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 RATE = 25
 QUICK = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}

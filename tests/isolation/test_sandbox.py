@@ -9,7 +9,7 @@ import pytest
 
 from srgan_edge.isolation import sandbox
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = range(1, sandbox.landlock_version() + 1)
 
 PROGRAM = """

@@ -117,7 +117,7 @@ def test_a_signal_aborts_the_build(fast, number):
 
 
 def test_int8_is_not_for_tensorrt_rtx(tmp_path):
-    from test_quantization import int8_form
+    from tests.model.test_quantization import int8_form
 
     path = tmp_path / "edge-int8.safetensors"
     save_checkpoint(path, *int8_form())

@@ -5,12 +5,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from training import natural, write_vgg  # noqa: E402
+
 from srgan_edge import bicubic  # noqa: E402
 from srgan_edge.model.network import SRResNet  # noqa: E402
 from srgan_edge.train import losses  # noqa: E402
 from srgan_edge.train.discriminator import build_discriminator  # noqa: E402
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions  # noqa: E402
-from tests.training import natural, write_vgg  # noqa: E402
 
 F = torch.nn.functional
 

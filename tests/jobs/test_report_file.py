@@ -12,7 +12,7 @@ from srgan_edge.errors import OutputFailed
 from srgan_edge.jobs.report import TerminalReporter
 from srgan_edge.jobs.report_file import ReportFile
 
-PAGE = Path(__file__).parent.parent / "docs" / "report.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 
 
 @pytest.fixture

@@ -269,7 +269,7 @@ def test_an_engine_of_another_gpu_is_told_apart(built, install):
 
 
 def test_int8_is_built_as_bytes_with_its_ends_in_fp16(install, tmp_path):
-    from test_quantization import int8_form
+    from tests.model.test_quantization import int8_form
 
     install("10.3.0")
     generator, spec = int8_form()

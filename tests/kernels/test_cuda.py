@@ -18,7 +18,7 @@ import pytest
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.kernels import cuda
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")

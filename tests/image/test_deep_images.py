@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pictures import png
 from PIL import Image
-from test_upscaler import Nearest
 
 from srgan_edge.errors import InputDamaged, InputRefused, UsageError
 from srgan_edge.image.reader import ImageReader
@@ -17,6 +16,7 @@ from srgan_edge.image.still import Picture, enlarged, joined
 from srgan_edge.image.writer import write_picture
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
+from tests.test_upscaler import Nearest
 
 CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
 

@@ -186,7 +186,7 @@ UPSCALES = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from test_upscaler import Nearest
+from tests.test_upscaler import Nearest
 from srgan_edge.image.still import enlarged
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.writer import picture_file
@@ -211,7 +211,9 @@ def test_memory_is_that_of_the_input_and_one_stripe(tmp_path: Path, suffix: str)
         source = tmp_path / f"{height}.png"
         Image.new("RGB", (800, height), "teal").save(source)
         arguments = [sys.executable, "-c", UPSCALES, source, tmp_path / f"out{suffix}"]
-        paths = ":".join(str(Path(__file__).parent / folder) for folder in ("..", "."))
+        paths = ":".join(
+            str(Path(__file__).resolve().parents[1] / folder) for folder in ("..", ".")
+        )
         done = subprocess.run(
             arguments, env={"PYTHONPATH": paths}, capture_output=True, text=True, check=True
         )

@@ -83,7 +83,7 @@ def test_each_ingredient_changes_the_key(cache, stored, change):
 
 
 def test_a_key_is_the_same_in_every_process():
-    code = "from tests.test_engine_cache import KEY; print(KEY.digest, end='')"
+    code = "from tests.engines.test_engine_cache import KEY; print(KEY.digest, end='')"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout == KEY.digest
 
@@ -127,7 +127,7 @@ import sys, time
 from pathlib import Path
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.model.passport import write_engine
-from tests.test_engine_cache import KEY, PLAN, passport_of
+from tests.engines.test_engine_cache import KEY, PLAN, passport_of
 cache = EngineCache(Path(sys.argv[1]))
 path = cache.path_of(KEY, "edge-x4")
 with cache.locked(path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tensorrt_api import NAMES, REMOVED, names_of
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parents[1]
 PACKAGE = "tensorrt-cu13-bindings"
 LISTED = """
 import importlib.util, json, sys

@@ -423,7 +423,7 @@ def test_a_decoder_that_dies_costs_what_is_not_in_a_whole_segment(tmp_path, monk
 @pytest.mark.children
 def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
     with monkeypatch.context() as crashing:
         remote = film_join.Remote
         crashing.setattr(

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_color import yuv_from_rgb
 
 from srgan_edge.color_lock import lock_axis, locked
 from srgan_edge.engines.cache import machine_code
@@ -35,6 +34,7 @@ from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 from srgan_edge.video.color import MATRICES, ColorDescription, unclipped_rgb
 from srgan_edge.video.convert import DECODE_FLAGS, Converter, color_options
+from tests.video.test_color import yuv_from_rgb
 
 CXX = shutil.which("g++") or shutil.which("c++")
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]

@@ -34,7 +34,7 @@ from srgan_edge.tiling import Tiling  # noqa: E402
 from srgan_edge.upscaler import Upscaler  # noqa: E402
 
 MODEL = find_model("edge-x4")
-PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
+PHOTO = Path(__file__).resolve().parents[2] / "srgan_edge" / "demo" / "photo.png"
 
 
 @pytest.fixture(scope="module")

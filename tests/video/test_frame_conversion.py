@@ -3,7 +3,6 @@
 import av
 import numpy as np
 import pytest
-from test_color import blocks, middles, yuv_from_rgb
 
 from srgan_edge.video.color import BT709, RGB, SMPTE170M, ColorDescription, unclipped_rgb
 from srgan_edge.video.convert import (
@@ -17,6 +16,7 @@ from srgan_edge.video.convert import (
     is_writable,
     with_depth,
 )
+from tests.video.test_color import blocks, middles, yuv_from_rgb
 
 BT2020 = 9
 SCHEMES = [

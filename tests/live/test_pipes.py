@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 PIPES = ["matroska", "nut", "yuv4mpegpipe"]
 EDGE = ("-n", "edge-x4", "--tile", "0")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def seen(tmp_path, result):
 @pytest.mark.parametrize("source", ["file", *PIPES])
 def test_every_frame_arrives_at_its_time(tmp_path, film, source, target):
     if source == target == "file":
-        pytest.skip("is no stream: see test_film.py")
+        pytest.skip("is no stream: see test_transcode.py")
     wanted = film if source == "file" else as_format(film, source)
     aim = tmp_path / "out.mkv" if target == "file" else target
     raw = Encoding() if target == "yuv4mpegpipe" else Encoding(preset="ultrafast")
