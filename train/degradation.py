@@ -97,14 +97,20 @@ class RealDegradation:
 
 
 def real_crops(
-    pack: PhotoPack, degradation: RealDegradation, seed: int, step: int, indices: Sequence[int]
+    pack: PhotoPack,
+    degradation: RealDegradation,
+    seed: int,
+    step: int,
+    indices: Sequence[int],
+    *,
+    candidates: int = 1,
 ) -> Crops:
     """`pack.crops`, but with LR that was degraded instead of only reduced.
 
     HR and teacher are the same pixels as there: a teacher's SR is that of the clean LR.
     """
     margin_px = degradation.margin_px(pack.scale)
-    wide = pack.crops(seed, step, indices, margin_px=margin_px)
+    wide = pack.crops(seed, step, indices, margin_px=margin_px, candidates=candidates)
     lr = degrade(wide.hr, degradation, pack.scale, seed, step, indices)
     teacher = None if wide.teacher is None else _without_margin(wide.teacher, margin_px)
     return Crops(

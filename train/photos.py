@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -223,7 +224,15 @@ class PhotoPack:
         assert found is not None, f"{path} was whole a moment ago"
         return replace(self, teacher=found.to(self.hr.device))
 
-    def crops(self, seed: int, step: int, indices: Sequence[int], *, margin_px: int = 0) -> Crops:
+    def crops(
+        self,
+        seed: int,
+        step: int,
+        indices: Sequence[int],
+        *,
+        margin_px: int = 0,
+        candidates: int = 1,
+    ) -> Crops:
         """The crops that have these numbers in the batch of this step.
 
         Each is a function of (seed, step, index) alone: ranks that take disjoint parts of a batch,
@@ -231,16 +240,29 @@ class PhotoPack:
         every photograph is equally likely, and so is each of the eight flips and quarter turns.
 
         Args:
+            candidates: so many are drawn for each crop, and the one whose LR is busiest is taken:
+                skies and blurred backgrounds teach little.
             margin_px: this much more around the HR crop, and its part around the LR; a multiple of
                 the scale. Beyond a photograph's border its edge is replicated.
         """
         assert margin_px % self.scale == 0, f"margin {margin_px} is no multiple of the scale"
-        random = np.random.default_rng((seed, step)).random((max(indices) + 1, 4))
-        pick, down, across, turns = random[np.asarray(indices)].T
+        drawn = np.random.default_rng((seed, step)).random((max(indices) + 1, candidates, 4))
+        side = self.crop_px // self.scale
+        windows = self._windows(drawn[np.asarray(indices)].reshape(-1, 4))
+        if candidates > 1:
+            windows = windows[self._busiest(windows, candidates)]
+        lr = gather([self.lr], windows, side, margin_px // self.scale)[0]
+        high = [self.hr] if self.teacher is None else [self.hr, self.teacher]
+        hr, *teacher = gather(high, windows.times(self.scale), self.crop_px, margin_px)
+        return Crops(lr, hr, teacher[0] if teacher else None)
+
+    def _windows(self, drawn: npt.NDArray[np.float64]) -> Windows:
+        """Windows in `lr` from [B, 4] numbers in [0, 1): which photograph, where, which turn."""
+        pick, down, across, turns = drawn.T
         number = np.searchsorted(self._ends, pick * self._ends[-1], side="right")
         height, width, offset = self._lr_geometry[:, number]
-        side, margin = self.crop_px // self.scale, margin_px // self.scale
-        windows = Windows(
+        side = self.crop_px // self.scale
+        return Windows(
             offset=offset,
             height=height,
             width=width,
@@ -248,10 +270,17 @@ class PhotoPack:
             left=(across * (width - side + 1)).astype(np.int64),
             turn=(turns * 8).astype(np.int64),
         )
-        lr = gather([self.lr], windows, side, margin)[0]
-        high = [self.hr] if self.teacher is None else [self.hr, self.teacher]
-        hr, *teacher = gather(high, windows.times(self.scale), self.crop_px, margin_px)
-        return Crops(lr, hr, teacher[0] if teacher else None)
+
+    def _busiest(self, windows: Windows, candidates: int) -> Numbers:
+        """int64 [B]: of each `candidates` windows in a row the one with most between neighbours.
+
+        Counted in whole levels, so that every machine takes the same.
+        """
+        lr = gather([self.lr], windows, self.crop_px // self.scale, 0)[0].to(torch.int16)
+        steps = [(lr[..., 1:] - lr[..., :-1]).abs(), (lr[:, :, 1:] - lr[:, :, :-1]).abs()]
+        busy = torch.stack([step.sum((1, 2, 3), dtype=torch.int64) for step in steps]).sum(0)
+        best = busy.view(-1, candidates).argmax(1).cpu().numpy()
+        return candidates * np.arange(len(best)) + best
 
     @cached_property
     def _lr_geometry(self) -> Numbers:

@@ -292,8 +292,10 @@ def draw_crops(
 ) -> Crops:
     """The crops of one step as the recipe's degradation makes them."""
     if recipe.data.degradation == "real":
-        return real_crops(photos, recipe.degradation, seed, step, indices)
-    return photos.crops(seed, step, indices)
+        return real_crops(
+            photos, recipe.degradation, seed, step, indices, candidates=recipe.data.candidates
+        )
+    return photos.crops(seed, step, indices, candidates=recipe.data.candidates)
 
 
 def draw_batch(

@@ -4,7 +4,7 @@ The specification is slicing, then the transpose and the reversals named at `Win
 compares with that. Which windows to take is the caller's business.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -29,6 +29,10 @@ class Windows:
     left: Numbers
     turn: Numbers
     """In [0, 8), by bits: 4 exchanges rows and columns, then 2 reverses the rows, 1 the columns."""
+
+    def __getitem__(self, chosen: Numbers) -> "Windows":
+        """Those with these numbers, in this order."""
+        return Windows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def times(self, scale: int) -> "Windows":
         """The same places in an array of pictures `scale` times the size."""

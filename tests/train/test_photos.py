@@ -446,3 +446,20 @@ def test_a_teacher_that_fails_leaves_nothing_behind(folder, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
     with pytest.raises(UsageError, match="possible: letters"):
         pack.add_teacher(teacher, "../x", halo_px=0)
+
+
+def test_the_busiest_of_several_windows_is_taken(tmp_path):
+    """Half of the photograph is flat: one window in two shows none of it, the busier one does."""
+    pixels = np.zeros((64, 256, 3), np.uint8)
+    pixels[:, 128:] = photograph(64, 128, seed=1)
+    save(tmp_path / "photos" / "a.png", pixels)
+    pack = open_pack(tmp_path / "photos", tmp_path / "cache")
+
+    def busy(candidates):
+        lr = pack.crops(0, 0, range(64), candidates=candidates).lr.float()
+        return float((lr[..., 1:] - lr[..., :-1]).abs().mean())
+
+    assert busy(1) < busy(2) < busy(8)
+    some = pack.crops(3, 4, [2, 5], candidates=3)
+    alone = pack.crops(3, 4, [5], candidates=3)
+    assert torch.equal(some.hr[1:], alone.hr)
