@@ -83,7 +83,9 @@ def train(
         precision = precision_on(processes.device, recipe)
         vgg = open_vgg(recipe, vgg_weights, processes)
         photos = open_photos(recipe, folders, run, processes, say)
-        state = TrainingState.start(recipe.model, recipe.data.seed, precision, processes)
+        state = TrainingState.start(
+            recipe.model, recipe.data.seed, precision, processes, recipe.pixel.optimiser
+        )
         identity = identity_of(recipe, photos, init, vgg_weights)
         begin(state, recipe, identity, folder, init, photos, precision, processes)
         if state.step:

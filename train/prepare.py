@@ -6,11 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import sha256_of
 from srgan_edge.model.checkpoint import load_checkpoint
-from srgan_edge.model.library import find_model
 from srgan_edge.model.quantization import quantized_state
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.processes import Processes
@@ -18,6 +16,7 @@ from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.release import calibration_pictures
 from srgan_edge.train.run_folder import RunFolder
 from srgan_edge.train.state import Precision, TrainingState
+from srgan_edge.train.teachers import open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
 
@@ -39,10 +38,9 @@ def open_photos(
             reduced=recipe.data.reduced,
         )
         if recipe.data.teacher:
-            checkpoint = find_model(recipe.data.teacher).file(".safetensors")
-            with TorchEngine(checkpoint, str(processes.device), fp32=True) as teacher:
-                halo_px = teacher.info.spec.receptive_radius_px
-                pack = pack.add_teacher(teacher.upscale, digest_of(checkpoint), halo_px=halo_px)
+            scale, device = recipe.model.scale, processes.device
+            with open_teachers(recipe.data.teacher, scale, device) as teacher:
+                pack = pack.add_teacher(teacher.upscale, teacher.name, halo_px=teacher.halo_px)
         return pack
 
     if processes.first:
@@ -129,7 +127,7 @@ def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict
             recipe's INT8 form.
     """
     generator, spec = load_checkpoint(init)
-    for field in ("architecture", "channels", "blocks", "norm", "head", "scale"):
+    for field in ("architecture", "channels", "blocks", "norm", "head", "activation", "scale"):
         if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
             raise ModelRefused(
                 f"{init} has {field} {got!r}, the recipe {wanted!r}; "

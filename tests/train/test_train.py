@@ -178,8 +178,9 @@ def test_a_gan_alone_starts_from_the_weights_it_is_given(photos, vgg_file, tmp_p
     assert (training.recipe, training.steps) == ("srgan from srresnet-x4", 6)
 
 
-def test_a_student_learns_from_its_teachers_pictures(photos, tmp_path):
+def test_a_student_learns_from_its_teachers_pictures(photos, tmp_path, monkeypatch):
     """A teacher that paints everything grey, and nothing else to learn from."""
+    monkeypatch.setenv("SRGAN_EDGE_TEACHERS", str(tmp_path / "teachers"))
     spec = ModelSpec("grey", "edge", channels=4, blocks=1)
     teacher = generator_from_spec(spec)
     for parameter in teacher.parameters():
