@@ -19,6 +19,7 @@ from srgan_edge.errors import InputRefused, Interrupted, UsageError
 from srgan_edge.signals import stop_signals
 from srgan_edge.train import losses
 from srgan_edge.train.log import RunLog
+from srgan_edge.train.optimiser import Precision
 from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
@@ -30,7 +31,7 @@ from srgan_edge.train.session import (
     Progress,
     Session,
 )
-from srgan_edge.train.state import Precision, TrainingState
+from srgan_edge.train.state import TrainingState
 
 
 def train(

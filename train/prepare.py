@@ -10,12 +10,13 @@ from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import sha256_of
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
+from srgan_edge.train.optimiser import Precision
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.release import calibration_pictures
 from srgan_edge.train.run_folder import RunFolder
-from srgan_edge.train.state import Precision, TrainingState
+from srgan_edge.train.state import TrainingState
 from srgan_edge.train.teachers import open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 

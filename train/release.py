@@ -74,7 +74,10 @@ def released_spec(
 # Network interpolation (Wang et al. 2018, arXiv 1809.00219, section 3.4): the GAN's weights
 # started at the pixel model's, so what lies between them is a generator too. It costs nothing to
 # train.
-SAME = ("architecture", "channels", "blocks", "scale", "norm", "head", "quantized_from")
+SAME = (
+    *("architecture", "channels", "blocks", "scale", "norm", "head", "activation"),
+    "quantized_from",
+)
 """What two generators must agree in."""
 
 

@@ -4,9 +4,8 @@ Crops, defects and their order are functions of (seed, step, index), so that no 
 a state worth keeping once the weights are drawn; what is drawn later restarts from the step.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,74 +13,9 @@ from torch import Tensor, nn
 from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.discriminator import build_discriminator
+from srgan_edge.train.optimiser import Optimiser, OptimiserKind, Precision
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import AdversarialPhase, Recipe
-
-# One network's optimiser: Adam, its loss scaler, and the guard against gradients that are not
-# finite.
-#
-# Nothing here waits for a GPU: whether a step was skipped stays on the device, as its gradient
-# norm.
-Precision = Literal["fp32", "bf16", "fp16"]
-
-
-class Optimiser:
-    """Adam that takes no step whose gradients are not all finite.
-
-    Each network has one of its own, and so a scaler of its own: an overflow in the discriminator
-    must not shrink the generator's scale. Only FP16 moves the scale; the others leave it at one.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        betas: tuple[float, float],
-        precision: Precision,
-        processes: Processes,
-    ) -> None:
-        self.parameters = list(parameters)
-        self.processes = processes
-        self.adam = torch.optim.Adam(self.parameters, betas=betas, fused=True)
-        self.moves_scale = precision == "fp16"
-        self.scaler = torch.amp.GradScaler(
-            processes.device.type, init_scale=2.0**16 if self.moves_scale else 1.0
-        )
-
-    def minimise(self, loss: Tensor, learning_rate: float) -> Tensor:
-        """Step down the gradient of `loss`, averaged over the processes.
-
-        Returns:
-            The norm of the gradient, a scalar on the device; if it is not finite, no step was
-            taken.
-        """
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate
-        self.adam.zero_grad()
-        self.scaler.scale(loss).backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.processes.average(gradients)
-        self.scaler.unscale_(self.adam)
-        norm = nn.utils.get_total_norm(gradients)
-        self.scaler.step(self.adam)
-        self.scaler.update(None if self.moves_scale else 1.0)
-        return norm
-
-    @property
-    def scale(self) -> float:
-        """What losses are multiplied by before the backward pass."""
-        return self.scaler.get_scale()
-
-    @property
-    def learning_rate(self) -> float:
-        """That of the latest step."""
-        return float(self.adam.param_groups[0]["lr"])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"adam": self.adam.state_dict(), "scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adam.load_state_dict(state["adam"])
-        self.scaler.load_state_dict(state["scaler"])
 
 
 @dataclass
@@ -150,14 +84,22 @@ class TrainingState:
     """Steps without finite gradients since the last good one; on the device."""
 
     @classmethod
-    def start(cls, spec: ModelSpec, seed: int, precision: Precision, processes: Processes) -> Self:
+    def start(
+        cls,
+        spec: ModelSpec,
+        seed: int,
+        precision: Precision,
+        processes: Processes,
+        kind: OptimiserKind = "adam",
+    ) -> Self:
         torch.manual_seed(seed)
         generator = generator_from_spec(spec)
         generator = generator.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = generator_from_spec(spec).to(processes.device)
         average.load_state_dict(generator.state_dict())
         average.eval().requires_grad_(False)
-        state = cls(generator, average, generator_optimiser(generator, precision, processes))
+        optimiser = generator_optimiser(generator, precision, processes, kind)
+        state = cls(generator, average, optimiser)
         state.skips_in_row = state.skips_in_row.to(processes.device)
         return state
 
@@ -165,7 +107,9 @@ class TrainingState:
         """Enter the adversarial phase: from the averaged weights, with fresh optimisers."""
         torch.manual_seed(recipe.data.seed + 1)
         self.generator.load_state_dict(self.average.state_dict())
-        self.optimiser = generator_optimiser(self.generator, precision, processes)
+        self.optimiser = generator_optimiser(
+            self.generator, precision, processes, recipe.adversarial.optimiser
+        )
         self.best = None
         self.opponent = Opponent.start(
             recipe.adversarial, recipe.data.crop_px, precision, processes
@@ -212,10 +156,6 @@ class TrainingState:
 
 
 def generator_optimiser(
-    generator: nn.Module, precision: Precision, processes: Processes
+    generator: nn.Module, precision: Precision, processes: Processes, kind: OptimiserKind
 ) -> Optimiser:
-    return Optimiser(generator.parameters(), (0.9, 0.99), precision, processes)
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What autocast computes convolutions in."""
+    return Optimiser(generator.parameters(), (0.9, 0.99), precision, processes, kind)

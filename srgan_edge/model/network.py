@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from srgan_edge.model.quantization import Int8Conv2d, inner_convolutions
-from srgan_edge.model.spec import ModelSpec, Norm
+from srgan_edge.model.spec import Activation, ModelSpec, Norm
 
 
 class ResidualBlock(nn.Module):
@@ -89,16 +89,18 @@ class EdgeNet(nn.Module):
     """A plain stack of 3x3 convolutions in LR space, one PixelShuffle(4), plus the nearest upscale.
 
     The inference form of the compact networks that win on phones (ABPN, arXiv 2105.09750; ETDS,
-    CVPR 2023): nothing but Conv, PReLU, Add and DepthToSpace reaches the runtime. The network only
-    has to learn what nearest-neighbour upscaling lacks, which also survives low precision best.
+    CVPR 2023): nothing but Conv, PReLU or ReLU, Add and DepthToSpace reaches the runtime. The
+    network only has to learn what nearest-neighbour upscaling lacks, which also survives low
+    precision best.
     """
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, blocks: int, activation: Activation = "prelu") -> None:
         super().__init__()
         layers: list[nn.Module] = []
         width = 3
         for _ in range(blocks + 1):
-            layers += [nn.Conv2d(width, channels, 3, padding=1), nn.PReLU(channels, init=0.1)]
+            bend = nn.ReLU() if activation == "relu" else nn.PReLU(channels, init=0.1)
+            layers += [nn.Conv2d(width, channels, 3, padding=1), bend]
             width = channels
         self.body = nn.Sequential(*layers)
         self.tail = nn.Conv2d(channels, 3 * 4**2, 3, padding=1)
@@ -158,7 +160,7 @@ def generator_from_spec(spec: ModelSpec) -> nn.Module:
     """A freshly initialised generator of the given spec, in training mode, float32, on the CPU."""
     generator: nn.Module
     if spec.architecture == "edge":
-        generator = EdgeNet(spec.channels, spec.blocks)
+        generator = EdgeNet(spec.channels, spec.blocks, spec.activation)
     else:
         generator = SRResNet(spec.channels, spec.blocks, spec.norm)
     if spec.quantized_from:

@@ -35,7 +35,7 @@ MAX_CHANNELS = 4096
 """Values in what is added to a picture or multiplied with it: one for each channel."""
 
 OPERATIONS = (
-    {"Conv", "PRelu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
+    {"Conv", "PRelu", "Relu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
     | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "ReduceSum"}
     | {"Cast", "Transpose", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 )

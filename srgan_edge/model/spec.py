@@ -20,11 +20,12 @@ Architecture = Literal["srresnet", "edge"]
 Norm = Literal["none", "batch"]
 
 Head = Literal["linear", "tanh"]
+Activation = Literal["prelu", "relu"]
 
 METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artefact stores its spec."""
 
-PIXEL_RECIPES = ("srresnet", "edge", "edge-int8")
+PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-int8")
 """The recipes we ship whose only losses are of pixels."""
 
 
@@ -59,6 +60,9 @@ class ModelSpec:
     """`batch` is the paper's generator; `none`, our default, cannot drift in evaluation mode."""
     head: Head = "linear"
     """`tanh` maps the last layer to (tanh(x) + 1) / 2, as some foreign SRGANs do."""
+    activation: Activation = "prelu"
+    """edge: what follows each convolution but the last. `relu` costs a CPU nothing: it is computed
+    where the convolution stores its sum."""
     quantized_from: str = ""
     """Name of the model of which this is the INT8 form: its convolutions but the first and the
     last read and multiply bytes. Empty: all of it is in floating point."""
@@ -73,9 +77,14 @@ class ModelSpec:
             ("architecture", Architecture),
             ("norm", Norm),
             ("head", Head),
+            ("activation", Activation),
         ]:
             if (got := getattr(self, field)) not in get_args(kind):
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {get_args(kind)}")
+        if self.architecture != "edge" and self.activation != "prelu":
+            raise ModelRefused(
+                f"spec has activation {self.activation!r} in {self.architecture}; possible: 'prelu'"
+            )
         for field, low, high in [("channels", 1, 1024), ("blocks", 1, 256), ("scale", 4, 4)]:
             got = getattr(self, field)
             if not isinstance(got, int) or not low <= got <= high:

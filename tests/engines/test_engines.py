@@ -28,6 +28,7 @@ from srgan_edge.tiling import plan_tiles, upscale_tiled  # noqa: E402
 
 SPECS = {
     "edge": ModelSpec("edge", "edge", 6, 3),
+    "edge-relu": ModelSpec("edge-relu", "edge", 6, 3, activation="relu"),
     "srresnet": ModelSpec("srresnet", "srresnet", 8, 2),
     "paper": ModelSpec("paper", "srresnet", 8, 2, norm="batch"),
     "tanh": ModelSpec("tanh", "srresnet", 8, 1, head="tanh"),
@@ -35,7 +36,7 @@ SPECS = {
 INSTALLED = [kind for kind in KINDS.values() if kind.installed and kind.suffix != ".engine"]
 
 
-QUICK = ("edge", "paper")  # the other two differ from these in one layer
+QUICK = ("edge", "paper")  # the others differ from these in one layer
 
 
 @pytest.fixture(

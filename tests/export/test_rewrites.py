@@ -36,6 +36,7 @@ SMALL = {
     "batch norm": ModelSpec("tiny", "srresnet", 12, 1, norm="batch"),
     "tanh": ModelSpec("tiny", "srresnet", 4, 1, head="tanh"),
     "edge": ModelSpec("tiny", "edge", 7, 2),
+    "edge-relu": ModelSpec("edge-relu", "edge", 6, 3, activation="relu"),
 }
 
 
@@ -114,6 +115,7 @@ def test_nothing_is_left_that_a_runtime_cannot_fuse(graphs, name):
     assert "PRelu" not in ops
     assert "BatchNormalization" not in ops
     assert ops[-3:] == ["DepthToSpace", "Transpose", "Cast"] or name in (
+        "edge-relu",
         "edge",
         "tanh",
     )  # they add, or are narrow

@@ -16,6 +16,7 @@ from srgan_edge.model.spec import ModelSpec  # noqa: E402
 SPECS = {
     "edge": ModelSpec("edge", "edge", 6, 3),
     "edge-tanh": ModelSpec("edge-tanh", "edge", 6, 1, head="tanh"),
+    "edge-relu": ModelSpec("edge-relu", "edge", 6, 3, activation="relu"),
     "srresnet": ModelSpec("srresnet", "srresnet", 8, 2),
     "paper": ModelSpec("paper", "srresnet", 8, 2, norm="batch"),
     "tanh": ModelSpec("tanh", "srresnet", 8, 1, head="tanh"),

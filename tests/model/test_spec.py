@@ -30,6 +30,7 @@ def test_receptive_radius_of_the_papers_generator_is_40():
     ("recipe", "may"),
     [
         ("edge", False),
+        ("edge-relu", False),
         ("srresnet", False),
         ("edge, in INT8 with the scales of 134 pictures", False),
         ("srgan from srresnet-x4", True),
@@ -59,6 +60,12 @@ def test_json_round_trip(spec):
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
+def test_files_from_before_there_was_a_choice_of_activations_still_load():
+    record = json.loads(SPEC.to_json())
+    del record["activation"]
+    assert ModelSpec.from_json(json.dumps(record)) == SPEC
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -69,6 +76,8 @@ def test_json_round_trip(spec):
         ({"licence": ["MIT"]}, r"licence \['MIT'\]"),
         ({"architecture": "rrdb"}, "architecture 'rrdb'"),
         ({"halo_px": 99}, "halo_px 99"),
+        ({"activation": "gelu"}, "activation 'gelu'"),
+        ({"architecture": "srresnet", "halo_px": None, "activation": "relu"}, "'relu' in srresnet"),
         ({"surprise": 1}, "surprise"),
         ({"receptive_radius_px": 3}, "radius of 3 px"),
     ],

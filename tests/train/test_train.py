@@ -41,12 +41,12 @@ from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.train.log import read_log  # noqa: E402
 from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
+from srgan_edge.train.optimiser import Optimiser  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
 from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
 from srgan_edge.train.run_folder import lock_run_folder  # noqa: E402
 from srgan_edge.train.session import update_average  # noqa: E402
-from srgan_edge.train.state import Optimiser  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
