@@ -6,6 +6,7 @@ them into memory without reading a photograph.
     photos.json         which photographs, where in the arrays, what was left out and why
     hr.u8, lr.u8        one photograph's pixels after the other's, RGB
     teacher-NAME.u8     what a teacher made of lr.u8, in the places of hr.u8
+    sources-NAME.u8     each photograph's LR in several variants, as people may have it
 
 Which files are photographs is `photo_files`'s business, how a crop is gathered `windows`'s, what
 degrades it `degradation`'s.
@@ -13,6 +14,7 @@ degrades it `degradation`'s.
 
 import hashlib
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from srgan_edge import bicubic
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import output_failed, replace_when_whole, sync
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import plan_tiles, upscale_tiled
 from srgan_edge.train.photo_files import UnusablePhoto, photo_paths, read_photo
@@ -40,6 +42,9 @@ TEACHER_TILE_PX = 256
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with (done, in all): files when packing, photographs for a teacher."""
+
+_VARIANTS_STREAM = 2
+"""Keeps the draws of variants apart from those that place the crops, and from `degradation`'s."""
 
 _FORMAT = 1
 _KEY_BYTES = 32
@@ -93,6 +98,11 @@ class PhotoPack:
     """uint8 [P / scale², 3]"""
     teacher: Tensor | None = None
     """uint8 [P, 3], SR in the places of the HR; see `add_teacher`."""
+    sources: Tensor | None = None
+    """uint8 [variants * P / scale², 3], one photograph's variants of `lr` after the other's; see
+    `add_sources`."""
+    variants: int = 1
+    """Of each photograph in `sources`."""
 
     @classmethod
     def open(
@@ -173,13 +183,16 @@ class PhotoPack:
     @property
     def bytes(self) -> int:
         """What `to` takes of a device's memory."""
-        arrays = (self.hr, self.lr, self.teacher)
+        arrays = (self.hr, self.lr, self.teacher, self.sources)
         return sum(array.numel() for array in arrays if array is not None)
 
     def to(self, device: torch.device | str) -> "PhotoPack":
         """The pack with its arrays on `device`; itself if they are there."""
-        teacher = None if self.teacher is None else self.teacher.to(device)
-        return replace(self, hr=self.hr.to(device), lr=self.lr.to(device), teacher=teacher)
+        teacher, sources = (
+            None if array is None else array.to(device) for array in (self.teacher, self.sources)
+        )
+        hr, lr = self.hr.to(device), self.lr.to(device)
+        return replace(self, hr=hr, lr=lr, teacher=teacher, sources=sources)
 
     def add_teacher(
         self,
@@ -224,6 +237,44 @@ class PhotoPack:
         assert found is not None, f"{path} was whole a moment ago"
         return replace(self, teacher=found.to(self.hr.device))
 
+    def add_sources(
+        self,
+        source_of: Callable[[Pixels, np.random.Generator], Pixels],
+        name: str,
+        variants: int,
+        seed: int,
+        *,
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> "PhotoPack":
+        """The pack with variants of every LR that crops are taken from, unless the cache has them.
+
+        A variant is a function of (seed, number of the photograph, number of the variant). What a
+        run that was stopped had made is used by the next one, whole photographs at a time.
+
+        Args:
+            source_of: uint8 [H, W, 3] to uint8 [H / scale, W / scale, 3].
+            name: letters, digits, `.`, `_` and `-`; it must tell apart what differs otherwise.
+
+        Raises:
+            OutputFailed: the cache cannot be written.
+        """
+        path = self.cache / f"sources-{name}.u8"
+        key = hashlib.sha256(f"{self.key} {name} {variants} {seed}".encode()).digest()
+        pixels = variants * len(self.lr)
+        found = _map_array(path, key, pixels)
+        if found is None:
+            partial = path.with_suffix(".partial")
+            try:
+                _make_sources(self, partial, key, source_of, variants, seed, on_progress)
+                sync(partial)
+                partial.replace(path)
+            except OSError as error:
+                raise output_failed(path, error) from error
+            found = _map_array(path, key, pixels)
+            on_progress(len(self.photos), len(self.photos))
+        assert found is not None, f"{path} was whole a moment ago"
+        return replace(self, sources=found.to(self.hr.device), variants=variants)
+
     def crops(
         self,
         seed: int,
@@ -251,7 +302,9 @@ class PhotoPack:
         windows = self._windows(drawn[np.asarray(indices)].reshape(-1, 4))
         if candidates > 1:
             windows = windows[self._busiest(windows, candidates)]
-        lr = gather([self.lr], windows, side, margin_px // self.scale)[0]
+        low = self.lr if self.sources is None else self.sources
+        places = self._of_sources(windows, seed, step, indices)
+        lr = gather([low], places, side, margin_px // self.scale)[0]
         high = [self.hr] if self.teacher is None else [self.hr, self.teacher]
         hr, *teacher = gather(high, windows.times(self.scale), self.crop_px, margin_px)
         return Crops(lr, hr, teacher[0] if teacher else None)
@@ -270,6 +323,17 @@ class PhotoPack:
             left=(across * (width - side + 1)).astype(np.int64),
             turn=(turns * 8).astype(np.int64),
         )
+
+    def _of_sources(
+        self, windows: Windows, seed: int, step: int, indices: Sequence[int]
+    ) -> Windows:
+        """The same windows in one of the variants each, where `sources` has them."""
+        if self.sources is None:
+            return windows
+        random = np.random.default_rng((seed, step, _VARIANTS_STREAM))
+        variant = random.integers(self.variants, size=max(indices) + 1)[np.asarray(indices)]
+        offset = self.variants * windows.offset + variant * windows.height * windows.width
+        return replace(windows, offset=offset)
 
     def _busiest(self, windows: Windows, candidates: int) -> Numbers:
         """int64 [B]: of each `candidates` windows in a row the one with most between neighbours.
@@ -298,10 +362,45 @@ class PhotoPack:
         height, width, offset = self._lr_geometry
         return offset + height * width
 
+    def _hr_of(self, photo: Photo) -> Pixels:
+        shape = (photo.height_px, photo.width_px, 3)
+        pixels = photo.height_px * photo.width_px
+        return self.hr[photo.offset_px : photo.offset_px + pixels].view(shape).cpu().numpy()
+
     def _lr_of(self, photo: Photo) -> Pixels:
         height, width = photo.height_px // self.scale, photo.width_px // self.scale
         start = photo.offset_px // self.scale**2
         return self.lr[start : start + height * width].view(height, width, 3).cpu().numpy()
+
+
+def _make_sources(
+    pack: PhotoPack,
+    partial: Path,
+    key: bytes,
+    source_of: Callable[[Pixels, np.random.Generator], Pixels],
+    variants: int,
+    seed: int,
+    on_progress: OnProgress,
+) -> None:
+    """Append what is missing in `partial`, photograph by photograph."""
+    partial.touch()
+    with partial.open("r+b") as file:
+        if file.read(_KEY_BYTES) != key:
+            file.truncate(0)
+            _write_key(file, key)
+        made = file.seek(0, os.SEEK_END) - _KEY_BYTES
+        for done, photo in enumerate(pack.photos):
+            on_progress(done, len(pack.photos))
+            start = 3 * variants * photo.offset_px // pack.scale**2
+            size = 3 * variants * photo.height_px * photo.width_px // pack.scale**2
+            if start + size <= made:
+                continue
+            hr = pack._hr_of(photo)
+            drawn = [np.random.default_rng((seed, done, v)) for v in range(variants)]
+            content = np.stack([source_of(hr, random) for random in drawn]).tobytes()
+            assert len(content) == size, f"{len(content)} bytes of sources, not {size}"
+            file.seek(_KEY_BYTES + start)
+            file.write(content)
 
 
 def _refuse_geometry(crop_px: int, scale: int, reduced: tuple[float, ...]) -> None:

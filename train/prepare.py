@@ -1,6 +1,7 @@
 """What a training run needs before its first step."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.release import calibration_pictures
 from srgan_edge.train.run_folder import RunFolder
+from srgan_edge.train.sources import source_of, sources_name
 from srgan_edge.train.state import TrainingState
 from srgan_edge.train.teachers import open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
@@ -38,6 +40,14 @@ def open_photos(
             scale=recipe.model.scale,
             reduced=recipe.data.reduced,
         )
+        if recipe.data.degradation == "sources":
+            say("making the sources of this run, once; stopped, it goes on where it was")
+            pack = pack.add_sources(
+                partial(source_of, scale=recipe.model.scale, sources=recipe.sources),
+                sources_name(recipe.sources),
+                recipe.sources.variants,
+                recipe.data.seed,
+            )
         if recipe.data.teacher:
             scale, device = recipe.model.scale, processes.device
             with open_teachers(recipe.data.teacher, scale, device) as teacher:

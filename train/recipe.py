@@ -17,6 +17,7 @@ from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.degradation import RealDegradation
 from srgan_edge.train.losses import AdversarialLoss, Distance
 from srgan_edge.train.optimiser import OptimiserKind
+from srgan_edge.train.sources import Sources
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -35,8 +36,9 @@ class Data:
     """Further copies of each photograph, made smaller by these factors: more detail a pixel."""
     candidates: int = 1
     """So many are drawn for each crop, and the busiest is taken; 2 brought 0.02 to 0.03 dB."""
-    degradation: Literal["bicubic", "real"] = "bicubic"
-    """How LR is made from HR: MATLAB's bicubic alone, or after the defects of `[degradation]`."""
+    degradation: Literal["bicubic", "real", "sources"] = "bicubic"
+    """How LR is made from HR: MATLAB's bicubic alone, or after the defects of `[degradation]`, or
+    once for all steps, with real encoders, as `[sources]` says."""
     teacher: str = ""
     """A model by name or path, whose pictures the generator shall imitate; empty: none. Of several,
     with commas between them, the mean."""
@@ -128,6 +130,7 @@ class Run:
 
 
 _DEGRADATION = RealDegradation()
+_SOURCES = Sources()
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Recipe:
     model: ModelSpec
     data: Data = Data()
     degradation: RealDegradation = _DEGRADATION
+    sources: Sources = _SOURCES
     pixel: PixelPhase = PixelPhase()
     adversarial: AdversarialPhase = AdversarialPhase()
     perceptual: Perceptual = Perceptual()

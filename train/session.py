@@ -24,12 +24,12 @@ from srgan_edge.signals import StopSignals
 from srgan_edge.train import losses
 from srgan_edge.train.degradation import real_crops
 from srgan_edge.train.log import RunLog
-from srgan_edge.train.optimiser import Precision
+from srgan_edge.train.optimiser import DTYPES, Precision
 from srgan_edge.train.photos import Crops, PhotoPack
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Phase, Recipe
 from srgan_edge.train.run_folder import RunFolder
-from srgan_edge.train.optimiser import DTYPES, TrainingState
+from srgan_edge.train.state import TrainingState
 from srgan_edge.train.vgg import VggFeatures
 
 MOST_ROLLBACKS = 3

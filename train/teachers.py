@@ -126,7 +126,7 @@ def mean_of(upscales: Sequence[Upscale]) -> Upscale:
         return upscales[0]
 
     def upscale(batch: Pixels) -> Pixels:
-        total = sum(one(batch).astype(np.uint16) for one in upscales)
+        total = np.stack([one(batch) for one in upscales]).sum(0, dtype=np.uint16)
         rounded: Pixels = ((2 * total + len(upscales)) // (2 * len(upscales))).astype(np.uint8)
         return rounded
 

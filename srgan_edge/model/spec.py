@@ -25,7 +25,7 @@ Activation = Literal["prelu", "relu"]
 METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artefact stores its spec."""
 
-PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-int8")
+PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-real", "edge-int8")
 """The recipes we ship whose only losses are of pixels."""
 
 

@@ -1,0 +1,369 @@
+"""Small pictures as people have them: saved as JPEG or WebP, taken out of a film, or clean.
+
+The second-order model of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3), with real
+encoders in place of models of them, and with films: short pans over the photograph, coded by the
+codecs that people's films are in, of which one frame is taken. All of it happens once, to whole
+photographs, before a training (`photos.PhotoPack.add_sources`); a step only reads the result.
+"""
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from itertools import pairwise
+from typing import TypeAlias
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.stream import VideoStream
+from PIL import Image, ImageFilter
+
+from srgan_edge import bicubic
+from srgan_edge.errors import UsageError
+from srgan_edge.pixels import Pixels
+
+Random: TypeAlias = np.random.Generator
+
+_LIMITS = {
+    "first_blur_sigma": (0.0, 20.0),
+    "first_size": (0.1, 4.0),
+    "sharpening": (0.0, 5.0),
+    "noise_sigma": (0.0, 255.0),
+    "motion_px": (0.0, 64.0),
+}
+"""Of the ends of a range; those of qualities, quantisers and rate factors are their scales'."""
+_SCALES = {"quality": (1, 100), "crf": (0, 63), "quantiser": (1, 31)}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """How often each kind of source is drawn, and the ranges that its defects are drawn from.
+
+    What is neither clean nor a film is a photograph saved as JPEG or WebP. Ranges are uniform, the
+    ends included.
+    """
+
+    variants: int = 4
+    """Of each photograph, 1 to 64; 3 / scale² bytes an HR pixel each."""
+    clean_share: float = 0.2
+    """In [0, 1], like every share and probability here: MATLAB's bicubic and nothing else, so that
+    clean sources lose little."""
+    film_share: float = 0.3
+
+    first_probability: float = 0.35
+    """That it went through hands before: blurred, resized, noisy, saved. Not for clean ones."""
+    first_blur_sigma: tuple[float, float] = (0.2, 3.0)
+    """In HR pixels; along and across are drawn each by itself."""
+    first_size: tuple[float, float] = (0.7, 1.6)
+    """Side of that earlier picture over the LR's."""
+    first_noise_sigma: tuple[float, float] = (0.0, 6.0)
+    """In levels of 255."""
+    first_jpeg_quality: tuple[int, int] = (60, 98)
+
+    sharpening_probability: float = 0.1
+    """That the LR is sharpened and so has ringing."""
+    sharpening: tuple[float, float] = (0.3, 1.5)
+    """How much of what a blur of one pixel takes away is added."""
+    banding_probability: float = 0.02
+    """That it has 32 to 64 levels a channel."""
+    noise_probability: float = 0.3
+    noise_sigma: tuple[float, float] = (1.0, 14.0)
+    """In levels of 255, in the middle tones of Poisson noise."""
+    poisson_probability: float = 0.4
+    """Of the noisy: noise that grows with the root of the level."""
+    grey_noise_probability: float = 0.4
+    """Of the noisy: the same in all three channels."""
+
+    webp_probability: float = 0.12
+    """Of photographs: WebP instead of JPEG."""
+    jpeg_quality: tuple[int, int] = (25, 96)
+    webp_quality: tuple[int, int] = (25, 95)
+    whole_chroma_probability: float = 0.15
+    """Of JPEG: colours at full resolution, 4:4:4; else 4:2:0."""
+
+    codecs: tuple[str, ...] = ("h264", "h264", "h264", "hevc", "vp9", "av1", "mpeg2", "mpeg4")
+    """Of films, each as likely as the others; one named more often is likelier. What this PyAV
+    cannot encode is left out."""
+    h264_crf: tuple[int, int] = (17, 34)
+    hevc_crf: tuple[int, int] = (18, 36)
+    vp9_crf: tuple[int, int] = (20, 48)
+    av1_crf: tuple[int, int] = (22, 50)
+    mpeg_quantiser: tuple[int, int] = (2, 10)
+    motion_px: tuple[float, float] = (0.0, 6.0)
+    """Of the pan, in LR pixels a frame."""
+    combing_probability: float = 0.03
+    """Of films: every other line is a field later, as a bad deinterlacer leaves it."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "variants":
+                possible, fits = "1 to 64", 1 <= value <= 64
+            elif field.name == "codecs":
+                possible, fits = (
+                    f"of {', '.join(_CODECS)}",
+                    bool(value) and set(value) <= {*_CODECS},
+                )
+            elif field.name.endswith(("_share", "_probability")):
+                possible, fits = "0 to 1", 0 <= value <= 1
+            else:
+                scale = _SCALES.get(field.name.rsplit("_", 1)[-1], (0.0, 255.0))
+                lowest, highest = _LIMITS.get(field.name, scale)
+                possible = f"two numbers, not falling, from {lowest:g} to {highest:g}"
+                fits = len(value) == 2 and lowest <= value[0] <= value[1] <= highest
+            if not fits:
+                raise UsageError(f"sources.{field.name} is {value}; possible: {possible}")
+        if self.clean_share + self.film_share > 1:
+            raise UsageError("sources.clean_share and sources.film_share are more than 1 together")
+
+
+def source_of(hr: Pixels, random: Random, *, scale: int, sources: Sources) -> Pixels:
+    """One small picture of a photograph, as somebody may have it.
+
+    uint8 [H, W, 3] -> uint8 [H / scale, W / scale, 3], H and W multiples of the scale. A function
+    of the state of `random` and of the encoders' versions.
+    """
+    kind = random.random()
+    if kind < sources.clean_share:
+        return bicubic.resize(hr, hr.shape[0] // scale, hr.shape[1] // scale)
+    if kind < sources.clean_share + sources.film_share:
+        return _frame_of_film(hr, scale, sources, random)
+    return _photograph(hr, scale, sources, random)
+
+
+def sources_name(sources: Sources) -> str:
+    """A digest of what is drawn, 12 hexadecimal digits."""
+    return hashlib.sha256(repr(sources).encode()).hexdigest()[:12]
+
+
+def jpeg_coded(pixels: Pixels, quality: int, *, whole_chroma: bool = False) -> Pixels:
+    """Saved as JPEG and opened again; colours at half resolution unless `whole_chroma`."""
+    subsampling = 0 if whole_chroma else 2
+    return _coded(pixels, "JPEG", quality=quality, subsampling=subsampling)
+
+
+def film_coded(frames: Sequence[Pixels], codec: str, options: dict[str, str]) -> list[Pixels]:
+    """Frames uint8 [H, W, 3] coded as a film in 4:2:0 and decoded again.
+
+    Args:
+        codec: FFmpeg's name of the encoder.
+        options: of the encoder.
+
+    Raises:
+        av.codec.codec.UnknownCodecError: this PyAV has no such encoder.
+        FFmpegError: the encoder refuses the size or an option.
+    """
+    os.environ.setdefault("SVT_LOG", "1")  # its errors, but not its greetings
+    file = io.BytesIO()
+    height, width = frames[0].shape[:2]
+    with av.open(file, "w", format="matroska") as film:
+        stream = film.add_stream(codec, rate=Fraction(25), options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1
+        even = ((0, height % 2), (0, width % 2), (0, 0))
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.pad(pixels, even, mode="edge"), format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file, "r") as coded:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)]
+    return [pixels[:height, :width].astype(np.uint8) for pixels in decoded]
+
+
+def pan_over(
+    hr: Pixels, scale: int, frames: int, middle: int, motion: tuple[int, int]
+) -> list[Pixels]:
+    """LR pictures of a camera that moves by `motion` HR pixels (down, right) a frame.
+
+    The one numbered `middle` shows the photograph as it is; beyond its edge, that is replicated.
+    """
+    height, width = hr.shape[:2]
+    pictures = []
+    for number in range(frames):
+        down, right = ((number - middle) * pixels for pixels in motion)
+        rows = np.arange(down, height + down).clip(0, height - 1)
+        columns = np.arange(right, width + right).clip(0, width - 1)
+        shifted = hr[rows][:, columns] if down or right else hr
+        pictures.append(bicubic.resize(shifted, height // scale, width // scale))
+    return pictures
+
+
+@dataclass(frozen=True)
+class _Wear:
+    """What happens to a small picture before it is coded, the same for all frames of a film."""
+
+    sharpening_percent: int
+    levels: int
+    """A channel; 0: all of them."""
+    noise: "_Noise"
+
+    @classmethod
+    def drawn(cls, sources: Sources, random: Random) -> "_Wear":
+        sharp = random.random() < sources.sharpening_probability
+        banded = random.random() < sources.banding_probability
+        noisy = random.random() < sources.noise_probability
+        percent = round(100 * random.uniform(*sources.sharpening))
+        levels = int(random.integers(32, 64, endpoint=True))
+        sigma = random.uniform(*sources.noise_sigma)
+        noise = _Noise.drawn(sigma if noisy else 0.0, sources, random)
+        return cls(percent if sharp else 0, levels if banded else 0, noise)
+
+    def of(self, small: Pixels, random: Random) -> Pixels:
+        if self.sharpening_percent:
+            sharper = ImageFilter.UnsharpMask(1, self.sharpening_percent, 0)
+            small = np.asarray(Image.fromarray(small).filter(sharper))
+        if self.levels:
+            step = 255 / (self.levels - 1)
+            small = _rounded(np.floor(small / step + 0.5) * step)
+        return self.noise.on(small, random)
+
+
+@dataclass(frozen=True)
+class _Noise:
+    sigma: float
+    """In levels; of Poisson noise in the middle tones."""
+    is_poisson: bool
+    is_grey: bool
+
+    @classmethod
+    def drawn(cls, sigma: float, sources: Sources, random: Random) -> "_Noise":
+        poisson, grey = random.random(2)
+        return cls(
+            sigma, poisson < sources.poisson_probability, grey < sources.grey_noise_probability
+        )
+
+    def on(self, pixels: Pixels, random: Random) -> Pixels:
+        """Poisson noise as normal noise of its variance."""
+        if not self.sigma:
+            return pixels
+        height, width, channels = pixels.shape
+        field = random.standard_normal((height, width, 1 if self.is_grey else channels))
+        strength = np.sqrt(pixels / 127.5) if self.is_poisson else 1.0
+        return _rounded(pixels + self.sigma * strength * field)
+
+
+def _photograph(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
+    height, width = (side // scale for side in hr.shape[:2])
+    if random.random() < sources.first_probability:
+        small = _through_other_hands(hr, height, width, sources, random)
+    else:
+        small = bicubic.resize(hr, height, width)
+    small = _Wear.drawn(sources, random).of(small, random)
+    if random.random() < sources.webp_probability:
+        return _coded(small, "WEBP", quality=_one_of(sources.webp_quality, random), method=2)
+    whole_chroma = random.random() < sources.whole_chroma_probability
+    return jpeg_coded(small, _one_of(sources.jpeg_quality, random), whole_chroma=whole_chroma)
+
+
+def _through_other_hands(
+    hr: Pixels, height: int, width: int, sources: Sources, random: Random
+) -> Pixels:
+    """Real-ESRGAN's first stage: blur, resizing, noise and JPEG, then the size that it has now."""
+    size = random.uniform(*sources.first_size)
+    first = Image.fromarray(_blurred(hr, sources, random)).resize(
+        (max(1, round(size * width)), max(1, round(size * height))), _any_filter(random)
+    )
+    noise = _Noise.drawn(random.uniform(*sources.first_noise_sigma), sources, random)
+    pixels = noise.on(np.asarray(first), random)
+    pixels = jpeg_coded(pixels, _one_of(sources.first_jpeg_quality, random))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), _any_filter(random)))
+
+
+FRAMES = 7
+"""Of a film: enough for a frame between two of those that it is predicted from."""
+
+
+def _frame_of_film(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
+    middle = int(random.integers(1, FRAMES - 1))
+    speed, angle = scale * random.uniform(*sources.motion_px), random.uniform(0, 2 * math.pi)
+    motion = round(speed * math.sin(angle)), round(speed * math.cos(angle))
+    if random.random() < sources.first_probability:
+        hr = _blurred(hr, sources, random)
+    wear = _Wear.drawn(sources, random)
+    clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
+    if random.random() < sources.combing_probability:
+        clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
+    order = random.permutation(len(sources.codecs))
+    for codec in dict.fromkeys(sources.codecs[number] for number in order):
+        encoder, options = _CODECS[codec]
+        try:
+            decoded = film_coded(clip, encoder, options(sources, random))
+        except (av.codec.codec.UnknownCodecError, av.FFmpegError):
+            continue  # this PyAV lacks it, or it refuses pictures so small
+        if len(decoded) == FRAMES:
+            return decoded[middle]
+    return clip[middle]
+
+
+def _combed(frame: Pixels, later: Pixels) -> Pixels:
+    combed = frame.copy()
+    combed[1::2] = later[1::2]
+    return combed
+
+
+def _h264(sources: Sources, random: Random) -> dict[str, str]:
+    preset = ("veryfast", "medium", "slow")[int(random.integers(3))]
+    keyframes = ("4", "250")[int(random.integers(2))]
+    return {"crf": str(_one_of(sources.h264_crf, random)), "preset": preset, "g": keyframes}
+
+
+def _hevc(sources: Sources, random: Random) -> dict[str, str]:
+    crf = str(_one_of(sources.hevc_crf, random))
+    return {"crf": crf, "preset": "fast", "x265-params": "log-level=none:pools=none"}
+
+
+def _vp9(sources: Sources, random: Random) -> dict[str, str]:
+    crf = str(_one_of(sources.vp9_crf, random))
+    return {"crf": crf, "b": "0", "deadline": "realtime", "cpu-used": "6", "lag-in-frames": "0"}
+
+
+def _av1(sources: Sources, random: Random) -> dict[str, str]:
+    return {"crf": str(_one_of(sources.av1_crf, random)), "preset": "9", "svtav1-params": "lp=1"}
+
+
+def _mpeg(sources: Sources, random: Random) -> dict[str, str]:
+    quantiser = str(_one_of(sources.mpeg_quantiser, random))
+    return {"qmin": quantiser, "qmax": quantiser, "g": "12", "bf": "2"}
+
+
+_CODECS: dict[str, tuple[str, Callable[[Sources, Random], dict[str, str]]]] = {
+    "h264": ("libx264", _h264),
+    "hevc": ("libx265", _hevc),
+    "vp9": ("libvpx-vp9", _vp9),
+    "av1": ("libsvtav1", _av1),
+    "mpeg2": ("mpeg2video", _mpeg),
+    "mpeg4": ("mpeg4", _mpeg),
+}
+"""By the names of recipes: the encoder, and the options that it is drawn with."""
+
+
+def _blurred(hr: Pixels, sources: Sources, random: Random) -> Pixels:
+    across, along = random.uniform(*sources.first_blur_sigma, 2)
+    return np.asarray(Image.fromarray(hr).filter(ImageFilter.GaussianBlur((across, along))))
+
+
+def _any_filter(random: Random) -> Image.Resampling:
+    filters = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    return filters[int(random.integers(len(filters)))]
+
+
+def _coded(pixels: Pixels, kind: str, **options: int) -> Pixels:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    with Image.open(file) as image:
+        return np.array(image.convert("RGB"))
+
+
+def _one_of(ends: tuple[int, int], random: Random) -> int:
+    return int(random.integers(*ends, endpoint=True))
+
+
+def _rounded(levels: npt.NDArray[np.floating]) -> Pixels:
+    return np.floor(levels + 0.5).clip(0, 255).astype(np.uint8)
