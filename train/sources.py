@@ -93,6 +93,8 @@ class Sources:
     vp9_crf: tuple[int, int] = (20, 48)
     av1_crf: tuple[int, int] = (22, 50)
     mpeg_quantiser: tuple[int, int] = (2, 10)
+    centred_chroma_probability: float = 0.2
+    """Of films: colours lie in the middle of four pixels, not beside the left two."""
     motion_px: tuple[float, float] = (0.0, 6.0)
     """Of the pan, in LR pixels a frame."""
     combing_probability: float = 0.03
@@ -146,35 +148,89 @@ def jpeg_coded(pixels: Pixels, quality: int, *, whole_chroma: bool = False) -> P
     return _coded(pixels, "JPEG", quality=quality, subsampling=subsampling)
 
 
-def film_coded(frames: Sequence[Pixels], codec: str, options: dict[str, str]) -> list[Pixels]:
-    """Frames uint8 [H, W, 3] coded as a film in 4:2:0 and decoded again.
+def film_coded(
+    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centred: bool = False
+) -> list[Pixels]:
+    """Frames uint8 [H, W, 3] coded as a film in 4:2:0, BT.601 and limited range, and decoded.
+
+    Colours are converted in floating point: a fast conversion shifts them by a level or more, which
+    a network would learn to undo.
 
     Args:
         codec: FFmpeg's name of the encoder.
         options: of the encoder.
+        centred: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
+            in the left column, as in all films since.
 
     Raises:
-        av.codec.codec.UnknownCodecError: this PyAV has no such encoder.
+        UnknownCodecError: this PyAV has no such encoder.
         FFmpegError: the encoder refuses the size or an option.
     """
     os.environ.setdefault("SVT_LOG", "1")  # its errors, but not its greetings
     file = io.BytesIO()
     height, width = frames[0].shape[:2]
+    even = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(file, "w", format="matroska") as film:
         stream = film.add_stream(codec, rate=Fraction(25), options=options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        even = ((0, height % 2), (0, width % 2), (0, 0))
         for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.pad(pixels, even, mode="edge"), format="rgb24")
-            film.mux(stream.encode(frame))
+            planes = _to_planes(np.pad(pixels, even, mode="edge"), centred=centred)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         film.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as coded:
-        decoded = [frame.to_ndarray(format="rgb24") for frame in coded.decode(video=0)]
-    return [pixels[:height, :width].astype(np.uint8) for pixels in decoded]
+        decoded = [frame.to_ndarray(format="yuv420p") for frame in coded.decode(video=0)]
+    return [
+        _from_planes(planes.astype(np.uint8), centred=centred)[:height, :width]
+        for planes in decoded
+    ]
+
+
+_TO_YCC = np.array(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+)
+_RANGES = np.array([219, 224, 224]) / 255
+_BLACK = np.array([16.0, 128.0, 128.0])
+
+
+def _to_planes(rgb: Pixels, *, centred: bool) -> Pixels:
+    """uint8 [H, W, 3], H and W even -> uint8 [3H / 2, W], as PyAV lays out yuv420p."""
+    height, width = rgb.shape[:2]
+    ycc = rgb @ _TO_YCC.T * _RANGES + _BLACK
+    chroma = ycc[..., 1:].reshape(height // 2, 2, width, 2).mean(1)
+    if centred:
+        chroma = chroma.reshape(height // 2, width // 2, 2, 2).mean(2)
+    else:
+        left = np.pad(chroma, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1:2]
+        chroma = (left + 2 * chroma[:, ::2] + chroma[:, 1::2]) / 4
+    planes = np.concatenate([ycc[..., 0].ravel(), chroma.transpose(2, 0, 1).ravel()])
+    return _rounded(planes).reshape(3 * height // 2, width)
+
+
+def _from_planes(planes: Pixels, *, centred: bool) -> Pixels:
+    """The inverse, chroma enlarged between its samples."""
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    luma, halves = planes[:height, :, None], planes[height:].reshape(2, height // 2, width // 2)
+    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centred=True)
+    chroma = _doubled(tall, 1, centred=centred)
+    ycc = (np.concatenate([luma, chroma], 2) - _BLACK) / _RANGES
+    return _rounded(ycc @ np.linalg.inv(_TO_YCC).T)
+
+
+def _doubled(
+    plane: npt.NDArray[np.float64], axis: int, *, centred: bool
+) -> npt.NDArray[np.float64]:
+    """Twice as long, linear between samples that lie on the first of two or between both."""
+    plane = np.moveaxis(plane, axis, 0)
+    before, after = (
+        np.concatenate(parts) for parts in [(plane[:1], plane[:-1]), (plane[1:], plane[-1:])]
+    )
+    pair = (3 * plane + before, 3 * plane + after) if centred else (4 * plane, 2 * (plane + after))
+    doubled = np.stack(pair, 1).reshape(-1, *plane.shape[1:]) / 4
+    return np.moveaxis(doubled, 0, axis)
 
 
 def pan_over(
@@ -290,11 +346,12 @@ def _frame_of_film(hr: Pixels, scale: int, sources: Sources, random: Random) -> 
     clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
     if random.random() < sources.combing_probability:
         clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
+    centred = bool(random.random() < sources.centred_chroma_probability)
     order = random.permutation(len(sources.codecs))
     for codec in dict.fromkeys(sources.codecs[number] for number in order):
         encoder, options = _CODECS[codec]
         try:
-            decoded = film_coded(clip, encoder, options(sources, random))
+            decoded = film_coded(clip, encoder, options(sources, random), centred=centred)
         except (av.codec.codec.UnknownCodecError, av.FFmpegError):
             continue  # this PyAV lacks it, or it refuses pictures so small
         if len(decoded) == FRAMES:

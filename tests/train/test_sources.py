@@ -107,6 +107,17 @@ def test_odd_sizes_go_through_a_film():
     assert np.abs(frames[1].astype(float) - odd).mean() < 6
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_film_shifts_neither_colours_nor_their_place(centred):
+    """Of a slope of colours, which every step of the way could push to one side or make darker."""
+    x, y = np.meshgrid(np.linspace(40, 200, 64), np.linspace(60, 180, 48))
+    slope = np.stack([x, y, 240 - x], 2).round().astype(np.uint8)
+    (frame,) = film_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centred=centred)
+    difference = frame[4:-4, 4:-4].astype(float) - slope[4:-4, 4:-4]
+    assert np.abs(difference.mean((0, 1))).max() < 0.3
+    assert np.abs(difference).max() <= 6
+
+
 def test_wear_changes_pictures_and_is_seeded():
     for option in ("first", "sharpening", "banding", "noise"):
         worn = {f"{option}_probability": 1.0, "film_share": 0.0, "jpeg_quality": (100, 100)}
