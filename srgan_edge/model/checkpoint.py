@@ -44,6 +44,8 @@ def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
 def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
     """The generator in evaluation mode, float32 on the CPU, and its spec.
 
+    Weights in float16, as unfinished ones are kept (`train/unfinished`), are widened.
+
     Raises:
         ModelRefused: no such file, not one of our checkpoints, or weights that do not fit its spec.
     """
@@ -53,6 +55,10 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
         state = safetensors.torch.load(content)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelRefused(f"{path}: damaged checkpoint: {error}") from None
+    state = {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in state.items()
+    }
     generator = generator_from_spec(spec)
     _check_state(state, generator.state_dict(), spec, path)
     generator.load_state_dict(state)

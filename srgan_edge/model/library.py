@@ -119,7 +119,7 @@ def safetensors_spec(path: Path, content: bytes) -> ModelSpec:
         ModelRefused: not a safetensors file, damaged, too many tensors, or of another program.
     """
     length = int.from_bytes(content[:8], "little") if len(content) >= 8 else 0
-    if content.startswith(_PICKLES):
+    if content.startswith(_PICKLES) and content[8:9] != b"{":  # lengths may look like them
         raise ModelRefused(
             f"{path}: looks like a pickle, which can run code, and no safetensors file; "
             f"type: srgan-edge convert {path}"

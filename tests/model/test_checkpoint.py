@@ -169,6 +169,15 @@ def test_the_good_one_loads(tmp_path, good):
     assert spec == SPEC
 
 
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path, good):
+    header, data = parts(good)
+    text = json.dumps(header)
+    path = tmp_path / "good.safetensors"
+    path.write_bytes(joined(text.encode().ljust(0x480 if len(text) <= 0x480 else 0x580), data))
+    assert path.read_bytes()[0] == 0x80
+    assert load_checkpoint(path)[1] == SPEC
+
+
 class Exploit:
     def __init__(self, canary):
         self.canary = canary
@@ -225,3 +234,15 @@ def test_pipes_and_devices_are_no_checkpoints(tmp_path):
         for read in (read_spec, load_checkpoint):
             with pytest.raises(ModelRefused, match="not a file"):
                 read(tmp_path / f"{name}.safetensors")
+
+
+def test_weights_in_half_precision_are_widened(good, tmp_path):
+    """As unfinished ones are kept."""
+    halve = restated(lambda s: s.update({k: v.half() for k, v in s.items()}))
+    path = tmp_path / "half.safetensors"
+    path.write_bytes(halve(good))
+    generator, spec = load_checkpoint(path)
+    wanted = safetensors.torch.load(good)
+    assert spec == SPEC
+    for name, tensor in generator.state_dict().items():
+        assert torch.equal(tensor, wanted[name].half().float())
