@@ -1,4 +1,4 @@
-"""Commands of a training: `train`, `blend` and `data`."""
+"""Commands of a training: `train`, `blend`, `degrade` and `data`."""
 
 import json
 import os
@@ -96,6 +96,29 @@ def blend(
     spec = blend_checkpoints(ours, theirs, alpha, path)
     assert spec.training is not None
     typer.echo(f"wrote {path}: {spec.training.recipe}")
+
+
+@commands.command()
+def degrade(
+    photographs: Annotated[
+        list[Path], typer.Argument(metavar="IN", help="Photographs, or folders of them.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the small pictures.")],
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Whose [sources] to draw from.")
+    ] = "edge-real",
+    variants: Annotated[int, typer.Option(help="Of each photograph.")] = 4,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value.")
+    ] = None,
+) -> None:
+    """Make small pictures as people have them out of large ones: JPEG, WebP, frames of films."""
+    require("torch", "srgan-edge[train]", "reading a recipe")
+    from srgan_edge.train.recipe import Recipe
+    from srgan_edge.train.source_examples import write_examples
+
+    written = write_examples(photographs, output, Recipe.load(recipe, overrides), variants)
+    typer.echo(f"wrote {len(written)} pictures into {output}")
 
 
 @data.command("check")

@@ -193,3 +193,18 @@ def test_a_run_learns_from_its_sources(tmp_path):
     released = train(recipe, [write_photos(tmp_path / "photos")], tmp_path / "run")
     assert released.name == "edge-real-x4.safetensors"
     assert len(list((tmp_path / "run" / "photos").glob("sources-*.u8"))) == 1
+
+
+def test_the_command_writes_examples(cli, tmp_path):
+    write_photos(tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").unlink()
+    (tmp_path / "photos" / "small.png").unlink()
+    code, out, _ = cli("degrade", "photos", "-o", "out", "--variants", 2)
+    assert (code, out) == (0, "wrote 6 pictures into out\n")
+    with Image.open(tmp_path / "out" / "c-2.png") as image:
+        assert image.size == (41 // SCALE, 100 // SCALE)
+    assert cli("degrade", "absent", "-o", "out")[0] == 3
+    assert cli("degrade", "photos", "-o", "out", "--set", "sources.variants=0")[0] == 2
+    assert cli("degrade", "photos", "-o", "photos/a.png")[0] == 5
+    code, _, err = cli("degrade", "photos", "photos", "-o", "out")
+    assert (code, "one name" in err) == (2, True)

@@ -1,0 +1,55 @@
+"""Examples of the sources that a recipe trains on, to look at and to test with."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from srgan_edge.atomic import replace_when_whole
+from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.train.photo_files import photo_paths, read_photo
+from srgan_edge.train.recipe import Recipe
+from srgan_edge.train.sources import source_of
+
+
+def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: int) -> list[Path]:
+    """Write `variants` sources of each photograph as NAME-1.png and so on; returns the files.
+
+    A variant is a function of the recipe, its seed, and the photograph's number among all.
+
+    Args:
+        places: photographs, or folders of them.
+        folder: made if missing.
+
+    Raises:
+        InputRefused: nothing there, or no photograph.
+        OutputFailed: the folder cannot be written.
+        UsageError: fewer variants than one, or two photographs of one name.
+    """
+    if variants < 1:
+        raise UsageError(f"{variants} variants; possible: 1 or more")
+    paths: list[Path] = []
+    for place in places:
+        paths += photo_paths(place) if place.is_dir() else [place]
+    if not paths:
+        raise InputRefused(f"{places[0]}: no photograph in it")
+    if len({path.stem for path in paths}) < len(paths):
+        raise UsageError("two photographs have one name; give them one folder at a time")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputFailed(
+            f"cannot make {folder}: {error.strerror}; name another with -o"
+        ) from None
+    scale, written = recipe.model.scale, []
+    for number, path in enumerate(paths):
+        photograph = read_photo(path, scale * 8)
+        height, width = (side // scale * scale for side in photograph.shape[:2])
+        for variant in range(variants):
+            random = np.random.default_rng((recipe.data.seed, number, variant))
+            hr = photograph[:height, :width]
+            small = source_of(hr, random, scale=scale, sources=recipe.sources)
+            written.append(folder / f"{path.stem}-{variant + 1}.png")
+            with replace_when_whole(written[-1]) as partial:
+                Image.fromarray(small).save(partial, "PNG")
+    return written
