@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srgan_edge.benchmark import Pair, benchmark_name, read_pairs
+from srgan_edge.evaluation.systems import Pair, benchmark_name, read_pairs
 from srgan_edge.pixels import Pixels
 from srgan_edge.train.sources import film_coded, jpeg_coded, pan_over
 

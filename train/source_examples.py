@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.files import replace_when_whole
 from srgan_edge.train.photo_files import photo_paths, read_photo
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.sources import source_of

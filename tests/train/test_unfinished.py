@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 import torch
 from training import tiny_recipe, write_photos
 
-from srgan_edge.artefact import read_spec
-from srgan_edge.checkpoint import load_checkpoint
 from srgan_edge.errors import InputRefused
+from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.library import read_spec
 from srgan_edge.train.loop import train
 
 SCRIPT = Path(__file__).resolve().parent.parent / "train" / "unfinished" / "keep.py"
