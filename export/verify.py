@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+import srgan_edge
 from srgan_edge import bicubic
 from srgan_edge.engines import KINDS, Choice, EngineKind, open_engine
 from srgan_edge.engines.base import Engine
@@ -19,7 +20,7 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 
-PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
+PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 _MANY_SEAMS = Tiling(tile=48, overlap="exact")
 """Of the tiles that are compared with the whole frame."""
 
