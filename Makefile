@@ -12,7 +12,7 @@ TOOLS = .venv/.tools-installed
 DEMO = srgan_edge/demo
 RESULTS = demo-output
 
-.PHONY: help demo test check types fuzz gpu bench soak wheel clean
+.PHONY: help demo test check types fuzz gpu bench soak wheel pages clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl
 	@rm -rf build/lib build/bdist.*
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+pages: wheel ## Run every command of README.md and docs/ against the wheel, in environments of its own
+	$(BIN)/python -u tests/pages/run_pages.py "$$(ls -t dist/*.whl | head -n 1)" --lend .venv
 
 clean: ## Remove what these targets made; .venv stays
 	rm -rf build dist $(RESULTS) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
