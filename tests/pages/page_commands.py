@@ -73,9 +73,9 @@ def _commands_of_block(block: list[tuple[int, str]]) -> Iterator[Command]:
     prompted = False
     for number, line in lines:
         text = line.removeprefix("$ ").strip()
-        prompted = prompted or line.startswith("$ ")
+        prompted = bool(text) and (prompted or line.startswith("$ "))
         if not (line.startswith("$ ") if prompted else text.split(" ", 1)[0] in PROGRAMS):
-            continue  # what follows a prompt without one is output
+            continue  # after a prompt, up to an empty line, the rest is output
         text = _without_comment(text)
         while text.endswith("\\"):
             _, more = next(lines, (0, ""))

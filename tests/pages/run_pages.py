@@ -28,7 +28,7 @@ from page_commands import Command, commands_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 HEAVY = ("torch", "torchgen", "functorch", "torchvision", "triton", "nvidia", "tensorrt_rtx")
 """Packages of gigabytes, which are lent by --lend instead of installed once more."""
 HEAVY_EXTRAS = {"train", "export", "rtx"}
@@ -79,6 +79,7 @@ class Step:
     before: str = ""
     exit: int = 0
     skipped: str = ""
+    changed: str = ""
 
 
 def plan(page: str, commands: Sequence[Command], changes: Sequence[Change]) -> list[Step]:
@@ -86,6 +87,7 @@ def plan(page: str, commands: Sequence[Command], changes: Sequence[Change]) -> l
     steps: dict[str, Step] = {}
     for command in sorted(commands, key=lambda command: not command.is_install):
         text, before, code, skipped = command.text, "", 0, ""
+        reasons = []
         for change in changes:
             if not change.concerns(page, text):
                 continue
@@ -93,11 +95,13 @@ def plan(page: str, commands: Sequence[Command], changes: Sequence[Change]) -> l
             if change.skip:
                 skipped = change.why
                 break
+            reasons.append(change.why)
             if change.put is not None:
                 text = text.replace(change.find, change.put)
             text += f" {change.add}" if change.add else ""
             before, code = change.before or before, change.exit or code
-        steps.setdefault(command.text, Step(command, text, before, code, skipped))
+        changed = "; ".join(reasons)
+        steps.setdefault(command.text, Step(command, text, before, code, skipped, changed))
     return list(steps.values())
 
 
@@ -234,6 +238,8 @@ class Run:
             error = self._step(environment, step, folder)
             seconds = _cpu_seconds() - before
             print(f"  {seconds:6.1f} s  {place}  {_one_line(step.text)}", flush=True)
+            if step.changed:
+                print(f"            instead of: {shown}: {step.changed}", flush=True)
             if error:
                 print(f"  FAILED    {error}", flush=True)
                 self.failures.append(f"{place}: {shown}\n{error}")

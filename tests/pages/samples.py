@@ -83,6 +83,7 @@ def write_video(
     with av.open(str(DEMO / "clip.mp4")) as source, av.open(str(path), "w") as target:
         video = cast(av.VideoStream, target.add_stream(codec, rate=RATE))
         video.width, video.height, video.pix_fmt = 64, 36, pix_fmt
+        video.codec_context.gop_size = 1
         audio = target.add_stream("aac", rate=48_000, layout="stereo") if with_audio else None
         for index, frame in enumerate(source.decode(video=0)):
             if index == FRAMES:
@@ -103,24 +104,12 @@ def write_video(
 
 
 def write_damaged_video(path: Path) -> None:
-    """Write an FFV1 video whose middle frame cannot be decoded."""
-    with av.open(str(DEMO / "clip.mp4")) as source, av.open(str(path), "w") as target:
-        video = target.add_stream("ffv1", rate=RATE)
-        video.width, video.height, video.pix_fmt = 64, 36, "yuv420p"
-        video.codec_context.options = {"slicecrc": "1"}
-        for index, frame in enumerate(source.decode(video=0)):
-            if index == FRAMES:
-                break
-            small = frame.reformat(64, 36, "yuv420p")
-            small.pts, small.time_base = index, Fraction(1, RATE)
-            for packet in video.encode(small):
-                if index == FRAMES // 2:
-                    broken = av.Packet(bytes(40))
-                    broken.stream, broken.time_base = packet.stream, packet.time_base
-                    broken.pts, broken.dts = packet.pts, packet.dts
-                    packet = broken
-                target.mux(packet)
-        target.mux(video.encode(None))
+    """Write a video of which one frame is noise and cannot be decoded."""
+    write_video(path, codec="ffv1", pix_fmt="yuv420p")
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    noise = np.random.default_rng(0).bytes(len(packets[FRAMES // 2]))
+    path.write_bytes(path.read_bytes().replace(packets[FRAMES // 2], noise))
 
 
 def write_vgg(path: Path) -> None:

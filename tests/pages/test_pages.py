@@ -20,6 +20,8 @@ check` over two lines, and with `other code`.
     $ srgan-edge doctor
      srgan-edge   ok
     tensorboard   ok
+
+    make demo
     $ srgan-edge eval 'Set #5' \\
         --bicubic
 
@@ -42,8 +44,9 @@ def test_commands_of_a_page() -> None:
         (7, "block", "srgan-edge train --data photos/"),
         (8, "block", "ffmpeg -i a.vob - | srgan-edge upscale - -o - | mpv -"),
         (14, "block", "srgan-edge doctor"),
-        (17, "block", "srgan-edge eval 'Set #5' --bicubic"),
-        (25, "python", "import ncnn\nncnn.Net()"),
+        (18, "block", "make demo"),
+        (19, "block", "srgan-edge eval 'Set #5' --bicubic"),
+        (27, "python", "import ncnn\nncnn.Net()"),
     ]
 
 
