@@ -101,7 +101,8 @@ def plan(page: str, commands: Sequence[Command], changes: Sequence[Change]) -> l
             text += f" {change.add}" if change.add else ""
             before, code = change.before or before, change.exit or code
         changed = "; ".join(reasons)
-        steps.setdefault(command.text, Step(command, text, before, code, skipped, changed))
+        alike = " ".join(command.text.split())
+        steps.setdefault(alike, Step(command, text, before, code, skipped, changed))
     return list(steps.values())
 
 

@@ -56,7 +56,7 @@ def test_a_fence_that_is_open_is_an_error() -> None:
 
 
 def test_installations_come_first_and_nothing_twice() -> None:
-    steps = plan("p.md", commands_of("    a\n\n    cat b\n    pip install c\n    cat b\n"), [])
+    steps = plan("p.md", commands_of("    a\n\n    cat b\n    pip install c\n    cat  b\n"), [])
     assert [step.text for step in steps] == ["pip install c", "cat b"]
 
 
