@@ -64,10 +64,13 @@ class Change:
     skip: bool = False
     page: str = ""
     """The only page that it is about; empty: all."""
+    whole: bool = False
+    """The command must be `find`, not only contain it."""
     used: bool = field(default=False, init=False)
 
     def concerns(self, page: str, text: str) -> bool:
-        return self.find in text and self.page in ("", page)
+        found = text == self.find if self.whole else self.find in text
+        return found and self.page in ("", page)
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,11 @@ def test_all_changes_that_match_apply_in_order() -> None:
         Change("cat", "a file", add="> seen", exit=4),
         Change("cat", "elsewhere", page="other.md", skip=True),
         Change("srgan-edge train", "nothing trains here"),
+        Change("srgan-edge upscale -", "not all of it", whole=True, skip=True),
     ]
     (step,) = plan("p.md", commands_of("    srgan-edge upscale - | mpv -\n"), changes)
     assert (step.text, step.exit, step.skipped) == ("srgan-edge upscale - | cat > seen", 4, "")
-    assert [change.used for change in changes] == [True, True, False, False]
+    assert [change.used for change in changes] == [True, True, False, False, False]
 
 
 def test_what_is_not_run_has_its_reason() -> None:
