@@ -13,9 +13,9 @@ from pathlib import Path
 
 import safetensors.torch
 
-from srgan_edge.atomic import replace_when_whole
 from srgan_edge.errors import InputRefused
-from srgan_edge.spec import METADATA_KEY, ModelSpec, Training
+from srgan_edge.files import replace_when_whole
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec, Training
 from srgan_edge.train.run_folder import RunFolder
 
 FOLDER = Path(__file__).resolve().parent
