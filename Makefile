@@ -24,7 +24,7 @@ demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
 	$(BIN)/srgan-edge compare $(DEMO)/photo.png $(RESULTS)/photo.png \
 		--crop 230,110,272,204 -o $(RESULTS)/side-by-side.png
 	@printf '\nThe results are here:\n'
-	@printf '  %s\n' "$(CURDIR)/$(RESULTS)/clip.mp4          320x180 -> 1280x720, with its sound" \
+	@printf '  %s\n' "$(CURDIR)/$(RESULTS)/clip.mp4          320x180 -> 1280x720, with its audio" \
 		"$(CURDIR)/$(RESULTS)/photo.png         240x180 -> 960x720" \
 		"$(CURDIR)/$(RESULTS)/side-by-side.png  the photo before and after"
 

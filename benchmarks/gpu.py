@@ -49,7 +49,7 @@ PACKAGES += ["cuda-core", "cuda-bindings", "pycuda", "numpy", "nvidia-cudnn-cu12
 
 
 class NotThere(Exception):
-    """The GPU has no such part, as those of data centres have no NVENC: nothing was left out."""
+    """The GPU has no such part, as those of data centers have no NVENC: nothing was left out."""
 
 
 class Record:
@@ -150,11 +150,14 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"{codec} keeps frames and times", lambda codec=codec: nvenc_figures(record, codec)
     for engine, codec in (("torch fp16", "libx264"), ("tensorrt_rtx fp16", "h264_nvenc")):
         yield (
-            f"a film that stays on the GPU, {engine}, {codec}",
-            lambda engine=engine, codec=codec: film_on_the_gpu(record, engine, codec),
+            f"a video that stays on the GPU, {engine}, {codec}",
+            lambda engine=engine, codec=codec: video_on_the_gpu(record, engine, codec),
         )
     for model in MODELS:
-        yield f"a film by the command, {model}", lambda model=model: film_by_command(record, model)
+        yield (
+            f"a video by the command, {model}",
+            lambda model=model: video_by_command(record, model),
+        )
 
 
 def launcher_replays() -> str:
@@ -314,7 +317,7 @@ def engine_latency(
 
 
 def soak(record: Record) -> dict[str, Any]:
-    """A film of small frames, of which there are many in the time: every byte, flat memory."""
+    """A video of small frames, of which there are many in the time: every byte, flat memory."""
     size = (160, 90)
     with gpu_engines.open_engine("torch fp16", "edge-x4", size, slots=3) as engine:
         found = gpu_engines.soak(engine, size, 10_000)
@@ -350,16 +353,16 @@ def nvenc_figures(record: Record, codec: str) -> dict[str, Any]:
     return found
 
 
-def film_by_command(record: Record, model: str) -> dict[str, Any]:
+def video_by_command(record: Record, model: str) -> dict[str, Any]:
     """All of `upscale`, to 1920x1080 by libx264, decoded by the CPU and by NVDEC."""
     torch_with_gpu()
     with TemporaryDirectory() as folder:
-        found = _video().film_by_command(Path(folder), model, (480, 270))
-    record.figures.setdefault("films by the command, 480x270", {})[model] = found
+        found = _video().video_by_command(Path(folder), model, (480, 270))
+    record.figures.setdefault("videos by the command, 480x270", {})[model] = found
     return found
 
 
-def film_on_the_gpu(record: Record, engine: str, codec: str) -> dict[str, Any]:
+def video_on_the_gpu(record: Record, engine: str, codec: str) -> dict[str, Any]:
     """Of the size of SD, as that is what is upscaled to FHD and beyond."""
     size = (960, 540)
     with (
@@ -367,8 +370,8 @@ def film_on_the_gpu(record: Record, engine: str, codec: str) -> dict[str, Any]:
         _with_nvenc(),
         gpu_engines.open_engine(engine, "edge-x4", size) as opened,
     ):
-        found = _video().film_stays_on_the_gpu(Path(folder), opened, size, codec)
-    record.figures[f"film on the GPU, {engine}, edge-x4, {codec}"] = found
+        found = _video().video_stays_on_the_gpu(Path(folder), opened, size, codec)
+    record.figures[f"video on the GPU, {engine}, edge-x4, {codec}"] = found
     return found
 
 

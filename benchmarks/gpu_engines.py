@@ -143,7 +143,7 @@ def replays(name: str, model: str) -> str:
 
 
 def soak(engine: Engine, size: tuple[int, int], frames: int) -> dict[str, Any]:
-    """So many frames through the slots as a film goes: every byte, and memory that stays.
+    """So many frames through the slots as a video goes: every byte, and memory that stays.
 
     Raises:
         AssertionError: another byte than at first, or memory grew over the second half.
@@ -280,11 +280,11 @@ def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
 
 
 def _frames(number: int, width: int, height: int) -> list[Pixels]:
-    """uint8 [1, H, W, 3] each: squares of 12 px, each of one colour."""
+    """uint8 [1, H, W, 3] each: squares of 12 px, each of one color."""
     rows, columns = -(-height // 12), -(-width // 12)
     random = np.random.default_rng(0)
-    colours = random.integers(0, 256, (number, 1, rows, columns, 3), np.uint8)
-    return [it.repeat(12, 1).repeat(12, 2)[:, :height, :width].copy() for it in colours]
+    colors = random.integers(0, 256, (number, 1, rows, columns, 3), np.uint8)
+    return [it.repeat(12, 1).repeat(12, 2)[:, :height, :width].copy() for it in colors]
 
 
 def _walls(run: Callable[[], Any]) -> list[float]:

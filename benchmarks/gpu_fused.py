@@ -22,7 +22,7 @@ FARTHEST = 1e-3
 def against_cudnn(generator: Any, gpu: Gpu) -> dict[str, Any]:  # noqa: ANN401
     """
     Raises:
-        AssertionError: a layer is too far, or a picture is more than two levels.
+        AssertionError: a layer is too far, or an image is more than two levels.
         NoKernel: none for this GPU.
     """
     half = HalfDeployment(generator).cuda()
@@ -87,10 +87,10 @@ def _speed(
 
 
 def _squares(frames: int, height: int, width: int) -> Tensor:
-    """uint8 (N, H, W, 3): squares of 9 px, each of one colour."""
+    """uint8 (N, H, W, 3): squares of 9 px, each of one color."""
     size = (frames, -(-height // 9), -(-width // 9), 3)
-    colours = torch.randint(0, 256, size, dtype=torch.uint8, device="cuda")
-    larger = colours.repeat_interleave(9, 1).repeat_interleave(9, 2)
+    colors = torch.randint(0, 256, size, dtype=torch.uint8, device="cuda")
+    larger = colors.repeat_interleave(9, 1).repeat_interleave(9, 2)
     return larger[:, :height, :width].contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Films on the GPU: NVDEC's frames against software's, NVENC's films, and one that never leaves."""
+"""Videos on the GPU: NVDEC's frames against software's, NVENC's videos, one that never leaves."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
-from srgan_edge.transcode.on_gpu import GpuFilm, encoder_for
+from srgan_edge.transcode.on_gpu import GpuVideo, encoder_for
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video.color import BT709, MATRICES
 from srgan_edge.video.frame import CodedFrame, Encoding, Frame, FrameTime
@@ -41,10 +41,10 @@ CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
 def make_clip(
     path: Path, codec: str, pixel_format: str, options: dict[str, str], size: tuple[int, int]
 ) -> Path:
-    """90 frames of moving, coloured noise, at a rate that changes, in BT.709."""
+    """90 frames of moving, colored noise, at a rate that changes, in BT.709."""
     width, height = size
     coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    picture = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    image = coarse.repeat(8, axis=0).repeat(8, axis=1)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         assert isinstance(stream, av.VideoStream)
@@ -54,7 +54,7 @@ def make_clip(
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = 1
         for number in range(90):
-            moved = np.roll(picture, (number, 3 * number), (0, 1))
+            moved = np.roll(image, (number, 3 * number), (0, 1))
             frame = VideoFrame.from_ndarray(moved).reformat(
                 format=pixel_format, dst_colorspace=BT709, dst_color_range=1
             )
@@ -120,12 +120,12 @@ def nvenc_keeps_frames(
     return found
 
 
-def film_stays_on_the_gpu(
+def video_stays_on_the_gpu(
     folder: Path, engine: FrameEngine, size: tuple[int, int], codec: str
 ) -> dict[str, Any]:
     """NVDEC, engine, encoder: to the byte what goes by this machine's memory and the references."""
     width, height = size
-    path = make_clip(folder / "film.mkv", *CLIPS["h264"], (width, height))
+    path = make_clip(folder / "video.mkv", *CLIPS["h264"], (width, height))
     matrix = YuvMatrix(*MATRICES[BT709][1:], full_range=False)
     upscaler, scale = Upscaler(engine, Tiling()), engine.info.spec.scale
     on_gpu = upscaler.gpu_engine
@@ -137,13 +137,13 @@ def film_stays_on_the_gpu(
         info = reader.info
         times = [item for item in reader.scan() if isinstance(item, FrameTime)]
     encoder = encoder_for(info, (scale * width, scale * height), Encoding(codec))
-    target, worst = folder / "film-out.mkv", 0
-    with GpuFilm(on_gpu, plan, batch, matrix, "nv12") as film:
+    target, worst = folder / "video-out.mkv", 0
+    with GpuVideo(on_gpu, plan, batch, matrix, "nv12") as video:
         with av.open(str(target), "w") as container:
             encoder.add_to(container)
             begun = time.monotonic()
             for number, frame in enumerate(_decoded_on_gpu(path)):
-                upscaled = film.upscale(frame)
+                upscaled = video.upscale(frame)
                 if number % 30 == 0:  # looked at here, and so not among what is timed
                     paused = time.monotonic()
                     rgb = upscaler.upscale(yuv420_to_rgb(*sources[number], matrix))
@@ -166,9 +166,9 @@ def film_stays_on_the_gpu(
     return {"size": f"{width}x{height}", "frames_s": round(len(times) / seconds, 1)}
 
 
-def film_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Frames a second of `srgan-edge upscale` once the engine is there: all it does for a film."""
-    path = _enlarged_demo(folder / "film.mp4", size, 600)
+def video_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[str, Any]:
+    """Frames a second of `srgan-edge upscale` once the engine is there: all it does for a video."""
+    path = _enlarged_demo(folder / "video.mp4", size, 600)
     choice, found = choose_engine(find_model(model), "torch"), {}
     for decoder in ("cpu", "gpu"):
         fps, peak_mb = run_command(path, choice, 0, folder, "--decode", decoder)
@@ -180,15 +180,15 @@ def _enlarged_demo(path: Path, size: tuple[int, int], frames: int) -> Path:
     """The demo clip forth and back, in another size."""
     width, height = size
     with av.open(str(DEMO_CLIP)) as container:
-        pictures = [it.reformat(width, height, "yuv420p") for it in container.decode(video=0)]
+        images = [it.reformat(width, height, "yuv420p") for it in container.decode(video=0)]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "18"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number, picture in zip(range(frames), cycle([*pictures, *pictures[-2:0:-1]])):
-            picture.pts, picture.time_base = number, Fraction(1, 25)
-            picture.pict_type = PictureType.NONE  # as the encoder likes
-            container.mux(stream.encode(picture))
+        for number, image in zip(range(frames), cycle([*images, *images[-2:0:-1]])):
+            image.pts, image.time_base = number, Fraction(1, 25)
+            image.pict_type = PictureType.NONE  # as the encoder likes
+            container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return path
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import av
 
 from srgan_edge import __version__
-from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
+from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
@@ -83,7 +83,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
     engine_fps: list[float] = []
     end_to_end: list[tuple[float, float]] = []
     with (
-        open_engine(choice, slots=film_slots()) as engine,
+        open_engine(choice, slots=video_slots()) as engine,
         ThreadPoolExecutor(engine.info.slots) as executor,
         tempfile.TemporaryDirectory() as folder,
     ):

@@ -4,7 +4,7 @@
     srgan-edge eval /tmp/real/Set14-jpeg40 --bicubic -n edge-x4
 
 Each is a folder with `HR/`, linked, and `LRx4/`. JPEG is the benchmark's own LR saved in 4:2:0; a
-film is a pan over the photograph, one LR pixel down and two to the right in each of 10 frames, of
+video is a pan over the photograph, one LR pixel down and two to the right in each of 10 frames, of
 which the sixth is taken; noise is normal, of sigma 10 levels, the same in every run.
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from srgan_edge.evaluation.systems import Pair, benchmark_name, read_pairs
 from srgan_edge.pixels import Pixels
-from srgan_edge.train.sources import film_coded, jpeg_coded, pan_over
+from srgan_edge.train.sources import jpeg_coded, pan_over, video_coded
 
 SCALE = 4
 
@@ -30,7 +30,7 @@ def by_jpeg(pair: Pair, quality: int) -> Pixels:
 
 def by_h264(pair: Pair, crf: int) -> Pixels:
     clip = pan_over(pair.hr, SCALE, frames=10, middle=5, motion=(SCALE, 2 * SCALE))
-    return film_coded(clip, "libx264", {"crf": str(crf), "preset": "medium"})[5]
+    return video_coded(clip, "libx264", {"crf": str(crf), "preset": "medium"})[5]
 
 
 def by_noise(pair: Pair, sigma: int) -> Pixels:

@@ -1,11 +1,11 @@
-"""What a film of many hours and many deaths does: memory, files and threads, and the bytes.
+"""What a video of many hours and many deaths does: memory, files and threads, and the bytes.
 
     python benchmarks/soak.py [--minutes 30] [--kills 1000] [-n MODEL] [--out FILE.json]
 
 First one command upscales a clip, repeated without end, for so many minutes, and its memory, open
 files and threads are looked at once a second; then it is stopped by SIGTERM, as an unattended box
-is, and has to say that it can go on. Then a film is upscaled by processes that are killed at random
-moments, again and again, and every finished film has to have the same bytes.
+is, and has to say that it can resume. Then a video is upscaled by processes that are killed at
+random moments, again and again, and every finished video has to have the same bytes.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Result:
     stop_seconds: float
     """From SIGTERM to the end of the process."""
     kills: int
-    films: int
+    videos: int
     """Finished between the kills, all of the same bytes."""
     resumed: int
     """Runs that went on from what a killed one had finished."""
@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         frames, samples, stop_seconds = soak(arguments.model, arguments.minutes, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
-        source = clips.make(Path(folder) / "in.mp4", frames=250, sounds=["eng"])
+        source = clips.make(Path(folder) / "in.mp4", frames=250, audio=["eng"])
         killed = kill_again_and_again(source, Path(folder) / "out.mkv", arguments.kills, seed=1)
     settled = samples[round(len(samples) * SETTLED) :]
     slope, _ = np.polyfit(settled[:, 0], settled[:, 1], 1)
@@ -86,7 +86,7 @@ def main() -> None:
         threads=(int(settled[:, 3].min()), int(settled[:, 3].max())),
         stop_seconds=round(stop_seconds, 2),
         kills=killed.kills,
-        films=killed.films,
+        videos=killed.videos,
         resumed=killed.resumed,
     )
     line = json.dumps(asdict(result))

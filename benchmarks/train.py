@@ -142,7 +142,7 @@ def watched() -> Iterator[Stopwatch]:
 
 
 def make_photos(folder: Path) -> Path:
-    """Twelve smooth pictures of 600x800: the crops cost what those of photographs cost."""
+    """Twelve smooth images of 600x800: the crops cost what those of photographs cost."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(12):

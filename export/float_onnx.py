@@ -106,7 +106,7 @@ class FloatParity:
     runtime: str
     """With its version."""
     max_difference: float
-    """Of values in [0, 1], on natural pictures, odd and tiny ones among them."""
+    """Of values in [0, 1], on natural images, odd and tiny ones among them."""
 
     def __str__(self) -> str:
         return f"{self.runtime} against torch fp32: max {self.max_difference:.1e} of 1"

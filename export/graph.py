@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 
 
 def constant_of(value: ir.Value) -> Array:
-    """The content of an input that does not depend on the picture."""
+    """The content of an input that does not depend on the image."""
     assert value.const_value is not None, f"{value.name} is no constant"
     return value.const_value.numpy()
 
@@ -49,9 +49,9 @@ def checked(model: ir.Model) -> onnx.ModelProto:
     return result
 
 
-# A second output for graphs in half precision: whether each picture is finite.
+# A second output for graphs in half precision: whether each image is finite.
 def with_totals(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the sum of each picture in FP32, float32 [N], checked by onnx.
+    """The graph with the sum of each image in FP32, float32 [N], checked by onnx.
 
     FP16 ends at 65504, and as bytes what lies beyond is black or white: `engines.base.finite`
     looks at the sums. They are taken of what the last convolution makes, after which nothing is in
@@ -85,7 +85,7 @@ class Cost:
 
     nodes: int
     macs_per_pixel: float
-    """Multiply-accumulates of the convolutions for each pixel of the LR picture."""
+    """Multiply-accumulates of the convolutions for each pixel of the LR image."""
 
     def __str__(self) -> str:
         return f"{self.nodes} nodes, {self.macs_per_pixel:,.0f} MAC a pixel"

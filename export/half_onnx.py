@@ -56,9 +56,9 @@ def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str],
 # bytes.
 #
 # FP16 holds a value in [0.5, 1] to an eighth of a level of 255, BF16 to one level. What carries
-# the picture itself would lose just that, so three rewrites come first, all of them exact: bytes
+# the image itself would lose just that, so three rewrites come first, all of them exact: bytes
 # enter as multiples of 1/256, which both types hold exactly; the last convolution makes the
-# picture less one half, twice as finely; and what the edge network adds to its picture, the
+# image less one half, twice as finely; and what the edge network adds to its image, the
 # nearest upscale, stays in FP32. Rounding to bytes stays there too. On a photograph that took FP16
 # from 59.9 to 61.0 dB for `srgan-x4` and from 61.8 to 70.6 dB for `edge-x4`; BF16 from 49.6 to
 # 49.9 and from 50.8 to 61.6 dB.
@@ -82,7 +82,7 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     clamp = _only(graph, "Clip")
     exact = {clamp, *_after(clamp), *_keep_skip_apart(graph, clamp)}
     _enter_exactly(graph, exact)
-    exact |= _leave_centred(graph, clamp)
+    exact |= _leave_centerd(graph, clamp)
     _narrow(graph, precision, exact)
     _widen_where_exact(graph, exact)
     types = {
@@ -118,15 +118,15 @@ def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
     _change(graph, scale, 1, np.float32(1 / 256))
 
 
-def _leave_centred(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
-    """Let the last convolution make the picture less one half, added again in FP32."""
+def _leave_centerd(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Let the last convolution make the image less one half, added again in FP32."""
     tail = _producer(clamp)
     if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
         return set()
     _change(graph, tail, 2, constant_of(tail.inputs[2]) - np.float32(0.5))
     half = add_constant(graph, "one_half", np.float32(0.5))
-    picture = _exact(insert_before(clamp, "Add", [tail.outputs[0], half]), tail.outputs[0])
-    clamp.replace_input_with(0, picture)
+    image = _exact(insert_before(clamp, "Add", [tail.outputs[0], half]), tail.outputs[0])
+    clamp.replace_input_with(0, image)
     return {_producer(clamp)}
 
 

@@ -1,4 +1,4 @@
-"""The INT8 form of a model, without training: scales measured on pictures, weights as they are."""
+"""The INT8 form of a model, without training: scales measured on images, weights as they are."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,26 +19,26 @@ from srgan_edge.model.quantization import quantized_state
 from srgan_edge.model.spec import ModelSpec
 
 WINDOW_PX = 256
-"""What is taken of each picture, from its middle."""
+"""What is taken of each image, from its middle."""
 
 
 def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Parity:
     """Write the INT8 form of a checkpoint; returns how it compares with the original in FP32.
 
     Args:
-        folders: of pictures like those that it shall enlarge; the folders below them count too.
+        folders: of images like those that it shall enlarge; the folders below them count too.
 
     Raises:
-        InputRefused: no pictures, or one that cannot be read.
-        ModelRefused: the checkpoint is in INT8 already, has batch normalisation, or is too far from
+        InputRefused: no images, or one that cannot be read.
+        ModelRefused: the checkpoint is in INT8 already, has batch normalization, or is too far from
             itself in INT8.
         OutputFailed: `path` cannot be written.
     """
     generator, spec = load_checkpoint(source)
-    pictures = list(_pictures_below(folders))
-    quantized_spec = _spec_of(spec, path.stem, len(pictures))
+    images = list(_images_below(folders))
+    quantized_spec = _spec_of(spec, path.stem, len(images))
     quantized = generator_from_spec(quantized_spec).eval()
-    quantized.load_state_dict(quantized_state(generator, map(_middle_of, pictures)))
+    quantized.load_state_dict(quantized_state(generator, map(_middle_of, images)))
     with (
         TorchEngine.from_generator(generator, spec) as original,
         TorchEngine.from_generator(quantized, quantized_spec) as candidate,
@@ -46,29 +46,29 @@ def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Pa
         parity = compare(original.upscale, candidate.upscale, natural_batches())
     if refusals := GATES["int8"].refusals(parity):
         raise ModelRefused(
-            f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; give it pictures "
+            f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; give it images "
             "like those that it shall enlarge, or train it: srgan-edge train --recipe edge-int8"
         )
     save_checkpoint(path, quantized, quantized_spec)
     return parity
 
 
-def _spec_of(spec: ModelSpec, name: str, pictures: int) -> ModelSpec:
+def _spec_of(spec: ModelSpec, name: str, images: int) -> ModelSpec:
     if spec.quantized_from:
         raise ModelRefused(f"{spec.name} is the INT8 form of {spec.quantized_from} already")
     training = spec.training and dataclasses.replace(
         spec.training,
-        recipe=f"{spec.training.recipe}, in INT8 with the scales of {pictures} pictures",
+        recipe=f"{spec.training.recipe}, in INT8 with the scales of {images} images",
         scores={},
     )
     return dataclasses.replace(spec, name=name, quantized_from=spec.name, training=training)
 
 
-def _pictures_below(folders: Sequence[Path]) -> Iterator[Path]:
+def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
         found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
         if not found:
-            raise InputRefused(f"{folder}: no picture in it or below it")
+            raise InputRefused(f"{folder}: no image in it or below it")
         yield from found
 
 

@@ -88,8 +88,8 @@ def prelu_as_max(model: ir.Model) -> None:
 def fold_tail(model: ir.Model) -> None:
     """A convolution after a PixelShuffle, done before it: four times fewer pixels and channels out.
 
-    A pixel of the shuffled picture is a channel of the picture before, so a 9x9 convolution of 64
-    channels on the large picture is a 5x5 one of 256 channels on the small one, with an output
+    A pixel of the shuffled image is a channel of the image before, so a 9x9 convolution of 64
+    channels on the large image is a 5x5 one of 256 channels on the small one, with an output
     channel for each of the four sub-pixels, shuffled last. Three output channels become twelve,
     which fill a tensor core's tile of sixteen better; and the shuffle moves 3 channels, not 64.
     A PReLU in between is done before the shuffle too, with its slopes repeated.

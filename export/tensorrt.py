@@ -222,7 +222,7 @@ def refuse_other_precision(
             )
         for layer in kernels:
             # Biases may be in FP32; of a kernel that multiplies in FP32 all is. Other inputs are
-            # what was fused in: a sum with a picture in FP32.
+            # what was fused in: a sum with an image in FP32.
             if wanted not in layer.inputs or wanted not in (layer.weights or (wanted,)):
                 raise ModelRefused(
                     f"the convolution {node.name} was to be in {wanted}, but its kernel "

@@ -18,7 +18,7 @@ from srgan_edge.model.passport import Profile, passport_path, read_engine
 from srgan_edge.model.spec import ModelSpec
 
 MAX_BATCH = 4
-"""Pictures of one size that the server may put into one call: what it assumes by itself for models
+"""Images of one size that the server may put into one call: what it assumes by itself for models
 that say nothing. Each takes the memory of one; `srgan-x4` at 1920x1080 has 8 GB in one tensor."""
 
 PLAN_MODULE = "tensorrt"
@@ -87,7 +87,7 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
 
 
 def onnx_config(name: str) -> str:
-    """The configuration of a deployment ONNX; pictures of one size that wait together are joined.
+    """The configuration of a deployment ONNX; images of one size that wait together are joined.
 
     The batch is not among the sizes: with `max_batch_size` the server puts it before them.
     """

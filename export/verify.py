@@ -86,7 +86,7 @@ def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None
 def natural_batches() -> Iterator[Pixels]:
     """Crops of a photograph of odd and tiny sizes, singly and by three.
 
-    Never noise: on it activations grow to sizes that no picture gives them, and errors with them.
+    Never noise: on it activations grow to sizes that no image gives them, and errors with them.
     """
     photo = _photo()
     yield photo

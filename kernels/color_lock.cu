@@ -1,15 +1,15 @@
-// The mean colours of a frame held where they are. See color_lock.py.
+// The mean colors of a frame held where they are. See color_lock.py.
 #include "bytes.h"
 
 constexpr int kShareBits = 7;  // of a block's share in a pixel
 constexpr int kFractionBits = 8 + 2 * kShareBits;
 constexpr int kWholeShare = 1 << kShareBits;
 
-// The sums of three colours.
+// The sums of three colors.
 struct Sums {
     u32 red = 0, green = 0, blue = 0;
 
-    // Of four pixels in three words, where a colour lies in every third byte.
+    // Of four pixels in three words, where a color lies in every third byte.
     HOST_DEVICE void add(u32 first, u32 second, u32 third) {
         constexpr u32 kEnds = 0x01000001, kSecond = 0x00000100, kThird = 0x00010000;
         red = dot4(first, kEnds, dot4(second, kThird, dot4(third, kSecond, red)));
@@ -54,7 +54,7 @@ HOST_DEVICE i64 floor_divided(i64 value, i64 by) {
     return value / by - (value % by < 0);
 }
 
-// Of one colour of one block: what the result lacks. Its sums are zero afterwards.
+// Of one color of one block: what the result lacks. Its sums are zero afterwards.
 KERNEL color_missing(
     u32* low_sums, u32* high_sums, const int* edges_y, int rows, const int* edges_x, int columns,
     int scale, int* missing) {

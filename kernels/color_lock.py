@@ -78,7 +78,7 @@ def sums_threads(columns: int, height: int) -> int:
 
 
 def missing_threads(columns: int, rows: int) -> int:
-    """Of `color_missing`: each does a colour of a block."""
+    """Of `color_missing`: each does a color of a block."""
     return 3 * columns * rows
 
 

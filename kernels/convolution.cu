@@ -1,21 +1,21 @@
 // A convolution with all that follows it, on the tensor cores of Hopper. See convolution.py.
 //
-// A warpgroup takes a tile of the picture with its halo into shared memory, once, and multiplies it
+// A warpgroup takes a tile of the image with its halo into shared memory, once, and multiplies it
 // tap by tap: each tap is the same tile, read a few pixels further on. What it reads is laid out as
 // `wgmma` wants its rows, eight channels of a pixel in 16 bytes: a pixel further on is 16 bytes
 // further on, and no tap needs a copy of its own.
 #include "tensor_core.h"
 
-// Of one picture after the other: NHWC throughout.
+// Of one image after the other: NHWC throughout.
 struct Convolution {
     const u8* source;     // half [count, height, width, passes * inputs]
     const u8* weights;    // half, as `packed` of convolution.py has them
     const float* biases;  // [blocks, outputs]
     const float* slopes;  // [blocks, outputs], of PReLU
     const u8* added;      // half, as the target, or null
-    u8* target;           // half [count, f height, f width, channels], or the picture's bytes
-    const u8* pixels;     // bytes [count, height, width, 3] that a picture is added to, or null
-    float* totals;        // [count]: sums of the pictures, in levels, before they are clamped
+    u8* target;           // half [count, f height, f width, channels], or the image's bytes
+    const u8* pixels;     // bytes [count, height, width, 3] that an image is added to, or null
+    float* totals;        // [count]: sums of the images, in levels, before they are clamped
     int count, height, width;
 };
 
@@ -26,12 +26,12 @@ struct Convolution {
 // pixels, its halo included. A group of threads has a tile, and each of its warpgroups `kRowsOf64`
 // times 64 pixels of that.
 template <
-    int kInputs_, int kOutputs_, int kSide_, int kPasses_, int kFactor_, bool kIsPicture_,
+    int kInputs_, int kOutputs_, int kSide_, int kPasses_, int kFactor_, bool kIsImage_,
     int kPitch_, int kGroups_, int kGroupWarpgroups_, int kRowsOf64_>
 struct Shape {
     static constexpr int kInputs = kInputs_, kOutputs = kOutputs_, kSide = kSide_;
     static constexpr int kPasses = kPasses_, kFactor = kFactor_, kPitch = kPitch_;
-    static constexpr bool kIsPicture = kIsPicture_;
+    static constexpr bool kIsImage = kIsImage_;
     static constexpr int kGroups = kGroups_, kGroupThreads = 128 * kGroupWarpgroups_;
     static constexpr int kThreads = kGroups * kGroupThreads;
     static constexpr int kRowsOf64 = kRowsOf64_;  // of a warpgroup
@@ -54,7 +54,7 @@ struct Shape {
 
     static constexpr int kStagedPitch = 2 * kOutputs + 16;  // of a pixel, in bytes
     static constexpr int kStagedBytes =
-        kIsPicture ? kPositions * 3 * kFactor * kFactor : kPositions * kStagedPitch;
+        kIsImage ? kPositions * 3 * kFactor * kFactor : kPositions * kStagedPitch;
     static constexpr int kTileBytes =
         divided_up(larger(kChunks * kPlaneBytes, kStagedBytes), 128) * 128;
     // With weights for all of the input there at once, the next tile comes while one is multiplied.
@@ -190,10 +190,10 @@ DEVICE void write_features(
     }
 }
 
-// Sums -> bytes of the picture, which stays in FP32 until then. Its channels come in the order of
-// its bytes: row, column and colour of what becomes of a pixel. A row has whole words of 4 bytes.
+// Sums -> bytes of the image, which stays in FP32 until then. Its channels come in the order of
+// its bytes: row, column and color of what becomes of a pixel. A row has whole words of 4 bytes.
 template <class S>
-DEVICE void write_picture(
+DEVICE void write_image(
     const float (&sums)[S::kRowsOf64][S::kOutputs / 2], u8* staged, const float* constants,
     const Convolution& it, const Place& place, int group, int thread) {
     constexpr int kRowBytes = 3 * S::kFactor;  // of what becomes of a pixel
@@ -292,8 +292,8 @@ DEVICE void convolve_tiles(
             barrier<S::kGroupThreads>(1 + group);  // what was read may be written again
         }
         u8* const staged = tile_bytes + buffer * S::kTileBytes;
-        if constexpr (S::kIsPicture) {
-            write_picture<S>(sums, staged, constants, it, place, group, thread);
+        if constexpr (S::kIsImage) {
+            write_image<S>(sums, staged, constants, it, place, group, thread);
         } else {
             write_features<S>(sums, staged, constants, it, place, group, thread);
         }
@@ -339,11 +339,11 @@ DEVICE void convolve(const Convolution& it) {
     }                                                                                           \
     static_assert((Shape<__VA_ARGS__>::kSharedBytes + 1024) * blocks_at_once <= 228 * 1024, #name);
 
-//          name               at once inputs outputs side passes factor picture pitch groups wgs m
+//          name               at once inputs outputs side passes factor image pitch groups wgs m
 CONVOLUTION(convolve_8_to_64_by_9, 1, 8, 64, 9, 1, 1, false, 32, 3, 1, 2)
 CONVOLUTION(convolve_64_to_64_by_3, 1, 64, 64, 3, 1, 1, false, 32, 3, 1, 2)
 CONVOLUTION(convolve_64_to_256_by_3, 1, 64, 64, 3, 1, 2, false, 32, 3, 1, 2)
-CONVOLUTION(picture_of_256_by_5, 3, 32, 16, 5, 8, 2, true, 64, 1, 2, 4)
+CONVOLUTION(image_of_256_by_5, 3, 32, 16, 5, 8, 2, true, 64, 1, 2, 4)
 CONVOLUTION(convolve_8_to_32_by_3, 1, 8, 32, 3, 1, 1, false, 32, 4, 1, 2)
 CONVOLUTION(convolve_32_to_32_by_3, 1, 32, 32, 3, 1, 1, false, 32, 4, 1, 2)
-CONVOLUTION(picture_of_32_by_3, 1, 32, 48, 3, 1, 4, true, 32, 4, 1, 2)
+CONVOLUTION(image_of_32_by_3, 1, 32, 48, 3, 1, 4, true, 32, 4, 1, 2)

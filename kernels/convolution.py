@@ -1,4 +1,4 @@
-"""A convolution with bias, PReLU, residual and PixelShuffle, or as the last one with the picture.
+"""A convolution with bias, PReLU, residual and PixelShuffle, or as the last one with the image.
 
 What `convolution.cu` computes, in numpy: its specification. Halves are multiplied and added up in
 FP32; a tensor core adds in another order, so that both agree to the rounding of FP32, not to the
@@ -48,7 +48,7 @@ FORMS = {
     "convolve_8_to_64_by_9": Form(8, 64, 9, tile=(24, 4), shared_bytes=203264),
     "convolve_64_to_64_by_3": Form(64, 64, 3, shared_bytes=228608),
     "convolve_64_to_256_by_3": Form(64, 64, 3, factor=2, shared_bytes=228608),
-    "picture_of_256_by_5": Form(
+    "image_of_256_by_5": Form(
         *(32, 16, 5),
         passes=8,
         factor=2,
@@ -60,7 +60,7 @@ FORMS = {
     ),
     "convolve_8_to_32_by_3": Form(8, 32, 3, groups=4, shared_bytes=88320),
     "convolve_32_to_32_by_3": Form(32, 32, 3, groups=4, shared_bytes=122112),
-    "picture_of_32_by_3": Form(32, 48, 3, factor=4, groups=4, shared_bytes=131456),
+    "image_of_32_by_3": Form(32, 48, 3, factor=4, groups=4, shared_bytes=131456),
 }
 """By the names of the kernels."""
 
@@ -119,7 +119,7 @@ def features(sums: Floats, slopes: Floats, factor: int = 1, added: Halves | None
     return result if added is None else result + added
 
 
-def picture(
+def image(
     sums: Floats, factor: int, pixels: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.uint8], Floats]:
     """Channels in the order [factor, factor, 3] -> bytes, and what was rounded in sum.

@@ -61,7 +61,7 @@ template <int kSize>
 HOST_DEVICE void write_chroma(
     u8* chroma_row, const RgbRow& upper, const RgbRow& lower, int x, int width,
     const Encoding& gain) {
-    constexpr int kGrey = kCentre<kSize> << kFractionBits;
+    constexpr int kGray = kCenter<kSize> << kFractionBits;
     Bytes<16 * kSize> chroma;
     Rgb left = upper[-1] + lower[-1];
     UNROLL for (int i = 0; i < 8; ++i) {
@@ -70,8 +70,8 @@ HOST_DEVICE void write_chroma(
         const auto [red, green, blue] = left + middle + middle + right;
         const int u = gain.u_red * red + gain.u_green * green + gain.u_blue * blue;
         const int v = gain.v_red * red + gain.v_green * green + gain.v_blue * blue;
-        chroma.template put<kSize>(2 * i, sample<kSize>(u + kGrey));
-        chroma.template put<kSize>(2 * i + 1, sample<kSize>(v + kGrey));
+        chroma.template put<kSize>(2 * i, sample<kSize>(u + kGray));
+        chroma.template put<kSize>(2 * i + 1, sample<kSize>(v + kGray));
         left = right;
     }
     store(chroma_row + x * kSize, chroma, (2 * divided_up(width, 2) - x) * kSize);

@@ -13,7 +13,7 @@ template <int kSize>
 constexpr int kUnusedBits = 8 * kSize - kDepthBits<kSize>;  // P010 fills the low ones with zeros
 
 template <int kSize>
-constexpr int kCentre = 1 << (kDepthBits<kSize> - 1);  // the chroma code of grey
+constexpr int kCenter = 1 << (kDepthBits<kSize> - 1);  // the chroma code of gray
 
 template <int kSize, int kBytes>
 HOST_DEVICE int code(const Bytes<kBytes>& samples, int i) {

@@ -8,7 +8,7 @@ struct Decoding {
     int luma_offset, luma, red_v, green_u, green_v, blue_u;
 };
 
-// Y'CbCr -> R'G'B' in three bytes of `rgb`; `u` and `v` in eighths, 0 being grey.
+// Y'CbCr -> R'G'B' in three bytes of `rgb`; `u` and `v` in eighths, 0 being gray.
 HOST_DEVICE void put_rgb(Bytes<48>& rgb, int pixel, int y, int u, int v, const Decoding& gain) {
     const int white = gain.luma * (y - gain.luma_offset) + kHalf;
     const int red = white + gain.red_v * v;
@@ -43,14 +43,14 @@ template <int kSize>
 HOST_DEVICE void convert_row(
     const u8* luma_row, const ChromaRow<kSize>& near, const ChromaRow<kSize>& far, u8* rgb_row,
     int x, int width, const Decoding& gain) {
-    constexpr int kGrey = 4 * kCentre<kSize>;
+    constexpr int kGray = 4 * kCenter<kSize>;
     const auto luma = load_of_row<16 * kSize, kSize>(luma_row, x * kSize, width * kSize);
     Bytes<48> rgb;
-    int u = 3 * near.u(0) + far.u(0) - kGrey;
-    int v = 3 * near.v(0) + far.v(0) - kGrey;
+    int u = 3 * near.u(0) + far.u(0) - kGray;
+    int v = 3 * near.v(0) + far.v(0) - kGray;
     UNROLL for (int i = 0; i < 8; ++i) {
-        const int next_u = 3 * near.u(i + 1) + far.u(i + 1) - kGrey;
-        const int next_v = 3 * near.v(i + 1) + far.v(i + 1) - kGrey;
+        const int next_u = 3 * near.u(i + 1) + far.u(i + 1) - kGray;
+        const int next_v = 3 * near.v(i + 1) + far.v(i + 1) - kGray;
         put_rgb(rgb, 2 * i, code<kSize>(luma, 2 * i), 2 * u, 2 * v, gain);
         put_rgb(rgb, 2 * i + 1, code<kSize>(luma, 2 * i + 1), u + next_u, v + next_v, gain);
         u = next_u;

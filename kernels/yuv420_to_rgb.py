@@ -5,7 +5,7 @@ parameters (luma, luma_pitch, chroma, chroma_pitch, rgb, width, height, *Decodin
 from row to row, pixels. `rgb` has no gaps between its rows.
 
 Chroma lies on the left one of two luma samples, and between two rows: H.264's default, MPEG-2's
-rule. It is interpolated linearly, and so never leaves the range of its neighbours, as in
+rule. It is interpolated linearly, and so never leaves the range of its neighbors, as in
 `srgan_edge.video.convert`. Beyond the edge of the frame the outermost sample is repeated.
 Where the width is odd, the last column has a chroma sample of its own; where the height is odd,
 the last row.
@@ -34,8 +34,8 @@ def yuv420_to_rgb(
     bits, unused_bits = (8, 0) if luma.dtype == np.uint8 else (10, P010_UNUSED_BITS)
     gain = matrix.decoding(bits)
     height, width = luma.shape
-    centred = (chroma >> unused_bits).astype(np.int32) - (1 << bits - 1)
-    u, v = np.moveaxis(_eighths(centred)[:height, :width], -1, 0)
+    centerd = (chroma >> unused_bits).astype(np.int32) - (1 << bits - 1)
+    u, v = np.moveaxis(_eighths(centerd)[:height, :width], -1, 0)
     white = gain.luma * ((luma >> unused_bits).astype(np.int32) - gain.luma_offset)
     green = white + gain.green_u * u + gain.green_v * v
     rgb = np.stack([white + gain.red_v * v, green, white + gain.blue_u * u], axis=-1)

@@ -72,7 +72,7 @@ class YuvMatrix:
     def encoding(self, bits: int) -> Encoding:
         """From levels 0..255 to codes of 8 or 10 `bits`.
 
-        Green takes what rounding leaves, so that white is the code of white and grey has no chroma.
+        Green takes what rounding leaves, so that white is the code of white and gray has no chroma.
         """
         luma_offset, luma_span, chroma_span = self._spans(bits)
         white = _fixed(luma_span / 255, FRACTION_BITS)

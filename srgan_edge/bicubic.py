@@ -20,7 +20,7 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 def resize(image: Pixels, height: int, width: int) -> Pixels:
     """uint8 [H, W, C] or [H, W] -> uint8 [height, width, C] or [height, width].
 
-    Shrinking is antialiased, as in MATLAB; growing interpolates between four neighbours.
+    Shrinking is antialiased, as in MATLAB; growing interpolates between four neighbors.
     """
     rows, row_weights = _taps(image.shape[0], height)
     columns, column_weights = _taps(image.shape[1], width)
@@ -42,10 +42,10 @@ def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], _Floats]:
     scale = new_size / size
     stretch = max(1.0, 1.0 / scale)  # the kernel is widened when shrinking, never narrowed
     taps = int(np.ceil(4 * stretch)) + 2
-    centre = (np.arange(new_size) + 0.5) / scale - 0.5
-    first = np.floor(centre - 2 * stretch).astype(np.intp)
+    center = (np.arange(new_size) + 0.5) / scale - 0.5
+    first = np.floor(center - 2 * stretch).astype(np.intp)
     index = first[:, None] + np.arange(taps)
-    weight = keys_cubic((centre[:, None] - index) / stretch)
+    weight = keys_cubic((center[:, None] - index) / stretch)
     weight /= weight.sum(axis=1, keepdims=True)
     return np.clip(index, 0, size - 1), weight
 

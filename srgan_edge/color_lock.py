@@ -1,8 +1,8 @@
-"""Colours held where they are: the low frequencies of a result are those of its input.
+"""Colors held where they are: the low frequencies of a result are those of its input.
 
 A generator that was trained against a discriminator may shift whole areas by a level or two, which
-no lack of detail explains. The difference between the mean colours of large blocks is all of that
-and nothing of the texture; interpolated, it is added to the result. It is taken over the picture
+no lack of detail explains. The difference between the mean colors of large blocks is all of that
+and nothing of the texture; interpolated, it is added to the result. It is taken over the image
 and not over the network's tiles, so that there are no seams. That is back-projection (Irani and
 Peleg 1991) of the lowest frequencies alone.
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from srgan_edge.pixels import Pixels
 
 BLOCK_PX = 16
-"""Side of a block in pixels of the input, about: blocks of one picture are all but equal."""
+"""Side of a block in pixels of the input, about: blocks of one image are all but equal."""
 
 MISSING_BITS, SHARE_BITS = 8, 7
 """Fractions of a level that a block lacks, and of a pixel's shift that come from a block."""
@@ -36,7 +36,7 @@ _THRESHOLDS = (2 * _DITHER + 1) << (_FRACTION_BITS - 5)
 
 
 class LockAxis(NamedTuple):
-    """One side of a picture in blocks."""
+    """One side of an image in blocks."""
 
     edges: _Ints
     """int32 [blocks + 1]: where each begins, and the last one ends, in pixels of the input."""
@@ -62,7 +62,7 @@ def lock_axis(size: int, scale: int) -> LockAxis:
 
 
 def locked(source: Pixels, upscaled: Pixels) -> Pixels:
-    """uint8 [sH, sW, C]: `upscaled`, with the mean colours of `source` block by block.
+    """uint8 [sH, sW, C]: `upscaled`, with the mean colors of `source` block by block.
 
     Args:
         source: uint8 [H, W, C], the input.

@@ -3,7 +3,7 @@
 Enlarged bytes have steps of 257 of 65535, which show as bands in a sky, a fog or a dark wall. What
 a network does in such places is what interpolation does, give or take the rounding on either side;
 what it draws anywhere else is far more. So where its answer is as near to the interpolated deep
-picture as bytes can tell, that picture is the answer, and where it is not, the network's is.
+image as bytes can tell, that image is the answer, and where it is not, the network's is.
 
 Where the deep pixels come from, and what writes them, is the caller's business.
 """
@@ -19,7 +19,7 @@ from srgan_edge.bicubic import keys_cubic
 from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
 
 UNCERTAIN = 3 * LEVEL // 2
-"""How far from the interpolated deep picture bytes can be and mean the same: half a level by the
+"""How far from the interpolated deep image bytes can be and mean the same: half a level by the
 rounding of what is shown to the network, half by that of its answer, half for its own inaccuracy.
 Measured on ramps with the bundled models, 99 of 100 answers are within this."""
 
@@ -59,8 +59,8 @@ def deepened(deep: DeepPixels, upscaled: Pixels, above: int = 0, below: int = 0)
 def interpolated(deep: DeepPixels, scale: int, above: int = 0, below: int = 0) -> DeepPixels:
     """uint16 [H + above + below, W, C] -> [sH, sW, C], bicubic (Keys 1981, a = -0.5).
 
-    Edges are replicated. The arithmetic is exact: a stripe of a picture is what it is in the whole
-    picture, as long as two rows `above` and `below` it are there, or its true edge.
+    Edges are replicated. The arithmetic is exact: a stripe of an image is what it is in the whole
+    image, as long as two rows `above` and `below` it are there, or its true edge.
     """
     height, width, channels = deep.shape
     result = np.empty((scale * (height - above - below), scale * width, channels), np.uint16)
@@ -114,13 +114,13 @@ def _widened(deep: DeepPixels, scale: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def _weights(scale: int) -> npt.NDArray[np.float64]:
-    """[scale * block, block + taps on both sides]: a block of samples from it and its neighbours.
+    """[scale * block, block + taps on both sides]: a block of samples from it and its neighbors.
 
-    In steps of 2**-14 that sum to 1, so that in float64 no sum is ever rounded: 16 bits of colour
+    In steps of 2**-14 that sum to 1, so that in float64 no sum is ever rounded: 16 bits of color
     and twice 14 of weight are 44 of 53.
     """
-    centre = (np.arange(scale * _BLOCK_PX) + 0.5) / scale - 0.5
-    distance = centre[:, None] - np.arange(-_TAPS_PX, _BLOCK_PX + _TAPS_PX)
+    center = (np.arange(scale * _BLOCK_PX) + 0.5) / scale - 0.5
+    distance = center[:, None] - np.arange(-_TAPS_PX, _BLOCK_PX + _TAPS_PX)
     weights = np.rint(keys_cubic(distance) * _WEIGHT_STEPS)
     weights[np.arange(len(weights)), weights.argmax(axis=1)] += _WEIGHT_STEPS - weights.sum(axis=1)
     return weights / _WEIGHT_STEPS

@@ -233,7 +233,7 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISREG(status.st_mode):
         raise InputRefused(f"{path}: empty file (0 bytes); fetch it again")
     kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-    raise InputRefused(f"{path}: {kind}; name a picture file")
+    raise InputRefused(f"{path}: {kind}; name an image file")
 
 
 def first_bytes(path: Path) -> bytes:

@@ -106,7 +106,7 @@ ACTIVATION_BUDGET_BYTES = 512 << 20
 def activation_budget_bytes(device: str) -> int:
     """What `--tile auto` lets the network's intermediate values take, in all slots together.
 
-    Of a GPU a quarter, however much of it is free: the same film is cut alike every time.
+    Of a GPU a quarter, however much of it is free: the same video is cut alike every time.
     """
     family, _, index = device.partition(":")
     memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None

@@ -3,7 +3,7 @@
 The pipeline knows neither files nor engines: frames come from an iterator, go through a function,
 and leave through a sink. Every frame goes through once and leaves in order, however many are
 upscaled at a time; copied packets pass the network by and keep their place. Memory is bounded by
-the channels between the stages, whatever the length of the film.
+the channels between the stages, whatever the length of the video.
 """
 
 import threading
@@ -25,7 +25,7 @@ Item = Frame | CopiedPacket
 Result = Frame | CodedFrame
 
 Source = TypeVar("Source", bound=Frame | CodedFrame)
-"""What is upscaled: RGB, or a picture as a decoder left it on a GPU."""
+"""What is upscaled: RGB, or an image as a decoder left it on a GPU."""
 
 
 class Sink(Protocol):

@@ -6,21 +6,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from srgan_edge.engines import Choice, choose_engine, film_slots, open_engine
+from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import SrganEdgeError, UsageError
 from srgan_edge.files import output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
-from srgan_edge.image.writer import left_out_by, picture_file, refuse_unwritable
+from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import FilmDamaged, Outcome, Reporter
+from srgan_edge.jobs.report import Outcome, Reporter, VideoDamaged
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
-from srgan_edge.transcode.upscale import upscale_film
+from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video.nvidia import choose_decoder
 
@@ -35,7 +35,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
     files = find_model(options.model)
     choice = choose_engine(files, options.engine, options.device)
-    slots = film_slots() if any(job.kind == "video" for job in jobs) else 1
+    slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
     with ExitStack() as opened:
 
         def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
@@ -54,17 +54,17 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         made_by = _made_by(choice, upscaler, options)
         reporter.began(
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
-            f"{', colours locked' if upscaler.color_lock else ''}",
+            f"{', colors locked' if upscaler.color_lock else ''}",
             made_by,
         )
         if any(job.kind == "video" for job in jobs):
             chosen = choose_decoder(options.decode, info.device, reporter.note)
             options = replace(options, decode=chosen)
         paths = [job.source for job in jobs if job.kind == "image"]
-        pictures = opened.enter_context(ImageProcess(paths, options.max_pixels))
+        images = opened.enter_context(ImageProcess(paths, options.max_pixels))
         outcomes = []
         for job in jobs:
-            outcome = _outcome_of(job, upscaler, pictures, options, made_by, reporter)
+            outcome = _outcome_of(job, upscaler, images, options, made_by, reporter)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
@@ -113,14 +113,14 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
 def _outcome_of(
     job: Job,
     upscaler: Upscaler,
-    pictures: ImageProcess,
+    images: ImageProcess,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
 ) -> Outcome:
     """Do one job; its error, if it is one of ours, is its outcome."""
     started, redone_before = time.monotonic(), upscaler.tiles_redone
-    damage: FilmDamaged | None = None
+    damage: VideoDamaged | None = None
     try:
         if job.outlet is None and job.target.exists() and options.existing != "replace":
             if options.existing == "keep":
@@ -130,31 +130,31 @@ def _outcome_of(
             )
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.kind == "image":
-            film = None
-            frames, size = _upscale_image(job, upscaler, pictures, options, reporter)
+            video = None
+            frames, size = _upscale_image(job, upscaler, images, options, reporter)
         elif job.is_stream:
-            film = upscale_stream(job, upscaler, options, reporter)
-            frames, size = film.frames, film.size
+            video = upscale_stream(job, upscaler, options, reporter)
+            frames, size = video.frames, video.size
         else:
-            film = upscale_film(job, upscaler, options, made_by, reporter)
-            frames, size = film.frames, film.size
+            video = upscale_video_file(job, upscaler, options, made_by, reporter)
+            frames, size = video.frames, video.size
     except OSError as error:
         failed = output_failed(job.target, error)
         return Outcome(job, seconds=time.monotonic() - started, error=failed)
-    except FilmDamaged as damaged:
-        damage, film = damaged, damaged.film
-        frames, size = film.frames, film.size
+    except VideoDamaged as damaged:
+        damage, video = damaged, damaged.video
+        frames, size = video.frames, video.size
     except SrganEdgeError as refused:
         return Outcome(job, seconds=time.monotonic() - started, error=refused)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
-    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, film=film)
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
 
 
 def _upscale_image(
-    job: Job, upscaler: Upscaler, pictures: ImageProcess, options: Options, reporter: Reporter
+    job: Job, upscaler: Upscaler, images: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
     enlargement = options.outscale or upscaler.scale
-    with pictures.open(job.source, enlargement) as reader:
+    with images.open(job.source, enlargement) as reader:
         size = options.final_size(reader.width, reader.height, upscaler.scale)
         like = reader.rows(0, 0)
         refuse_unwritable(
@@ -169,7 +169,7 @@ def _upscale_image(
             reporter.note(f"{job.source.name}: {remark}")
         reporter.started(job, reader.frames)
         if reader.frames == 1:
-            with picture_file(job.target, like, *size) as write:
+            with image_file(job.target, like, *size) as write:
                 for stripe in enlarged(reader, upscaler, *size):
                     write(stripe)
                     del stripe  # before the next one is made

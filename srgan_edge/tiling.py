@@ -1,7 +1,7 @@
 """Cutting a frame into tiles of one shape, and putting the upscaled tiles together again.
 
 A tile is a window of the frame. It is larger than the core it is responsible for by a halo on each
-side, which gives the network the neighbourhood it looks at, and which is discarded afterwards:
+side, which gives the network the neighborhood it looks at, and which is discarded afterwards:
 where the halo covers the network's reach there is nothing to blend. At the edge of the frame there
 is no halo, so that the network meets the same edge as in the whole frame. All windows have one
 shape, since static engines and batches need it: the last row and column shift inward.
@@ -127,7 +127,7 @@ def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px:
     wide, high = window_size
     if wide > width or high > height:
         raise UsageError(
-            f"a picture of {width}x{height} is smaller than what the engine takes, {wide}x{high}; "
+            f"an image of {width}x{height} is smaller than what the engine takes, {wide}x{high}; "
             "build one with --dynamic, or for smaller tiles"
         )
     if min(window_size) <= 2 * halo_px:

@@ -26,11 +26,11 @@ from srgan_edge.tiling import (
     upscale_tiled,
 )
 
-if TYPE_CHECKING:  # which needs PyAV, as films do
+if TYPE_CHECKING:  # which needs PyAV, as videos do
     from srgan_edge.engines.canvas import GpuEngine
 
 STRIPE_BYTES = 128 << 20
-"""What `--tile auto` lets a row of upscaled tiles take: of pictures, only that is in memory."""
+"""What `--tile auto` lets a row of upscaled tiles take: of images, only that is in memory."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Upscaler:
     ) -> None:
         """
         Args:
-            color_lock: hold the mean colours of the frame; None: if the model may shift them.
+            color_lock: hold the mean colors of the frame; None: if the model may shift them.
             say: takes one line for the user, when something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
             in_fp32: opens one in FP32; called once, if a tile is not finite in this one.
@@ -103,7 +103,7 @@ class Upscaler:
 
     @property
     def gpu_engine(self) -> "GpuEngine | None":
-        """The engine that is used now, if frames of a film can stay on its GPU."""
+        """The engine that is used now, if frames of a video can stay on its GPU."""
         stays = self._load.whole_frames and _takes_frames(self._engine)
         return cast("GpuEngine", self._engine) if stays else None
 
@@ -128,13 +128,13 @@ class Upscaler:
     def upscale_rows(
         self, rows: Callable[[int, int], Pixels], width: int, height: int
     ) -> Iterator[Pixels]:
-        """The same picture as by `upscale`, in stripes from the top: uint8 [sh, sW, 3] each.
+        """The same image as by `upscale`, in stripes from the top: uint8 [sh, sW, 3] each.
 
-        No more of it is in memory than one row of tiles, or two to hold its colours.
+        No more of it is in memory than one row of tiles, or two to hold its colors.
 
         Args:
             rows: gives the rows from a first to before a last one, uint8 [h, W, 3].
-            width: of the picture, in LR pixels.
+            width: of the image, in LR pixels.
             height: the same.
 
         Raises:

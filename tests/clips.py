@@ -1,4 +1,4 @@
-"""Tiny films made on the spot, whose frames say which frame they are, and ways to look at a film.
+"""Tiny videos made on the spot, whose frames say which frame they are, and ways to look at a video.
 
 Each frame carries its number as a row of black and white blocks, large enough to be read back after
 lossy encoding and scaling: lost, doubled and swapped frames show. Looking uses PyAV alone, so that
@@ -21,12 +21,12 @@ from srgan_edge.pixels import Pixels
 
 MS = Fraction(1, 1000)
 _BITS = 8
-_SOUND_RATE = 44100
+_AUDIO_RATE = 44100
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What to put into a film."""
+    """What to put into a video."""
 
     frames: int = 12
     size: tuple[int, int] = (64, 48)
@@ -46,9 +46,9 @@ class Clip:
     aspect: Fraction | None = None
     display: tuple[int, bool] | None = None
     """Degrees counter-clockwise, mirrored."""
-    sounds: Sequence[str] = ()
+    audio: Sequence[str] = ()
     """One AAC stream for each language."""
-    sound_start: Fraction = Fraction(0)
+    audio_start: Fraction = Fraction(0)
     """In seconds."""
     subtitles: str | None = None
     """A codec."""
@@ -70,11 +70,11 @@ class Clip:
 
 
 def make(path: Path, **wanted: Any) -> Path:
-    """Write the film `Clip(**wanted)` to `path`, in the format of its suffix."""
+    """Write the video `Clip(**wanted)` to `path`, in the format of its suffix."""
     clip = Clip(**wanted)
     with av.open(str(path), "w", container_options=clip.container_options) as output:
         video = _add_video(output, clip)
-        sounds = [_add_sound(output, language) for language in clip.sounds]
+        audio = [_add_audio(output, language) for language in clip.audio]
         subtitles = _add_subtitles(output, clip) if clip.subtitles else None
         cover = _add_cover(output) if clip.cover else None
         if clip.attachment is not None:
@@ -84,9 +84,9 @@ def make(path: Path, **wanted: Any) -> Path:
             output.set_chapters([_chapter(n) for n in range(2)])
         output.start_encoding()
         if cover:
-            output.mux([*cover.encode(_cover_picture()), *cover.encode(None)])
-        for sound in sounds:
-            _write_sound(output, sound, clip)
+            output.mux([*cover.encode(_cover_image()), *cover.encode(None)])
+        for stream in audio:
+            _write_audio(output, stream, clip)
         if subtitles:
             for start_ms in clip.subtitle_starts_ms:
                 output.mux_one(_subtitle(subtitles, clip.subtitles, start_ms))
@@ -122,9 +122,9 @@ class SeenFrame(NamedTuple):
 
 
 def see_frames(path: Path) -> list[SeenFrame]:
-    """The frames of a film, in the order in which they are shown."""
-    with av.open(str(path)) as film:
-        stream = film.streams.best("video")
+    """The frames of a video, in the order in which they are shown."""
+    with av.open(str(path)) as video:
+        stream = video.streams.best("video")
         base = stream.time_base
         return [
             SeenFrame(
@@ -132,7 +132,7 @@ def see_frames(path: Path) -> list[SeenFrame]:
                 frame.pts * base,
                 (frame.pts + frame.duration) * base,
             )
-            for frame in film.decode(stream)
+            for frame in video.decode(stream)
         ]
 
 
@@ -145,10 +145,10 @@ class SeenPacket(NamedTuple):
 
 def see_packets(path: Path, kind: str) -> list[list[SeenPacket]]:
     """The packets of each stream of the kind `audio` or `subtitle`."""
-    with av.open(str(path)) as film:
-        streams = [stream for stream in film.streams if stream.type == kind]
+    with av.open(str(path)) as video:
+        streams = [stream for stream in video.streams if stream.type == kind]
         seen: dict[int, list[SeenPacket]] = {stream.index: [] for stream in streams}
-        for packet in film.demux(streams) if streams else ():
+        for packet in video.demux(streams) if streams else ():
             if packet.size:
                 seen[packet.stream_index].append(_seen_packet(packet))
         return list(seen.values())
@@ -193,22 +193,22 @@ def _mux_frames(output, packets, durations):
         output.mux_one(packet)
 
 
-def _add_sound(output, language):
-    stream = output.add_stream("aac", rate=_SOUND_RATE, layout="mono")
+def _add_audio(output, language):
+    stream = output.add_stream("aac", rate=_AUDIO_RATE, layout="mono")
     stream.metadata["language"] = language
     return stream
 
 
-def _write_sound(output, stream, clip):
-    """A tone as long as the film, of another pitch in each stream."""
+def _write_audio(output, stream, clip):
+    """A tone as long as the video, of another pitch in each stream."""
     last = max(clip.frame_pts) + (clip.last_duration or clip.period)
-    samples = int((last - min(clip.frame_pts)) * clip.time_base * _SOUND_RATE)
-    start = round(clip.sound_start * _SOUND_RATE)
+    samples = int((last - min(clip.frame_pts)) * clip.time_base * _AUDIO_RATE)
+    start = round(clip.audio_start * _AUDIO_RATE)
     for at in range(0, samples, 1024):
-        times = np.arange(at, min(at + 1024, samples)) / _SOUND_RATE
+        times = np.arange(at, min(at + 1024, samples)) / _AUDIO_RATE
         tone = np.sin(times * 2 * math.pi * 220 * (stream.index + 1)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(tone[None] * 0.3, "fltp", "mono")
-        frame.sample_rate, frame.time_base = _SOUND_RATE, Fraction(1, _SOUND_RATE)
+        frame.sample_rate, frame.time_base = _AUDIO_RATE, Fraction(1, _AUDIO_RATE)
         frame.pts = start + at
         output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
@@ -235,10 +235,10 @@ def _add_cover(output):
     return stream
 
 
-def _cover_picture():
-    picture = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 77, np.uint8))
-    picture.pts, picture.time_base = 0, MS
-    return picture
+def _cover_image():
+    image = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 77, np.uint8))
+    image.pts, image.time_base = 0, MS
+    return image
 
 
 def _chapter(n):

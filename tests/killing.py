@@ -1,4 +1,4 @@
-"""One film, upscaled by processes that are killed at random moments until it is done.
+"""One video, upscaled by processes that are killed at random moments until it is done.
 
     python killing.py SOURCE TARGET
 
@@ -24,7 +24,7 @@ class Killed:
     """What a series of kills came to."""
 
     kills: int = 0
-    films: int = 0
+    videos: int = 0
     """That were finished, in spite of the kills."""
     resumed: int = 0
     """Runs that found finished segments."""
@@ -33,7 +33,7 @@ class Killed:
 def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> Killed:
     """Upscale `source` over and over, with SIGKILL at random moments, until there were `kills`.
 
-    Every film that is finished is compared with one that was made without a kill, and removed.
+    Every video that is finished is compared with one that was made without a kill, and removed.
 
     Raises:
         AssertionError: bytes differ, something was left over, or a run failed by itself.
@@ -52,10 +52,10 @@ def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> K
             code = process.wait()
             done.kills += 1
         assert code in (0, -signal.SIGKILL), code
-        if target.exists():  # a process can be killed after its film is at its place
+        if target.exists():  # a process can be killed after its video is at its place
             assert target.read_bytes() == whole.read_bytes(), f"after {done}"
             target.unlink()
-            done.films += 1
+            done.videos += 1
     assert _run(source, target).wait() == 0
     assert target.read_bytes() == whole.read_bytes()
     names = {path.name for path in target.parent.iterdir()}
@@ -76,7 +76,7 @@ def main(source: Path, target: Path) -> None:
     from srgan_edge.jobs.plan import Job, Options
     from srgan_edge.model.library import find_model
     from srgan_edge.tiling import Tiling
-    from srgan_edge.transcode.upscale import upscale_film
+    from srgan_edge.transcode.upscale import upscale_video_file
     from srgan_edge.video.frame import Encoding
 
     class Doubler:
@@ -93,7 +93,7 @@ def main(source: Path, target: Path) -> None:
         def frame_done(self): ...
 
     options = Options("", Encoding(preset="ultrafast"), Tiling(), existing="replace")
-    upscale_film(Job(source, target, "video"), Doubler(), options, {}, Silence())
+    upscale_video_file(Job(source, target, "video"), Doubler(), options, {}, Silence())
 
 
 if __name__ == "__main__":

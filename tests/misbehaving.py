@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image.still import Picture
+from srgan_edge.image.still import StillImage
 from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation import images as isolated_image
 from srgan_edge.isolation import videos as isolated_reader
-from srgan_edge.transcode import join as film_join
+from srgan_edge.transcode import join as video_join
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.reader import VideoReader
 
@@ -62,7 +62,7 @@ leave = _at_frame(lambda: os._exit(3))
 def tell_rights(parent, request):
     """What a taken-over child could still do, by name."""
     attempts = {
-        "read the film": lambda: Path(request["path"]).open("rb").close(),
+        "read the video": lambda: Path(request["path"]).open("rb").close(),
         "read another file": lambda: Path(request["other"]).open("rb").close(),
         "list a folder": lambda: list(Path(request["other"]).parent.iterdir()),
         "write": lambda: os.write(os.open(request["path"], os.O_WRONLY), b"x"),
@@ -242,28 +242,28 @@ def point_outside(parent, request):
     time.sleep(1000)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def _picture_child(facts=None, **changes):
-    """An entry point that answers what a picture of 5x8 pixels is asked, with changes."""
+def _image_child(facts=None, **changes):
+    """An entry point that answers what an image of 5x8 pixels is asked, with changes."""
     said = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
-    picture = Picture(np.zeros((2, 5, 3), np.uint8))
+    image = StillImage(np.zeros((2, 5, 3), np.uint8))
     functions = {
         "open": lambda *_: isolated_image.ImageFacts(**(said | (facts or {}))),
-        "rows": lambda *_: replace(picture, **changes),
+        "rows": lambda *_: replace(image, **changes),
     }
     return lambda parent, request: remote.serve(parent, functions)
 
 
-picture_lie_of_size = _picture_child({"width": 1 << 30})
-picture_lie_of_frames = _picture_child({"frames": 3})
-picture_lie_of_notes = _picture_child({"notes": ("\x1b[2J",)})
-picture_lie_of_rows = _picture_child(pixels=np.zeros((2, 6, 3), np.uint8))
-picture_lie_of_alpha = _picture_child(alpha=np.zeros((3, 5), np.uint8))
+image_lie_of_size = _image_child({"width": 1 << 30})
+image_lie_of_frames = _image_child({"frames": 3})
+image_lie_of_notes = _image_child({"notes": ("\x1b[2J",)})
+image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
+image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
 
 
-def picture_crash(parent, request):
+def image_crash(parent, request):
     remote.serve(parent, {"open": lambda *_: os.abort()})
 
 
@@ -272,5 +272,5 @@ def picture_crash(parent, request):
 
 def joiner_that_crashes(parent, request):
     """Rehearses, and then crashes over the join."""
-    film_join._join = lambda order, on_step: os.abort()
-    film_join.serve(parent, request)
+    video_join._join = lambda order, on_step: os.abort()
+    video_join.serve(parent, request)

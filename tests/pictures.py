@@ -1,4 +1,4 @@
-"""Pictures byte by byte, for what Pillow cannot write or will not."""
+"""Images byte by byte, for what Pillow cannot write or will not."""
 
 import itertools
 import struct
@@ -13,9 +13,9 @@ def chunk(name: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I", len(content)) + name + content + checksum
 
 
-def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chunks: bytes):
+def png(width: int, height: int, depth: int, color_type: int, rows: bytes, *chunks: bytes):
     """A PNG. `rows` with their filter bytes; `chunks`: type and content of others before them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     others = b"".join(chunk(each[:4], each[4:]) for each in chunks)
     pixels = chunk(b"IDAT", zlib.compress(rows))
     return SIGNATURE + chunk(b"IHDR", header) + others + pixels + chunk(b"IEND")

@@ -1,4 +1,4 @@
-"""Films that flow: sent through pipes and loopback sockets, upscaled by a doubling of pixels."""
+"""Videos that flow: sent through pipes and loopback sockets, upscaled by a doubling of pixels."""
 
 import os
 import threading
@@ -114,20 +114,20 @@ def drained(target):
 
 
 def as_format(source, name):
-    """The bytes of a film in another format: packets as they are, or raw frames."""
+    """The bytes of a clip in another format: packets as they are, or raw frames."""
     path = source.with_suffix(f".as-{name}")
-    with av.open(str(source)) as film, av.open(str(path), "w", format=name) as output:
+    with av.open(str(source)) as clip, av.open(str(path), "w", format=name) as output:
         if name == "yuv4mpegpipe":
-            video = film.streams.video[0]
+            video = clip.streams.video[0]
             stream = output.add_stream("rawvideo", rate=video.average_rate)
             stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-            for number, frame in enumerate(film.decode(video)):
+            for number, frame in enumerate(clip.decode(video)):
                 frame.pts, frame.time_base = number, 1 / video.average_rate
                 output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
         else:
-            streams = {s.index: output.add_stream_from_template(s) for s in film.streams}
-            for packet in film.demux():
+            streams = {s.index: output.add_stream_from_template(s) for s in clip.streams}
+            for packet in clip.demux():
                 if packet.size:
                     packet.stream = streams[packet.stream_index]
                     output.mux_one(packet)

@@ -1,4 +1,4 @@
-"""The TensorRT engine on the driver without a GPU: slots, graphs, shapes, failures, whole films.
+"""The TensorRT engine on the driver without a GPU: slots, graphs, shapes, failures, whole videos.
 
 What TensorRT would compute, OpenVINO computes, in the stream and on the memory that TensorRT would
 use: what is upscaled by the engine has to be what OpenVINO alone gives, byte for byte. It is not
@@ -49,7 +49,7 @@ from srgan_edge.model.library import find_model
 from srgan_edge.model.passport import Passport, Profile, passport_path, write_engine
 from srgan_edge.tiling import Tiling, plan_windows
 from srgan_edge.transcode.gpu_frames import CPU
-from srgan_edge.transcode.on_gpu import GpuFilm
+from srgan_edge.transcode.on_gpu import GpuVideo
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Encoding
@@ -152,7 +152,7 @@ def engine_file(path, profile, **changes):
     return path
 
 
-def pictures(*shape):
+def images(*shape):
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
 
 
@@ -166,17 +166,17 @@ def test_a_fixed_engine_upscales_what_openvino_upscales(tensorrt, openvino, tmp_
         assert engine.info.fixed_shape == (2, 9, 7)
         assert (engine.info.name, engine.info.device) == ("tensorrt 10.16.1", "cuda:0")
         for seed in range(3):
-            batch = np.roll(pictures(2, 9, 7), seed)
+            batch = np.roll(images(2, 9, 7), seed)
             assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
-        single = pictures(1, 9, 7)  # fewer frames than it has
+        single = images(1, 9, 7)  # fewer frames than it has
         assert np.array_equal(engine.upscale(single), openvino.upscale(single))
 
 
 def test_no_later_call_changes_a_result(tensorrt, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 6))) as engine:
-        first = engine.upscale(pictures(1, 5, 6))
+        first = engine.upscale(images(1, 5, 6))
         kept = first.copy()
-        engine.upscale(255 - pictures(1, 5, 6))
+        engine.upscale(255 - images(1, 5, 6))
         assert np.array_equal(first, kept)
 
 
@@ -185,10 +185,10 @@ def test_a_dynamic_engine_changes_shape(tensorrt, openvino, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
         assert engine.info.fixed_shape is None
         for shape in [(1, 8, 8), (3, 20, 30), (1, 4, 5), (1, 8, 8)]:
-            batch = pictures(*shape)
+            batch = images(*shape)
             assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
         with pytest.raises(UsageError, match="was given 1x21x30; build one for that"):
-            engine.upscale(pictures(1, 21, 30))
+            engine.upscale(images(1, 21, 30))
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 8), (3, 9, 7)])
@@ -198,12 +198,12 @@ def test_another_shape_is_refused(tensorrt, tmp_path, shape):
         TensorRtEngine(path) as engine,
         pytest.raises(UsageError, match=r"the engine takes 2x9x7, and was given"),
     ):
-        engine.upscale(pictures(*shape))
+        engine.upscale(images(*shape))
 
 
 def test_slots_work_at_once_and_none_mixes_them_up(tensorrt, openvino, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 6, 5))
-    batches = [np.roll(pictures(1, 6, 5), i) for i in range(40)]
+    batches = [np.roll(images(1, 6, 5), i) for i in range(40)]
     expected = [openvino.upscale(batch) for batch in batches]
     results = [None] * len(batches)
     with TensorRtEngine(path, slots=3) as engine:
@@ -233,7 +233,7 @@ def test_slots_that_do_not_fit_are_done_without(tensorrt, openvino, tmp_path):
     DRIVER.fake_limit_memory(ctypes.c_size_t(DRIVER.fake_used_bytes() + 2 * 3264 + 100))
     with TensorRtEngine(path, slots=3) as engine:
         assert engine.info.slots == 2
-        batch = pictures(1, 8, 8)
+        batch = images(1, 8, 8)
         assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
 
 
@@ -248,7 +248,7 @@ def test_a_gpu_lost_at_work_is_told(tensorrt, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5))) as engine:
         DRIVER.fake_break(46)
         with pytest.raises(ResourcesExhausted, match="the GPU failed"):
-            engine.upscale(pictures(1, 5, 5))
+            engine.upscale(images(1, 5, 5))
         DRIVER.fake_reset()
 
 
@@ -284,13 +284,13 @@ def test_a_frame_goes_there_once_and_comes_back_once(tensorrt, tmp_path, profile
     tiling = Tiling(batch=1 if profile.is_static else 4, tile="auto" if profile.is_static else 24)
     with TensorRtEngine(path) as engine:
         upscaler = Upscaler(engine, tiling)
-        upscaler.upscale(pictures(height, width))  # makes room
+        upscaler.upscale(images(height, width))  # makes room
         plan, batch = upscaler.plan(width, height)
         calls = -(-len(plan.tiles) // batch)
         batch = min(batch, len(plan.tiles)) if not profile.is_static else batch
         Counts.take()
         for _ in range(3):
-            upscaler.upscale(pictures(height, width))
+            upscaler.upscale(images(height, width))
             size_bytes = 3 * width * height
             assert Counts.take() == once(size_bytes, 16 * size_bytes, calls, batch)
 
@@ -302,7 +302,7 @@ def test_whoever_waits_for_the_gpu_lets_others_work(tensorrt, tmp_path):
         DRIVER.fake_close_gate()
         timer = threading.Timer(0.05, lambda: opened.append(DRIVER.fake_open_gate()))
         timer.start()
-        engine.upscale(pictures(1, 8, 8))
+        engine.upscale(images(1, 8, 8))
         timer.join()
     assert opened == [True]
 
@@ -328,7 +328,7 @@ def test_frames_cut_on_the_gpu_are_as_those_cut_here(
         here = Upscaler(engine, tiling, color_lock=lock)
         here._load = dataclasses.replace(here._load, whole_frames=False)
         for seed in range(2):
-            frame = np.roll(pictures(height, width), seed)
+            frame = np.roll(images(height, width), seed)
             assert np.array_equal(there.upscale(frame), here.upscale(frame))
 
 
@@ -339,7 +339,7 @@ def test_without_room_for_whole_frames_tiles_go_one_by_one(tensorrt, openvino, t
         upscaler = Upscaler(engine, Tiling(overlap="exact"), said.append)
         used = DRIVER.fake_used_bytes()
         DRIVER.fake_limit_memory(ctypes.c_size_t(used + 1000))
-        frame = pictures(50, 61)
+        frame = images(50, 61)
         upscaled = upscaler.upscale(frame)
         assert DRIVER.fake_used_bytes() == used
     whole = openvino.upscale(frame[None])[0]
@@ -356,13 +356,13 @@ def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch)
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))) as engine:
         upscaler = Upscaler(engine, Tiling(), said.append)
         for _ in range(2):
-            assert upscaler.upscale(pictures(50, 61)).shape == (200, 244, 3)
+            assert upscaler.upscale(images(50, 61)).shape == (200, 244, 3)
     (line,) = said
     assert "pip install 'srgan-edge[rtx]': going on with frames that are cut before" in line
 
 
 def bright(batch):
-    """NaN for pictures that have a white pixel, as if they went beyond FP16."""
+    """NaN for images that have a white pixel, as if they went beyond FP16."""
     return np.where((batch == 255).any((1, 2, 3)), np.nan, 1)
 
 
@@ -370,7 +370,7 @@ def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openv
     install, _ = tensorrt
     install(totals=bright)
     path = engine_file(tmp_path / "a.engine", Profile.static(3, 5, 6))
-    dark = pictures(3, 5, 6) // 2
+    dark = images(3, 5, 6) // 2
     light = dark.copy()
     light[1, 2, 3] = 255
     with TensorRtEngine(path) as engine:
@@ -382,7 +382,7 @@ def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openv
         engine.upscale(light[:1])  # behind it is still the bright one of before
 
 
-def test_a_film_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+def test_a_video_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, monkeypatch, capsys):
     """Some tiles of every frame, done again by OpenVINO; its pixels here are the engine's too."""
     install, batches = tensorrt
     install(totals=lambda batch: np.where(batch.mean((1, 2, 3)) > 100, np.inf, 0))
@@ -469,7 +469,7 @@ def test_tensorrt_rtx_keeps_what_it_compiled(openvino, monkeypatch, tmp_path, ca
         with TensorRtEngine(path, slots=2) as engine:
             assert module._api.heard == handed_back
             for seed in range(3):
-                batch = np.roll(pictures(1, 9, 7), seed)
+                batch = np.roll(images(1, 9, 7), seed)
                 assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
     (kept,) = (tmp_path / "cache").glob("compiled-*")
     assert kept.name == "compiled-1.7.1.116-Fake-GPU-128-multiprocessors-13.0.cache"
@@ -489,7 +489,7 @@ def test_an_engine_for_another_compute_capability_is_refused(tensorrt, monkeypat
 @pytest.mark.parametrize(("width", "height"), [(40, 36), (36, 36), (61, 50), (100, 37)])
 def test_frames_are_cut_as_the_engine_wants_them(tensorrt, openvino, tmp_path, width, height):
     """Windows of 36x36 with exact halos of 11: as the whole frame, but for the order of sums."""
-    frame = pictures(height, width)
+    frame = images(height, width)
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))) as engine:
         tiled = Upscaler(engine, Tiling(overlap="exact")).upscale(frame)
     whole = openvino.upscale(frame[None])[0]
@@ -502,12 +502,12 @@ def test_a_frame_that_is_too_small_is_refused(tensorrt, tmp_path):
         with pytest.raises(
             UsageError, match="of 30x50 is smaller than what the engine takes, 36x36"
         ):
-            upscaler.upscale(pictures(50, 30))
+            upscaler.upscale(images(50, 30))
         with pytest.raises(UsageError, match="--tile 64 with halos of 7 px, but the engine takes"):
             Upscaler(engine, Tiling(tile=64))
         with pytest.raises(UsageError, match="--batch 3, but the engine takes 1"):
             Upscaler(engine, Tiling(batch=3))
-        Upscaler(engine, Tiling(tile=22)).upscale(pictures(50, 40))  # 22 + 2 * 7 is its size
+        Upscaler(engine, Tiling(tile=22)).upscale(images(50, 40))  # 22 + 2 * 7 is its size
 
 
 def test_windows_no_larger_than_their_halos_are_refused():
@@ -516,7 +516,7 @@ def test_windows_no_larger_than_their_halos_are_refused():
 
 
 @pytest.mark.parametrize("profile", [Profile.static(1, 48, 64), Profile.static(2, 40, 40)], ids=str)
-def test_a_film_goes_through_the_slots(tensorrt, openvino, tmp_path, monkeypatch, profile):
+def test_a_video_goes_through_the_slots(tensorrt, openvino, tmp_path, monkeypatch, profile):
     """The whole command, by name of the engine file; compared with OpenVINO, in FP32."""
     monkeypatch.chdir(tmp_path)
     engine_file(tmp_path / "edge.engine", profile)
@@ -533,7 +533,7 @@ def test_a_film_goes_through_the_slots(tensorrt, openvino, tmp_path, monkeypatch
         assert np.abs(one.astype(int) - other).max() <= 3  # one level, in YUV and back
 
 
-def test_a_film_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+def test_a_video_goes_on_when_the_gpu_is_lost(tensorrt, openvino, tmp_path, monkeypatch, capsys):
     """Every frame once: those before by the engine, those after by OpenVINO on the CPU."""
     monkeypatch.chdir(tmp_path)
     _, batches = tensorrt
@@ -588,7 +588,7 @@ def decoded_frames(width, height, pixel_format, count=3):
     """Frames as NVDEC gives them, in this machine's memory; rows have gaps."""
     frames = []
     for seed in range(count):
-        rgb = VideoFrame.from_ndarray(np.roll(pictures(height, width), seed), "rgb24")
+        rgb = VideoFrame.from_ndarray(np.roll(images(height, width), seed), "rgb24")
         frames.append(rgb.reformat(format=pixel_format))
     return frames
 
@@ -603,9 +603,9 @@ def planes_in(frame):
     return luma[:, : frame.width], pairs
 
 
-def film_on_the_gpu(engine, width, height, pixel_format, tiling=None):
+def video_on_the_gpu(engine, width, height, pixel_format, tiling=None):
     plan, batch = Upscaler(engine, tiling or Tiling()).plan(width, height)
-    return GpuFilm(engine, plan, batch, BT_709, pixel_format, device=CPU)
+    return GpuVideo(engine, plan, batch, BT_709, pixel_format, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -626,9 +626,9 @@ def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
     bits = 8 if taken == "nv12" else 10
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
         upscaler = Upscaler(engine, Tiling())
-        with film_on_the_gpu(engine, width, height, taken) as film:
+        with video_on_the_gpu(engine, width, height, taken) as video:
             for frame in decoded_frames(width, height, given):
-                upscaled = film.upscale(frame)
+                upscaled = video.upscale(frame)
                 assert (upscaled.width, upscaled.height) == (4 * width, 4 * height)
                 rgb = yuv420_to_rgb(*planes_in(frame), BT_709)
                 expected = rgb_to_yuv420(upscaler.upscale(rgb), BT_709, bits)
@@ -639,11 +639,11 @@ def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
 
 def test_nothing_of_a_frame_leaves_the_gpu(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
-    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 62, 50, "nv12") as film:
-        film.upscale(decoded_frames(62, 50, "nv12")[0])
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50, "nv12") as video:
+        video.upscale(decoded_frames(62, 50, "nv12")[0])
         for frame in decoded_frames(62, 50, "nv12"):
             Counts.take()
-            film.upscale(frame)
+            video.upscale(frame)
             taken = Counts.take()
             assert taken == dict.fromkeys(taken, 0) | {
                 "waits": 1,
@@ -669,20 +669,20 @@ def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
         slot.wait()
         for memory in (arriving, result):
             memory.close()
-    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 48, 36, "nv12") as film:
-        upscaled = film.upscale(frame)
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36, "nv12") as video:
+        upscaled = video.upscale(frame)
         expected = np.concatenate([plane.ravel() for plane in planes_in(upscaled)])
         del upscaled
     assert np.array_equal(back, expected)
 
 
-def test_what_is_not_finite_goes_into_no_film(tensorrt, tmp_path):
+def test_what_is_not_finite_goes_into_no_video(tensorrt, tmp_path):
     install, _ = tensorrt
     install(totals=lambda batch: np.where(np.arange(len(batch)) == 1, np.nan, 0))
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
-    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 62, 50, "nv12") as film:
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50, "nv12") as video:
         with pytest.raises(NotFinite) as raised:
-            film.upscale(decoded_frames(62, 50, "nv12")[0])
+            video.upscale(decoded_frames(62, 50, "nv12")[0])
         assert raised.value.frames == [1, 3, 5]
 
 
@@ -691,40 +691,40 @@ def test_room_is_used_again_once_the_encoder_lets_go(tensorrt, tmp_path):
     before = DRIVER.fake_used_bytes()
     with TensorRtEngine(path) as engine:
         frames = decoded_frames(48, 36, "nv12", 9)
-        with film_on_the_gpu(engine, 48, 36, "nv12") as film:
+        with video_on_the_gpu(engine, 48, 36, "nv12") as video:
             held, addresses = deque(maxlen=3), set()
             for frame in frames:
-                held.append(film.upscale(frame))
+                held.append(video.upscale(frame))
                 addresses.add(held[-1].planes[0].buffer_ptr)
             assert len(addresses) == 4
             del held
     assert DRIVER.fake_used_bytes() == before
 
 
-def test_a_film_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_path):
+def test_a_video_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
     with TensorRtEngine(path, slots=2) as engine:
         used = DRIVER.fake_used_bytes()
         DRIVER.fake_limit_memory(ctypes.c_size_t(used + 200_000))  # for one of the slots
         with pytest.raises(OutOfMemory):
-            film_on_the_gpu(engine, 62, 50, "nv12")
+            video_on_the_gpu(engine, 62, 50, "nv12")
         DRIVER.fake_reset()
-        engine.upscale(pictures(1, 36, 36))
+        engine.upscale(images(1, 36, 36))
 
 
-def test_a_gpu_lost_with_the_film_on_it_is_told(tensorrt, tmp_path):
+def test_a_gpu_lost_with_the_video_on_it_is_told(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
-    with TensorRtEngine(path) as engine, film_on_the_gpu(engine, 48, 36, "nv12") as film:
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36, "nv12") as video:
         frame, *_ = decoded_frames(48, 36, "nv12")
-        film.upscale(frame)
+        video.upscale(frame)
         DRIVER.fake_break(46)
         with pytest.raises(EngineLost, match="the GPU failed"):
-            film.upscale(frame)
+            video.upscale(frame)
         DRIVER.fake_reset()
 
 
-def test_a_film_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
-    """Times, durations, colours, aspect and rotation, as of the film made by this machine."""
+def test_a_video_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
+    """Times, durations, colors, aspect and rotation, as of the video made by this machine."""
     wanted = {"time_base": MS, "pts": [0, 33, 400, 433, 1000], "last_duration": 700}
     wanted |= {"color": (1, 1, 1, 1), "aspect": Fraction(4, 3), "display": (90, False)}
     source = make(tmp_path / "in.mkv", size=(64, 48), options={"bf": "2"}, **wanted)
@@ -742,13 +742,13 @@ def test_a_film_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
             times = list(reader.scan())
         encoder = VideoEncoder(reader.info, size, Encoding(pixel_format="nv12"))
         with (
-            film_on_the_gpu(engine, 64, 48, "nv12") as film,
+            video_on_the_gpu(engine, 64, 48, "nv12") as video,
             av.open(str(tmp_path / "there.mkv"), "w") as container,
             av.open(str(source)) as decoded,
         ):
             encoder.add_to(container)
             for frame, time in zip(decoded.decode(video=0), times, strict=True):
-                upscaled = film.upscale(frame.reformat(format="nv12"))
+                upscaled = video.upscale(frame.reformat(format="nv12"))
                 container.mux(encoder.encode(CodedFrame(upscaled, *time)))
                 del upscaled
             container.mux(encoder.finish())
@@ -762,7 +762,7 @@ def test_a_film_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
         assert np.abs(one.astype(int) - other).mean() < 3
 
 
-def test_what_make_gpu_does_with_a_film_that_stays_there(tensorrt, tmp_path, monkeypatch):
+def test_what_make_gpu_does_with_a_video_that_stays_there(tensorrt, tmp_path, monkeypatch):
     """Software decodes and encodes in the place of NVDEC and NVENC, in NV12."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     import gpu_video
@@ -772,15 +772,15 @@ def test_what_make_gpu_does_with_a_film_that_stays_there(tensorrt, tmp_path, mon
             for frame in container.decode(video=0):
                 yield frame.reformat(format="nv12")
 
-    monkeypatch.setattr(gpu_video, "GpuFilm", partial(GpuFilm, device=CPU))
+    monkeypatch.setattr(gpu_video, "GpuVideo", partial(GpuVideo, device=CPU))
     monkeypatch.setattr(gpu_video, "_decoded_on_gpu", decoded)
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
     with TensorRtEngine(path) as engine:
-        found = gpu_video.film_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
+        found = gpu_video.video_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
         assert found["size"] == "64x48"
         monkeypatch.setattr(gpu_video, "_apart", lambda ours, theirs: 1)
         with pytest.raises(AssertionError, match="levels apart"):
-            gpu_video.film_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
+            gpu_video.video_stays_on_the_gpu(tmp_path, engine, (64, 48), "libx264")
 
 
 def frames_of(path):

@@ -1,4 +1,4 @@
-"""The colour lock: what shifts is put back, what does not shift is left alone, and no seams."""
+"""The color lock: what shifts is put back, what does not shift is left alone, and no seams."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SHIFT = (6, 0, -4)
 SIZES = [(1, 1), (3, 50), (17, 33), (40, 24), (63, 129), (90, 160)]
 
 
-def picture(height, width, seed=0):
+def image(height, width, seed=0):
     """A smooth scene away from black and white, with a little grain."""
     rng = np.random.default_rng(seed)
     down, across = np.mgrid[0:height, 0:width]
@@ -30,8 +30,8 @@ def shifting(source, scale=4, seed=1):
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_shifted_colours_are_put_back(height, width, scale):
-    source = picture(height, width)
+def test_shifted_colors_are_put_back(height, width, scale):
+    source = image(height, width)
     upscaled = shifting(source, scale)
     result = locked(source, upscaled)
     assert (result.shape, result.dtype) == (upscaled.shape, np.uint8)
@@ -42,7 +42,7 @@ def test_shifted_colours_are_put_back(height, width, scale):
 
 
 def test_a_shift_below_one_level_is_put_back_too():
-    """A third of a level is not rounded away, on flat colours either."""
+    """A third of a level is not rounded away, on flat colors either."""
     source = np.full((64, 96, 3), 100, np.uint8)
     upscaled = np.full((256, 384, 3), 100, np.uint8)
     upscaled[::3] += 1
@@ -52,7 +52,7 @@ def test_a_shift_below_one_level_is_put_back_too():
 
 
 def test_a_shift_that_differs_from_place_to_place():
-    source = picture(96, 160)
+    source = image(96, 160)
     upscaled = shifting(source).astype(int)
     upscaled += np.linspace(-5, 5, upscaled.shape[1]).round().astype(int)[None, :, None]
     upscaled = upscaled.clip(0, 255).astype(np.uint8)
@@ -65,14 +65,14 @@ def test_a_shift_that_differs_from_place_to_place():
     assert np.abs(quarters(result) - quarters(source)).max() < 0.3
 
 
-def test_what_has_the_right_colours_is_left_alone():
-    source = picture(50, 70)
+def test_what_has_the_right_colors_is_left_alone():
+    source = image(50, 70)
     faithful = source.repeat(4, axis=0).repeat(4, axis=1)
     assert np.array_equal(locked(source, faithful), faithful)
 
 
 def test_texture_stays():
-    source = picture(64, 96)
+    source = image(64, 96)
     upscaled = shifting(source)
     change = locked(source, upscaled).astype(int) - upscaled
     assert change.std((0, 1)).max() < 0.6  # the shift itself, and the dither of its fraction
@@ -93,8 +93,8 @@ def test_a_sharp_edge_gets_no_halo():
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("stripe_rows", [1, 7, 16, 50])
-def test_stripes_give_the_same_picture(height, width, stripe_rows):
-    source = picture(height, width)
+def test_stripes_give_the_same_image(height, width, stripe_rows):
+    source = image(height, width)
     upscaled = shifting(source)
     stripes = [upscaled[4 * n : 4 * (n + stripe_rows)] for n in range(0, height, stripe_rows)]
     result = locked_stripes(lambda a, b: source[a:b], iter(stripes), width, height)
@@ -102,7 +102,7 @@ def test_stripes_give_the_same_picture(height, width, stripe_rows):
 
 
 def test_stripes_are_not_held_back_for_long():
-    source = picture(400, 10)
+    source = image(400, 10)
     upscaled = shifting(source)
     taken = 0
 

@@ -24,8 +24,8 @@ def exactly_interpolated(deep: np.ndarray, scale: int) -> np.ndarray:
     def matrix(size: int) -> np.ndarray:
         rows = np.zeros((scale * size, size), object)
         for place in range(scale * size):
-            centre = (place + 0.5) / scale - 0.5
-            taps = {k: round(2**14 * float(keys_cubic(centre - k))) for k in _around(centre)}
+            center = (place + 0.5) / scale - 0.5
+            taps = {k: round(2**14 * float(keys_cubic(center - k))) for k in _around(center)}
             taps[max(taps, key=taps.__getitem__)] += 2**14 - sum(taps.values())
             for tap, weight in taps.items():
                 rows[place, min(max(tap, 0), size - 1)] += weight
@@ -38,8 +38,8 @@ def exactly_interpolated(deep: np.ndarray, scale: int) -> np.ndarray:
     return rounded.astype(np.int64).clip(0, 65535)
 
 
-def _around(centre: float) -> range:
-    return range(int(np.floor(centre)) - 2, int(np.floor(centre)) + 4)
+def _around(center: float) -> range:
+    return range(int(np.floor(center)) - 2, int(np.floor(center)) + 4)
 
 
 def _rounded(value: int, unit: int) -> int:
@@ -111,7 +111,7 @@ def test_what_the_network_draws_is_as_it_drew_it():
 
 @pytest.mark.parametrize("model", ["edge-x4", "srgan-x4"])
 def test_a_slow_ramp_has_no_bands(model: str):
-    """Five levels of 8 bits over the picture, which alone would be five bands."""
+    """Five levels of 8 bits over the image, which alone would be five bands."""
     y, x = np.mgrid[:48, :64]
     deep = (20_000 + 16 * x[..., None] + (3, 5, 7) * y[..., None]).astype(np.uint16)
     with open_engine(choose_engine(find_model(model), device="cpu")) as engine:

@@ -96,14 +96,14 @@ def test_the_wheel_holds_exactly_these_files(tmp_path: Path) -> None:
     assert {Path(name).name for name in metadata} >= {"LICENSE", "NOTICE", "entry_points.txt"}
 
 
-def test_the_demo_clip_is_small_tagged_and_has_sound() -> None:
+def test_the_demo_clip_is_small_tagged_and_has_audio() -> None:
     path = DEMO / "clip.mp4"
     assert path.stat().st_size < 400_000
     with av.open(str(path)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
-        colour = video.codec_context
+        color = video.codec_context
         assert (video.width, video.height, video.frames) == (320, 180, 75)
-        tags = (colour.colorspace, colour.color_primaries, colour.color_trc, colour.color_range)
+        tags = (color.colorspace, color.color_primaries, color.color_trc, color.color_range)
         assert tags == (1, 1, 1, 1)  # BT.709 three times, limited range (ITU-T H.273)
         samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio)], axis=1)
     assert samples.std() > 0.01

@@ -36,7 +36,7 @@ class Nearest:
         return batch.repeat(4, axis=1).repeat(4, axis=2)
 
 
-def picture(seed, height=90, width=130):
+def image(seed, height=90, width=130):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -58,7 +58,7 @@ def test_out_of_memory_leads_to_less_at_once(limit_px, tiling, said):
     engine, lines = Nearest(limit_px=limit_px), []
     upscaler = Upscaler(engine, tiling, lines.append)
     for seed in range(3):
-        frame = picture(seed)
+        frame = image(seed)
         assert np.array_equal(upscaler.upscale(frame), nearest(frame))
     assert [line.removeprefix("out of memory: going on with ") for line in lines] == said
 
@@ -74,8 +74,8 @@ class Reddening(Nearest):
 
 
 @pytest.mark.parametrize("tile", [0, 40])
-def test_colours_are_locked_over_the_frame_and_not_the_tile(tile):
-    frame = picture(0) // 2 + 60
+def test_colors_are_locked_over_the_frame_and_not_the_tile(tile):
+    frame = image(0) // 2 + 60
     loose, held, by_itself = (
         Upscaler(Reddening(), Tiling(tile=tile), color_lock=lock).upscale(frame).astype(int)
         for lock in (False, True, None)
@@ -89,13 +89,13 @@ def test_colours_are_locked_over_the_frame_and_not_the_tile(tile):
 def test_less_than_the_smallest_tile_there_is_not():
     upscaler = Upscaler(Nearest(limit_px=100), Tiling())
     with pytest.raises(OutOfMemory, match="full"):
-        upscaler.upscale(picture(0))
+        upscaler.upscale(image(0))
 
 
 def test_slots_that_run_out_together_ask_for_less_once():
     lines = []
     upscaler = Upscaler(Nearest(limit_px=8000), Tiling(tile=0), lines.append)
-    frames = [picture(seed) for seed in range(24)]
+    frames = [image(seed) for seed in range(24)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
     assert all(np.array_equal(*pair) for pair in zip(results, map(nearest, frames), strict=True))
@@ -110,7 +110,7 @@ def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
         return opened[-1]
 
     upscaler = Upscaler(first, Tiling(tile=0), lines.append, spare)
-    frames = [picture(seed, 20, 30) for seed in range(24)]
+    frames = [image(seed, 20, 30) for seed in range(24)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
     assert all(np.array_equal(*pair) for pair in zip(results, map(nearest, frames), strict=True))
@@ -121,13 +121,13 @@ def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
 def test_without_a_spare_the_loss_is_told():
     upscaler = Upscaler(Nearest(calls=0), Tiling())
     with pytest.raises(EngineLost, match="gone"):
-        upscaler.upscale(picture(0))
+        upscaler.upscale(image(0))
 
 
 def test_a_spare_that_is_lost_too_is_the_end():
     upscaler = Upscaler(Nearest(calls=0), Tiling(), spare=lambda: Nearest(calls=0))
     with pytest.raises(EngineLost, match="gone"):
-        upscaler.upscale(picture(0))
+        upscaler.upscale(image(0))
 
 
 def stripes(upscaler, frame):
@@ -137,8 +137,8 @@ def stripes(upscaler, frame):
 
 @pytest.mark.parametrize("tiling", [Tiling(), Tiling(tile=0), Tiling(tile=16), Tiling(32, 5, 3)])
 @pytest.mark.parametrize("size", [(1, 1), (90, 130), (33, 7)])
-def test_stripes_are_the_whole_picture(tiling, size):
-    frame = picture(1, *size)
+def test_stripes_are_the_whole_image(tiling, size):
+    frame = image(1, *size)
     assert np.array_equal(
         np.concatenate(stripes(Upscaler(Nearest(), tiling), frame)),
         Upscaler(Nearest(), tiling).upscale(frame),
@@ -146,24 +146,24 @@ def test_stripes_are_the_whole_picture(tiling, size):
 
 
 @pytest.mark.parametrize("tiling", [Tiling(tile=0), Tiling(tile=32), Tiling(tile=16)])
-def test_stripes_of_a_real_network_are_the_whole_picture(tiling):
-    frame = picture(2, 70, 50)
+def test_stripes_of_a_real_network_are_the_whole_image(tiling):
+    frame = image(2, 70, 50)
     with open_engine(choose_engine(find_model("edge-x4"), device="cpu"), fp32=True) as engine:
         upscaler = Upscaler(engine, tiling)
         assert np.array_equal(np.concatenate(stripes(upscaler, frame)), upscaler.upscale(frame))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (90, 131), (37, 200), (200, 7)])
-def test_stripes_hold_the_colours_of_the_whole_picture(size):
-    frame = picture(5, *size)
+def test_stripes_hold_the_colors_of_the_whole_image(size):
+    frame = image(5, *size)
     upscaler = Upscaler(Nearest(), Tiling(tile=32), color_lock=True)
     upscaled = stripes(upscaler, frame)
     assert all(len(stripe) % 4 == 0 for stripe in upscaled)
     assert np.array_equal(np.concatenate(upscaled), upscaler.upscale(frame))
 
 
-def test_out_of_memory_in_the_middle_of_a_picture_goes_on_below():
-    said, frame = [], picture(3)
+def test_out_of_memory_in_the_middle_of_a_image_goes_on_below():
+    said, frame = [], image(3)
     engine = Nearest()
     upscaler = Upscaler(engine, Tiling(tile=32), said.append)
     rows = upscaler.upscale_rows(lambda start, stop: frame[start:stop], 130, 90)
@@ -174,8 +174,8 @@ def test_out_of_memory_in_the_middle_of_a_picture_goes_on_below():
     assert said == ["out of memory: going on with tiles of 16 px"]
 
 
-def test_an_engine_lost_in_the_middle_of_a_picture_is_replaced():
-    frame = picture(4)
+def test_an_engine_lost_in_the_middle_of_a_image_is_replaced():
+    frame = image(4)
     upscaler = Upscaler(Nearest(calls=7), Tiling(tile=32), spare=lambda: Nearest("spare"))
     assert np.array_equal(np.concatenate(stripes(upscaler, frame)), nearest(frame))
 

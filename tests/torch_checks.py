@@ -30,8 +30,8 @@ from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling, upscale_tiled
-from srgan_edge.transcode import on_gpu as gpu_film
-from srgan_edge.transcode import upscale as film
+from srgan_edge.transcode import on_gpu as gpu_video
+from srgan_edge.transcode import upscale as video
 from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -95,7 +95,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/engines/test_torch_slots.py
 
 
-def pictures(count, height, width):
+def images(count, height, width):
     shape = (count, height, width, 3)
     return np.random.default_rng(height).integers(0, 256, shape, np.uint8)
 
@@ -104,7 +104,7 @@ def pictures(count, height, width):
 @pytest.mark.parametrize(("tile", "batch"), [(0, 1), (20, 1), (20, 3), (16, 50)])
 def test_frames_are_those_that_are_cut_here(tile, batch, lock):
     """Two threads, two sizes, each frame another one."""
-    frames = [*pictures(4, 37, 61), *pictures(3, 50, 40)]
+    frames = [*images(4, 37, 61), *images(3, 50, 40)]
     with TorchEngine(CHECKPOINT, "cuda", slots=2) as engine, ThreadPoolExecutor(2) as threads:
         assert engine.takes_frames
         said = []
@@ -120,7 +120,7 @@ def test_frames_are_those_that_are_cut_here(tile, batch, lock):
 
 def test_without_room_for_frames_they_are_cut_here(monkeypatch):
     """The upscaler goes on as with any engine."""
-    (frame,), said = pictures(1, 37, 61), []
+    (frame,), said = images(1, 37, 61), []
 
     def refuse(self, size_bytes):
         raise OutOfMemory
@@ -135,7 +135,7 @@ def test_without_room_for_frames_they_are_cut_here(monkeypatch):
     assert said == ["out of memory: going on with frames that are cut before they go to the GPU"]
 
 
-# Films
+# Videos
 
 
 class Stand(Nvdec):
@@ -162,14 +162,14 @@ class Stand(Nvdec):
 
 @pytest.fixture
 def upscale(tmp_path, monkeypatch, capsys):
-    """Upscale a film in segments of four frames by the command: its exit code, and what it said."""
+    """Upscale a video in segments of four frames by the command; returns exit code and output."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(film, "Nvdec", Stand)
+    monkeypatch.setattr(video, "Nvdec", Stand)
     monkeypatch.setattr(Stand, "fails_at", None)
     monkeypatch.setattr("srgan_edge.run.choose_decoder", lambda *_: "gpu")
     monkeypatch.setattr("srgan_edge.transcode.segments.SEGMENT_FRAMES", 4)
-    host = partial(gpu_film.GpuFilm, device=CPU)
-    monkeypatch.setattr(gpu_film, "GpuFilm", host)
+    host = partial(gpu_video.GpuVideo, device=CPU)
+    monkeypatch.setattr(gpu_video, "GpuVideo", host)
 
     def run(*options):
         arguments = ["upscale", "in.mkv", "-n", str(CHECKPOINT), "--engine", "torch"]
@@ -179,7 +179,7 @@ def upscale(tmp_path, monkeypatch, capsys):
         out, err = capsys.readouterr()
         events = [json.loads(line) for line in out.splitlines()]
         said = [event["text"] for event in events if event["event"] == "note"]
-        return ended.value.code or 0, [line for line in said if "colour matrix" not in line], err
+        return ended.value.code or 0, [line for line in said if "color matrix" not in line], err
 
     return run
 
@@ -202,7 +202,7 @@ def planes_of(path, pixel_format):
 
 def expected_planes(lock):
     """By the references, and the engine frame by frame."""
-    matrix = gpu_film.YuvMatrix(0.299, 0.114, full_range=False)
+    matrix = gpu_video.YuvMatrix(0.299, 0.114, full_range=False)
     with TorchEngine(CHECKPOINT, "cuda") as engine:
         upscaler = Upscaler(engine, Tiling(24), color_lock=lock)
         return [
@@ -220,15 +220,15 @@ def assert_equal(frames, expected):
 
 
 @pytest.mark.parametrize("lock", [False, True])
-def test_a_film_stays_on_the_gpu_until_it_is_encoded(upscale, lock):
-    make("in.mkv", frames=10, options={"crf": "18", "bf": "2"}, sounds=["eng"])
+def test_a_video_stays_on_the_gpu_until_it_is_encoded(upscale, lock):
+    make("in.mkv", frames=10, options={"crf": "18", "bf": "2"}, audio=["eng"])
     assert upscale("-s", "4", "--color-lock" if lock else "--no-color-lock") == (0, [], "")
     assert_equal(planes_of("out.mkv", "yuv420p"), expected_planes(lock))
 
 
-def test_a_film_that_was_stopped_goes_on_there(upscale, monkeypatch):
+def test_a_video_that_was_stopped_goes_on_there(upscale, monkeypatch):
     make("in.mkv", frames=10)
-    upscale_frame = gpu_film.GpuFilm.func.upscale
+    upscale_frame = gpu_video.GpuVideo.func.upscale
     calls = []
 
     def stopped(self, frame):
@@ -237,7 +237,7 @@ def test_a_film_that_was_stopped_goes_on_there(upscale, monkeypatch):
             raise KeyboardInterrupt
         return upscale_frame(self, frame)
 
-    monkeypatch.setattr(gpu_film.GpuFilm.func, "upscale", stopped)
+    monkeypatch.setattr(gpu_video.GpuVideo.func, "upscale", stopped)
     with pytest.raises(BaseException):  # noqa: B017 - however it ends
         upscale()
     code, said, _ = upscale()
@@ -257,7 +257,7 @@ def test_a_film_that_was_stopped_goes_on_there(upscale, monkeypatch):
 def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, line):
     """No frame is lost or done twice, and those before it are as they were."""
     make("in.mkv", frames=10)
-    upscale_frame, calls = gpu_film.GpuFilm.func.upscale, []
+    upscale_frame, calls = gpu_video.GpuVideo.func.upscale, []
 
     def failing(self, frame):
         calls.append(frame)
@@ -268,7 +268,7 @@ def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, lin
     if trouble is None:
         monkeypatch.setattr(Stand, "fails_at", 6)
     else:
-        monkeypatch.setattr(gpu_film.GpuFilm.func, "upscale", failing)
+        monkeypatch.setattr(gpu_video.GpuVideo.func, "upscale", failing)
     code, said, _ = upscale()
     assert code == 0
     assert line in said[0]

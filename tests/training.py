@@ -43,7 +43,7 @@ def natural(random: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def write_photos(folder: Path) -> Path:
-    """Three photographs of odd sizes, one that is too small, and one that is no picture."""
+    """Three photographs of odd sizes, one that is too small, and one that is no image."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(5)
     for name, height, width in [("a", 67, 90), ("b", 40, 33), ("c", 100, 41), ("small", 30, 90)]:
@@ -55,9 +55,9 @@ def write_photos(folder: Path) -> Path:
 def write_benchmark(folder: Path) -> Path:
     """One pair of 64 and 16 pixels."""
     hr = natural(np.random.default_rng(6), 64, 64)
-    for name, picture in [("HR", hr), ("LRx4", bicubic.resize(hr, 16, 16))]:
+    for name, image in [("HR", hr), ("LRx4", bicubic.resize(hr, 16, 16))]:
         (folder / name).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / name / "x.png")
+        Image.fromarray(image).save(folder / name / "x.png")
     return folder
 
 

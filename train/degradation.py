@@ -1,4 +1,4 @@
-"""What small pictures have suffered on their way: blur, resizing, noise and JPEG, at random.
+"""What small images have suffered on their way: blur, resizing, noise and JPEG, at random.
 
 This is the first-order model of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3.1), in
 its order, with the exact benchmark bicubic at the end. A batch is computed at once on the device of
@@ -28,7 +28,7 @@ _STREAM = 1
 
 _DRAWS = (
     *("blur", "sigma", "other_sigma", "anisotropic", "angle", "resize", "size", "filter"),
-    *("noise", "poisson", "strength", "grey", "jpeg", "quality", "noise_seed"),
+    *("noise", "poisson", "strength", "gray", "jpeg", "quality", "noise_seed"),
 )
 """What is drawn for each crop, whether it will be used or not; in [0, 1)."""
 
@@ -53,7 +53,7 @@ class RealDegradation:
     """By area, bilinear or bicubic, equally likely, the latter two with their aliasing. What is not
     resized has the HR's size, and so has the canvas of the whole batch then: twice the time."""
     resize_range: tuple[float, float] = (0.6, 2.0)
-    """Side of the picture that gets noise and JPEG, over the LR's; 0.1 to 8, uniform in its
+    """Side of the image that gets noise and JPEG, over the LR's; 0.1 to 8, uniform in its
     logarithm. Real-ESRGAN goes on to 6, but from there the last reduction takes most of both away
     again."""
     noise_probability: float = 0.8
@@ -64,12 +64,12 @@ class RealDegradation:
     """Of the noisy: noise that grows with the square root of the level instead."""
     poisson_scale: tuple[float, float] = (0.05, 3.0)
     """Sigma at level L is this times sqrt(L), in levels; 1 is Poisson noise of L events."""
-    grey_noise_probability: float = 0.4
+    gray_noise_probability: float = 0.4
     """Of the noisy: the same noise in all three channels."""
     jpeg_probability: float = 0.9
     """Chosen; Real-ESRGAN always compresses."""
     jpeg_quality: tuple[float, float] = (30.0, 95.0)
-    """As libjpeg counts it, 1 to 100, rounded; colours at half resolution (4:2:0)."""
+    """As libjpeg counts it, 1 to 100, rounded; colors at half resolution (4:2:0)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -215,15 +215,15 @@ def _add_noise(
     poisson = drawn["poisson"] < degradation.poisson_probability
     sigma = _between(drawn["strength"], degradation.noise_sigma).masked_fill(off | poisson, 0)
     root = _between(drawn["strength"], degradation.poisson_scale).masked_fill(off | ~poisson, 0)
-    grey = _each(drawn["grey"] < degradation.grey_noise_probability, 4)
+    gray = _each(drawn["gray"] < degradation.gray_noise_probability, 4)
 
     generator = torch.Generator(levels.device)
     field = torch.empty_like(levels)
     for one, seed in zip(field, seeds, strict=True):
         one.normal_(generator=generator.manual_seed(seed))
-    field = torch.where(grey, field[:, :1], field)
+    field = torch.where(gray, field[:, :1], field)
     luma = levels.mul(levels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    signal = torch.where(grey, luma, levels).clamp(min=0)
+    signal = torch.where(gray, luma, levels).clamp(min=0)
     variance = _each(sigma.float(), 4) ** 2 + _each(root.float(), 4) ** 2 * signal
     return (levels + variance.sqrt() * field).clamp(0, 255)
 
@@ -267,9 +267,9 @@ def _resize_matrix(
     """
     ratio = (size / new_size.double())[:, None]
     index = torch.arange(new_length, device=size.device).minimum(new_size[:, None] - 1)
-    centre = (index + 0.5) * ratio - 0.5
+    center = (index + 0.5) * ratio - 0.5
     position = torch.arange(-reach, length + reach, device=size.device)
-    weight = kernel(centre[:, :, None] - position, ratio[:, :, None])
+    weight = kernel(center[:, :, None] - position, ratio[:, :, None])
     weight = weight / weight.sum(2, keepdim=True)
     matrix = weight[:, :, reach:-reach].clone()
     matrix[:, :, 0] += weight[:, :, :reach].sum(2)

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 class PaperDiscriminator(nn.Module):
     """Ledig et al. 2017 (arXiv 1609.04802, figure 4): eight convolutions, two dense layers.
 
-    Batch normalisation in all convolutions but the first, LeakyReLU 0.2, no pooling. The paper's
+    Batch normalization in all convolutions but the first, LeakyReLU 0.2, no pooling. The paper's
     dense layer of 1024 reads the 6x6 features of a 96 px crop; here, those of any crop.
     """
 
@@ -36,13 +36,13 @@ class PaperDiscriminator(nn.Module):
             nn.Flatten(), nn.Linear(width * side**2, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1)
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, 3, crop_px, crop_px) in [0, 1] -> logits (N, 1): is the whole crop real?"""
-        return self.head(self.features(pictures))
+        return self.head(self.features(images))
 
 
 class UNetDiscriminator(nn.Module):
-    """A U-Net with spectral normalisation: one verdict a pixel (Real-ESRGAN, arXiv 2107.10833).
+    """A U-Net with spectral normalization: one verdict a pixel (Real-ESRGAN, arXiv 2107.10833).
 
     Three halvings, three bilinear doublings with skips, at any size. It judges detail where it is,
     so that the generator hears what is wrong and where.
@@ -68,9 +68,9 @@ class UNetDiscriminator(nn.Module):
             nn.Conv2d(channels, 1, 3, padding=1),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> logits (N, 1, H, W): is each pixel real?"""
-        x = F.leaky_relu(self.first(pictures), 0.2)
+        x = F.leaky_relu(self.first(images), 0.2)
         skips = []
         for convolution in self.down:
             skips.append(x)

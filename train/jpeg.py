@@ -1,6 +1,6 @@
-"""JPEG as libjpeg would code and decode it, for a batch on its device, each picture at its quality.
+"""JPEG as libjpeg would code and decode it, for a batch on its device, each image at its quality.
 
-ITU-T T.81 with the tables of its annex K, scaled as libjpeg scales them; the colours of JFIF; 4:2:0
+ITU-T T.81 with the tables of its annex K, scaled as libjpeg scales them; the colors of JFIF; 4:2:0
 chroma, enlarged by the triangle that libjpeg calls fancy upsampling. Coding without loss is left
 out. libjpeg's integer DCT rounds otherwise, so that now and then a coefficient falls on the other
 side.
@@ -59,8 +59,8 @@ def jpeg(levels: Tensor, quality: Tensor) -> Tensor:
     # libjpeg rounds means of four up and down by turns, so that they stay true on average.
     bias = 1 + torch.arange(chroma.shape[3] // 2, device=rgb.device) % 2
     chroma = torch.floor(F.avg_pool2d(chroma, 2) + bias / 4)
-    luma = _quantised(luma, _table(_LUMA_TABLE, quality))
-    chroma = _quantised(chroma, _table(_CHROMA_TABLE, quality))
+    luma = _quantized(luma, _table(_LUMA_TABLE, quality))
+    chroma = _quantized(chroma, _table(_CHROMA_TABLE, quality))
     chroma = round_up_half(F.interpolate(chroma, scale_factor=2.0, mode="bilinear"))
     coded = torch.cat([luma, chroma - 128], 1)
     rgb = torch.einsum("ij,bjhw->bihw", rgb.new_tensor(_FROM_YCC), coded)
@@ -75,8 +75,8 @@ def _table(standard: list[list[int]], quality: Tensor) -> Tensor:
     return table.float()[:, None, None, None]
 
 
-def _quantised(plane: Tensor, table: Tensor) -> Tensor:
-    """[B, C, H, W], sides multiples of 8, through DCT, quantisation and back to whole levels."""
+def _quantized(plane: Tensor, table: Tensor) -> Tensor:
+    """[B, C, H, W], sides multiples of 8, through DCT, quantization and back to whole levels."""
     k = torch.arange(8, device=plane.device, dtype=torch.float64)
     cosines = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
     cosines[0] /= math.sqrt(2)

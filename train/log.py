@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON object a line, and the same with pictures for TensorBoard.
+"""What a run writes down: one JSON object a line, and the same with images for TensorBoard.
 
 `log.jsonl` holds nothing that depends on the clock, so that a run that was killed and resumed ends
 with the same bytes as one that was not.
@@ -54,7 +54,7 @@ class RunLog:
         if self._board is not None:
             self._board.add_scalar("steps_per_second", steps_per_second, step)
 
-    def write_pictures(self, step: int, grid: Pixels) -> None:
+    def write_images(self, step: int, grid: Pixels) -> None:
         if self._board is not None:
             self._board.add_image("LR, bicubic, generator, HR", grid, step, dataformats="HWC")
 
@@ -91,7 +91,7 @@ def _line(entry: dict[str, Any]) -> str:
     return json.dumps(entry) + "\n"
 
 
-# What a finished run leaves for people: `report.md`, its curves and its pictures.
+# What a finished run leaves for people: `report.md`, its curves and its images.
 #
 # Everything is read from the run's log and its released weights, so that it can be written again.
 matplotlib.use("Agg")  # no window, on no machine
@@ -196,7 +196,7 @@ def _text(
         rows = [[name, *(f"{s[m]:.4f}" for m in metrics)] for name, s in scores.items()]
         parts += ["## Scores", _table(["system", *metrics], rows)]
     parts += ["## Curves", "![curves](curves.png)"]
-    parts += ["## Pictures", "LR, bicubic, generator, HR:", "![samples](samples.png)"]
+    parts += ["## Images", "LR, bicubic, generator, HR:", "![samples](samples.png)"]
     settings = [[f"`{key}`", f"`{value}`"] for key, value in recipe.flat.items()]
     parts += ["## Recipe", _table(["key", "value"], settings)]
     if left_out:

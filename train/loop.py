@@ -1,7 +1,7 @@
 """Training, in the two phases of the paper: fit the pixels, then play against a discriminator.
 
 Read `train`, `pixel_phase` and `adversarial_phase` from top to bottom. Resuming is the same command
-again: networks, optimisers, average and counters come back from the run's newest checkpoint, and
+again: networks, optimizers, average and counters come back from the run's newest checkpoint, and
 crops are a function of (seed, step, index). What is released is the moving average of the weights.
 """
 
@@ -19,7 +19,7 @@ from srgan_edge.errors import InputRefused, Interrupted, UsageError
 from srgan_edge.signals import stop_signals
 from srgan_edge.train import losses
 from srgan_edge.train.log import RunLog
-from srgan_edge.train.optimiser import Precision
+from srgan_edge.train.optimizer import Precision
 from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
@@ -85,7 +85,7 @@ def train(
         vgg = open_vgg(recipe, vgg_weights, processes)
         photos = open_photos(recipe, folders, run, processes, say)
         state = TrainingState.start(
-            recipe.model, recipe.data.seed, precision, processes, recipe.pixel.optimiser
+            recipe.model, recipe.data.seed, precision, processes, recipe.pixel.optimizer
         )
         identity = identity_of(recipe, photos, init, vgg_weights)
         begin(state, recipe, identity, folder, init, photos, precision, processes)
@@ -140,7 +140,7 @@ def pixel_phase(session: Session) -> None:
             sr = generator(batch.lr).float()
             terms = content_losses(sr, batch, phase, session)
         loss = weighted_sum(terms, phase)
-        norm = state.optimiser.minimise(loss, phase.learning_rate * schedule_at(state.step, phase))
+        norm = state.optimizer.minimize(loss, phase.learning_rate * schedule_at(state.step, phase))
         session.end_step({"generator": norm}, {"loss": loss, **terms})
 
 
@@ -162,12 +162,12 @@ def adversarial_phase(session: Session) -> None:
         with session.autocast():
             sr = generator(batch.lr).float()
 
-        # The discriminator learns to tell this batch's pictures from real ones.
+        # The discriminator learns to tell this batch's images from real ones.
         opponent.discriminator.requires_grad_(True)
         with session.autocast():
             real, fake = discriminator(batch.hr), discriminator(sr.detach())
         verdict = losses.discriminator_adversarial(real, fake, phase.adversarial_loss)
-        judge_norm = opponent.optimiser.minimise(
+        judge_norm = opponent.optimizer.minimize(
             verdict, phase.discriminator_learning_rate * schedule_at(step, phase)
         )
 
@@ -182,7 +182,7 @@ def adversarial_phase(session: Session) -> None:
             real.detach(), fooled, phase.adversarial_loss
         )
         loss = weighted_sum(terms, phase, {"adversarial": adversarial_weight_at(step, phase)})
-        norm = state.optimiser.minimise(loss, phase.learning_rate * schedule_at(step, phase))
+        norm = state.optimizer.minimize(loss, phase.learning_rate * schedule_at(step, phase))
 
         session.end_step(
             {"generator": norm, "discriminator": judge_norm},

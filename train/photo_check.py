@@ -140,21 +140,21 @@ def check_record(check: PhotoCheck) -> dict[str, Any]:
 
 
 def difference_hash(pixels: Pixels) -> np.uint64:
-    """dHash: of 8 rows of 9 means of grey, whether each is darker than the next, a bit each.
+    """dHash: of 8 rows of 9 means of gray, whether each is darker than the next, a bit each.
 
     It survives scaling, compression and changes of brightness, but not flips, turns and cropping.
     """
-    grey = Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX)
-    means = np.asarray(grey)
+    gray = Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX)
+    means = np.asarray(gray)
     return np.packbits(means[:, :-1] < means[:, 1:]).view(np.uint64)[0]
 
 
 def blockiness(pixels: Pixels) -> float:
     """How much the luma of uint8 [H, W, 3] jumps at every eighth pixel; 0 if not at all.
 
-    A step is the difference of two neighbours, and a jump what it has over the mean of the steps
+    A step is the difference of two neighbors, and a jump what it has over the mean of the steps
     before and after it. Jumps count relative to the mean step and one level more, below which
-    nobody sees them. The grid may begin anywhere, since a damaged picture may have been cropped:
+    nobody sees them. The grid may begin anywhere, since a damaged image may have been cropped:
     the most blocky of its eight places counts, and of both axes the mean. Sides are at least 16.
     """
     luma = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)

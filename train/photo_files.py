@@ -24,7 +24,7 @@ Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
 
 _FORMATS = [name for name in FORMATS if name != "GIF"]
 _SUFFIXES = {suffix for suffix, name in SUFFIXES.items() if name in _FORMATS}
-"""A GIF of 256 colours is no photograph."""
+"""A GIF of 256 colors is no photograph."""
 
 _DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
@@ -45,7 +45,7 @@ class UnusablePhoto(InputRefused):
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """Everything below `folder` whose name ends like a picture's, sorted; no folders.
+    """Everything below `folder` whose name ends like an image's, sorted; no folders.
 
     Raises:
         InputRefused: no such folder.
@@ -59,14 +59,14 @@ def photo_paths(folder: Path) -> list[Path]:
 def read_photo(path: Path, crop_px: int) -> Pixels:
     """One photograph, upright, uint8 [H, W, 3], both sides at least `crop_px`.
 
-    Orientation (EXIF 2.32, tag 0x0112) is applied. Grey becomes three equal channels, palettes
-    their colours; CMYK is converted without its profile. 16-bit grey is rounded to 8 bits (65535
-    is 255), of 16-bit colour Pillow gives the high byte; floating-point grey counts from 0 to 1.
-    Of an animation it is the first picture.
+    Orientation (EXIF 2.32, tag 0x0112) is applied. Gray becomes three equal channels, palettes
+    their colors; CMYK is converted without its profile. 16-bit gray is rounded to 8 bits (65535
+    is 255), of 16-bit color Pillow gives the high byte; floating-point gray counts from 0 to 1.
+    Of an animation it is the first image.
 
     Raises:
-        UnusablePhoto: not a picture, cut short, too many pixels (`image.MAX_PIXELS`), not finite,
-            in a colour space without a defined RGB, transparent anywhere, or smaller than a crop.
+        UnusablePhoto: not an image, cut short, too many pixels (`image.MAX_PIXELS`), not finite,
+            in a color space without a defined RGB, transparent anywhere, or smaller than a crop.
     """
     try:
         # Opening a FIFO would wait for ever.
@@ -92,20 +92,20 @@ def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
-        return _from_grey_16_bit(path, upright)
+        return _from_gray_16_bit(path, upright)
     if upright.mode == "F":
-        return _from_grey_float(path, upright)
+        return _from_gray_float(path, upright)
     if upright.mode == "I":
         raise UnusablePhoto(path, "unreadable", "32-bit levels, and which of them is white?")
     if "transparency" in upright.info or upright.mode in {"LA", "PA", "La", "RGBA", "RGBa"}:
         upright = upright.convert("RGBA")
         if np.asarray(upright)[..., 3].min() < 255:
-            # Under transparency there are colours that no camera saw.
+            # Under transparency there are colors that no camera saw.
             raise UnusablePhoto(path, "transparent", "transparent in places")
     return np.array(upright.convert("RGB"))
 
 
-def _from_grey_16_bit(path: Path, image: Image.Image) -> Pixels:
+def _from_gray_16_bit(path: Path, image: Image.Image) -> Pixels:
     """`convert` would clip: everything brighter than 255 of 65535 would be white."""
     levels = np.asarray(image).astype(np.uint16)
     if "transparency" in image.info and np.any(levels == image.info["transparency"]):
@@ -113,7 +113,7 @@ def _from_grey_16_bit(path: Path, image: Image.Image) -> Pixels:
     return _three_channels(levels / _WHITE_16_BIT)
 
 
-def _from_grey_float(path: Path, image: Image.Image) -> Pixels:
+def _from_gray_float(path: Path, image: Image.Image) -> Pixels:
     levels = np.asarray(image)
     if not np.isfinite(levels).all():
         raise UnusablePhoto(path, "unreadable", "holds values that are not finite")
@@ -133,7 +133,7 @@ def _three_channels(levels: npt.NDArray[np.floating]) -> Pixels:
 def _one_line(error: BaseException) -> str:
     """What the decoder said; Pillow's own words name the file again, at times as an address."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a PNG, JPEG, WebP, TIFF or BMP picture"
+        return "not a PNG, JPEG, WebP, TIFF or BMP image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -336,7 +336,7 @@ class PhotoPack:
         return replace(windows, offset=offset)
 
     def _busiest(self, windows: Windows, candidates: int) -> Numbers:
-        """int64 [B]: of each `candidates` windows in a row the one with most between neighbours.
+        """int64 [B]: of each `candidates` windows in a row the one with most between neighbors.
 
         Counted in whole levels, so that every machine takes the same.
         """

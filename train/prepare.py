@@ -11,11 +11,11 @@ from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import sha256_of
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
-from srgan_edge.train.optimiser import Precision
+from srgan_edge.train.optimizer import Precision
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Recipe
-from srgan_edge.train.release import calibration_pictures
+from srgan_edge.train.release import calibration_images
 from srgan_edge.train.run_folder import RunFolder
 from srgan_edge.train.sources import source_of, sources_name
 from srgan_edge.train.state import TrainingState
@@ -30,7 +30,7 @@ def open_photos(
     processes: Processes,
     say: Callable[[str], None],
 ) -> PhotoPack:
-    """The photographs, decoded once by the first process, with the teacher's pictures if any."""
+    """The photographs, decoded once by the first process, with the teacher's images if any."""
 
     def open_pack() -> PhotoPack:
         pack = PhotoPack.open(
@@ -150,7 +150,7 @@ def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict
         made = f"the INT8 form of {original!r}" if original else "a model in floating point"
         raise ModelRefused(f"{init} is {what}, the recipe makes {made}; start from another one")
     if original and not spec.quantized_from:
-        return quantized_state(generator, calibration_pictures(photos, recipe))
+        return quantized_state(generator, calibration_images(photos, recipe))
     return generator.state_dict()
 
 

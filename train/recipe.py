@@ -16,7 +16,7 @@ from srgan_edge.errors import UsageError
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.degradation import RealDegradation
 from srgan_edge.train.losses import AdversarialLoss, Distance
-from srgan_edge.train.optimiser import OptimiserKind
+from srgan_edge.train.optimizer import OptimizerKind
 from srgan_edge.train.sources import Sources
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
@@ -40,7 +40,7 @@ class Data:
     """How LR is made from HR: MATLAB's bicubic alone, or after the defects of `[degradation]`, or
     once for all steps, with real encoders, as `[sources]` says."""
     teacher: str = ""
-    """A model by name or path, whose pictures the generator shall imitate; empty: none. Of several,
+    """A model by name or path, whose images the generator shall imitate; empty: none. Of several,
     with commas between them, the mean."""
 
 
@@ -58,7 +58,7 @@ class Phase:
     warmup_steps: int = 200
     decay: Literal["cosine", "constant", "halfway"] = "cosine"
     """cosine: to zero at the last step. halfway: a tenth from the middle on, as the paper's GAN."""
-    optimiser: OptimiserKind = "adam"
+    optimizer: OptimizerKind = "adam"
     """Of the generator. muon: for small students, which it takes several times less steps."""
     ema_decay: float = 0.999
     """The exponential moving average of the weights is what is evaluated and released."""
@@ -72,7 +72,7 @@ class Phase:
     grid: float = 0.0
     """Mean amplitude of patterns with the period of the scale, such as checkerboards."""
     distillation: float = 0.0
-    """L1 to the picture of `data.teacher`."""
+    """L1 to the image of `data.teacher`."""
 
 
 @dataclass(frozen=True)

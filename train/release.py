@@ -16,7 +16,7 @@ from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.session import GRID_STEP, Session, draw_crops
 
 
-def calibration_pictures(photos: PhotoPack, recipe: Recipe) -> Iterator[Tensor]:
+def calibration_images(photos: PhotoPack, recipe: Recipe) -> Iterator[Tensor]:
     """512 LR crops of the photographs, as the recipe makes them; no step of the run sees them."""
     for index in range(0, 512, 8):
         crops = draw_crops(photos, recipe, recipe.data.seed, GRID_STEP, range(index, index + 8))
@@ -97,7 +97,7 @@ def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelS
             raise ModelRefused(f"{pixel.name} has {field} {one!r}, {gan.name} {other!r}")
     if our_spec.norm == "batch":
         raise ModelRefused(
-            f"{pixel.name}: batch normalisation; its running statistics belong to its own weights, "
+            f"{pixel.name}: batch normalization; its running statistics belong to its own weights, "
             "and say nothing of a mixture's"
         )
     state = ours.state_dict()

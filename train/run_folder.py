@@ -3,7 +3,7 @@
     RUN/checkpoints/step-00012000.pt   the newest ones; what resuming reads
     RUN/best.safetensors               the averaged weights that validated best
     RUN/log.jsonl                      a line every `run.log_every_steps`, equal in every rerun
-    RUN/events.out.tfevents.*          the same and pictures, for TensorBoard
+    RUN/events.out.tfevents.*          the same and images, for TensorBoard
     RUN/report.md, curves.png          written when the run ends
 
 What is in a checkpoint is `state.py`'s affair.

@@ -24,7 +24,7 @@ from srgan_edge.signals import StopSignals
 from srgan_edge.train import losses
 from srgan_edge.train.degradation import real_crops
 from srgan_edge.train.log import RunLog
-from srgan_edge.train.optimiser import DTYPES, Precision
+from srgan_edge.train.optimizer import DTYPES, Precision
 from srgan_edge.train.photos import Crops, PhotoPack
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Phase, Recipe
@@ -34,7 +34,7 @@ from srgan_edge.train.vgg import VggFeatures
 
 MOST_ROLLBACKS = 3
 GRID_STEP = 1 << 40
-"""A step that no run reaches: its crops are those of the pictures in the log."""
+"""A step that no run reaches: its crops are those of the images in the log."""
 TIME_IS_UP = -1
 """What `stopped` says, where a signal would say its number."""
 
@@ -139,7 +139,7 @@ class Session:
         if mode == "inductor":
             return torch.compile(network)
         replayed = torch.compile(network, mode="reduce-overhead")
-        return lambda pictures: replayed(pictures).clone()  # the next replay overwrites its output
+        return lambda images: replayed(images).clone()  # the next replay overwrites its output
 
     # after a step
 
@@ -197,10 +197,10 @@ class Session:
         self._reported_at = (state.step, now)
         if self.log is None:
             return
-        scales = {"scale/generator": state.optimiser.scale}
+        scales = {"scale/generator": state.optimizer.scale}
         if state.opponent is not None:
-            scales["scale/discriminator"] = state.opponent.optimiser.scale
-        rate = state.optimiser.learning_rate
+            scales["scale/discriminator"] = state.opponent.optimizer.scale
+        rate = state.optimizer.learning_rate
         self.log.write(
             state.step, means | scales | {"learning_rate": rate, "skipped_steps": skipped}
         )
@@ -213,7 +213,7 @@ class Session:
             scores = self.validation_scores()
             self.psnr_y = scores["psnr_y"]
             self.log.write(self.state.step, {f"validation/{k}": v for k, v in scores.items()})
-            self.log.write_pictures(self.state.step, self.sample_grid())
+            self.log.write_images(self.state.step, self.sample_grid())
             # The distance of features if the phase has it, for texture costs PSNR; else PSNR.
             merit = -scores["perceptual"] if "perceptual" in scores else scores["psnr_y"]
             if self.state.best is None or merit > self.state.best:
@@ -327,4 +327,4 @@ def update_average(average: nn.Module, generator: nn.Module, share: Tensor) -> N
         if tensor.is_floating_point():
             tensor.lerp_(theirs[name], share)
         else:
-            tensor.copy_(theirs[name])  # a counter of batch normalisation
+            tensor.copy_(theirs[name])  # a counter of batch normalization

@@ -1,8 +1,8 @@
-"""Small pictures as people have them: saved as JPEG or WebP, taken out of a film, or clean.
+"""Small images as people have them: saved as JPEG or WebP, taken out of a video, or clean.
 
 The second-order model of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3), with real
-encoders in place of models of them, and with films: short pans over the photograph, coded by the
-codecs that people's films are in, of which one frame is taken. All of it happens once, to whole
+encoders in place of models of them, and with videos: short pans over the photograph, coded by the
+codecs that people's videos are in, of which one frame is taken. All of it happens once, to whole
 photographs, before a training (`photos.PhotoPack.add_sources`); a step only reads the result.
 """
 
@@ -35,15 +35,15 @@ _LIMITS = {
     "noise_sigma": (0.0, 255.0),
     "motion_px": (0.0, 64.0),
 }
-"""Of the ends of a range; those of qualities, quantisers and rate factors are their scales'."""
-_SCALES = {"quality": (1, 100), "crf": (0, 63), "quantiser": (1, 31)}
+"""Of the ends of a range; those of qualities, quantizers and rate factors are their scales'."""
+_SCALES = {"quality": (1, 100), "crf": (0, 63), "quantizer": (1, 31)}
 
 
 @dataclass(frozen=True)
 class Sources:
     """How often each kind of source is drawn, and the ranges that its defects are drawn from.
 
-    What is neither clean nor a film is a photograph saved as JPEG or WebP. Ranges are uniform, the
+    What is neither clean nor a video is a photograph saved as JPEG or WebP. Ranges are uniform, the
     ends included.
     """
 
@@ -52,14 +52,14 @@ class Sources:
     clean_share: float = 0.2
     """In [0, 1], like every share and probability here: MATLAB's bicubic and nothing else, so that
     clean sources lose little."""
-    film_share: float = 0.3
+    video_share: float = 0.3
 
     first_probability: float = 0.35
     """That it went through hands before: blurred, resized, noisy, saved. Not for clean ones."""
     first_blur_sigma: tuple[float, float] = (0.2, 3.0)
     """In HR pixels; along and across are drawn each by itself."""
     first_size: tuple[float, float] = (0.7, 1.6)
-    """Side of that earlier picture over the LR's."""
+    """Side of that earlier image over the LR's."""
     first_noise_sigma: tuple[float, float] = (0.0, 6.0)
     """In levels of 255."""
     first_jpeg_quality: tuple[int, int] = (60, 98)
@@ -75,7 +75,7 @@ class Sources:
     """In levels of 255, in the middle tones of Poisson noise."""
     poisson_probability: float = 0.4
     """Of the noisy: noise that grows with the root of the level."""
-    grey_noise_probability: float = 0.4
+    gray_noise_probability: float = 0.4
     """Of the noisy: the same in all three channels."""
 
     webp_probability: float = 0.12
@@ -83,22 +83,22 @@ class Sources:
     jpeg_quality: tuple[int, int] = (25, 96)
     webp_quality: tuple[int, int] = (25, 95)
     whole_chroma_probability: float = 0.15
-    """Of JPEG: colours at full resolution, 4:4:4; else 4:2:0."""
+    """Of JPEG: colors at full resolution, 4:4:4; else 4:2:0."""
 
     codecs: tuple[str, ...] = ("h264", "h264", "h264", "hevc", "vp9", "av1", "mpeg2", "mpeg4")
-    """Of films, each as likely as the others; one named more often is likelier. What this PyAV
+    """Of videos, each as likely as the others; one named more often is likelier. What this PyAV
     cannot encode is left out."""
     h264_crf: tuple[int, int] = (17, 34)
     hevc_crf: tuple[int, int] = (18, 36)
     vp9_crf: tuple[int, int] = (20, 48)
     av1_crf: tuple[int, int] = (22, 50)
-    mpeg_quantiser: tuple[int, int] = (2, 10)
-    centred_chroma_probability: float = 0.2
-    """Of films: colours lie in the middle of four pixels, not beside the left two."""
+    mpeg_quantizer: tuple[int, int] = (2, 10)
+    centerd_chroma_probability: float = 0.2
+    """Of videos: colors lie in the middle of four pixels, not beside the left two."""
     motion_px: tuple[float, float] = (0.0, 6.0)
     """Of the pan, in LR pixels a frame."""
     combing_probability: float = 0.03
-    """Of films: every other line is a field later, as a bad deinterlacer leaves it."""
+    """Of videos: every other line is a field later, as a bad deinterlacer leaves it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -119,12 +119,12 @@ class Sources:
                 fits = len(value) == 2 and lowest <= value[0] <= value[1] <= highest
             if not fits:
                 raise UsageError(f"sources.{field.name} is {value}; possible: {possible}")
-        if self.clean_share + self.film_share > 1:
-            raise UsageError("sources.clean_share and sources.film_share are more than 1 together")
+        if self.clean_share + self.video_share > 1:
+            raise UsageError("sources.clean_share and sources.video_share are more than 1 together")
 
 
 def source_of(hr: Pixels, random: Random, *, scale: int, sources: Sources) -> Pixels:
-    """One small picture of a photograph, as somebody may have it.
+    """One small image of a photograph, as somebody may have it.
 
     uint8 [H, W, 3] -> uint8 [H / scale, W / scale, 3], H and W multiples of the scale. A function
     of the state of `random` and of the encoders' versions.
@@ -132,8 +132,8 @@ def source_of(hr: Pixels, random: Random, *, scale: int, sources: Sources) -> Pi
     kind = random.random()
     if kind < sources.clean_share:
         return bicubic.resize(hr, hr.shape[0] // scale, hr.shape[1] // scale)
-    if kind < sources.clean_share + sources.film_share:
-        return _frame_of_film(hr, scale, sources, random)
+    if kind < sources.clean_share + sources.video_share:
+        return _frame_of_video(hr, scale, sources, random)
     return _photograph(hr, scale, sources, random)
 
 
@@ -143,24 +143,24 @@ def sources_name(sources: Sources) -> str:
 
 
 def jpeg_coded(pixels: Pixels, quality: int, *, whole_chroma: bool = False) -> Pixels:
-    """Saved as JPEG and opened again; colours at half resolution unless `whole_chroma`."""
+    """Saved as JPEG and opened again; colors at half resolution unless `whole_chroma`."""
     subsampling = 0 if whole_chroma else 2
     return _coded(pixels, "JPEG", quality=quality, subsampling=subsampling)
 
 
-def film_coded(
-    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centred: bool = False
+def video_coded(
+    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centerd: bool = False
 ) -> list[Pixels]:
-    """Frames uint8 [H, W, 3] coded as a film in 4:2:0, BT.601 and limited range, and decoded.
+    """Frames uint8 [H, W, 3] coded as a video in 4:2:0, BT.601 and limited range, and decoded.
 
-    Colours are converted in floating point: a fast conversion shifts them by a level or more, which
+    Colors are converted in floating point: a fast conversion shifts them by a level or more, which
     a network would learn to undo.
 
     Args:
         codec: FFmpeg's name of the encoder.
         options: of the encoder.
-        centred: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
-            in the left column, as in all films since.
+        centerd: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
+            in the left column, as in all videos since.
 
     Raises:
         UnknownCodecError: this PyAV has no such encoder.
@@ -170,21 +170,21 @@ def film_coded(
     file = io.BytesIO()
     height, width = frames[0].shape[:2]
     even = ((0, height % 2), (0, width % 2), (0, 0))
-    with av.open(file, "w", format="matroska") as film:
-        stream = film.add_stream(codec, rate=Fraction(25), options=options)
+    with av.open(file, "w", format="matroska") as video:
+        stream = video.add_stream(codec, rate=Fraction(25), options=options)
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for pixels in frames:
-            planes = _to_planes(np.pad(pixels, even, mode="edge"), centred=centred)
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-        film.mux(stream.encode(None))
+            planes = _to_planes(np.pad(pixels, even, mode="edge"), centerd=centerd)
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        video.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as coded:
         decoded = [frame.to_ndarray(format="yuv420p") for frame in coded.decode(video=0)]
     return [
-        _from_planes(planes.astype(np.uint8), centred=centred)[:height, :width]
+        _from_planes(planes.astype(np.uint8), centerd=centerd)[:height, :width]
         for planes in decoded
     ]
 
@@ -196,12 +196,12 @@ _RANGES = np.array([219, 224, 224]) / 255
 _BLACK = np.array([16.0, 128.0, 128.0])
 
 
-def _to_planes(rgb: Pixels, *, centred: bool) -> Pixels:
+def _to_planes(rgb: Pixels, *, centerd: bool) -> Pixels:
     """uint8 [H, W, 3], H and W even -> uint8 [3H / 2, W], as PyAV lays out yuv420p."""
     height, width = rgb.shape[:2]
     ycc = rgb @ _TO_YCC.T * _RANGES + _BLACK
     chroma = ycc[..., 1:].reshape(height // 2, 2, width, 2).mean(1)
-    if centred:
+    if centerd:
         chroma = chroma.reshape(height // 2, width // 2, 2, 2).mean(2)
     else:
         left = np.pad(chroma, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1:2]
@@ -210,25 +210,25 @@ def _to_planes(rgb: Pixels, *, centred: bool) -> Pixels:
     return _rounded(planes).reshape(3 * height // 2, width)
 
 
-def _from_planes(planes: Pixels, *, centred: bool) -> Pixels:
+def _from_planes(planes: Pixels, *, centerd: bool) -> Pixels:
     """The inverse, chroma enlarged between its samples."""
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     luma, halves = planes[:height, :, None], planes[height:].reshape(2, height // 2, width // 2)
-    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centred=True)
-    chroma = _doubled(tall, 1, centred=centred)
+    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centerd=True)
+    chroma = _doubled(tall, 1, centerd=centerd)
     ycc = (np.concatenate([luma, chroma], 2) - _BLACK) / _RANGES
     return _rounded(ycc @ np.linalg.inv(_TO_YCC).T)
 
 
 def _doubled(
-    plane: npt.NDArray[np.float64], axis: int, *, centred: bool
+    plane: npt.NDArray[np.float64], axis: int, *, centerd: bool
 ) -> npt.NDArray[np.float64]:
     """Twice as long, linear between samples that lie on the first of two or between both."""
     plane = np.moveaxis(plane, axis, 0)
     before, after = (
         np.concatenate(parts) for parts in [(plane[:1], plane[:-1]), (plane[1:], plane[-1:])]
     )
-    pair = (3 * plane + before, 3 * plane + after) if centred else (4 * plane, 2 * (plane + after))
+    pair = (3 * plane + before, 3 * plane + after) if centerd else (4 * plane, 2 * (plane + after))
     doubled = np.stack(pair, 1).reshape(-1, *plane.shape[1:]) / 4
     return np.moveaxis(doubled, 0, axis)
 
@@ -236,24 +236,24 @@ def _doubled(
 def pan_over(
     hr: Pixels, scale: int, frames: int, middle: int, motion: tuple[int, int]
 ) -> list[Pixels]:
-    """LR pictures of a camera that moves by `motion` HR pixels (down, right) a frame.
+    """LR images of a camera that moves by `motion` HR pixels (down, right) a frame.
 
     The one numbered `middle` shows the photograph as it is; beyond its edge, that is replicated.
     """
     height, width = hr.shape[:2]
-    pictures = []
+    images = []
     for number in range(frames):
         down, right = ((number - middle) * pixels for pixels in motion)
         rows = np.arange(down, height + down).clip(0, height - 1)
         columns = np.arange(right, width + right).clip(0, width - 1)
         shifted = hr[rows][:, columns] if down or right else hr
-        pictures.append(bicubic.resize(shifted, height // scale, width // scale))
-    return pictures
+        images.append(bicubic.resize(shifted, height // scale, width // scale))
+    return images
 
 
 @dataclass(frozen=True)
 class _Wear:
-    """What happens to a small picture before it is coded, the same for all frames of a film."""
+    """What happens to a small image before it is coded, the same for all frames of a video."""
 
     sharpening_percent: int
     levels: int
@@ -286,13 +286,13 @@ class _Noise:
     sigma: float
     """In levels; of Poisson noise in the middle tones."""
     is_poisson: bool
-    is_grey: bool
+    is_gray: bool
 
     @classmethod
     def drawn(cls, sigma: float, sources: Sources, random: Random) -> "_Noise":
-        poisson, grey = random.random(2)
+        poisson, gray = random.random(2)
         return cls(
-            sigma, poisson < sources.poisson_probability, grey < sources.grey_noise_probability
+            sigma, poisson < sources.poisson_probability, gray < sources.gray_noise_probability
         )
 
     def on(self, pixels: Pixels, random: Random) -> Pixels:
@@ -300,7 +300,7 @@ class _Noise:
         if not self.sigma:
             return pixels
         height, width, channels = pixels.shape
-        field = random.standard_normal((height, width, 1 if self.is_grey else channels))
+        field = random.standard_normal((height, width, 1 if self.is_gray else channels))
         strength = np.sqrt(pixels / 127.5) if self.is_poisson else 1.0
         return _rounded(pixels + self.sigma * strength * field)
 
@@ -333,10 +333,10 @@ def _through_other_hands(
 
 
 FRAMES = 7
-"""Of a film: enough for a frame between two of those that it is predicted from."""
+"""Of a video: enough for a frame between two of those that it is predicted from."""
 
 
-def _frame_of_film(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
+def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
     middle = int(random.integers(1, FRAMES - 1))
     speed, angle = scale * random.uniform(*sources.motion_px), random.uniform(0, 2 * math.pi)
     motion = round(speed * math.sin(angle)), round(speed * math.cos(angle))
@@ -346,14 +346,14 @@ def _frame_of_film(hr: Pixels, scale: int, sources: Sources, random: Random) -> 
     clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
     if random.random() < sources.combing_probability:
         clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
-    centred = bool(random.random() < sources.centred_chroma_probability)
+    centerd = bool(random.random() < sources.centerd_chroma_probability)
     order = random.permutation(len(sources.codecs))
     for codec in dict.fromkeys(sources.codecs[number] for number in order):
         encoder, options = _CODECS[codec]
         try:
-            decoded = film_coded(clip, encoder, options(sources, random), centred=centred)
+            decoded = video_coded(clip, encoder, options(sources, random), centerd=centerd)
         except (av.codec.codec.UnknownCodecError, av.FFmpegError):
-            continue  # this PyAV lacks it, or it refuses pictures so small
+            continue  # this PyAV lacks it, or it refuses images so small
         if len(decoded) == FRAMES:
             return decoded[middle]
     return clip[middle]
@@ -386,8 +386,8 @@ def _av1(sources: Sources, random: Random) -> dict[str, str]:
 
 
 def _mpeg(sources: Sources, random: Random) -> dict[str, str]:
-    quantiser = str(_one_of(sources.mpeg_quantiser, random))
-    return {"qmin": quantiser, "qmax": quantiser, "g": "12", "bf": "2"}
+    quantizer = str(_one_of(sources.mpeg_quantizer, random))
+    return {"qmin": quantizer, "qmax": quantizer, "g": "12", "bf": "2"}
 
 
 _CODECS: dict[str, tuple[str, Callable[[Sources, Random], dict[str, str]]]] = {

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.train.discriminator import build_discriminator
-from srgan_edge.train.optimiser import Optimiser, OptimiserKind, Precision
+from srgan_edge.train.optimizer import Optimizer, OptimizerKind, Precision
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import AdversarialPhase, Recipe
 
 
 @dataclass
 class Opponent:
-    """The discriminator and its optimiser, which exist in the adversarial phase alone."""
+    """The discriminator and its optimizer, which exist in the adversarial phase alone."""
 
     discriminator: nn.Module
-    optimiser: Optimiser
+    optimizer: Optimizer
 
     @classmethod
     def start(
@@ -36,7 +36,7 @@ class Opponent:
         if processes.size > 1 and processes.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # Beta 1 as in the paper; a long memory of squares would outlive the generator it judged.
-        return cls(network, Optimiser(network.parameters(), (0.9, 0.99), precision, processes))
+        return cls(network, Optimizer(network.parameters(), (0.9, 0.99), precision, processes))
 
 
 @dataclass
@@ -65,12 +65,12 @@ class Sums:
 
 @dataclass
 class TrainingState:
-    """Networks, optimisers and counters at one step."""
+    """Networks, optimizers and counters at one step."""
 
     generator: nn.Module
     average: nn.Module
     """The moving average of the generator's weights: what is evaluated and released."""
-    optimiser: Optimiser
+    optimizer: Optimizer
     opponent: Opponent | None = None
     step: int = 0
     """Over both phases."""
@@ -90,7 +90,7 @@ class TrainingState:
         seed: int,
         precision: Precision,
         processes: Processes,
-        kind: OptimiserKind = "adam",
+        kind: OptimizerKind = "adam",
     ) -> Self:
         torch.manual_seed(seed)
         generator = generator_from_spec(spec)
@@ -98,17 +98,17 @@ class TrainingState:
         average = generator_from_spec(spec).to(processes.device)
         average.load_state_dict(generator.state_dict())
         average.eval().requires_grad_(False)
-        optimiser = generator_optimiser(generator, precision, processes, kind)
-        state = cls(generator, average, optimiser)
+        optimizer = generator_optimizer(generator, precision, processes, kind)
+        state = cls(generator, average, optimizer)
         state.skips_in_row = state.skips_in_row.to(processes.device)
         return state
 
     def meet_opponent(self, recipe: Recipe, precision: Precision, processes: Processes) -> Opponent:
-        """Enter the adversarial phase: from the averaged weights, with fresh optimisers."""
+        """Enter the adversarial phase: from the averaged weights, with fresh optimizers."""
         torch.manual_seed(recipe.data.seed + 1)
         self.generator.load_state_dict(self.average.state_dict())
-        self.optimiser = generator_optimiser(
-            self.generator, precision, processes, recipe.adversarial.optimiser
+        self.optimizer = generator_optimizer(
+            self.generator, precision, processes, recipe.adversarial.optimizer
         )
         self.best = None
         self.opponent = Opponent.start(
@@ -121,12 +121,12 @@ class TrainingState:
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "opponent": None
             if self.opponent is None
             else {
                 "discriminator": self.opponent.discriminator.state_dict(),
-                "optimiser": self.opponent.optimiser.state_dict(),
+                "optimizer": self.opponent.optimizer.state_dict(),
             },
             "step": self.step,
             "seconds": self.seconds,
@@ -143,10 +143,10 @@ class TrainingState:
         if record["opponent"] is not None:
             opponent = self.opponent or self.meet_opponent(recipe, precision, processes)
             opponent.discriminator.load_state_dict(record["opponent"]["discriminator"])
-            opponent.optimiser.load_state_dict(record["opponent"]["optimiser"])
+            opponent.optimizer.load_state_dict(record["opponent"]["optimizer"])
         self.generator.load_state_dict(record["generator"])
         self.average.load_state_dict(record["average"])
-        self.optimiser.load_state_dict(record["optimiser"])
+        self.optimizer.load_state_dict(record["optimizer"])
         self.step, self.seconds = record["step"], record["seconds"]
         self.rollbacks, self.best = record["rollbacks"], record["best"]
         self.skips_in_row = record["skips_in_row"].to(processes.device)
@@ -155,7 +155,7 @@ class TrainingState:
         self.sums = Sums(values, int(sums["finite"]), sums["steps"])
 
 
-def generator_optimiser(
-    generator: nn.Module, precision: Precision, processes: Processes, kind: OptimiserKind
-) -> Optimiser:
-    return Optimiser(generator.parameters(), (0.9, 0.99), precision, processes, kind)
+def generator_optimizer(
+    generator: nn.Module, precision: Precision, processes: Processes, kind: OptimizerKind
+) -> Optimizer:
+    return Optimizer(generator.parameters(), (0.9, 0.99), precision, processes, kind)

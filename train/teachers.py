@@ -1,9 +1,9 @@
-"""Teachers: networks whose pictures a student imitates, each computed once on this machine.
+"""Teachers: networks whose images a student imitates, each computed once on this machine.
 
 A teacher is a model of ours or, with an optional package, a file of another program's whose licence
 allows it: `.pth` through spandrel, `.param` with its `.bin` through ncnn. What one made of a
-picture lies in a cache under the SHA-256 of that picture, where every later run finds it, whatever
-its recipe; a run that is stopped loses the picture at hand.
+image lies in a cache under the SHA-256 of that image, where every later run finds it, whatever
+its recipe; a run that is stopped loses the image at hand.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ def teachers_folder() -> Path:
 
 
 def remembered(upscale: Upscale, folder: Path, scale: int) -> Upscale:
-    """`upscale`, but what it made of a picture before is read from `folder`, which is made.
+    """`upscale`, but what it made of an image before is read from `folder`, which is made.
 
     Raises (when called):
         ModelRefused: the result does not have `scale` times the size.
@@ -110,7 +110,7 @@ def remembered(upscale: Upscale, folder: Path, scale: int) -> Upscale:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputFailed(
-                f"cannot make the folder {folder} for teachers' pictures: {error.strerror}; "
+                f"cannot make the folder {folder} for teachers' images: {error.strerror}; "
                 f"name another place with {CACHE_VARIABLE}"
             ) from error
         with replace_when_whole(path, option=CACHE_VARIABLE) as partial:
@@ -141,7 +141,7 @@ def _of_spandrel(path: Path, scale: int, device: torch.device) -> Teacher:
         raise ExtraMissing("spandrel", "spandrel", f"the teacher {path.name}") from None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network = spandrel.ModelLoader(device).load_from_state_dict(state)
+        network = spandrel.Modeloader(device).load_from_state_dict(state)
     except Exception as error:
         raise ModelRefused(f"{path}: not a network that spandrel knows: {error}") from error
     if network.scale != scale:

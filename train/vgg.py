@@ -1,6 +1,6 @@
 """VGG features: torchvision's VGG19, or the convolutions of any VGG in a local file.
 
-The one value contract is RGB in [0, 1]: the ImageNet normalisation happens in here. What a distance
+The one value contract is RGB in [0, 1]: the ImageNet normalization happens in here. What a distance
 of features is good for is `losses.py`'s affair.
 
 Note: VGGs differ in the size of their features by orders of deviation, and layers of one VGG too.
@@ -29,7 +29,7 @@ Zisserman 2015, arXiv 1409.1556, table 1)."""
 
 
 class VggFeatures(nn.Module):
-    """Features phi(i, j) of a frozen VGG, for pictures (N, 3, H, W), RGB in [0, 1]."""
+    """Features phi(i, j) of a frozen VGG, for images (N, 3, H, W), RGB in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -67,10 +67,10 @@ class VggFeatures(nn.Module):
         photo = torch.from_numpy(read_pixels(REFERENCE_PHOTO)).permute(2, 0, 1)[None] / 255
         self.deviations = torch.stack([f.var((0, 2, 3)).mean().sqrt() for f in self(photo)])
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         """One (N, C, H / 2^(i-1), W / 2^(i-1)) for each of `layers`, in their order."""
-        with torch.autocast(pictures.device.type, enabled=False):
-            x = (pictures - self.mean) / self.std
+        with torch.autocast(images.device.type, enabled=False):
+            x = (images - self.mean) / self.std
         features: dict[str, Tensor] = {}
         stage = 1
         for name, convolution in zip(self.names, self.convolutions, strict=True):

@@ -1,4 +1,4 @@
-"""Square windows of pictures that lie flat in one array: cut, flipped and turned in one gather.
+"""Square windows of images that lie flat in one array: cut, flipped and turned in one gather.
 
 The specification is slicing, then the transpose and the reversals named at `Windows.turn`; the test
 compares with that. Which windows to take is the caller's business.
@@ -20,11 +20,11 @@ class Windows:
     """Where windows of one side lie, in pixels of an array; int64 [B] each."""
 
     offset: Numbers
-    """The picture's first pixel; its rows follow one after another."""
+    """The image's first pixel; its rows follow one after another."""
     height: Numbers
-    """Of the picture."""
+    """Of the image."""
     width: Numbers
-    """Of the picture."""
+    """Of the image."""
     top: Numbers
     left: Numbers
     turn: Numbers
@@ -35,7 +35,7 @@ class Windows:
         return Windows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def times(self, scale: int) -> "Windows":
-        """The same places in an array of pictures `scale` times the size."""
+        """The same places in an array of images `scale` times the size."""
         lengths = (self.height, self.width, self.top, self.left)
         height, width, top, left = (scale * length for length in lengths)
         return Windows(scale**2 * self.offset, height, width, top, left, self.turn)
@@ -46,7 +46,7 @@ def gather(arrays: list[Tensor], windows: Windows, side: int, margin: int) -> li
 
     Returns:
         For each array, uint8 [B, 3, n, n] with n = side + 2 margin, strided as channels_last. Where
-        the margin goes beyond the picture, its edge is replicated.
+        the margin goes beyond the image, its edge is replicated.
     """
     device = arrays[0].device
     rows, columns = (torch.from_numpy(step).to(device) for step in _steps(windows, side, margin))
@@ -59,7 +59,7 @@ def gather(arrays: list[Tensor], windows: Windows, side: int, margin: int) -> li
 def _steps(windows: Windows, side: int, margin: int) -> tuple[Numbers, Numbers]:
     """int64 [B, n] twice: what a window's row, and what its column, adds to a pixel's index.
 
-    Turning a window only changes which way its rows and columns run through the picture.
+    Turning a window only changes which way its rows and columns run through the image.
     """
     inside = np.arange(-margin, side + margin)
     exchanged = (windows.turn[:, None] & 4) > 0

@@ -43,7 +43,7 @@ CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "as
 
 MIN_CONSISTENCY_DB = 30.0
 """A result shrunk again must resemble its input. Swapped channels, a wrong value range or a graph
-computed wrongly all fall far below; bicubic itself reaches about 45 dB on the test picture."""
+computed wrongly all fall far below; bicubic itself reaches about 45 dB on the test image."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ def examine() -> list[Finding]:
 
 
 def self_test(engine: Engine) -> float:
-    """Upscale a small picture and shrink the result again: PSNR in dB against the picture."""
-    lr = _test_picture()
+    """Upscale a small image and shrink the result again: PSNR in dB against the image."""
+    lr = _test_image()
     sr = engine.upscale(lr[None])[0]
     return metrics.psnr_rgb(bicubic.resize(sr, *lr.shape[:2]), lr, border_px=2)
 
 
-def _test_picture() -> Pixels:
-    """A smooth colourful 40x32 picture: every channel goes its own way."""
+def _test_image() -> Pixels:
+    """A smooth colorful 40x32 image: every channel goes its own way."""
     y, x = np.mgrid[0:32, 0:40] / 32
     planes = [np.sin(3 * x + y), np.sin(4 * y - x + 1), np.cos(2 * x * y + 2)]
     return (127.5 + 100 * np.stack(planes, axis=2)).astype(np.uint8)

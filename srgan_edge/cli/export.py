@@ -152,7 +152,7 @@ def convert(
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
     data: Annotated[
-        list[Path], typer.Option(help="Folder of pictures to measure scales on; repeatable.")
+        list[Path], typer.Option(help="Folder of images to measure scales on; repeatable.")
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
 ) -> None:

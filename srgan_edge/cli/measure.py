@@ -74,7 +74,7 @@ def evaluate(
     bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, as a system.")] = False,
     results: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Another program's pictures; repeatable."),
+        typer.Option(metavar="NAME=DIR", help="Another program's images; repeatable."),
     ] = None,
     metrics: Annotated[
         str, typer.Option(metavar="NAME,...", help="basic, offline, all, or psnr_y,lpips,...")
@@ -96,13 +96,13 @@ def evaluate(
         typer.Option("--json", help="Print JSON: an object, or of several systems their list."),
     ] = False,
 ) -> None:
-    """Score models, baselines and ready-made pictures on benchmark folders, in one table."""
+    """Score models, baselines and ready-made images on benchmark folders, in one table."""
     from srgan_edge.cli.tables import evaluation_record, evaluation_table
     from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
     from srgan_edge.evaluation.figure import Showcase, draw_figure
     from srgan_edge.evaluation.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
-    from srgan_edge.image.still import Picture
-    from srgan_edge.image.writer import format_from_suffix, write_picture
+    from srgan_edge.image.still import StillImage
+    from srgan_edge.image.writer import format_from_suffix, write_image
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
@@ -126,7 +126,7 @@ def evaluate(
     else:
         print_whole_table(evaluation_table(systems, evaluations))
     if figure is not None:
-        write_picture(figure, Picture(draw_figure(showcase.exhibits)))
+        write_image(figure, StillImage(draw_figure(showcase.exhibits)))
         typer.echo(f"wrote {figure}", err=as_json)
 
 
@@ -184,7 +184,7 @@ def verify(
 
 @commands.command("verify-tiles")
 def verify_tiles(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures of the model's input size.")],
+    images: Annotated[list[Path], typer.Argument(help="Images of the model's input size.")],
     model: ModelOption = DEFAULT_MODEL,
     tile: Annotated[int, typer.Option("-t", "--tile", help="Tile core in pixels.")] = 32,
     write: Annotated[
@@ -214,13 +214,13 @@ def verify_tiles(
         )
     generator, spec = load_checkpoint(checkpoint)
     with TorchEngine.from_generator(generator, spec) as engine:
-        errors = list(halo_errors(engine, (read_pixels(path) for path in pictures), tile))
+        errors = list(halo_errors(engine, (read_pixels(path) for path in images), tile))
     halo_px = smallest_halo_px(errors)
     print_table(halo_table(errors, halo_px))
     if plot is not None:
         from srgan_edge.evaluation.parity import draw_halo_plot
 
-        title = f"{spec.name}, tiles of {tile} px against whole pictures"
+        title = f"{spec.name}, tiles of {tile} px against whole images"
         draw_halo_plot(errors, halo_px, title, plot)
         typer.echo(f"wrote {plot}")
     if write:

@@ -80,7 +80,7 @@ def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Tab
     for of_benchmark in zip(*evaluations.values(), strict=True):
         means = [evaluation.mean for evaluation in of_benchmark]
         best = {name: METRICS[name].best([mean[name] for mean in means]) for name in columns}
-        first = f"{benchmark_name(of_benchmark[0].folder)} ({len(of_benchmark[0].pictures)})"
+        first = f"{benchmark_name(of_benchmark[0].folder)} ({len(of_benchmark[0].images)})"
         table.add_section()
         for system, mean in zip(systems, means, strict=True):
             texts = {name: METRICS[name].text(mean[name]) for name in columns}
@@ -96,11 +96,11 @@ def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Tab
 
 
 def evaluation_record(system: System, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """One system's means and every picture's scores, as plain data; None where undefined."""
+    """One system's means and every image's scores, as plain data; None where undefined."""
     benchmarks = {
         benchmark_name(evaluation.folder): {
             "mean": _plain(evaluation.mean),
-            "pictures": {name: _plain(scores) for name, scores in evaluation.pictures.items()},
+            "images": {name: _plain(scores) for name, scores in evaluation.images.items()},
         }
         for evaluation in evaluations
     }
@@ -199,7 +199,7 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: the PSNR of equal pictures is null."""
+    """JSON knows no infinity: the PSNR of equal images is null."""
     return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
@@ -210,9 +210,9 @@ def check_table(check: "PhotoCheck") -> Group:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(overflow="fold")
     for finding in check.findings:
-        colour = "red" if finding.problem in get_args(Flaw) else "yellow"
+        color = "red" if finding.problem in get_args(Flaw) else "yellow"
         table.add_row(
-            escape(str(finding.path)), f"[{colour}]{finding.problem}[/]", escape(finding.detail)
+            escape(str(finding.path)), f"[{color}]{finding.problem}[/]", escape(finding.detail)
         )
     counts = ", ".join(f"{count} {problem}" for problem, count in check.counts.items() if count)
     return Group(

@@ -103,7 +103,7 @@ def degrade(
     photographs: Annotated[
         list[Path], typer.Argument(metavar="IN", help="Photographs, or folders of them.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the small pictures.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the small images.")],
     recipe: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Whose [sources] to draw from.")
     ] = "edge-real",
@@ -112,13 +112,13 @@ def degrade(
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value.")
     ] = None,
 ) -> None:
-    """Make small pictures as people have them out of large ones: JPEG, WebP, frames of films."""
+    """Make small images as people have them out of large ones: JPEG, WebP, frames of videos."""
     require("torch", "srgan-edge[train]", "reading a recipe")
     from srgan_edge.train.recipe import Recipe
     from srgan_edge.train.source_examples import write_examples
 
     written = write_examples(photographs, output, Recipe.load(recipe, overrides), variants)
-    typer.echo(f"wrote {len(written)} pictures into {output}")
+    typer.echo(f"wrote {len(written)} images into {output}")
 
 
 @data.command("check")

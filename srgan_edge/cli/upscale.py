@@ -22,7 +22,7 @@ commands = typer.Typer()
 
 _result = partial(typer.Option, rich_help_panel="Results")
 _network = partial(typer.Option, rich_help_panel=NETWORK)
-_film = partial(typer.Option, rich_help_panel="Films")
+_video = partial(typer.Option, rich_help_panel="Videos")
 _stream = partial(typer.Option, rich_help_panel="Pipes and live sources")
 _word = partial(typer.Option, rich_help_panel="What is said")
 
@@ -49,10 +49,10 @@ def upscale(
     overwrite: Annotated[bool, _result("--overwrite", help="Replace results.")] = False,
     skip_existing: Annotated[bool, _result("--skip-existing", help="Keep results.")] = False,
     restart: Annotated[
-        bool, _result("--restart", "--no-resume", help="Begin a film anew, not where it stopped.")
+        bool, _result("--restart", "--no-resume", help="Begin a video anew, not where it stopped.")
     ] = False,
     max_pixels: Annotated[
-        int, _result(metavar="N", help="Of the largest picture; a result may have 16 times those.")
+        int, _result(metavar="N", help="Of the largest image; a result may have 16 times those.")
     ] = 100_000_000,
     model: ModelOption = DEFAULT_MODEL,
     outscale: Annotated[
@@ -71,7 +71,7 @@ def upscale(
         bool | None,
         _network(
             "--color-lock/--no-color-lock",
-            help="Hold mean colours; by itself for GANs and foreign models.",
+            help="Hold mean colors; by itself for GANs and foreign models.",
             show_default=False,
         ),
     ] = None,
@@ -79,26 +79,26 @@ def upscale(
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
     codec: Annotated[
-        str, _film("-c", "--codec", metavar="NAME", help="Encoder of the result.")
+        str, _video("-c", "--codec", metavar="NAME", help="Encoder of the result.")
     ] = "libx264",
-    crf: Annotated[int | None, _film(metavar="N", help="Its constant quality.")] = None,
-    preset: Annotated[str | None, _film(metavar="NAME", help="Its speed.")] = None,
+    crf: Annotated[int | None, _video(metavar="N", help="Its constant quality.")] = None,
+    preset: Annotated[str | None, _video(metavar="NAME", help="Its speed.")] = None,
     pix_fmt: Annotated[
-        str | None, _film(metavar="NAME", help="Pixel format, if not like the source's.")
+        str | None, _video(metavar="NAME", help="Pixel format, if not like the source's.")
     ] = None,
     encoder_options: Annotated[
-        list[str] | None, _film("-e", metavar="KEY=VALUE", help="Anything else for the encoder.")
+        list[str] | None, _video("-e", metavar="KEY=VALUE", help="Anything else for the encoder.")
     ] = None,
     deinterlace: Annotated[
-        bool, _film("--deinterlace", help="Make one picture of the two fields of a frame.")
+        bool, _video("--deinterlace", help="Make one image of the two fields of a frame.")
     ] = False,
     on_damage: Annotated[
         Literal["skip", "conceal"],
-        _film(help="Frames that cannot be decoded: left out, or shown as the one before."),
+        _video(help="Frames that cannot be decoded: left out, or shown as the one before."),
     ] = "skip",
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
-        _film(help="Where films are decoded; auto: on the GPU, if the engine is there."),
+        _video(help="Where videos are decoded; auto: on the GPU, if the engine is there."),
     ] = "cpu",
     pipe_format: Annotated[
         Literal["matroska", "nut", "yuv4mpegpipe"] | None,
@@ -180,41 +180,41 @@ def upscale(
 
 @commands.command()
 def check(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The film that was upscaled.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The video that was upscaled.")],
     result: Annotated[Path, typer.Argument(metavar="OUT", help="What became of it.")],
 ) -> None:
-    """Compare a film with its upscaled self: every frame's time, every packet of sound."""
-    from srgan_edge.transcode.check import FilmRecord, differences
+    """Compare a video with its upscaled self: every frame's time, every packet of audio."""
+    from srgan_edge.transcode.check import VideoRecord, differences
 
-    before, after = FilmRecord.of(source), FilmRecord.of(result)
+    before, after = VideoRecord.of(source), VideoRecord.of(result)
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in before.packets.values())
     typer.echo(
         f"{result} is whole, {before.info.width}x{before.info.height} to "
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
-        f"{packets} packets of sound and subtitles as they were"
+        f"{packets} packets of audio and subtitles as they were"
     )
 
 
 @commands.command()
 def compare(
-    before: Annotated[Path, typer.Argument(help="The input picture.")],
-    after: Annotated[Path, typer.Argument(help="The upscaled picture.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Picture to write.")],
+    before: Annotated[Path, typer.Argument(help="The input image.")],
+    after: Annotated[Path, typer.Argument(help="The upscaled image.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="StillImage to write.")],
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
     ] = None,
 ) -> None:
-    """Put a picture, enlarged by the bicubic, beside its upscaled self."""
+    """Put an image, enlarged by the bicubic, beside its upscaled self."""
     from srgan_edge.evaluation.drawing import Crop, side_by_side
     from srgan_edge.image.reader import read_pixels
-    from srgan_edge.image.still import Picture
-    from srgan_edge.image.writer import write_picture
+    from srgan_edge.image.still import StillImage
+    from srgan_edge.image.writer import write_image
 
     detail = None if crop is None else Crop.from_text(crop)
-    pictures = read_pixels(before), read_pixels(after)
-    write_picture(output, Picture(side_by_side(*pictures, ("bicubic", "srgan-edge"), detail)))
+    images = read_pixels(before), read_pixels(after)
+    write_image(output, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
     typer.echo(f"wrote {output}")
 
 

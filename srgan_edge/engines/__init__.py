@@ -133,8 +133,8 @@ def open_engine(choice: Choice, *, fp32: bool = False, slots: int = 1) -> Engine
     return choice.kind.open(choice.path, choice.device, fp32, slots)
 
 
-def film_slots() -> int:
-    """Calls at once that serve a film best on this machine's CPU: one a core, four at the most."""
+def video_slots() -> int:
+    """Calls at once that serve a video best on this machine's CPU: one a core, four at the most."""
     return min(4, os.cpu_count() or 1)
 
 

@@ -57,7 +57,7 @@ class Engine(Protocol):
         Raises:
             OutOfMemory: the device has too little memory; less may do.
             EngineLost: the device failed; another engine may do.
-            NotFinite: some of the pictures hold values that are NaN or infinite, as those in FP16
+            NotFinite: some of the images hold values that are NaN or infinite, as those in FP16
                 do that grew beyond 65504. Engines in other precisions, all of which reach as far as
                 FP32, need not look for that.
         """
@@ -96,7 +96,7 @@ class FrameEngine(Engine, Protocol):
 
 
 class NotFinite(ModelRefused):
-    """Pictures of a batch hold values that are no numbers, which as bytes are black or white."""
+    """Images of a batch hold values that are no numbers, which as bytes are black or white."""
 
     def __init__(self, result: Pixels, frames: Sequence[int]) -> None:
         """
@@ -104,12 +104,12 @@ class NotFinite(ModelRefused):
             result: uint8 [N, sH, sW, 3]; what is not among `frames` is as it should be.
             frames: which of them are not, from 0.
         """
-        super().__init__(f"{len(frames)} of {len(result)} pictures are not finite; type --fp32")
+        super().__init__(f"{len(frames)} of {len(result)} images are not finite; type --fp32")
         self.result, self.frames = result, frames
 
 
 Totals = NDArray[np.float32]
-"""float32 [N]: the sum of all values that the network made of each picture, before any clamp.
+"""float32 [N]: the sum of all values that the network made of each image, before any clamp.
 
 It is finite if and only if all of them are: such sums stay far below FP32's limit.
 """
@@ -119,7 +119,7 @@ def finite(result: Pixels, totals: Totals) -> Pixels:
     """`result` itself, uint8 [N, sH, sW, 3].
 
     Raises:
-        NotFinite: for some of the pictures, by their totals.
+        NotFinite: for some of the images, by their totals.
     """
     frames = np.flatnonzero(~np.isfinite(totals))
     if frames.size:

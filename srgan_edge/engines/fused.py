@@ -31,7 +31,7 @@ SOURCE = FOLDER / "convolution.cu"
 
 
 class FusedDeployment:
-    """`HalfDeployment` by kernels of our own; biases and the picture are in FP32."""
+    """`HalfDeployment` by kernels of our own; biases and the image are in FP32."""
 
     def __init__(self, half: HalfDeployment, gpu: Gpu) -> None:
         """Pack the weights and compile the kernels for `gpu`, which `half` is on.
@@ -45,7 +45,7 @@ class FusedDeployment:
         *inner, last = layers_of(half.network)
         library = _Library(nvidia_bindings(), gpu)
         self.inner = [_Convolution(library, layer, _FEATURES) for layer in inner]
-        self._last = _Convolution(library, last, _PICTURES)
+        self._last = _Convolution(library, last, _IMAGES)
         self._adds_nearest = half.adds_nearest
         if not half.adds_nearest:
             self._last.biases.add_(0.5)  # which it lacks for the sake of FP16
@@ -63,7 +63,7 @@ class FusedDeployment:
             later = {it.added for it in self.inner[number + 1 :]}
             features = {it: kept for it, kept in features.items() if it in later}
             features[number + 1] = made
-        return self._last.picture(made, pixels if self._adds_nearest else None)
+        return self._last.image(made, pixels if self._adds_nearest else None)
 
     @staticmethod
     def entry(pixels: Tensor) -> Tensor:
@@ -121,9 +121,9 @@ _FEATURES = {
     (3, 24, 3, 1): "convolve_8_to_32_by_3",
     (24, 24, 3, 1): "convolve_32_to_32_by_3",
 }
-_PICTURES = {
-    (256, 12, 5, 1): "picture_of_256_by_5",
-    (24, 48, 3, 1): "picture_of_32_by_3",
+_IMAGES = {
+    (256, 12, 5, 1): "image_of_256_by_5",
+    (24, 48, 3, 1): "image_of_32_by_3",
 }
 """By (channels in, channels out, side, factor of the PixelShuffle): the kernel."""
 
@@ -178,12 +178,12 @@ class _Convolution:
         self._launch(source, target, added=added)
         return target
 
-    def picture(self, source: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
+    def image(self, source: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
         """half (N, H, W, C) -> uint8 (N, fH, fW, 3) and float32 (N), pixels being added."""
         n, height, width, _ = source.shape
         factor = self._form.factor
         size = (n, height * factor, width * factor, 3)
-        assert 3 * factor * width % 4 == 0, "rows of the picture are written in words of 4 bytes"
+        assert 3 * factor * width % 4 == 0, "rows of the image are written in words of 4 bytes"
         target = torch.empty(size, dtype=torch.uint8, device=source.device)
         totals = torch.zeros(n, device=source.device)
         self._launch(source, target, pixels=pixels, totals=totals)
@@ -222,5 +222,5 @@ def nvidia_bindings() -> "CudaBindings":
 
 
 def _order(outputs: int, factor: int) -> Tensor:
-    """PixelShuffle has the pixels of a colour together, and the kernels the colours of a pixel."""
+    """PixelShuffle has the pixels of a color together, and the kernels the colors of a pixel."""
     return torch.arange(outputs).view(-1, factor**2).T.reshape(-1)

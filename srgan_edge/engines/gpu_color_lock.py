@@ -1,4 +1,4 @@
-"""The colour lock of one frame size in the memory of a GPU: `color_lock` is the specification."""
+"""The color lock of one frame size in the memory of a GPU: `color_lock` is the specification."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from srgan_edge.kernels.launch import Kernels
 
 
 class GpuColorLock:
-    """Holds the colours of results to those of their frames, one frame after the other."""
+    """Holds the colors of results to those of their frames, one frame after the other."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class GpuColorLock:
             raise
 
     def put(self, frame: int, result: int) -> None:
-        """Hold the colours of a result, in place: into the stream.
+        """Hold the colors of a result, in place: into the stream.
 
         Args:
             frame: address of uint8 [H, W, 3].

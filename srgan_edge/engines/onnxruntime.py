@@ -130,7 +130,7 @@ class _Slot:
     """Memory on the device that inputs and outputs are bound to, for a few shapes.
 
     With one slot there is a CUDA graph for each of the first two shapes that come again, as those
-    of a film do. With more there is none: a recording by ONNX Runtime forbids the whole process to
+    of a video do. With more there is none: a recording by ONNX Runtime forbids the whole process to
     allocate, and other slots hide what it would save.
     """
 

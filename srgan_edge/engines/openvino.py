@@ -25,7 +25,7 @@ class OpenVinoEngine:
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
     ) -> None:
-        """Load a `.onnx` file; `fp32` forbids BF16, and has each picture proven to be finite.
+        """Load a `.onnx` file; `fp32` forbids BF16, and has each image proven to be finite.
 
         With one slot all cores work on one call. With more, each slot has its share of the cores
         and none waits for another, which is faster where frames come in numbers, above all while
@@ -124,10 +124,10 @@ def _add_totals(model: openvino.Model) -> None:
     """
     lower_ends = (op for op in model.get_ordered_ops() if op.get_type_name() == "Maximum")
     *_, clamp = lower_ends  # all others come before it
-    (picture,) = (
+    (image,) = (
         value for value in clamp.input_values() if value.get_node().get_type_name() != "Constant"
     )
-    model.add_outputs(opset13.reduce_sum(picture, np.array([1, 2, 3])).output(0))
+    model.add_outputs(opset13.reduce_sum(image, np.array([1, 2, 3])).output(0))
 
 
 def _first_line(error: Exception) -> str:

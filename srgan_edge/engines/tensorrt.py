@@ -62,7 +62,7 @@ class TensorRtEngine:
             raise UsageError(f"--engine tensorrt runs on cuda:0, not on {device!r}")
         if reason := why_not_here(passport):
             raise ModelRefused(f"{path}: {reason}; type: {passport.rebuild_command}")
-        share_primary_context()  # with FFmpeg, for films
+        share_primary_context()  # with FFmpeg, for videos
         self._passport, self.cuda = passport, open_cuda()
         gpu = Gpu.find()
         assert gpu is not None, "there is a CUDA context, and no GPU"
@@ -90,7 +90,7 @@ class TensorRtEngine:
             UsageError: a size that the engine was not made for.
             OutOfMemory: a shape for which the GPU has too little.
             EngineLost: the GPU failed.
-            NotFinite: pictures beyond what FP16 holds.
+            NotFinite: images beyond what FP16 holds.
         """
         shape = self._shape_for(*batch.shape[:3])
         with self.slot() as slot:

@@ -4,7 +4,7 @@ There the convolutions are cuDNN's, or on Hopper our own, with all that follows 
 
 On a GPU each slot has a stream, and for each shape that comes again it has buffers on both sides of
 the bus and a CUDA graph of the network, so that a call is four entries into a queue. Frames that
-are cut, or whose colours are locked, have a `Canvas` there.
+are cut, or whose colors are locked, have a `Canvas` there.
 """
 
 import copy
@@ -91,7 +91,7 @@ class TorchEngine:
         self, gpu: torch.device, generator: nn.Module, spec: ModelSpec, fp32: bool, slots: int
     ) -> None:
         is_half = not fp32 and not spec.quantized_from
-        share_primary_context()  # with FFmpeg, for films
+        share_primary_context()  # with FFmpeg, for videos
         with failures_told():
             if is_half:
                 network, kernels = _fused(HalfDeployment(generator).to(gpu), gpu)
@@ -182,15 +182,15 @@ class TorchEngine:
 
 
 class _Summed(nn.Module):
-    """`Deployment`, and the sum of each picture before it is clamped."""
+    """`Deployment`, and the sum of each image before it is clamped."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
         self.deployment = Deployment(generator)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        picture = self.deployment.picture(pixels)
-        return self.deployment.rounded(picture), picture.sum((1, 2, 3))
+        image = self.deployment.image(pixels)
+        return self.deployment.rounded(image), image.sum((1, 2, 3))
 
 
 def _fused(half: HalfDeployment, gpu: torch.device) -> tuple[Network, str]:

@@ -20,16 +20,16 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import TilePlan
 
 Network = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""uint8 (N, H, W, 3) -> uint8 (N, sH, sW, 3), and the sum of each picture, float32 (N)."""
+"""uint8 (N, H, W, 3) -> uint8 (N, sH, sW, 3), and the sum of each image, float32 (N)."""
 
 Run = Callable[[Pixels], tuple[Pixels, Totals]]
 """The same for arrays of this machine."""
 
 
 class Slot:
-    """A stream, and what it has recorded: a film has one shape, or two with a shorter last batch.
+    """A stream, and what it has recorded: a video has one shape, or two with a shorter last batch.
 
-    What comes for the first time, as pictures of all sizes do, is computed without a recording.
+    What comes for the first time, as images of all sizes do, is computed without a recording.
     """
 
     SHAPES_RECORDED = 2

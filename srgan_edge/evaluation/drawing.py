@@ -1,4 +1,4 @@
-"""What the pictures that show results are drawn with: colours, type, frames, crops."""
+"""What the images that show results are drawn with: colors, type, frames, crops."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ FAINT = (150, 154, 164)
 
 ACCENT = (255, 184, 60)
 
-Colour: TypeAlias = tuple[int, int, int]
+Color: TypeAlias = tuple[int, int, int]
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of a picture, in its pixels."""
+    """A rectangle of an image, in its pixels."""
 
     x: int
     y: int
@@ -66,11 +66,11 @@ def with_margin(pixels: Pixels, margin_px: int) -> Pixels:
     return sheet
 
 
-def framed(pixels: Pixels, crop: Crop, width_px: int, colour: Colour = ACCENT) -> Pixels:
+def framed(pixels: Pixels, crop: Crop, width_px: int, color: Color = ACCENT) -> Pixels:
     """A copy with the outline of `crop` drawn inside its edges."""
     image = Image.fromarray(pixels)
     corners = (crop.x, crop.y, crop.x + crop.width - 1, crop.y + crop.height - 1)
-    ImageDraw.Draw(image).rectangle(corners, outline=colour, width=width_px)
+    ImageDraw.Draw(image).rectangle(corners, outline=color, width=width_px)
     return np.asarray(image)
 
 
@@ -80,20 +80,20 @@ def font_within(width_px: int, largest_px: float, labels: Sequence[str]) -> Font
     return ImageFont.load_default(max(1, largest_px * min(1, width_px / max(1, longest_px))))
 
 
-# The before/after picture: what went in, plainly enlarged, beside what came out of the network.
+# The before/after image: what went in, plainly enlarged, beside what came out of the network.
 #
 # Both sides are drawn by the same lines, so that every difference to be seen is the network's.
-# Which pictures are compared, and what they are called, is the caller's business.
+# Which images are compared, and what they are called, is the caller's business.
 def side_by_side(
     before: Pixels, after: Pixels, labels: tuple[str, str], crop: Crop | None = None
 ) -> Pixels:
-    """Two labelled columns: `before` enlarged by MATLAB's bicubic, and `after`.
+    """Two labeled columns: `before` enlarged by MATLAB's bicubic, and `after`.
 
     `before` and `after` are uint8 [H, W, 3] of one shape in two sizes. Each column is as wide as
     `after`. A `crop` is framed in both and shown again below, enlarged to the column's width.
 
     Raises:
-        UsageError: the two pictures differ in shape by more than rounding, or the crop is empty or
+        UsageError: the two images differ in shape by more than rounding, or the crop is empty or
             reaches out of `after`.
     """
     height, width, _ = after.shape
@@ -112,7 +112,7 @@ def side_by_side(
 
 
 def _column(pixels: Pixels, label: str, font: Font, crop: Crop | None, stroke_px: int) -> Pixels:
-    """From the top: the label, the picture and the enlarged crop."""
+    """From the top: the label, the image and the enlarged crop."""
     width = pixels.shape[1]
     caption = _caption(label, font, width, 10 * stroke_px)
     if crop is None:
@@ -144,8 +144,8 @@ def _refuse_another_shape(before: Pixels, after: Pixels) -> None:
     # Each side of the result may be off by one pixel: encoders want even sizes.
     if abs(width * small_height - height * small_width) > small_width + small_height:
         raise UsageError(
-            f"{small_width}x{small_height} and {width}x{height} are not one picture in two sizes; "
-            "name the picture that was upscaled, then its result"
+            f"{small_width}x{small_height} and {width}x{height} are not one image in two sizes; "
+            "name the image that was upscaled, then its result"
         )
 
 

@@ -1,6 +1,6 @@
 """Scoring systems on benchmarks: the same lines for a model in any engine and for plain bicubic.
 
-A system is a function from a picture of a benchmark to its enlargement, a measure one from that
+A system is a function from an image of a benchmark to its enlargement, a measure one from that
 enlargement to a number. Neither knows of the other, and this knows nothing of engines and files.
 """
 
@@ -39,7 +39,7 @@ MEASURES: dict[str, Measure] = PIXEL_MEASURES | {
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one picture, or the mean over a folder; NaN where a metric is undefined."""
+    """Of one image, or the mean over a folder; NaN where a metric is undefined."""
 
     values: Mapping[str, float]
     """By the names of `METRICS`."""
@@ -62,19 +62,19 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One system on one benchmark: scores by picture, and their mean."""
+    """One system on one benchmark: scores by image, and their mean."""
 
     folder: Path
-    pictures: Mapping[str, Scores]
+    images: Mapping[str, Scores]
 
     @property
     def mean(self) -> Scores:
-        return mean_scores(list(self.pictures.values()))
+        return mean_scores(list(self.images.values()))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One picture as every system enlarged it."""
+    """One image as every system enlarged it."""
 
     pair: Pair
     results: Mapping[str, Pixels]
@@ -107,7 +107,7 @@ def evaluate_systems(
     """By the systems' names, an evaluation for each folder.
 
     Args:
-        look: sees every picture while its pixels are in memory.
+        look: sees every image while its pixels are in memory.
 
     Raises:
         UsageError: two systems or two benchmarks have one name.
@@ -117,15 +117,15 @@ def evaluate_systems(
     _refuse_repeats("benchmarks", [benchmark_name(folder) for folder in folders])
     evaluations: dict[str, list[Evaluation]] = {system.name: [] for system in systems}
     for folder in folders:
-        pictures: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
+        images: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
         for pair in read_pairs(folder, scale):
             results = {system.name: system.restore(pair) for system in systems}
             scores = {name: _scores(sr, pair, measures) for name, sr in results.items()}
             for name in results:
-                pictures[name][pair.name] = scores[name]
+                images[name][pair.name] = scores[name]
             if look is not None:
                 look(Comparison(pair, results, scores))
-        for name, of_folder in pictures.items():
+        for name, of_folder in images.items():
             evaluations[name].append(Evaluation(folder, of_folder))
     return evaluations
 
@@ -209,13 +209,13 @@ WITH_FILE = "lpips_vgg16_hed"
 """The one metric whose network is a file of the user's, and so in no group."""
 
 
-def mean_scores(pictures: Sequence[Scores]) -> Scores:
-    """Undefined, metric by metric, where it is so for any picture: half a folder is another one."""
+def mean_scores(images: Sequence[Scores]) -> Scores:
+    """Undefined, metric by metric, where it is so for any image: half a folder is another one."""
     undefined: dict[str, str] = {}
-    for scores in pictures:
-        undefined = dict(scores.undefined) | undefined  # the first picture's reason for each
-    sums = {name: sum(scores[name] for scores in pictures) for name in pictures[0].values}
-    return Scores({name: total / len(pictures) for name, total in sums.items()}, undefined)
+    for scores in images:
+        undefined = dict(scores.undefined) | undefined  # the first image's reason for each
+    sums = {name: sum(scores[name] for scores in images) for name in images[0].values}
+    return Scores({name: total / len(images) for name, total in sums.items()}, undefined)
 
 
 def metrics_from_text(text: str, *, with_file: bool) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from srgan_edge.evaluation.drawing import (
     BACKGROUND,
     FAINT,
     INK,
-    Colour,
+    Color,
     Crop,
     Font,
     font_within,
@@ -31,7 +31,7 @@ from srgan_edge.evaluation.systems import NEAREST, Pair, benchmark_name, bicubic
 from srgan_edge.pixels import Pixels
 
 CROP_PX = 80
-"""Side of a crop in pixels of the result; less where the picture is smaller."""
+"""Side of a crop in pixels of the result; less where the image is smaller."""
 
 CAPTIONS = (("psnr_y", "ssim_y"), ("lpips", "lpips_vgg16_hed", "dists"))
 """The metrics under a crop, line by line, as far as they were measured."""
@@ -46,22 +46,22 @@ _LINE_PX = 23
 _HEADING_SIZE_PX, _CAPTION_SIZE_PX = 19.0, 16.0
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
-_Text: TypeAlias = list[tuple[str, Colour]]
-"""One line in several colours."""
+_Text: TypeAlias = list[tuple[str, Color]]
+"""One line in several colors."""
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One picture, and the window of it that tells most."""
+    """One image, and the window of it that tells most."""
 
     comparison: Comparison
     crop: Crop
     telling: float
-    """How much, to be compared among pictures."""
+    """How much, to be compared among images."""
 
 
 class Showcase:
-    """Keeps the most telling pictures of those it is shown, one crop of each."""
+    """Keeps the most telling images of those it is shown, one crop of each."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -71,7 +71,7 @@ class Showcase:
     def look(self, comparison: Comparison) -> None:
         crop, telling = telling_crop(comparison)
         self.exhibits.append(Exhibit(comparison, crop, telling))
-        self.exhibits.sort(key=lambda exhibit: -exhibit.telling)  # stable: the earlier picture wins
+        self.exhibits.sort(key=lambda exhibit: -exhibit.telling)  # stable: the earlier image wins
         del self.exhibits[self._count :]
 
 
@@ -80,7 +80,7 @@ def telling_crop(comparison: Comparison) -> tuple[Crop, float]:
 
     Over luma: the mean of |HR - bicubic|, which is the detail that was lost, times one plus the
     mean distance in levels between the systems farthest apart, bicubic among them and nearest
-    neighbour not. Its corner lies on the LR's grid.
+    neighbor not. Its corner lies on the LR's grid.
     """
     pair = comparison.pair
     plain = luma(bicubic_upscale(pair.scale)(pair.lr[None])[0])
@@ -96,11 +96,11 @@ def telling_crop(comparison: Comparison) -> tuple[Crop, float]:
 
 
 def draw_figure(exhibits: Sequence[Exhibit]) -> Pixels:
-    """A row for each exhibit: the HR picture with the crop framed, then the crop of every system
-    and of the HR, enlarged by nearest neighbour, with the whole picture's scores below.
+    """A row for each exhibit: the HR image with the crop framed, then the crop of every system
+    and of the HR, enlarged by nearest neighbor, with the whole image's scores below.
 
     Returns:
-        uint8 [H, W, 3]. The best score of a row has another colour.
+        uint8 [H, W, 3]. The best score of a row has another color.
     """
     names = [*exhibits[0].comparison.results, "HR"]
     lines = _measured_lines(exhibits[0].comparison)
@@ -136,7 +136,7 @@ def _measured_lines(comparison: Comparison) -> list[list[str]]:
 
 
 def _whole(exhibit: Exhibit) -> Pixels:
-    """The HR picture as large as its place allows, with the crop framed."""
+    """The HR image as large as its place allows, with the crop framed."""
     hr, crop = exhibit.comparison.pair.hr, exhibit.crop
     height, width, _ = hr.shape
     ratio = min(_CELL_PX / height, _WHOLE_WIDTH_PX / width)
@@ -146,7 +146,7 @@ def _whole(exhibit: Exhibit) -> Pixels:
     else:
         fitted = bicubic.resize(hr, max(1, round(ratio * height)), max(1, round(ratio * width)))
     x, y, side = (round(ratio * length) for length in (crop.x, crop.y, crop.width))
-    # Dark around the colour, for pictures that have that colour themselves.
+    # Dark around the color, for images that have that color themselves.
     fitted = framed(fitted, Crop(x - 1, y - 1, side + 2, side + 2), 4, BACKGROUND)
     return framed(fitted, Crop(x, y, side, side), 2)
 
@@ -161,8 +161,8 @@ def _draw_whole(sheet: Image.Image, whole: Pixels, pair: Pair, left_px: int, y: 
 
 def _draw_crops(sheet: Image.Image, exhibit: Exhibit, columns_px: Sequence[int], y: int) -> None:
     comparison, crop = exhibit.comparison, exhibit.crop
-    pictures = [*comparison.results.values(), comparison.pair.hr]
-    for pixels, x in zip(pictures, columns_px, strict=True):
+    images = [*comparison.results.values(), comparison.pair.hr]
+    for pixels, x in zip(images, columns_px, strict=True):
         _paste(sheet, repeated(crop.of(pixels), _CELL_PX // crop.width), x, y, _CELL_PX)
 
 
@@ -190,17 +190,17 @@ def _draw_scores(
 
 
 def _draw_footnote(sheet: Image.Image) -> None:
-    text = "Scores: whole pictures, the best in colour. Crops: where the systems differ most."
+    text = "Scores: whole images, the best in color. Crops: where the systems differ most."
     font = font_within(sheet.width - 2 * _MARGIN_PX, _CAPTION_SIZE_PX - 2, [text])
     place = (_MARGIN_PX, sheet.height - _MARGIN_PX)
     ImageDraw.Draw(sheet).text(place, text, FAINT, font, anchor="ls")
 
 
 def _write(sheet: Image.Image, line: _Text, font: Font, middle: int, baseline: int) -> None:
-    """Centred on `middle`."""
+    """Centerd on `middle`."""
     x = middle - sum(font.getlength(text) for text, _ in line) / 2
-    for text, colour in line:
-        ImageDraw.Draw(sheet).text((x, baseline), text, colour, font, anchor="ls")
+    for text, color in line:
+        ImageDraw.Draw(sheet).text((x, baseline), text, color, font, anchor="ls")
         x += font.getlength(text)
 
 

@@ -1,4 +1,4 @@
-"""How close two pictures are, as the super-resolution literature measures it. Numpy only.
+"""How close two images are, as the super-resolution literature measures it. Numpy only.
 
 All functions take uint8 RGB [H, W, 3] of equal size and leave `border_px` pixels out at each edge
 (the convention is the scale: 4), except `lr_psnr`, which says what it takes.
@@ -23,7 +23,7 @@ _LUMA = np.array([65.481, 128.553, 24.966]) / 255
 
 
 class Undefined(ValueError):
-    """A metric has no value for these pictures; the message says what it needs."""
+    """A metric has no value for these images; the message says what it needs."""
 
 
 def luma(image: Pixels) -> Plane:
@@ -38,7 +38,7 @@ def inner(plane: Plane, border_px: int) -> Plane:
 
 
 def psnr_y(a: Pixels, b: Pixels, border_px: int = 4) -> float:
-    """PSNR of BT.601 luma in dB; infinite for equal pictures.
+    """PSNR of BT.601 luma in dB; infinite for equal images.
 
     Raises:
         Undefined: no pixel inside the border; so do `psnr_rgb` and `color_shift`.
@@ -47,7 +47,7 @@ def psnr_y(a: Pixels, b: Pixels, border_px: int = 4) -> float:
 
 
 def psnr_rgb(a: Pixels, b: Pixels, border_px: int = 4) -> float:
-    """PSNR over the three channels together in dB; infinite for equal pictures."""
+    """PSNR over the three channels together in dB; infinite for equal images."""
     difference = a.astype(np.float64) - b
     return _psnr(inner(difference, border_px))
 
@@ -55,7 +55,7 @@ def psnr_rgb(a: Pixels, b: Pixels, border_px: int = 4) -> float:
 def lr_psnr(sr: Pixels, lr: Pixels) -> float:
     """PSNR over the three channels between `lr` [h, w, 3] and `sr` [H, W, 3] made that small again.
 
-    Whether a result still is a picture of its input: every pixel counts, and the way down is
+    Whether a result still is an image of its input: every pixel counts, and the way down is
     MATLAB's bicubic. Models of pixels reach more than 50 dB, GANs 39 to 50 (Park, Moon and Cho,
     Perception-Oriented Single Image Super-Resolution, CVPR 2023, table 2).
     """
@@ -116,24 +116,24 @@ def _gaussian(plane: Plane) -> Plane:
     return windows @ kernel
 
 
-# NIQE: how far a picture's statistics are from those of undistorted photographs. Numpy only.
+# NIQE: how far an image's statistics are from those of undistorted photographs. Numpy only.
 #
 # Mittal, Soundararajan and Bovik, Making a "Completely Blind" Image Quality Analyzer, IEEE Signal
-# Processing Letters 20(3), 2013; sections and equations below are its. It looks at one picture
+# Processing Letters 20(3), 2013; sections and equations below are its. It looks at one image
 # alone, so it says whether a result looks like a photograph, and not whether it is the right one.
 # Lower is better; photographs lie around 2 to 5, and below some twenty blocks of 96x96 it is a
 # coarse measure.
 #
 # Against the NIQE of BasicSR 1.4.2, computed in float64, it was within 0.041 on Set5 and Set14 and
-# their bicubics, with a median of 0.005: edges of the half-size picture are repeated here and
-# mirrored there, and where a picture is flat the sign of a rounding error counts in both.
+# their bicubics, with a median of 0.005: edges of the half-size image are repeated here and
+# mirrored there, and where an image is flat the sign of a rounding error counts in both.
 BLOCK_PX = 96
-"""Side of a block at full size, as the authors' own program divides pictures."""
+"""Side of a block at full size, as the authors' own program divides images."""
 
 _MODEL = Path(__file__).parent.parent / "pristine" / "niqe.npz"
 
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Rows and columns to the neighbours whose products are described (II-B)."""
+"""Rows and columns to the neighbors whose products are described (II-B)."""
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -173,12 +173,12 @@ def _features(plane: _Floats) -> _Floats:
     if plane.size == 0:
         return np.empty((0, 36))
     half = bicubic.resize_float(plane, plane.shape[0] // 2, plane.shape[1] // 2)
-    scales = [_blocks(_normalised(scale), rows, columns) for scale in (plane, half)]
+    scales = [_blocks(_normalized(scale), rows, columns) for scale in (plane, half)]
     with np.errstate(invalid="ignore", divide="ignore"):  # flat blocks
         return np.hstack([_describe(blocks) for blocks in scales])
 
 
-def _normalised(plane: _Floats) -> _Floats:
+def _normalized(plane: _Floats) -> _Floats:
     """Local mean taken off and contrast divided out (eq. 1 to 3), by a 7x7 Gaussian."""
     mean = _niqe_gaussian(plane)
     deviation = np.sqrt(np.abs(_niqe_gaussian(plane**2) - mean**2))
@@ -202,7 +202,7 @@ def _blocks(plane: _Floats, rows: int, columns: int) -> _Floats:
 
 
 def _describe(blocks: _Floats) -> _Floats:
-    """[N, h, w] -> [N, 18]: the shape of the values, then of their products with neighbours."""
+    """[N, h, w] -> [N, 18]: the shape of the values, then of their products with neighbors."""
     shape, left, right = _fitted(blocks)
     features = [shape, (left + right) / 2]
     for shift in _SHIFTS:
@@ -214,7 +214,7 @@ def _describe(blocks: _Floats) -> _Floats:
 
 
 def _fitted(blocks: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-    """Each block's asymmetric generalised Gaussian by its moments: shape, left and right scale.
+    """Each block's asymmetric generalized Gaussian by its moments: shape, left and right scale.
 
     Lasmar, Stitou and Berthoumieu, Multiscale skewed heavy tailed model for texture analysis, 2009.
     """

@@ -19,7 +19,7 @@ from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences between two results over a set of pictures."""
+    """Differences between two results over a set of images."""
 
     max_levels: int
     p999_levels: int
@@ -35,7 +35,7 @@ class Parity:
 
 
 class Differences:
-    """Counts how many values differ by how much, picture after picture."""
+    """Counts how many values differ by how much, image after image."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(256, np.int64)
@@ -64,7 +64,7 @@ class Differences:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a result in a lower precision may differ by, on natural pictures."""
+    """What a result in a lower precision may differ by, on natural images."""
 
     min_psnr_db: float
     max_levels: float
@@ -111,7 +111,7 @@ class Verdict:
 
     info: EngineInfo
     parity: Parity
-    """Against PyTorch in FP32 on natural pictures, odd and tiny ones among them."""
+    """Against PyTorch in FP32 on natural images, odd and tiny ones among them."""
     tiled: Parity | None
     """Of tiles with an exact halo against whole frames, both by this engine; None: it takes one
     shape and no other, so that there are no whole frames."""
@@ -152,7 +152,7 @@ ACCEPTED_LEVELS = 1
 
 @dataclass(frozen=True)
 class HaloError:
-    """What one halo does to the result, over all pictures."""
+    """What one halo does to the result, over all images."""
 
     halo_px: int
     max_levels: int
@@ -161,18 +161,18 @@ class HaloError:
     """Share of values that differ at all."""
 
 
-def halo_errors(engine: Engine, pictures: Iterable[Pixels], tile_px: int) -> Iterator[HaloError]:
-    """Every halo from 0 to the receptive radius, measured on pictures uint8 [H, W, 3].
+def halo_errors(engine: Engine, images: Iterable[Pixels], tile_px: int) -> Iterator[HaloError]:
+    """Every halo from 0 to the receptive radius, measured on images uint8 [H, W, 3].
 
     Small tiles have many seams and so find more; the error of a seam does not depend on the size.
     """
-    wholes = [(picture, engine.upscale(picture[None])[0]) for picture in pictures]
+    wholes = [(image, engine.upscale(image[None])[0]) for image in images]
     for halo_px in range(engine.info.spec.receptive_radius_px + 1):
         differences = Differences()
-        for picture, whole in wholes:
-            height, width = picture.shape[:2]
+        for image, whole in wholes:
+            height, width = image.shape[:2]
             plan = plan_tiles(width, height, tile_px, halo_px)
-            tiled = upscale_tiled(engine.upscale, picture, plan, engine.info.spec.scale, batch=4)
+            tiled = upscale_tiled(engine.upscale, image, plan, engine.info.spec.scale, batch=4)
             differences.add(tiled, whole)
         parity = differences.parity
         yield HaloError(halo_px, parity.max_levels, parity.differing)
@@ -187,7 +187,7 @@ def smallest_halo_px(errors: Iterable[HaloError]) -> int:
     return halo_px
 
 
-# The error of tiles against their halo, as a picture for a model card.
+# The error of tiles against their halo, as an image for a model card.
 matplotlib.use("Agg")  # no window, on no machine
 
 

@@ -1,4 +1,4 @@
-"""What can be compared: models in engines, nearest neighbour, bicubic, other programs' pictures."""
+"""What can be compared: models in engines, nearest neighbor, bicubic, other programs' images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +22,7 @@ SCALE = 4
 # A benchmark on disk: a folder with `HR/` and `LRx4/`, whose files pair up by name.
 @dataclass(frozen=True)
 class Pair:
-    """One picture of a benchmark: what an upscaler gets, and what it ought to give."""
+    """One image of a benchmark: what an upscaler gets, and what it ought to give."""
 
     folder: Path
     """The benchmark."""
@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class System:
-    """Something that enlarges the pictures of benchmarks."""
+    """Something that enlarges the images of benchmarks."""
 
     name: str
     """Short, and no two alike in one comparison."""
@@ -51,7 +51,7 @@ class System:
 
 
 def repeated(pixels: Pixels, times: int) -> Pixels:
-    """uint8 [H, W, 3] -> [times * H, times * W, 3], each pixel a square of its colour."""
+    """uint8 [H, W, 3] -> [times * H, times * W, 3], each pixel a square of its color."""
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
@@ -65,7 +65,7 @@ def bicubic_upscale(scale: int) -> Callable[[Pixels], Pixels]:
     return upscale
 
 
-NEAREST = System("nearest", "nearest neighbour", lambda pair: repeated(pair.lr, pair.scale))
+NEAREST = System("nearest", "nearest neighbor", lambda pair: repeated(pair.lr, pair.scale))
 
 BICUBIC = System(
     "bicubic", "bicubic (MATLAB)", lambda pair: bicubic_upscale(pair.scale)(pair.lr[None])[0]
@@ -106,9 +106,9 @@ def open_models(
 
 
 def ready_made(text: str, benchmarks: Sequence[Path]) -> System:
-    """The pictures of another program, from `NAME=DIR` as typed after `--results`.
+    """The images of another program, from `NAME=DIR` as typed after `--results`.
 
-    Each result is named like its HR picture, whatever its suffix, and lies in a sub-folder of `DIR`
+    Each result is named like its HR image, whatever its suffix, and lies in a sub-folder of `DIR`
     that is named like the benchmark; with one benchmark alone it may lie in `DIR` itself. Like the
     HR, it is cropped to the scale times the LR's size.
 
@@ -140,7 +140,7 @@ def _result_of(pair: Pair, folder: Path) -> Path:
     found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
     if len(found) != 1:
         names = " and ".join(path.name for path in found) or "nothing"
-        raise InputRefused(f"{folder}: {names} there for {pair.name}; one picture {stem}.* is due")
+        raise InputRefused(f"{folder}: {names} there for {pair.name}; one image {stem}.* is due")
     return found[0]
 
 
@@ -150,7 +150,7 @@ def benchmark_name(folder: Path) -> str:
 
 
 def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
-    """The pictures of a benchmark in the order of their names, one in memory at a time.
+    """The images of a benchmark in the order of their names, one in memory at a time.
 
     Raises:
         InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
@@ -163,10 +163,10 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
             )
     names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
     if not names:
-        raise InputRefused(f"{hr_folder}: no picture in it")
+        raise InputRefused(f"{hr_folder}: no image in it")
     for name in names:
         if not (lr_folder / name).is_file():
-            raise InputRefused(f"{lr_folder / name}: missing; every HR picture needs its LR")
+            raise InputRefused(f"{lr_folder / name}: missing; every HR image needs its LR")
     for name in names:
         lr, hr = (read_pixels(side / name) for side in (lr_folder, hr_folder))
         yield Pair(folder, name, lr, cropped_to(hr, lr, scale, f"{name}: HR"))

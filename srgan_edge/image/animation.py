@@ -19,7 +19,7 @@ from PIL import Image
 from srgan_edge.errors import OutputFailed
 from srgan_edge.files import replace_when_whole
 from srgan_edge.image.png import PngWriter
-from srgan_edge.image.still import Picture
+from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import (
     format_from_suffix,
     pillow_options,
@@ -31,11 +31,11 @@ from srgan_edge.image.writer import (
 
 @contextmanager
 def animation_file(
-    path: Path, like: Picture, size: tuple[int, int], seconds: Sequence[Fraction], plays: int
-) -> Iterator[Callable[[Picture], None]]:
+    path: Path, like: StillImage, size: tuple[int, int], seconds: Sequence[Fraction], plays: int
+) -> Iterator[Callable[[StillImage], None]]:
     """Yields what takes the frames in order; the file is at `path` once all are there.
 
-    GIF has 256 colours a frame, of which one is transparent, and times in 1/100 s; WebP in 1/1000.
+    GIF has 256 colors a frame, of which one is transparent, and times in 1/100 s; WebP in 1/1000.
 
     Args:
         like: any rows of a frame, for all but its pixels; as `refuse_unwritable` passed them.
@@ -54,7 +54,7 @@ def animation_file(
             png = PngWriter(file, size, channels, 8, png_chunks(like), frames)
             delays = iter(seconds)
 
-            def write(frame: Picture) -> None:
+            def write(frame: StillImage) -> None:
                 png.start_frame(next(delays))
                 png.write(samples(frame))
 
@@ -85,7 +85,7 @@ def _timing(name: str, seconds: Sequence[Fraction], plays: int) -> dict[str, Any
     return {"duration": milliseconds, "disposal": 2, "optimize": False, **repeats}
 
 
-def _rgb(frame: Picture) -> Image.Image:
+def _rgb(frame: StillImage) -> Image.Image:
     """RGB or RGBA, whatever the file was."""
     values = frame.pixels if frame.alpha is None else np.dstack([frame.pixels, frame.alpha])
     return Image.fromarray(values)

@@ -1,6 +1,6 @@
-"""Levels of more than 8 bits out of a picture file: uint16, whatever the file holds.
+"""Levels of more than 8 bits out of an image file: uint16, whatever the file holds.
 
-Pillow gives grey as it is, and of 16-bit colour only the upper bytes; the colours are FFmpeg's.
+Pillow gives gray as it is, and of 16-bit color only the upper bytes; the colors are FFmpeg's.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixel
     return levels.astype(np.uint16)[..., None]
 
 
-def deep_colours(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
+def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
     """uint16 [H, W, 2 to 4] by FFmpeg, once Pillow has found the same file whole."""
     file.seek(0)
     codec = av.CodecContext.create("tiff" if image.format == "TIFF" else "png", "r")
@@ -52,7 +52,7 @@ def deep_colours(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> Deep
         frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
         deep = _samples(frame)
     except (av.FFmpegError, ValueError) as error:
-        raise InputRefused(f"{path}: 16-bit colours of a rare kind; {_AS_PNG}") from error
+        raise InputRefused(f"{path}: 16-bit colors of a rare kind; {_AS_PNG}") from error
     premultiplied = False
     if isinstance(image, TiffImageFile):
         premultiplied = image.tag_v2.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,)
@@ -60,21 +60,21 @@ def deep_colours(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> Deep
             deep = deep[..., :3]  # a fourth sample that is not alpha
     if premultiplied:
         alpha = deep[..., 3:].astype(np.uint64)
-        colours = (deep[..., :3] * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
-        deep = np.dstack([np.minimum(colours, 65535), alpha]).astype(np.uint16)
+        colors = (deep[..., :3] * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
+        deep = np.dstack([np.minimum(colors, 65535), alpha]).astype(np.uint16)
     elif not np.array_equal(_high_bytes(deep), np.asarray(image)[..., :3]):
-        raise InputRefused(f"{path}: two decoders read other colours in it; {_AS_PNG}")
+        raise InputRefused(f"{path}: two decoders read other colors in it; {_AS_PNG}")
     return deep
 
 
 def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3], which is what Pillow makes of 16-bit colours."""
-    colours = deep[..., :3] if deep.shape[2] > 2 else deep[..., :1].repeat(3, axis=2)
-    return (colours >> 8).astype(np.uint8)
+    """uint8 [H, W, 3], which is what Pillow makes of 16-bit colors."""
+    colors = deep[..., :3] if deep.shape[2] > 2 else deep[..., :1].repeat(3, axis=2)
+    return (colors >> 8).astype(np.uint8)
 
 
 def _samples(frame: VideoFrame) -> DeepPixels:
-    """uint16 [H, W, channels] of a decoded picture."""
+    """uint16 [H, W, channels] of a decoded image."""
     if frame.format.is_planar:
         return frame.to_ndarray(channel_last=True).astype(np.uint16)
     order = ">u2" if frame.format.name.endswith("be") else "<u2"

@@ -1,4 +1,4 @@
-"""A picture file and what its header says: opened with care, and refused if it cannot be kept.
+"""An image file and what its header says: opened with care, and refused if it cannot be kept.
 
 Nothing is decoded before the header was found to be of a kind and a size that is taken.
 """
@@ -24,12 +24,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """The only decoders an input can reach, whatever it is called."""
 
 MAX_PIXELS = 100_000_000
-"""Largest input, in decoded pixels: a few kilobytes can claim to be a picture that fills memory."""
+"""Largest input, in decoded pixels: a few kilobytes can claim to be an image that fills memory."""
 
 RESULT_TO_SOURCE = 16
 """Pixels a result may have for each that an input may: those of the scale 4."""
 
-GREY_MODES = {"1", "L", "LA"}
+GRAY_MODES = {"1", "L", "LA"}
 """Pillow's names of what has one channel of 8 bits or less, besides transparency."""
 
 DECODER_ERRORS = (
@@ -39,7 +39,7 @@ DECODER_ERRORS = (
 """What Pillow raises on broken files."""
 
 _ANIMATED = {"GIF", "WEBP", "PNG"}
-_COLOUR_MODES = {"P", "PA", "RGB", "RGBA"}
+_COLOR_MODES = {"P", "PA", "RGB", "RGBA"}
 
 _SIGNATURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM....\0\0\0\0", re.DOTALL
@@ -50,7 +50,7 @@ _SIGNATURE = re.compile(
 def own_limits() -> Iterator[None]:
     """Pillow's limit of pixels off, as ours is known to be checked, and its warnings too.
 
-    It warns of sizes, and of sloppy metadata in sound pictures.
+    It warns of sizes, and of sloppy metadata in sound images.
     """
     theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -70,11 +70,11 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
         file.seek(0)
         if _SIGNATURE.match(file.read(16)):
             raise InputDamaged(
-                f"{path}: begins like a picture, but its header is broken, cut short or of a rare "
+                f"{path}: begins like an image, but its header is broken, cut short or of a rare "
                 "kind; fetch it again"
             ) from error
         raise InputRefused(
-            f"{path}: not a PNG, JPEG, WebP, GIF, TIFF or BMP picture; convert it to .png first"
+            f"{path}: not a PNG, JPEG, WebP, GIF, TIFF or BMP image; convert it to .png first"
         ) from error
 
 
@@ -84,26 +84,26 @@ def frames_to_keep(
     """The number of its frames, 1 if it is still; refuses what its header must not say."""
     _refuse_too_large(path, image, 1, max_pixels, enlargement)
     with damage(path):
-        pictures = _picture_count(image)
+        images = _image_count(image)
     frames = 1
     if image.format in _ANIMATED:
-        pictures = frames = max(1, pictures - bool(getattr(image, "default_image", False)))
-    if pictures > frames:
-        raise InputRefused(several_pictures(path, pictures))
+        images = frames = max(1, images - bool(getattr(image, "default_image", False)))
+    if images > frames:
+        raise InputRefused(several_images(path, images))
     _refuse_too_large(path, image, frames, max_pixels, enlargement)
     bits, mode = bits_per_channel(image), image.mode
     deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
     deep |= bits == 16 and mode in ("RGB", "RGBA")
-    if not deep and (bits > 8 or mode not in GREY_MODES | _COLOUR_MODES | {"CMYK"}):
-        kind = f"{bits} bits per channel and {mode} colours"
+    if not deep and (bits > 8 or mode not in GRAY_MODES | _COLOR_MODES | {"CMYK"}):
+        kind = f"{bits} bits per channel and {mode} colors"
         raise InputRefused(
-            f"{path}: has {kind}, and only grey and RGB of 8 or 16 bits and CMYK of 8 can be kept; "
+            f"{path}: has {kind}, and only gray and RGB of 8 or 16 bits and CMYK of 8 can be kept; "
             f"convert it first, for example with: magick {quote(str(path))} -depth 16 "
             f"-colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
         )
-    if deep and mode in _COLOUR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
+    if deep and mode in _COLOR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
         raise InputRefused(  # FFmpeg decodes no more, margins included
-            f"{path}: {image.width}x{image.height} of 16-bit colour; possible: about 268 million "
+            f"{path}: {image.width}x{image.height} of 16-bit color; possible: about 268 million "
             f"pixels; cut it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
             f"{quote(f'{path.stem}-8.png')}"
         )
@@ -114,7 +114,7 @@ def frames_to_keep(
 
 def load(image: ImageFile.ImageFile, file: BinaryIO) -> None:
     """Decodes it, or the first of its frames; raises one of `DECODER_ERRORS`."""
-    # Pillow spreads 2- and 4-bit grey over 0..255, but not the level that means transparent.
+    # Pillow spreads 2- and 4-bit gray over 0..255, but not the level that means transparent.
     step = {"L;2": 85, "L;4": 17}.get(_png_layout(image))
     if step is not None and image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] *= step
@@ -135,7 +135,7 @@ def _lacks_strips(image: ImageFile.ImageFile) -> bool:
 
 
 def bits_per_channel(image: ImageFile.ImageFile) -> int:
-    """Asks the header, because Pillow reads 16-bit colour as 8-bit `RGB` without a word."""
+    """Asks the header, because Pillow reads 16-bit color as 8-bit `RGB` without a word."""
     if isinstance(image, TiffImageFile):
         return int(max(image.tag_v2.get(Base.BitsPerSample, (1,))))
     return 16 if image.format == "PNG" and ";16" in _png_layout(image) else 8
@@ -156,13 +156,13 @@ def _refuse_text_bomb(path: Path, error: BaseException) -> None:
     if "MAX_TEXT_" in str(error):
         raise InputRefused(
             f"{path}: its text or profile inflates beyond the limit, as in a decompression bomb; "
-            "if the picture is sound, write it anew without metadata"
+            "if the image is sound, write it anew without metadata"
         ) from error
 
 
-def several_pictures(path: Path, pictures: int) -> str:
+def several_images(path: Path, images: int) -> str:
     return (
-        f"{path}: holds {pictures} pictures, and only one can be kept; extract it first, for "
+        f"{path}: holds {images} images, and only one can be kept; extract it first, for "
         f"example with: magick {quote(f'{path}[0]')} {quote(f'{path.stem}-0.png')}"
     )
 
@@ -185,8 +185,8 @@ def _refuse_too_large(
         )
 
 
-def _picture_count(image: ImageFile.ImageFile) -> int:
-    """Pictures in the file that are not mere companions of the first.
+def _image_count(image: ImageFile.ImageFile) -> int:
+    """Images in the file that are not mere companions of the first.
 
     Cameras append previews and gain maps to a JPEG (CIPA DC-007); only views of another moment or
     angle count.

@@ -1,6 +1,6 @@
 """PNG files written row by row (ISO 15948, third edition), animated ones frame by frame.
 
-Pillow and FFmpeg take a picture whole, Pillow only with 8 bits a channel, and either on one core.
+Pillow and FFmpeg take an image whole, Pillow only with 8 bits a channel, and either on one core.
 Here blocks of rows are filtered and compressed side by side, each for itself, which costs less than
 one byte in a hundred; the file does not depend on how many at a time.
 """
@@ -21,8 +21,8 @@ _Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 LONGEST_SIDE_PX = 2**31 - 1
 
-_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""Channels -> grey, grey and alpha, RGB, RGB and alpha."""
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+"""Channels -> gray, gray and alpha, RGB, RGB and alpha."""
 
 _LEVEL = 4
 """Of zlib: 6 saves 2 to 4 % of enlarged photographs and text, and takes three times as long."""
@@ -51,7 +51,7 @@ class PngWriter:
         """
         Args:
             size: (width, height) in pixels.
-            channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+            channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
             bits: 8 or 16 a channel.
             chunks: type and content of what else there is, as `iCCP`.
             animation: number of frames, and of times they are played; 0: for ever.
@@ -66,14 +66,14 @@ class PngWriter:
         self._above: _Bytes
         self._start_pixels()
         file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, _COLOUR_TYPES[channels], 0, 0, 0))
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, _COLOR_TYPES[channels], 0, 0, 0))
         for name, content in chunks:
             self._chunk(name, content)
         if animation is not None:
             self._chunk(b"acTL", struct.pack(">II", *animation))
 
     def start_frame(self, seconds: Fraction) -> None:
-        """Begin the next picture of an animation, which is to be seen so long."""
+        """Begin the next image of an animation, which is to be seen so long."""
         if self._sequence:
             self._finish_pixels()
             self._is_first = False
@@ -162,7 +162,7 @@ def _shifted(rows: _Bytes, pixel_bytes: int) -> _Bytes:
 
 
 def _paeth(left: _Bytes, up: _Bytes, corner: _Bytes) -> _Bytes:
-    """Section 9.4: of the three neighbours the nearest to left + up - corner."""
+    """Section 9.4: of the three neighbors the nearest to left + up - corner."""
     to_left = up.astype(np.int16) - corner
     to_up = left.astype(np.int16) - corner
     to_corner = np.abs(to_left + to_up)
@@ -224,9 +224,9 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         place += length + 12
 
 
-def _expected_bytes(width: int, height: int, depth: int, colour_type: int, interlaced: int) -> int:
+def _expected_bytes(width: int, height: int, depth: int, color_type: int, interlaced: int) -> int:
     """Of all rows with their filter bytes, before compression."""
-    bits = depth * _CHANNELS[colour_type]
+    bits = depth * _CHANNELS[color_type]
 
     def rows(width: int, height: int) -> int:
         return height * (1 + (width * bits + 7) // 8) if width else 0

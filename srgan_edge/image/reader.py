@@ -1,4 +1,4 @@
-"""Picture files in: what is in them is found out, and what cannot be kept exactly is refused.
+"""StillImage files in: what is in them is found out, and what cannot be kept exactly is refused.
 
 A file is decoded once, in memory, and gives its rows upright from there: 8 bits a channel as
 Pillow holds them, 16 bits as `image_levels` has them. What a header must not say is in
@@ -21,10 +21,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
-from srgan_edge.image.levels import deep_colours, levels_of_floats, levels_of_integers
+from srgan_edge.image.levels import deep_colors, levels_of_floats, levels_of_integers
 from srgan_edge.image.opening import (
     DECODER_ERRORS,
-    GREY_MODES,
+    GRAY_MODES,
     MAX_PIXELS,
     bits_per_channel,
     damage,
@@ -32,10 +32,10 @@ from srgan_edge.image.opening import (
     load,
     open_image,
     own_limits,
-    several_pictures,
+    several_images,
 )
 from srgan_edge.image.png import has_end
-from srgan_edge.image.still import Picture
+from srgan_edge.image.still import StillImage
 from srgan_edge.pixels import DeepPixels, Pixels
 
 _ROWS_AT_ONCE = 1024
@@ -52,7 +52,7 @@ _KEPT_TAGS = {
 
 
 def read_pixels(path: Path) -> Pixels:
-    """The colours of a whole picture, for what measures or compares: uint8 [H, W, 3], RGB.
+    """The colors of a whole image, for what measures or compares: uint8 [H, W, 3], RGB.
 
     Raises:
         InputRefused: as `ImageReader`; 16 bits a channel, or an animation.
@@ -60,7 +60,7 @@ def read_pixels(path: Path) -> Pixels:
     """
     with ImageReader(path) as reader:
         if reader.frames > 1:
-            raise InputRefused(several_pictures(path, reader.frames))
+            raise InputRefused(several_images(path, reader.frames))
         pixels = reader.rows(0, reader.height).pixels
     if pixels.dtype == np.uint16:
         raise InputRefused(
@@ -82,7 +82,7 @@ class ImageReader:
 
     Raises:
         InputRefused: no such file, not a regular file, empty, not one of the six formats, over
-            the limits, levels or colours that cannot be kept, several pages.
+            the limits, levels or colors that cannot be kept, several pages.
         InputDamaged: one of the six formats, but cut short or broken.
     """
 
@@ -91,8 +91,8 @@ class ImageReader:
         self.notes: list[str] = []
         """What was in the file and is not, or not as it was, in the rows: a line each."""
         self.seconds: list[Fraction] = []
-        """How long each picture of an animation is to be seen."""
-        self._like: Picture
+        """How long each image of an animation is to be seen."""
+        self._like: StillImage
         self.plays = 1
         """How often an animation is to be seen; 0: for ever."""
         self._file = open_regular(path)
@@ -100,7 +100,7 @@ class ImageReader:
             with own_limits():
                 image = open_image(path, self._file)
                 self.frames = frames_to_keep(path, image, max_pixels, enlargement)
-                """Pictures of an animation; 1: a still picture."""
+                """Images of an animation; 1: a still image."""
                 bits = bits_per_channel(image)
                 with damage(path):
                     load(image, self._file)
@@ -120,24 +120,24 @@ class ImageReader:
 
     @property
     def width(self) -> int:
-        """Of the upright picture, in pixels."""
+        """Of the upright image, in pixels."""
         return self._raw_height if self._turn.exchanged else self._raw_width
 
     @property
     def height(self) -> int:
-        """Of the upright picture, in pixels."""
+        """Of the upright image, in pixels."""
         return self._raw_width if self._turn.exchanged else self._raw_height
 
     @property
     def is_transparent(self) -> bool:
-        """Anywhere, in the least; looks at the whole picture."""
+        """Anywhere, in the least; looks at the whole image."""
         starts = range(0, self.height, _ROWS_AT_ONCE)
         return self._has_alpha and any(
             self.rows(start, min(start + _ROWS_AT_ONCE, self.height)).is_transparent
             for start in starts
         )
 
-    def rows(self, start: int, stop: int) -> Picture:
+    def rows(self, start: int, stop: int) -> StillImage:
         """Those from `start` to before `stop`, copied."""
         left, top, right, bottom = self._turn.raw_box(
             start, stop, self._raw_width, self._raw_height
@@ -149,12 +149,12 @@ class ImageReader:
         else:
             values = self._source[top:bottom, left:right]
         values = self._turn.upright(values)
-        colours = values[..., :3] if values.shape[2] > 2 else values[..., :1].repeat(3, axis=2)
+        colors = values[..., :3] if values.shape[2] > 2 else values[..., :1].repeat(3, axis=2)
         alpha = np.array(values[..., -1], order="C") if self._has_alpha else None
-        return replace(self._like, pixels=np.array(colours, order="C"), alpha=alpha)
+        return replace(self._like, pixels=np.array(colors, order="C"), alpha=alpha)
 
     def seek(self, frame: int) -> None:
-        """From now on `rows` are of this picture of an animation, counted from 0."""
+        """From now on `rows` are of this image of an animation, counted from 0."""
         assert isinstance(self._source, ImageFile.ImageFile)
         with own_limits(), damage(self.path):
             self._source.seek(self._first_frame + frame)
@@ -164,11 +164,11 @@ class ImageReader:
         """Looks at all frames of an animation, as any may be damaged, or the first transparent."""
         self._first_frame = int(getattr(image, "default_image", False))
         if self._first_frame:
-            self.notes.append("left out: the picture for programs that show no animation")
+            self.notes.append("left out: the image for programs that show no animation")
         self.plays = _plays(image)
         self._has_alpha = False
-        if image.format == "GIF":  # in which each frame has colours of its own
-            self._like = replace(self._like, grey=False)
+        if image.format == "GIF":  # in which each frame has colors of its own
+            self._like = replace(self._like, gray=False)
         for frame in range(self.frames):
             self.seek(frame)
             milliseconds = Fraction(image.info.get("duration", 0)).limit_denominator(10**6)
@@ -186,26 +186,26 @@ class ImageReader:
             self._source, icc_profile = self._rgb_of_cmyk(image, icc_profile)
         if isinstance(self._source, Image.Image):
             self._has_alpha = _has_alpha(image)
-            grey = image.mode in GREY_MODES
+            gray = image.mode in GRAY_MODES
         else:
             channels = self._source.shape[2]
-            self._has_alpha, grey = channels in (2, 4), channels < 3
+            self._has_alpha, gray = channels in (2, 4), channels < 3
         orientation, exif = self._orientation_and_exif(image)
         self._turn = _TURNS.get(orientation, _TURNS[1])
-        self._like = Picture(
+        self._like = StillImage(
             np.empty((0, 0, 3), np.uint8),
-            grey=grey,
-            icc_profile=self._usable(icc_profile, "GRAY" if grey else "RGB"),
+            gray=gray,
+            icc_profile=self._usable(icc_profile, "GRAY" if gray else "RGB"),
             exif=exif,
             dpi=_dpi(image),
         )
         if image.info.get("xmp"):
             self.notes.append("left out: XMP")
         if image.format == "PNG" and not has_end(self._file):
-            self.notes.append("its end mark (IEND) is missing; all of the picture is there")
+            self.notes.append("its end mark (IEND) is missing; all of the image is there")
 
     def _deep(self, image: ImageFile.ImageFile) -> DeepPixels:
-        """uint16 [H, W, channels] of a loaded picture of more than 8 bits."""
+        """uint16 [H, W, channels] of a loaded image of more than 8 bits."""
         if image.mode == "F":
             self.notes.append("floating-point levels become 16 bits, 1.0 white")
             return levels_of_floats(self.path, np.asarray(image))
@@ -213,7 +213,7 @@ class ImageReader:
             self.notes.append("32-bit levels become 16 bits, 65535 white")
             return levels_of_integers(self.path, np.asarray(image))
         if not image.mode.startswith("I;16"):
-            return deep_colours(self.path, self._file, image)
+            return deep_colors(self.path, self._file, image)
         levels = np.asarray(image).astype(np.uint16)
         if "transparency" not in image.info:
             return levels[..., None]
@@ -238,7 +238,7 @@ class ImageReader:
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
         assert rgb is not None
-        self.notes.append("CMYK becomes sRGB by its colour profile")
+        self.notes.append("CMYK becomes sRGB by its color profile")
         return rgb, srgb
 
     def _usable(self, profile: bytes | None, space: str) -> bytes | None:
@@ -251,10 +251,10 @@ class ImageReader:
             if space == "CMYK":  # is there a table in it, too?
                 ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
         except (*DECODER_ERRORS, ImageCms.PyCMSError):
-            self.notes.append("left out: colour profile: unreadable")
+            self.notes.append("left out: color profile: unreadable")
             return None
         if found != space:
-            self.notes.append(f"left out: colour profile: for {found}, but the pixels are {space}")
+            self.notes.append(f"left out: color profile: for {found}, but the pixels are {space}")
             return None
         return profile
 
@@ -273,7 +273,7 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class _Turn:
-    """How a raw picture becomes upright: rows reversed, columns reversed, then both exchanged."""
+    """How a raw image becomes upright: rows reversed, columns reversed, then both exchanged."""
 
     rows: bool
     columns: bool
@@ -319,7 +319,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _kept(exif: Image.Exif) -> bytes | None:
-    """What of EXIF is still true once the picture is upright."""
+    """What of EXIF is still true once the image is upright."""
     for tag in set(exif) - _KEPT_TAGS:
         del exif[tag]
     if IFD.Exif in exif:

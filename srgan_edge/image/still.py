@@ -1,4 +1,4 @@
-"""A still picture in memory, whole or some of its rows, and how it becomes larger.
+"""A still image in memory, whole or some of its rows, and how it becomes larger.
 
 What the network cannot see goes around it: transparency is interpolated, and so are the bits below
 the eighth. All of it is done in stripes from the top, so that of the result, which is `scale`
@@ -31,18 +31,18 @@ _RESIZED_ROWS = 256
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One upright picture, or some rows of it, and what has to go back into its file."""
+class StillImage:
+    """One upright image, or some rows of it, and what has to go back into its file."""
 
     pixels: Samples
-    """[H, W, 3], RGB as stored, uint8 or uint16. A grey picture has three equal channels."""
+    """[H, W, 3], RGB as stored, uint8 or uint16. A gray image has three equal channels."""
     alpha: Samples | None = None
     """[H, W], 0 transparent, of the type of `pixels`, which are not premultiplied with it. None:
     the file has no transparency."""
-    grey: bool = False
-    """The file was grey, and is written as grey."""
+    gray: bool = False
+    """The file was gray, and is written as gray."""
     icc_profile: bytes | None = None
-    """The colour profile that `pixels` are in, as stored: grey if `grey`, else RGB."""
+    """The color profile that `pixels` are in, as stored: gray if `gray`, else RGB."""
     exif: bytes | None = None
     """EXIF with orientation 1 and without the tags that describe the file it came from."""
     dpi: tuple[float, float] | None = None
@@ -66,14 +66,14 @@ class Picture:
         """Anywhere, in the least."""
         return self.alpha is not None and bool(self.alpha.min() < np.iinfo(self.alpha.dtype).max)
 
-    def rows(self, start: int, stop: int) -> "Picture":
+    def rows(self, start: int, stop: int) -> "StillImage":
         """Those from `start` to before `stop`."""
         alpha = None if self.alpha is None else self.alpha[start:stop]
         return replace(self, pixels=self.pixels[start:stop], alpha=alpha)
 
 
 class Rows(Protocol):
-    """A picture that gives its rows on demand: a `Picture`, or the reader of a file."""
+    """An image that gives its rows on demand: a `StillImage`, or the reader of a file."""
 
     @property
     def width(self) -> int: ...
@@ -81,7 +81,7 @@ class Rows(Protocol):
     @property
     def height(self) -> int: ...
 
-    def rows(self, start: int, stop: int) -> Picture: ...
+    def rows(self, start: int, stop: int) -> StillImage: ...
 
 
 class Network(Protocol):
@@ -94,8 +94,8 @@ class Network(Protocol):
     ) -> Iterator[Pixels]: ...
 
 
-def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterator[Picture]:
-    """The picture at this size, in stripes from the top: by the network, resized if need be."""
+def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterator[StillImage]:
+    """The image at this size, in stripes from the top: by the network, resized if need be."""
     stripes = upscale_rows(source, network)
     upscaled = network.scale * source.width, network.scale * source.height
     if (width, height) == upscaled:
@@ -103,10 +103,10 @@ def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterato
     return resize_rows(stripes, upscaled[1], width, height)
 
 
-def upscale_rows(source: Rows, network: Network) -> Iterator[Picture]:
-    """The picture `scale` times larger, in stripes from the top.
+def upscale_rows(source: Rows, network: Network) -> Iterator[StillImage]:
+    """The image `scale` times larger, in stripes from the top.
 
-    The network never sees the colours hidden under alpha 0: it sees the visible ones continued
+    The network never sees the colors hidden under alpha 0: it sees the visible ones continued
     there. Alpha is bicubic, and so is of 16 bits what 8 cannot tell (`deep_color`).
     """
 
@@ -127,11 +127,11 @@ def upscale_rows(source: Rows, network: Network) -> Iterator[Picture]:
 
 
 def resize_rows(
-    stripes: Iterator[Picture], height: int, new_width: int, new_height: int
-) -> Iterator[Picture]:
-    """A picture `height` pixels high at another size by Lanczos resampling (a = 3), in stripes.
+    stripes: Iterator[StillImage], height: int, new_width: int, new_height: int
+) -> Iterator[StillImage]:
+    """An image `height` pixels high at another size by Lanczos resampling (a = 3), in stripes.
 
-    Colours are multiplied with alpha for it, so that hidden ones do not bleed.
+    Colors are multiplied with alpha for it, so that hidden ones do not bleed.
     """
     ratio = height / new_height
     support_px = math.ceil(_LANCZOS_PX * max(1.0, ratio)) + 1
@@ -148,15 +148,15 @@ def resize_rows(
         yield _resized(held, box, new_width, bottom - top)
 
 
-def joined(stripes: list[Picture]) -> Picture:
-    """One picture of stripes from the top."""
+def joined(stripes: list[StillImage]) -> StillImage:
+    """One image of stripes from the top."""
     pixels = np.concatenate([stripe.pixels for stripe in stripes])
     alphas: list[Any] = [stripe.alpha for stripe in stripes if stripe.alpha is not None]
     return replace(stripes[0], pixels=pixels, alpha=np.concatenate(alphas) if alphas else None)
 
 
-def _seen(source: Rows, start: int, stop: int) -> Picture:
-    """The rows, with no colours in them that nobody sees."""
+def _seen(source: Rows, start: int, stop: int) -> StillImage:
+    """The rows, with no colors in them that nobody sees."""
     if source.rows(start, start).alpha is None:
         return source.rows(start, stop)
     top, bottom = max(0, start - REACH_PX), min(source.height, stop + REACH_PX)
@@ -166,7 +166,7 @@ def _seen(source: Rows, start: int, stop: int) -> Picture:
     return whole.rows(start - top, stop - top)
 
 
-def _completed(source: Rows, start: int, stop: int, pixels: Pixels, scale: int) -> Picture:
+def _completed(source: Rows, start: int, stop: int, pixels: Pixels, scale: int) -> StillImage:
     """A stripe of the result from what the network made of the rows it is of."""
     top = max(0, start - _INTERPOLATION_PX)
     bottom = min(source.height, stop + _INTERPOLATION_PX)
@@ -186,31 +186,31 @@ def _completed(source: Rows, start: int, stop: int, pixels: Pixels, scale: int) 
 
 
 def _resized(
-    picture: Picture, box: tuple[float, float, float, float], width: int, height: int
-) -> Picture:
-    """What is inside `box` of the picture, at another size. What is around it is looked at too."""
+    still: StillImage, box: tuple[float, float, float, float], width: int, height: int
+) -> StillImage:
+    """What is inside `box` of the still, at another size. What is around it is looked at too."""
 
     def plane(values: _Numbers) -> _Numbers:
         image = Image.fromarray(values.astype(np.float32))
         return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box))
 
-    white = 65535 if picture.is_deep else 255
+    white = 65535 if still.is_deep else 255
 
     def rounded(values: _Numbers) -> Samples:
         levels: _Numbers = np.rint(values).clip(0, white)
-        return levels.astype(picture.pixels.dtype)
+        return levels.astype(still.pixels.dtype)
 
-    channels = [picture.pixels[..., channel] for channel in range(3)]
-    if picture.alpha is None:
-        return replace(picture, pixels=rounded(np.dstack([plane(channel) for channel in channels])))
-    weights = picture.alpha / white
+    channels = [still.pixels[..., channel] for channel in range(3)]
+    if still.alpha is None:
+        return replace(still, pixels=rounded(np.dstack([plane(channel) for channel in channels])))
+    weights = still.alpha / white
     weight = plane(weights)
     visible = np.maximum(weight, 0.5 / white)
-    colours = np.dstack([plane(channel * weights) / visible for channel in channels])
-    return replace(picture, pixels=rounded(colours), alpha=rounded(white * weight))
+    colors = np.dstack([plane(channel * weights) / visible for channel in channels])
+    return replace(still, pixels=rounded(colors), alpha=rounded(white * weight))
 
 
-# Colours under transparency, which nobody sees and a network would draw over the edge.
+# Colors under transparency, which nobody sees and a network would draw over the edge.
 #
 # Programs leave black there, or white, or what was there before it was erased; a network that sees
 # it bleeds it into the visible edge as a fringe.
@@ -219,7 +219,7 @@ _Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 _Sums: TypeAlias = npt.NDArray[np.int64]
 
 REACH_PX = 64
-"""How far from a visible pixel colours are continued: farther than any of the networks sees."""
+"""How far from a visible pixel colors are continued: farther than any of the networks sees."""
 
 _BLOCK_PX = 1024  # the sums take 40 bytes a pixel
 
@@ -230,8 +230,8 @@ def continued(pixels: _Samples, alpha: _Samples) -> _Samples:
     """The pixels [H, W, C], with those under alpha 0 (of [H, W]) continuing the visible ones.
 
     Each becomes the mean, weighted with alpha, of the smallest square around it that has anything
-    visible in it; those farther than `REACH_PX` from anything become mid-grey. Integer arithmetic
-    on squares alone: a stripe with `REACH_PX` rows around it is what it is in the whole picture.
+    visible in it; those farther than `REACH_PX` from anything become mid-gray. Integer arithmetic
+    on squares alone: a stripe with `REACH_PX` rows around it is what it is in the whole image.
     """
     if alpha.all():
         return pixels
@@ -273,7 +273,7 @@ def _summed(values: _Sums) -> _Sums:
 def _over_squares(
     sums: _Sums, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], radius_px: int
 ) -> _Sums:
-    """[N, C]: sums over the squares around N pixels, cut at the edges of the picture."""
+    """[N, C]: sums over the squares around N pixels, cut at the edges of the image."""
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
     top, bottom = np.maximum(rows - radius_px, 0), np.minimum(rows + radius_px + 1, height)
     left, right = np.maximum(columns - radius_px, 0), np.minimum(columns + radius_px + 1, width)

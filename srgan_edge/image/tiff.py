@@ -1,6 +1,6 @@
 """TIFF files written in strips (TIFF 6.0), as BigTIFF where 4 GiB might not be enough.
 
-Pillow takes a picture whole, colour with 8 bits a channel, and compresses or keeps EXIF, not both.
+Pillow takes an image whole, color with 8 bits a channel, and compresses or keeps EXIF, not both.
 """
 
 import zlib
@@ -35,7 +35,7 @@ class TiffWriter:
         exif: bytes | None = None,
         dpi: tuple[float, float] | None = None,
     ) -> None:
-        """`size` is (width, height); the others as `PngWriter` and `Picture`."""
+        """`size` is (width, height); the others as `PngWriter` and `StillImage`."""
         self._file = file
         width, self._rows_left = size
         row_bytes = width * channels * bits // 8

@@ -1,7 +1,7 @@
-"""Picture files out: what each format can hold, and the file itself, absent or whole.
+"""StillImage files out: what each format can hold, and the file itself, absent or whole.
 
 PNG and TIFF are written as the rows come, and have no limit of size that matters. Of the others
-the whole picture is in memory, because that is what their encoders take.
+the whole image is in memory, because that is what their encoders take.
 """
 
 import io
@@ -21,7 +21,7 @@ from srgan_edge.files import replace_when_whole
 from srgan_edge.image import png as png_writer
 from srgan_edge.image import tiff as tiff_writer
 from srgan_edge.image.png import PngWriter
-from srgan_edge.image.still import Picture, Samples
+from srgan_edge.image.still import Samples, StillImage
 from srgan_edge.image.tiff import TiffWriter
 
 SUFFIXES: dict[str, str] = {
@@ -40,7 +40,7 @@ MAX_PIXELS_AT_ONCE = 2**28
 """Largest result in a format whose encoder takes it whole: 1 GiB of memory."""
 
 _ROWS_AT_ONCE = 64
-_PALETTE_COLOURS = 255
+_PALETTE_COLORS = 255
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Container:
 
     longest_side_px: int
     alpha: bool = True
-    grey: bool = True
+    gray: bool = True
     profile: bool = True
     exif: bool = True
     dpi: bool = True
@@ -63,7 +63,7 @@ _CONTAINERS = {
     "PNG": _Container(png_writer.LONGEST_SIDE_PX, deep=True, animation=True, in_stripes=True),
     "TIFF": _Container(tiff_writer.LONGEST_SIDE_PX, deep=True, in_stripes=True),
     "JPEG": _Container(65_500, alpha=False, options={"quality": 95, "subsampling": 0}),
-    "WEBP": _Container(16_383, grey=False, dpi=False, animation=True, options={"quality": 95}),
+    "WEBP": _Container(16_383, gray=False, dpi=False, animation=True, options={"quality": 95}),
     "GIF": _Container(65_535, profile=False, exif=False, dpi=False, animation=True),
     "BMP": _Container(2**31 - 1, alpha=False, profile=False, exif=False),
 }
@@ -77,23 +77,23 @@ class _Writer(Protocol):
     def finish(self) -> None: ...
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Writes a whole picture; raises what `picture_file` does."""
-    with picture_file(path, picture, picture.width, picture.height) as write:
-        write(picture)
+def write_image(path: Path, image: StillImage) -> None:
+    """Writes a whole image; raises what `image_file` does."""
+    with image_file(path, image, image.width, image.height) as write:
+        write(image)
 
 
 @contextmanager
-def picture_file(
-    path: Path, like: Picture, width: int, height: int
-) -> Iterator[Callable[[Picture], None]]:
-    """Yields what takes the stripes of a picture from the top; it is at `path` once all are there.
+def image_file(
+    path: Path, like: StillImage, width: int, height: int
+) -> Iterator[Callable[[StillImage], None]]:
+    """Yields what takes the stripes of an image from the top; it is at `path` once all are there.
 
-    JPEG has quality 95 and full colour resolution (4:4:4), WebP quality 95, GIF 256 colours, TIFF
+    JPEG has quality 95 and full color resolution (4:4:4), WebP quality 95, GIF 256 colors, TIFF
     deflate. Of what `left_out_by` says the file has nothing.
 
     Args:
-        like: the picture, or any of its rows, for all but its pixels.
+        like: the image, or any of its rows, for all but its pixels.
 
     Raises:
         UsageError: as `refuse_unwritable`, and a stripe with transparency the format has not.
@@ -102,11 +102,11 @@ def picture_file(
     refuse_unwritable(path, like, width, height)
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
-    channels = (1 if like.grey else 3) + has_alpha
+    channels = (1 if like.gray else 3) + has_alpha
     with replace_when_whole(path) as partial, partial.open("wb") as file:
         writer = _writer(path, name, file, like, (width, height), channels)
 
-        def write(stripe: Picture) -> None:
+        def write(stripe: StillImage) -> None:
             if not has_alpha and stripe.is_transparent:
                 raise UsageError(_no_transparency(path, name))
             for top in range(0, stripe.height, _ROWS_AT_ONCE):
@@ -127,30 +127,30 @@ def format_from_suffix(path: Path) -> str:
     except KeyError:
         possible = ", ".join(SUFFIXES)
         raise UsageError(
-            f"{path}: no picture format is called {path.suffix!r}; possible: {possible}"
+            f"{path}: no image format is called {path.suffix!r}; possible: {possible}"
         ) from None
 
 
 def refuse_unwritable(
     path: Path,
-    like: Picture,
+    like: StillImage,
     width: int,
     height: int,
     *,
     transparent: Callable[[], bool] = lambda: False,
     frames: int = 1,
 ) -> None:
-    """Asks, before any work, whether a picture can become `path` at `width` x `height` pixels.
+    """Asks, before any work, whether an image can become `path` at `width` x `height` pixels.
 
     Args:
-        like: the picture, or any of its rows, for all but its pixels.
+        like: the image, or any of its rows, for all but its pixels.
         transparent: whether it is so anywhere; asked where that matters. Alpha that is opaque
             everywhere counts as none.
-        frames: pictures of an animation.
+        frames: images of an animation.
 
     Raises:
-        UsageError: the suffix is unknown, or its format cannot hold the picture's transparency,
-            16 bits, colour profile or frames.
+        UsageError: the suffix is unknown, or its format cannot hold the image's transparency,
+            16 bits, color profile or frames.
         OutputFailed: the format cannot be that large.
     """
     name = format_from_suffix(path)
@@ -164,12 +164,12 @@ def refuse_unwritable(
         raise UsageError(_no_transparency(path, name))
     if like.is_deep and not container.deep:
         raise UsageError(
-            f"{path}: {name} cannot hold the picture's 16 bits per channel; write .png or .tif"
+            f"{path}: {name} cannot hold the image's 16 bits per channel; write .png or .tif"
         )
     if like.icc_profile is not None and not container.profile:
-        raise UsageError(f"{path}: {name} cannot hold the picture's colour profile; write .png")
-    if like.icc_profile is not None and like.grey and not container.grey:
-        raise UsageError(f"{path}: {name} cannot hold a grey colour profile; write .png")
+        raise UsageError(f"{path}: {name} cannot hold the image's color profile; write .png")
+    if like.icc_profile is not None and like.gray and not container.gray:
+        raise UsageError(f"{path}: {name} cannot hold a gray color profile; write .png")
     if max(width, height) > container.longest_side_px:
         raise OutputFailed(
             f"cannot write {path}: {width}x{height} is more than the {container.longest_side_px} "
@@ -183,18 +183,18 @@ def refuse_unwritable(
         )
 
 
-def left_out_by(path: Path, like: Picture) -> Iterator[str]:
+def left_out_by(path: Path, like: StillImage) -> Iterator[str]:
     """What the format of `path` has no place for, and what is not refused for that; a line each."""
     name = format_from_suffix(path)
     if name == "GIF":
-        yield f"colours: {name} has 256 a frame; .webp and .png have all"
+        yield f"colors: {name} has 256 a frame; .webp and .png have all"
     if like.exif is not None and not _CONTAINERS[name].exif:
         yield f"EXIF: {name} has none"
     if like.dpi is not None and not _CONTAINERS[name].dpi and like.exif is None:
         yield f"dots per inch: {name} has none"
 
 
-def png_chunks(like: Picture) -> list[tuple[bytes, bytes]]:
+def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
     """What goes into a PNG besides the pixels (ISO 15948, section 11.3)."""
     chunks = []
     if like.icc_profile is not None:
@@ -207,36 +207,36 @@ def png_chunks(like: Picture) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def pillow_options(name: str, like: Picture) -> dict[str, Any]:
+def pillow_options(name: str, like: StillImage) -> dict[str, Any]:
     """What Pillow is told besides the pixels."""
     kept = {"icc_profile": like.icc_profile, "exif": like.exif, "dpi": like.dpi}
     return _CONTAINERS[name].options | {key: it for key, it in kept.items() if it is not None}
 
 
 def with_palette(image: Image.Image) -> Image.Image:
-    """The 255 colours that suit it best, dithered, and one for what is rather transparent."""
-    colours = image.convert("RGB")
-    palette = colours.quantize(_PALETTE_COLOURS, Image.Quantize.MEDIANCUT)
-    result = colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    """The 255 colors that suit it best, dithered, and one for what is rather transparent."""
+    colors = image.convert("RGB")
+    palette = colors.quantize(_PALETTE_COLORS, Image.Quantize.MEDIANCUT)
+    result = colors.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     if image.has_transparency_data:
         hidden = np.asarray(image.getchannel("A")) < 128
-        result.paste(_PALETTE_COLOURS, mask=Image.fromarray(hidden))
-        result.info["transparency"] = _PALETTE_COLOURS
+        result.paste(_PALETTE_COLORS, mask=Image.fromarray(hidden))
+        result.info["transparency"] = _PALETTE_COLORS
     return result
 
 
-def samples(picture: Picture) -> Samples:
-    """[H, W, channels]: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
-    channels = (1 if picture.grey else 3) + (picture.alpha is not None)
-    return _samples(picture, channels)
+def samples(image: StillImage) -> Samples:
+    """[H, W, channels]: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
+    channels = (1 if image.gray else 3) + (image.alpha is not None)
+    return _samples(image, channels)
 
 
-def _samples(picture: Picture, channels: int) -> Samples:
-    colours = _luma(picture.pixels)[..., None] if picture.grey else picture.pixels
+def _samples(image: StillImage, channels: int) -> Samples:
+    colors = _luma(image.pixels)[..., None] if image.gray else image.pixels
     if channels in (1, 3):
-        return colours
-    assert picture.alpha is not None
-    together: Samples = np.dstack([colours, picture.alpha])
+        return colors
+    assert image.alpha is not None
+    together: Samples = np.dstack([colors, image.alpha])
     return together
 
 
@@ -248,7 +248,7 @@ def _luma(pixels: Samples) -> Samples:
 
 
 def _writer(
-    path: Path, name: str, file: BinaryIO, like: Picture, size: tuple[int, int], channels: int
+    path: Path, name: str, file: BinaryIO, like: StillImage, size: tuple[int, int], channels: int
 ) -> _Writer:
     bits = 16 if like.is_deep else 8
     if name == "PNG":
@@ -259,14 +259,14 @@ def _writer(
 
 
 class _PillowWriter:
-    """Collects the picture, and has Pillow write it."""
+    """Collects the image, and has Pillow write it."""
 
     def __init__(
         self,
         path: Path,
         name: str,
         file: BinaryIO,
-        like: Picture,
+        like: StillImage,
         size: tuple[int, int],
         channels: int,
     ) -> None:
@@ -294,4 +294,4 @@ class _PillowWriter:
 
 
 def _no_transparency(path: Path, name: str) -> str:
-    return f"{path}: {name} cannot hold the picture's transparency; write .png or .webp"
+    return f"{path}: {name} cannot hold the image's transparency; write .png or .webp"

@@ -1,4 +1,4 @@
-"""Pictures decoded in a child process that may crash, hang or be taken over: one for many files.
+"""Images decoded in a child process that may crash, hang or be taken over: one for many files.
 
 Both ends of one conversation. The child reads a file with `ImageReader`, of which this one has the
 face; nothing that it says is believed unchecked.
@@ -16,7 +16,7 @@ from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.still import Picture
+from srgan_edge.image.still import StillImage
 from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation.calls import Json, Remote
 from srgan_edge.isolation.child import ChildFailed, Parent
@@ -28,7 +28,7 @@ SECONDS = 120.0
 
 MEMORY_BYTES = 512 << 20
 BYTES_PER_PIXEL = 32
-"""What the child may map, the second for each pixel of the largest picture: some copies of it."""
+"""What the child may map, the second for each pixel of the largest image: some copies of it."""
 
 _MOST_FOLDERS = 64  # their names go in one message
 
@@ -51,13 +51,13 @@ class ImageFacts:
 
 
 class ImageProcess:
-    """The child; it starts with the first picture, and after a failure anew with the next.
+    """The child; it starts with the first image, and after a failure anew with the next.
 
     Args:
-        paths: of all pictures; what is not in the folders of one cannot be read (see `sandbox`).
+        paths: of all images; what is not in the folders of one cannot be read (see `sandbox`).
         max_pixels: as for `ImageReader`.
 
-    Open pictures in the main thread, or in one that lives as long, and one at a time.
+    Open images in the main thread, or in one that lives as long, and one at a time.
     """
 
     _entry = "srgan_edge.isolation.images:serve"
@@ -84,7 +84,7 @@ class ImageProcess:
         self._remote.close()
 
     def open(self, path: Path, enlargement: float = 1.0) -> "IsolatedImage":
-        """One picture.
+        """One image.
 
         Raises:
             InputRefused, InputDamaged: as `ImageReader`, with the same message.
@@ -96,14 +96,14 @@ class ImageProcess:
 
 
 class IsolatedImage:
-    """One picture in the child, with the face of an `ImageReader`."""
+    """One image in the child, with the face of an `ImageReader`."""
 
     def __init__(self, path: Path, remote: Remote, max_pixels: int, enlargement: float) -> None:
         self.path, self._remote = path, remote
         open_regular(path).close()  # refused here for what it is, not there for want of rights
         facts = self._call(ImageFacts, "open", os.fspath(path), max_pixels, enlargement)
         self.width, self.height = facts.width, facts.height
-        """Of the upright picture, in pixels."""
+        """Of the upright image, in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
         self.seconds, self.notes = list(facts.seconds), list(facts.notes)
         counts = (self.width, self.height, self.frames)
@@ -127,21 +127,21 @@ class IsolatedImage:
 
     @property
     def is_transparent(self) -> bool:
-        """Anywhere, in the least; looks at the whole picture."""
+        """Anywhere, in the least; looks at the whole image."""
         return self._call(bool, "is_transparent")
 
-    def rows(self, start: int, stop: int) -> Picture:
+    def rows(self, start: int, stop: int) -> StillImage:
         """Those from `start` to before `stop`."""
-        picture = self._call(Picture, "rows", int(start), int(stop))
-        shape, alpha = (stop - start, self.width), picture.alpha
-        if picture.pixels.shape != (*shape, 3) or (
-            alpha is not None and (alpha.shape != shape or alpha.dtype != picture.pixels.dtype)
+        image = self._call(StillImage, "rows", int(start), int(stop))
+        shape, alpha = (stop - start, self.width), image.alpha
+        if image.pixels.shape != (*shape, 3) or (
+            alpha is not None and (alpha.shape != shape or alpha.dtype != image.pixels.dtype)
         ):
-            raise self._nonsense(f"rows of {picture.pixels.shape}")
-        return picture
+            raise self._nonsense(f"rows of {image.pixels.shape}")
+        return image
 
     def seek(self, frame: int) -> None:
-        """From now on `rows` are of this picture of an animation, counted from 0."""
+        """From now on `rows` are of this image of an animation, counted from 0."""
         self._call(bool, "seek", frame)
 
     def _call(self, kind: type[T], function: str, *arguments: Json) -> T:
@@ -164,7 +164,7 @@ def serve(parent: Parent, _: object) -> None:
             opened.pop().__exit__()
         return True
 
-    def open_picture(path: str, max_pixels: int, enlargement: float) -> ImageFacts:
+    def open_still(path: str, max_pixels: int, enlargement: float) -> ImageFacts:
         close()
         opened.append(ImageReader(Path(path), max_pixels, enlargement))
         return ImageFacts.of(opened[0])
@@ -174,7 +174,7 @@ def serve(parent: Parent, _: object) -> None:
         return True
 
     functions: dict[str, Callable[..., object]] = {
-        "open": open_picture,
+        "open": open_still,
         "rows": lambda start, stop: opened[0].rows(start, stop),
         "seek": seek,
         "is_transparent": lambda: opened[0].is_transparent,

@@ -1,4 +1,4 @@
-"""A film's frames, decoded in a child process that may crash, hang or be taken over.
+"""A video's frames, decoded in a child process that may crash, hang or be taken over.
 
 Both ends of one conversation. The child reads the file with `VideoReader`; pixels come through a
 ring of shared memory, everything else as messages, of which none is believed unchecked.
@@ -37,7 +37,7 @@ _LAYOUTS = (("uint8",), ("uint8", "uint16"))
 
 
 class IsolatedReader:
-    """Reads one film, once, from start to end, as `VideoReader` does, but in another process.
+    """Reads one video, once, from start to end, as `VideoReader` does, but in another process.
 
     Iterating yields every `Frame` in order, and no `CopiedPacket`. Its pixels are the caller's for
     as long as any array refers to them: they lie in shared memory, where the decoder reuses their
@@ -45,7 +45,7 @@ class IsolatedReader:
     at most `MOST_SLOTS` frames ahead.
 
     Args:
-        path: the film.
+        path: the video.
         stall_seconds: so long one frame may take to decode before it counts as a hang. Time that
             the caller spends between frames does not count.
         memory_bytes: how much memory the decoder may map.

@@ -92,7 +92,7 @@ def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Jo
 
 
 def _told_apart(jobs: list[Job], naming: Naming) -> list[Job]:
-    """Films of one name in several containers of which we keep one, as `a.avi` and `a.mkv`."""
+    """Videos of one name in several containers of which we keep one, as `a.avi` and `a.mkv`."""
     counts = Counter(job.target.absolute() for job in jobs)
     return [
         replace(
@@ -119,14 +119,14 @@ def plan_stream(
     *,
     allow_network: bool,
 ) -> Job:
-    """The job for one film, from or to something that is no file.
+    """The job for one video, from or to something that is no file.
 
     Raises:
-        InputRefused: a picture; an address of another kind, or without `allow_network`.
-        UsageError: more than one film, no name for the result, or a terminal where bytes go.
+        InputRefused: an image; an address of another kind, or without `allow_network`.
+        UsageError: more than one video, no name for the result, or a terminal where bytes go.
     """
     if len(inputs) > 1:
-        raise UsageError(f"{' '.join(inputs)}; possible with a pipe or an address: one film")
+        raise UsageError(f"{' '.join(inputs)}; possible with a pipe or an address: one video")
     source, inlet = _source_of(inputs[0], allow_network=allow_network)
     if output is None:
         raise UsageError(f"the result of {source} needs a name; type -o FILE.mkv, or -o -")
@@ -135,7 +135,7 @@ def plan_stream(
         outlet.refuse_terminal()
         return Job(source, Path(outlet.name), "video", inlet, outlet)
     if _means_folder(output):
-        raise UsageError(f"-o {output} is a folder; type: -o {output / 'film.mkv'}")
+        raise UsageError(f"-o {output} is a folder; type: -o {output / 'video.mkv'}")
     return Job(source, output, "video", inlet)
 
 
@@ -154,7 +154,7 @@ def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:
     if not path.is_file():
         raise InputRefused(f"{text}: no such file; possible with -o -: one video file")
     if kind_of(path) == "image":
-        raise InputRefused(f"{text} is a picture; possible with -o -: one video file")
+        raise InputRefused(f"{text} is an image; possible with -o -: one video file")
     return path, None
 
 
@@ -162,7 +162,7 @@ def kind_of(path: Path) -> Kind:
     """By the name's suffix; what is in the file is checked when it is opened.
 
     Raises:
-        InputRefused: neither a picture nor a video by its name.
+        InputRefused: neither an image nor a video by its name.
     """
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
@@ -170,7 +170,7 @@ def kind_of(path: Path) -> Kind:
     if suffix in VIDEO_SUFFIXES:
         return "video"
     possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-    raise InputRefused(f"{path}: not a picture or video by its name; possible: {possible}")
+    raise InputRefused(f"{path}: not an image or video by its name; possible: {possible}")
 
 
 def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> list[Job]:
@@ -187,7 +187,7 @@ def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> l
         matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
     matches = [match for match in matches if match.is_file() and _is_media(match)]
     if not matches:
-        what = "no picture or video matches" if _is_pattern(text) else "no such file or folder"
+        what = "no image or video matches" if _is_pattern(text) else "no such file or folder"
         raise InputRefused(f"{text}: {what}")
     return [_file_job(match, output, naming, output is not None) for match in matches]
 
@@ -195,7 +195,7 @@ def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> l
 def _folder_jobs(folder: Path, output: Path | None, naming: Naming, several: bool) -> list[Job]:
     sources = sorted(path for path in folder.rglob("*") if _is_media(path) and path.is_file())
     if not sources:
-        raise InputRefused(f"{folder}: no picture or video in it or below it")
+        raise InputRefused(f"{folder}: no image or video in it or below it")
     if output is None:
         root = folder.resolve().with_name(folder.resolve().name + naming.suffix)
     else:
@@ -213,7 +213,7 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
         return Job(source, output, kind)
     extension = naming.extension or source.suffix
     if kind == "video":
-        # --ext names a picture format or a container, and a folder can hold both kinds.
+        # --ext names an image format or a container, and a folder can hold both kinds.
         if extension.lower() in IMAGE_SUFFIXES:
             extension = source.suffix
         if extension.lower() not in KEPT_VIDEO_SUFFIXES:
@@ -251,21 +251,21 @@ class Options:
     outscale: float | None = None
     """Final scale; None: the model's."""
     decode: Decoder = "cpu"
-    """Where films are decoded; auto: on the GPU, if the engine is there."""
+    """Where videos are decoded; auto: on the GPU, if the engine is there."""
     existing: Literal["refuse", "replace", "keep"] = "refuse"
     """What to do where a result already exists."""
     color_lock: bool | None = None
-    """Hold the mean colours of the input; None: if the model may shift them."""
+    """Hold the mean colors of the input; None: if the model may shift them."""
     on_damage: Literal["skip", "conceal"] = "skip"
     """What becomes of frames that cannot be decoded: left out, or shown as the one before."""
     deinterlace: bool = False
-    """Make pictures of two fields into pictures of one moment, before they are upscaled."""
+    """Make images of two fields into images of one moment, before they are upscaled."""
     live: bool = False
     """Rather drop frames than be late."""
     restart: bool = False
-    """Forget what an earlier run has done of a film."""
+    """Forget what an earlier run has done of a video."""
     max_pixels: int = MAX_PIXELS
-    """Largest picture, all frames of an animation together; a result may have 16 times as many."""
+    """Largest image, all frames of an animation together; a result may have 16 times as many."""
 
     def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """Width and height in pixels of the result of a model of that scale."""
@@ -274,7 +274,7 @@ class Options:
 
     @property
     def reading(self) -> ReaderOptions:
-        """What readers of films are told."""
+        """What readers of videos are told."""
         return {
             "allow_8bit": self.encoding.accepts_8bit,
             "allow_opaque": self.encoding.accepts_opaque,

@@ -31,10 +31,10 @@ from srgan_edge.video.color import MATRICES
 from srgan_edge.video.frame import Notes, VideoInfo
 
 
-# What became of a film, in numbers that can be checked.
+# What became of a video, in numbers that can be checked.
 @dataclass(frozen=True)
-class FilmResult:
-    """Of a film of which there is a result. Frames and packets of a file were compared with the
+class VideoResult:
+    """Of a video of which there is a result. Frames and packets of a file were compared with the
     input's; of a pipe or a live source they were only counted."""
 
     saved_as: str
@@ -50,7 +50,7 @@ class FilmResult:
     frames_nudged: int
     """Shared a time with the one before, and moved right behind it."""
     packets_copied: int
-    """Of sound and subtitles."""
+    """Of audio and subtitles."""
     packets_nudged: int
     """Of these, shared a time with the one before, and moved by a tick."""
     frames_concealed: int
@@ -78,8 +78,8 @@ class Outcome:
     """Tiles that were not finite in the engine's precision, and were done again in FP32."""
     error: SrganEdgeError | None = None
     skipped: bool = False
-    film: FilmResult | None = None
-    """Of a film of which there is a result, be it in part."""
+    video: VideoResult | None = None
+    """Of a video of which there is a result, be it in part."""
 
     @property
     def exit_code(self) -> int:
@@ -88,7 +88,7 @@ class Outcome:
     @property
     def frames_per_second(self) -> float:
         """Of this run; what an earlier one has done does not count."""
-        done = self.frames - (self.film.frames_resumed if self.film else 0)
+        done = self.frames - (self.video.frames_resumed if self.video else 0)
         return done / self.seconds if self.seconds else 0.0
 
 
@@ -260,21 +260,21 @@ class _FpsColumn(ProgressColumn):
 
 
 def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
-    """What is not certain about any film like this."""
+    """What is not certain about any video like this."""
     if info.interlaced and not options.deinterlace:
-        yield "interlaced; its fields are upscaled together, as one picture: try --deinterlace"
+        yield "interlaced; its fields are upscaled together, as one image: try --deinterlace"
     if info.color.assumed:
         matrix, *_ = MATRICES[info.color.matrix]
         span = "full" if info.color.full_range else "limited"
-        yield f"states no colour {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
+        yield f"states no color {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
 def remarks_after(
     info: VideoInfo, notes: Notes, options: Options, packets_nudged: int
 ) -> Iterator[str]:
-    """What had to be done to colours and times, and what only the whole film shows."""
+    """What had to be done to colors and times, and what only the whole video shows."""
     if notes.recolored:
-        yield f"colours change from {notes.recolored}; all are written as the first"
+        yield f"colors change from {notes.recolored}; all are written as the first"
     for lost in notes.unkept:
         if lost not in info.unkept:
             yield f"left out: {lost}"
@@ -288,9 +288,9 @@ def remarks_after(
         yield f"{moved} frames or packets shared a time with the one before and moved behind it"
 
 
-class FilmDamaged(InputDamaged):
+class VideoDamaged(InputDamaged):
     """The input is damaged, but there is a result of it."""
 
-    def __init__(self, line: str, film: FilmResult) -> None:
+    def __init__(self, line: str, video: VideoResult) -> None:
         super().__init__(line)
-        self.film = film
+        self.video = video

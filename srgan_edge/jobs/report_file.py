@@ -96,9 +96,9 @@ def _is_report(path: Path) -> bool:
 
 
 def _job_record(outcome: Outcome) -> dict[str, Any]:
-    error, film = outcome.error, outcome.film
-    saved_as = outcome.job.target if film is None else Path(film.saved_as)
-    has_file = bool(film or not error) and not outcome.skipped and outcome.job.outlet is None
+    error, video = outcome.error, outcome.video
+    saved_as = outcome.job.target if video is None else Path(video.saved_as)
+    has_file = bool(video or not error) and not outcome.skipped and outcome.job.outlet is None
     record = {
         "source": str(outcome.job.source),
         "target": str(outcome.job.target),
@@ -113,7 +113,7 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "frames_per_second": round(outcome.frames_per_second, 3),
         "sha256": sha256_of(saved_as) if has_file else None,
     }
-    return record if film is None else record | film.record()
+    return record if video is None else record | video.record()
 
 
 def _peak_memory_mb() -> float:

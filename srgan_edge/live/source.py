@@ -1,4 +1,4 @@
-"""A film that is sent over the network, through as many connections as it takes.
+"""A video that is sent over the network, through as many connections as it takes.
 
 It begins at zero, whatever the clock of its source says. After a lost connection it goes on as much
 later as it was away; what was missed stays missing.
@@ -43,7 +43,7 @@ GAP_SECONDS = 1.0
 
 
 class StreamReader(VideoReader):
-    """Reads one film from a pipe or an address, as `VideoReader` does a file, on the CPU.
+    """Reads one video from a pipe or an address, as `VideoReader` does a file, on the CPU.
 
     `reached_end` tells, after an error, whether the input ended by itself.
 
@@ -61,7 +61,7 @@ class StreamReader(VideoReader):
 
     @property
     def start_seconds(self) -> Fraction:
-        """When its first frame or sound is due, by its own clock; to be asked before iterating."""
+        """When its first frame or audio is due, by its own clock; to be asked before iterating."""
         first_frame = (self.info.start_pts or 0) * self.info.time_base
         copied = (item.packet for item in self._ahead if isinstance(item, CopiedPacket))
         starts = (decoding_seconds(packet) for packet in copied)
@@ -103,7 +103,7 @@ class LiveSource:
     at once would look like those of a source that upscaling is too slow for.
 
     A source that says it is at its end is; so is, with an error, one that does not come back, or
-    comes back as a film of another kind.
+    comes back as a video of another kind.
 
     Args:
         say: takes a line on each connection that was lost or made again, and on what is missing.
@@ -126,7 +126,7 @@ class LiveSource:
         self._latest_seconds = Fraction(0)
 
     def open(self) -> StreamReader:
-        """Connect, and find out what is in the film.
+        """Connect, and find out what is in the video.
 
         Raises:
             InputRefused, InputDamaged: as `StreamReader`.
@@ -134,7 +134,9 @@ class LiveSource:
         self.reader = self._connect()
         self._kind = _kind_of(self.reader)
         self._shift = -self.reader.start_seconds
-        self._zero = self._arrived = time.monotonic()  # when time zero of the film is, by our clock
+        self._zero = self._arrived = (
+            time.monotonic()
+        )  # when time zero of the video is, by our clock
         return self.reader
 
     def __iter__(self) -> Iterator[Item]:
@@ -169,7 +171,7 @@ class LiveSource:
                 continue
             if _kind_of(reader) != self._kind:
                 reader.close()
-                raise InputDamaged(f"{name}: damaged: it came back as another kind of film")
+                raise InputDamaged(f"{name}: damaged: it came back as another kind of video")
             return reader
         raise InputDamaged(f"{name}: lost, and not back after {TRIES} tries: {problem}")
 
@@ -201,7 +203,7 @@ class LiveSource:
         return CopiedPacket(packet)
 
     def _wait_until(self, seconds: float) -> None:
-        """Until it is that time in the film; a film that is late goes on from now."""
+        """Until it is that time in the video; a video that is late goes on from now."""
         early_seconds = self._zero + seconds - time.monotonic()
         if early_seconds < -MOST_BEHIND_SECONDS:
             self._zero -= early_seconds
@@ -215,7 +217,7 @@ def _kind_of(reader: StreamReader) -> tuple[object, ...]:
     return info.width, info.height, info.pixel_format, info.time_base, info.color, streams
 
 
-# A film from a pipe or over the network, read once: how it is opened, and with what it is trusted.
+# A video from a pipe or over the network, read once: how it is opened, and with what it is trusted.
 #
 # Everything else is as in `video_reader`, of which this is the other end: no going back, no size.
 _PROTOCOLS = {
@@ -274,17 +276,17 @@ def _why_not(inlet: Inlet, error: av.FFmpegError, *, in_time: bool) -> str:
             return f"{inlet.name}: this FFmpeg was built without {inlet.scheme}"
         return f"{inlet.name}: {error.strerror}"
     return (
-        f"{inlet.name} is empty, or no film that can be read once through; possible: "
+        f"{inlet.name} is empty, or no video that can be read once through; possible: "
         f"{PIPED_DEMUXERS.replace(',', ', ')}; type: ffmpeg -i FILE -map 0 -c copy -f nut - | ..."
     )
 
 
-# A film read in a thread of its own, for sources that may keep a reader waiting for ever.
+# A video read in a thread of its own, for sources that may keep a reader waiting for ever.
 #
 # A read from a pipe or a connection cannot be called off. So nobody waits for this thread: it is
 # left behind, and ends with the process if the source sends nothing more.
 class Source(Protocol):
-    """A film that has to be opened; then it says what is in it, and iterating reads it."""
+    """A video that has to be opened; then it says what is in it, and iterating reads it."""
 
     @property
     def reader(self) -> VideoReader:
@@ -307,7 +309,7 @@ class Intake:
         threading.Thread(target=self._read, name="intake", daemon=True).start()
 
     def reader(self) -> VideoReader:
-        """What says what is in the film; waits until it is open. Not to be read from.
+        """What says what is in the video; waits until it is open. Not to be read from.
 
         Raises:
             SrganEdgeError: it cannot be opened.

@@ -1,4 +1,4 @@
-"""A film upscaled in one pass, from or to something that is no file.
+"""A video upscaled in one pass, from or to something that is no file.
 
 What cannot be read twice cannot be resumed, joined or compared: frames go straight from the source
 to the result. A live source has no end of its own: there a signal is the end, and where the newest
@@ -16,7 +16,7 @@ from pathlib import Path
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
+from srgan_edge.jobs.report import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.live.source import Intake, LiveSource, Source, StreamReader
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.pipeline import (
@@ -45,13 +45,13 @@ FINISH_SECONDS = 1.0
 
 def upscale_stream(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
-) -> FilmResult:
+) -> VideoResult:
     """Upscale from the job's source to its target, one of which at least is no file.
 
     Returns when the source ends. A target that is a file is absent until it is whole.
 
     Raises:
-        InputRefused: nothing comes, or no film.
+        InputRefused: nothing comes, or no video.
         InputDamaged: it broke; what came before is saved and named.
         OutputFailed: the target cannot be written.
         UsageError: encoder or container take less than is asked of them.
@@ -80,8 +80,8 @@ def upscale_stream(
 
     flow = _Flow(intake, upscaled, upscaler.slots, gate, delays)
 
-    def result(place: Path) -> FilmResult:
-        return FilmResult(
+    def result(place: Path) -> VideoResult:
+        return VideoResult(
             saved_as=str(place),
             frames=writer.frames_written,
             size=size,
@@ -120,7 +120,7 @@ def upscale_stream(
         if writer.saved_as is None:
             raise
         line = f"{error}; what came before is in {writer.saved_as}"
-        raise FilmDamaged(line, result(writer.saved_as)) from error
+        raise VideoDamaged(line, result(writer.saved_as)) from error
     for remark in _remarks_after(source.reader, options, writer, delays, newest):
         reporter.note(f"{job.source.name}: {remark}")
     if signals.received:
@@ -129,7 +129,7 @@ def upscale_stream(
             kept += f"; damaged: {source.reader.damage}"
         raise Interrupted(signals.received, kept)
     if damage := source.reader.damage:  # all of it made up for, or it would have been raised
-        raise FilmDamaged(
+        raise VideoDamaged(
             f"{job.source}: damaged: {damage}; {source.reader.concealed} of "
             f"{writer.frames_written} frames show another one; all are in {job.target}",
             result(job.target),
@@ -321,7 +321,7 @@ def _remarks_after(
     delays: Delays,
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
-    """What only the whole film shows, and what became of each frame."""
+    """What only the whole video shows, and what became of each frame."""
     yield from remarks_after(reader.info, reader.notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:

@@ -33,7 +33,7 @@ class VideoWriter:
 
     Raises:
         UsageError: a suffix, codec, option or pixel format that does not exist, or that do not go
-            together; a sound or subtitle codec that the container cannot hold.
+            together; an audio or subtitle codec that the container cannot hold.
         OutputFailed: the disk is full or the place is not writable; times that the format of a
             pipe cannot keep.
         OSError: a pipe cannot be written, as nobody reads it.
@@ -91,7 +91,7 @@ class VideoWriter:
         return self._encoder.coded(frame)
 
     def write(self, frame: Frame | CodedFrame) -> None:
-        """Encode one picture, at the time it has in the input."""
+        """Encode one image, at the time it has in the input."""
         if self._rate is not None:
             frame = self._rate.numbered(frame)
         for packet in self._encoder.encode(frame):
@@ -99,7 +99,7 @@ class VideoWriter:
             self.frames_written += 1
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Add one packet of sound or subtitles. It belongs to the file afterwards."""
+        """Add one packet of audio or subtitles. It belongs to the file afterwards."""
         self._muxer.copy(copied)
 
     @contextmanager
@@ -153,7 +153,7 @@ def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
         sited = {"chroma_sample_location": "left"}
         return Encoding("rawvideo", pixel_format=encoding.pixel_format, options=sited)
     if pipe.format == "nut" and encoding.codec == "libx264":
-        # The muxer of NUT would move a film whose first decoding time is negative.
+        # The muxer of NUT would move a video whose first decoding time is negative.
         return replace(encoding, options={"bf": "0"} | encoding.options)
     return encoding
 
@@ -164,7 +164,7 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
         return
     info = reader.info
     if info.display_matrix is not None:
-        yield "how the picture is turned"
+        yield "how the image is turned"
     if target.format == "yuv4mpegpipe":
         if info.sample_aspect_ratio not in (None, 1):  # it could hold that; PyAV cannot set it
             yield f"how wide a pixel is: {info.sample_aspect_ratio}"
@@ -172,7 +172,7 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
             yield "chapters"
         if info.color.matrix in MATRICES:
             matrix, *_ = MATRICES[info.color.matrix]
-            yield f"which colour matrix it is: {matrix}"
+            yield f"which color matrix it is: {matrix}"
 
 
 # Frames numbered at a constant rate, for a format that keeps no times.
@@ -180,7 +180,7 @@ class ConstantRate:
     """Counts frames, as long as each comes when its number says it should.
 
     Args:
-        info: of the film; its average rate is the constant one.
+        info: of the video; its average rate is the constant one.
     """
 
     def __init__(self, info: VideoInfo) -> None:
@@ -189,7 +189,7 @@ class ConstantRate:
         self._first_pts: int | None = None
         self._frames = 0
         self.info = replace(info, time_base=1 / self._rate)
-        """The same film, its times being numbers of frames."""
+        """The same video, its times being numbers of frames."""
 
     def numbered(self, frame: Frame | CodedFrame) -> Frame | CodedFrame:
         """The frame, its time being its number.

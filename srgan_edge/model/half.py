@@ -2,7 +2,7 @@
 
 The same is done to the graph of other runtimes by `srgan_edge.export`, whose `rewrites.py` and
 `precision.py` say why: batch norms and the last PixelShuffle go into convolutions, bytes enter as
-multiples of 1/256, and what carries the picture itself stays in FP32: one half, or the nearest
+multiples of 1/256, and what carries the image itself stays in FP32: one half, or the nearest
 upscale.
 """
 
@@ -44,16 +44,16 @@ class HalfDeployment(nn.Module):
         else:
             assert isinstance(generator, SRResNet), f"{type(generator).__name__} is no generator"
             self.network, self.factor = _before_last_shuffle(generator), 2
-        self._carry_the_picture_exactly()
+        self._carry_the_image_exactly()
         self.network.half().to(memory_format=torch.channels_last)
         for name, weight in self.network.named_parameters():
             if not torch.isfinite(weight).all():
                 raise ModelRefused(f"{name} holds values too large for fp16; type --fp32")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), and the sum of each picture, float32 (N).
+        """uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), and the sum of each image, float32 (N).
 
-        Such a sum is finite if and only if no value in the picture is NaN or infinite, which is
+        Such a sum is finite if and only if no value in the image is NaN or infinite, which is
         not to be seen in bytes.
         """
         lr = pixels.permute(0, 3, 1, 2)  # in memory, that is channels last
@@ -61,19 +61,19 @@ class HalfDeployment(nn.Module):
         n, _, h, w = detail.shape
         r = self.factor
         phases = detail.view(n, 3, r * r, h, w)
-        picture = torch.add(self._base_levels(lr), phases, alpha=255)  # one kernel, in FP32
+        image = torch.add(self._base_levels(lr), phases, alpha=255)  # one kernel, in FP32
         if self.has_tanh:
-            picture = torch.tanh((picture - 0.5) / 255) * 127.5 + 128
-        totals = picture.sum((1, 2, 3, 4))
+            image = torch.tanh((image - 0.5) / 255) * 127.5 + 128
+        totals = image.sum((1, 2, 3, 4))
         sr = torch.empty(n, h, r, w, r, 3, dtype=torch.uint8, device=pixels.device)
-        levels = picture.clamp_(0, 255.75).view(n, 3, r, r, h, w)
+        levels = image.clamp_(0, 255.75).view(n, 3, r, r, h, w)
         sr.copy_(levels.permute(0, 4, 2, 5, 3, 1))
         return sr.view(n, h * r, w * r, 3), totals
 
-    def _carry_the_picture_exactly(self) -> None:
+    def _carry_the_image_exactly(self) -> None:
         """Let the network take multiples of 1/256, and give what `_base_levels` is to be added to.
 
-        FP16 holds both more finely than the picture in [0, 1].
+        FP16 holds both more finely than the image in [0, 1].
         """
         first, *_, last = (part for part in self.network.modules() if isinstance(part, nn.Conv2d))
         assert last.bias is not None

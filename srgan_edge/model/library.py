@@ -75,7 +75,7 @@ def find_model(name_or_path: str) -> ModelFiles:
     raise UsageError(f"no model {name_or_path!r}; {hint}")
 
 
-# Reading the ModelSpec out of any artefact, with the standard library alone.
+# Reading the ModelSpec out of any artifact, with the standard library alone.
 #
 # An edge box has neither torch, onnx nor safetensors; it must still be able to say what a file is.
 # Safetensors keeps its metadata in a JSON header; what is in an ONNX file, `onnx_file` reads.

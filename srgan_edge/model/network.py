@@ -36,7 +36,7 @@ class SRResNet(nn.Module):
     9x9 head, residual blocks, a 3x3 that closes the trunk with a long skip, two sub-pixel stages,
     9x9 tail. `norm="batch"` is the paper's; without it nothing depends on running statistics.
 
-    Note: no path of the paper's graph carries the picture past the network, so a random start
+    Note: no path of the paper's graph carries the image past the network, so a random start
     spends its first thousands of steps on learning to copy. Ours starts as a bilinear enlarger
     with small residual branches: 300 steps of 8 crops reached 29.06 dB on Set5, where PyTorch's
     own start reached 26.37 dB.
@@ -62,19 +62,19 @@ class SRResNet(nn.Module):
         for quiet in (*(block[-1] for block in blocks), self.trunk[-1], self.tail):
             for parameter in quiet.parameters():
                 parameter.mul_(0.1)
-        neighbours = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # of a half pixel
+        neighbors = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # of a half pixel
         for color in range(min(3, self.tail.in_channels)):
             for convolution in (self.head[0], self.tail):
                 _carry(convolution, color, color, F.pad(torch.ones(1, 1), (4, 4, 4, 4)))
             for stage in stages:
                 for phase in range(4):  # PixelShuffle: row by row
-                    taps = torch.outer(neighbours[phase // 2], neighbours[phase % 2])
+                    taps = torch.outer(neighbors[phase // 2], neighbors[phase % 2])
                     _carry(stage, color, 4 * color + phase, taps)
 
     def forward(self, lr: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped.
 
-        Under autocast head and tail stay in FP32: they carry the picture itself, of which BF16
+        Under autocast head and tail stay in FP32: they carry the image itself, of which BF16
         holds one level in 255, and a generator trained on that has a cast in FP32 (measured: one
         level too dark).
         """
@@ -90,7 +90,7 @@ class EdgeNet(nn.Module):
 
     The inference form of the compact networks that win on phones (ABPN, arXiv 2105.09750; ETDS,
     CVPR 2023): nothing but Conv, PReLU or ReLU, Add and DepthToSpace reaches the runtime. The
-    network only has to learn what nearest-neighbour upscaling lacks, which also survives low
+    network only has to learn what nearest-neighbor upscaling lacks, which also survives low
     precision best.
     """
 
@@ -142,22 +142,22 @@ class Deployment(nn.Module):
         self.generator = generator
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.rounded(self.picture(pixels))
+        return self.rounded(self.image(pixels))
 
-    def picture(self, pixels: Tensor) -> Tensor:
+    def image(self, pixels: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) -> float32 (N, 3, 4H, 4W), neither clamped nor rounded."""
         lr = pixels.float().permute(0, 3, 1, 2) * (1 / 255)
         sr: Tensor = self.generator(lr).float()
         return sr
 
-    def rounded(self, picture: Tensor) -> Tensor:
+    def rounded(self, image: Tensor) -> Tensor:
         """float32 (N, 3, 4H, 4W) -> uint8 (N, 4H, 4W, 3)."""
-        levels = picture.clamp(0, 1) * 255 + 0.5
+        levels = image.clamp(0, 1) * 255 + 0.5
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def generator_from_spec(spec: ModelSpec) -> nn.Module:
-    """A freshly initialised generator of the given spec, in training mode, float32, on the CPU."""
+    """A freshly initialized generator of the given spec, in training mode, float32, on the CPU."""
     generator: nn.Module
     if spec.architecture == "edge":
         generator = EdgeNet(spec.channels, spec.blocks, spec.activation)
@@ -204,10 +204,10 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
-    """[O, C, k, k] on a picture shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
+    """[O, C, k, k] on an image shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
 
-    Row 2i + a of the result reads rows 2i + a + d of the shuffled picture, |d| <= k // 2: row
-    i + (a + d) // 2 of the picture before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
+    Row 2i + a of the result reads rows 2i + a + d of the shuffled image, |d| <= k // 2: row
+    i + (a + d) // 2 of the image before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
     order: channel, sub-pixel row, sub-pixel column.
     """
     outputs, channels, side, _ = kernel.shape

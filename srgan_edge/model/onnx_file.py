@@ -23,7 +23,7 @@ MAX_BYTES = 1 << 30
 MAX_NODES = 4096
 
 TOTALS = "totals"
-"""The output of graphs in half precision that is finite for pictures that are."""
+"""The output of graphs in half precision that is finite for images that are."""
 
 MAX_SCALE = 4
 """Of all Resize together, and of all DepthToSpace together."""
@@ -32,7 +32,7 @@ MAX_REACH_PX = 64
 """Of a convolution: its kernel, padding and stride."""
 
 MAX_CHANNELS = 4096
-"""Values in what is added to a picture or multiplied with it: one for each channel."""
+"""Values in what is added to an image or multiplied with it: one for each channel."""
 
 OPERATIONS = (
     {"Conv", "PRelu", "Relu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
@@ -251,7 +251,7 @@ def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
 
 
 def _why_too_large(nodes: list[Message], tensors: dict[str, Message]) -> str | None:
-    """How a result could get larger than a picture enlarged once, or None."""
+    """How a result could get larger than an image enlarged once, or None."""
     constants = {name: tensor.numbers(1) for name, tensor in tensors.items()}
     factors = {"Resize": 1.0, "DepthToSpace": 1.0}
     for node in nodes:

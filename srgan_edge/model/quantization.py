@@ -1,6 +1,6 @@
 """INT8: convolutions whose input and weights are bytes, and the scales that make them so.
 
-All convolutions but the first and the last: those two carry the picture itself, and are a small
+All convolutions but the first and the last: those two carry the image itself, and are a small
 part of the work. Symmetric about zero, with one scale for an input and one for each output channel
 of the weights, since TensorRT knows no other INT8 convolutions.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 SCALE = "input_scale"
 """What the state calls it."""
 HEADROOM = 1.25
-"""By how much an input may be larger than on any picture that its scale was measured on. Lettering
+"""By how much an input may be larger than on any image that its scale was measured on. Lettering
 drives the last layers further than photographs do, and what is cut off there is seen: for `edge-x4`
 this halves the error on black letters and costs 0.015 dB on Set5."""
 
@@ -70,15 +70,15 @@ def inner_convolutions(generator: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 @torch.inference_mode()
-def quantized_state(generator: nn.Module, pictures: Iterable[Tensor]) -> dict[str, Tensor]:
+def quantized_state(generator: nn.Module, images: Iterable[Tensor]) -> dict[str, Tensor]:
     """The state of the INT8 form of a generator in floating point.
 
-    An input's scale lets the largest value it has on any of the pictures, times `HEADROOM`, be 127
+    An input's scale lets the largest value it has on any of the images, times `HEADROOM`, be 127
     steps. To cut off the largest ones costs more than finer steps bring, on photographs already:
     `edge-x4` keeps 49 dB without headroom, and 37 dB with the scales of the least squared error.
 
     Args:
-        pictures: float [N, 3, H, W] in [0, 1], of the kind that it shall enlarge. Real ones: what
+        images: float [N, 3, H, W] in [0, 1], of the kind that it shall enlarge. Real ones: what
             they do not show, the bytes do not hold.
     """
     convolutions = inner_convolutions(generator)
@@ -91,8 +91,8 @@ def quantized_state(generator: nn.Module, pictures: Iterable[Tensor]) -> dict[st
         convolution.register_forward_pre_hook(partial(watch, name))
         for name, convolution in convolutions.items()
     ]
-    for picture in pictures:
-        generator(picture)
+    for image in images:
+        generator(image)
     for hook in hooks:
         hook.remove()
     scales = {f"{name}.{SCALE}": HEADROOM * value / 127 for name, value in largest.items()}

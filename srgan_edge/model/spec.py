@@ -1,4 +1,4 @@
-"""What a generator is: the JSON record that travels with every artefact of it.
+"""What a generator is: the JSON record that travels with every artifact of it.
 
 The same `ModelSpec` sits in the metadata of a safetensors checkpoint, in the `metadata_props` of an
 ONNX file and beside an engine, so that each of them says what it is, how far it looks, and where it
@@ -23,7 +23,7 @@ Head = Literal["linear", "tanh"]
 Activation = Literal["prelu", "relu"]
 
 METADATA_KEY = "srgan_edge.spec"
-"""The metadata key under which every artefact stores its spec."""
+"""The metadata key under which every artifact stores its spec."""
 
 PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-real", "edge-int8")
 """The recipes we ship whose only losses are of pixels."""
@@ -38,7 +38,7 @@ class Training:
     data: str
     """The training images: names, number and licence."""
     steps: int
-    """Optimiser steps behind these weights."""
+    """Optimizer steps behind these weights."""
     hardware: str = ""
     """What it was trained on, and for how long."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -116,7 +116,7 @@ class ModelSpec:
 
     @property
     def may_shift_colors(self) -> bool:
-        """Whether anything but pixels may have trained it: a discriminator lets colours drift.
+        """Whether anything but pixels may have trained it: a discriminator lets colors drift.
 
         So for all weights of unknown origin, and for all recipes but those known to be of pixels.
         """
@@ -162,7 +162,7 @@ class ModelSpec:
 def activation_bytes_per_px(spec: ModelSpec) -> int:
     """About how many bytes of float32 the widest moment of the network holds per LR pixel.
 
-    Two neighbouring tensors live at a time. The widest are, for the paper's generator, the two
+    Two neighboring tensors live at a time. The widest are, for the paper's generator, the two
     sides of the last PReLU at full size; for the edge network, the last convolution's output, its
     shuffled copy and the enlarged input.
     """

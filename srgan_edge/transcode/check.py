@@ -1,6 +1,6 @@
-"""Whether a film is another one upscaled: every frame at its time, everything else as it was.
+"""Whether a video is another one upscaled: every frame at its time, everything else as it was.
 
-What has to agree is read from each file into a `FilmRecord`, and the two are compared. Pixels are
+What has to agree is read from each file into a `VideoRecord`, and the two are compared. Pixels are
 not: they are the network's business. Nothing is written here.
 """
 
@@ -23,7 +23,7 @@ from srgan_edge.video.reader import VideoReader
 
 @dataclass
 class Timeline:
-    """When frames or packets are shown or heard; 16 bytes each, so that a long film fits."""
+    """When frames or packets are shown or heard; 16 bytes each, so that a long video fits."""
 
     time_base: Fraction
     """Seconds in one tick."""
@@ -49,7 +49,7 @@ class Timeline:
 
 @dataclass
 class PacketRecord:
-    """The packets of one stream of sound or subtitles."""
+    """The packets of one stream of audio or subtitles."""
 
     name: str
     """`audio aac`"""
@@ -76,8 +76,8 @@ class PacketRecord:
 
 
 @dataclass
-class FilmRecord:
-    """All of a film that does not change when it is upscaled."""
+class VideoRecord:
+    """All of a video that does not change when it is upscaled."""
 
     path: Path
     info: VideoInfo
@@ -116,7 +116,7 @@ class FilmRecord:
         `frames_at_once`: as of `VideoReader`.
 
         Raises:
-            InputRefused: it is no film.
+            InputRefused: it is no video.
             InputDamaged: it is cut off or broken.
         """
         with VideoReader(
@@ -135,7 +135,7 @@ class FilmRecord:
         return record
 
 
-def differences(before: FilmRecord, after: FilmRecord) -> list[str]:
+def differences(before: VideoRecord, after: VideoRecord) -> list[str]:
     """What of `before` is not in `after` as it was; empty if all is.
 
     Times may differ by one unit of the container of `after`. Matroska has no negative times: there,
@@ -148,7 +148,7 @@ def differences(before: FilmRecord, after: FilmRecord) -> list[str]:
     ]
 
 
-def _frame_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+def _frame_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
     if len(before.frames) != len(after.frames):
         yield f"{len(after.frames)} frames of {len(before.frames)}"
         return
@@ -161,9 +161,9 @@ def _frame_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
             yield f"frame {number} is shown {-wrong[number] * 1000:+.1f} ms longer"
 
 
-def _packet_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+def _packet_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
     if len(before.packets) != len(after.packets):
-        yield f"{len(after.packets)} streams of sound and subtitles of {len(before.packets)}"
+        yield f"{len(after.packets)} streams of audio and subtitles of {len(before.packets)}"
         return
     shift = _shift_seconds(before, after)
     for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=True):
@@ -177,7 +177,7 @@ def _packet_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
             yield from _late(ours.name, ours.timeline, theirs.timeline, shift, tick, skip)
 
 
-def _stream_differences(before: FilmRecord, after: FilmRecord) -> Iterator[str]:
+def _stream_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
     if after.info.width < before.info.width or after.info.height < before.info.height:
         yield f"{_size(after)} pixels, fewer than {_size(before)}"
     aspects = [record.info.sample_aspect_ratio or 1 for record in (before, after)]
@@ -203,7 +203,7 @@ def _late(
         yield f"{what} {number} is {late[number] * 1000:+.1f} ms late"
 
 
-def _shift_seconds(before: FilmRecord, after: FilmRecord) -> float:
+def _shift_seconds(before: VideoRecord, after: VideoRecord) -> float:
     """How much later all of `after` may be: Matroska moves what starts before zero, not always."""
     timelines = [before.frames, *(record.timeline for record in before.packets.values())]
     earliest = min((t.starts_seconds().min() for t in timelines if len(t)), default=0.0)
@@ -213,9 +213,9 @@ def _shift_seconds(before: FilmRecord, after: FilmRecord) -> float:
     return float(min((0.0, -earliest), key=lambda shift: abs(shift - found)))
 
 
-def _size(record: FilmRecord) -> str:
+def _size(record: VideoRecord) -> str:
     return f"{record.info.width}x{record.info.height}"
 
 
-def _is_matroska(record: FilmRecord) -> bool:
+def _is_matroska(record: VideoRecord) -> bool:
     return "matroska" in record.format

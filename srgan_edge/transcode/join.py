@@ -1,4 +1,4 @@
-"""The last step of a film: its segments and the rest of the input become one file, and are checked.
+"""The last step of a video: join its segments with the rest of the input, and check the result.
 
 All that touches the input happens in a child process, as decoding does. It may write into the work
 folder alone; what it wrote gets its name elsewhere.
@@ -23,7 +23,7 @@ from srgan_edge.files import output_failed
 from srgan_edge.isolation.calls import SIGN_OF_LIFE, Heap, Json, Remote, pack, unpack
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
-from srgan_edge.transcode.check import FilmRecord, differences
+from srgan_edge.transcode.check import VideoRecord, differences
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.encoder import VideoEncoder
@@ -48,13 +48,13 @@ class Joined:
 
     frames: int
     packets: int
-    """Copied: of sound and subtitles."""
+    """Copied: of audio and subtitles."""
     nudged: int
     """Of these, moved by a tick, as they shared a time with the one before."""
 
 
 class Joiner:
-    """Joins one film, in a child process that starts with the first call and ends with `close`.
+    """Joins one video, in a child process that starts with the first call and ends with `close`.
 
     With an encoder on a GPU, which a child that gave up all devices could not start, it is joined
     in this process.
@@ -186,7 +186,7 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
         VideoReader(Path(order.source), allow_8bit=True) as reader,
         VideoMuxer(Path(order.target), reader) as muxer,
     ):
-        expected = FilmRecord.begin(reader)
+        expected = VideoRecord.begin(reader)
         muxer.open(Path(order.file), VideoEncoder(reader.info, order.size, order.encoding))
         video = read_segments(work, reader.info.time_base)
         for item in _interleaved(video, reader.copied_packets()):
@@ -208,7 +208,7 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
 def _interleaved(
     video: Iterator[VideoPacket], copied: Iterable[CopiedPacket]
 ) -> "Iterator[VideoPacket | CopiedPacket]":
-    """Both in their order, each copied packet after the pictures that are decoded before it."""
+    """Both in their order, each copied packet after the images that are decoded before it."""
     ahead = next(video, None)
     for item in copied:
         seconds = decoding_seconds(item.packet)
@@ -220,9 +220,9 @@ def _interleaved(
         yield from chain([ahead], video)
 
 
-def _check(expected: FilmRecord, file: Path, on_step: Callable[[], None]) -> None:
+def _check(expected: VideoRecord, file: Path, on_step: Callable[[], None]) -> None:
     try:
-        found = differences(expected, FilmRecord.of(file, on_step, frames_at_once=True))
+        found = differences(expected, VideoRecord.of(file, on_step, frames_at_once=True))
     except InputDamaged as error:
         found = [str(error)]
     if found:

@@ -1,6 +1,6 @@
-"""Films whose frames stay on the GPU, from NVDEC until an encoder takes them, where that can be.
+"""Videos whose frames stay on the GPU, from NVDEC until an encoder takes them, where that can be.
 
-What cannot be so goes through this machine's memory, in all of its depths, sizes and colours.
+What cannot be so goes through this machine's memory, in all of its depths, sizes and colors.
 """
 
 import threading
@@ -22,11 +22,11 @@ from srgan_edge.video.color import MATRICES, ColorDescription
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Encoding, VideoInfo
 from srgan_edge.video.nvidia import SOFTWARE, engines_context
-from srgan_edge.video.reader import CENTRED_CHROMA
+from srgan_edge.video.reader import CENTERD_CHROMA
 
 
 class NotOnGpu(SrganEdgeError):
-    """Why the frames of this film do not stay there; nothing was begun."""
+    """Why the frames of this video do not stay there; nothing was begun."""
 
 
 def encoder_for(info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> VideoEncoder:
@@ -47,7 +47,7 @@ def upscaling_on_gpu(
     gets it in this machine's memory, where half the bytes of RGB come to.
 
     Raises:
-        NotOnGpu: this film, or what is asked for, needs the way through this machine's memory, or
+        NotOnGpu: this video, or what is asked for, needs the way through this machine's memory, or
             there is no room, or the kernels for it cannot be had.
     """
     engine = upscaler.gpu_engine
@@ -58,18 +58,18 @@ def upscaling_on_gpu(
     plan, batch = upscaler.plan(info.width, info.height)
     wanted = (plan, batch, matrix_of(info.color), "nv12")
     try:
-        film = GpuFilm(engine, *wanted, lock_colors=upscaler.color_lock)
+        video = GpuVideo(engine, *wanted, lock_colors=upscaler.color_lock)
     except (OutOfMemory, KernelsMissing) as error:
         raise NotOnGpu(str(error)) from error
     stays, calls = encoder.codec in SOFTWARE, _Calls()
-    with film, calls:
+    with video, calls:
 
         def upscaled(frame: CodedFrame) -> CodedFrame:
             with calls.one():
-                picture = film.upscale(frame.picture)
+                image = video.upscale(frame.image)
                 if not stays:
-                    picture = picture.reformat(format="nv12").reformat(format=encoder.pixel_format)
-            return CodedFrame(picture, frame.pts, frame.duration)
+                    image = image.reformat(format="nv12").reformat(format=encoder.pixel_format)
+            return CodedFrame(image, frame.pts, frame.duration)
 
         yield upscaled
 
@@ -108,23 +108,23 @@ def why_not(info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int
         return "--on-damage conceal is done there"
     if options.outscale not in (None, scale):
         return "--outscale is done there"
-    if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTRED_CHROMA:
+    if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTERD_CHROMA:
         return f"{info.pixel_format} of {info.codec} is converted there"
     for wanted in (options.encoding.pixel_format or "nv12", encoder.pixel_format):
         if wanted not in ("yuv420p", "nv12"):
             return f"{wanted} is made there"
     if info.color.matrix not in MATRICES:
-        return f"colour matrix {info.color.matrix} is converted there"
+        return f"color matrix {info.color.matrix} is converted there"
     given, stored = info.color, encoder.color
     if (given.matrix, given.full_range) != (stored.matrix, stored.full_range):
-        return "its colours are stored by another matrix or range"
+        return "its colors are stored by another matrix or range"
     return ""
 
 
-# A film that stays on the GPU: from NVDEC's frames to what NVENC takes.
+# A video that stays on the GPU: from NVDEC's frames to what NVENC takes.
 #
-# Nothing of a frame comes into this machine's memory. Colours are converted by the kernels, within
-# a level of libswscale, in the matrix and range of the film; results have the depth of the
+# Nothing of a frame comes into this machine's memory. Colors are converted by the kernels, within
+# a level of libswscale, in the matrix and range of the video; results have the depth of the
 # network, 8 bits.
 def matrix_of(color: ColorDescription) -> YuvMatrix:
     """What the kernels compute with, for one of `color.MATRICES`."""
@@ -132,8 +132,8 @@ def matrix_of(color: ColorDescription) -> YuvMatrix:
     return YuvMatrix(k_red, k_blue, color.full_range)
 
 
-class GpuFilm:
-    """Upscales the frames of one film; as many threads at once as the engine has slots."""
+class GpuVideo:
+    """Upscales the frames of one video; as many threads at once as the engine has slots."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class GpuFilm:
             plan: how its frames are cut; of an even size.
             batch: tiles at a time.
             pixel_format: of the result, `nv12` or `p010le`.
-            lock_colors: hold the mean colours of the film, as `color_lock` does.
+            lock_colors: hold the mean colors of the video, as `color_lock` does.
             device: where the GPU's memory is in truth.
 
         Raises:

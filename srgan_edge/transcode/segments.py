@@ -1,7 +1,7 @@
-"""The video of a film in segments: written one by one, read again as if it had never been cut.
+"""The video of a video in segments: written one by one, read again as if it had never been cut.
 
 A segment is a file of its own, from an encoder of its own, so that it depends on nothing but its
-frames: a film that was stopped anywhere and goes on has the same bytes as one that was not.
+frames: a video that was stopped anywhere and goes on has the same bytes as one that was not.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video.muxer import output_errors
 
 SEGMENT_FRAMES = 48
-"""In a segment: half of what a crash can cost, and how often a whole picture is stored."""
+"""In a segment: half of what a crash can cost, and how often a whole image is stored."""
 
 FEWEST_FRAMES = 8
-"""In a segment of a film that takes long: fewer would make the file much larger."""
+"""In a segment of a video that takes long: fewer would make the file much larger."""
 
 CPU_MULTIPLICATIONS = 1.5e12
 """Worth a segment on a CPU: ten seconds of two cores."""
@@ -34,7 +34,7 @@ CPU_MULTIPLICATIONS = 1.5e12
 def segment_frames(info: EngineInfo, width: int, height: int) -> int:
     """How many frames of that size, in pixels, a segment has.
 
-    It is worked out and not measured, as a film that goes on has to come to the same.
+    It is worked out and not measured, as a video that goes on has to come to the same.
     """
     if info.device != "cpu":
         return SEGMENT_FRAMES
@@ -79,7 +79,7 @@ class SegmentWriter:
             self._current = None
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Nothing: sound and subtitles are taken from the input itself when all is joined."""
+        """Nothing: audio and subtitles are taken from the input itself when all is joined."""
 
     def finish(self) -> None:
         """Finish all segments, the one that is being written included."""
@@ -155,7 +155,7 @@ class _Segment:
 
 
 def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket]:
-    """The packets of all finished segments in the order of decoding, as those of one film.
+    """The packets of all finished segments in the order of decoding, as those of one video.
 
     Their times are those of the frames, in ticks of `time_base`, that of the input. Decoding times
     are made anew over all segments: each is the time of the frame shown `reorder` frames earlier.

@@ -1,7 +1,7 @@
-"""One film, upscaled so that nothing finished is lost and nothing unfinished is shown.
+"""One video, upscaled so that nothing finished is lost and nothing unfinished is shown.
 
 Frames are encoded into segments, which outlive any death of the process. When all are there they
-are joined with the sound and subtitles of the input, the result is compared with the input, and
+are joined with the audio and subtitles of the input, the result is compared with the input, and
 only then gets its name.
 """
 
@@ -22,7 +22,7 @@ from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import FilmDamaged, FilmResult, Reporter, remarks_after, remarks_on
+from srgan_edge.jobs.report import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joined, Joiner
@@ -39,22 +39,22 @@ STOP_SECONDS = 1.5
 """From Ctrl-C on. Ending hard loses as little as ending well: segments are made to outlive both."""
 
 
-def upscale_film(
+def upscale_video_file(
     job: Job,
     upscaler: Upscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
-) -> FilmResult:
-    """Do all of a film that is not done yet; the result is at its place when this returns.
+) -> VideoResult:
+    """Do all of a video that is not done yet; the result is at its place when this returns.
 
     Args:
         made_by: what decides the pixels besides the input, as JSON values. An earlier run that was
             made by something else is refused.
 
     Raises:
-        InputRefused: the input is no film, or has what would be lost.
-        FilmDamaged: the input ends early or is broken; what could be decoded is saved and named.
+        InputRefused: the input is no video, or has what would be lost.
+        VideoDamaged: the input ends early or is broken; what could be decoded is saved and named.
             Where `options` asked to conceal damage and that made up for all of it, this is the
             whole result under its own name.
         InputDamaged: nothing of it could be decoded.
@@ -66,37 +66,37 @@ def upscale_film(
     with ends_within(STOP_SECONDS):
         nvdec = options.decode == "gpu"
         if nvdec and upscaler.gpu_engine is not None:
-            on_gpu = {**made_by, "colours": "on the GPU"}
+            on_gpu = {**made_by, "colors": "on the GPU"}
             try:
-                return _upscale_film(job, upscaler, options, on_gpu, reporter, "gpu")
+                return _upscale_video(job, upscaler, options, on_gpu, reporter, "gpu")
             except NotOnGpu as reason:
                 line = f"its frames go through this machine's memory: {reason}"
                 reporter.note(f"{job.source.name}: {line}")
             except (NvdecFailed, OutOfMemory, EngineLost, NotFinite) as trouble:
-                line = "going on through this machine's memory, with slightly different colours"
+                line = "going on through this machine's memory, with slightly different colors"
                 reporter.note(f"{job.source.name}: {trouble}; {line}")
                 made_by = on_gpu  # what is finished stays
                 nvdec = not isinstance(trouble, (NvdecFailed, EngineLost))
         if nvdec:
             try:
-                return _upscale_film(job, upscaler, options, made_by, reporter, "nvdec")
+                return _upscale_video(job, upscaler, options, made_by, reporter, "nvdec")
             except NvdecFailed as failure:
                 reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
-        return _upscale_film(job, upscaler, options, made_by, reporter, "cpu")
+        return _upscale_video(job, upscaler, options, made_by, reporter, "cpu")
 
 
 _Way = Literal["gpu", "nvdec", "cpu"]
 """Frames stay on the GPU; or NVDEC decodes them into this machine's memory; or the CPU does."""
 
 
-def _upscale_film(
+def _upscale_video(
     job: Job,
     upscaler: Upscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
     way: _Way,
-) -> FilmResult:
+) -> VideoResult:
     encoding = options.encoding
     with ExitStack() as life:
         reader = _open(job.source, options, way)
@@ -116,7 +116,7 @@ def _upscale_film(
         upscaled: Callable[[Any], CodedFrame] = by_this_machine
         if way == "gpu":
             assert isinstance(reader, VideoReader)
-            frames_after = reader.pictures_after
+            frames_after = reader.images_after
             upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
         length = segment_frames(upscaler.info, info.width, info.height)
         identity = _identity(job.source, size, length, options, made_by)
@@ -153,14 +153,14 @@ def _upscale_film(
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if damaged and isinstance(damaged.__cause__, ChildFailed):
-                # Not the film but the decoder ended, perhaps for want of memory: next time it may
-                # come through, to the bytes of a film in which it never died.
+                # Not the video but the decoder ended, perhaps for want of memory: next time it may
+                # come through, to the bytes of a video in which it never died.
                 if work.frames % length:
                     work.forget_last()
             else:
                 work.discard()
         notes = reader.notes
-    result = FilmResult(
+    result = VideoResult(
         saved_as=str(saved_as),
         frames=joined.frames,
         size=size,
@@ -173,9 +173,11 @@ def _upscale_film(
         left_out=left_out,
     )
     if damaged:
-        raise FilmDamaged(f"{damaged}; what could be decoded is in {saved_as}", result) from damaged
+        raise VideoDamaged(
+            f"{damaged}; what could be decoded is in {saved_as}", result
+        ) from damaged
     if notes.damage:  # all of it made up for, or it would have been raised
-        raise FilmDamaged(
+        raise VideoDamaged(
             f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
             f"frames show another one; all are in {saved_as}",
             result,

@@ -1,4 +1,4 @@
-"""The work folder of a film: finished segments and a journal of them, which outlive any death.
+"""The work folder of a video: finished segments and a journal of them, which outlive any death.
 
 `NAME.EXT.partial/` lies beside the result. `job.json` says what is being made, `journal` has
 a line for every segment that lies on the disk whole, and a lock keeps a second process out. What is
@@ -25,7 +25,7 @@ from srgan_edge.video.frame import library_versions
 
 @dataclass(frozen=True)
 class Segment:
-    """Some frames of the film, one after the other, that were encoded by themselves."""
+    """Some frames of the video, one after the other, that were encoded by themselves."""
 
     pts: list[int]
     """Of each frame, in the order in which they are shown, in ticks of the input."""
@@ -38,7 +38,7 @@ class Segment:
 
 
 class WorkFolder:
-    """One film on its way, locked; made by `open_work_folder`."""
+    """One video on its way, locked; made by `open_work_folder`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,7 +87,7 @@ class WorkFolder:
         os.truncate(self._journal, sum(map(len, lines)))
 
     def discard(self) -> None:
-        """Remove all of it: the film is whole, or nothing of it is worth keeping."""
+        """Remove all of it: the video is whole, or nothing of it is worth keeping."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def start_afresh(self, job: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ class WorkFolder:
 def open_work_folder(
     target: Path, job: Mapping[str, Any], *, restart: bool = False
 ) -> Iterator[WorkFolder]:
-    """The work folder of the film that will be `target`, made or found, and locked.
+    """The work folder of the video that will be `target`, made or found, and locked.
 
     It stays when the body raises, unless no segment was finished; the body discards it when it has
     no use any more.
@@ -148,7 +148,7 @@ def open_work_folder(
     Raises:
         UsageError: the folder is of another job and `restart` was not asked for; nothing in it is
             changed.
-        OutputFailed: another process is at work on this film, the folder cannot be made, or has
+        OutputFailed: another process is at work on this video, the folder cannot be made, or has
             something else in it.
     """
     path = target.with_name(f"{target.name}.partial")
@@ -290,7 +290,7 @@ def _identity(
 
 
 def _ends_sha256(path: Path, size_bytes: int) -> str:
-    """Of the first and the last megabyte: a film of many gigabytes is not read twice for it."""
+    """Of the first and the last megabyte: a video of many gigabytes is not read twice for it."""
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_IDENTITY_BYTES))
         file.seek(max(0, size_bytes - _IDENTITY_BYTES))

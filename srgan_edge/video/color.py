@@ -1,4 +1,4 @@
-"""What the numbers in a video frame mean: the colour description of ITU-T H.273.
+"""What the numbers in a video frame mean: the color description of ITU-T H.273.
 
 Here are the four tags, what is assumed where a file has none, and the conversion to RGB written
 out in floating point. The fast conversion is libswscale's; this one says what it has to give.
@@ -41,14 +41,14 @@ _FULL = 2  # FFmpeg's AVCOL_RANGE_JPEG; 1 is limited, 0 says nothing
 
 @dataclass(frozen=True)
 class ColorDescription:
-    """How a stream stores colour, as code points of H.273."""
+    """How a stream stores color, as code points of H.273."""
 
     matrix: int
     """MatrixCoefficients: a key of `MATRICES`, or `RGB`."""
     full_range: bool
     """Luma fills 0 to 255, rather than 16 to 235 with chroma from 16 to 240."""
     primaries: int = UNSPECIFIED
-    """ColourPrimaries, carried and never used: no gamut is converted."""
+    """ColorPrimaries, carried and never used: no gamut is converted."""
     transfer: int = UNSPECIFIED
     """TransferCharacteristics, carried and never used: pixels stay as stored."""
     assumed: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class ColorDescription:
 
         A frame without a matrix is BT.709 from 720 lines up, and BT.601 below: what players do. A
         frame without a range is limited, except the formats that are full by definition (`yuvj*`
-        and grey). Primaries and transfer are left unspecified, as no pixel depends on them.
+        and gray). Primaries and transfer are left unspecified, as no pixel depends on them.
         """
         if is_rgb:
             return cls(RGB, True, primaries, transfer)
@@ -95,7 +95,7 @@ class ColorDescription:
         return _FULL if self.full_range else 1
 
     def stored_as(self, *, is_rgb: bool, height: int) -> Self:
-        """The same colours in a stream that stores RGB, or that does not.
+        """The same colors in a stream that stores RGB, or that does not.
 
         `height` in lines decides the matrix where an RGB stream becomes YUV.
         """
@@ -107,7 +107,7 @@ class ColorDescription:
 
 
 def usual_matrix(height: int) -> int:
-    """What an untagged picture of `height` lines is taken to be: BT.709 for HD, else BT.601.
+    """What an untagged image of `height` lines is taken to be: BT.709 for HD, else BT.601.
 
     Both spellings of BT.601 are one matrix; 576 lines get the European one.
     """
@@ -144,10 +144,10 @@ def unclipped_rgb(
     return 255 * np.stack([red, green, blue], axis=-1)
 
 
-# What a film says of its light beside the colour tags: static HDR metadata, and what is left out.
+# What a video says of its light beside the color tags: static HDR metadata, and what is left out.
 #
-# SMPTE ST 2086 describes the display on which a film was graded, CTA-861.3 its brightest light.
-# Both hold for the whole film and are handed to the encoder. What changes from frame to frame was
+# SMPTE ST 2086 describes the display on which a video was graded, CTA-861.3 its brightest light.
+# Both hold for the whole video and are handed to the encoder. What changes from frame to frame was
 # made for the pixels of the input, and is named instead.
 ENCODER_PARAMETERS = {
     "libx264": "x264-params",
@@ -188,7 +188,7 @@ Point = tuple[Fraction, Fraction]
 
 @dataclass(frozen=True)
 class MasteringDisplay:
-    """The display on which the film was graded (ST 2086)."""
+    """The display on which the video was graded (ST 2086)."""
 
     red: Point
     green: Point
@@ -202,7 +202,7 @@ class MasteringDisplay:
 
 @dataclass(frozen=True)
 class StaticHdr:
-    """Metadata that holds for the whole film."""
+    """Metadata that holds for the whole video."""
 
     display: MasteringDisplay | None
     light_levels: tuple[int, int] | None
@@ -250,7 +250,7 @@ def unkept_metadata(frame: VideoFrame) -> tuple[str, ...]:
 
 
 def needs_dolby_vision(frame: VideoFrame) -> bool:
-    """Whether the frame is of profile 5, whose colours only its metadata turns into others.
+    """Whether the frame is of profile 5, whose colors only its metadata turns into others.
 
     It is known by its tags, which say nothing at all. Those of profiles 7 and 8 say what the frame
     is without the metadata: HDR10, HLG or BT.709.

@@ -5,7 +5,7 @@ wrong in more than the last bit (FFmpeg 8.1): white of 10 or 12 bits becomes 652
 to `rgb48le` is noise, and full-range 4:4:4 changes its luma on the way to 16 bits. So the sums are
 done here, with the matrix that `color.unclipped_rgb` has.
 
-How the colours of a stream are found out is left to `color` and `video_reader`.
+How the colors of a stream are found out is left to `color` and `video_reader`.
 """
 
 import re
@@ -55,7 +55,7 @@ def with_depth(pixel_format: str, bits: int) -> str:
 
 
 def is_readable(pixel_format: str) -> bool:
-    """Whether `DeepDecoder` takes the format: integers of 9 to 16 bits, Y'CbCr, RGB or grey."""
+    """Whether `DeepDecoder` takes the format: integers of 9 to 16 bits, Y'CbCr, RGB or gray."""
     return _READABLE.fullmatch(pixel_format) is not None
 
 
@@ -66,14 +66,14 @@ def is_writable(pixel_format: str) -> bool:
 
 # Frames converted by libswscale: pixel format, size, matrix, range and chroma siting.
 #
-# What the colours of a stream are is found out in `color`; which conversion a film needs is
+# What the colors of a stream are is found out in `color`; which conversion a video needs is
 # decided in `video_reader` and `video_encoder`.
 Siting: TypeAlias = Literal["left", "center"]
 """Where chroma samples lie between luma samples, by FFmpeg's name."""
 
 
 class DeepDecoder:
-    """Turns frames of one format, size and colour description into RGB of 16 bits.
+    """Turns frames of one format, size and color description into RGB of 16 bits.
 
     Alpha is left out.
     """
@@ -111,7 +111,7 @@ class DeepDecoder:
 
 
 class DeepEncoder:
-    """Turns RGB of 16 bits into frames of one format, size and colour description."""
+    """Turns RGB of 16 bits into frames of one format, size and color description."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class DeepEncoder:
         if _is_subsampled(self._pixel_format):
             return resampled
         frame = VideoFrame(*self._size, self._pixel_format)
-        for plane, source in zip(_planes(frame), _planes(resampled), strict=False):  # grey: one
+        for plane, source in zip(_planes(frame), _planes(resampled), strict=False):  # gray: one
             plane[:] = source
         return frame
 
@@ -199,8 +199,8 @@ def _transform(
 def _planar(pixel_format: str, bits: int) -> str:
     """The format of separate planes, low byte first, that has the same samples in it."""
     described = VideoFormat(pixel_format, 16, 16)
-    colours = sum(not component.is_alpha for component in described.components)
-    if colours == 1:
+    colors = sum(not component.is_alpha for component in described.components)
+    if colors == 1:
         return with_depth("gray", bits)
     return with_depth("gbrp" if described.is_rgb else "yuv444p", bits)
 
@@ -223,7 +223,7 @@ def _planes(frame: VideoFrame) -> list[_Plane]:
 
 
 # Chroma is interpolated linearly on the way in, so that it never leaves the range of its
-# neighbours, and filtered with a cubic on the way out. Without the three other flags libswscale is
+# neighbors, and filtered with a cubic on the way out. Without the three other flags libswscale is
 # faster, but up to 3 levels wrong.
 DECODE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
 
@@ -261,7 +261,7 @@ class Converter:
 def color_options(
     side: Literal["in", "out"], color: ColorDescription, siting: Siting = "left"
 ) -> str:
-    """One half of what the `scale` filter has to be told about the colours of a conversion."""
+    """One half of what the `scale` filter has to be told about the colors of a conversion."""
     if color.matrix == RGB:
         return ""
     name, *_ = MATRICES[color.matrix]
@@ -269,12 +269,12 @@ def color_options(
     return f":{side}_color_matrix={name}:{side}_range={span}:{side}_chroma_loc={siting}"
 
 
-# Decoded frames of one format and colour description, to RGB.
+# Decoded frames of one format and color description, to RGB.
 #
 # 8 bits go through libswscale, guarded where its sums overflow; more go through `deep_frames`.
-# What the colours are is found out by the caller.
+# What the colors are is found out by the caller.
 class RgbDecoder:
-    """Turns frames of one format, size and colour description into RGB. Alpha is left out."""
+    """Turns frames of one format, size and color description into RGB. Alpha is left out."""
 
     def __init__(
         self, pixel_format: str, size: tuple[int, int], color: ColorDescription, siting: Siting
@@ -291,8 +291,8 @@ class RgbDecoder:
         if self._deep is not None:
             deep = self._deep(frame)
             return shown_to_network(deep), deep
-        if self.pixel_format == "gray":  # libswscale takes all grey for full range
-            return self._grey_levels[_array(frame)], None
+        if self.pixel_format == "gray":  # libswscale takes all gray for full range
+            return self._gray_levels[_array(frame)], None
         if self._may_wrap(frame):
             return rgb_from_yuv(_array(self._to_yuv444(frame)), self.color), None
         return _array(self._to_rgb(frame)), None
@@ -315,7 +315,7 @@ class RgbDecoder:
         return self._converter("yuv444p", color_options("out", self.color))
 
     @cached_property
-    def _grey_levels(self) -> Pixels:
+    def _gray_levels(self) -> Pixels:
         levels = np.full((256, 3), 128, np.uint8)
         levels[:, 0] = np.arange(256)
         return rgb_from_yuv(levels, self.color)
@@ -328,7 +328,7 @@ class RgbDecoder:
 
 
 def _array(frame: VideoFrame) -> Pixels:
-    """The samples of an 8-bit frame: [H, W] if grey, else [H, W, 3]."""
+    """The samples of an 8-bit frame: [H, W] if gray, else [H, W, 3]."""
     return cast(Pixels, frame.to_ndarray(channel_last=True))
 
 

@@ -1,4 +1,4 @@
-"""Packets of one video stream in, its pictures out, every one of them accounted for."""
+"""Packets of one video stream in, its images out, every one of them accounted for."""
 
 import heapq
 from collections import deque
@@ -16,7 +16,7 @@ from srgan_edge.video.frame import FrameTime, VideoPacket
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 
-class Picture(NamedTuple):
+class StillImage(NamedTuple):
     """A decoded frame, and when it is shown."""
 
     frame: VideoFrame
@@ -26,7 +26,7 @@ class Picture(NamedTuple):
     """0: the file states none."""
 
 
-# What was found wrong with a film: each kind once, with where it is first and how often.
+# What was found wrong with a video: each kind once, with where it is first and how often.
 class Damage:
     """The findings about one file. As text, it is what an error says after `damaged:`."""
 
@@ -36,7 +36,7 @@ class Damage:
         self._findings: dict[str, tuple[Fraction | None, int]] = {}
 
     def add(self, what: str, at_seconds: Fraction | None = None, *, repaired: bool = False) -> None:
-        """Note a finding, at a place in the film or about all of it."""
+        """Note a finding, at a place in the video or about all of it."""
         first, count = self._findings.get(what, (at_seconds, 0))
         self._findings[what] = first, count + 1
         self.is_repaired &= repaired
@@ -56,7 +56,7 @@ class Damage:
 class VideoDecoder:
     """Decodes one stream and notes in `damage` what it should have given and did not.
 
-    With `conceal`, the picture before (at the start, the one after) is shown in place of a frame
+    With `conceal`, the image before (at the start, the one after) is shown in place of a frame
     that cannot be decoded, at the time of that frame. Not thread-safe.
 
     Raises:
@@ -81,7 +81,7 @@ class VideoDecoder:
                 end of the file are lost then, and it is reported some packets late.
         """
         self.concealed = 0
-        """Pictures shown in place of one that could not be decoded."""
+        """Images shown in place of one that could not be decoded."""
         self._stream, self._nvdec = stream, nvdec
         self._time_base = stream.time_base or Fraction(1, 1000)
         self._damage = damage
@@ -95,19 +95,19 @@ class VideoDecoder:
         self._first_pts: int | None = None  # in the order of the file
         stream.codec_context.thread_type = "FRAME" if frames_at_once else "SLICE"
 
-    def decode(self, packet: VideoPacket) -> Iterator[Picture]:
-        """The pictures that come out when this packet goes in."""
+    def decode(self, packet: VideoPacket) -> Iterator[StillImage]:
+        """The images that come out when this packet goes in."""
         if packet.pts is None:
             self._has_untimed_packets = True
         elif not packet.is_discard and not self._is_hidden(packet):
             self._ledger.send(packet.pts, packet.duration or 0)
             if self._first_pts is None:
                 self._first_pts = packet.pts
-        yield from self._pictures(packet)
+        yield from self._images(packet)
 
-    def finish(self) -> Iterator[Picture]:
+    def finish(self) -> Iterator[StillImage]:
         """What the decoder still holds. Afterwards `damage` is complete, as far as frames go."""
-        yield from self._pictures(None)
+        yield from self._images(None)
         yield from self._make_up_for(self._ledger.close())
         repaired = self.concealed == len(self._lost) and not self._has_untimed_packets
         for pts in sorted(self._lost):
@@ -120,7 +120,7 @@ class VideoDecoder:
         """Whether the frame in it is only referred to: `show_frame` of RFC 6386, section 9.1."""
         return self._stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
-    def _pictures(self, packet: "VideoPacket | None") -> Iterator[Picture]:
+    def _images(self, packet: "VideoPacket | None") -> Iterator[StillImage]:
         try:
             if self._nvdec is None:
                 frames = self._stream.decode(packet)
@@ -142,11 +142,11 @@ class VideoDecoder:
                 unseen = self._ledger.receive(frame.pts, has_fields=frame.interlaced_frame)
                 yield from self._make_up_for(unseen, frame)
             self._last = frame
-            yield Picture(frame, pts, frame.duration)
+            yield StillImage(frame, pts, frame.duration)
 
     def _make_up_for(
         self, unseen: list[FrameTime], following: VideoFrame | None = None
-    ) -> Iterator[Picture]:
+    ) -> Iterator[StillImage]:
         if self._nvdec and unseen and (self._last is not None or following is None):
             seconds = float(unseen[0].pts * self._time_base)
             raise NvdecFailed(f"NVDEC gave no frame for the packet at {seconds:.2f} s")
@@ -155,14 +155,14 @@ class VideoDecoder:
         shown = self._last or following
         if self._conceal and shown is not None:
             self.concealed += len(lost)
-            yield from (Picture(shown, *sent) for sent in lost)
+            yield from (StillImage(shown, *sent) for sent in lost)
 
     def _is_damage(self, unseen: FrameTime) -> bool:
         """Whether a frame that did not come was lost.
 
         Where nothing else is wrong, it may also be one that is shown before the first keyframe and
-        refers to what was before the film's beginning; and some containers say little of what their
-        packets are.
+        refers to what came before the start of the video; and some containers say little about
+        their packets.
         """
         if self._error or self._damage:
             return True
@@ -178,7 +178,7 @@ def _stated_time(frame: VideoFrame) -> int | None:
 
 
 # Which of the frames that a decoder was given came out of it. Knows times alone, no packets.
-_ONE_PICTURE = Fraction(3, 4)  # of a period: two fields are half of one apart
+_ONE_IMAGE = Fraction(3, 4)  # of a period: two fields are half of one apart
 
 
 class FrameLedger:
@@ -222,52 +222,52 @@ class FrameLedger:
     def _is_second_field(self, pts: int) -> bool:
         if self._latest is None or not self._latest_has_fields:
             return False
-        return 0 < pts - self._latest < _ONE_PICTURE * self._period_ticks
+        return 0 < pts - self._latest < _ONE_IMAGE * self._period_ticks
 
 
-# Pictures of two fields, half of a period apart, made into pictures of one moment.
+# Images of two fields, half of a period apart, made into images of one moment.
 #
 # Left as they are, moving edges are combs, and a network takes the teeth for detail.
 _BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
 
 
 class Deinterlacer:
-    """FFmpeg's bwdif: for each picture one, at its time, of the moment of its first field.
+    """FFmpeg's bwdif: for each image one, at its time, of the moment of its first field.
 
-    Which field is first, and whether there are two at all, is for each picture what its own flags
-    say. What is not interlaced comes out as it went in, and so does a film of one frame, which has
+    Which field is first, and whether there are two at all, is for each image what its own flags
+    say. What is not interlaced comes out as it went in, and so does a video of one frame, which has
     no other to tell movement by. Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
-        self._inside: deque[Picture] = deque()
+        self._inside: deque[StillImage] = deque()
 
-    def push(self, picture: Picture) -> Iterator[Picture]:
-        """What is ready when this picture goes in: bwdif looks one ahead.
+    def push(self, image: StillImage) -> Iterator[StillImage]:
+        """What is ready when this image goes in: bwdif looks one ahead.
 
         Raises:
             InputRefused: bwdif does not take pixels of this format.
         """
-        if self._inside and _shape(picture.frame) != _shape(self._inside[-1].frame):
+        if self._inside and _shape(image.frame) != _shape(self._inside[-1].frame):
             yield from self.finish()
-        if self._graph is None and not picture.frame.interlaced_frame:
-            yield picture
+        if self._graph is None and not image.frame.interlaced_frame:
+            yield image
             return
         if self._graph is None:
-            self._graph = _build_graph(picture)
-        self._inside.append(picture)
-        self._graph.vpush(picture.frame)
+            self._graph = _build_graph(image)
+        self._inside.append(image)
+        self._graph.vpush(image.frame)
         yield from self._ready(self._graph)
 
-    def finish(self) -> Iterator[Picture]:
-        """The pictures that are still inside."""
+    def finish(self) -> Iterator[StillImage]:
+        """The images that are still inside."""
         if self._graph is not None:
             self._graph.vpush(None)
             yield from self._ready(self._graph)
             self._graph = None
 
-    def _ready(self, graph: Graph) -> Iterator[Picture]:
+    def _ready(self, graph: Graph) -> Iterator[StillImage]:
         while True:
             try:
                 frame = graph.vpull()
@@ -281,8 +281,8 @@ class Deinterlacer:
             yield given._replace(frame=frame)
 
 
-def _build_graph(picture: Picture) -> Graph:
-    frame, graph = picture.frame, Graph()
+def _build_graph(image: StillImage) -> Graph:
+    frame, graph = image.frame, Graph()
     source = graph.add_buffer(
         width=frame.width,
         height=frame.height,

@@ -1,4 +1,4 @@
-"""Frames in, compressed packets out: one encoder, told the size, the colours and the options.
+"""Frames in, compressed packets out: one encoder, told the size, the colors and the options.
 
 What the codec cannot do is refused before the first frame. Which container the packets go to, and
 what else lies in it, is left to the caller.
@@ -44,18 +44,18 @@ from srgan_edge.video.frame import (
 from srgan_edge.video.nvidia import (
     SOFTWARE,
     STORED_AS,
-    failure_in_film,
+    failure_in_video,
     nvenc_options,
     why_not_started,
 )
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
-"""Visually lossless, about: an upscaled film is a master, not a stream."""
+"""Visually lossless, about: an upscaled video is a master, not a stream."""
 
 DEFAULT_SPEED = {
     "libx264": {"preset": "superfast", "weightp": "0", "b_strategy": "0", "sc_threshold": "0"}
 }
-"""Where the network runs on the same cores, a slower encoder is a slower film: `medium` takes half
+"""Where the network runs on the same cores, a slower encoder is a slower video: `medium` takes half
 of it. Without the look-ahead that the last three switch off, `superfast` takes a quarter less time
 for a file of the same size and PSNR."""
 
@@ -90,7 +90,7 @@ class VideoEncoder:
         self._info, self._size, self._encoding = info, size, encoding
         self._on_gpu = on_gpu
         self.left_out = list(info.unkept)
-        """One line for each thing said of the pictures that the output will not say."""
+        """One line for each thing said of the images that the output will not say."""
         if info.hdr and encoding.codec not in ENCODER_PARAMETERS:
             possible = ", ".join(ENCODER_PARAMETERS)
             self.left_out.append(
@@ -160,12 +160,12 @@ class VideoEncoder:
     def encode(self, frame: Frame | CodedFrame) -> Iterator[VideoPacket]:
         """The packets that are ready now that `frame` has come: often those of earlier frames."""
         coded = self.coded(frame) if isinstance(frame, Frame) else frame
-        picture = coded.picture
-        picture.pts, picture.time_base = coded.pts, self._info.time_base
-        self._tag(picture)  # from which some encoders take them
+        image = coded.image
+        image.pts, image.time_base = coded.pts, self._info.time_base
+        self._tag(image)  # from which some encoders take them
         self._durations[coded.pts] = coded.duration
         self._frames_taken += 1
-        yield from self._packets(picture)
+        yield from self._packets(image)
 
     def finish(self) -> Iterator[VideoPacket]:
         """The packets still inside; the encoder takes no more frames.
@@ -189,7 +189,7 @@ class VideoEncoder:
             packets = self._stream.encode(frame)
         except av.FFmpegError as error:
             if self.codec in SOFTWARE:
-                raise failure_in_film(self.codec, error) from error
+                raise failure_in_video(self.codec, error) from error
             raise OutputFailed(f"{self.codec} failed: {error.strerror}") from error
         for packet in packets:
             assert packet.pts is not None
@@ -216,7 +216,7 @@ def _conversion(
 ) -> Callable[[Frame], VideoFrame]:
     """By libswscale where that is exact, which is faster.
 
-    Of 8 bits it rounds full-range chroma down, by half a level on average, and takes all grey for
+    Of 8 bits it rounds full-range chroma down, by half a level on average, and takes all gray for
     full range.
     """
     is_plain = depth_bits(pixel_format) == 8 and not color.full_range and pixel_format != "gray"
@@ -256,9 +256,9 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
 def _with_all_of(pixel_format: str) -> str:
     """The usual format with at least the depth and the chroma resolution of `pixel_format`."""
     source = VideoFormat(pixel_format, 16, 16)
-    colours = sum(not component.is_alpha for component in source.components)
+    colors = sum(not component.is_alpha for component in source.components)
     halves = (source.chroma_width(16) < 16, source.chroma_height(16) < 16)
-    if colours < 3 and not source.has_palette:  # grey: players know 4:2:0
+    if colors < 3 and not source.has_palette:  # gray: players know 4:2:0
         halves = (True, True)
     family = {(True, True): "yuv420p", (True, False): "yuv422p"}.get(halves, "yuv444p")
     return with_depth(family, next(b for b in _DEPTHS if b >= depth_bits(pixel_format)))
@@ -314,7 +314,7 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
             f"{encoding.codec} does not take {said} for {context.width}x{context.height} "
             f"{context.pix_fmt}: {error.strerror}"
         ) from error
-    if context.options:  # what it did not recognise
+    if context.options:  # what it did not recognize
         unknown = ", ".join(context.options)
         raise UsageError(f"{encoding.codec} has no option {unknown}")
 

@@ -1,4 +1,4 @@
-"""Where a film comes from or goes to that is no file: a pipe, or an address in the network.
+"""Where a video comes from or goes to that is no file: a pipe, or an address in the network.
 
 Values, and what can be refused before anything is opened.
 """
@@ -29,7 +29,7 @@ class InputPipe:
     name: ClassVar[str] = "standard input"
 
     def refuse_terminal(self) -> None:
-        """Nobody types a film.
+        """Nobody types a video.
 
         Raises:
             UsageError: it is a terminal.
@@ -50,7 +50,7 @@ class OutputPipe:
     name: ClassVar[str] = "standard output"
 
     def refuse_terminal(self) -> None:
-        """A film would paint it.
+        """A video would paint it.
 
         Raises:
             UsageError: it is a terminal.
@@ -61,7 +61,7 @@ class OutputPipe:
             )
 
     def claim(self) -> Self:
-        """The same pipe for the film alone: what anybody prints goes to stderr from now on."""
+        """The same pipe for the video alone: what anybody prints goes to stderr from now on."""
         claimed = replace(self, descriptor=os.dup(self.descriptor))
         os.dup2(2, self.descriptor)
         return claimed
@@ -92,7 +92,7 @@ class Address:
 
     @property
     def comes_in_bursts(self) -> bool:
-        """HLS: some seconds of film at a time."""
+        """HLS: some seconds of video at a time."""
         return self.demuxer == "hls"
 
     @property

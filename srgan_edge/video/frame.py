@@ -53,7 +53,7 @@ class VideoInfo:
     sample_aspect_ratio: Fraction | None
     """Width of a pixel over its height; None: not stated."""
     display_matrix: tuple[int, ...] | None
-    """How a player turns or mirrors the picture: nine numbers as in ISO/IEC 14496-12 `tkhd`."""
+    """How a player turns or mirrors the image: nine numbers as in ISO/IEC 14496-12 `tkhd`."""
     interlaced: bool
     """The first frame holds two fields. In the result no frame does, and none says so: what was one
     line is several, and the network has drawn across the fields."""
@@ -68,7 +68,7 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of the film, and when it is shown."""
+    """One image of the video, and when it is shown."""
 
     pixels: Pixels
     """uint8 [H, W, 3], RGB, in the primaries and transfer of `VideoInfo.color`."""
@@ -77,21 +77,21 @@ class Frame:
     duration: int
     """For how many ticks it is shown; what the last frame of a stream is known by."""
     deep: DeepPixels | None = None
-    """The same picture in 16 bits, uint16 [H, W, 3]; None: there is no more to it than 8."""
+    """The same image in 16 bits, uint16 [H, W, 3]; None: there is no more to it than 8."""
 
 
 @dataclass(frozen=True)
 class CodedFrame:
-    """A picture in the size, pixel format and colours of a stream, as its encoder takes it."""
+    """An image in the size, pixel format and colors of a stream, as its encoder takes it."""
 
-    picture: VideoFrame
+    image: VideoFrame
     pts: int
     """As that of `Frame`."""
     duration: int
 
 
 class FrameTime(NamedTuple):
-    """When a picture of the film is shown, in ticks of `VideoInfo.time_base`."""
+    """When an image of the video is shown, in ticks of `VideoInfo.time_base`."""
 
     pts: int
     duration: int
@@ -99,7 +99,7 @@ class FrameTime(NamedTuple):
 
 @dataclass(frozen=True)
 class Notes:
-    """What a reader found out about a film by the frame that it yielded last."""
+    """What a reader found out about a video by the frame that it yielded last."""
 
     nudged: int = 0
     """Frames moved forward because their time was not later than that of the one before."""
@@ -121,7 +121,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class CopiedPacket:
-    """One packet of sound or subtitles, to be handed to `VideoMuxer.copy` as it is."""
+    """One packet of audio or subtitles, to be handed to `VideoMuxer.copy` as it is."""
 
     packet: "Packet[Stream]"
 

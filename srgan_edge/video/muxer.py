@@ -1,6 +1,6 @@
 """The container of a result: one video stream, and everything else in the input carried across.
 
-Sound and subtitles go packet by packet; chapters, tags and attachments as they are. What the
+Audio and subtitles go packet by packet; chapters, tags and attachments as they are. What the
 container cannot keep is refused before the first packet. Where the packets of the video come from,
 and when the file gets its name, is left to the caller.
 """
@@ -51,7 +51,7 @@ _OWN_METADATA = {
 }
 
 _MOST_AHEAD_MICROSECONDS = 1_000_000
-"""That sound waits for a picture, or a picture for the next subtitle, before it goes out alone."""
+"""That audio waits for an image, or an image for the next subtitle, before it goes out alone."""
 
 _MP4_SUBTITLE_GAP = b"\0\0"  # text of no length
 
@@ -63,10 +63,10 @@ class VideoMuxer:
     Leaving its `with` block without having closed it leaves an unfinished file behind.
 
     Times are those of the input, in the units of the container: Matroska rounds to milliseconds,
-    and moves all streams alike if one (usually sound) starts before zero.
+    and moves all streams alike if one (usually audio) starts before zero.
 
     Raises:
-        UsageError: a suffix that is no container, or a film that starts before the container does.
+        UsageError: a suffix that is no container, or a video that starts before the container does.
     """
 
     def __init__(self, target: Path | OutputPipe, reader: VideoReader) -> None:
@@ -93,7 +93,7 @@ class VideoMuxer:
         """Write the header to `file`; the stream of the video is as `encoder` describes it.
 
         Raises:
-            UsageError: the container cannot hold the video, a sound or a subtitle codec.
+            UsageError: the container cannot hold the video, an audio or a subtitle codec.
             OSError: the file cannot be written.
         """
         self._streams, self._next_dts = {}, {}
@@ -117,7 +117,7 @@ class VideoMuxer:
             self._container.mux_one(packet)
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Add one packet of sound or subtitles. It belongs to the file afterwards."""
+        """Add one packet of audio or subtitles. It belongs to the file afterwards."""
         packet = copied.packet
         if packet.stream_index not in self._streams:
             return  # left out
@@ -177,8 +177,8 @@ class VideoMuxer:
     def _movie_timescale(self) -> int:
         """The unit in which MP4 states where each stream starts: 1/1000 s if nothing is said.
 
-        That would move a film that starts at frame 1 of 30000/1001 a second. A unit of the video's
-        and the sounds' own is exact, as long as the times in it fit 32 bits.
+        That would move a video that starts at frame 1 of 30000/1001 a second. A unit of the video's
+        and the audio's own is exact, as long as the times in it fit 32 bits.
         """
         streams = [self._reader.video, *self._reader.copied]
         video, *_ = bases = [stream.time_base.denominator for stream in streams if stream.time_base]
@@ -201,10 +201,10 @@ class VideoMuxer:
                 f"{self.path.name} cannot hold these streams together ({error.strerror}); "
                 f"{self._another_container()}"
             ) from error
-        for index, picture in self._reader.cover_art.items():
+        for index, image in self._reader.cover_art.items():
             if index in self._streams:
-                picture.stream = self._streams[index]
-                output.mux_one(picture)
+                image.stream = self._streams[index]
+                output.mux_one(image)
 
     def _keeps(self, stream: Stream) -> bool:
         is_chapters = stream.discard == Discard.all  # as MP4 stores them; the muxer makes its own

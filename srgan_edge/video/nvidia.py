@@ -2,7 +2,7 @@
 
 Only codecs are taken whose standards leave nothing to the decoder, so that frames are the same to
 the bit. `video_decoder` holds what comes out against the packets that went in; at the first doubt
-the film is for the software decoder. NVDEC goes around damage without a word: what is inside a
+the video is for the software decoder. NVDEC goes around damage without a word: what is inside a
 packet, and unknown to the container, is not noticed.
 """
 
@@ -32,14 +32,14 @@ SOFTWARE_FORMATS = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
 """What it gives -> the same samples in the planes that the software decoder gives."""
 
 _LIBRARY = "libnvcuvid.so.1"
-"""That FFmpeg loads with a film's first frame; without it, it decodes in software."""
+"""That FFmpeg loads with a video's first frame; without it, it decodes in software."""
 
 MOST_PACKETS_BEHIND = 64
-"""Later than that no frame comes any more: the standards let 16 pictures wait for their turn."""
+"""Later than that no frame comes any more: the standards let 16 images wait for their turn."""
 
 
 class NvdecFailed(ResourcesExhausted):
-    """Something is not as in software, where this film has to be decoded instead."""
+    """Something is not as in software, where this video has to be decoded instead."""
 
 
 def choose_decoder(wanted: Decoder, engine_device: str, say: Callable[[str], None]) -> Decoder:
@@ -89,7 +89,7 @@ def _context() -> dict[str, object]:
 
 
 class Nvdec:
-    """Decodes one film, from its first packet to its last."""
+    """Decodes one video, from its first packet to its last."""
 
     def __init__(self, *, stays: bool = False) -> None:
         """
@@ -135,9 +135,9 @@ class Nvdec:
         return [taken(frame, stream) for frame in frames]
 
     def compare(self, first: VideoFrame, expected: VideoFrame) -> None:
-        """Refuse a film whose first frame is not that of the software decoder.
+        """Refuse a video whose first frame is not that of the software decoder.
 
-        It may be cropped elsewhere: FFmpeg cannot move the edge of a picture that is on a GPU.
+        It may be cropped elsewhere: FFmpeg cannot move the edge of an image that is on a GPU.
 
         Raises:
             NvdecFailed: they differ in any sample.
@@ -255,7 +255,7 @@ def why_not_started(codec: str, error: av.FFmpegError) -> ResourcesExhausted | N
     return _use_software(codec, f"does not start: {reason}") if reason else None
 
 
-def failure_in_film(codec: str, error: av.FFmpegError) -> ResourcesExhausted:
+def failure_in_video(codec: str, error: av.FFmpegError) -> ResourcesExhausted:
     """What to say when an encoder that worked does so no longer."""
     return _use_software(codec, f"failed ({error.strerror}); the GPU is lost, or out of memory")
 
@@ -264,7 +264,7 @@ _REASONS = {
     errno.EPERM: "the driver's library for it, libnvidia-encode.so.1, is not here; a container "
     "needs NVIDIA_DRIVER_CAPABILITIES=all",
     errno.ENOSYS: "the driver is too old for it",
-    errno.ENOMEM: "the GPU is out of memory, or encodes as many films as it can",
+    errno.ENOMEM: "the GPU is out of memory, or encodes as many videos as it can",
 }
 
 

@@ -1,7 +1,7 @@
-"""What of a stranger's film FFmpeg is allowed to try: formats, decoders, sizes, other files.
+"""What of a stranger's video FFmpeg is allowed to try: formats, decoders, sizes, other files.
 
 It knows some 350 containers and 300 video decoders, most of them of one game or one camera of 1998,
-and most of what was ever wrong with it was in those. What people film with, edit with, broadcast
+and most of what was ever wrong with it was in those. What people video with, edit with, broadcast
 and keep archives in is here; `docs/hostile-input.md` says how to convert the rest.
 """
 
@@ -22,17 +22,17 @@ MAX_PIXELS = 2**26
 """Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
 
 MAX_RESULT_PIXELS = 2**28
-"""The same of what we made ourselves and read again: a film of 4K becomes one of 16K, twice
+"""The same of what we made ourselves and read again: a video of 4K becomes one of 16K, twice
 `MAX_PIXELS`. FFmpeg takes no more than about this."""
 
 MAX_STREAMS = 256
-"""Fonts count: subtitled films have had a hundred attached."""
+"""Fonts count: subtitled videos have had a hundred attached."""
 
 DEMUXERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "yuv4mpegpipe")
 """Containers. Playlists are none: those of FFmpeg open other files."""
 
 _VIDEO = (
-    "av1,h264,hevc,libdav1d,libvpx,libvpx-vp9,theora,vp8,vp9,vvc,"  # as films are sent
+    "av1,h264,hevc,libdav1d,libvpx,libvpx-vp9,theora,vp8,vp9,vvc,"  # as videos are sent
     "mpeg1video,mpeg2video,vc1,wmv1,wmv2,wmv3,flv,h263,h263p,mpeg4,msmpeg4,msmpeg4v2,svq1,svq3,"
     "vp6,vp6a,vp6f,"  # as they were
     "cfhd,dnxhd,dvvideo,mjpeg,prores,"  # as they are shot and cut
@@ -50,7 +50,7 @@ _NOT_DECODED = (
     "ass,cc_dec,dvbsub,dvdsub,mov_text,pgssub,srt,ssa,subrip,text,webvtt,xsub,"
     "bmp,gif"  # cover art
 )
-"""For what is copied: sound, subtitles, covers. Some containers need them to say what it is."""
+"""For what is copied: audio, subtitles, covers. Some containers need them to say what it is."""
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
@@ -59,7 +59,7 @@ OPEN_OPTIONS = {
     "max_pixels": str(MAX_PIXELS),  # probing decodes
     "max_streams": str(MAX_STREAMS + 1),  # so that one too many shows: Matroska drops the rest
 }
-"""For whoever opens a film, be it to decode it or to copy its sound."""
+"""For whoever opens a video, be it to decode it or to copy its audio."""
 
 FileIdentity = tuple[int, int, int] | None
 

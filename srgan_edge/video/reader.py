@@ -1,4 +1,4 @@
-"""Video files in: every frame once, in order, at the time it had; sound and subtitles as packets.
+"""Video files in: every frame once, in order, at the time it had; audio and subtitles as packets.
 
 Frames become RGB by their own matrix and range. What RGB cannot keep is refused before the first
 frame. The conversion itself is left to `rgb_decoder`, what comes out to `video`.
@@ -34,7 +34,7 @@ from srgan_edge.video.color import (
     unkept_metadata,
 )
 from srgan_edge.video.convert import RgbDecoder, Siting, depth_bits, is_readable
-from srgan_edge.video.decoder import Damage, Deinterlacer, Picture, VideoDecoder
+from srgan_edge.video.decoder import Damage, Deinterlacer, StillImage, VideoDecoder
 from srgan_edge.video.frame import (
     CodedFrame,
     CopiedPacket,
@@ -62,7 +62,7 @@ _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the f
 
 # Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
 # and MPEG-1. Libswscale, if not told, takes it to be between them.
-CENTRED_CHROMA = {"mjpeg", "mpeg1video"}
+CENTERD_CHROMA = {"mjpeg", "mpeg1video"}
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # what Matroska can tell apart
@@ -76,14 +76,14 @@ class VideoReader:
     was yielded; damage that it cannot raises at once.
 
     With `conceal`, a frame that cannot be decoded is replaced by the one before it (at the start of
-    the film, by the one after), at its own time, so that their number stays and sound stays in
+    the video, by the one after), at its own time, so that their number stays and audio stays in
     step. If that makes up for all of the damage, nothing is raised: see `damage`.
 
-    With `deinterlace`, pictures of two fields become pictures of one moment.
+    With `deinterlace`, images of two fields become images of one moment.
 
     Raises:
         InputRefused: not a regular file of a known format, no video stream, frames over
-            `max_pixels`, colours that cannot be read; or, unless allowed, transparency.
+            `max_pixels`, colors that cannot be read; or, unless allowed, transparency.
         NvdecFailed: `nvdec` cannot decode it, which may show in the middle; without, it can be.
         InputDamaged: a known format that is cut off or broken.
     """
@@ -123,7 +123,7 @@ class VideoReader:
         self.untimed = 0
         """Frames for which the file states no time, placed right after the one before."""
         self.cover_art: dict[int, Packet[Stream]] = {}
-        """Attached pictures, by stream index."""
+        """Attached images, by stream index."""
         self.reached_end = False
         """Whether reading ended because there was no more, and not by an error."""
         self.container = self._open(nvdec)
@@ -131,7 +131,7 @@ class VideoReader:
             self.video = self._best_video()
             self._prepare_decoder()
             self.copied = [stream for stream in self.container.streams if is_copied(stream)]
-            """The sound and subtitle streams, whose packets are yielded."""
+            """The audio and subtitle streams, whose packets are yielded."""
             self._conceal = conceal
             self._formats = set(self.container.format.name.split(","))
             self._time_base = self.video.time_base or Fraction(1, 1000)
@@ -151,12 +151,12 @@ class VideoReader:
             self._last_pts: int | None = None
             self._latest_end_seconds = Fraction(0)
             self._items = self._decode()
-            self._ahead: deque[Picture | CopiedPacket] = deque()
+            self._ahead: deque[StillImage | CopiedPacket] = deque()
             first = self._first_frame()
             self._first_color = color_of(first.frame)
             if nvdec is not None:
                 with VideoReader(path, allow_8bit=True, deinterlace=deinterlace) as software:
-                    expected = cast(Picture, software._ahead[-1])
+                    expected = cast(StillImage, software._ahead[-1])
                     nvdec.compare(first.frame, expected.frame)
                 if nvdec.stays:  # what FFmpeg says of a frame on a GPU is not all
                     first = expected
@@ -164,7 +164,7 @@ class VideoReader:
             self._refuse_unreadable(self.info.pixel_format, self.info.color)
             if needs_dolby_vision(first.frame):
                 raise InputRefused(
-                    f"{path} is Dolby Vision of profile 5, whose colours cannot be read here; "
+                    f"{path} is Dolby Vision of profile 5, whose colors cannot be read here; "
                     "convert it to HDR10 first"
                 )
             if not (allow_8bit or allow_opaque):
@@ -192,27 +192,27 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame | CopiedPacket]:
         for item in self._all():
-            yield self._frame(item) if isinstance(item, Picture) else item
+            yield self._frame(item) if isinstance(item, StillImage) else item
 
     def scan(self) -> Iterator[FrameTime | CopiedPacket]:
         """The same, but of the frames only the times: much faster, as no pixel is converted."""
         for item in self._all():
-            yield self._time(item) if isinstance(item, Picture) else item
+            yield self._time(item) if isinstance(item, StillImage) else item
 
     def after(self, frames: int) -> Iterator[Frame | CopiedPacket]:
         """What comes after the first `frames` frames, which are decoded and no more."""
         self._pass_over(frames)
         yield from self
 
-    def pictures_after(self, frames: int) -> Iterator[CodedFrame | CopiedPacket]:
+    def images_after(self, frames: int) -> Iterator[CodedFrame | CopiedPacket]:
         """The same, frames being as NVDEC leaves them on the GPU.
 
         Raises:
-            NvdecFailed: their colours change, which is for `after` to follow.
+            NvdecFailed: their colors change, which is for `after` to follow.
         """
         self._pass_over(frames)
         for item in self._all():
-            yield self._picture(item) if isinstance(item, Picture) else item
+            yield self._image(item) if isinstance(item, StillImage) else item
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
@@ -264,22 +264,22 @@ class VideoReader:
             )
         context.options = {"max_pixels": str(self._max_pixels)}
 
-    def _first_frame(self) -> Picture:
+    def _first_frame(self) -> StillImage:
         """What only a decoded frame tells is needed before the output can be opened."""
         for item in self._items:
             self._ahead.append(item)
-            if isinstance(item, Picture):
+            if isinstance(item, StillImage):
                 return item
         raise InputDamaged(f"{self.path}: damaged: none of its frames can be decoded")
 
-    def _describe(self, picture: Picture, rate: Fraction | None) -> VideoInfo:
-        stream, total, first = self.video, self.container.duration, picture.frame
+    def _describe(self, image: StillImage, rate: Fraction | None) -> VideoInfo:
+        stream, total, first = self.video, self.container.duration, image.frame
         matrix = cast(SideData | None, first.side_data.get("DISPLAYMATRIX"))
         return VideoInfo(
             width=first.width,
             height=first.height,
             time_base=self._time_base,
-            start_pts=picture.pts,
+            start_pts=image.pts,
             average_rate=rate,
             duration_seconds=None if total is None else total / 1e6,
             frames_stated=stream.frames or None,
@@ -308,16 +308,16 @@ class VideoReader:
     def _refuse_unreadable(self, pixel_format: str, color: ColorDescription) -> None:
         if depth_bits(pixel_format) > 8 and not is_readable(pixel_format):
             raise InputRefused(
-                f"{self.path}: pixel format {pixel_format}; possible: Y'CbCr, RGB or grey of up "
+                f"{self.path}: pixel format {pixel_format}; possible: Y'CbCr, RGB or gray of up "
                 "to 16 bits in integers"
             )
         if color.matrix not in (RGB, *MATRICES):
             possible = ", ".join(name for name, *_ in MATRICES.values())
             raise InputRefused(
-                f"{self.path}: colour matrix {color.matrix} of H.273; possible: {possible}, RGB"
+                f"{self.path}: color matrix {color.matrix} of H.273; possible: {possible}, RGB"
             )
 
-    def _decode(self) -> Generator[Picture | CopiedPacket, None, None]:
+    def _decode(self) -> Generator[StillImage | CopiedPacket, None, None]:
         copied = {stream.index for stream in self.copied}
         for packet in self._demux():
             if packet.stream_index == self.video.index:
@@ -352,7 +352,7 @@ class VideoReader:
             if not packet.size:
                 continue
             if packet.has_sidedata("encryption_info"):
-                raise InputRefused(f"{self.path} is encrypted; possible: a film without DRM")
+                raise InputRefused(f"{self.path} is encrypted; possible: a video without DRM")
             self.doubtful += packet.is_corrupt
             start = packet.dts if packet.pts is None else packet.pts
             if start is not None and packet.time_base:
@@ -360,10 +360,10 @@ class VideoReader:
                 self._latest_end_seconds = max(self._latest_end_seconds, end)
             yield packet
 
-    def _progressive(self, pictures: Iterator[Picture]) -> Iterator[Picture]:
-        for picture in pictures:
-            self.interlaced += picture.frame.interlaced_frame
-            yield from self._deinterlacer.push(picture) if self._deinterlacer else (picture,)
+    def _progressive(self, images: Iterator[StillImage]) -> Iterator[StillImage]:
+        for image in images:
+            self.interlaced += image.frame.interlaced_frame
+            yield from self._deinterlacer.push(image) if self._deinterlacer else (image,)
 
     def _examine_container(self) -> None:
         """A file that was cut off decodes to its end without any error."""
@@ -400,29 +400,29 @@ class VideoReader:
         indices = (stream.index_entries for stream in self.container.streams)
         return max((entry.pos + entry.size for index in indices for entry in index), default=0)
 
-    def _all(self) -> Iterator[Picture | CopiedPacket]:
+    def _all(self) -> Iterator[StillImage | CopiedPacket]:
         while self._ahead:
             yield self._ahead.popleft()
         while item := next(self._items, None):  # `yield from` would close them with this generator
             yield item
 
-    def _frame(self, picture: Picture) -> Frame:
-        time = self._time(picture)
-        self._follow_colors(picture.frame, time.pts)
-        pixels, deep = self._to_rgb(picture.frame)
+    def _frame(self, image: StillImage) -> Frame:
+        time = self._time(image)
+        self._follow_colors(image.frame, time.pts)
+        pixels, deep = self._to_rgb(image.frame)
         return Frame(pixels, time.pts, time.duration, None if self._allow_8bit else deep)
 
-    def _picture(self, picture: Picture) -> CodedFrame:
-        time = self._time(picture)
-        self.unkept.update(dict.fromkeys(unkept_metadata(picture.frame)))
-        if color_of(picture.frame) != self._first_color:
+    def _image(self, image: StillImage) -> CodedFrame:
+        time = self._time(image)
+        self.unkept.update(dict.fromkeys(unkept_metadata(image.frame)))
+        if color_of(image.frame) != self._first_color:
             seconds = float(time.pts * self._time_base)
-            raise NvdecFailed(f"colours change at {seconds:.2f} s")
-        return CodedFrame(picture.frame, *time)
+            raise NvdecFailed(f"colors change at {seconds:.2f} s")
+        return CodedFrame(image.frame, *time)
 
-    def _time(self, picture: Picture) -> FrameTime:
-        time = FrameTime(self._rising_pts(picture), self._duration(picture))
-        self._refuse_change(picture.frame, time.pts)
+    def _time(self, image: StillImage) -> FrameTime:
+        time = FrameTime(self._rising_pts(image), self._duration(image))
+        self._refuse_change(image.frame, time.pts)
         return time
 
     def _refuse_change(self, frame: VideoFrame, pts: int) -> None:
@@ -448,11 +448,11 @@ class VideoReader:
             )
             self.recolored = f"{was} to {becomes} at {float(pts * self._time_base):.2f} s"
 
-    def _rising_pts(self, picture: Picture) -> int:
+    def _rising_pts(self, image: StillImage) -> int:
         """The time it has, or else the nearest that an encoder takes."""
-        last, pts = self._last_pts, picture.pts
+        last, pts = self._last_pts, image.pts
         if pts is None:
-            pts = 0 if last is None else last + self._duration(picture)
+            pts = 0 if last is None else last + self._duration(image)
             self.untimed += 1
         if last is not None and pts <= last:
             if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
@@ -465,9 +465,9 @@ class VideoReader:
         self._last_pts = pts
         return pts
 
-    def _duration(self, picture: Picture) -> int:
-        return picture.duration or round(self._period_ticks) or 1
+    def _duration(self, image: StillImage) -> int:
+        return image.duration or round(self._period_ticks) or 1
 
     def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
-        siting: Siting = "center" if self.info.codec in CENTRED_CHROMA else "left"
+        siting: Siting = "center" if self.info.codec in CENTERD_CHROMA else "left"
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)

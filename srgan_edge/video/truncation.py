@@ -201,7 +201,7 @@ def missing_bytes(path: Path) -> int:
 
 
 def _riff_ends(file: BinaryIO) -> Iterator[int]:
-    """Long films have several, one behind the other, each of up to 2 GiB (OpenDML)."""
+    """Long videos have several, one behind the other, each of up to 2 GiB (OpenDML)."""
     end = 0
     while (head := _read_at(file, end, 8)).startswith(b"RIFF"):
         end += 8 + int.from_bytes(head[4:], "little")

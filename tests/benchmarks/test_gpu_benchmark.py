@@ -116,7 +116,7 @@ def test_replays_are_compared_byte_by_byte(on_the_cpu):
         gpu_engines.replays("torch fp16", "edge-x4")
 
 
-def test_a_film_is_compared_and_its_memory_watched(on_the_cpu, monkeypatch):
+def test_a_video_is_compared_and_its_memory_watched(on_the_cpu, monkeypatch):
     with gpu_engines.open_engine("", "edge-x4", (16, 12)) as engine:
         found = gpu_engines.soak(engine, (16, 12), 300)
         assert found["frames"] == 300

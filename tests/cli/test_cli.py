@@ -88,31 +88,31 @@ def test_a_result_looks_like_its_input(cli, tmp_path):
     ("arguments", "locked"),
     [((), True), (("--no-color-lock",), False), (("-n", EDGE), False)],
 )
-def test_colours_are_locked_for_gans_unless_told_not_to(cli, tmp_path, arguments, locked):
+def test_colors_are_locked_for_gans_unless_told_not_to(cli, tmp_path, arguments, locked):
     save(tmp_path / "in.png")
     code, _, err = cli("upscale", "in.png", *arguments)
     assert code == 0
-    assert (", colours locked" in err) == locked
+    assert (", colors locked" in err) == locked
     shift = np.asarray(Image.open("in_x4.png")).mean((0, 1)) - photo().mean((0, 1))
     assert not locked or np.abs(shift).max() < 0.1
 
 
-def test_a_film_of_ten_bits_stays_one(cli, tmp_path):
+def test_a_video_of_ten_bits_stays_one(cli, tmp_path):
     source = clips.make(tmp_path / "in.mkv", frames=3, pixel_format="yuv420p10le")
     code, _, err = cli("upscale", source, "-n", EDGE)
     assert code == 0, err
-    with av.open(str(tmp_path / "in_x4.mkv")) as film:
-        assert next(film.decode(video=0)).format.name == "yuv420p10le"
+    with av.open(str(tmp_path / "in_x4.mkv")) as video:
+        assert next(video.decode(video=0)).format.name == "yuv420p10le"
 
 
-def test_a_video_keeps_its_frames_times_and_sound(cli, tmp_path):
-    source = clips.make(tmp_path / "in.mp4", frames=10, size=(64, 48), sounds=["eng", "deu"])
+def test_a_video_keeps_its_frames_times_and_audio(cli, tmp_path):
+    source = clips.make(tmp_path / "in.mp4", frames=10, size=(64, 48), audio=["eng", "deu"])
     code, _, err = cli("upscale", "in.mp4", "--tile", 32)
     assert code == 0, err
     before, after = clips.see_frames(source), clips.see_frames(tmp_path / "in_x4.mp4")
     assert after == before  # barcode, start and end of every frame
     assert [frame.number for frame in after] == list(range(10))
-    assert "in.mp4: states no colour matrix and range: taken as smpte170m, limited" in err
+    assert "in.mp4: states no color matrix and range: taken as smpte170m, limited" in err
     assert clips.see_packets(tmp_path / "in_x4.mp4", "audio") == clips.see_packets(source, "audio")
 
 
@@ -170,14 +170,14 @@ def nothing(path):
 
 
 def text(path):
-    path.write_text("this is no picture\n")
+    path.write_text("this is no image\n")
 
 
 def empty(path):
     path.touch()
 
 
-def truncated_picture(path):
+def truncated_image(path):
     save(path, 300, 200)
     path.write_bytes(path.read_bytes()[:-300])
 
@@ -192,7 +192,7 @@ def truncated_faststart(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def sound_only(path):
+def audio_only(path):
     with av.open(str(path), "w") as output:
         stream = output.add_stream("aac", rate=44100)
         silence = av.AudioFrame("fltp", "mono", 1024)
@@ -203,18 +203,18 @@ def sound_only(path):
 
 BAD_INPUTS = [
     ("in.png", nothing, 3, "no such file"),
-    ("in", lambda path: path.mkdir(), 3, "no picture or video in it"),
+    ("in", lambda path: path.mkdir(), 3, "no image or video in it"),
     ("in.png", text, 3, "not a PNG"),
     ("in.mp4", text, 3, "in.mp4"),
-    ("in.jxl", text, 3, "not a picture or video by its name"),
+    ("in.jxl", text, 3, "not an image or video by its name"),
     ("in.png", empty, 3, "0 bytes"),
     ("in.jpg", empty, 3, "0 bytes"),
     ("in.mp4", empty, 3, "empty|0 bytes"),
-    ("in.png", truncated_picture, 4, "cut short"),
-    ("in.jpg", truncated_picture, 4, "cut short"),
+    ("in.png", truncated_image, 4, "cut short"),
+    ("in.jpg", truncated_image, 4, "cut short"),
     ("in.mp4", truncated_video, 4, "in.mp4"),
     ("in.mp4", truncated_faststart, 4, "cut off|ends at"),
-    ("in.mp4", sound_only, 3, "no video"),
+    ("in.mp4", audio_only, 3, "no video"),
     ("in.png", lambda path: os.mkfifo(path), 3, "not a regular file"),
     ("in.mp4", lambda path: os.mkfifo(path), 3, "is not a file"),
 ]
@@ -320,12 +320,12 @@ def test_a_tile_larger_than_the_frame_is_fine(cli, tmp_path):
     ],
 )
 def test_what_contradicts_itself_is_refused_before_any_work(cli, tmp_path, arguments, code, said):
-    picture = save(tmp_path / "in.png").read_bytes()
+    image = save(tmp_path / "in.png").read_bytes()
     found, out, err = cli("upscale", *arguments)
     assert (found, out) == (code, "")
     assert said in err
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["in.png"]
-    assert (tmp_path / "in.png").read_bytes() == picture
+    assert (tmp_path / "in.png").read_bytes() == image
 
 
 def test_nothing_to_upscale(cli):
@@ -391,7 +391,7 @@ def test_eval_scores_models_and_the_baseline(cli, tmp_path):
     assert cli("eval", tmp_path)[0] == 3
 
 
-def test_compare_makes_a_picture(cli, tmp_path):
+def test_compare_makes_a_image(cli, tmp_path):
     save(tmp_path / "in.png")
     cli("upscale", "in.png")
     code, _, err = cli("compare", "in.png", "in_x4.png", "--crop", "10,10,60,40", "-o", "both.png")
@@ -401,7 +401,7 @@ def test_compare_makes_a_picture(cli, tmp_path):
 
 @pytest.mark.slow
 def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
-    """The three verbs on a tiny scale: photographs to weights to ONNX to a picture."""
+    """The three verbs on a tiny scale: photographs to weights to ONNX to an image."""
     for number in range(2):
         save(tmp_path / "photos" / f"{number}.png", 64, 48)
     tiny = ["pixel.steps=3", "data.crop_px=32", "data.batch=1", "model.channels=4"]

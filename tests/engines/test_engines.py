@@ -118,7 +118,7 @@ def test_extremes_neither_wrap_nor_overflow(engine):
     "kind", [kind for kind in INSTALLED if kind.suffix == ".onnx"], ids=lambda kind: kind.name
 )
 def test_slots_run_at_once_and_change_no_pixel(kind, model):
-    """As in a film: several threads, while the main thread needs Python's lock all the time."""
+    """As in a video: several threads, while the main thread needs Python's lock all the time."""
     choice = Choice(kind, model[0].file(kind.suffix), "cpu", "test")
     batches = np.random.default_rng(4).integers(0, 256, (20, 1, 12, 16, 3), np.uint8)
     with open_engine(choice, fp32=True, slots=3) as engine:

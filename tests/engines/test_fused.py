@@ -41,7 +41,7 @@ def launched(self, source, target, added=None, pixels=None, totals=None):
         found = reference.features(sums, self._slopes.numpy().ravel(), form.factor, more)
     else:
         values = 3 * form.factor**2
-        found, sum_of_levels = reference.picture(
+        found, sum_of_levels = reference.image(
             sums[..., :values], form.factor, None if pixels is None else pixels.numpy()
         )
         totals[:] = torch.from_numpy(sum_of_levels)
@@ -82,8 +82,8 @@ def test_the_table_is_that_of_the_source(tmp_path):
     for name, form in reference.FORMS.items():
         pitch, warpgroups = form.tile[0] + 2 * (form.side // 2), form.group_threads // 128
         rows_of_64 = pitch * form.tile[1] // 64 // warpgroups
-        is_picture = str(name.startswith("picture")).lower()
-        sizes = (form.inputs, form.outputs, form.side, form.passes, form.factor, is_picture)
+        is_image = str(name.startswith("image")).lower()
+        sizes = (form.inputs, form.outputs, form.side, form.passes, form.factor, is_image)
         arguments = ", ".join(map(str, (*sizes, pitch, form.groups, warpgroups, rows_of_64)))
         assert f"CONVOLUTION({name}, {form.blocks_at_once}, {arguments})" in text
         checks.append(f"static_assert(Shape<{arguments}>::kSharedBytes == {form.shared_bytes});")

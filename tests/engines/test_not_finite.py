@@ -37,13 +37,13 @@ from srgan_edge.upscaler import Upscaler  # noqa: E402
 
 SPEC = ModelSpec("large", "edge", 6, 2)
 BRIGHT = (slice(20, 26), slice(30, 37))
-"""Where the picture is bright, and its activations too large."""
+"""Where the image is bright, and its activations too large."""
 TILING = Tiling(tile=16, batch=3)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The network, and its files: a common one in FP32, of which FP16 holds dark pictures only."""
+    """The network, and its files: a common one in FP32, of which FP16 holds dark images only."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(2)
     generator = generator_from_spec(SPEC).eval().requires_grad_(False)
@@ -71,7 +71,7 @@ class Half:
         return finite(*self.compute(batch))
 
 
-def picture(height=61, width=83):
+def image(height=61, width=83):
     """Dark, with one bright spot."""
     frame = np.random.default_rng(1).integers(0, 24, (height, width, 3), np.uint8)
     frame[BRIGHT] = 250
@@ -80,7 +80,7 @@ def picture(height=61, width=83):
 
 def test_only_the_bright_tiles_are_done_again(model):
     generator, _, path = model
-    half, frame, said = Half(generator), picture(), []
+    half, frame, said = Half(generator), image(), []
     plan = plan_tiles(frame.shape[1], frame.shape[0], 16, SPEC.auto_halo_px)
     with OpenVinoEngine(path, fp32=True) as exact:
         upscaler = Upscaler(half, TILING, said.append, in_fp32=lambda: exact)
@@ -109,10 +109,10 @@ def test_only_the_bright_tiles_are_done_again(model):
 def test_without_that_there_would_be_a_hole(model):
     """The test above is one of something: as bytes, what is not finite is black or white."""
     generator, checkpoint, _ = model
-    pixels, totals = Half(generator).compute(picture()[None])
+    pixels, totals = Half(generator).compute(image()[None])
     assert not np.isfinite(totals).any()
     with TorchEngine(checkpoint) as reference:
-        wrong = np.abs(pixels.astype(int) - reference.upscale(picture()[None])) > 50
+        wrong = np.abs(pixels.astype(int) - reference.upscale(image()[None])) > 50
     assert wrong[0][80:104, 120:148].mean() > 0.5
 
 
@@ -121,7 +121,7 @@ def test_the_second_output_of_an_engine_says_so(model):
     plain = in_half(rewritten(onnx.load(model[2])), "fp16")
     watched = with_totals(plain)
     assert [output.name for output in watched.graph.output] == ["output", TOTALS]
-    batch = np.stack([picture()[:13, 10:29], picture()[15:28, 25:44], picture()[40:53, :19]])
+    batch = np.stack([image()[:13, 10:29], image()[15:28, 25:44], image()[40:53, :19]])
     with np.errstate(all="ignore"):
         expected = TypedReference(plain).upscale(batch)
         result, totals = ReferenceEvaluator(watched, new_ops=[Conv]).run(None, {"input": batch})
@@ -133,7 +133,7 @@ def test_a_frame_is_done_again_as_a_whole(model):
     generator, checkpoint, _ = model
     with TorchEngine(checkpoint) as exact:
         upscaler = Upscaler(Half(generator), Tiling(tile=0), in_fp32=lambda: exact)
-        assert np.array_equal(upscaler.upscale(picture()), exact.upscale(picture()[None])[0])
+        assert np.array_equal(upscaler.upscale(image()), exact.upscale(image()[None])[0])
         dark = np.zeros((7, 3, 3), np.uint8)
         upscaler.upscale(dark)
     assert upscaler.tiles_redone == 1
@@ -148,7 +148,7 @@ def test_slots_open_one_engine_between_them(model):
         return opened[-1]
 
     upscaler = Upscaler(Half(generator), TILING, in_fp32=in_fp32)
-    frames = [picture(40 + n, 50) for n in range(8)]
+    frames = [image(40 + n, 50) for n in range(8)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
     once = Upscaler(Half(generator), TILING, in_fp32=lambda: opened[0])
@@ -158,7 +158,7 @@ def test_slots_open_one_engine_between_them(model):
 
 def test_without_an_engine_in_fp32_it_is_refused(model):
     with pytest.raises(ModelRefused, match=r"tile at x 20, y 0 of a frame is not finite in fp16"):
-        Upscaler(Half(model[0]), TILING).upscale(picture())
+        Upscaler(Half(model[0]), TILING).upscale(image())
 
 
 @pytest.mark.parametrize("engine", [TorchEngine, OpenVinoEngine])

@@ -48,7 +48,7 @@ def slot(engine):
     return engine_module._Slot(engine._session, ("cpu", 0), MODEL.spec)
 
 
-def pictures(*shape):
+def images(*shape):
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
 
 
@@ -56,10 +56,10 @@ def test_bound_memory_takes_and_gives_what_a_call_does(engine, slot):
     """Shapes that come and go and come again, frames cut out of others, and read-only ones."""
     for _ in range(2):
         for shape in [(1, 7, 9), (2, 7, 9), (1, 1, 1), (1, 7, 9), (1, 7, 9)]:
-            batch = pictures(*shape)
+            batch = images(*shape)
             batch.flags.writeable = False
             assert np.array_equal(slot.run(batch)[0], engine.upscale(batch))
-    frame = pictures(1, 20, 20)
+    frame = images(1, 20, 20)
     assert np.array_equal(
         slot.run(frame[:, 3:12, 4:9])[0], engine.upscale(frame[:, 3:12, 4:9].copy())
     )
@@ -67,14 +67,14 @@ def test_bound_memory_takes_and_gives_what_a_call_does(engine, slot):
 
 def test_what_comes_again_gets_a_graph_and_few_do(slot):
     for shape in [(1, 7, 9), (1, 7, 9), (1, 5, 5), (1, 7, 9), (1, 5, 5)]:
-        slot.run(pictures(*shape))
+        slot.run(images(*shape))
     assert {shape: bound.graph for shape, bound in slot._bound.items()} == {
         (1, 7, 9, 3): 1,
         (1, 5, 5, 3): 2,
     }
     for number in range(4):
         for _ in range(2):
-            slot.run(pictures(1, 2, 2 + number))
+            slot.run(images(1, 2, 2 + number))
     assert len(slot._bound) == 2
 
 
@@ -87,7 +87,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
 
     made = [Copying(engine._session, ("cpu", 0), MODEL.spec) for _ in "123"]
     slots = partial(engine_module._in_a_slot, Idle(made))
-    batches = [np.roll(pictures(1, 6, 5), number) for number in range(30)]
+    batches = [np.roll(images(1, 6, 5), number) for number in range(30)]
     with ThreadPoolExecutor(5) as executor:
         results = list(executor.map(slots, batches))
     for batch, result in zip(batches, results, strict=True):
@@ -152,7 +152,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
             return slot.run(batch)[0].copy()
 
     said = []
-    frame = pictures(60, 90)
+    frame = images(60, 90)
     tiled = Upscaler(Small(), Tiling(tile=0, overlap="exact"), said.append).upscale(frame)
     assert np.abs(tiled.astype(int) - engine.upscale(frame[None])[0]).max() <= 1
     assert said == [f"out of memory: going on with tiles of {side} px" for side in (45, 22)]

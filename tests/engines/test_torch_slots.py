@@ -99,7 +99,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def pictures(*shape):
+def images(*shape):
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
 
 
@@ -108,7 +108,7 @@ def test_a_shape_is_recorded_when_it_comes_again(gpu, checkpoint, fp32):
     with TorchEngine(checkpoint, "cuda", fp32=fp32) as engine, TorchEngine(checkpoint) as reference:
         assert engine.info.precision == ("fp32" if fp32 else "fp16")
         for number in range(5):
-            batch = np.roll(pictures(2, 7, 9), number)
+            batch = np.roll(images(2, 7, 9), number)
             result, expected = engine.upscale(batch), reference.upscale(batch)
             assert np.abs(result.astype(int) - expected).max() <= (0 if fp32 else 1)
             assert len(gpu.made) == min(number, 1)
@@ -116,7 +116,7 @@ def test_a_shape_is_recorded_when_it_comes_again(gpu, checkpoint, fp32):
 
 
 def test_what_is_replayed_is_what_was_computed_at_once(gpu, checkpoint):
-    batch = pictures(1, 13, 5)
+    batch = images(1, 13, 5)
     with TorchEngine(checkpoint, "cuda") as engine:
         results = [engine.upscale(batch) for _ in range(3)]
         engine.upscale(255 - batch)
@@ -130,16 +130,16 @@ def test_recordings_are_few(gpu, checkpoint):
     with TorchEngine(checkpoint, "cuda") as engine:
         for _ in range(4):
             for frames in (3, 3, 1):
-                engine.upscale(pictures(frames, 8, 8))
+                engine.upscale(images(frames, 8, 8))
         assert [graph.replays for graph in gpu.made] == [7, 3]
         for _ in range(2):
-            engine.upscale(pictures(1, 9, 9))
-        engine.upscale(pictures(3, 8, 8))  # has made room, and is recorded again
+            engine.upscale(images(1, 9, 9))
+        engine.upscale(images(3, 8, 8))  # has made room, and is recorded again
         assert [graph.replays for graph in gpu.made] == [7, 3, 1, 1]
 
 
 def test_slots_work_at_once_and_none_mixes_them_up(gpu, checkpoint):
-    batches = [np.roll(pictures(1, 6, 5), number) for number in range(40)]
+    batches = [np.roll(images(1, 6, 5), number) for number in range(40)]
     with TorchEngine(checkpoint, "cuda", slots=3) as engine:
         assert engine.info.slots == 3
         one_by_one = [engine.upscale(batch) for batch in batches]
@@ -151,12 +151,12 @@ def test_slots_work_at_once_and_none_mixes_them_up(gpu, checkpoint):
 
 def test_a_gpu_with_too_little_memory_is_told_and_takes_less(gpu, checkpoint):
     with TorchEngine(checkpoint, "cuda") as engine:
-        engine.upscale(pictures(2, 8, 8))
+        engine.upscale(images(2, 8, 8))
         gpu.fails_with.append(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
         with pytest.raises(OutOfMemory, match="smaller tiles or batches"):
-            engine.upscale(pictures(2, 8, 8))
+            engine.upscale(images(2, 8, 8))
         for _ in range(2):
-            engine.upscale(pictures(1, 8, 8))
+            engine.upscale(images(1, 8, 8))
         assert gpu.made[-1].replays == 1
 
 
@@ -172,22 +172,22 @@ def test_a_gpu_with_too_little_memory_is_told_and_takes_less(gpu, checkpoint):
 )
 def test_failures_have_their_class(gpu, checkpoint, message, kind):
     with TorchEngine(checkpoint, "cuda") as engine:
-        engine.upscale(pictures(1, 8, 8))
+        engine.upscale(images(1, 8, 8))
         gpu.fails_with.append(RuntimeError(message))
         with pytest.raises(kind) as raised:
-            engine.upscale(pictures(1, 8, 8))
+            engine.upscale(images(1, 8, 8))
     assert kind is OutOfMemory or message.splitlines()[0].split(": ")[1] in str(raised.value)
 
 
 def test_a_bug_stays_one(gpu, checkpoint):
     with TorchEngine(checkpoint, "cuda") as engine:
-        engine.upscale(pictures(1, 8, 8))
+        engine.upscale(images(1, 8, 8))
         gpu.fails_with.append(RuntimeError("shape '[1]' is invalid"))
         with pytest.raises(RuntimeError, match="is invalid"):
-            engine.upscale(pictures(1, 8, 8))
+            engine.upscale(images(1, 8, 8))
 
 
-def test_a_film_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
+def test_a_video_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
     """By a network of which FP16 holds dark frames only: the others are done again, and counted."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(2)
@@ -197,7 +197,7 @@ def test_a_film_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
     generator.tail.weight /= 200**2
     save_checkpoint(tmp_path / "large.safetensors", generator, SPEC)
     make(tmp_path / "in.mp4", frames=9, size=(64, 48))
-    films = []
+    videos = []
     for device in ("cuda", "cpu"):
         arguments = ["upscale", "in.mp4", "-n", "large.safetensors", "--engine", "torch"]
         arguments += ["--device", device, "--crf", "0", "-o", f"{device}.mp4", "--json-events"]
@@ -208,10 +208,10 @@ def test_a_film_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
         redone = [event["tiles_redone"] for event in events if event["event"] == "ended"]
         said = [event["text"] for event in events if "not finite" in event.get("text", "")]
         assert (redone, len(said)) == (([9], 1) if device == "cuda" else ([0], 0))
-        with av.open(f"{device}.mp4") as film:
-            films.append([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+        with av.open(f"{device}.mp4") as video:
+            videos.append([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
     assert len(gpu.made) >= 1
-    assert np.array_equal(*films)
+    assert np.array_equal(*videos)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1", "cuda:one"])
@@ -226,7 +226,7 @@ def test_flags_of_the_process_are_left_as_they_were(checkpoint):
     before = torch.backends.cudnn.allow_tf32
     with TorchEngine(checkpoint) as engine:
         threads = [
-            threading.Thread(target=lambda: [engine.upscale(pictures(1, 9, 9)) for _ in range(9)])
+            threading.Thread(target=lambda: [engine.upscale(images(1, 9, 9)) for _ in range(9)])
             for _ in range(4)
         ]
         for thread in threads:

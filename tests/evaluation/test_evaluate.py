@@ -41,8 +41,8 @@ def photo(height=128, width=224, seed=0):
     return resize(coarse, height, width)
 
 
-def make_benchmark(folder, pictures=("a.png", "b.png"), size=(128, 224)):
-    for seed, name in enumerate(pictures):
+def make_benchmark(folder, images=("a.png", "b.png"), size=(128, 224)):
+    for seed, name in enumerate(images):
         hr = photo(*size, seed)
         for side, pixels in [("HR", hr), ("LRx4", resize(hr, size[0] // 4, size[1] // 4))]:
             (folder / side).mkdir(parents=True, exist_ok=True)
@@ -129,14 +129,14 @@ def test_a_mean_is_undefined_where_a_part_of_it_is():
 
 def test_a_folder_is_scored_pixel_by_pixel_if_nothing_else_is_asked(bench):
     evaluation = evaluate_folder(bicubic_upscale(4), bench, 4)
-    assert list(evaluation.pictures) == ["a.png", "b.png"]
+    assert list(evaluation.images) == ["a.png", "b.png"]
     assert 20 < evaluation.mean.psnr_y < 60
     assert 0 <= evaluation.mean.color_shift < 1
-    first, second = evaluation.pictures.values()
+    first, second = evaluation.images.values()
     assert evaluation.mean.psnr_y == pytest.approx((first.psnr_y + second.psnr_y) / 2)
 
 
-def test_systems_are_scored_on_the_same_pictures_by_every_measure(bench):
+def test_systems_are_scored_on_the_same_images_by_every_measure(bench):
     perfect = System("perfect", "", lambda pair: pair.hr)
     seen = []
     evaluations = evaluate_systems([BICUBIC, perfect, NEAREST], [bench], 4, MEASURES, seen.append)
@@ -147,10 +147,10 @@ def test_systems_are_scored_on_the_same_pictures_by_every_measure(bench):
     assert means["perfect"]["ssim_y"] > means["bicubic"]["ssim_y"] > means["nearest"]["ssim_y"]
     assert list(means["bicubic"].values) == list(MEASURES)
     assert [comparison.pair.name for comparison in seen] == ["a.png", "b.png"]
-    assert seen[1].scores["bicubic"] == evaluations["bicubic"][0].pictures["b.png"]
+    assert seen[1].scores["bicubic"] == evaluations["bicubic"][0].images["b.png"]
 
 
-def test_the_lr_tells_whether_a_result_is_a_picture_of_it():
+def test_the_lr_tells_whether_a_result_is_a_image_of_it():
     hr = photo()
     lr = resize(hr, 32, 56)
     assert lr_psnr(hr, lr) == float("inf")
@@ -194,7 +194,7 @@ def test_models_are_called_by_name_unless_two_have_it():
 
 @pytest.mark.parametrize("place", ["made", "made/bench"])
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
-def test_ready_made_pictures_are_found_by_benchmark_and_name(bench, tmp_path, place, suffix):
+def test_ready_made_images_are_found_by_benchmark_and_name(bench, tmp_path, place, suffix):
     (tmp_path / place).mkdir(parents=True)
     for seed, name in enumerate("ab"):
         larger = np.pad(photo(seed=seed), ((0, 2), (0, 3), (0, 0)))  # cropped as the HR is
@@ -225,7 +225,7 @@ def test_results_are_typed_as_name_and_folder(bench, text):
         (["b.png"], "nothing there for a.png"),
     ],
 )
-def test_each_picture_needs_one_result(bench, tmp_path, files, said):
+def test_each_image_needs_one_result(bench, tmp_path, files, said):
     (tmp_path / "made").mkdir()
     for name in files:
         Image.fromarray(photo()).save(tmp_path / "made" / name)
@@ -261,7 +261,7 @@ def test_one_system_is_an_object_and_several_are_a_list(bench):
     several = json.loads(run(bench, "--bicubic", "-n", "edge-x4", "--json").stdout)
     assert [record["name"] for record in several] == ["bicubic", "edge-x4"]
     assert several[0] == alone
-    assert set(alone["benchmarks"]["bench"]["pictures"]) == {"a.png", "b.png"}
+    assert set(alone["benchmarks"]["bench"]["images"]) == {"a.png", "b.png"}
     assert set(alone["benchmarks"]["bench"]["mean"]) == set(GROUPS["basic"])
 
 

@@ -100,7 +100,7 @@ def test_every_crop_is_shown_threefold_and_untouched():
         assert holds(sheet, repeated(crop.of(pixels), 3))
 
 
-def test_the_best_scores_and_the_frame_are_in_the_accent_colour():
+def test_the_best_scores_and_the_frame_are_in_the_accent_color():
     hr = texture(96, 120)
     sheet = draw_figure([Exhibit(compared(hr, perfect=hr), Crop(8, 12, 80, 80), 1.0)])
     rows, columns = np.nonzero(amber(sheet))
@@ -112,7 +112,7 @@ def test_the_best_scores_and_the_frame_are_in_the_accent_colour():
 
 
 @pytest.mark.parametrize("size", [(4, 4), (8, 12), (12, 8), (44, 300), (400, 40), (80, 80)])
-def test_pictures_of_every_size_have_a_figure(size):
+def test_images_of_every_size_have_a_figure(size):
     showcase = Showcase(1)
     showcase.look(compared(texture(*size), metrics=["lr_psnr"]))
     sheet = draw_figure(showcase.exhibits)
@@ -149,10 +149,10 @@ def test_a_line_of_captions_is_there_only_for_what_was_measured():
     assert height(compared(hr, metrics=["psnr_y"])) == height(plain)
 
 
-def test_grey_stays_grey():
-    grey = np.repeat(texture(96, 120)[..., :1], 3, axis=2)
-    sheet = draw_figure([Exhibit(compared(grey), Crop(0, 0, 80, 80), 1.0)])
+def test_gray_stays_gray():
+    gray = np.repeat(texture(96, 120)[..., :1], 3, axis=2)
+    sheet = draw_figure([Exhibit(compared(gray), Crop(0, 0, 80, 80), 1.0)])
     cells = sheet[60:300, -24 - 248 * 3 :]
-    coloured = (cells != cells[..., :1]).any(axis=-1)
+    colored = (cells != cells[..., :1]).any(axis=-1)
     background = (cells == (17, 18, 22)).all(axis=-1)
-    assert not (coloured & ~background).any()
+    assert not (colored & ~background).any()

@@ -40,7 +40,7 @@ def test_lr_of_the_benchmarks_is_reproduced_byte_for_byte(shared_data, name):
         np.testing.assert_array_equal(bicubic.resize(hr, height, width), lr, err_msg=path.name)
 
 
-def test_bicubic_keeps_flat_colours_and_is_the_identity_at_equal_size():
+def test_bicubic_keeps_flat_colors_and_is_the_identity_at_equal_size():
     flat = np.full((9, 13, 3), [0, 128, 255], np.uint8)
     assert (bicubic.resize(flat, 36, 52) == [0, 128, 255]).all()
     assert (bicubic.resize(flat, 3, 1) == [0, 128, 255]).all()
@@ -65,7 +65,7 @@ def test_psnr_of_one_level_is_48_13_db():
     )
 
 
-def test_equal_pictures_score_perfectly():
+def test_equal_images_score_perfectly():
     assert metrics.psnr_y(photo(), photo()) == metrics.psnr_rgb(photo(), photo()) == float("inf")
     assert metrics.ssim_y(photo(), photo()) == pytest.approx(1)
     assert metrics.color_shift(photo(), photo()) == (0, 0, 0)
@@ -85,7 +85,7 @@ def test_color_shift_is_signed_and_by_channel():
 
 
 def test_ssim_against_its_definition():
-    """One window, written out: the mean of a picture of 11x11 inside the border."""
+    """One window, written out: the mean of an image of 11x11 inside the border."""
     x, y = (metrics.luma(photo(11, 11, seed)) for seed in (1, 2))
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / 4.5)
     weight = np.outer(kernel, kernel) / kernel.sum() ** 2
@@ -109,7 +109,7 @@ def save_benchmark(folder, hr_size, lr_size):
 def test_hr_is_cropped_to_the_lr(tmp_path):
     save_benchmark(tmp_path, hr_size=(127, 99), lr_size=(31, 24))
     evaluation = evaluate_folder(bicubic_upscale(4), tmp_path, 4)
-    assert list(evaluation.pictures) == ["a.png"]
+    assert list(evaluation.images) == ["a.png"]
     assert 10 < evaluation.mean.psnr_y < 60
 
 

@@ -55,17 +55,17 @@ def test_the_border_is_left_out(photo):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (103, 300), (200, 103), (199, 199)])
-def test_pictures_of_fewer_than_two_blocks_have_none(photo, size):
-    picture = np.tile(photo, (2, 2, 1))[: size[0], : size[1]]
+def test_images_of_fewer_than_two_blocks_have_none(photo, size):
+    image = np.tile(photo, (2, 2, 1))[: size[0], : size[1]]
     with pytest.raises(Undefined, match=f"needs two 96x96 blocks.* {size[1]}x{size[0]} pixels"):
-        niqe(picture)
+        niqe(image)
 
 
 def test_two_blocks_are_enough(photo):
     assert niqe(photo[:104, :200]) > 0
 
 
-def test_flat_pictures_have_none_and_flat_blocks_do_not_spoil_the_rest(photo):
+def test_flat_images_have_none_and_flat_blocks_do_not_spoil_the_rest(photo):
     with pytest.raises(Undefined, match="have 0"):
         niqe(np.full((300, 300, 3), 90, np.uint8))
     partly = np.tile(photo, (2, 2, 1))

@@ -9,7 +9,7 @@ from srgan_edge.pixels import Pixels
 LABELS = ("bicubic", "edge-x4")
 
 
-def picture(height: int, width: int, seed: int = 0) -> Pixels:
+def image(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -27,7 +27,7 @@ def holds(sheet: Pixels, part: Pixels) -> bool:
 def test_holds_the_bicubic_on_the_left_and_the_result_on_the_right(
     before_size: tuple[int, int], after_size: tuple[int, int]
 ) -> None:
-    before, after = picture(*before_size), picture(*after_size, seed=1)
+    before, after = image(*before_size), image(*after_size, seed=1)
     sheet = side_by_side(before, after, LABELS)
     middle = sheet.shape[1] // 2
     assert holds(sheet[:, :middle], bicubic.resize(before, *after_size))
@@ -35,7 +35,7 @@ def test_holds_the_bicubic_on_the_left_and_the_result_on_the_right(
 
 
 def test_shows_the_crop_enlarged_in_both_columns() -> None:
-    before, after = picture(20, 30), picture(80, 120, seed=1)
+    before, after = image(20, 30), image(80, 120, seed=1)
     kept = after.copy()
     crop = Crop(31, 17, 24, 16)
     sheet = side_by_side(before, after, LABELS, crop)
@@ -52,7 +52,7 @@ def test_shows_the_crop_enlarged_in_both_columns() -> None:
 
 
 def test_a_label_changes_its_own_column_only() -> None:
-    before, after = picture(20, 30), picture(80, 120, seed=1)
+    before, after = image(20, 30), image(80, 120, seed=1)
     one = side_by_side(before, after, ("left", "right"))
     other = side_by_side(before, after, ("left", "ours"))
     middle = one.shape[1] // 2
@@ -61,17 +61,17 @@ def test_a_label_changes_its_own_column_only() -> None:
 
 
 def test_a_long_label_is_made_to_fit() -> None:
-    after = picture(80, 120)
-    sheet = side_by_side(picture(20, 30), after, ("x", "a model with quite a long name, at x4"))
+    after = image(80, 120)
+    sheet = side_by_side(image(20, 30), after, ("x", "a model with quite a long name, at x4"))
     caption = sheet[: (sheet.shape[0] - 80) // 2]
     ink = np.flatnonzero((caption[:, sheet.shape[1] // 2 :] != sheet[0, 0]).any(axis=(0, 2)))
     assert ink.size and ink[0] > 0 and ink[-1] < 120
 
 
 @pytest.mark.parametrize("after_size", [(80, 80), (90, 120), (20, 120)])
-def test_refuses_two_different_pictures(after_size: tuple[int, int]) -> None:
-    with pytest.raises(UsageError, match=r"30x20 and \d+x\d+ are not one picture"):
-        side_by_side(picture(20, 30), picture(*after_size), LABELS)
+def test_refuses_two_different_images(after_size: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=r"30x20 and \d+x\d+ are not one image"):
+        side_by_side(image(20, 30), image(*after_size), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_refuses_two_different_pictures(after_size: tuple[int, int]) -> None:
 )
 def test_refuses_a_crop_that_is_not_in_the_result(crop: Crop) -> None:
     with pytest.raises(UsageError, match="120x80"):
-        side_by_side(picture(20, 30), picture(80, 120), LABELS, crop)
+        side_by_side(image(20, 30), image(80, 120), LABELS, crop)
 
 
 def test_reads_a_crop_as_typed() -> None:

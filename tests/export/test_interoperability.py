@@ -98,7 +98,7 @@ def converted_by_pnnx(path, folder):
 
 
 def load_ncnn(stem):
-    """float32 [N, 3, H, W] -> float32 [N, 3, 4H, 4W] in ncnn, which takes one picture at a time."""
+    """float32 [N, 3, H, W] -> float32 [N, 3, 4H, 4W] in ncnn, which takes one image at a time."""
     ncnn = pytest.importorskip("ncnn")
     net = ncnn.Net()
     net.opt.num_threads = 1
@@ -107,14 +107,14 @@ def load_ncnn(stem):
     assert net.load_param(f"{stem}.param") == 0
     assert net.load_model(f"{stem}.bin") == 0
 
-    def one(picture):
+    def one(image):
         with net.create_extractor() as extractor:
-            extractor.input("in0", ncnn.Mat(picture))
+            extractor.input("in0", ncnn.Mat(image))
             status, result = extractor.extract("out0")
             assert status == 0
             return np.array(result)
 
-    return lambda batch: np.stack([one(picture) for picture in batch])
+    return lambda batch: np.stack([one(image) for image in batch])
 
 
 def test_values_are_clamped(exported):

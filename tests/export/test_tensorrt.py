@@ -204,7 +204,7 @@ def test_an_engine_without_its_passport_is_refused(copy):
     "damage",
     [
         lambda record: record.pop("version"),
-        lambda record: record.update(colour="blue"),
+        lambda record: record.update(color="blue"),
         lambda record: record["spec"].update(scale=3),
         lambda record: record.update(profile=[1, 2, 3]),
         lambda record: record.update(layers=7),

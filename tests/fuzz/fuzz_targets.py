@@ -80,7 +80,7 @@ def _file(content: bytes) -> Path:
     return path
 
 
-def _read_picture(content: bytes) -> None:
+def _read_image(content: bytes) -> None:
     with ImageReader(_file(content), MAX_PIXELS) as reader:
         assert reader.is_transparent in (True, False)
         for frame in range(min(reader.frames, MAX_FRAMES)):
@@ -89,17 +89,17 @@ def _read_picture(content: bytes) -> None:
             reader.rows(0, reader.height)
 
 
-def _read_film(content: bytes) -> None:
+def _read_video(content: bytes) -> None:
     with VideoReader(_file(content), allow_8bit=True) as reader:
         for _ in islice(reader, MAX_FRAMES):
             pass
 
 
-def _films() -> list[bytes]:
+def _videos() -> list[bytes]:
     folder = Path(_folder.name)
     ms, tick = Fraction(1, 1000), Fraction(1, 25)
     wanted = [
-        make(folder / "a.mp4", frames=4, sounds=["eng"], subtitles="mov_text", cover=True),
+        make(folder / "a.mp4", frames=4, audio=["eng"], subtitles="mov_text", cover=True),
         make(folder / "b.mkv", frames=4, time_base=ms, chapters=True, options={"bf": "2"}),
         make(folder / "c.ts", frames=4, time_base=Fraction(1, 90000)),
         make(folder / "d.avi", frames=4, time_base=tick, codec="mpeg4", options={}),
@@ -109,7 +109,7 @@ def _films() -> list[bytes]:
     return [path.read_bytes() for path in wanted]
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     pixels = np.random.default_rng(0).integers(0, 255, (7, 9, 4), np.uint8)
     found = []
     for name in ("GIF", "WEBP", "PNG"):
@@ -123,7 +123,7 @@ def _pictures() -> list[bytes]:
         for mode in ("L", "RGB", "RGBA", "P"):
             if name == "JPEG" and mode in ("RGBA", "P"):
                 continue
-            path = Path(_folder.name) / "picture"
+            path = Path(_folder.name) / "image"
             image = Image.fromarray(pixels, "RGBA").convert(mode)
             image.save(path, name, **({} if name == "BMP" else {"exif": exif}))
             found.append(path.read_bytes())
@@ -181,8 +181,8 @@ def _facts() -> list[bytes]:
 
 
 TARGETS = {
-    "image": Target(_read_picture, (InputRefused, InputDamaged), _pictures),
-    "video": Target(_read_film, (InputRefused, InputDamaged), _films),
+    "image": Target(_read_image, (InputRefused, InputDamaged), _images),
+    "video": Target(_read_video, (InputRefused, InputDamaged), _videos),
     "safetensors": Target(
         lambda content: safetensors_spec(Path("in"), content),
         (ModelRefused,),

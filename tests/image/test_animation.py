@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import SIGNATURE, chunk, png
+from images import SIGNATURE, chunk, png
 from PIL import Image, ImageDraw
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.still import Picture, enlarged, joined
+from srgan_edge.image.still import StillImage, enlarged, joined
 from srgan_edge.image.writer import refuse_unwritable
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
@@ -25,11 +25,11 @@ SECONDS = [Fraction(delay, 1000) for delay in DELAYS_MS]
 
 
 def frames(transparent: bool) -> list[Image.Image]:
-    """A square in four places and colours, on nothing or on blue."""
+    """A square in four places and colors, on nothing or on blue."""
     made = []
-    for place, colour in enumerate(["red", "lime", "white", "black"]):
+    for place, color in enumerate(["red", "lime", "white", "black"]):
         image = Image.new("RGBA", (24, 16), (0, 0, 0, 0) if transparent else "blue")
-        ImageDraw.Draw(image).rectangle((1 + 5 * place, 3, 7 + 5 * place, 11), fill=colour)
+        ImageDraw.Draw(image).rectangle((1 + 5 * place, 3, 7 + 5 * place, 11), fill=color)
         made.append(image if transparent else image.convert("RGB"))
     return made
 
@@ -90,9 +90,9 @@ def test_every_frame_and_its_time(tmp_path: Path, source: str, target: str, tran
 def test_how_often_it_is_played(tmp_path: Path, suffix: str, plays: int):
     pixels = [np.full((3, 5, 3), level, np.uint8) for level in (0, 99, 255)]
     path = tmp_path / f"out{suffix}"
-    with animation_file(path, Picture(pixels[0]), (5, 3), [Fraction(1, 10)] * 3, plays) as write:
+    with animation_file(path, StillImage(pixels[0]), (5, 3), [Fraction(1, 10)] * 3, plays) as write:
         for each in pixels:
-            write(Picture(each))
+            write(StillImage(each))
     with ImageReader(path) as reader:
         assert reader.plays == plays
 
@@ -100,10 +100,10 @@ def test_how_often_it_is_played(tmp_path: Path, suffix: str, plays: int):
 def test_times_of_a_gif_are_rounded_without_a_drift(tmp_path: Path):
     seconds = [Fraction(1, 30)] * 30
     with animation_file(
-        tmp_path / "out.gif", Picture(np.zeros((3, 5, 3), np.uint8)), (5, 3), seconds, 0
+        tmp_path / "out.gif", StillImage(np.zeros((3, 5, 3), np.uint8)), (5, 3), seconds, 0
     ) as write:
         for level in range(30):
-            write(Picture(np.full((3, 5, 3), level, np.uint8)))
+            write(StillImage(np.full((3, 5, 3), level, np.uint8)))
     with ImageReader(tmp_path / "out.gif") as reader:
         assert reader.frames == 30 and sum(reader.seconds) == 1
 
@@ -111,16 +111,16 @@ def test_times_of_a_gif_are_rounded_without_a_drift(tmp_path: Path):
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_equal_frames_are_joined_and_last_as_long(tmp_path: Path, suffix: str):
     path = tmp_path / f"out{suffix}"
-    pixels = Picture(np.full((3, 5, 3), 99, np.uint8))
+    pixels = StillImage(np.full((3, 5, 3), 99, np.uint8))
     with animation_file(path, pixels, (5, 3), [Fraction(1, 10)] * 4, 1) as write:
-        for picture in (pixels, pixels, pixels, Picture(np.zeros((3, 5, 3), np.uint8))):
-            write(picture)
+        for image in (pixels, pixels, pixels, StillImage(np.zeros((3, 5, 3), np.uint8))):
+            write(image)
     with ImageReader(path) as reader:
         assert sum(reader.seconds) == Fraction(4, 10)
 
 
 def test_equal_frames_of_a_png_are_frames(tmp_path: Path):
-    pixels = Picture(np.full((3, 5, 3), 99, np.uint8))
+    pixels = StillImage(np.full((3, 5, 3), 99, np.uint8))
     with animation_file(tmp_path / "out.png", pixels, (5, 3), SECONDS, 1) as write:
         for _ in SECONDS:
             write(pixels)
@@ -140,7 +140,7 @@ def test_what_a_gif_leaves_of_the_frame_before_is_seen(tmp_path: Path):
     assert second[2, 2].tolist() == [0, 0, 255, 255] and second[10, 14].tolist() == [255, 0, 0, 255]
 
 
-def test_colours_may_begin_with_the_second_frame(tmp_path: Path):
+def test_colors_may_begin_with_the_second_frame(tmp_path: Path):
     images = [Image.new("L", (8, 6), 99), Image.new("RGB", (8, 6), "red")]
     path = save(tmp_path / "in.gif", images, duration=100)
     upscale(path, tmp_path / "out.png")
@@ -150,7 +150,7 @@ def test_colours_may_begin_with_the_second_frame(tmp_path: Path):
     ]
 
 
-def test_the_picture_for_other_programs_is_no_frame(tmp_path: Path):
+def test_the_image_for_other_programs_is_no_frame(tmp_path: Path):
     images = frames(transparent=False)
     path = tmp_path / "in.png"
     images[0].save(path, save_all=True, default_image=True, append_images=images[1:], duration=90)
@@ -158,7 +158,7 @@ def test_the_picture_for_other_programs_is_no_frame(tmp_path: Path):
         assert reader.frames == 3
         reader.seek(0)
         assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
-        assert reader.notes == ["left out: the picture for programs that show no animation"]
+        assert reader.notes == ["left out: the image for programs that show no animation"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -178,7 +178,7 @@ def test_all_frames_together_have_a_limit(tmp_path: Path):
 
 
 def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
-    like = Picture(np.zeros((1, 1, 3), np.uint8))
+    like = StillImage(np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(OutputFailed, match=r"write \.png$"):
         refuse_unwritable(tmp_path / "out.gif", like, 4000, 4000, frames=20)
     refuse_unwritable(tmp_path / "out.png", like, 4000, 4000, frames=20)

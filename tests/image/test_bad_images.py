@@ -1,4 +1,4 @@
-"""What happens to every kind of bad, hostile or rare picture, from the command line to the disk.
+"""What happens to every kind of bad, hostile or rare image, from the command line to the disk.
 
 Whatever the input: the result is whole or absent, an older one of that name is as it was unless
 there is a new one, the input is never touched, and nothing else lies about.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import SIGNATURE, chunk, cmyk_profile, png
+from images import SIGNATURE, chunk, cmyk_profile, png
 from PIL import Image, ImageCms
 
 from srgan_edge.cli import main
@@ -45,14 +45,14 @@ def cli(monkeypatch, capsys, tmp_path):
         signal.signal(number, handler)
 
 
-def colours(width: int = SIZE[0], height: int = SIZE[1]) -> np.ndarray:
+def colors(width: int = SIZE[0], height: int = SIZE[1]) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.stack([9 * x, 14 * y, 5 * (x + y)], axis=2).astype(np.uint8)
 
 
 def encoded(kind: str, image: Image.Image | None = None, **options) -> bytes:
     buffer = io.BytesIO()
-    (image or Image.fromarray(colours())).save(buffer, kind, **options)
+    (image or Image.fromarray(colors())).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -63,11 +63,11 @@ def flipped(content: bytes, share: float) -> bytes:
 
 
 def mode(name: str) -> Image.Image:
-    return Image.fromarray(colours()).convert("L").convert(name)
+    return Image.fromarray(colors()).convert("L").convert(name)
 
 
 def several(kind: str, **options) -> bytes:
-    others = [Image.fromarray(255 - colours())]
+    others = [Image.fromarray(255 - colors())]
     return encoded(kind, save_all=True, append_images=others, **options)
 
 
@@ -85,20 +85,18 @@ def bomb(side: int) -> bytes:
 
 
 def palette(**options) -> bytes:
-    return encoded("PNG", Image.fromarray(colours()).quantize(16), **options)
+    return encoded("PNG", Image.fromarray(colors()).quantize(16), **options)
 
 
-def deep(colour_type: int, channels: int) -> bytes:
+def deep(color_type: int, channels: int) -> bytes:
     values = np.random.default_rng(channels).integers(0, 65536, (9, 13, channels)).astype(">u2")
-    return png(*SIZE, 16, colour_type, b"".join(b"\0" + row.tobytes() for row in values))
+    return png(*SIZE, 16, color_type, b"".join(b"\0" + row.tobytes() for row in values))
 
 
 def rgba(alpha: np.ndarray | int) -> bytes:
     return encoded(
         "PNG",
-        Image.fromarray(
-            np.dstack([colours(), np.broadcast_to(alpha, SIZE[::-1])]).astype(np.uint8)
-        ),
+        Image.fromarray(np.dstack([colors(), np.broadcast_to(alpha, SIZE[::-1])]).astype(np.uint8)),
     )
 
 
@@ -163,23 +161,23 @@ CASES = {
         "rows are missing",
         name="in.tif",
     ),
-    "1x1": Case(encoded("PNG", Image.fromarray(colours(1, 1))), size=(1, 1)),
-    "1x500": Case(encoded("PNG", Image.fromarray(colours(1, 500))), size=(1, 500)),
-    "2x2": Case(encoded("PNG", Image.fromarray(colours(2, 2))), size=(2, 2)),
+    "1x1": Case(encoded("PNG", Image.fromarray(colors(1, 1))), size=(1, 1)),
+    "1x500": Case(encoded("PNG", Image.fromarray(colors(1, 500))), size=(1, 500)),
+    "2x2": Case(encoded("PNG", Image.fromarray(colors(2, 2))), size=(2, 2)),
     "16-bit RGB": Case(deep(2, 3), mode="RGB 16"),
-    "16-bit grey": Case(deep(0, 1), mode="I;16"),
-    "16-bit grey with alpha": Case(deep(4, 2), mode="RGBA 16"),
+    "16-bit gray": Case(deep(0, 1), mode="I;16"),
+    "16-bit gray with alpha": Case(deep(4, 2), mode="RGBA 16"),
     "16-bit RGBA": Case(deep(6, 4), mode="RGBA 16"),
     "16-bit RGB to JPEG": Case(deep(2, 3), 2, "JPEG cannot hold", options=("-o", "in_x4.jpg")),
-    "grey": Case(encoded("PNG", mode("L")), mode="L"),
+    "gray": Case(encoded("PNG", mode("L")), mode="L"),
     "1 bit": Case(encoded("PNG", mode("1")), mode="L"),
-    "grey with alpha": Case(encoded("PNG", mode("LA")), mode="LA"),
+    "gray with alpha": Case(encoded("PNG", mode("LA")), mode="LA"),
     "palette": Case(palette(), mode="RGB"),
-    "palette, one colour transparent": Case(palette(transparency=3), mode="RGBA"),
+    "palette, one color transparent": Case(palette(transparency=3), mode="RGBA"),
     "CMYK JPEG": Case(encoded("JPEG", mode("CMYK")), says="CMYK", mode="RGB", name="in.jpg"),
     "CMYK by its profile": Case(
         encoded("JPEG", mode("CMYK"), icc_profile=cmyk_profile()),
-        says="CMYK becomes sRGB by its colour profile",
+        says="CMYK becomes sRGB by its color profile",
         mode="RGB",
         name="in.jpg",
     ),
@@ -198,7 +196,7 @@ CASES = {
         "not finite",
         name="in.tif",
     ),
-    "LAB": Case(encoded("TIFF", Image.new("LAB", SIZE)), 3, "LAB colours", name="in.tif"),
+    "LAB": Case(encoded("TIFF", Image.new("LAB", SIZE)), 3, "LAB colors", name="in.tif"),
     "alpha 0": Case(rgba(0), mode="RGBA"),
     "alpha 255": Case(rgba(255), mode="RGBA"),
     "alpha to JPEG": Case(rgba(254), 2, "JPEG cannot hold", options=("-o", "in_x4.jpg")),
@@ -210,7 +208,7 @@ CASES = {
         for turn in range(1, 9)
     },
     "ICC profile": Case(encoded("PNG", icc_profile=SRGB)),
-    "ICC garbage": Case(encoded("PNG", icc_profile=b"x" * 99), says="colour profile: unreadable"),
+    "ICC garbage": Case(encoded("PNG", icc_profile=b"x" * 99), says="color profile: unreadable"),
     "XMP of 5 MB": Case(encoded("WEBP", xmp=bytes(5_000_000)), says="left out: XMP"),
     "maker notes": Case(encoded("JPEG", exif=exif(1)), name="in.jpg"),
     "animated GIF": Case(several("GIF"), name="in.gif"),
@@ -219,7 +217,7 @@ CASES = {
     "animation to JPEG": Case(
         several("WEBP"), 2, "2 frames of an animation", options=("-o", "in_x4.jpg")
     ),
-    "TIFF of two pages": Case(several("TIFF"), 3, "holds 2 pictures", name="in.tif"),
+    "TIFF of two pages": Case(several("TIFF"), 3, "holds 2 images", name="in.tif"),
     "PostScript": Case(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 3, "not a PNG"),
     "PDF": Case(b"%PDF-1.7\n1 0 obj\n", 3, "not a PNG"),
     "SVG": Case(b"<svg xmlns='http://www.w3.org/2000/svg'/>", 3, "not a PNG"),
@@ -276,7 +274,7 @@ def assert_whole(target: Path, case: Case) -> None:
 
 @pytest.mark.parametrize("side", [127, 128, 129, 255, 257])
 def test_sizes_around_a_tile(cli, tmp_path: Path, side: int):
-    Image.fromarray(colours(side, 130)).save(tmp_path / "in.png")
+    Image.fromarray(colors(side, 130)).save(tmp_path / "in.png")
     for tile in ("0", "128"):
         assert cli("in.png", "--tile", tile, "--fp32", "-o", f"{tile}.png")[0] == 0
     whole, tiled = (np.asarray(Image.open(tmp_path / f"{t}.png"), int) for t in ("0", "128"))
@@ -308,7 +306,7 @@ def test_what_is_no_file_is_refused_at_once(cli, tmp_path: Path):
     assert cli("folder.png")[0] == 3
 
 
-def test_a_link_to_a_picture_is_that_picture(cli, tmp_path: Path):
+def test_a_link_to_a_image_is_that_image(cli, tmp_path: Path):
     (tmp_path / "in.png").write_bytes(encoded("PNG"))
     (tmp_path / "link.png").symlink_to("in.png")
     assert cli("link.png")[0] == 0

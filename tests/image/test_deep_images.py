@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a channel come out with more than 8 bits."""
+"""Images of more than 8 bits a channel come out with more than 8 bits."""
 
 import struct
 from fractions import Fraction
@@ -7,13 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from pictures import png
+from images import png
 from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, UsageError
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.still import Picture, enlarged, joined
-from srgan_edge.image.writer import write_picture
+from srgan_edge.image.still import StillImage, enlarged, joined
+from srgan_edge.image.writer import write_image
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import Upscaler
 from tests.test_upscaler import Nearest
@@ -43,14 +43,14 @@ def encode(path: Path, values: np.ndarray, kind: str, **options: str) -> Path:
     return path
 
 
-def read(path: Path) -> Picture:
+def read(path: Path) -> StillImage:
     with ImageReader(path) as reader:
         return reader.rows(0, reader.height)
 
 
-def values_of(picture: Picture) -> np.ndarray:
-    colours = picture.pixels[..., :1] if picture.grey else picture.pixels
-    return colours if picture.alpha is None else np.dstack([colours, picture.alpha])
+def values_of(image: StillImage) -> np.ndarray:
+    colors = image.pixels[..., :1] if image.gray else image.pixels
+    return colors if image.alpha is None else np.dstack([colors, image.alpha])
 
 
 @pytest.mark.parametrize("kind", CHANNELS)
@@ -61,11 +61,11 @@ def test_what_is_read_and_what_is_written(tmp_path: Path, suffix: str, kind: str
         pytest.skip("Pillow opens no TIFF of that kind")
     values = noise(*size, CHANNELS[kind])
     path = encode(tmp_path / f"in{suffix}", values, kind)
-    picture = read(path)
-    assert picture.is_deep and picture.grey == (CHANNELS[kind] < 3)
-    assert np.array_equal(values_of(picture), values)
+    image = read(path)
+    assert image.is_deep and image.gray == (CHANNELS[kind] < 3)
+    assert np.array_equal(values_of(image), values)
     for name in ("out.png", "out.tif"):
-        write_picture(tmp_path / name, picture)
+        write_image(tmp_path / name, image)
         if (name, kind) != ("out.tif", "ya16"):
             assert np.array_equal(values_of(read(tmp_path / name)), values)
         with av.open(str(tmp_path / name)) as container:
@@ -80,7 +80,7 @@ def test_compressed_tiff(tmp_path: Path, compression: str):
     assert np.array_equal(read(path).pixels, values)
 
 
-def test_premultiplied_colours_become_plain(tmp_path: Path):
+def test_premultiplied_colors_become_plain(tmp_path: Path):
     alpha = np.array([[65535, 32768, 1000, 0]], np.uint16)
     plain = np.array([[[60_000, 30_000, 65_535]]], np.uint16).repeat(4, axis=1)
     multiplied = np.rint(plain * (alpha[..., None] / 65535)).astype(np.uint16)
@@ -89,9 +89,9 @@ def test_premultiplied_colours_become_plain(tmp_path: Path):
     content = path.read_bytes()
     assert content.count(unassociated) == 1
     path.write_bytes(content.replace(unassociated, associated))
-    picture = read(path)
-    assert np.array_equal(picture.alpha, alpha)
-    assert np.abs(picture.pixels[0, :3].astype(int) - plain[0, :3]).max() <= 33  # 65535 / 1000 / 2
+    image = read(path)
+    assert np.array_equal(image.alpha, alpha)
+    assert np.abs(image.pixels[0, :3].astype(int) - plain[0, :3]).max() <= 33  # 65535 / 1000 / 2
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
@@ -117,7 +117,7 @@ def test_orientation(tmp_path: Path):
     values = noise(5, 7, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    write_picture(tmp_path / "in.png", Picture(values, exif=exif.tobytes()))
+    write_image(tmp_path / "in.png", StillImage(values, exif=exif.tobytes()))
     assert np.array_equal(read(tmp_path / "in.png").pixels, values[::-1].swapaxes(0, 1))
 
 
@@ -163,28 +163,28 @@ def test_more_than_ffmpeg_decodes_is_refused_before_it_is_decoded(tmp_path: Path
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.bmp", "out.gif"])
 def test_what_holds_8_bits_is_refused(tmp_path: Path, name: str):
     with pytest.raises(UsageError, match=r"16 bits per channel; write \.png or \.tif"):
-        write_picture(tmp_path / name, Picture(noise(2, 3, 3)))
+        write_image(tmp_path / name, StillImage(noise(2, 3, 3)))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("tile", [0, 16, 32])
-def test_stripes_are_the_whole_picture(tile: int):
+def test_stripes_are_the_whole_image(tile: int):
     y, x = np.mgrid[:70, :90]
     pixels = (200 * x[..., None] + (300, 5, 100) * y[..., None]).astype(np.uint16)
-    picture = Picture(pixels, noise(70, 90) * (noise(70, 91)[:, 1:] % 3 > 0).astype(np.uint16))
+    image = StillImage(pixels, noise(70, 90) * (noise(70, 91)[:, 1:] % 3 > 0).astype(np.uint16))
     upscaler = Upscaler(Nearest(), Tiling(tile=tile, overlap=8))
-    stripes = list(enlarged(picture, upscaler, 360, 280))
+    stripes = list(enlarged(image, upscaler, 360, 280))
     assert len(stripes) == (1 if tile == 0 else -(-(70 - 16) // tile))
-    whole = joined(list(enlarged(picture, Upscaler(Nearest(), Tiling(tile=0)), 360, 280)))
+    whole = joined(list(enlarged(image, Upscaler(Nearest(), Tiling(tile=0)), 360, 280)))
     assert np.array_equal(joined(stripes).pixels, whole.pixels)
     assert np.array_equal(joined(stripes).alpha, whole.alpha)
 
 
-def test_deep_grey_stays_grey_and_even(tmp_path: Path):
+def test_deep_gray_stays_gray_and_even(tmp_path: Path):
     levels = np.linspace(30_000, 31_500, 64).astype(np.uint16)
-    picture = Picture(np.tile(levels[None, :, None], (9, 1, 3)), grey=True)
-    large = joined(list(enlarged(picture, Upscaler(Nearest(), Tiling()), 256, 36)))
-    write_picture(tmp_path / "out.png", large)
+    image = StillImage(np.tile(levels[None, :, None], (9, 1, 3)), gray=True)
+    large = joined(list(enlarged(image, Upscaler(Nearest(), Tiling()), 256, 36)))
+    write_image(tmp_path / "out.png", large)
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "I;16"
         row = np.asarray(out)[18].astype(int)

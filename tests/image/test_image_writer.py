@@ -13,11 +13,11 @@ from srgan_edge.errors import OutputFailed
 from srgan_edge.image import png as png_writer
 from srgan_edge.image import tiff as tiff_writer
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.still import Picture
-from srgan_edge.image.writer import left_out_by, picture_file, refuse_unwritable, write_picture
+from srgan_edge.image.still import StillImage
+from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable, write_image
 
 KINDS = [
-    (grey, alpha, bits) for grey in (True, False) for alpha in (True, False) for bits in (8, 16)
+    (gray, alpha, bits) for gray in (True, False) for alpha in (True, False) for bits in (8, 16)
 ]
 
 
@@ -26,10 +26,10 @@ def noise(*shape: int, bits: int = 8) -> np.ndarray:
     return np.random.default_rng(shape).integers(0, 2**bits, shape, dtype=kind)
 
 
-def picture(width: int, height: int, grey: bool, alpha: bool, bits: int) -> Picture:
-    pixels = noise(height, width, 1 if grey else 3, bits=bits)
-    pixels = pixels.repeat(3, axis=2) if grey else pixels
-    return Picture(pixels, noise(height, width, bits=bits) if alpha else None, grey)
+def still_image(width: int, height: int, gray: bool, alpha: bool, bits: int) -> StillImage:
+    pixels = noise(height, width, 1 if gray else 3, bits=bits)
+    pixels = pixels.repeat(3, axis=2) if gray else pixels
+    return StillImage(pixels, noise(height, width, bits=bits) if alpha else None, gray)
 
 
 def decoded_by_ffmpeg(path: Path) -> np.ndarray:
@@ -45,16 +45,16 @@ def decoded_by_ffmpeg(path: Path) -> np.ndarray:
     return rows[:, : frame.width * channels].reshape(frame.height, frame.width, channels)
 
 
-@pytest.mark.parametrize(("grey", "alpha", "bits"), KINDS)
+@pytest.mark.parametrize(("gray", "alpha", "bits"), KINDS)
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 17), (401, 5)])
-def test_another_decoder_reads_what_was_written(tmp_path, suffix, size, grey, alpha, bits):
-    whole = picture(*size, grey, alpha, bits)
+def test_another_decoder_reads_what_was_written(tmp_path, suffix, size, gray, alpha, bits):
+    whole = still_image(*size, gray, alpha, bits)
     path = tmp_path / f"out{suffix}"
-    with picture_file(path, whole.rows(0, 0), *size) as write:
+    with image_file(path, whole.rows(0, 0), *size) as write:
         for start in range(0, whole.height, 3):
             write(whole.rows(start, start + 3))
-    expected = whole.pixels[..., :1] if grey else whole.pixels
+    expected = whole.pixels[..., :1] if gray else whole.pixels
     if alpha:
         expected = np.dstack([expected, whole.alpha])
     assert np.array_equal(decoded_by_ffmpeg(path), expected)
@@ -67,11 +67,11 @@ def test_another_decoder_reads_what_was_written(tmp_path, suffix, size, grey, al
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_how_the_rows_come_changes_nothing(tmp_path: Path, suffix: str):
-    whole = picture(700, 900, False, False, 8)
+    whole = still_image(700, 900, False, False, 8)
     files = []
     for step in (1, 7, 256, 900):
         path = tmp_path / f"{step}{suffix}"
-        with picture_file(path, whole, 700, 900) as write:
+        with image_file(path, whole, 700, 900) as write:
             for start in range(0, 900, step):
                 write(whole.rows(start, start + step))
         with Image.open(path) as image:
@@ -81,20 +81,20 @@ def test_how_the_rows_come_changes_nothing(tmp_path: Path, suffix: str):
 
 
 def test_how_many_cores_there_are_changes_nothing(tmp_path: Path, monkeypatch):
-    whole = picture(700, 900, False, True, 16)
+    whole = still_image(700, 900, False, True, 16)
     files = set()
     for workers in (1, 2, 5):
         monkeypatch.setattr(png_writer, "_WORKERS", workers)
-        write_picture(tmp_path / "out.png", whole)
+        write_image(tmp_path / "out.png", whole)
         files.add((tmp_path / "out.png").read_bytes())
     assert len(files) == 1
 
 
-def test_smooth_pictures_are_compressed(tmp_path: Path):
+def test_smooth_images_are_compressed(tmp_path: Path):
     y, x = np.mgrid[:400, :600]
     pixels = np.stack([x // 3, y // 2, (x + y) // 5], axis=2).astype(np.uint8)
     for name in ("out.png", "out.tif"):
-        write_picture(tmp_path / name, Picture(pixels))
+        write_image(tmp_path / name, StillImage(pixels))
         assert (tmp_path / name).stat().st_size < pixels.size / 20
 
 
@@ -104,14 +104,14 @@ def test_big_tiff_and_all_that_is_kept(tmp_path: Path, monkeypatch, suffix: str)
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
-    like = Picture(noise(50, 40, 3), exif=exif.tobytes(), dpi=(300.0, 150.0))
-    write_picture(tmp_path / f"out{suffix}", like)
+    like = StillImage(noise(50, 40, 3), exif=exif.tobytes(), dpi=(300.0, 150.0))
+    write_image(tmp_path / f"out{suffix}", like)
     if suffix == ".tif":
         assert (tmp_path / "out.tif").read_bytes()[:4] == b"II+\0"
     with ImageReader(tmp_path / f"out{suffix}") as reader:
-        picture = reader.rows(0, 50)
-        assert np.array_equal(picture.pixels, like.pixels)
-        assert picture.dpi == pytest.approx((300, 150), abs=0.02)
+        still = reader.rows(0, 50)
+        assert np.array_equal(still.pixels, like.pixels)
+        assert still.dpi == pytest.approx((300, 150), abs=0.02)
     with Image.open(tmp_path / f"out{suffix}") as image:
         assert image.getexif()[0x010F] == "Maker"
         assert image.getexif().get_ifd(0x8825)[2] == (52.0, 31.0, 12.0)
@@ -122,25 +122,25 @@ def test_big_tiff_and_all_that_is_kept(tmp_path: Path, monkeypatch, suffix: str)
 def test_dpi_is_kept(tmp_path: Path, source: str, target: str):
     Image.new("RGB", (3, 2)).save(tmp_path / f"in{source}", dpi=(300, 300))
     with ImageReader(tmp_path / f"in{source}") as reader:
-        write_picture(tmp_path / f"out{target}", reader.rows(0, 2))
+        write_image(tmp_path / f"out{target}", reader.rows(0, 2))
     with Image.open(tmp_path / f"out{target}") as out:
         assert tuple(map(float, out.info["dpi"])) == pytest.approx((300, 300), abs=0.02)
 
 
 @pytest.mark.parametrize("alpha", [False, True])
-def test_a_still_gif_has_the_colours_that_suit_it(tmp_path: Path, alpha: bool):
+def test_a_still_gif_has_the_colors_that_suit_it(tmp_path: Path, alpha: bool):
     y, x = np.mgrid[:64, :96]
     pixels = np.stack([2 * x, 3 * y, x + y], axis=2).astype(np.uint8)
-    like = Picture(pixels, np.where(x < 40, 255, 100).astype(np.uint8) if alpha else None)
-    write_picture(tmp_path / "out.gif", like)
+    like = StillImage(pixels, np.where(x < 40, 255, 100).astype(np.uint8) if alpha else None)
+    write_image(tmp_path / "out.gif", like)
     with ImageReader(tmp_path / "out.gif") as reader:
-        picture = reader.rows(0, 64)
+        image = reader.rows(0, 64)
     visible = np.s_[:, :40]
-    apart = picture.pixels[visible].astype(int) - pixels[visible]
+    apart = image.pixels[visible].astype(int) - pixels[visible]
     assert np.abs(apart).mean() < 6 and np.abs(apart.mean(axis=(0, 1))).max() < 1
-    assert (picture.alpha is not None) == alpha
+    assert (image.alpha is not None) == alpha
     if alpha:
-        assert np.array_equal(picture.alpha, np.where(x < 40, 255, 0))
+        assert np.array_equal(image.alpha, np.where(x < 40, 255, 0))
 
 
 @pytest.mark.parametrize(
@@ -151,19 +151,19 @@ def test_a_still_gif_has_the_colours_that_suit_it(tmp_path: Path, alpha: bool):
         ("out.jpg", []),
         ("out.webp", []),
         ("out.bmp", ["EXIF"]),
-        ("out.gif", ["colours", "EXIF"]),
+        ("out.gif", ["colors", "EXIF"]),
     ],
 )
 def test_what_a_format_has_no_place_for_is_said(name: str, left_out: list[str]):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
-    like = Picture(noise(1, 1, 3), exif=exif.tobytes(), dpi=(300, 300))
+    like = StillImage(noise(1, 1, 3), exif=exif.tobytes(), dpi=(300, 300))
     said = list(left_out_by(Path(name), like))
     assert [line.split(":")[0] for line in said] == left_out
 
 
 def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
-    like = Picture(noise(1, 1, 3))
+    like = StillImage(noise(1, 1, 3))
     for name in ("out.jpg", "out.bmp"):
         with pytest.raises(OutputFailed, match=r"would all be in memory.*write \.png or \.tif"):
             refuse_unwritable(tmp_path / name, like, 20_000, 20_000)
@@ -175,9 +175,9 @@ def test_a_broken_off_file_is_absent(tmp_path: Path):
     (tmp_path / "out.png").write_bytes(b"older")
     with (
         pytest.raises(ZeroDivisionError),
-        picture_file(tmp_path / "out.png", Picture(noise(9, 9, 3)), 9, 9) as write,
+        image_file(tmp_path / "out.png", StillImage(noise(9, 9, 3)), 9, 9) as write,
     ):
-        write(Picture(noise(4, 9, 3)))
+        write(StillImage(noise(4, 9, 3)))
         raise ZeroDivisionError
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"older"]
 
@@ -189,12 +189,12 @@ import numpy as np
 from tests.test_upscaler import Nearest
 from srgan_edge.image.still import enlarged
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.writer import picture_file
+from srgan_edge.image.writer import image_file
 from srgan_edge.upscaler import Tiling, Upscaler
 source, target = map(Path, sys.argv[1:])
 with ImageReader(source) as reader:
     size = 4 * reader.width, 4 * reader.height
-    with picture_file(target, reader.rows(0, 0), *size) as write:
+    with image_file(target, reader.rows(0, 0), *size) as write:
         for stripe in enlarged(reader, Upscaler(Nearest(), Tiling(tile=64)), *size):
             write(stripe)
             del stripe

@@ -46,7 +46,7 @@ def test_what_is_visible_stays_and_is_not_copied_in_vain():
 
 
 @pytest.mark.parametrize("cut", [(0, 50), (70, 100), (190, 220)])
-def test_a_stripe_is_what_it_is_in_the_whole_picture(cut: tuple[int, int]):
+def test_a_stripe_is_what_it_is_in_the_whole_image(cut: tuple[int, int]):
     pixels = noise(220, 40, 3).astype(np.uint8)
     alpha = np.where(noise(220, 40, levels=2000) < 3, 255, 0).astype(np.uint8)
     start, stop = cut

@@ -1,4 +1,4 @@
-"""Pictures decoded in a child process: the same rows, and every way in which the child can fail."""
+"""Images decoded in a child process: the same rows, and every way in which the child can fail."""
 
 import time
 
@@ -35,21 +35,21 @@ def same_rows(reader, other, start, stop):
     assert np.array_equal(ours.pixels, theirs.pixels)
     assert (ours.alpha is None) == (theirs.alpha is None)
     assert ours.alpha is None or np.array_equal(ours.alpha, theirs.alpha)
-    for name in ("grey", "icc_profile", "exif", "dpi"):
+    for name in ("gray", "icc_profile", "exif", "dpi"):
         assert getattr(ours, name) == getattr(theirs, name)
 
 
 def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
-    with ImageProcess(sorted(folder.iterdir())) as pictures:
+    with ImageProcess(sorted(folder.iterdir())) as images:
         for path in sorted(folder.iterdir()):
             try:
                 expected = ImageReader(path)
             except (InputRefused, InputDamaged) as error:
                 with pytest.raises(type(error)) as same:
-                    pictures.open(path)
+                    images.open(path)
                 assert str(same.value) == str(error)
                 continue
-            with expected, pictures.open(path) as reader:
+            with expected, images.open(path) as reader:
                 assert ImageFacts.of(reader) == ImageFacts.of(expected)
                 assert reader.is_transparent == expected.is_transparent
                 for frame in range(expected.frames):
@@ -62,43 +62,43 @@ def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
     assert children() == []
 
 
-def test_a_link_leads_to_its_picture_and_not_to_a_device(folder, tmp_path_factory):
+def test_a_link_leads_to_its_image_and_not_to_a_device(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "link.png").symlink_to(folder / "1.png")
     (elsewhere / "zero.png").symlink_to("/dev/zero")
-    with ImageProcess(sorted(elsewhere.iterdir())) as pictures:
-        with pictures.open(elsewhere / "link.png") as reader:
+    with ImageProcess(sorted(elsewhere.iterdir())) as images:
+        with images.open(elsewhere / "link.png") as reader:
             assert reader.height == 8
         with pytest.raises(InputRefused, match="not a regular file"):
-            pictures.open(elsewhere / "zero.png")
+            images.open(elsewhere / "zero.png")
 
 
-def test_pictures_of_many_folders(folder):
+def test_images_of_many_folders(folder):
     paths = []
     for number in range(100):
         paths.append(folder / f"{number:0200}" / "a.png")
         paths[-1].parent.mkdir()
         paths[-1].write_bytes((folder / "1.png").read_bytes())
-    with ImageProcess(paths) as pictures, pictures.open(paths[77]) as reader:
+    with ImageProcess(paths) as images, images.open(paths[77]) as reader:
         assert reader.height == 8
 
 
 def test_limits_are_those_of_the_reader(folder):
-    with ImageProcess(sorted(folder.iterdir()), max_pixels=40) as pictures:
-        pictures.open(folder / "1.png")
+    with ImageProcess(sorted(folder.iterdir()), max_pixels=40) as images:
+        images.open(folder / "1.png")
         with pytest.raises(InputRefused, match="45 pixels, and 40 is the limit"):
-            pictures.open(folder / "2.png")
+            images.open(folder / "2.png")
         with pytest.raises(InputRefused, match="would become 4000 pixels, and 640 is the limit"):
-            pictures.open(folder / "1.png", enlargement=10)
+            images.open(folder / "1.png", enlargement=10)
 
 
-def test_a_picture_that_is_too_much_for_the_child_is_damage(folder):
+def test_a_image_that_is_too_much_for_the_child_is_damage(folder):
     Image.new("RGB", (9000, 9000)).save(folder / "large.png")
     message = r"large\.png: damaged: the decoder needs more than the 64 MiB it may have"
-    with ImageProcess(sorted(folder.iterdir()), memory_bytes=64 << 20) as pictures:
+    with ImageProcess(sorted(folder.iterdir()), memory_bytes=64 << 20) as images:
         with pytest.raises(InputDamaged, match=message):
-            pictures.open(folder / "large.png")
-        with pictures.open(folder / "1.png") as reader:
+            images.open(folder / "large.png")
+        with images.open(folder / "1.png") as reader:
             assert reader.width == 5
 
 
@@ -106,32 +106,32 @@ LIES = ["crash", "lie_of_size", "lie_of_frames", "lie_of_notes", "lie_of_rows", 
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_child_that_crashes_or_lies_costs_one_picture(folder, monkeypatch, name):
-    monkeypatch.setattr(ImageProcess, "_entry", f"misbehaving:picture_{name}")
+def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name):
+    monkeypatch.setattr(ImageProcess, "_entry", f"misbehaving:image_{name}")
     message = r"1\.png: damaged: the decoder (crashed|broke its protocol)"
     with (
-        ImageProcess(sorted(folder.iterdir())) as pictures,
+        ImageProcess(sorted(folder.iterdir())) as images,
         pytest.raises(InputDamaged, match=message),
     ):
-        pictures.open(folder / "1.png").rows(0, 2)
+        images.open(folder / "1.png").rows(0, 2)
 
 
-def test_no_other_child_is_started_to_close_a_picture(folder, monkeypatch):
-    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:picture_lie_of_rows")
-    with ImageProcess(sorted(folder.iterdir())) as pictures:
+def test_no_other_child_is_started_to_close_a_image(folder, monkeypatch):
+    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_lie_of_rows")
+    with ImageProcess(sorted(folder.iterdir())) as images:
         with (
             pytest.raises(InputDamaged, match="broke its protocol"),
-            pictures.open(folder / "1.png") as reader,
+            images.open(folder / "1.png") as reader,
         ):
             reader.rows(0, 2)
         assert children() == []
 
 
-def test_many_small_pictures_cost_little(folder):
-    with ImageProcess(sorted(folder.iterdir())) as pictures:
-        pictures.open(folder / "0.png")
+def test_many_small_images_cost_little(folder):
+    with ImageProcess(sorted(folder.iterdir())) as images:
+        images.open(folder / "0.png")
         started = time.monotonic()
         for _ in range(100):
-            with pictures.open(folder / "1.png") as reader:
+            with images.open(folder / "1.png") as reader:
                 reader.rows(0, 8)
         assert time.monotonic() - started < 4

@@ -35,8 +35,8 @@ LANDLOCK = sandbox.landlock_version() >= 6
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("film") / "in.mkv", frames=30)
+def video(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("video") / "in.mkv", frames=30)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def numbers(frames):
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("a.mp4", {"frames": 40, "options": {"bf": "3"}, "sounds": ["eng"]}),
+        ("a.mp4", {"frames": 40, "options": {"bf": "3"}, "audio": ["eng"]}),
         ("odd.mkv", {"size": (31, 17), "pixel_format": "yuv444p", "frames": 5}),
         ("two at one time.mkv", {"codec": "ffv1", "options": {}, "pts": [0, 512, 512, 1024]}),
         ("turned.mp4", {"display": (90, True), "frames": 2}),
@@ -81,9 +81,9 @@ def test_frames_times_and_facts_are_those_of_the_reader(tmp_path, name, wanted):
 
 
 @pytest.mark.parametrize("skip", [0, 1, 17, 29, 30])
-def test_skipped_frames_are_neither_sent_nor_forgotten(film, skip):
-    expected, _ = read_in_process(film)
-    with IsolatedReader(film) as reader:
+def test_skipped_frames_are_neither_sent_nor_forgotten(video, skip):
+    expected, _ = read_in_process(video)
+    with IsolatedReader(video) as reader:
         frames = list(reader.after(skip))
         assert reader.frames == 30
     assert numbers(frames) == list(range(skip, 30))
@@ -101,10 +101,10 @@ def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
         assert reader.notes.nudged == 2
 
 
-def test_a_frame_is_its_holders_for_as_long_as_any_part_of_it_is(film):
+def test_a_frame_is_its_holders_for_as_long_as_any_part_of_it_is(video):
     """The place of a frame must not be used again while an array, however derived, looks at it."""
     rows = []
-    with IsolatedReader(film) as reader:
+    with IsolatedReader(video) as reader:
         for number, frame in enumerate(reader):
             part = frame.pixels[::2].view(np.uint8)[..., 1:].reshape(24, 64, 2)
             rows.append((part, part.copy()))
@@ -116,8 +116,8 @@ def test_a_frame_is_its_holders_for_as_long_as_any_part_of_it_is(film):
     assert all(np.array_equal(part, copied) for part, copied in rows)
 
 
-def test_frames_outlive_their_reader_and_may_be_written_to(film):
-    with IsolatedReader(film) as reader:
+def test_frames_outlive_their_reader_and_may_be_written_to(video):
+    with IsolatedReader(video) as reader:
         frame = next(iter(reader))
     frame.pixels[:] += 0
     assert clips.read_barcode(frame.pixels) == 0
@@ -134,7 +134,7 @@ def test_deep_frames_come_with_both_their_arrays(tmp_path):
         assert np.array_equal(frame.deep, other.deep)
 
 
-def test_films_that_become_deeper_on_the_way(tmp_path):
+def test_videos_that_become_deeper_on_the_way(tmp_path):
     parts = [
         make(tmp_path / f"{depth}.ts", time_base=TICK, pixel_format=name, pts=pts)
         for depth, name, pts in [
@@ -193,12 +193,12 @@ def test_damage_comes_after_the_frames_before_it(tmp_path):
         ("hang", "gave no sign of life for 3 s"),
     ],
 )
-def test_a_failing_decoder_is_damage_and_frames_before_it_stay(film, entry, name, what):
+def test_a_failing_decoder_is_damage_and_frames_before_it_stay(video, entry, name, what):
     entry(name)
     frames, stall = [], 3 if name == "hang" else 40
     message = rf"in\.mkv: damaged: the decoder {what} at frame 3$"
     with (
-        IsolatedReader(film, stall_seconds=stall, memory_bytes=512 << 20) as reader,
+        IsolatedReader(video, stall_seconds=stall, memory_bytes=512 << 20) as reader,
         pytest.raises(InputDamaged, match=message),
     ):
         frames.extend(reader)
@@ -206,15 +206,15 @@ def test_a_failing_decoder_is_damage_and_frames_before_it_stay(film, entry, name
     assert children() == []
 
 
-def test_a_failure_keeps_the_traceback_of_the_child(film, entry):
+def test_a_failure_keeps_the_traceback_of_the_child(video, entry):
     entry("divide")
-    with IsolatedReader(film) as reader, pytest.raises(InputDamaged) as damage:
+    with IsolatedReader(video) as reader, pytest.raises(InputDamaged) as damage:
         list(reader)
     assert "in misbehave" in "".join(damage.value.__cause__.__notes__)
 
 
-def test_a_child_killed_from_outside(film):
-    with IsolatedReader(film) as reader:
+def test_a_child_killed_from_outside(video):
+    with IsolatedReader(video) as reader:
         frames = iter(reader)
         next(frames)
         children()[0].kill()
@@ -222,8 +222,8 @@ def test_a_child_killed_from_outside(film):
             list(frames)
 
 
-def test_a_slow_consumer_is_no_hang(film):
-    with IsolatedReader(film, stall_seconds=3) as reader:
+def test_a_slow_consumer_is_no_hang(video):
+    with IsolatedReader(video, stall_seconds=3) as reader:
         frames = iter(reader)
         kept = [next(frames)]
         time.sleep(4)
@@ -232,41 +232,41 @@ def test_a_slow_consumer_is_no_hang(film):
 
 
 def test_a_frame_bomb_is_refused_in_a_child_of_little_memory(tmp_path):
-    with av.open(str(tmp_path / "in.avi"), "w") as film:
-        stream = film.add_stream("png", rate=25, width=12000, height=12000, pix_fmt="gray")
-        film.mux([*stream.encode(av.VideoFrame(12000, 12000, "gray")), *stream.encode(None)])
+    with av.open(str(tmp_path / "in.avi"), "w") as video:
+        stream = video.add_stream("png", rate=25, width=12000, height=12000, pix_fmt="gray")
+        video.mux([*stream.encode(av.VideoFrame(12000, 12000, "gray")), *stream.encode(None)])
     with pytest.raises(InputRefused, match=f"more than {MAX_PIXELS} pixels"):
         IsolatedReader(tmp_path / "in.avi", memory_bytes=100 << 20)
 
 
-def test_a_child_that_cannot_start_says_why(film, entry):
+def test_a_child_that_cannot_start_says_why(video, entry):
     entry("no_such_function")
     with pytest.raises(ResourcesExhausted, match=r"before it began: AttributeError.*no_such_func"):
-        IsolatedReader(film)
+        IsolatedReader(video)
 
 
-def test_no_descriptors_are_left(film, monkeypatch):
+def test_no_descriptors_are_left(video, monkeypatch):
     monkeypatch.setattr(os, "memfd_create", lambda *_: os.open("/none", 0))
     with pytest.raises(ResourcesExhausted, match="cannot start a process"):
-        IsolatedReader(film)
+        IsolatedReader(video)
 
 
-def test_descriptors_and_processes_are_given_back(film):
+def test_descriptors_and_processes_are_given_back(video):
     gc.collect()
     before = psutil.Process().num_fds()
     for _ in range(3):
-        with IsolatedReader(film) as reader:
+        with IsolatedReader(video) as reader:
             next(iter(reader))
         with pytest.raises(InputRefused):
-            IsolatedReader(film.parent)
+            IsolatedReader(video.parent)
     gc.collect()
     assert psutil.Process().num_fds() == before
     assert children() == []
 
 
-def test_closing_ends_an_iteration_in_another_thread(film, entry):
+def test_closing_ends_an_iteration_in_another_thread(video, entry):
     entry("hang")
-    reader, got = IsolatedReader(film), []
+    reader, got = IsolatedReader(video), []
     thread = threading.Thread(target=lambda: got.extend(reader))
     thread.start()
     while len(got) < misbehaving.FRAMES_BEFORE:
@@ -292,11 +292,11 @@ with IsolatedReader(Path(sys.argv[1])) as reader:
 
 
 @pytest.fixture
-def program(film):
+def program(video):
     """A program in a group of its own, as a terminal starts it, whose decoder hangs."""
     folders = os.pathsep.join(map(os.path.abspath, sys.path))
     parent = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, film],
+        [sys.executable, "-c", PROGRAM, video],
         env=os.environ | {"PYTHONPATH": folders},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -334,11 +334,11 @@ def test_ctrl_c_ends_both_at_once(program):
 
 
 @pytest.mark.parametrize("name", misbehaving.LIES)
-def test_lies_are_noticed(film, entry, name):
+def test_lies_are_noticed(video, entry, name):
     entry(name.replace(" ", "_"))
     started = time.monotonic()
     with (
-        IsolatedReader(film, stall_seconds=20) as reader,
+        IsolatedReader(video, stall_seconds=20) as reader,
         pytest.raises(InputDamaged, match=r"the decoder (broke its protocol|sent )"),
     ):
         list(reader)
@@ -346,32 +346,32 @@ def test_lies_are_noticed(film, entry, name):
 
 
 @pytest.mark.parametrize("name", misbehaving.INFOS)
-def test_impossible_facts_are_noticed(film, entry, name):
+def test_impossible_facts_are_noticed(video, entry, name):
     entry(f"info_{name}")
     with pytest.raises(InputDamaged, match=r"the decoder (broke its protocol|sent )"):
-        IsolatedReader(film, stall_seconds=20)
+        IsolatedReader(video, stall_seconds=20)
 
 
-def test_what_it_says_cannot_move_the_cursor(film, entry):
+def test_what_it_says_cannot_move_the_cursor(video, entry):
     entry("terminal")
     with pytest.raises(InputDamaged) as damage:
-        IsolatedReader(film)
+        IsolatedReader(video)
     assert str(damage.value).startswith(r"\x1b[2Jgone\naaa")
     assert len(str(damage.value)) < 2100
 
 
-def test_it_cannot_choose_an_exception(film, entry):
+def test_it_cannot_choose_an_exception(video, entry):
     entry("unknown_error")
     with pytest.raises(InputDamaged, match=r"failed \(0\)"):
-        IsolatedReader(film)
+        IsolatedReader(video)
 
 
-def test_what_it_may_still_do(film, tmp_path):
+def test_what_it_may_still_do(video, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("key")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        request = {"path": str(film), "other": str(secret), "address": server.getsockname()}
-        with Child("misbehaving:tell_rights", request, 512 << 20, [film]) as child:
+        request = {"path": str(video), "other": str(secret), "address": server.getsockname()}
+        with Child("misbehaving:tell_rights", request, 512 << 20, [video]) as child:
             answer = child.receive(20)
         server.setblocking(False)
         with pytest.raises(BlockingIOError) if LANDLOCK else pytest.raises(OSError, match=""):
@@ -379,7 +379,7 @@ def test_what_it_may_still_do(film, tmp_path):
     assert not {"PATH", "HOME", "PYTHONPATH"} & set(answer["environment"])
     assert not {"write", "open 100 files"} & set(answer["could"])
     if LANDLOCK:
-        assert answer["could"] == ["read the film"]
+        assert answer["could"] == ["read the video"]
 
 
 def test_a_child_that_does_not_listen_holds_nobody_up():
@@ -404,9 +404,9 @@ def test_the_last_words_of_a_child_are_heard():
             child.receive(20)
 
 
-def test_a_child_that_is_gone_is_noticed_at_the_next_word(film):
-    request = {"path": str(film), "other": str(film), "address": ["127.0.0.1", 1]}
-    with Child("misbehaving:tell_rights", request, 512 << 20, [film]) as child:
+def test_a_child_that_is_gone_is_noticed_at_the_next_word(video):
+    request = {"path": str(video), "other": str(video), "address": ["127.0.0.1", 1]}
+    with Child("misbehaving:tell_rights", request, 512 << 20, [video]) as child:
         child.receive(20)
         child.send({"to": "nobody"})
         with pytest.raises(ChildFailed, match="ended by itself"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srgan_edge.image.still import Picture
+from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.video.frame import VideoInfo
 
@@ -42,14 +42,14 @@ def sent(value):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 5, 3), (0, 3, 3)])
-def test_pictures_come_back(shape):
+def test_images_come_back(shape):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, shape, np.uint8)
-    before = Picture(pixels[::-1], pixels[..., 0], True, b"profile", None, (72.0, 300.5))
+    before = StillImage(pixels[::-1], pixels[..., 0], True, b"profile", None, (72.0, 300.5))
     after = sent(before)
     assert np.array_equal(after.pixels, before.pixels)
     assert np.array_equal(after.alpha, before.alpha)
-    assert (after.grey, after.icc_profile, after.exif, after.dpi) == (
+    assert (after.gray, after.icc_profile, after.exif, after.dpi) == (
         (True, b"profile", None, (72.0, 300.5))
     )
 
@@ -103,7 +103,9 @@ def test_what_is_of_another_type_is_noticed(kind, record):
         unpack(kind, record, memoryview(bytearray(16)))
 
 
-@pytest.mark.parametrize("kind", [VideoInfo, Picture, Everything], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [VideoInfo, StillImage, Everything], ids=lambda kind: kind.__name__
+)
 @given(JSON)
 def test_any_json_is_a_value_or_an_error(kind, record):
     with pytest.raises(ValueError, match="unexpected"):

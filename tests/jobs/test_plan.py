@@ -11,7 +11,7 @@ from srgan_edge.jobs.plan import Naming, plan_jobs
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ["a.png", "b.JPG", "film.mp4", "clip.webm", "notes.txt", "deep/er/c.tif"]:
+    for name in ["a.png", "b.JPG", "video.mp4", "clip.webm", "notes.txt", "deep/er/c.tif"]:
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -25,9 +25,9 @@ def targets(inputs, output=None, **naming):
 
 def test_a_file_lands_beside_its_source(folder):
     assert targets(["in/a.png"]) == ["in/a_x4.png"]
-    assert targets(["in/film.mp4"], suffix="-big") == ["in/film-big.mp4"]
-    assert targets(["in/a.png", "in/film.mp4"], extension=".webp") == [
-        "in/a_x4.webp", "in/film_x4.mp4",
+    assert targets(["in/video.mp4"], suffix="-big") == ["in/video-big.mp4"]
+    assert targets(["in/a.png", "in/video.mp4"], extension=".webp") == [
+        "in/a_x4.webp", "in/video_x4.mp4",
     ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_a_container_we_do_not_write_becomes_mkv(folder):
     assert targets(["in/clip.webm"]) == ["in/clip_x4.mkv"]
 
 
-def test_films_of_one_name_are_told_apart_where_both_become_mkv(folder):
+def test_videos_of_one_name_are_told_apart_where_both_become_mkv(folder):
     for name in ("clip.mkv", "clip.avi"):
         (folder / "in" / name).touch()
     assert targets(["in/clip.avi", "in/clip.mkv", "in/clip.webm"]) == [
@@ -56,7 +56,7 @@ def test_output_file_or_folder(folder):
 
 
 def test_a_folder_keeps_its_tree_and_leaves_other_files_alone(folder):
-    expected = ["a_x4.png", "b_x4.JPG", "clip_x4.mkv", "deep/er/c_x4.tif", "film_x4.mp4"]
+    expected = ["a_x4.png", "b_x4.JPG", "clip_x4.mkv", "deep/er/c_x4.tif", "video_x4.mp4"]
     assert targets(["in"], "out") == [f"out/{name}" for name in expected]
     assert targets(["in"]) == [f"{folder}/in_x4/{name}" for name in expected]
 
@@ -76,9 +76,9 @@ def test_a_name_that_looks_like_a_glob_is_a_name_if_it_exists(folder):
     ("inputs", "said"),
     [
         (["missing.png"], "missing.png: no such file"),
-        (["in/*.gif"], "no picture or video matches"),
-        (["in/notes.txt"], "not a picture or video by its name"),
-        (["in/deep/er/../../../empty"], "no picture or video in it"),
+        (["in/*.gif"], "no image or video matches"),
+        (["in/notes.txt"], "not an image or video by its name"),
+        (["in/deep/er/../../../empty"], "no image or video in it"),
     ],
 )
 def test_what_is_not_there_is_refused(folder, inputs, said):

@@ -17,9 +17,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 
 @pytest.fixture
 def report(cli, tmp_path):
-    """Of one run over a film, a picture and something else."""
+    """Of one run over a video, an image and something else."""
     (tmp_path / "in").mkdir()
-    clips.make(tmp_path / "in/a.mp4", frames=7, size=(32, 24), sounds=["eng"])
+    clips.make(tmp_path / "in/a.mp4", frames=7, size=(32, 24), audio=["eng"])
     (tmp_path / "in/b.mp4").write_text("hello")
     Image.new("RGB", (16, 12)).save(tmp_path / "in/c.png")
     code, *_ = cli("upscale", "in", "-n", "edge-x4", "-o", "out", "--report", "report.json", "-q")
@@ -30,22 +30,22 @@ def report(cli, tmp_path):
 
 def test_every_field_is_on_the_page_and_every_field_of_the_page_is_there(report):
     described = [set(re.findall(r"^\| (`.*?) \|", table, re.M)) for table in tables(PAGE)]
-    run, job, film = (
+    run, job, clip = (
         {name for cell in t for name in re.findall(r"`(\w+)`", cell)} for t in described
     )
     assert report.keys() == run
     video, refused, image = report["jobs"]
     assert refused.keys() == image.keys() == job
-    assert video.keys() == job | film
+    assert video.keys() == job | clip
 
 
 def test_the_numbers_are_those_of_the_files(report, tmp_path):
     video, refused, image = report["jobs"]
     assert (video["frames"], video["size"], video["exit_code"]) == (7, "128x96", 0)
-    sound = clips.see_packets(tmp_path / "in/a.mp4", "audio")
-    assert video["packets_copied"] == len(sound[0])
+    audio = clips.see_packets(tmp_path / "in/a.mp4", "audio")
+    assert video["packets_copied"] == len(audio[0])
     assert video["frames_per_second"] == pytest.approx(7 / video["seconds"], rel=0.01)
-    assert any("states no colour matrix" in note for note in video["notes"])
+    assert any("states no color matrix" in note for note in video["notes"])
     assert refused["error"].startswith("in/b.mp4 is not a video")
     assert (refused["sha256"], refused["frames"], refused["notes"]) == (None, 0, [])
     assert (image["frames"], image["size"]) == (1, "64x48")
@@ -54,9 +54,9 @@ def test_the_numbers_are_those_of_the_files(report, tmp_path):
     assert 20 < report["peak_memory_mb"] < 20_000
 
 
-def test_what_could_be_saved_of_a_damaged_film_is_in_the_report(cli, tmp_path):
-    film = clips.make(tmp_path / "in.mkv", frames=40, size=(32, 24))
-    film.write_bytes(film.read_bytes()[:-2000])
+def test_what_could_be_saved_of_a_damaged_video_is_in_the_report(cli, tmp_path):
+    video = clips.make(tmp_path / "in.mkv", frames=40, size=(32, 24))
+    video.write_bytes(video.read_bytes()[:-2000])
     assert cli("upscale", "in.mkv", "-n", "edge-x4", "-q", "--report", "report.json")[0] == 4
     (job,) = json.loads((tmp_path / "report.json").read_text())["jobs"]
     assert job.get("saved_as") == "in_x4.partial.mkv", job["error"]

@@ -1,7 +1,7 @@
 """Kernels: references that mean what they say, and CUDA sources that equal them bit for bit.
 
 A C++ compiler builds the sources as they are, and every thread runs on the CPU, one after another,
-with checks for undefined behaviour: a misaligned access, a number that leaves its 32 bits.
+with checks for undefined behavior: a misaligned access, a number that leaves its 32 bits.
 """
 
 import ctypes
@@ -278,14 +278,14 @@ def test_codes_are_within_rounding_of_the_standard(matrix, full_range, bits):
 
 @pytest.mark.parametrize("bits", [8, 10])
 @pytest.mark.parametrize(("matrix", "full_range"), SCHEMES)
-def test_grey_has_no_colour_there_and_back(matrix, full_range, bits):
-    grey = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+def test_gray_has_no_color_there_and_back(matrix, full_range, bits):
+    gray = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     scheme = yuv_matrix(matrix, full_range)
-    luma, chroma = rgb_to_yuv420.rgb_to_yuv420(grey, scheme, bits)
+    luma, chroma = rgb_to_yuv420.rgb_to_yuv420(gray, scheme, bits)
     assert (chroma == (128 if bits == 8 else 512 << 6)).all()
     back = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, scheme)
     assert (back[..., 0] == back[..., 1]).all() and (back[..., 0] == back[..., 2]).all()
-    assert np.abs(back.astype(int) - grey).max() <= (1 if bits == 8 and not full_range else 0)
+    assert np.abs(back.astype(int) - gray).max() <= (1 if bits == 8 and not full_range else 0)
     assert back[0, 0, 0] == 0 and back[-1, -1, 0] == 255
 
 
@@ -375,14 +375,14 @@ def test_tile_difference_is_its_reference(run, tiling, offset, other_offset, cha
     np.testing.assert_array_equal(found, expected)
 
 
-# The colour lock
+# The color lock
 
 
 @given(
     *(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4)),
     *(st.integers(-255, 255), offsets, st.randoms(use_true_random=False)),
 )
-def test_the_colour_lock_is_its_reference(run, width, height, scale, shift, offset, random):
+def test_the_color_lock_is_its_reference(run, width, height, scale, shift, offset, random):
     """Step by step; and all three are what the runtime does."""
     rng = np.random.default_rng(random.randrange(1 << 30))
     source = rng.integers(0, 256, (height, width, 3), np.uint8)

@@ -42,22 +42,22 @@ def brief_patience(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    """Two seconds with sound, a keyframe every fifth frame."""
-    path = tmp_path_factory.mktemp("film") / "in.mkv"
-    return make(path, frames=50, sounds=["eng"], options={"crf": "18", "bf": "0", "g": "5"})
+def video(tmp_path_factory):
+    """Two seconds with audio, a keyframe every fifth frame."""
+    path = tmp_path_factory.mktemp("video") / "in.mkv"
+    return make(path, frames=50, audio=["eng"], options={"crf": "18", "bf": "0", "g": "5"})
 
 
 # ---------------------------------------------------------------- the newest frame
 
 
 @contextmanager
-def paced(film):
-    """A pipe through which a film comes as fast as it plays, in NUT."""
+def paced(video):
+    """A pipe through which a video comes as fast as it plays, in NUT."""
     read_end, write_end = os.pipe()
 
     def send():
-        play(film, f"pipe:{write_end}", "nut")
+        play(video, f"pipe:{write_end}", "nut")
         os.close(write_end)
 
     sender = threading.Thread(target=send)
@@ -69,9 +69,9 @@ def paced(film):
         os.close(read_end)
 
 
-def play(film, url, name, seconds=None, **options):
-    """Send the packets of a film when it is time for each."""
-    with av.open(str(film)) as source:
+def play(video, url, name, seconds=None, **options):
+    """Send the packets of a video when it is time for each."""
+    with av.open(str(video)) as source:
         container_options = {"flush_packets": "1", **options}
         with av.open(url, "w", format=name, container_options=container_options) as output:
             streams = {s.index: output.add_stream_from_template(s) for s in source.streams}
@@ -86,10 +86,10 @@ def play(film, url, name, seconds=None, **options):
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_slow_engine_takes_the_newest_and_is_never_late(tmp_path, film, slots):
+def test_a_slow_engine_takes_the_newest_and_is_never_late(tmp_path, video, slots):
     seconds = 0.2
     target = tmp_path / "out.mkv"
-    with paced(film) as pipe:
+    with paced(video) as pipe:
         result, listener, _ = upscale(pipe, target, Doubler(seconds, slots), live=True)
     frames = see_frames(target)
     assert len(frames) == result.frames
@@ -99,16 +99,16 @@ def test_a_slow_engine_takes_the_newest_and_is_never_late(tmp_path, film, slots)
     assert numbers == sorted(set(numbers))
     assert numbers[-2:] == [48, 49]  # the newest of all are never dropped
     assert drift(frames) <= MS
-    (sound,), (expected,) = see_packets(target, "audio"), see_packets(film, "audio")
-    assert [packet.digest for packet in sound] == [packet.digest for packet in expected]
+    (audio,), (expected,) = see_packets(target, "audio"), see_packets(video, "audio")
+    assert [packet.digest for packet in audio] == [packet.digest for packet in expected]
     (note,) = (note for note in listener.notes if "dropped for newer ones" in note)
     longest = float(note.rpartition("at most ")[2].removesuffix(" s"))
     assert seconds <= longest < 2 * seconds + 0.2, note
 
 
-def test_a_fast_engine_drops_no_more_than_what_came_while_it_was_probed(tmp_path, film):
+def test_a_fast_engine_drops_no_more_than_what_came_while_it_was_probed(tmp_path, video):
     target = tmp_path / "out.mkv"
-    with paced(film) as pipe:
+    with paced(video) as pipe:
         result, _, _ = upscale(pipe, target, live=True)
     assert result.frames + result.frames_dropped == 50
     later = [frame.number for frame in see_frames(target) if frame.number >= 25]
@@ -121,13 +121,13 @@ def drift(frames):
     return max(offsets) - min(offsets)
 
 
-def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, film):
-    with paced(film) as pipe:
+def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, video):
+    with paced(video) as pipe:
         result, _, _ = upscale(pipe, tmp_path / "out.mkv", Doubler(0.06))
     assert (result.frames, result.frames_dropped) == (50, 0)
 
 
-def test_no_frame_waits_on_its_way_out_of_a_pipe(film):
+def test_no_frame_waits_on_its_way_out_of_a_pipe(clip):
     """From the moment a frame is due to that at which the upscaled one can be read."""
     read_end, write_end = os.pipe()
     late = []
@@ -141,7 +141,7 @@ def test_no_frame_waits_on_its_way_out_of_a_pipe(film):
 
     watcher = threading.Thread(target=watch)
     begun = time.monotonic()
-    with paced(film) as pipe:
+    with paced(clip) as pipe:
         watcher.start()
         job = Job(Path(pipe.name), Path("out"), "video", pipe, OutputPipe("nut", write_end))
         upscale_stream(job, Doubler(0.1), replace(OPTIONS, live=True), Listener())
@@ -173,8 +173,8 @@ def web_server(folder, handler=http.server.SimpleHTTPRequestHandler):
         server.server_close()
 
 
-def write_hls(film, folder, seconds=0.4):
-    with av.open(str(film)) as source:
+def write_hls(video, folder, seconds=0.4):
+    with av.open(str(video)) as source:
         options = {"hls_time": str(seconds), "hls_list_size": "0"}
         with av.open(str(folder / "live.m3u8"), "w", format="hls", options=options) as output:
             streams = {s.index: output.add_stream_from_template(s) for s in source.streams}
@@ -185,10 +185,10 @@ def write_hls(film, folder, seconds=0.4):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_hls_is_read_over_http_to_its_end(tmp_path, film, live):
+def test_hls_is_read_over_http_to_its_end(tmp_path, video, live):
     folder = tmp_path / "www"
     folder.mkdir()
-    write_hls(film, folder)
+    write_hls(video, folder)
     assert len(list(folder.glob("*.ts"))) > 2
     target = tmp_path / "out.mkv"
     with web_server(folder) as url:
@@ -200,23 +200,23 @@ def test_hls_is_read_over_http_to_its_end(tmp_path, film, live):
     else:
         assert [frame.number for frame in frames] == list(range(50))
     assert drift(frames) <= MS
-    assert len(see_packets(target, "audio")[0]) == len(see_packets(film, "audio")[0])
+    assert len(see_packets(target, "audio")[0]) == len(see_packets(video, "audio")[0])
 
 
-def test_broadcast_sound_goes_into_a_pipe(tmp_path, film):
+def test_broadcast_audio_goes_into_a_pipe(tmp_path, video):
     """In a transport stream each packet says what it is, in Matroska the header does."""
     folder = tmp_path / "www"
     folder.mkdir()
-    write_hls(film, folder)
+    write_hls(video, folder)
     with web_server(folder) as url:
         _, _, got = upscale(Address(f"{url}/live.m3u8"), "matroska")
     (tmp_path / "out.mkv").write_bytes(got)
-    with av.open(str(tmp_path / "out.mkv")) as result, av.open(str(film)) as source:
-        (sound,), (expected,) = result.streams.audio, source.streams.audio
-        assert sound.codec_context.extradata[:2] == expected.codec_context.extradata[:2]
-        assert [frame.samples for frame in result.decode(sound)]
-    (sound,), (expected,) = (see_packets(path, "audio") for path in (tmp_path / "out.mkv", film))
-    assert [packet.digest for packet in sound] == [packet.digest for packet in expected]
+    with av.open(str(tmp_path / "out.mkv")) as result, av.open(str(video)) as source:
+        (audio,), (expected,) = result.streams.audio, source.streams.audio
+        assert audio.codec_context.extradata[:2] == expected.codec_context.extradata[:2]
+        assert [frame.samples for frame in result.decode(audio)]
+    (audio,), (expected,) = (see_packets(path, "audio") for path in (tmp_path / "out.mkv", video))
+    assert [packet.digest for packet in audio] == [packet.digest for packet in expected]
 
 
 @pytest.mark.parametrize(
@@ -269,12 +269,12 @@ def test_what_was_not_built_in_is_said(tmp_path):
 
 
 @contextmanager
-def broadcast(film, port, repeats=1, pause=0.0):
-    """A film sent as a transport stream over UDP, while it plays."""
+def broadcast(video, port, repeats=1, pause=0.0):
+    """A video sent as a transport stream over UDP, while it plays."""
 
     def send_all():
         for _ in range(repeats):
-            play(film, f"udp://{LOOPBACK}:{port}?pkt_size=1316", "mpegts")
+            play(video, f"udp://{LOOPBACK}:{port}?pkt_size=1316", "mpegts")
             time.sleep(pause)
 
     sender = threading.Thread(target=send_all)
@@ -292,9 +292,9 @@ def free_udp_port():
 
 
 @pytest.mark.slow
-def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, film):
+def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, video):
     target = tmp_path / "out.mkv"
-    with broadcast(film, free_udp_port(), repeats=2) as url, pytest.raises(InputDamaged) as lost:
+    with broadcast(video, free_udp_port(), repeats=2) as url, pytest.raises(InputDamaged) as lost:
         time.sleep(0.5)
         upscale(Address(url), target)
     assert "lost, and not back after 3 tries" in str(lost.value)
@@ -304,10 +304,10 @@ def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, film):
 
 
 @pytest.mark.slow
-def test_a_lost_connection_is_made_again(tmp_path, film):
+def test_a_lost_connection_is_made_again(tmp_path, video):
     """The stream goes on as much later as it was away, and says so."""
     target, port = tmp_path / "out.mkv", free_udp_port()
-    with broadcast(film, port, repeats=2, pause=2.5) as url, pytest.raises(InputDamaged):
+    with broadcast(video, port, repeats=2, pause=2.5) as url, pytest.raises(InputDamaged):
         listener = Listener()
         job = Job(Path("udp"), target, "video", Address(url))
         upscale_stream(job, Doubler(), OPTIONS, listener)
@@ -330,10 +330,10 @@ class DyingServer(http.server.SimpleHTTPRequestHandler):
             super().do_GET()
 
 
-def test_a_server_that_dies_leaves_what_came_before(tmp_path, film):
+def test_a_server_that_dies_leaves_what_came_before(tmp_path, video):
     folder = tmp_path / "www"
     folder.mkdir()
-    write_hls(film, folder)
+    write_hls(video, folder)
     with web_server(folder, DyingServer) as url, pytest.raises(InputDamaged) as lost:
         upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
     assert "ends at 0.8" in str(lost.value)
@@ -362,12 +362,12 @@ GLib.MainLoop().run()
 
 
 @contextmanager
-def rtsp_server(film):
+def rtsp_server(video):
     """A real one, GStreamer's, where the machine's own Python has it."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if not python or subprocess.run([python, "-c", PROBE], capture_output=True).returncode:
         pytest.skip("needs gir1.2-gst-rtsp-server-1.0, python3-gi and GStreamer's plugins")
-    process = subprocess.Popen([python, "-c", SERVER, str(film)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([python, "-c", SERVER, str(video)], stdout=subprocess.PIPE)
     try:
         yield f"rtsp://{LOOPBACK}:{int(process.stdout.readline())}/live"
     finally:
@@ -376,9 +376,9 @@ def rtsp_server(film):
 
 
 @pytest.mark.slow
-def test_rtsp_is_read(tmp_path, film):
+def test_rtsp_is_read(tmp_path, video):
     target = tmp_path / "out.mkv"
-    with rtsp_server(film) as url:
+    with rtsp_server(video) as url:
         result, _, _ = upscale(Address(url), target)
     assert result.frames == 50
     frames = see_frames(target)
@@ -388,9 +388,9 @@ def test_rtsp_is_read(tmp_path, film):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_the_end_of_a_live_film(tmp_path, film, number):
+def test_a_signal_is_the_end_of_a_live_video(tmp_path, video, number):
     target = tmp_path / "out.mkv"
-    with broadcast(film, free_udp_port(), repeats=4) as url:
+    with broadcast(video, free_udp_port(), repeats=4) as url:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "srgan_edge", "upscale", url, "--allow-network", "--live"),

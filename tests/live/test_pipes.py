@@ -1,4 +1,4 @@
-"""Films through pipes, in every format on either side: each frame at its time, nothing else."""
+"""Videos through pipes, in every format on either side: each frame at its time, nothing else."""
 
 import itertools
 import json
@@ -31,21 +31,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    """48 frames with B-frames, at times that milliseconds cannot state, and two sounds."""
+def video(tmp_path_factory):
+    """48 frames with B-frames, at times that milliseconds cannot state, and two audio."""
     return make(
-        tmp_path_factory.mktemp("film") / "in.mkv",
+        tmp_path_factory.mktemp("video") / "in.mkv",
         frames=48,
         time_base=Fraction(1001, 30000),
         pts=range(48),
         stated_rate=Fraction(30000, 1001),
-        sounds=["eng", "deu"],
+        audio=["eng", "deu"],
         options={"crf": "18", "bf": "2"},
     )
 
 
 def seen(tmp_path, result):
-    """A film that may be bytes, as a path to look at."""
+    """A video that may be bytes, as a path to look at."""
     if isinstance(result, Path):
         return result
     path = tmp_path / "seen"
@@ -58,10 +58,10 @@ def seen(tmp_path, result):
 
 @pytest.mark.parametrize("target", ["file", *PIPES])
 @pytest.mark.parametrize("source", ["file", *PIPES])
-def test_every_frame_arrives_at_its_time(tmp_path, film, source, target):
+def test_every_frame_arrives_at_its_time(tmp_path, video, source, target):
     if source == target == "file":
         pytest.skip("is no stream: see test_transcode.py")
-    wanted = film if source == "file" else as_format(film, source)
+    wanted = video if source == "file" else as_format(video, source)
     aim = tmp_path / "out.mkv" if target == "file" else target
     raw = Encoding() if target == "yuv4mpegpipe" else Encoding(preset="ultrafast")
     result, listener, got = upscale(wanted, aim, encoding=raw)
@@ -76,13 +76,13 @@ def test_every_frame_arrives_at_its_time(tmp_path, film, source, target):
     )
     if source == "yuv4mpegpipe" and target in ("nut", "yuv4mpegpipe"):
         assert [frame.start for frame in after] == [n * Fraction(1001, 30000) for n in range(48)]
-    sounds = see_packets(seen(tmp_path, got or aim), "audio")
+    audio = see_packets(seen(tmp_path, got or aim), "audio")
     if "yuv4mpegpipe" in (source, target):
-        assert sounds == []
+        assert audio == []
     else:
-        expected = see_packets(film, "audio")
-        assert [[p.digest for p in s] for s in sounds] == [[p.digest for p in s] for s in expected]
-        offsets = {a.start - b.start for a, b in zip(sounds[1], expected[1], strict=True)}
+        expected = see_packets(video, "audio")
+        assert [[p.digest for p in s] for s in audio] == [[p.digest for p in s] for s in expected]
+        offsets = {a.start - b.start for a, b in zip(audio[1], expected[1], strict=True)}
         assert max(offsets) - min(offsets) <= 2 * MS  # in step
 
 
@@ -104,7 +104,7 @@ def test_raw_frames_are_refused_where_their_times_follow_no_rate(tmp_path):
 def test_what_raw_frames_leave_out_is_named(tmp_path):
     source = make(
         tmp_path / "in.mkv",
-        sounds=["eng"],
+        audio=["eng"],
         subtitles="subrip",
         chapters=True,
         color=(1, 1, 1, 1),
@@ -116,14 +116,14 @@ def test_what_raw_frames_leave_out_is_named(tmp_path):
         "subtitle stream 2 (srt)",
         "how wide a pixel is: 4/3",
         "chapters",
-        "which colour matrix it is: bt709",
+        "which color matrix it is: bt709",
     ]
     assert "in.mkv: left out: audio stream 1 (aac)" in listener.notes
     assert got.startswith(b"YUV4MPEG2 W128 H96 F25:1 Ip A0:0 C420mpeg2")
 
 
 def test_subtitles_and_chapters_go_along(tmp_path):
-    source = make(tmp_path / "in.mkv", sounds=["eng"], subtitles="subrip", chapters=True)
+    source = make(tmp_path / "in.mkv", audio=["eng"], subtitles="subrip", chapters=True)
     result, _, got = upscale(source, "matroska")
     assert result.left_out == []
     path = seen(tmp_path, got)
@@ -145,14 +145,14 @@ def test_raw_frames_keep_their_bits(tmp_path):
         assert result.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
 
 
-def test_raw_frames_take_no_encoder(film):
+def test_raw_frames_take_no_encoder(video):
     with pytest.raises(UsageError, match="holds raw frames; possible: --pix-fmt, or -f nut"):
-        upscale(film, "yuv4mpegpipe", encoding=Encoding("libx265"))
+        upscale(video, "yuv4mpegpipe", encoding=Encoding("libx265"))
 
 
-def test_nothing_is_dropped_where_upscaling_is_slow(tmp_path, film):
+def test_nothing_is_dropped_where_upscaling_is_slow(tmp_path, video):
     doubler = Doubler(seconds=0.02, slots=2)
-    result, _, _ = upscale(as_format(film, "nut"), tmp_path / "out.mkv", doubler)
+    result, _, _ = upscale(as_format(video, "nut"), tmp_path / "out.mkv", doubler)
     assert result.frames == 48
     assert sorted(doubler.seen) == list(range(48))
 
@@ -164,14 +164,14 @@ def test_nothing_is_dropped_where_upscaling_is_slow(tmp_path, film):
     ("content", "said"),
     [
         (b"", "standard input is empty"),
-        (b"SECRET\n" * 2000, "no film that can be read once through"),
-        (b"ffconcat version 1.0\nfile in.mkv\n", "no film"),
-        (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nfile:///etc/passwd\n", "no film"),
-        (bytes(range(256)) * 400, "no film"),
+        (b"SECRET\n" * 2000, "no video that can be read once through"),
+        (b"ffconcat version 1.0\nfile in.mkv\n", "no video"),
+        (b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:1,\nfile:///etc/passwd\n", "no video"),
+        (bytes(range(256)) * 400, "no video"),
     ],
     ids=["empty", "text", "ffconcat", "playlist", "noise"],
 )
-def test_what_is_no_film_is_refused(tmp_path, content, said):
+def test_what_is_no_video_is_refused(tmp_path, content, said):
     with pytest.raises(InputRefused, match=said):
         upscale(content, tmp_path / "out.mkv")
     assert list(tmp_path.iterdir()) == []
@@ -183,8 +183,8 @@ def test_a_format_that_needs_going_back_is_refused(tmp_path):
         upscale(source.read_bytes(), tmp_path / "out.mkv")
 
 
-def test_a_file_that_states_its_length_is_not_cut_off_unseen(tmp_path, film):
-    whole = film.read_bytes()
+def test_a_file_that_states_its_length_is_not_cut_off_unseen(tmp_path, video):
+    whole = video.read_bytes()
     target = tmp_path / "out.mkv"
     with pytest.raises(InputDamaged, match=r"ends at .* what came before is in .*out.partial.mkv"):
         upscale(whole[: len(whole) // 2], target)
@@ -192,27 +192,27 @@ def test_a_file_that_states_its_length_is_not_cut_off_unseen(tmp_path, film):
     assert 5 < len(see_frames(tmp_path / "out.partial.mkv")) < 48
 
 
-def test_that_nothing_is_known_of_an_early_end_is_said(tmp_path, film):
-    _, listener, _ = upscale(as_format(film, "nut"), tmp_path / "out.mkv")
+def test_that_nothing_is_known_of_an_early_end_is_said(tmp_path, video):
+    _, listener, _ = upscale(as_format(video, "nut"), tmp_path / "out.mkv")
     assert listener.notes[0] == (
         "standard input: in one pass, which cannot be resumed; "
         "states no length: whether it ends early cannot be known"
     )
-    assert upscale(film, "nut")[1].notes[0] == "in.mkv: in one pass, which cannot be resumed"
+    assert upscale(video, "nut")[1].notes[0] == "in.mkv: in one pass, which cannot be resumed"
 
 
-def test_the_reader_that_leaves_ends_it_without_a_word(film):
+def test_the_reader_that_leaves_ends_it_without_a_word(video):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    job = Job(film, Path("standard output"), "video", None, OutputPipe("nut", write_end))
+    job = Job(video, Path("standard output"), "video", None, OutputPipe("nut", write_end))
     with pytest.raises(ReaderGone):
         upscale_stream(job, Doubler(), OPTIONS, Listener())
     os.close(write_end)
 
 
-def test_a_full_disk_behind_a_pipe_is_named(film):
+def test_a_full_disk_behind_a_pipe_is_named(video):
     full = os.open("/dev/full", os.O_WRONLY)
-    job = Job(film, Path("standard output"), "video", None, OutputPipe("nut", full))
+    job = Job(video, Path("standard output"), "video", None, OutputPipe("nut", full))
     with pytest.raises(OutputFailed, match="cannot write standard output: No space left"):
         upscale_stream(job, Doubler(), OPTIONS, Listener())
     os.close(full)
@@ -244,8 +244,8 @@ def command(*arguments, **options):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["a.mkv", "b.mkv", "-o", "-"], 2, "possible with a pipe or an address: one film"),
-        (["in.png", "-o", "-"], 3, "is a picture"),
+        (["a.mkv", "b.mkv", "-o", "-"], 2, "possible with a pipe or an address: one video"),
+        (["in.png", "-o", "-"], 3, "is an image"),
         (["missing.mkv", "-o", "-"], 3, "no such file"),
         (["in.mkv", "-f", "nut"], 2, "-f nut is for -o -"),
         (["in.mkv", "--live"], 2, "possible: with - or an address"),
@@ -270,8 +270,8 @@ def test_what_cannot_be_is_refused(cli, tmp_path, arguments, code, said):
     assert err.count("\n") == 1
 
 
-def test_nothing_but_the_film_goes_to_standard_output(tmp_path):
-    source = make(tmp_path / "in.mkv", frames=6, sounds=["eng"])
+def test_nothing_but_the_video_goes_to_standard_output(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=6, audio=["eng"])
     with command("-", "-o", "-", *EDGE, "--json-events", stdin=subprocess.PIPE) as process:
         out, err = process.communicate(source.read_bytes())
     assert process.returncode == 0, err
@@ -303,10 +303,10 @@ def test_a_reader_that_leaves_ends_the_command_like_a_filter(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_though_nothing_comes(tmp_path, film, number):
+def test_a_signal_ends_it_though_nothing_comes(tmp_path, video, number):
     """A file that cannot be whole is absent, and a stalled pipe holds nobody."""
     target = tmp_path / "out.mkv"
-    content = as_format(film, "nut")
+    content = as_format(video, "nut")
     with command("-", "-o", target, *EDGE, stdin=subprocess.PIPE) as process:
         process.stdin.write(content[: len(content) // 2])
         process.stdin.flush()
@@ -357,7 +357,7 @@ def wait_for_file_in(folder):
 @pytest.mark.parametrize("back", PIPES)
 @pytest.mark.parametrize("to", PIPES)
 def test_between_two_ffmpegs(tmp_path, to, back):
-    source = make(tmp_path / "in.mp4", frames=10, sounds=["eng"])
+    source = make(tmp_path / "in.mp4", frames=10, audio=["eng"])
     result = tmp_path / "out.mkv"
     copy = [] if to == "yuv4mpegpipe" else ["-map", "0", "-c", "copy"]
     ffmpeg = ["ffmpeg", "-v", "error", "-nostdin"]

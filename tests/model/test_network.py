@@ -30,7 +30,7 @@ def test_an_untrained_generator_enlarges_already(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
-def test_bf16_leaves_the_picture_no_cast(spec):
+def test_bf16_leaves_the_image_no_cast(spec):
     """Its roundings must not add up: SRResNet wholly in BF16 came out one level too dark."""
     torch.manual_seed(1)
     generator = generator_from_spec(spec)

@@ -48,10 +48,10 @@ OpenVINO on AVX2 alone 52 dB."""
 def int8_form():
     """edge-x4 in INT8 with scales of the demo photo, in memory, and its spec."""
     network, spec = load_checkpoint(EDGE)
-    pictures = [torch.tensor(batch).permute(0, 3, 1, 2) / 255 for batch in natural_batches()]
+    images = [torch.tensor(batch).permute(0, 3, 1, 2) / 255 for batch in natural_batches()]
     spec = dataclasses.replace(spec, name="int8", quantized_from="edge-x4")
     quantized = generator_from_spec(spec).eval()
-    quantized.load_state_dict(quantized_state(network, pictures))
+    quantized.load_state_dict(quantized_state(network, images))
     return quantized, spec
 
 
@@ -59,11 +59,11 @@ def int8_form():
 def quantized(tmp_path_factory):
     """edge-x4 in INT8, scales from crops of the demo photo."""
     folder = tmp_path_factory.mktemp("quantized")
-    (folder / "pictures" / "below").mkdir(parents=True)
+    (folder / "images" / "below").mkdir(parents=True)
     for index, batch in enumerate(natural_batches()):
-        Image.fromarray(batch[0]).save(folder / "pictures" / "below" / f"{index}.png")
+        Image.fromarray(batch[0]).save(folder / "images" / "below" / f"{index}.png")
     path = folder / "edge-x4-int8.safetensors"
-    parity = quantize_checkpoint(EDGE, [folder / "pictures"], path)
+    parity = quantize_checkpoint(EDGE, [folder / "images"], path)
     return path, parity
 
 
@@ -109,12 +109,12 @@ def test_the_first_and_the_last_stay_in_floating_point():
 def test_scales_are_the_largest_inputs_and_leave_no_trace():
     torch.manual_seed(0)
     network = EdgeNet(channels=4, blocks=2).eval()
-    pictures = [torch.rand(2, 3, 5, 7), torch.rand(1, 3, 9, 8)]
+    images = [torch.rand(2, 3, 5, 7), torch.rand(1, 3, 9, 8)]
     with torch.no_grad():
-        before = network(pictures[0])
-        largest = max(float(network.body[:2](picture).abs().max()) for picture in pictures)
-        state = quantized_state(network, pictures)
-        assert torch.equal(network(pictures[0]), before)
+        before = network(images[0])
+        largest = max(float(network.body[:2](image).abs().max()) for image in images)
+        state = quantized_state(network, images)
+        assert torch.equal(network(images[0]), before)
     assert float(state["body.2.input_scale"]) == pytest.approx(HEADROOM * largest / 127)
     assert state.keys() - network.state_dict().keys() == {
         "body.2.input_scale",
@@ -127,7 +127,7 @@ def test_int8_passes_its_gate(quantized):
     assert parity.psnr_db > 44
     spec = load_checkpoint(path)[1]
     assert (spec.name, spec.quantized_from) == ("edge-x4-int8", "edge-x4")
-    assert "in INT8 with the scales of 5 pictures" in spec.training.recipe
+    assert "in INT8 with the scales of 5 images" in spec.training.recipe
     assert spec.training.scores == {}
 
 
@@ -165,8 +165,8 @@ def test_an_int8_model_is_not_quantized_again(quantized, tmp_path):
         quantize_checkpoint(quantized[0], [quantized[0].parent], tmp_path / "x.safetensors")
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(InputRefused, match="no picture in it or below it"):
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(InputRefused, match="no image in it or below it"):
         quantize_checkpoint(EDGE, [tmp_path], tmp_path / "x.safetensors")
 
 
@@ -174,19 +174,19 @@ def test_what_misses_the_gate_is_refused_and_not_written(quantized, tmp_path, mo
     monkeypatch.setitem(GATES, "int8", Gate(70, 255, 255))
     path = tmp_path / "x.safetensors"
     with pytest.raises(ModelRefused, match=r"in INT8 is too far from FP32: \d\d\.\d dB where 70"):
-        quantize_checkpoint(EDGE, [quantized[0].parent / "pictures"], path)
+        quantize_checkpoint(EDGE, [quantized[0].parent / "images"], path)
     assert not path.exists()
 
 
-def test_batch_normalisation_is_refused():
+def test_batch_normalization_is_refused():
     with pytest.raises(ModelRefused, match="norm 'batch' in INT8"):
         ModelSpec("x", "srresnet", 4, 1, norm="batch", quantized_from="y")
 
 
 def test_the_command_says_what_it_wrote(quantized, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    pictures = str(quantized[0].parent / "pictures")
-    app(["quantize", "edge-x4", "--data", pictures], standalone_mode=False)
+    images = str(quantized[0].parent / "images")
+    app(["quantize", "edge-x4", "--data", images], standalone_mode=False)
     assert "wrote edge-x4-int8.safetensors; against edge-x4 in fp32: max" in capsys.readouterr().out
     onnx_from_checkpoint(tmp_path / "edge-x4-int8.safetensors", tmp_path / "edge-x4-int8.onnx")
     app(["verify", "edge-x4-int8.onnx", "--engine", "openvino"], standalone_mode=False)

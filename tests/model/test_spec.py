@@ -32,14 +32,14 @@ def test_receptive_radius_of_the_papers_generator_is_40():
         ("edge", False),
         ("edge-relu", False),
         ("srresnet", False),
-        ("edge, in INT8 with the scales of 134 pictures", False),
+        ("edge, in INT8 with the scales of 134 images", False),
         ("srgan from srresnet-x4", True),
         ("srresnet-vgg22", True),
         ("0.2 srresnet-x4 + 0.8 srgan-x4", True),
         ("my-own", True),
     ],
 )
-def test_what_was_not_trained_on_pixels_alone_may_shift_colours(recipe, may):
+def test_what_was_not_trained_on_pixels_alone_may_shift_colors(recipe, may):
     training = Training(recipe, "two photos", 5)
     assert dataclasses.replace(SPEC, training=training).may_shift_colors == may
     assert dataclasses.replace(SPEC, training=None).may_shift_colors

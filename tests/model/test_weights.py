@@ -23,26 +23,26 @@ def grid_levels(pixels, period_px=4):
     """Amplitude of the strongest pattern that repeats with the pixels' blocks, in levels of 255.
 
     In the mean spectrum of 64 px windows, what the multiples of 1 / `period_px` cycles a pixel
-    have more than their surroundings. Pictures have no reason for it; enlargers do (Odena et al.
+    have more than their surroundings. Images have no reason for it; enlargers do (Odena et al.
     2016, "Deconvolution and checkerboard artifacts").
     """
-    side, picture = 64, luma(pixels) * (255 / 219)  # BT.601 spans 219 levels
+    side, image = 64, luma(pixels) * (255 / 219)  # BT.601 spans 219 levels
     window = np.outer(np.hanning(side), np.hanning(side))
     corners = [
         (y, x)
-        for y in range(0, picture.shape[0] - side + 1, side // 2)
-        for x in range(0, picture.shape[1] - side + 1, side // 2)
+        for y in range(0, image.shape[0] - side + 1, side // 2)
+        for x in range(0, image.shape[1] - side + 1, side // 2)
     ]
-    crops = np.stack([picture[y : y + side, x : x + side] for y, x in corners])
+    crops = np.stack([image[y : y + side, x : x + side] for y, x in corners])
     power = (np.abs(np.fft.fft2(crops * window)) ** 2).mean(0)
     multiples = [(k, m) for k in range(period_px) for m in range(period_px) if k or m]
     return max(_excess(power, k * side // period_px, m * side // period_px) for k, m in multiples)
 
 
 def _excess(power, row, column):
-    """The square root of what a bin has more than its neighbours, as the amplitude of a wave.
+    """The square root of what a bin has more than its neighbors, as the amplitude of a wave.
 
-    On an axis, where the edges of pictures are, those on the axis; else those around.
+    On an axis, where the edges of images are, those on the axis; else those around.
     """
     side = len(power)
     near = power[np.ix_((row + np.arange(-4, 5)) % side, (column + np.arange(-4, 5)) % side)]
@@ -108,7 +108,7 @@ def test_none_paints_a_grid(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_none_shifts_colours(name):
+def test_none_shifts_colors(name):
     photo = read_pixels(PHOTO)
     reduced = bicubic.resize(enlarged_photo(name), *photo.shape[:2]).astype(float)
     assert np.abs((reduced - photo).mean((0, 1))).max() < 0.5

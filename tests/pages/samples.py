@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     photo = Image.open(DEMO / "photo.png").convert("RGB")
     _photographs(folder, photo)
     _benchmarks(folder, photo)
-    for name in ("video.mp4", "holiday.mp4", "film.mkv", "in.mp4", "films/one.mkv"):
+    for name in ("video.mp4", "holiday.mp4", "video.mkv", "in.mp4", "videos/one.mkv"):
         write_video(folder / name, with_audio=True)
     write_video(folder / "old.nut", with_audio=True)
     write_video(folder / "clip.mkv", pix_fmt="yuv420p")
@@ -53,7 +53,7 @@ def _photographs(folder: Path, photo: Image.Image) -> None:
     small.save(folder / "map.tif")
     frames = [small.rotate(angle).quantize() for angle in (0, 90, 180)]
     frames[0].save(folder / "sticker.gif", save_all=True, append_images=frames[1:], duration=100)
-    for name in ("photos", "pictures"):
+    for name in ("photos", "images"):
         (folder / name).mkdir()
         for index, box in enumerate([(0, 0, 120, 120), (120, 0, 240, 120), (60, 60, 180, 180)]):
             photo.crop(box).save(folder / name / f"{index}.png")

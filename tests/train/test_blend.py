@@ -52,7 +52,7 @@ def test_another_architecture_is_refused(models, other, said):
 
 
 def test_running_statistics_do_not_mix(models):
-    with pytest.raises(ModelRefused, match="batch normalisation"):
+    with pytest.raises(ModelRefused, match="batch normalization"):
         blend_checkpoints(models("normed"), models("normed"), 0.5, models("mixed"))
 
 

@@ -33,15 +33,15 @@ def only(**options):
 def photographs(batch, height, width, coarseness=3):
     """uint8 [B, 3, H, W]: smooth, with edges, clipped here and there."""
     random = np.random.default_rng(7)
-    pictures = []
+    images = []
     for _ in range(batch):
         size = (height // coarseness + 2, width // coarseness + 2, 3)
         coarse = random.normal(128, 70, size).clip(0, 255).astype(np.uint8)
-        pictures.append(bicubic.resize(coarse, height, width))
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        images.append(bicubic.resize(coarse, height, width))
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
-def picture_of(tensor):
+def image_of(tensor):
     return tensor.permute(1, 2, 0).numpy()
 
 
@@ -50,8 +50,8 @@ def degraded(hr, degradation, *, scale=SCALE, seed=0, step=0):
 
 
 def reduced(hr, size):
-    pictures = [bicubic.resize(picture_of(one), *size) for one in hr]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images = [bicubic.resize(image_of(one), *size) for one in hr]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def mean_difference(a, b):
@@ -155,7 +155,7 @@ def test_resizing_by_area_keeps_the_mean():
 # Noise
 
 
-def grey_hr(level, batch=6):
+def gray_hr(level, batch=6):
     return torch.full((batch, 3, 128, 128), level, dtype=torch.uint8)
 
 
@@ -165,7 +165,7 @@ AT_LR = {"resize_probability": 1.0, "resize_range": (1.0, 1.0), "noise_probabili
 @pytest.mark.parametrize("sigma", [2.0, 12.0])
 def test_gaussian_noise_has_the_sigma_asked_for(sigma):
     noise = only(**AT_LR, noise_sigma=(sigma, sigma), poisson_probability=0.0)
-    noisy = degraded(grey_hr(128), noise).float()
+    noisy = degraded(gray_hr(128), noise).float()
     assert noisy.std(dim=(1, 2, 3)).numpy() == pytest.approx(np.full(6, sigma), rel=0.1)
     assert noisy.mean().item() == pytest.approx(128, abs=0.2)
 
@@ -173,25 +173,25 @@ def test_gaussian_noise_has_the_sigma_asked_for(sigma):
 @pytest.mark.parametrize("level", [25, 100, 200])
 def test_poisson_noise_grows_with_the_root_of_the_level(level):
     noise = only(**AT_LR, poisson_scale=(1.0, 1.0), poisson_probability=1.0)
-    noisy = degraded(grey_hr(level), noise).float()
+    noisy = degraded(gray_hr(level), noise).float()
     assert noisy.std().item() == pytest.approx(level**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("poisson", [0.0, 1.0])
-@pytest.mark.parametrize("grey", [0.0, 1.0])
-def test_grey_noise_is_the_same_in_all_channels(grey, poisson):
-    noise = only(**AT_LR, grey_noise_probability=grey, poisson_probability=poisson)
-    noisy = degraded(grey_hr(128), noise)
+@pytest.mark.parametrize("gray", [0.0, 1.0])
+def test_gray_noise_is_the_same_in_all_channels(gray, poisson):
+    noise = only(**AT_LR, gray_noise_probability=gray, poisson_probability=poisson)
+    noisy = degraded(gray_hr(128), noise)
     for one in noisy:
-        assert torch.equal(one[0], one[1]) == torch.equal(one[0], one[2]) == bool(grey)
+        assert torch.equal(one[0], one[1]) == torch.equal(one[0], one[2]) == bool(gray)
 
 
 # JPEG
 
 
-def by_libjpeg(picture, quality):
+def by_libjpeg(image, quality):
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return np.asarray(Image.open(file)).astype(int)
 
 
@@ -203,13 +203,13 @@ def test_jpeg_is_that_of_libjpeg(size):
     batch = torch.from_numpy(photograph.copy()).permute(2, 0, 1).repeat(len(qualities), 1, 1, 1)
     ours = jpeg(batch.float(), torch.tensor(qualities, dtype=torch.float64))
     for one, quality in zip(ours, qualities, strict=True):
-        difference = np.abs(picture_of(one) - by_libjpeg(photograph, quality))
+        difference = np.abs(image_of(one) - by_libjpeg(photograph, quality))
         assert difference.mean() < 0.5, quality
         assert np.mean(difference > 2) < 0.04, quality
         assert difference.max() <= 16, quality
 
 
-def test_lower_quality_is_further_from_the_picture():
+def test_lower_quality_is_further_from_the_image():
     hr = photographs(4, 96, 96)
     qualities = [95.0, 75.0, 50.0, 25.0, 5.0]
     errors = [
@@ -265,7 +265,7 @@ def test_autocast_changes_nothing():
 def pack(tmp_path):
     hr = photographs(3, 70, 90)
     for number, one in enumerate(hr):
-        Image.fromarray(picture_of(one)).save(tmp_path / f"{number}.png")
+        Image.fromarray(image_of(one)).save(tmp_path / f"{number}.png")
     return PhotoPack.open([tmp_path], tmp_path / "cache", crop_px=48, scale=SCALE)
 
 

@@ -78,13 +78,13 @@ def test_each_term_alone_reaches_the_first_layer_of_the_generator(term, vgg_file
 
 
 @pytest.mark.parametrize("term", ["l1", "mse", "perceptual, mse after", "perceptual, l1 before"])
-def test_content_losses_are_zero_for_equal_pictures_alone(term, vgg_file):
+def test_content_losses_are_zero_for_equal_images_alone(term, vgg_file):
     hr, other = crops(2, 32), crops(3, 32)
     assert TERMS[term](hr, hr, None, vgg_file) == 0
     assert TERMS[term](other, hr, None, vgg_file) > 0
 
 
-def test_the_cosine_of_equal_pictures_is_one_but_for_rounding(vgg_file):
+def test_the_cosine_of_equal_images_is_one_but_for_rounding(vgg_file):
     hr, other = crops(2, 32), crops(3, 32)
     distance = TERMS["perceptual, cosine after"]
     assert distance(hr, hr, None, vgg_file) == pytest.approx(0, abs=1e-6)

@@ -22,7 +22,7 @@ RISES_WITH_DAMAGE = {"gmsd": 1, "haarpsi": -1, "lpips_vgg16_hed": 1}
 
 @pytest.fixture(params=BEST)
 def measured(request):
-    """A metric's name, and it as a function of two pictures."""
+    """A metric's name, and it as a function of two images."""
     weights = None
     if request.param == "lpips_vgg16_hed":
         weights = request.getfixturevalue("shared_data") / "vgg16_hed_features.safetensors"
@@ -39,7 +39,7 @@ def photo(radius=0.0):
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)))
 
 
-def test_equal_pictures_have_the_best_value(measured):
+def test_equal_images_have_the_best_value(measured):
     name, measure = measured
     assert measure(photo(), photo()) == pytest.approx(BEST[name], abs=1e-4)
 
@@ -56,18 +56,18 @@ def test_more_blur_is_worse(measured):
     assert values[-1] > values[0] + 0.05
 
 
-def test_a_picture_below_32_pixels_has_no_value(measured):
+def test_a_image_below_32_pixels_has_no_value(measured):
     _, measure = measured
     assert np.isfinite(measure(photo()[:32, :32], photo(1)[:32, :32]))
     with pytest.raises(Undefined, match="32x32 pixels, not 40x31"):
         measure(photo()[:31, :40], photo(1)[:31, :40])
 
 
-def test_grey_and_read_only_pictures_are_fine(measured):
+def test_gray_and_read_only_images_are_fine(measured):
     _, measure = measured
-    grey = np.repeat(photo()[..., :1], 3, axis=2)
-    grey.flags.writeable = False
-    assert np.isfinite(measure(grey, grey))
+    gray = np.repeat(photo()[..., :1], 3, axis=2)
+    gray.flags.writeable = False
+    assert np.isfinite(measure(gray, gray))
 
 
 def test_lpips_is_that_of_torchmetrics_given_the_same_network(tmp_path):

@@ -49,7 +49,7 @@ def collection(tmp_path):
     save(folder / "f-tiny.png", photograph(47, 90))
     save(folder / "g-clear.png", np.dstack([good, np.zeros_like(good[..., :1])]))
     (folder / "h-broken.jpg").write_bytes(b"nothing")
-    (folder / "notes.txt").write_text("no picture, and not called one")
+    (folder / "notes.txt").write_text("no image, and not called one")
     return folder
 
 

@@ -59,39 +59,39 @@ def lr_of(pack, photo):
 # Files
 
 
-GREY = photograph(40, 50)[..., 0]
+GRAY = photograph(40, 50)[..., 0]
 
 
-def test_grey_palette_and_opaque_alpha_are_photographs(tmp_path):
-    colours = photograph(40, 50)
-    palette = Image.fromarray(colours).quantize(64)
+def test_gray_palette_and_opaque_alpha_are_photographs(tmp_path):
+    colors = photograph(40, 50)
+    palette = Image.fromarray(colors).quantize(64)
     palette.save(tmp_path / "palette.png")
     assert np.array_equal(
         read_photo(tmp_path / "palette.png", CROP_PX), np.asarray(palette.convert("RGB"))
     )
-    grey = read_photo(save(tmp_path / "grey.png", GREY), CROP_PX)
-    assert np.array_equal(grey, np.repeat(GREY[..., None], 3, axis=2))
-    opaque = np.dstack([colours, np.full((40, 50), 255, np.uint8)])
-    assert np.array_equal(read_photo(save(tmp_path / "rgba.png", opaque), CROP_PX), colours)
+    gray = read_photo(save(tmp_path / "gray.png", GRAY), CROP_PX)
+    assert np.array_equal(gray, np.repeat(GRAY[..., None], 3, axis=2))
+    opaque = np.dstack([colors, np.full((40, 50), 255, np.uint8)])
+    assert np.array_equal(read_photo(save(tmp_path / "rgba.png", opaque), CROP_PX), colors)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
-    levels = GREY.astype(np.uint16) * 257
+def test_16_bit_gray_is_scaled_and_not_clipped(tmp_path, suffix):
+    levels = GRAY.astype(np.uint16) * 257
     levels[0, 0] -= levels[0, 0] > 0  # rounds back up
-    path = save(tmp_path / f"grey16.{suffix}", levels)
-    assert np.array_equal(read_photo(path, CROP_PX)[..., 0], GREY)
+    path = save(tmp_path / f"gray16.{suffix}", levels)
+    assert np.array_equal(read_photo(path, CROP_PX)[..., 0], GRAY)
 
 
-def test_a_float_picture_counts_from_0_to_1(tmp_path):
-    path = save(tmp_path / "f.tif", (GREY / 255).astype(np.float32))
-    assert np.array_equal(read_photo(path, CROP_PX)[..., 1], GREY)
+def test_a_float_image_counts_from_0_to_1(tmp_path):
+    path = save(tmp_path / "f.tif", (GRAY / 255).astype(np.float32))
+    assert np.array_equal(read_photo(path, CROP_PX)[..., 1], GRAY)
 
 
 def test_cmyk_becomes_rgb(tmp_path):
     path = tmp_path / "cmyk.tif"
     Image.fromarray(photograph(40, 50)).convert("CMYK").save(path)
-    # Pillow's own conversion has no black and comes back to the same colours.
+    # Pillow's own conversion has no black and comes back to the same colors.
     assert np.array_equal(read_photo(path, CROP_PX), photograph(40, 50))
 
 
@@ -113,8 +113,8 @@ def write_half_transparent(path):
     Image.fromarray(np.dstack([photograph(40, 50), alpha])).save(path, "PNG")
 
 
-def write_transparent_grey_16_bit(path):
-    Image.fromarray(GREY.astype(np.uint16)).save(path, "PNG", transparency=int(GREY[0, 0]))
+def write_transparent_gray_16_bit(path):
+    Image.fromarray(GRAY.astype(np.uint16)).save(path, "PNG", transparency=int(GRAY[0, 0]))
 
 
 def write_floats(path, value):
@@ -132,7 +132,7 @@ def write_floats(path, value):
         (lambda path: path.symlink_to("nowhere.png"), "unreadable", "No such file"),
         (os.mkfifo, "unreadable", "not a regular file"),
         (write_half_transparent, "transparent", "transparent in places"),
-        (write_transparent_grey_16_bit, "transparent", "transparent in places"),
+        (write_transparent_gray_16_bit, "transparent", "transparent in places"),
         (lambda path: write_floats(path, np.nan), "unreadable", "not finite"),
         (lambda path: write_floats(path, 255), "unreadable", "from 0.5 to 255; possible: 0 to 1"),
         (
@@ -291,9 +291,9 @@ def test_arguments_out_of_range_are_refused(folder, tmp_path, options):
 # Crops
 
 
-def slow_crop(picture, top, left, side, margin, turn):
+def slow_crop(image, top, left, side, margin, turn):
     """The specification: pad, slice, transpose, reverse."""
-    padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
     crop = padded[top : top + side + 2 * margin, left : left + side + 2 * margin]
     if turn & 4:
         crop = crop.transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""Sources as people have them: pictures saved and filmed, seeded, in variants made once."""
+"""Sources as people have them: images saved and videoed, seeded, in variants made once."""
 
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from srgan_edge.train.loop import train
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.sources import (
     Sources,
-    film_coded,
     jpeg_coded,
     pan_over,
     source_of,
     sources_name,
+    video_coded,
 )
 
 SCALE = 4
@@ -49,20 +49,22 @@ def error(pixels):
 
 
 def test_clean_sources_are_the_exact_bicubic():
-    assert np.array_equal(made(clean_share=1.0, film_share=0.0), LR)
+    assert np.array_equal(made(clean_share=1.0, video_share=0.0), LR)
 
 
 def test_a_photograph_saved_once_is_the_bicubic_as_jpeg():
-    once = made(film_share=0.0, webp_probability=0.0, jpeg_quality=(40, 40))
+    once = made(video_share=0.0, webp_probability=0.0, jpeg_quality=(40, 40))
     assert np.array_equal(once, jpeg_coded(LR, 40)) or np.array_equal(
         once, jpeg_coded(LR, 40, whole_chroma=True)
     )
 
 
 @pytest.mark.parametrize("webp", [0.0, 1.0])
-def test_lower_qualities_are_further_from_the_picture(webp):
+def test_lower_qualities_are_further_from_the_image(webp):
     errors = [
-        error(made(film_share=0.0, webp_probability=webp, jpeg_quality=(q, q), webp_quality=(q, q)))
+        error(
+            made(video_share=0.0, webp_probability=webp, jpeg_quality=(q, q), webp_quality=(q, q))
+        )
         for q in (95, 60, 10)
     ]
     assert errors == sorted(errors) and errors[0] < errors[2] / 2
@@ -74,14 +76,14 @@ def test_lower_qualities_are_further_from_the_picture(webp):
         ("h264", "h264_crf", 12, 40),
         ("hevc", "hevc_crf", 12, 44),
         ("vp9", "vp9_crf", 10, 60),
-        ("mpeg2", "mpeg_quantiser", 2, 25),
-        ("mpeg4", "mpeg_quantiser", 2, 25),
+        ("mpeg2", "mpeg_quantizer", 2, 25),
+        ("mpeg4", "mpeg_quantizer", 2, 25),
     ],
 )
-def test_a_frame_of_a_film_shows_the_photograph_as_its_codec_does(codec, scale, best, worst):
+def test_a_frame_of_a_video_shows_the_photograph_as_its_codec_does(codec, scale, best, worst):
     def at(level):
-        film = {"film_share": 1.0, "codecs": (codec,), "motion_px": (1.0, 2.0)}
-        return error(made(**film, **{scale: (level, level)}))
+        video = {"video_share": 1.0, "codecs": (codec,), "motion_px": (1.0, 2.0)}
+        return error(made(**video, **{scale: (level, level)}))
 
     assert 0 < at(best) < 6
     assert at(best) < 0.7 * at(worst)
@@ -89,39 +91,39 @@ def test_a_frame_of_a_film_shows_the_photograph_as_its_codec_does(codec, scale, 
 
 def test_a_codec_that_is_missing_or_refuses_is_left_out(monkeypatch):
     monkeypatch.setitem(source_of.__globals__["_CODECS"], "av1", ("no-such-encoder", lambda *_: {}))
-    film = {"film_share": 1.0, "h264_crf": (20, 20)}
-    assert 0 < error(made(codecs=("av1", "h264"), **film)) < 6
-    assert np.array_equal(made(codecs=("av1",), film_share=1.0, motion_px=(0.0, 0.0)), LR)
+    video = {"video_share": 1.0, "h264_crf": (20, 20)}
+    assert 0 < error(made(codecs=("av1", "h264"), **video)) < 6
+    assert np.array_equal(made(codecs=("av1",), video_share=1.0, motion_px=(0.0, 0.0)), LR)
 
 
-def test_a_pan_moves_and_its_middle_is_the_picture():
+def test_a_pan_moves_and_its_middle_is_the_image():
     clip = pan_over(HR, SCALE, 5, 2, (4, -8))
     assert np.array_equal(clip[2], LR)
     assert np.array_equal(clip[3][4:36, 8:50], LR[5:37, 6:48])  # one LR pixel down, two left
 
 
-def test_odd_sizes_go_through_a_film():
+def test_odd_sizes_go_through_a_video():
     odd = LR[:43, :59]
-    frames = film_coded([odd] * 3, "mpeg4", {"qmin": "2", "qmax": "2"})
+    frames = video_coded([odd] * 3, "mpeg4", {"qmin": "2", "qmax": "2"})
     assert [frame.shape for frame in frames] == [odd.shape] * 3
     assert np.abs(frames[1].astype(float) - odd).mean() < 6
 
 
-@pytest.mark.parametrize("centred", [False, True])
-def test_a_film_shifts_neither_colours_nor_their_place(centred):
-    """Of a slope of colours, which every step of the way could push to one side or make darker."""
+@pytest.mark.parametrize("centerd", [False, True])
+def test_a_video_shifts_neither_colors_nor_their_place(centerd):
+    """Of a slope of colors, which every step of the way could push to one side or make darker."""
     x, y = np.meshgrid(np.linspace(40, 200, 64), np.linspace(60, 180, 48))
     slope = np.stack([x, y, 240 - x], 2).round().astype(np.uint8)
-    (frame,) = film_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centred=centred)
+    (frame,) = video_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centerd=centerd)
     difference = frame[4:-4, 4:-4].astype(float) - slope[4:-4, 4:-4]
     assert np.abs(difference.mean((0, 1))).max() < 0.3
     assert np.abs(difference).max() <= 6
 
 
-def test_wear_changes_pictures_and_is_seeded():
+def test_wear_changes_images_and_is_seeded():
     for option in ("first", "sharpening", "banding", "noise"):
-        worn = {f"{option}_probability": 1.0, "film_share": 0.0, "jpeg_quality": (100, 100)}
-        assert error(made(**worn)) > error(made(film_share=0.0, jpeg_quality=(100, 100))), option
+        worn = {f"{option}_probability": 1.0, "video_share": 0.0, "jpeg_quality": (100, 100)}
+        assert error(made(**worn)) > error(made(video_share=0.0, jpeg_quality=(100, 100))), option
         assert np.array_equal(made(3, **worn), made(3, **worn))
     assert not np.array_equal(made(3), made(4))
 
@@ -130,7 +132,7 @@ def test_wear_changes_pictures_and_is_seeded():
     ("options", "said"),
     [
         ({"clean_share": 1.5}, "possible: 0 to 1"),
-        ({"clean_share": 0.8, "film_share": 0.3}, "more than 1 together"),
+        ({"clean_share": 0.8, "video_share": 0.3}, "more than 1 together"),
         ({"jpeg_quality": (50, 20)}, "not falling, from 1 to 100"),
         ({"h264_crf": (20, 70)}, "from 0 to 63"),
         ({"codecs": ("divx",)}, "possible: of h264"),
@@ -200,7 +202,7 @@ def test_the_command_writes_examples(cli, tmp_path):
     (tmp_path / "photos" / "broken.jpg").unlink()
     (tmp_path / "photos" / "small.png").unlink()
     code, out, _ = cli("degrade", "photos", "-o", "out", "--variants", 2)
-    assert (code, out) == (0, "wrote 6 pictures into out\n")
+    assert (code, out) == (0, "wrote 6 images into out\n")
     with Image.open(tmp_path / "out" / "c-2.png") as image:
         assert image.size == (41 // SCALE, 100 // SCALE)
     assert cli("degrade", "absent", "-o", "out")[0] == 3

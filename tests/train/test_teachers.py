@@ -1,4 +1,4 @@
-"""Teachers: each picture computed once on a machine, means of several, files that are none."""
+"""Teachers: each image computed once on a machine, means of several, files that are none."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ def doubled(batch):
     return batch.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def picture(value, height=3, width=5):
+def image(value, height=3, width=5):
     return np.full((1, height, width, 3), value, np.uint8)
 
 
-def test_a_picture_is_computed_once_whatever_the_run(tmp_path):
+def test_a_image_is_computed_once_whatever_the_run(tmp_path):
     calls = []
 
     def teacher(batch):
@@ -35,31 +35,31 @@ def test_a_picture_is_computed_once_whatever_the_run(tmp_path):
     for _ in range(2):
         kept = remembered(teacher, tmp_path / "kept", 2)
         for value in (7, 9):
-            assert np.array_equal(kept(picture(value)), doubled(picture(value)))
+            assert np.array_equal(kept(image(value)), doubled(image(value)))
     assert len(calls) == 2
-    kept(picture(7, height=5, width=3))  # the same bytes, another picture
+    kept(image(7, height=5, width=3))  # the same bytes, another image
     assert len(calls) == 3
 
 
 def test_what_was_cut_short_is_computed_again(tmp_path):
     kept = remembered(doubled, tmp_path, 2)
-    kept(picture(7))
+    kept(image(7))
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-1])
-    assert np.array_equal(kept(picture(7)), doubled(picture(7)))
-    assert file.stat().st_size == 4 * picture(7).size
+    assert np.array_equal(kept(image(7)), doubled(image(7)))
+    assert file.stat().st_size == 4 * image(7).size
 
 
-def test_a_teacher_that_is_stopped_loses_the_picture_at_hand_alone(tmp_path):
+def test_a_teacher_that_is_stopped_loses_the_image_at_hand_alone(tmp_path):
     def teacher(batch):
         if batch[0, 0, 0, 0] == 9:
             raise KeyboardInterrupt
         return doubled(batch)
 
     kept = remembered(teacher, tmp_path, 2)
-    kept(picture(7))
+    kept(image(7))
     with pytest.raises(KeyboardInterrupt):
-        kept(picture(9))
+        kept(image(9))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -67,17 +67,17 @@ def test_several_teachers_are_their_mean_halves_upwards():
     def constant(value):
         return lambda batch: np.full_like(batch, value)
 
-    assert mean_of([constant(254), constant(255)])(picture(0)).max() == 255
-    assert mean_of([constant(0), constant(0), constant(1)])(picture(0)).max() == 0
-    assert mean_of([constant(0), constant(1), constant(1)])(picture(0)).max() == 1
+    assert mean_of([constant(254), constant(255)])(image(0)).max() == 255
+    assert mean_of([constant(0), constant(0), constant(1)])(image(0)).max() == 0
+    assert mean_of([constant(0), constant(1), constant(1)])(image(0)).max() == 1
 
 
 def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(ModelRefused, match=r"makes \(3, 5\) of \(3, 5\)"):
-        remembered(lambda batch: batch, tmp_path, 2)(picture(0))
+        remembered(lambda batch: batch, tmp_path, 2)(image(0))
     (tmp_path / "file").touch()
     with pytest.raises(OutputFailed, match=CACHE_VARIABLE):
-        remembered(doubled, tmp_path / "file" / "kept", 2)(picture(0))
+        remembered(doubled, tmp_path / "file" / "kept", 2)(image(0))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "kept"))
     for name in ("absent.pth", "absent.param"):
         with (

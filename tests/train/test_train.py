@@ -41,7 +41,7 @@ from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.train.log import read_log  # noqa: E402
 from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
-from srgan_edge.train.optimiser import Optimiser  # noqa: E402
+from srgan_edge.train.optimizer import Optimizer  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
 from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
@@ -178,24 +178,24 @@ def test_a_gan_alone_starts_from_the_weights_it_is_given(photos, vgg_file, tmp_p
     assert (training.recipe, training.steps) == ("srgan from srresnet-x4", 6)
 
 
-def test_a_student_learns_from_its_teachers_pictures(photos, tmp_path, monkeypatch):
-    """A teacher that paints everything grey, and nothing else to learn from."""
+def test_a_student_learns_from_its_teachers_images(photos, tmp_path, monkeypatch):
+    """A teacher that paints everything gray, and nothing else to learn from."""
     monkeypatch.setenv("SRGAN_EDGE_TEACHERS", str(tmp_path / "teachers"))
-    spec = ModelSpec("grey", "edge", channels=4, blocks=1)
+    spec = ModelSpec("gray", "edge", channels=4, blocks=1)
     teacher = generator_from_spec(spec)
     for parameter in teacher.parameters():
         parameter.data.zero_()
-    save_checkpoint(tmp_path / "grey.safetensors", teacher, spec)
+    save_checkpoint(tmp_path / "gray.safetensors", teacher, spec)
     recipe = tiny_recipe(
         "edge",
-        f"data.teacher={tmp_path / 'grey.safetensors'}",
+        f"data.teacher={tmp_path / 'gray.safetensors'}",
         "pixel.steps=4",
         "pixel.l1=0.0",
         "pixel.distillation=1.0",
         "pixel.learning_rate=0.0",
     )
     train(recipe, [photos], tmp_path / "run")
-    # Its picture is the nearest upscale, from which an untrained student differs little.
+    # Its image is the nearest upscale, from which an untrained student differs little.
     entry = read_log(tmp_path / "run" / "log.jsonl")[-1]
     assert 0 < entry["distillation"] < 0.1
     assert "l1" not in entry
@@ -407,14 +407,14 @@ def test_bf16_stays_close_to_fp32(photos, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_step_that_is_not_finite_is_not_taken(precision):
     layer = torch.nn.Linear(1, 1)
-    optimiser = Optimiser(layer.parameters(), (0.9, 0.99), precision, Processes())
-    optimiser.minimise(layer(torch.ones(1)).sum(), 0.1)
-    before, scale = layer.weight.item(), optimiser.scale
-    norm = optimiser.minimise((layer(torch.ones(1)) * float("inf")).sum(), 0.1)
+    optimizer = Optimizer(layer.parameters(), (0.9, 0.99), precision, Processes())
+    optimizer.minimize(layer(torch.ones(1)).sum(), 0.1)
+    before, scale = layer.weight.item(), optimizer.scale
+    norm = optimizer.minimize((layer(torch.ones(1)) * float("inf")).sum(), 0.1)
     assert not norm.isfinite()
     assert layer.weight.item() == before
-    assert optimiser.scale == (scale / 2 if precision == "fp16" else 1.0)
-    norm = optimiser.minimise(layer(torch.ones(1)).sum(), 0.1)
+    assert optimizer.scale == (scale / 2 if precision == "fp16" else 1.0)
+    norm = optimizer.minimize(layer(torch.ones(1)).sum(), 0.1)
     assert norm.item() == pytest.approx(2**0.5)
     assert layer.weight.item() != before
 
@@ -463,7 +463,7 @@ def test_going_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, mon
     train(recipe, [photos], tmp_path, vgg_weights=vgg_file, say=said.append)
     assert any("back to step-00000006.pt" in line for line in said), said
     record = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
-    judge = record["opponent"]["optimiser"]["adam"]["state"]
+    judge = record["opponent"]["optimizer"]["adam"]["state"]
     assert {int(moments["step"]) for moments in judge.values()} == {6}
     assert record["rollbacks"] == 1
 
@@ -619,7 +619,7 @@ def test_the_command_line_trains(photos, benchmark, tmp_path):
 # What is left for people
 
 
-def test_the_report_shows_curves_scores_and_pictures(photos, benchmark, vgg_file, tmp_path):
+def test_the_report_shows_curves_scores_and_images(photos, benchmark, vgg_file, tmp_path):
     path = train(
         tiny_recipe("srgan"), [photos], tmp_path, validation=benchmark, vgg_weights=vgg_file
     )

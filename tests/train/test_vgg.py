@@ -1,4 +1,4 @@
-"""VGG features: which layer is which, where normalisation happens, and what is refused."""
+"""VGG features: which layer is which, where normalization happens, and what is refused."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def vgg_file(tmp_path_factory):
     return write_vgg(tmp_path_factory.mktemp("vgg") / "vgg11.safetensors")
 
 
-def picture(height=37, width=50):
+def image(height=37, width=50):
     pixels = natural(np.random.default_rng(1), height, width)
     return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
 
@@ -30,13 +30,13 @@ def test_layers_are_those_of_torchvision(before_relu):
     whole = torchvision.models.vgg19().features.eval()
     convolutions = [(m.weight.data, m.bias.data) for m in whole if isinstance(m, torch.nn.Conv2d)]
     vgg = VggFeatures(convolutions, ("conv2_2", "conv5_4"), before_relu)
-    normalised = (picture() - vgg.mean) / vgg.std
+    normalized = (image() - vgg.mean) / vgg.std
     cut = {"conv2_2": 8, "conv5_4": 35}  # the modules up to and with the convolution
-    for layer, deviation, ours in zip(cut, vgg.deviations, vgg(picture()), strict=True):
+    for layer, deviation, ours in zip(cut, vgg.deviations, vgg(image()), strict=True):
         # Its ReLUs are in place: cutting before one shows what has not been through it.
         end = cut[layer] if before_relu else cut[layer] + 1
         with torch.no_grad():
-            theirs = whole[:end](normalised.clone())
+            theirs = whole[:end](normalized.clone())
         assert torch.allclose(ours, theirs / deviation, atol=1e-4), layer
 
 
@@ -45,7 +45,7 @@ def test_features_vary_by_about_one_whatever_the_network(vgg_file, tmp_path):
     save_file(louder, tmp_path / "louder.safetensors")
     for path in (vgg_file, tmp_path / "louder.safetensors"):
         vgg = VggFeatures(vgg_convolutions(path), ("conv1_1", "conv3_2"), True)
-        for layer in vgg(picture(180, 240)):
+        for layer in vgg(image(180, 240)):
             assert 0.2 < layer.var((0, 2, 3)).mean().sqrt() < 5
 
 
@@ -85,9 +85,9 @@ def test_torchvisions_weights_come_from_its_own_cache_or_cost_a_line(monkeypatch
         vgg_convolutions(None)
 
 
-def test_gradients_reach_the_picture_and_not_the_network(vgg_file):
+def test_gradients_reach_the_image_and_not_the_network(vgg_file):
     vgg = VggFeatures(vgg_convolutions(vgg_file), ("conv2_1",), False)
-    seen = picture().requires_grad_()
+    seen = image().requires_grad_()
     vgg(seen)[0].sum().backward()
     assert seen.grad.abs().max() > 0
     assert all(not p.requires_grad for p in vgg.parameters())

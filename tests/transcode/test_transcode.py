@@ -1,4 +1,4 @@
-"""Films that are stopped anywhere: nothing finished is lost, the result is the same to the byte."""
+"""Videos stopped anywhere: nothing finished is lost, and the result is the same to the byte."""
 
 import errno
 import json
@@ -22,9 +22,9 @@ from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.tiling import Tiling
-from srgan_edge.transcode import join as film_join
+from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
-from srgan_edge.transcode import upscale as film
+from srgan_edge.transcode import upscale as video
 from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
@@ -79,10 +79,10 @@ def one_process(request, monkeypatch):
     if request.node.get_closest_marker("children"):
         return
     monkeypatch.setattr(
-        film, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
+        video, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
     )
 
-    monkeypatch.setattr(film_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU
+    monkeypatch.setattr(video_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def short_segments(monkeypatch):
 
 def upscale(source, target, doubler=None, options=OPTIONS, made_by=None):
     listener = Listener()
-    done = film.upscale_film(
+    done = video.upscale_video_file(
         Job(source, target, "video"), doubler or Doubler(), options, made_by or {}, listener
     )
     return done, listener
@@ -116,7 +116,7 @@ def names_in(folder):
 
 # ---------------------------------------------------------------- segments against one pass
 
-FILMS = {
+VIDEOS = {
     "constant rate": {"frames": 17},
     "one frame": {"frames": 1},
     "a whole number of segments": {"frames": 2 * SEGMENT},
@@ -127,27 +127,27 @@ FILMS = {
         "options": B_FRAMES,
         "last_duration": 70,
     },
-    "NTSC, late sound": {
+    "NTSC, late audio": {
         "time_base": Fraction(1001, 30000),
         "pts": range(1, 14),
-        "sounds": ["eng", "deu"],
-        "sound_start": Fraction(1, 7),
+        "audio": ["eng", "deu"],
+        "audio_start": Fraction(1, 7),
     },
     "everything": {
         "frames": 23,
-        "sounds": ["eng"],
+        "audio": ["eng"],
         "chapters": True,
         "display": (90, True),
         "aspect": Fraction(4, 3),
-        "metadata": {"title": "A film"},
+        "metadata": {"title": "A video"},
     },
 }
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-@pytest.mark.parametrize("name", FILMS)
+@pytest.mark.parametrize("name", VIDEOS)
 def test_segments_come_to_what_one_pass_does(tmp_path, name, suffix):
-    source = make(tmp_path / f"in{suffix}", **FILMS[name])
+    source = make(tmp_path / f"in{suffix}", **VIDEOS[name])
     whole, joined = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}"
     encoding = Encoding(preset="ultrafast", options={"bf": "3"})
     in_one_pass(source, whole, encoding)
@@ -210,8 +210,8 @@ def test_multiplications_are_those_of_the_graph():
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 @pytest.mark.parametrize("dies_at", [3, SEGMENT + 3, 2 * SEGMENT, 16])
-def test_a_film_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
-    source = make(tmp_path / "in.mkv", frames=17, sounds=["eng"], options=B_FRAMES)
+def test_a_video_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
+    source = make(tmp_path / "in.mkv", frames=17, audio=["eng"], options=B_FRAMES)
     whole, target = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     upscale(source, whole)
     with pytest.raises(Death):
@@ -228,7 +228,7 @@ def test_a_film_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
     assert names_in(tmp_path) == sorted(["in.mkv", whole.name, target.name])
 
 
-def test_a_film_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, monkeypatch):
+def test_a_video_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
     upscale(source, tmp_path / "whole.mkv")
 
@@ -236,7 +236,7 @@ def test_a_film_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, 
         raise Death
 
     with monkeypatch.context() as dying:
-        dying.setattr(film_join.Joiner, "join", die)
+        dying.setattr(video_join.Joiner, "join", die)
         with pytest.raises(Death):
             upscale(source, target)
     again = Doubler()
@@ -245,7 +245,7 @@ def test_a_film_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, 
     assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 
-def test_an_interrupted_film_says_what_is_kept(tmp_path):
+def test_an_interrupted_video_says_what_is_kept(tmp_path):
     source = make(tmp_path / "in.mkv", frames=17)
     with pytest.raises(Interrupted) as stopped:
         upscale(source, tmp_path / "out.mkv", Doubler(14, Interrupted(15)))
@@ -256,7 +256,7 @@ def test_an_interrupted_film_says_what_is_kept(tmp_path):
     assert "the same command goes on from there" in str(stopped.value)
 
 
-def test_nothing_stays_of_a_film_of_which_nothing_was_finished(tmp_path):
+def test_nothing_stays_of_a_video_of_which_nothing_was_finished(tmp_path):
     source = make(tmp_path / "in.mkv", frames=17)
     with pytest.raises(Death):
         upscale(source, tmp_path / "out.mkv", Doubler(0))
@@ -264,7 +264,7 @@ def test_nothing_stays_of_a_film_of_which_nothing_was_finished(tmp_path):
 
 
 def half_done(tmp_path):
-    """A film that died after two segments."""
+    """A video that died after two segments."""
     source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
     with pytest.raises(Death):
         upscale(source, target, Doubler(16))
@@ -375,29 +375,32 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
 @pytest.mark.children
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_children_come_to_the_same(tmp_path, monkeypatch, suffix):
-    source = make(tmp_path / "in.mkv", frames=17, sounds=["eng"], chapters=True)
+    source = make(tmp_path / "in.mkv", frames=17, audio=["eng"], chapters=True)
     with pytest.raises(Death):
         upscale(source, tmp_path / f"out{suffix}", Doubler(12))
     done, _ = upscale(source, tmp_path / f"out{suffix}")
     assert done.frames_resumed >= SEGMENT
-    monkeypatch.setattr(film, "_open", lambda source, *_: VideoReader(source))
+    monkeypatch.setattr(video, "_open", lambda source, *_: VideoReader(source))
     upscale(source, tmp_path / f"whole{suffix}")
     whole = (tmp_path / f"whole{suffix}").read_bytes()
     assert (tmp_path / f"out{suffix}").read_bytes() == whole
 
 
 @pytest.mark.children
-@pytest.mark.skipif(film_join.MEMORY_BYTES < 12 << 30, reason="no machine for that many threads")
-def test_an_encoder_of_many_threads_starts_where_films_are_joined(tmp_path):
+@pytest.mark.skipif(video_join.MEMORY_BYTES < 12 << 30, reason="no machine for that many threads")
+def test_an_encoder_of_many_threads_starts_where_videos_are_joined(tmp_path):
     source = make(tmp_path / "in.mkv", frames=1)
     encoding = Encoding(options={"threads": "24"})  # as of 16 cores
-    with film_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
+    with video_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
         assert joiner.rehearse(tmp_path / "out.mkv") == []
 
 
 @pytest.mark.parametrize("dies_at", [3, 2 * SEGMENT, 13])
 def test_a_decoder_that_dies_costs_what_is_not_in_a_whole_segment(tmp_path, monkeypatch, dies_at):
-    source, target = make(tmp_path / "in.mkv", frames=17, sounds=["eng"]), tmp_path / "out.mkv"
+    source, target = (
+        make(tmp_path / "in.mkv", frames=17, audio=["eng"]),
+        tmp_path / "out.mkv",
+    )
     upscale(source, tmp_path / "whole.mkv")
     honest = VideoReader.after
 
@@ -425,9 +428,9 @@ def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypa
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
     with monkeypatch.context() as crashing:
-        remote = film_join.Remote
+        remote = video_join.Remote
         crashing.setattr(
-            film_join,
+            video_join,
             "Remote",
             lambda entry, **rest: remote("misbehaving:joiner_that_crashes", **rest),
         )
@@ -439,8 +442,8 @@ def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypa
     assert again.seen == []
 
 
-def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
-    source = make(tmp_path / "in.mkv", frames=40, sounds=["eng"])
+def test_what_came_before_damage_is_saved_with_its_audio(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=40, audio=["eng"])
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
     with pytest.raises(InputDamaged, match=r"what could be decoded is in .*out\.partial\.mkv"):
         upscale(source, tmp_path / "out.mkv")
@@ -450,16 +453,16 @@ def test_what_came_before_damage_is_saved_with_its_sound(tmp_path):
     assert len(numbers) > SEGMENT
 
 
-def test_a_segment_that_is_lost_before_the_end_is_no_shorter_film(tmp_path, monkeypatch):
+def test_a_segment_that_is_lost_before_the_end_is_no_shorter_video(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
-    join = film_join.Joiner.join
+    join = video_join.Joiner.join
 
     def join_what_is_left(joiner, target):
         max((tmp_path / "out.mkv.partial").glob("segment-*")).unlink()
         return join(joiner, target)
 
     with monkeypatch.context() as losing:
-        losing.setattr(film_join.Joiner, "join", join_what_is_left)
+        losing.setattr(video_join.Joiner, "join", join_what_is_left)
         with pytest.raises(OutputFailed, match=r"\d+ frames left of 17"):
             upscale(source, target)
     assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
@@ -468,10 +471,13 @@ def test_a_segment_that_is_lost_before_the_end_is_no_shorter_film(tmp_path, monk
 
 
 def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
-    source, target = make(tmp_path / "in.mkv", frames=12, sounds=["eng"]), tmp_path / "out.mkv"
-    muxed = film_join.VideoMuxer.copy
+    source, target = (
+        make(tmp_path / "in.mkv", frames=12, audio=["eng"]),
+        tmp_path / "out.mkv",
+    )
+    muxed = video_join.VideoMuxer.copy
     monkeypatch.setattr(
-        film_join.VideoMuxer,
+        video_join.VideoMuxer,
         "copy",
         lambda muxer, copied: None if copied.packet.pts == 0 else muxed(muxer, copied),
     )
@@ -501,7 +507,7 @@ class FailingDisk:
 
 def test_whichever_call_fails_the_name_is_absent_and_the_next_run_is_the_same(tmp_path):
     """SQLite's method: fail the Nth call to the disk, for every N."""
-    source = make(tmp_path / "in.mkv", frames=12, sounds=["eng"])
+    source = make(tmp_path / "in.mkv", frames=12, audio=["eng"])
     upscale(source, tmp_path / "whole.mkv")
     whole = (tmp_path / "whole.mkv").read_bytes()
     target = tmp_path / "out.mkv"

@@ -1,4 +1,4 @@
-"""Every difference between a film and its result is found, and none where there is none."""
+"""Every difference between a video and its result is found, and none where there is none."""
 
 from fractions import Fraction
 
@@ -7,14 +7,14 @@ import pytest
 from clips import MS, make
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.transcode.check import FilmRecord, Timeline, differences
+from srgan_edge.transcode.check import Timeline, VideoRecord, differences
 from srgan_edge.video.reader import VideoReader
 
 PTS = [0, 40, 80, 130, 160, 200, 280, 360]
-FILM = {
+VIDEO = {
     "time_base": MS,
     "pts": PTS,
-    "sounds": ["eng"],
+    "audio": ["eng"],
     "chapters": True,
     "aspect": Fraction(4, 3),
     "display": (90, False),
@@ -22,9 +22,9 @@ FILM = {
 
 
 def compare(tmp_path, suffix, changes):
-    before = make(tmp_path / f"in{suffix}", **FILM)
-    after = make(tmp_path / f"out{suffix}", **(FILM | changes))
-    return differences(FilmRecord.of(before), FilmRecord.of(after))
+    before = make(tmp_path / f"in{suffix}", **VIDEO)
+    after = make(tmp_path / f"out{suffix}", **(VIDEO | changes))
+    return differences(VideoRecord.of(before), VideoRecord.of(after))
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
@@ -35,8 +35,8 @@ def compare(tmp_path, suffix, changes):
         ({"codec": "mpeg4", "size": (128, 96), "options": {"bf": "2"}}, []),
         ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames of 8"]),
         ({"pts": [0, 40, 80, 120, 160, 200, 280, 360]}, ["frame 3 is -10.0 ms late"]),
-        ({"sounds": []}, ["0 streams of sound and subtitles of 1"]),
-        ({"sounds": ["eng", "deu"]}, ["2 streams of sound and subtitles of 1"]),
+        ({"audio": []}, ["0 streams of audio and subtitles of 1"]),
+        ({"audio": ["eng", "deu"]}, ["2 streams of audio and subtitles of 1"]),
         ({"chapters": False}, ["0 chapters of 2, or with other titles"]),
         ({"aspect": Fraction(5, 4)}, ["pixels of 5/4 instead of 4/3"]),
         ({"display": (180, False)}, ["turned or mirrored another way"]),
@@ -47,46 +47,46 @@ def test_differences_are_named(tmp_path, suffix, changes, found):
     assert compare(tmp_path, suffix, changes) == found
 
 
-def test_late_sound_is_named(tmp_path):
-    found = compare(tmp_path, ".mkv", {"sound_start": Fraction(1, 10)})
+def test_late_audio_is_named(tmp_path):
+    found = compare(tmp_path, ".mkv", {"audio_start": Fraction(1, 10)})
     assert any("audio aac 0 is +100.0 ms late" in line for line in found)
 
 
 def test_a_longer_frame_is_named_where_the_container_says_how_long(tmp_path):
-    found = compare(tmp_path, ".mkv", {"last_duration": 90, "sounds": []})
+    found = compare(tmp_path, ".mkv", {"last_duration": 90, "audio": []})
     assert "frame 7 is shown +50.0 ms longer" in found
 
 
 @pytest.mark.parametrize("damage", ["drop", "flip", "shift"])
 def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
-    before, after = make(tmp_path / "in.mkv", **FILM), tmp_path / "out.mkv"
+    before, after = make(tmp_path / "in.mkv", **VIDEO), tmp_path / "out.mkv"
     with av.open(str(before)) as source, av.open(str(after), "w") as target:
         streams = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
         target.set_chapters(source.chapters())
         for stream in source.streams:
             streams[stream.index].disposition = stream.disposition
         streams[0].set_display_rotation(90)
-        sound = 0
+        audio = 0
         for packet in source.demux():
             if not packet.size:
                 continue
             packet.stream = streams[packet.stream_index]
             if packet.stream.type == "audio":
-                sound += 1
-                if sound == 5 and damage == "drop":
+                audio += 1
+                if audio == 5 and damage == "drop":
                     continue
-                if sound == 5 and damage == "flip":
+                if audio == 5 and damage == "flip":
                     content = bytearray(bytes(packet))
                     content[-2] ^= 1
                     other = av.Packet(bytes(content))
                     other.stream, other.time_base = packet.stream, packet.time_base
                     other.pts, other.dts, other.duration = packet.pts, packet.dts, packet.duration
                     packet = other
-                if sound == 5 and damage == "shift":
+                if audio == 5 and damage == "shift":
                     packet.pts += 7
                     packet.dts += 7
             target.mux_one(packet)
-    (found,) = differences(FilmRecord.of(before), FilmRecord.of(after))
+    (found,) = differences(VideoRecord.of(before), VideoRecord.of(after))
     assert {
         "drop": "packets of",
         "flip": "audio aac: the content of packets differs",
@@ -95,10 +95,10 @@ def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
 
 
 def test_a_result_that_was_cut_is_damaged(tmp_path):
-    film = make(tmp_path / "out.mp4", frames=30, container_options={"movflags": "faststart"})
-    film.write_bytes(film.read_bytes()[:-300])
+    video = make(tmp_path / "out.mp4", frames=30, container_options={"movflags": "faststart"})
+    video.write_bytes(video.read_bytes()[:-300])
     with pytest.raises(InputDamaged, match="cut off"):
-        FilmRecord.of(film)
+        VideoRecord.of(video)
 
 
 def test_a_day_of_frames_is_compared_to_the_tick():
@@ -114,4 +114,4 @@ def test_a_result_may_be_larger_than_an_input(tmp_path):
     path = make(tmp_path / "out.mkv", frames=1, size=(8208, 8192), options={"preset": "ultrafast"})
     with pytest.raises(InputRefused, match="more than"):
         VideoReader(path)
-    assert len(FilmRecord.of(path).frames) == 1
+    assert len(VideoRecord.of(path).frames) == 1

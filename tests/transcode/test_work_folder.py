@@ -15,7 +15,7 @@ TIMES = ([0, 40, 80], [120, 160, 230], [240, 241, 1000])
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The work folder of three segments, and the bytes of its journal."""
-    target = tmp_path_factory.mktemp("films") / "out.mkv"
+    target = tmp_path_factory.mktemp("videos") / "out.mkv"
     with open_work_folder(target, {"made_by": "a test"}) as work:
         for index, pts in enumerate(TIMES):
             work.segment_path(index).write_bytes(bytes([index]) * 50)

@@ -1,7 +1,7 @@
-"""Films that are broken, odd or hostile, each with what must come of it. This list only grows.
+"""Videos that are broken, odd or hostile, each with what must come of it. This list only grows.
 
 Every row is a whole run of the command line over an older result, which is either replaced by a
-whole film or left as it was. The input never changes.
+whole video or left as it was. The input never changes.
 """
 
 import random
@@ -39,11 +39,11 @@ CONCEAL = ["--on-damage", "conceal"]
 
 @dataclass(frozen=True)
 class Row:
-    """One film and what must come of it."""
+    """One video and what must come of it."""
 
     name: str
     make: Callable[[Path], object]
-    """Writes the film to a path."""
+    """Writes the video to a path."""
     code: int
     """Exit code."""
     says: str = ""
@@ -58,7 +58,7 @@ class Row:
     options: Sequence[str] = ()
 
 
-def film(**wanted):
+def video(**wanted):
     return lambda path: make(path, **wanted)
 
 
@@ -73,7 +73,7 @@ def cut(percent, **wanted):
 
 
 def broken(numbers, **wanted):
-    """A film of which these packets, in the order of the file, are noise."""
+    """A video of which these packets, in the order of the file, are noise."""
 
     def write(path):
         make(path, **LONG | wanted)
@@ -89,7 +89,7 @@ def broken(numbers, **wanted):
 
 
 def joined(*parts):
-    """Transport streams, one after the other: `cat` makes a film of them, more or less."""
+    """Transport streams, one after the other: `cat` makes a video of them, more or less."""
 
     def write(path):
         part_path = path.with_suffix(".part.ts")
@@ -101,7 +101,7 @@ def joined(*parts):
 
 
 def remuxed(change, **wanted):
-    """A film whose packets were changed, or left out, on their way into the file."""
+    """A video whose packets were changed, or left out, on their way into the file."""
 
     def write(path):
         plain = make(path.with_suffix(".plain.mkv"), **wanted)
@@ -144,7 +144,7 @@ def not_to_be_shown(number, packet):
     return hidden
 
 
-def several_films(*sizes):
+def several_videos(*sizes):
     """One file with a video stream of each size."""
 
     def write(path):
@@ -182,12 +182,12 @@ def no_frames(path):
         container.start_encoding()
 
 
-def sound_only(path):
+def audio_only(path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=44100, layout="mono")
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        sound.sample_rate, sound.pts = 44100, 0
-        container.mux([*stream.encode(sound), *stream.encode(None)])
+        audio = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        audio.sample_rate, audio.pts = 44100, 0
+        container.mux([*stream.encode(audio), *stream.encode(None)])
 
 
 def raw_h264(path):
@@ -201,7 +201,7 @@ AT_2_S = [2000 + 40 * n for n in range(9)]
 AT_MINUS_HALF_S = [-6400 + 512 * n for n in range(20)]  # its edit list hides the first 13
 AROUND_2_TO_33 = [2**33 - 3600 * 6 + 3600 * n for n in range(12)]
 EVERYTHING: dict[str, Any] = {
-    "sounds": ["eng", "deu", "fra", "ita", "jpn", "spa", "nld", "pol"],
+    "audio": ["eng", "deu", "fra", "ita", "jpn", "spa", "nld", "pol"],
     "subtitles": "ass",
     "chapters": True,
     "attachment": ("font.ttf", "application/x-truetype-font", b"glyphs"),
@@ -235,51 +235,51 @@ ROWS = [
         [2, 2, *range(2, 40)], options=CONCEAL),
     Row("last, concealed", broken([38, 39], **FFV1), 4, r"1\.52 s and 1 more.*2 of 40 frames show",
         [*range(38), 37, 37], options=CONCEAL),
-    Row("nothing to conceal", film(frames=5), 0, "", range(5), options=CONCEAL),
+    Row("nothing to conceal", video(frames=5), 0, "", range(5), options=CONCEAL),
     Row("nothing left", broken(range(40), **FFV1), 4, "cannot be decoded at 0.00 s and 39 more",
         options=CONCEAL),
     # ------------------------------------------------------------ changes on the way
-    Row("V15: 1000 frames a second", film(time_base=MS, pts=range(300), size=(32, 16)), 0, "",
+    Row("V15: 1000 frames a second", video(time_base=MS, pts=range(300), size=(32, 16)), 0, "",
         [n % 256 for n in range(300)]),
     Row("V16: size", joined({"frames": 10}, {"frames": 5, "size": (80, 48)}), 4,
         r"change from 64x48.* to 80x48.* at 0\.\d\d s", range(10), True, ".ts", ".mkv"),
     Row("V17: pixel format", joined({"frames": 10}, {"frames": 5, "pixel_format": "yuv422p"}), 0,
-        "colours change from yuv420p, .* to yuv422p", [*range(10), *range(5)], False, ".ts",
+        "colors change from yuv420p, .* to yuv422p", [*range(10), *range(5)], False, ".ts",
         ".mkv"),
     Row("V17: matrix", joined({"frames": 10}, {"frames": 5, "color": (1, 1, 1, 1)}), 0,
-        "colours change from yuv420p, .* to yuv420p, ", [*range(10), *range(5)], False, ".ts",
+        "colors change from yuv420p, .* to yuv420p, ", [*range(10), *range(5)], False, ".ts",
         ".mkv"),
     # ------------------------------------------------------------ times
-    Row("V18: gaps", film(time_base=MS, pts=[0, 1, 2, 80, 3280, 3281]), 0, "", range(6)),
-    Row("V19: B-frames, open", film(frames=30, options={"bf": "4", "x264-params": "open-gop=1"}),
+    Row("V18: gaps", video(time_base=MS, pts=[0, 1, 2, 80, 3280, 3281]), 0, "", range(6)),
+    Row("V19: B-frames, open", video(frames=30, options={"bf": "4", "x264-params": "open-gop=1"}),
         0, "", range(30)),
     Row("V21: no container", raw_h264, 3, "is not a video; possible: MP4", suffix=".mp4",
         to=".mkv"),
-    Row("V21: AVI without times", film(**AVI, options={"bf": "2"}), 0,
+    Row("V21: AVI without times", video(**AVI, options={"bf": "2"}), 0,
         "1 frames had no time and were spaced by their period", range(12), False, ".avi", ".mkv"),
-    Row("V22: sound", retimed("audio", {3: -23, 9: -23}, sounds=["eng"], frames=25), 0, "",
+    Row("V22: audio", retimed("audio", {3: -23, 9: -23}, audio=["eng"], frames=25), 0, "",
         range(25)),
-    Row("V22: sound that steps back", retimed("audio", {9: -60}, sounds=["eng"], frames=25), 0,
+    Row("V22: audio that steps back", retimed("audio", {9: -60}, audio=["eng"], frames=25), 0,
         "1 frames or packets shared a time", range(25)),
     Row("V22: frames that step back", retimed("video", {3: -60}, **FFV1), 0,
         "1 frames or packets shared a time", range(12)),
     Row("V22: frames of another recording", retimed("video", {30: -1100}, **FFV1 | {"frames": 40}),
         4, r"time goes back from 1\.16 to 0\.10 s", range(30), True),
-    Row("V22: frames", film(**FFV1, time_base=MS, pts=[0, 40, 40, 80]), 0,
+    Row("V22: frames", video(**FFV1, time_base=MS, pts=[0, 40, 40, 80]), 0,
         "1 frames or packets shared a time", range(4)),
-    Row("V23: from 2 s on, sound later",
-        film(time_base=MS, pts=AT_2_S, sounds=["eng"], sound_start=Fraction(3)), 0, "", range(9)),
-    Row("V23: sound first", film(time_base=MS, pts=AT_2_S, sounds=["eng"]), 0, "", range(9)),
-    Row("V23: edit list", film(pts=AT_MINUS_HALF_S, sounds=["eng"], sound_start=Fraction(-1, 2),
+    Row("V23: from 2 s on, audio later",
+        video(time_base=MS, pts=AT_2_S, audio=["eng"], audio_start=Fraction(3)), 0, "", range(9)),
+    Row("V23: audio first", video(time_base=MS, pts=AT_2_S, audio=["eng"]), 0, "", range(9)),
+    Row("V23: edit list", video(pts=AT_MINUS_HALF_S, audio=["eng"], audio_start=Fraction(-1, 2),
         container_options={"avoid_negative_ts": "disabled"}), 0, "", range(13, 20), False, ".mp4"),
-    Row("V24: the clock of TS wraps", film(**TS, pts=AROUND_2_TO_33, sounds=["eng"],
-        sound_start=Fraction(AROUND_2_TO_33[0], 90000)), 0, "", range(12), False, ".ts", ".mkv"),
-    Row("V25: one frame", film(frames=1), 0, "", [0]),
-    Row("V25: one frame in MP4", film(frames=1), 0, "", [0], False, ".mp4"),
+    Row("V24: the clock of TS wraps", video(**TS, pts=AROUND_2_TO_33, audio=["eng"],
+        audio_start=Fraction(AROUND_2_TO_33[0], 90000)), 0, "", range(12), False, ".ts", ".mkv"),
+    Row("V25: one frame", video(frames=1), 0, "", [0]),
+    Row("V25: one frame in MP4", video(frames=1), 0, "", [0], False, ".mp4"),
     Row("V25: no frames", no_frames, 4, "damaged"),
     Row("V25: no frames in AVI", no_frames, 4, "none of its frames", None, False, ".avi", ".mkv"),
-    Row("V25: sound only", sound_only, 3, "has no video stream"),
-    Row("three hours without a picture", film(time_base=MS, pts=[0, 40, 10_000_000]), 0, "",
+    Row("V25: audio only", audio_only, 3, "has no video stream"),
+    Row("three hours without an image", video(time_base=MS, pts=[0, 40, 10_000_000]), 0, "",
         range(3)),
     Row("hidden frames of VP8", remuxed(not_to_be_shown, codec="libvpx", options={}), 0, "",
         [*range(5), *range(6, 12)]),
@@ -287,41 +287,41 @@ ROWS = [
     Row("V27: timecode in MOV", with_timecode, 0, r"\A(?!.*left out)", range(5), False, ".mov"),
     Row("V27: timecode in MKV", with_timecode, 0, r"left out: data stream 1 \(timecode\)", range(5),
         False, ".mov", ".mkv"),
-    Row("V26: cover art", film(cover=True, frames=5), 0, "", range(5), False, ".mp4"),
-    Row("V26: two films", several_films((32, 24), (64, 48)), 0,
+    Row("V26: cover art", video(cover=True, frames=5), 0, "", range(5), False, ".mp4"),
+    Row("V26: two videos", several_videos((32, 24), (64, 48)), 0,
         r"left out: video stream \d \(h264\)", range(5)),
-    Row("V27: everything", film(**EVERYTHING), 0, "", range(10)),
-    Row("V27: everything, in another container", film(**EVERYTHING), 2,
+    Row("V27: everything", video(**EVERYTHING), 0, "", range(10)),
+    Row("V27: everything, in another container", video(**EVERYTHING), 2,
         r"out\.mp4 cannot hold subtitle stream 9 \(ssa\); use -o out\.mkv", to=".mp4"),
     *(
-        Row(f"V28: {codec} in MP4", film(subtitles=codec, frames=3), 2,
+        Row(f"V28: {codec} in MP4", video(subtitles=codec, frames=3), 2,
             rf"out\.mp4 cannot hold subtitle stream 1 \({name}\); use -o out\.mkv", to=".mp4")
         for codec, name in (("subrip", "srt"), ("hdmv_pgs_subtitle", "pgssub"))
     ),
-    Row("V28: text of MP4 in MKV", film(subtitles="mov_text", frames=3), 2,
+    Row("V28: text of MP4 in MKV", video(subtitles="mov_text", frames=3), 2,
         r"out\.mkv cannot hold subtitle stream 1 \(mov_text\); use -o out\.mp4", None, False,
         ".mp4", ".mkv"),
-    Row("V28: AAC in WebM", film(sounds=["eng"], frames=3), 2, r"out\.webm cannot hold",
+    Row("V28: AAC in WebM", video(audio=["eng"], frames=3), 2, r"out\.webm cannot hold",
         to=".webm", options=["-c", "libvpx-vp9"]),
-    # ------------------------------------------------------------ pictures
-    Row("V29: odd, full chroma", film(size=(97, 63), pixel_format="yuv444p", frames=3), 0, "",
+    # ------------------------------------------------------------ images
+    Row("V29: odd, full chroma", video(size=(97, 63), pixel_format="yuv444p", frames=3), 0, "",
         range(3)),
-    Row("V29: odd result", film(size=(66, 34), frames=3), 2,
+    Row("V29: odd result", video(size=(66, 34), frames=3), 2,
         "yuv420p cannot store 99x51 pixels, an odd size; use --pix-fmt yuv444p",
         options=["-s", "1.5"]),
     *(
         Row(f"V32: turned by {degrees}{' and mirrored' * mirrored}",
-            film(display=(degrees, mirrored), frames=2), 0, "", range(2), False, ".mp4")
+            video(display=(degrees, mirrored), frames=2), 0, "", range(2), False, ".mp4")
         for degrees, mirrored in ((90, False), (180, False), (270, True), (0, True))
     ),
-    Row("V33: oblong pixels", film(aspect=Fraction(4, 3), frames=2), 0, "", range(2)),
-    Row("V34: interlaced", film(frames=4, options={"x264-params": "tff=1"}), 0,
+    Row("V33: oblong pixels", video(aspect=Fraction(4, 3), frames=2), 0, "", range(2)),
+    Row("V34: interlaced", video(frames=4, options={"x264-params": "tff=1"}), 0,
         "interlaced; its fields are upscaled together", range(4)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_what_comes_of_a_bad_film(cli, tmp_path, row):
+def test_what_comes_of_a_bad_video(cli, tmp_path, row):
     source, target = tmp_path / f"in{row.suffix}", tmp_path / f"out{row.to or row.suffix}"
     partial = target.with_name(f"out.partial{target.suffix}")
     row.make(source)
@@ -348,7 +348,7 @@ def assert_nothing_moved(source, result):
     shift = after[0] - before[0]
     assert all(abs(a - b - shift) <= MS for a, b in zip(after, before, strict=True))
     if source.suffix == ".ts":
-        return  # its sound has headers that no other container keeps
+        return  # its audio has headers that no other container keeps
     for kind in ("audio", "subtitle"):
         assert [[packet.digest for packet in stream] for stream in see_packets(result, kind)] == [
             [packet.digest for packet in stream] for stream in see_packets(source, kind)
@@ -409,7 +409,7 @@ def test_no_cut_goes_unnoticed(tmp_path, suffix, wanted):
 def test_no_flip_changes_the_number_of_frames_unnoticed(tmp_path, suffix, wanted):
     whole = make(tmp_path / f"whole{suffix}", **LONG | wanted)
     content = whole.read_bytes()
-    # Nothing secures the index of MP4, which is a hundredth of a film.
+    # Nothing secures the index of MP4, which is a hundredth of a video.
     start = content.rindex(b"mdat") if suffix in (".mp4", ".mov") else 0
     for seed in range(80):
         chance = random.Random(seed)
@@ -463,7 +463,7 @@ def test_concealed_the_frames_stay_as_many_and_at_their_times(tmp_path, suffix, 
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_a_film_that_goes_away_while_it_is_read_is_damaged(tmp_path, suffix):
+def test_a_video_that_goes_away_while_it_is_read_is_damaged(tmp_path, suffix):
     source = make(tmp_path / f"in{suffix}", **LONG)
     with VideoReader(source) as reader:
         source.unlink()

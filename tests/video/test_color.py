@@ -1,4 +1,4 @@
-"""Colours: the written specification, and that files go through it to within one level."""
+"""Colors: the written specification, and that files go through it to within one level."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def yuv_from_rgb(rgb, matrix, full_range, bits=8):
 
 
 def blocks(colors, dtype=np.uint8):
-    """[N, 3] -> [H, W, 3]: one block for each colour."""
+    """[N, 3] -> [H, W, 3]: one block for each color."""
     rows = np.array(colors, dtype).reshape(-1, 8, 3)
     return rows.repeat(BLOCK, axis=0).repeat(BLOCK, axis=1)
 
@@ -53,7 +53,7 @@ def middles(pixels, block=BLOCK):
 
 
 def write_planes(path, yuv, pixel_format, matrix, color_range, codec="libx264"):
-    """A lossless film of one frame with exactly these samples, [H, W, 3]."""
+    """A lossless video of one frame with exactly these samples, [H, W, 3]."""
     height, width, _ = yuv.shape
     frame = av.VideoFrame(width, height, pixel_format)
     for plane, samples in zip(frame.planes, np.moveaxis(yuv, -1, 0), strict=False):
@@ -61,19 +61,19 @@ def write_planes(path, yuv, pixel_format, matrix, color_range, codec="libx264"):
         rows = np.zeros((plane.height, plane.line_size), np.uint8)
         rows[:, : plane.width] = samples[::step_y, ::step_x]
         plane.update(rows.tobytes())
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream(codec, rate=25, options=LOSSLESS[codec])
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream(codec, rate=25, options=LOSSLESS[codec])
         stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         stream.codec_context.colorspace = matrix
         stream.codec_context.color_range = color_range
-        film.mux([*stream.encode(frame), *stream.encode(None)])
+        video.mux([*stream.encode(frame), *stream.encode(None)])
     return path
 
 
 def read_planes(path):
     """The samples of the first frame: [H, W] for each plane."""
-    with av.open(str(path)) as film:
-        frame = next(film.decode(video=0))
+    with av.open(str(path)) as video:
+        frame = next(video.decode(video=0))
         planes = [
             np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, : plane.width]
             for plane in frame.planes
@@ -86,7 +86,7 @@ def first_frame(path):
         return reader.info, next(item for item in reader if isinstance(item, Frame))
 
 
-# Colours as the standards print them: red, green, blue, white, black.
+# Colors as the standards print them: red, green, blue, white, black.
 PRINTED = {
     (BT709, False): [
         (63, 102, 240),
@@ -237,7 +237,7 @@ def test_full_range_by_its_name_is_full_range(tmp_path, tagged):
 @pytest.mark.parametrize(
     ("color_range", "expected"), [(1, [0, 131, 255, 255]), (2, [16, 128, 235, 250])]
 )
-def test_grey_obeys_its_range(tmp_path, color_range, expected):
+def test_gray_obeys_its_range(tmp_path, color_range, expected):
     yuv = blocks([(value, 128, 128) for value in (16, 128, 235, 250)] * 2)
     path = write_planes(tmp_path / "a.mkv", yuv, "gray", 2, color_range, codec="ffv1")
     info, frame = first_frame(path)
@@ -263,5 +263,5 @@ def test_rgb_streams_pass_unchanged(tmp_path):
 
 def test_an_unknown_matrix_is_refused(tmp_path):
     source = clips.make(tmp_path / "in.mkv", frames=2, color=(8, 1, 1, 1))
-    with pytest.raises(InputRefused, match=r"colour matrix 8 .*bt709"):
+    with pytest.raises(InputRefused, match=r"color matrix 8 .*bt709"):
         VideoReader(source)

@@ -1,4 +1,4 @@
-"""Films of more than 8 bits and HDR: read, upscaled and written with all that they have."""
+"""Videos of more than 8 bits and HDR: read, upscaled and written with all that they have."""
 
 import re
 from dataclasses import replace
@@ -19,7 +19,7 @@ from srgan_edge.transcode import segments
 from srgan_edge.video.color import BT709, SMPTE170M, ColorDescription
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
-from tests.transcode.test_transcode import upscale as upscale_film
+from tests.transcode.test_transcode import upscale as upscale_video_file
 from tests.video.test_color import blocks, middles
 from tests.video.test_frame_conversion import codes_of, frame_of, samples_of, some_rgb
 
@@ -38,22 +38,22 @@ HDR10 = {
 
 
 def write(path, frames, codec="ffv1", color=(BT709, 1, 2, 2), options=None):
-    """A film of these frames, 25 a second."""
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream(codec, rate=25, options=options or LOSSLESS[codec])
+    """A video of these frames, 25 a second."""
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream(codec, rate=25, options=options or LOSSLESS[codec])
         stream.width, stream.height = frames[0].width, frames[0].height
         stream.pix_fmt = frames[0].format.name
         context = stream.codec_context
         context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
         for number, frame in enumerate(frames):
             frame.pts, frame.time_base = number, Fraction(1, 25)
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode(None))
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode(None))
     return path
 
 
 def upscale(source, target, encoding, scale=1, **allowed):
-    """The whole product, with the nearest neighbour for a network."""
+    """The whole product, with the nearest neighbor for a network."""
     with VideoReader(source, **allowed) as reader:
         size = (reader.info.width * scale, reader.info.height * scale)
         with VideoWriter(target, reader, size, encoding) as writer:
@@ -68,8 +68,8 @@ def upscale(source, target, encoding, scale=1, **allowed):
 
 
 def first_frame(path):
-    with av.open(str(path)) as film:
-        return next(film.decode(video=0))
+    with av.open(str(path)) as video:
+        return next(video.decode(video=0))
 
 
 def tags(frame):
@@ -89,8 +89,8 @@ def side_data(frame):
 @pytest.mark.parametrize(
     ("matrix", "color_range"), [(SMPTE170M, 1), (BT709, 1), (BT709, 2), (BT2020, 1), (BT2020, 2)]
 )
-def test_colour_bars_go_through_unchanged(tmp_path, codec, bits, chroma, matrix, color_range):
-    """Depth, chroma and tags as in the input by default; every colour to the code."""
+def test_color_bars_go_through_unchanged(tmp_path, codec, bits, chroma, matrix, color_range):
+    """Depth, chroma and tags as in the input by default; every color to the code."""
     color = ColorDescription(matrix, color_range == 2)
     rgb = 0.1 + 0.8 * some_rgb()  # inside RGB after rounding, so that nothing is clipped
     codes = np.round(codes_of(rgb, color, bits))
@@ -126,7 +126,7 @@ def test_the_format_is_the_usual_one_with_all_of_the_input(tmp_path, given, code
     "named", ["gbrp10le", "gray10le", "yuv444p12le", "yuv420p", "yuvj420p", "gray"]
 )
 def test_a_named_format_is_obeyed(tmp_path, named):
-    """Grey, so that each of them can show it: 0.2, 0.5 and 0.8 of white."""
+    """Gray, so that each of them can show it: 0.2, 0.5 and 0.8 of white."""
     color = ColorDescription(BT709, False)
     rgb = np.array([0.2, 0.5, 0.8, 0.5] * 16)[:, None].repeat(3, 1)
     codes = np.round(codes_of(rgb, color, 10))
@@ -187,8 +187,8 @@ def test_a_ten_bit_slope_keeps_its_steps(tmp_path):
 def test_hdr_metadata_is_carried(tmp_path, codec, suffix):
     """As a decoder reports it: x264 and x265 to the digit, SVT-AV1 in its own units."""
     pq = (BT2020, 1, 9, PQ)
-    picture = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
-    source = write(tmp_path / "in.mkv", [picture] * 3, "libx265", pq, HDR10)
+    image = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
+    source = write(tmp_path / "in.mkv", [image] * 3, "libx265", pq, HDR10)
     target = tmp_path / f"out{suffix}"
     own = {"x265-params": "log-level=none"} if codec == "libx265" else {}
     writer = upscale(
@@ -211,17 +211,17 @@ def test_hdr_metadata_is_carried(tmp_path, codec, suffix):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_segments_of_an_hdr_film_join_to_one(tmp_path, codec, monkeypatch):
+def test_segments_of_an_hdr_video_join_to_one(tmp_path, codec, monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", 5)
     pq, codes = (BT2020, 1, 9, PQ), np.full((64, 128, 3), 512)
-    pictures = []
+    images = []
     for number in range(12):
         codes[..., 0] = 300 + np.arange(128) // 2 + number
-        pictures.append(frame_of(codes, "yuv420p10le"))
-    source = write(tmp_path / "in.mkv", pictures, "libx265", pq, HDR10)
+        images.append(frame_of(codes, "yuv420p10le"))
+    source = write(tmp_path / "in.mkv", images, "libx265", pq, HDR10)
     encoding = Encoding(codec, options=LOSSLESS[codec])
     target = tmp_path / "out.mp4"
-    upscale_film(source, target, options=Options("nearest", encoding, Tiling()))
+    upscale_video_file(source, target, options=Options("nearest", encoding, Tiling()))
     with av.open(str(target)) as joined:
         frames = list(joined.decode(video=0))
     assert side_data(frames[0]) == side_data(first_frame(source)) != {}
@@ -234,8 +234,8 @@ def test_segments_of_an_hdr_film_join_to_one(tmp_path, codec, monkeypatch):
 
 
 def test_hdr_metadata_that_a_codec_cannot_store_is_named(tmp_path):
-    picture = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
-    source = write(tmp_path / "in.mkv", [picture], "libx265", (BT2020, 1, 9, PQ), HDR10)
+    image = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
+    source = write(tmp_path / "in.mkv", [image], "libx265", (BT2020, 1, 9, PQ), HDR10)
     writer = upscale(source, tmp_path / "out.mkv", Encoding("ffv1"))
     (line,) = writer.left_out
     assert line.startswith("mastering display and light levels: ffv1 cannot store them; -c libx264")
@@ -276,7 +276,7 @@ def join(path, *parts):
 
 
 def test_tags_that_change_are_followed_and_said_once(tmp_path):
-    """Two recordings in one transport stream: the same colours, stored in two ways."""
+    """Two recordings in one transport stream: the same colors, stored in two ways."""
     parts = []
     for matrix, name in ((SMPTE170M, "yuv420p"), (BT709, "yuv444p"), (SMPTE170M, "yuv420p")):
         part = tmp_path / f"{len(parts)}.ts"
@@ -327,7 +327,7 @@ def test_a_format_that_cannot_be_read_is_refused(tmp_path):
         pixel_format="gbrpf32le",
         frames=1,
     )
-    with pytest.raises(InputRefused, match="pixel format gbrpf32le; possible: Y'CbCr, RGB or grey"):
+    with pytest.raises(InputRefused, match="pixel format gbrpf32le; possible: Y'CbCr, RGB or gray"):
         VideoReader(source)
 
 
@@ -341,7 +341,7 @@ def test_the_network_is_shown_the_nearest_8_bits(tmp_path):
 
 
 def dolby_vision_metadata():
-    """A unit of type 62 that leaves all colours as they are (ETSI GS CCM 001, its syntax 5.3)."""
+    """A unit of type 62 that leaves all colors as they are (ETSI GS CCM 001, its syntax 5.3)."""
 
     def ue(number):  # Exp-Golomb
         digits = f"{number + 1:b}"
@@ -360,8 +360,8 @@ def dolby_vision_metadata():
 
 
 def write_dolby_vision(path, color):
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx265", rate=25, options=LOSSLESS["libx265"])
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx265", rate=25, options=LOSSLESS["libx265"])
         stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p10le"
         context = stream.codec_context
         context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
@@ -371,7 +371,7 @@ def write_dolby_vision(path, color):
             packet = av.Packet(bytes(coded) + dolby_vision_metadata())
             packet.pts = packet.dts = 0
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
-            film.mux_one(packet)
+            video.mux_one(packet)
     assert "DOVI_RPU_BUFFER" in [data.type.name for data in first_frame(path).side_data]
     return path
 
@@ -390,7 +390,7 @@ def test_dolby_vision_that_is_all_there_is_is_refused(tmp_path):
         VideoReader(source)
 
 
-def test_depth_survives_a_network_whose_colours_are_locked():
+def test_depth_survives_a_network_whose_colors_are_locked():
     """Red is six levels too high: what was a ten-bit slope is one again."""
     deep = (13000 + 64 * (np.arange(400) // 4)).astype(np.uint16)
     deep = deep[None, :, None].repeat(48, 0).repeat(3, 2)

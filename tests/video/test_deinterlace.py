@@ -1,4 +1,4 @@
-"""Two fields become one picture: of the first field's moment, at the same time, nothing else."""
+"""Two fields become one image: of the first field's moment, at the same time, nothing else."""
 
 import av
 import numpy as np
@@ -18,13 +18,13 @@ TOP, BOTTOM, NEITHER = "tff", "bff", "prog"
 
 def moment(number):
     """A bright bar, four pixels further to the right each time."""
-    picture = np.full((SIZE[1], SIZE[0], 3), 40, np.uint8)
-    picture[:, 4 + 4 * number : 12 + 4 * number] = 220
-    return picture
+    image = np.full((SIZE[1], SIZE[0], 3), 40, np.uint8)
+    image[:, 4 + 4 * number : 12 + 4 * number] = 220
+    return image
 
 
-def picture(number, order):
-    """Two moments in one picture, the first in the lines that `order` says."""
+def image(number, order):
+    """Two moments in one image, the first in the lines that `order` says."""
     if order == NEITHER:
         return moment(2 * number)
     first = 0 if order == TOP else 1
@@ -44,13 +44,13 @@ def flagged(frame, order):
 
 
 def make(path, orders, pixel_format="yuv420p"):
-    """A film whose frames have these field orders; FFV1 keeps them for each frame."""
+    """A video whose frames have these field orders; FFV1 keeps them for each frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=25)
         (stream.width, stream.height), stream.pix_fmt = SIZE, pixel_format
         stream.time_base = stream.codec_context.time_base = MS
         for number, order in enumerate(orders):
-            frame = av.VideoFrame.from_ndarray(picture(number, order)).reformat(format=pixel_format)
+            frame = av.VideoFrame.from_ndarray(image(number, order)).reformat(format=pixel_format)
             frame.pts, frame.time_base = PTS[number], MS
             container.mux(stream.encode(flagged(frame, order)))
         container.mux(stream.encode(None))
@@ -91,13 +91,13 @@ def test_a_frame_becomes_the_moment_of_its_first_field(tmp_path, orders):
             np.testing.assert_array_equal(frame.pixels, woven[number].pixels)
 
 
-def test_a_film_of_one_frame_keeps_it(tmp_path):
+def test_a_video_of_one_frame_keeps_it(tmp_path):
     source = make(tmp_path / "in.mkv", [TOP])
     (frame,), _ = read(source, deinterlace=True)
     assert frame.pts == 0
 
 
-def test_a_film_that_is_not_interlaced_is_said_to_be_none(tmp_path):
+def test_a_video_that_is_not_interlaced_is_said_to_be_none(tmp_path):
     assert not read(make(tmp_path / "a.mkv", [NEITHER] * 3))[1].info.interlaced
     assert read(make(tmp_path / "b.mkv", [TOP] * 3), deinterlace=True)[1].info.interlaced
 

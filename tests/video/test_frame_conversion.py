@@ -1,4 +1,4 @@
-"""Frames of 9 to 16 bits: every kind of colours within one code of the standard, both ways."""
+"""Frames of 9 to 16 bits: every kind of colors within one code of the standard, both ways."""
 
 import av
 import numpy as np
@@ -102,10 +102,10 @@ def test_codes_come_back_as_they_were(color, pixel_format):
     deep = decoded(blocks(codes, np.uint16), pixel_format, color)
     height, width, _ = deep.shape
     frame = DeepEncoder((width, height), pixel_format, (width, height), color)(deep)
-    colours = np.logical_and(deep > 0, deep < 65535).all(axis=-1)  # none was clipped
+    colors = np.logical_and(deep > 0, deep < 65535).all(axis=-1)  # none was clipped
     error = samples_of(frame).astype(int) - blocks(codes, int)
-    assert colours.mean() > 0.5
-    assert not middles(error * colours[..., None]).any()
+    assert colors.mean() > 0.5
+    assert not middles(error * colors[..., None]).any()
 
 
 @pytest.mark.parametrize("bits", [9, 10, 12, 14, 16])
@@ -120,7 +120,7 @@ def test_rgb_codes_come_back_as_they_were(bits):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 16])
 @pytest.mark.parametrize("full_range", [False, True])
-def test_grey_has_the_range_it_says(bits, full_range):
+def test_gray_has_the_range_it_says(bits, full_range):
     color, pixel_format = ColorDescription(BT709, full_range), with_depth("gray", bits)
     levels = np.linspace(0, 1, 64)[:, None].repeat(3, 1)
     deep = blocks(np.round(levels * 65535), np.uint16)
@@ -146,7 +146,7 @@ def test_grey_has_the_range_it_says(bits, full_range):
     ],
 )
 @pytest.mark.parametrize("full_range", [False, True])
-def test_another_layout_of_the_same_samples_is_the_same_picture(pixel_format, plain, full_range):
+def test_another_layout_of_the_same_samples_is_the_same_image(pixel_format, plain, full_range):
     is_rgb = plain.startswith("gbr")
     color = ColorDescription(RGB if is_rgb else BT2020, full_range or is_rgb)
     bits = depth_bits(plain)
@@ -171,7 +171,7 @@ def test_alpha_is_left_out(pixel_format):
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p10le", "yuv444p10le", "gbrp12le", "gray10le"])
 @pytest.mark.parametrize("full_range", [False, True])
-def test_another_size_shows_the_same_colours(pixel_format, full_range):
+def test_another_size_shows_the_same_colors(pixel_format, full_range):
     is_rgb = pixel_format.startswith("gbr")
     color = ColorDescription(RGB if is_rgb else BT709, full_range or is_rgb)
     rgb = some_rgb() if "gray" not in pixel_format else some_rgb()[:, :1].repeat(3, 1)

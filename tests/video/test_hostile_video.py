@@ -1,4 +1,4 @@
-"""Films that name other files, claim to be huge, or change under the reader's eyes."""
+"""Videos that name other files, claim to be huge, or change under the reader's eyes."""
 
 import os
 import socket
@@ -35,13 +35,13 @@ def server():
 
 HEAD = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXT-X-MEDIA-SEQUENCE:0\n"
 LISTS = {
-    "HLS, a path": HEAD + "#EXTINF:1,\n{neighbour}\n#EXT-X-ENDLIST\n",
+    "HLS, a path": HEAD + "#EXTINF:1,\n{neighbor}\n#EXT-X-ENDLIST\n",
     "HLS, an address": HEAD + "#EXTINF:1,\nhttp://{server}/a.ts\n#EXT-X-ENDLIST\n",
     "HLS, a key": HEAD + '#EXT-X-KEY:METHOD=AES-128,URI="http://{server}/k"\n'
-    "#EXTINF:1,\n{neighbour}\n#EXT-X-ENDLIST\n",
-    "HLS, a part of a file": HEAD + "#EXTINF:1,\nsubfile,,start,0,end,99,,:{neighbour}\n",
-    "HLS, decrypted": HEAD + "#EXTINF:1,\ncrypto:{neighbour}\n#EXT-X-ENDLIST\n",
-    "concat, a neighbour": "ffconcat version 1.0\nfile neighbour.ts\n",
+    "#EXTINF:1,\n{neighbor}\n#EXT-X-ENDLIST\n",
+    "HLS, a part of a file": HEAD + "#EXTINF:1,\nsubfile,,start,0,end,99,,:{neighbor}\n",
+    "HLS, decrypted": HEAD + "#EXTINF:1,\ncrypto:{neighbor}\n#EXT-X-ENDLIST\n",
+    "concat, a neighbor": "ffconcat version 1.0\nfile neighbor.ts\n",
     "concat, an address": "ffconcat version 1.0\nfile 'http://{server}/a.ts'\n",
     "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
     'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011" mediaPresentationDuration="PT1S">'
@@ -50,7 +50,7 @@ LISTS = {
     "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
     "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
     "a subtitle index": "# VobSub index file, v7\nsize: 720x576\nid: en, index: 0\n",
-    "a reference film": '<?xml version="1.0"?><?quicktime type="application/x-quicktime-media-link"'
+    "a link": '<?xml version="1.0"?><?quicktime type="application/x-quicktime-media-link"'
     '?><embed src="rtsp://{server}/a.mov" />',
     "text": "SECRET\n" * 200,
 }
@@ -64,10 +64,10 @@ LISTS = {
     ],
 )
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_of_other_files_are_no_films(tmp_path, server, reader, suffix, name):
-    neighbour = make(tmp_path / "neighbour.ts", time_base=Fraction(1, 90000), frames=2)
+def test_lists_of_other_files_are_no_videos(tmp_path, server, reader, suffix, name):
+    neighbor = make(tmp_path / "neighbor.ts", time_base=Fraction(1, 90000), frames=2)
     path = tmp_path / f"in{suffix}"
-    path.write_text(LISTS[name].replace("{neighbour}", str(neighbour)).replace("{server}", server))
+    path.write_text(LISTS[name].replace("{neighbor}", str(neighbor)).replace("{server}", server))
     with pytest.raises(InputRefused, match="is not a video; possible: MP4"):
         reader(path)
 
@@ -83,7 +83,7 @@ def test_an_argument_is_a_path_and_no_address(tmp_path, monkeypatch, server, arg
 
 
 @READERS
-def test_a_socket_and_a_link_to_a_device_are_no_films(tmp_path, reader):
+def test_a_socket_and_a_link_to_a_device_are_no_videos(tmp_path, reader):
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "s.mp4"))
         with pytest.raises(InputRefused, match=r"cannot read|is not a file"):
@@ -126,24 +126,24 @@ def test_other_decoders_are_not_tried(tmp_path, reader, codec, suffix, pixel_for
 
 
 @READERS
-def test_encrypted_films_are_refused(tmp_path, reader):
+def test_encrypted_videos_are_refused(tmp_path, reader):
     keys = {
         "encryption_scheme": "cenc-aes-ctr",
         "encryption_key": "76a6c65c5ea762046bd749a2e632ccbb",
         "encryption_kid": "a7e61c373e219033c21091fa607bf3b8",
     }
-    source = make(tmp_path / "in.mp4", container_options=keys, sounds=["eng"])
+    source = make(tmp_path / "in.mp4", container_options=keys, audio=["eng"])
     with pytest.raises(InputRefused, match="is encrypted"):
         reader(source)
 
 
 def test_two_thousand_streams_are_refused_at_once(tmp_path):
-    source = make(tmp_path / "in.mp4", sounds=["eng"], frames=2)
+    source = make(tmp_path / "in.mp4", audio=["eng"], frames=2)
     content = source.read_bytes()
     (start, size), *_ = [(at, n) for kind, at, n in boxes(content, 0) if kind == b"moov"]
     inner = list(boxes(content[: start + size], start + 8))
-    sound = [content[at : at + n] for kind, at, n in inner if kind == b"trak"][-1]
-    moov = content[start + 8 : start + size] + 2000 * sound
+    audio = [content[at : at + n] for kind, at, n in inner if kind == b"trak"][-1]
+    moov = content[start + 8 : start + size] + 2000 * audio
     source.write_bytes(content[:start] + struct.pack(">I4s", len(moov) + 8, b"moov") + moov)
     started = time.monotonic()
     with pytest.raises(InputRefused, match=f"more than {MAX_STREAMS} streams; keep some"):
@@ -162,12 +162,12 @@ def boxes(content, at):
 @pytest.mark.parametrize(("streams", "fits"), [(MAX_STREAMS - 1, True), (MAX_STREAMS, False)])
 def test_no_stream_of_many_is_lost_without_a_word(tmp_path, streams, fits):
     path = tmp_path / "in.mkv"
-    with av.open(str(path), "w") as film:
-        video = clips._add_video(film, clips.Clip())
+    with av.open(str(path), "w") as clip:
+        video = clips._add_video(clip, clips.Clip())
         for _ in range(streams):
-            film.add_mux_stream("subrip", time_base=clips.MS)
-        film.start_encoding()
-        clips._write_video(film, video, clips.Clip())
+            clip.add_mux_stream("subrip", time_base=clips.MS)
+        clip.start_encoding()
+        clips._write_video(clip, video, clips.Clip())
     if fits:
         with VideoReader(path) as reader:
             assert len(reader.copied) == streams
@@ -180,23 +180,23 @@ def test_no_stream_of_many_is_lost_without_a_word(tmp_path, streams, fits):
 def test_a_hundred_megabytes_of_metadata_are_survived(tmp_path, reader):
     source = make(tmp_path / "in.mkv", frames=2, metadata={"title": "a" * (100 << 20)})
     started = time.monotonic()
-    with reader(source) as film:
-        assert sum(1 for _ in film) == 2
+    with reader(source) as video:
+        assert sum(1 for _ in video) == 2
     assert time.monotonic() - started < 20
 
 
 def test_a_hundred_thousand_chapters_are_survived(tmp_path):
     path = tmp_path / "in.mkv"
-    with av.open(str(path), "w") as film:
-        video = clips._add_video(film, clips.Clip())
-        film.set_chapters(
+    with av.open(str(path), "w") as clip:
+        video = clips._add_video(clip, clips.Clip())
+        clip.set_chapters(
             [
                 {"id": n, "start": n, "end": n + 1, "time_base": clips.MS, "metadata": {}}
                 for n in range(100_000)
             ]
         )
-        film.start_encoding()
-        clips._write_video(film, video, clips.Clip())
+        clip.start_encoding()
+        clips._write_video(clip, video, clips.Clip())
     started = time.monotonic()
     with VideoReader(path) as reader:
         assert sum(1 for _ in reader) == 12
@@ -227,14 +227,14 @@ def touch(path):
 
 @READERS
 @pytest.mark.parametrize("change", [grow, replace, remove, touch])
-def test_a_film_that_changes_while_it_is_read_is_no_success(tmp_path, reader, change):
+def test_a_video_that_changes_while_it_is_read_is_no_success(tmp_path, reader, change):
     source = make(tmp_path / "in.mkv", frames=40)
     seen = 0
     with (
         pytest.raises(InputDamaged, match="was changed or removed while it was read"),
-        reader(source) as film,
+        reader(source) as video,
     ):
-        for _ in film:
+        for _ in video:
             seen += 1
             if seen == 1:
                 change(source)

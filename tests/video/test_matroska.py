@@ -8,11 +8,11 @@ from clips import make
 from srgan_edge.video.truncation import find_break, find_wrong_checksum
 
 EVERYTHING = {
-    "sounds": ["eng", "deu"],
+    "audio": ["eng", "deu"],
     "subtitles": "subrip",
     "chapters": True,
     "attachment": ("font.ttf", "application/x-truetype-font", b"glyphs"),
-    "metadata": {"title": "A film"},
+    "metadata": {"title": "A video"},
 }
 SHORT_CLUSTERS = {"container_options": {"cluster_time_limit": "200"}}
 LIVE = {"container_options": {"live": "1"}}  # no sizes but those of the clusters

@@ -86,7 +86,7 @@ def test_frames_are_those_of_software(tmp_path, suffix, wanted):
         assert full_by_name or getattr(info, name) == getattr(other_info, name)
 
 
-def test_fields_become_the_same_pictures(tmp_path):
+def test_fields_become_the_same_images(tmp_path):
     path = make(tmp_path / "in.ts", frames=12, options=FIELDS)
     seen = []
     for stand in (None, Stand()):
@@ -155,7 +155,7 @@ def test_a_decoder_that_gives_nothing_is_noticed_soon(tmp_path):
 
 
 def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
-    """A capture begins anywhere: its first pictures lean on what is not in it."""
+    """A capture begins anywhere: its first images lean on what is not in it."""
     whole = make(tmp_path / "in.ts", frames=30, options={"bf": "2", "g": "10"})
     packets = 188
     cut = tmp_path / "cut.ts"
@@ -169,7 +169,7 @@ def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
 
 @pytest.fixture
 def gpu_video(monkeypatch):
-    """What `make gpu` does with films; what needs a GPU is stood in for by who uses this."""
+    """What `make gpu` does with videos; what needs a GPU is stood in for by who uses this."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import gpu_video
 
@@ -204,7 +204,7 @@ def test_what_make_gpu_asks_of_nvenc(gpu_video, monkeypatch, tmp_path):
         ("auto", "cuda:0", "a reason", "cpu", ["decoding on the CPU: a reason"]),
     ],
 )
-def test_where_films_are_decoded(monkeypatch, wanted, device, here, expected, said):
+def test_where_videos_are_decoded(monkeypatch, wanted, device, here, expected, said):
     monkeypatch.setattr(nvdec_module, "why_not_here", lambda: here)
     heard = []
     assert choose_decoder(wanted, device, heard.append) == expected
@@ -234,10 +234,10 @@ def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "stand", [{}, {"lost": [7]}, {"lost": [60]}, {"fails_at": 0}, {"fails_at": 55}], ids=str
 )
-def test_a_film_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsys, stand):
+def test_a_video_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsys, stand):
     """Of more than one segment: what was finished before NVDEC failed stays."""
     monkeypatch.chdir(tmp_path)
-    make(tmp_path / "in.mp4", sounds=["eng"], options=B_FRAMES, frames=64, size=(32, 16))
+    make(tmp_path / "in.mp4", audio=["eng"], options=B_FRAMES, frames=64, size=(32, 16))
     monkeypatch.setattr(nvdec_module, "why_not_here", lambda: None)
     monkeypatch.setattr("srgan_edge.transcode.upscale.Nvdec", lambda: Stand(**stand))
     for where in ("cpu", "gpu"):

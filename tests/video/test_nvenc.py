@@ -16,7 +16,7 @@ from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import (
     DEFAULT_CQ,
     SOFTWARE,
-    failure_in_film,
+    failure_in_video,
     nvenc_options,
     why_not_started,
 )
@@ -78,14 +78,14 @@ def test_formats_of_a_gpus_memory_are_not_offered(tmp_path):
 
 
 @pytest.mark.parametrize("named", [None, "yuv420p10le", "p010le"])
-def test_films_of_10_bits_stay_so(tmp_path, named):
+def test_videos_of_10_bits_stay_so(tmp_path, named):
     """Under the name that NVENC has for them; the samples are those of any other encoder."""
     make(tmp_path / "in.mkv", frames=1, pixel_format="yuv420p10le")
     with VideoReader(tmp_path / "in.mkv") as reader:
         encoder = VideoEncoder(reader.info, (64, 48), Encoding("hevc_nvenc", pixel_format=named))
         twin = VideoEncoder(reader.info, (64, 48), Encoding("libx265"))
         frame = next(iter(reader))
-    coded, expected = encoder.coded(frame).picture, twin.coded(frame).picture
+    coded, expected = encoder.coded(frame).image, twin.coded(frame).image
     assert (coded.format.name, expected.format.name) == ("p010le", "yuv420p10le")
     luma, wanted = (
         np.frombuffer(memoryview(it.planes[0]), np.uint16).reshape(48, -1)[:, :64]
@@ -127,7 +127,7 @@ def test_the_command_ends_with_its_code(tmp_path, capsys, monkeypatch):
     [
         (av.error.PermissionError(errno.EPERM, "x"), "libnvidia-encode.so.1, is not here; a cont"),
         (av.FFmpegError(errno.ENOSYS, "x"), "the driver is too old"),
-        (av.error.MemoryError(errno.ENOMEM, "x"), "out of memory, or encodes as many films as it"),
+        (av.error.MemoryError(errno.ENOMEM, "x"), "out of memory, or encodes as many videos as it"),
         (av.error.ExternalError(-0x20545845, "x"), "does not encode this codec in this format"),
     ],
 )
@@ -144,7 +144,7 @@ def test_refused_options_are_the_users_to_change(monkeypatch):
     assert why_not_started("h264_nvenc", av.FFmpegError(errno.EINVAL, "Invalid argument")) is None
 
 
-def test_a_gpu_lost_in_the_middle_of_a_film(tmp_path):
+def test_a_gpu_lost_in_the_middle_of_a_video(tmp_path):
     """The stream of another encoder, which fails as NVENC would."""
     make(tmp_path / "in.mp4", frames=3)
 
@@ -157,4 +157,4 @@ def test_a_gpu_lost_in_the_middle_of_a_film(tmp_path):
         encoder._stream = Lost()
         with pytest.raises(ResourcesExhausted, match=r"h264_nvenc failed .* type -c libx264"):
             list(encoder.encode(next(iter(reader))))
-    assert failure_in_film("av1_nvenc", av.FFmpegError(5, "y")).exit_code == 7
+    assert failure_in_video("av1_nvenc", av.FFmpegError(5, "y")).exit_code == 7

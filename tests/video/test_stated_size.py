@@ -7,19 +7,19 @@ from clips import make
 
 from srgan_edge.video.truncation import missing_bytes
 
-FILMS = {
+VIDEOS = {
     "MP4": (".mp4", {}),
     "index first": (".mp4", {"container_options": {"movflags": "+faststart"}}),
     "fragments": (".mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
-    "MOV": (".mov", {"sounds": ["eng"]}),
+    "MOV": (".mov", {"audio": ["eng"]}),
     "AVI": (".avi", {"codec": "mpeg4", "options": {}, "time_base": Fraction(1, 25)}),
 }
 
 
-@pytest.mark.parametrize("name", FILMS)
+@pytest.mark.parametrize("name", VIDEOS)
 def test_every_missing_byte_is_counted(tmp_path, name):
-    suffix, wanted = FILMS[name]
-    path = make(tmp_path / f"film{suffix}", frames=8, **wanted)
+    suffix, wanted = VIDEOS[name]
+    path = make(tmp_path / f"video{suffix}", frames=8, **wanted)
     content = path.read_bytes()
     assert missing_bytes(path) == 0
     for missing in (1, 9, 100):
@@ -42,6 +42,6 @@ def test_every_missing_byte_is_counted(tmp_path, name):
     ],
 )
 def test_boxes_and_chunks(tmp_path, content, missing):
-    path = tmp_path / "film"
+    path = tmp_path / "video"
     path.write_bytes(content)
     assert missing_bytes(path) == missing

@@ -30,7 +30,7 @@ BOTH = pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 
 
 def upscale(source: Path, target: Path, encoding: Encoding = FAST, scale: int = 2) -> VideoWriter:
-    """The whole product, with the nearest neighbour for a network."""
+    """The whole product, with the nearest neighbor for a network."""
     with VideoReader(source) as reader:
         size = (reader.info.width * scale, reader.info.height * scale)
         writer = VideoWriter(target, reader, size, encoding)
@@ -84,8 +84,8 @@ def test_every_frame_comes_once_in_order_at_its_time(tmp_path, suffix, wanted):
     # MP4 stores decoding times; a frame's own duration is not in it once there are B-frames.
     if suffix == ".mkv" or "last_duration" not in wanted:
         assert after[-1].end == before[-1].end
-    with av.open(str(tmp_path / f"out{suffix}")) as film:
-        stream = film.streams.video[0]
+    with av.open(str(tmp_path / f"out{suffix}")) as video:
+        stream = video.streams.video[0]
         assert (stream.width, stream.height) == tuple(
             2 * side for side in clips.Clip(**wanted).size
         )
@@ -103,8 +103,8 @@ def test_a_start_between_milliseconds_is_exact_in_mp4(tmp_path):
         tmp_path / "in.mp4",
         time_base=ntsc,
         pts=range(1, 11),
-        sounds=["eng"],
-        sound_start=Fraction(1, 7),
+        audio=["eng"],
+        audio_start=Fraction(1, 7),
         container_options={"movie_timescale": "210000"},
     )
     upscale(source, tmp_path / "out.mp4")
@@ -137,7 +137,7 @@ def test_two_frames_at_one_time_are_kept_apart(tmp_path):
         assert reader.nudged == 1
 
 
-def test_resized_frames_show_the_same_picture(tmp_path):
+def test_resized_frames_show_the_same_image(tmp_path):
     source = make(tmp_path / "in.mp4", size=(64, 48))
     with (
         VideoReader(source) as reader,
@@ -151,7 +151,7 @@ def test_resized_frames_show_the_same_picture(tmp_path):
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
-    source = make(tmp_path / "in.mkv", sounds=["eng"])
+    source = make(tmp_path / "in.mkv", audio=["eng"])
     for name in ("a.mkv", "b.mkv"):
         upscale(source, tmp_path / name, Encoding(options={"threads": "1"}))
     assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
@@ -161,35 +161,35 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mov_text"), (".mkv", "subrip")])
-def test_sound_and_subtitles_are_copied_packet_by_packet(tmp_path, suffix, codec):
-    source = make(tmp_path / f"in{suffix}", frames=20, sounds=["eng", "deu"], subtitles=codec)
+def test_audio_and_subtitles_are_copied_packet_by_packet(tmp_path, suffix, codec):
+    source = make(tmp_path / f"in{suffix}", frames=20, audio=["eng", "deu"], subtitles=codec)
     target = tmp_path / f"out{suffix}"
     writer = upscale(source, target)
     for kind, streams in (("audio", 2), ("subtitle", 1)):
         assert see_packets(target, kind) == see_packets(source, kind)
         assert len(see_packets(target, kind)) == streams
-    with av.open(str(target)) as film:
-        kinds = [stream.type for stream in film.streams]
+    with av.open(str(target)) as video:
+        kinds = [stream.type for stream in video.streams]
         assert kinds == ["video", "audio", "audio", "subtitle"]
-        assert [s.language for s in list(film.streams)[1:]] == ["eng", "deu", "fra"]
+        assert [s.language for s in list(video.streams)[1:]] == ["eng", "deu", "fra"]
     assert (writer.nudged, writer.left_out) == (0, [])
 
 
 @BOTH
 def test_what_the_file_says_of_itself_is_kept(tmp_path, suffix):
     wanted = {
-        "metadata": {"title": "A film", "artist": "Somebody"},
+        "metadata": {"title": "A video", "artist": "Somebody"},
         "chapters": True,
         "display": (90, True),
         "aspect": Fraction(4, 3),
-        "sounds": ["eng"],
+        "audio": ["eng"],
     }
     source, target = make(tmp_path / f"in{suffix}", **wanted), tmp_path / f"out{suffix}"
     upscale(source, target)
     with VideoReader(source) as before, VideoReader(target) as after:
         assert after.info.display_matrix == before.info.display_matrix is not None
         assert after.info.sample_aspect_ratio == Fraction(4, 3)
-        chapters = [film.container.chapters() for film in (before, after)]
+        chapters = [video.container.chapters() for video in (before, after)]
         spans = [
             [(c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]) for c in found]
             for found in chapters
@@ -197,53 +197,53 @@ def test_what_the_file_says_of_itself_is_kept(tmp_path, suffix):
         assert spans[0] == spans[1]
         assert len(spans[0]) == 2
         metadata = {k.lower(): v for k, v in after.container.metadata.items()}
-        assert (metadata["title"], metadata["artist"]) == ("A film", "Somebody")
-        found = [[s.disposition for s in film.container.streams] for film in (before, after)]
+        assert (metadata["title"], metadata["artist"]) == ("A video", "Somebody")
+        found = [[s.disposition for s in video.container.streams] for video in (before, after)]
         assert found[0] == found[1]
 
 
 def test_cover_art_in_mp4(tmp_path):
     source, target = make(tmp_path / "in.mp4", cover=True), tmp_path / "out.mp4"
     assert upscale(source, target).left_out == []
-    pictures = []
+    images = []
     for path in (source, target):
-        with av.open(str(path)) as film:
-            best = film.streams.best("video")
-            pictures += [bytes(p) for p in film.demux() if p.stream is not best and p.size]
-    assert len(pictures) == 2
-    assert pictures[0] == pictures[1]
+        with av.open(str(path)) as video:
+            best = video.streams.best("video")
+            images += [bytes(p) for p in video.demux() if p.stream is not best and p.size]
+    assert len(images) == 2
+    assert images[0] == images[1]
 
 
 def test_attachments_in_matroska(tmp_path):
     source = make(tmp_path / "in.mkv", attachment=FONT)
     upscale(source, tmp_path / "out.mkv")
-    with av.open(str(tmp_path / "out.mkv")) as film:
-        (font,) = film.streams.attachments
+    with av.open(str(tmp_path / "out.mkv")) as video:
+        (font,) = video.streams.attachments
         assert (font.name, font.mimetype) == ("font.ttf", "application/x-truetype-font")
         assert font.data == b"glyphs"
 
 
 def test_cover_art_in_matroska(tmp_path):
     cover = make(tmp_path / "cover.mp4", cover=True)
-    with av.open(str(cover)) as film:
-        picture = next(bytes(p) for p in film.demux() if p.stream.disposition.value == 1 << 10)
-    source = make(tmp_path / "in.mkv", attachment=("cover.png", "image/png", picture))
+    with av.open(str(cover)) as video:
+        image = next(bytes(p) for p in video.demux() if p.stream.disposition.value == 1 << 10)
+    source = make(tmp_path / "in.mkv", attachment=("cover.png", "image/png", image))
     upscale(source, tmp_path / "out.mkv")
-    with av.open(str(tmp_path / "out.mkv")) as film:
-        assert [bytes(p) for p in film.demux(1) if p.size] == [picture]
-        assert film.streams[1].metadata["filename"] == "cover.png"
+    with av.open(str(tmp_path / "out.mkv")) as video:
+        assert [bytes(p) for p in video.demux(1) if p.size] == [image]
+        assert video.streams[1].metadata["filename"] == "cover.png"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_sound_of_a_transport_stream_plays_in_another_container(tmp_path, suffix):
-    source = make(tmp_path / "in.ts", time_base=Fraction(1, 90000), sounds=["eng"])
+def test_audio_of_a_transport_stream_plays_in_another_container(tmp_path, suffix):
+    source = make(tmp_path / "in.ts", time_base=Fraction(1, 90000), audio=["eng"])
     target = tmp_path / f"out{suffix}"
     upscale(source, target)
     (before,), (after,) = see_packets(source, "audio"), see_packets(target, "audio")
     tolerance = (MS if suffix == ".mkv" else Fraction(1, 44100)) / 2  # of the container's own unit
     assert all(abs(a.start - b.start) <= tolerance for a, b in zip(after, before, strict=True))
-    with av.open(str(target)) as film:
-        assert sum(1 for _ in film.decode(audio=0)) == len(before)
+    with av.open(str(target)) as video:
+        assert sum(1 for _ in video.decode(audio=0)) == len(before)
 
 
 def test_what_is_left_out_is_named_before_anything_is_written(tmp_path):
@@ -280,16 +280,16 @@ def test_other_codecs_keep_frames_and_times(tmp_path, codec, suffix):
 
 
 @BOTH
-def test_one_or_two_frames_are_a_film_to_x265_too(tmp_path, suffix):
-    """Their decoding times it takes from memory that earlier films have left behind."""
+def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
+    """Their decoding times it takes from memory that earlier videos have left behind."""
     encoding = Encoding("libx265", preset="medium", options={"x265-params": "log-level=none"})
     for n, frames in enumerate([3, 1, 2, 1, 2, 1]):
         source = make(tmp_path / f"{n}{suffix}", size=(64, 64), frames=frames)
         upscale(source, tmp_path / f"{n}.out{suffix}", encoding)
         after = see_frames(tmp_path / f"{n}.out{suffix}")
         assert [f[:2] for f in after] == [f[:2] for f in see_frames(source)]
-        with av.open(str(tmp_path / f"{n}.out{suffix}")) as film:
-            packets = [packet for packet in film.demux(0) if packet.size]
+        with av.open(str(tmp_path / f"{n}.out{suffix}")) as video:
+            packets = [packet for packet in video.demux(0) if packet.size]
         assert all(p.pts - 3 * p.duration <= p.dts <= p.pts for p in packets if p.dts is not None)
 
 
@@ -334,7 +334,7 @@ def test_odd_sizes_need_full_chroma(tmp_path):
     assert read_all(tmp_path / "out.mkv")[2].pixels.shape == (51, 93, 3)
 
 
-def test_a_film_that_starts_before_zero_is_not_cut(tmp_path):
+def test_a_video_that_starts_before_zero_is_not_cut(tmp_path):
     """MP4 hides what is before zero. Such files exist (here: FLV's signed times)."""
     source = make(tmp_path / "in.mkv", frames=3)
     with VideoReader(source) as reader:
@@ -362,14 +362,14 @@ def noise(folder: Path) -> Path:
 
 
 def playlist(folder: Path) -> Path:
-    neighbour = make(folder / "neighbour.ts", time_base=Fraction(1, 90000))
-    (folder / "in.mp4").write_text(f"ffconcat version 1.0\nfile {neighbour.name}\n")
+    neighbor = make(folder / "neighbor.ts", time_base=Fraction(1, 90000))
+    (folder / "in.mp4").write_text(f"ffconcat version 1.0\nfile {neighbor.name}\n")
     return folder / "in.mp4"
 
 
 def stream_list(folder: Path) -> Path:
-    neighbour = make(folder / "neighbour.ts", time_base=Fraction(1, 90000))
-    (folder / "in.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{neighbour}\n#EXT-X-ENDLIST\n")
+    neighbor = make(folder / "neighbor.ts", time_base=Fraction(1, 90000))
+    (folder / "in.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{neighbor}\n#EXT-X-ENDLIST\n")
     return folder / "in.m3u8"
 
 
@@ -378,12 +378,12 @@ def pipe(folder: Path) -> Path:
     return folder / "in.mp4"
 
 
-def sound_only(folder: Path) -> Path:
-    with av.open(str(folder / "in.mp4"), "w") as film:
-        stream = film.add_stream("aac", rate=44100, layout="mono")
+def audio_only(folder: Path) -> Path:
+    with av.open(str(folder / "in.mp4"), "w") as video:
+        stream = video.add_stream("aac", rate=44100, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate, frame.pts = 44100, 0
-        film.mux([*stream.encode(frame), *stream.encode(None)])
+        video.mux([*stream.encode(frame), *stream.encode(None)])
     return folder / "in.mp4"
 
 
@@ -396,13 +396,13 @@ def sound_only(folder: Path) -> Path:
         (stream_list, "is not a video; possible: MP4"),
         (empty, "is empty"),
         (pipe, "is not a file"),
-        (sound_only, "has no video stream"),
+        (audio_only, "has no video stream"),
         (lambda folder: folder, "is not a file"),
         (lambda folder: folder / "missing.mp4", "cannot read .*: No such file"),
         (lambda folder: Path("/dev/zero"), "is not a file"),
     ],
 )
-def test_what_is_no_film_is_refused(tmp_path, source, message):
+def test_what_is_no_video_is_refused(tmp_path, source, message):
     with pytest.raises(InputRefused, match=message):
         VideoReader(source(tmp_path))
 
@@ -416,9 +416,9 @@ def test_a_name_with_a_colon_is_a_name(tmp_path):
 def test_a_frame_bomb_is_refused(tmp_path):
     side = 8200
     assert side * side > MAX_PIXELS
-    with av.open(str(tmp_path / "in.avi"), "w") as film:
-        stream = film.add_stream("png", rate=25, width=side, height=side, pix_fmt="gray")
-        film.mux([*stream.encode(av.VideoFrame(side, side, "gray")), *stream.encode(None)])
+    with av.open(str(tmp_path / "in.avi"), "w") as video:
+        stream = video.add_stream("png", rate=25, width=side, height=side, pix_fmt="gray")
+        video.mux([*stream.encode(av.VideoFrame(side, side, "gray")), *stream.encode(None)])
     with pytest.raises(InputRefused, match=f"more than {MAX_PIXELS} pixels"):
         VideoReader(tmp_path / "in.avi")
 
@@ -439,18 +439,18 @@ def test_motion_jpeg_of_a_camera(tmp_path):
     still = io.BytesIO()
     Image.fromarray(clips.barcode(0, (64, 48))).save(still, "JPEG", exif=exif, quality=95)
     source = tmp_path / "in.avi"
-    with av.open(str(source), "w") as film:
-        stream = film.add_stream("mjpeg", rate=25)
+    with av.open(str(source), "w") as video:
+        stream = video.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        film.start_encoding()
+        video.start_encoding()
         packet = av.Packet(still.getvalue())
         packet.pts = packet.dts = 0
         packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
-        film.mux_one(packet)
+        video.mux_one(packet)
     upscale(source, tmp_path / "out.mp4")
     assert in_order(tmp_path / "out.mp4")
-    with av.open(str(tmp_path / "out.mp4")) as film:
-        assert next(film.decode(video=0)).rotation == -90
+    with av.open(str(tmp_path / "out.mp4")) as video:
+        assert next(video.decode(video=0)).rotation == -90
 
 
 def test_which_formats_accept_8_bits():
@@ -470,7 +470,7 @@ LONG = {"frames": 60, "size": (128, 96), "options": {"crf": "23", "bf": "2", "g"
     [
         (".mp4", FAST_START, 99.7, "cut off, .* bytes are missing"),
         (".mp4", FAST_START, 50, "cut off, .* bytes are missing"),
-        (".mp4", {"sounds": ["eng"], **FAST_START}, 97, "cut off, .* bytes are missing"),
+        (".mp4", {"audio": ["eng"], **FAST_START}, 97, "cut off, .* bytes are missing"),
         (
             ".mp4",
             {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
@@ -478,10 +478,10 @@ LONG = {"frames": 60, "size": (128, 96), "options": {"crf": "23", "bf": "2", "g"
             "cut off|ends",
         ),
         (".mkv", {}, 75, r"cut off, \d+ bytes are missing; ends at 1\.\d\d of 2\.40 s"),
-        (".mkv", {"sounds": ["eng"]}, 25, r"cut off, .*; ends at 0\.\d\d of 2\.4\d s"),
+        (".mkv", {"audio": ["eng"]}, 25, r"cut off, .*; ends at 0\.\d\d of 2\.4\d s"),
     ],
 )
-def test_a_cut_film_gives_what_it_has_and_is_not_a_success(
+def test_a_cut_video_gives_what_it_has_and_is_not_a_success(
     tmp_path, suffix, wanted, percent, message
 ):
     source = make(tmp_path / f"in{suffix}", **LONG, **wanted)
@@ -499,7 +499,7 @@ def test_a_cut_film_gives_what_it_has_and_is_not_a_success(
 
 
 @pytest.mark.parametrize("percent", [5, 50, 95])
-def test_a_film_without_its_index_is_damaged(tmp_path, percent):
+def test_a_video_without_its_index_is_damaged(tmp_path, percent):
     source = make(tmp_path / "in.mp4", **LONG)
     content = source.read_bytes()
     source.write_bytes(content[: int(len(content) * percent / 100)])
@@ -546,7 +546,7 @@ def test_time_that_runs_back(tmp_path):
 
 
 def test_a_stopped_run_leaves_an_older_file_alone(tmp_path):
-    source, target = make(tmp_path / "in.mp4", sounds=["eng"]), tmp_path / "out.mp4"
+    source, target = make(tmp_path / "in.mp4", audio=["eng"]), tmp_path / "out.mp4"
     target.write_text("older")
     with VideoReader(source) as reader:
         writer = VideoWriter(target, reader, (64, 48), FAST)
@@ -574,7 +574,7 @@ def test_the_name_appears_only_when_the_file_is_whole(tmp_path):
 @pytest.mark.parametrize("limit", [0, 2000, 20000])
 @BOTH
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, suffix, limit):
-    source = make(tmp_path / f"in{suffix}", frames=30, size=(160, 120), sounds=["eng"])
+    source = make(tmp_path / f"in{suffix}", frames=30, size=(160, 120), audio=["eng"])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:

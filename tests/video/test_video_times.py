@@ -1,4 +1,4 @@
-"""When frames are shown and sound is heard: to the tick as in the input."""
+"""When frames are shown and audio is heard: to the tick as in the input."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -12,7 +12,7 @@ from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
-from srgan_edge.transcode import upscale as film
+from srgan_edge.transcode import upscale as video
 from srgan_edge.video.frame import Encoding
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def upscale(source, target, b_frames=3):
     target.unlink(missing_ok=True)
     encoding = Encoding(preset="ultrafast", options={"bf": str(b_frames)})
     options = Options("nearest", encoding, Tiling(), restart=True)
-    return film.upscale_film(Job(source, target, "video"), Doubler(), options, {}, Silence())
+    return video.upscale_video_file(Job(source, target, "video"), Doubler(), options, {}, Silence())
 
 
 def starts(path):
@@ -87,7 +87,7 @@ def test_any_times_come_out_as_they_went_in(tmp_path, suffix, to, time_base, pts
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize(
-    ("video_start", "sound_start"),
+    ("video_start", "audio_start"),
     [
         ("0", "0"),
         ("2", "2"),
@@ -98,18 +98,18 @@ def test_any_times_come_out_as_they_went_in(tmp_path, suffix, to, time_base, pts
         ("3600", "3601"),
     ],
 )
-def test_every_stream_starts_where_it_did(tmp_path, suffix, video_start, sound_start):
+def test_every_stream_starts_where_it_did(tmp_path, suffix, video_start, audio_start):
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     make(
         source,
         size=SIZE,
         pts=[int(Fraction(video_start) * 12800) + 512 * n for n in range(8)],
-        sounds=["eng", "deu"],
-        sound_start=Fraction(sound_start),
+        audio=["eng", "deu"],
+        audio_start=Fraction(audio_start),
     )
     upscale(source, target)
     shift = starts(target)[0][1] - starts(source)[0][1]
-    first_heard = min(sound[0].start for sound in see_packets(source, "audio"))
+    first_heard = min(audio[0].start for audio in see_packets(source, "audio"))
     assert shift in ((0,) if suffix != ".mkv" else (0, -first_heard))  # MKV starts at zero
     assert starts(target) == [(number, start + shift) for number, start in starts(source)]
     for before, after in zip(
@@ -142,21 +142,21 @@ def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path, suffix, b_frames, 
 def test_a_start_before_zero_is_kept_by_moving_all(tmp_path):
     """FLV and cut MKV have it. What is said of MP4 is in `test_video`."""
     source, target = tmp_path / "in.ts", tmp_path / "out.mkv"
-    first = 2**33 - 9000  # a clock that wraps in the film starts before zero
+    first = 2**33 - 9000  # a clock that wraps in the video starts before zero
     make(
         source,
         size=SIZE,
         time_base=Fraction(1, 90000),
         pts=[first + 3600 * n for n in range(8)],
-        sounds=["eng"],
-        sound_start=Fraction(first, 90000),
+        audio=["eng"],
+        audio_start=Fraction(first, 90000),
     )
     upscale(source, target)
     before, after = starts(source), starts(target)
     assert before[0][1] < 0 <= after[0][1]
     shift = after[0][1] - before[0][1]
     assert all(abs(a - b - shift) <= MS for (_, a), (_, b) in zip(after, before, strict=True))
-    (sound_before,), (sound_after,) = see_packets(source, "audio"), see_packets(target, "audio")
+    (audio_before,), (audio_after,) = see_packets(source, "audio"), see_packets(target, "audio")
     assert all(
-        abs(a.start - b.start - shift) <= MS for a, b in zip(sound_after, sound_before, strict=True)
+        abs(a.start - b.start - shift) <= MS for a, b in zip(audio_after, audio_before, strict=True)
     )

@@ -3,7 +3,7 @@
     python train/unfinished/keep.py RUN...
 
 Of each run folder the newest checkpoint's average is written beside this file, in FP16 and without
-the optimiser, as NAME.safetensors of the recipe's model; `--init` starts from it.
+the optimizer, as NAME.safetensors of the recipe's model; `--init` starts from it.
 """
 
 import argparse

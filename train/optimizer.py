@@ -1,4 +1,4 @@
-"""One network's optimiser: Adam or Muon, its loss scaler, and the guard against gradients that are
+"""One network's optimizer: Adam or Muon, its loss scaler, and the guard against gradients that are
 not finite.
 
 Nothing here waits for a GPU: whether a step was skipped stays on the device, as its gradient norm.
@@ -14,13 +14,13 @@ from srgan_edge.train.muon import Muon
 from srgan_edge.train.processes import Processes
 
 Precision = Literal["fp32", "bf16", "fp16"]
-OptimiserKind = Literal["adam", "muon"]
+OptimizerKind = Literal["adam", "muon"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast computes convolutions in."""
 
 
-class Optimiser:
+class Optimizer:
     """Adam or Muon that takes no step whose gradients are not all finite.
 
     Each network has one of its own, and so a scaler of its own: an overflow in the discriminator
@@ -33,7 +33,7 @@ class Optimiser:
         betas: tuple[float, float],
         precision: Precision,
         processes: Processes,
-        kind: OptimiserKind = "adam",
+        kind: OptimizerKind = "adam",
     ) -> None:
         self.parameters = list(parameters)
         self.processes = processes
@@ -47,7 +47,7 @@ class Optimiser:
             processes.device.type, init_scale=2.0**16 if self.moves_scale else 1.0
         )
 
-    def minimise(self, loss: Tensor, learning_rate: float) -> Tensor:
+    def minimize(self, loss: Tensor, learning_rate: float) -> Tensor:
         """Step down the gradient of `loss`, averaged over the processes.
 
         Returns:
