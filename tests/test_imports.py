@@ -216,7 +216,7 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.train.loop", "from srgan_edge.export import onnx"),
         ("srgan_edge.export.onnx", "def f():\n    import srgan_edge.train"),
         ("srgan_edge.export.onnx", "import srgan_edge.kernels"),
-        ("srgan_edge.kernels.launch", "from srgan_edge.model.network.spec import ModelSpec"),
+        ("srgan_edge.kernels.launch", "from srgan_edge.spec import ModelSpec"),
         ("srgan_edge.model.checkpoint", "import pickle"),
         ("srgan_edge.model.checkpoint", "torch.load(path, weights_only=True)"),
         ("srgan_edge.train.run_folder", "torch.load(path)"),
