@@ -71,6 +71,7 @@ def test_no_file_of_a_package_is_left_out(package: str) -> None:
         if path.is_file()
         and path.suffix not in (".py", ".pyc")
         and not any(other in path.parents for other in inner)
+        and "unfinished" not in path.parts  # weights that are not released are not published
     } - data_files(package)
     assert left_out == set()
 

@@ -190,7 +190,7 @@ def test_a_gpu_gives_a_quarter_of_its_memory_to_tiles(monkeypatch):
     """And no less than a CPU does."""
     tiles = []
     for memory_bytes in (None, 1 << 30, 8 << 30):
-        monkeypatch.setattr("srgan_edge.upscaler.gpu_memory_bytes", lambda index, n=memory_bytes: n)
+        monkeypatch.setattr("srgan_edge.machine.gpu_memory_bytes", lambda index, n=memory_bytes: n)
         upscaler = Upscaler(Nearest(), Tiling())
         plan, _ = upscaler.plan(1280, 720)
         tiles.append(len(plan.tiles))

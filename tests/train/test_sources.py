@@ -26,7 +26,7 @@ from srgan_edge.train.sources import (
 )
 
 SCALE = 4
-PHOTOGRAPH = Path(__file__).resolve().parent.parent / "srgan_edge" / "demo" / "photo.png"
+PHOTOGRAPH = Path(__file__).resolve().parents[2] / "srgan_edge" / "demo" / "photo.png"
 HR = np.array(Image.open(PHOTOGRAPH).convert("RGB"))[:176, :240]
 LR = bicubic.resize(HR, 44, 60)
 QUIET = {
