@@ -254,7 +254,7 @@ def test_a_signal_in_the_middle_of_a_mean(photos, tmp_path, monkeypatch):
     def interrupted(pack, seed, step, indices, candidates):
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return crops(pack, seed, step, indices, candidates)
+        return crops(pack, seed, step, indices, candidates=candidates)
 
     monkeypatch.setattr(PhotoPack, "crops", interrupted)
     with pytest.raises(Interrupted, match="step 6 is saved"):
