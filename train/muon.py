@@ -20,6 +20,8 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan's: the polynomial that grows small singular values fastest without diverging."""
 _LIKE_ADAM = 0.2
 """Root mean square of Adam's steps over its learning rate: with it, one rate suits both."""
+_BIASES_RATE = 0.1
+"""Of Adam's rate to Muon's. With the same, biases ran away and took features with them."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -42,7 +44,8 @@ class Muon(torch.optim.Optimizer):
                 if parameter.ndim >= 2:
                     by_shape[parameter.shape].append(parameter)
                 else:
-                    self._step_as_adam(parameter, group["lr"], group["betas"], group["eps"])
+                    rate = _BIASES_RATE * group["lr"]
+                    self._step_as_adam(parameter, rate, group["betas"], group["eps"])
             for kernels in by_shape.values():
                 self._step_alike(kernels, group["lr"])
 

@@ -32,7 +32,7 @@ def test_a_kernels_step_is_as_long_as_adams_whatever_its_gradient():
 
 def test_what_is_no_kernel_moves_as_by_adam():
     bias, like = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
-    muon = Muon([bias], lr=0.1, betas=(0.9, 0.99))
+    muon = Muon([bias], lr=1.0, betas=(0.9, 0.99))
     adam = torch.optim.Adam([like], lr=0.1, betas=(0.9, 0.99))
     torch.manual_seed(2)
     for _ in range(5):
