@@ -148,13 +148,13 @@ class LearningReLU(nn.Module):
 
 class _LeakingReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         result = x.relu()
         ctx.save_for_backward(result)
         return result
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         (result,) = ctx.saved_tensors
         return torch.where(result > 0, gradient, 0.1 * gradient)
 
