@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402
 
-from srgan_edge.model.network import LearningReLU, generator_from_spec  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 SPECS = [
@@ -60,22 +60,10 @@ def test_head_and_tail_see_no_bf16():
     assert seen == {"head": torch.float32, "upsample": torch.bfloat16, "tail": torch.float32}
 
 
-def test_a_relu_that_learns_differs_from_relu_in_its_gradient_alone():
-    x = torch.tensor([-2.0, 0.0, 3.0], requires_grad=True)
-    bend = LearningReLU()
-    result = bend(x)
-    result.sum().backward()
-    assert torch.equal(result, F.relu(x))
-    assert torch.allclose(x.grad, torch.tensor([0.1, 0.1, 1.0]))
-    x.grad = None
-    bend.eval()(x).sum().backward()
-    assert torch.equal(x.grad, torch.tensor([0.0, 0.0, 1.0]))
-
-
 def test_features_of_the_relu_network_live_at_the_start():
     torch.manual_seed(3)
     features = smooth(24, 24)
     for layer in generator_from_spec(ModelSpec("relu", "edge", 16, 8, activation="relu")).body:
         features = layer(features)
-        if isinstance(layer, LearningReLU):
+        if isinstance(layer, torch.nn.ReLU):
             assert (features.amax((0, 2, 3)) > 0).float().mean() > 0.7
