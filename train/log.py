@@ -102,7 +102,11 @@ Curves = tuple[str, tuple[str, ...], bool]
 PANELS: tuple[Curves, ...] = (
     ("PSNR-Y of the validation, dB", ("validation/psnr_y",), False),
     ("VGG distance of the validation", ("validation/perceptual",), False),
-    ("content losses", ("l1", "mse", "perceptual", "distillation", "consistency", "grid"), True),
+    (
+        "content losses",
+        ("l1", "mse", "perceptual", "distillation", "consistency", "grid", "spectrum"),
+        True,
+    ),
     ("adversarial losses", ("adversarial", "discriminator"), False),
     ("what the discriminator believes", ("D(real)", "D(fake)"), False),
     ("gradient norms", ("gradient_norm/generator", "gradient_norm/discriminator"), True),

@@ -223,6 +223,8 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
         terms["consistency"] = losses.consistency(sr, batch.lr)
     if phase.grid:
         terms["grid"] = losses.grid(sr, batch.hr, session.recipe.model.scale)
+    if phase.spectrum:
+        terms["spectrum"] = losses.spectrum(sr, batch.hr)
     return terms
 
 

@@ -97,6 +97,39 @@ def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
     return (means - means.mean(2, keepdim=True)).abs().mean()
 
 
+SPECTRUM_BINS = 16
+"""From no to half a cycle a pixel."""
+
+
+def spectrum(sr: Tensor, hr: Tensor) -> Tensor:
+    """By how much the strength of detail of each size differs, in powers of e.
+
+    (N, 3, H, W) twice -> (). The radially averaged power spectra of both brightnesses, crop by
+    crop, as logarithms: it sees neither where texture lies nor which way it runs, so that a
+    generator is free to invent, but a mesh, whatever its period, is a peak that no photograph has.
+    """
+    with torch.autocast(sr.device.type, enabled=False):
+        ours, real = (_radial_spectrum(pictures.float().mean(1)) for pictures in (sr, hr))
+        return (ours - real)[:, 1:].abs().mean()  # without the mean and the slowest changes
+
+
+def _radial_spectrum(planes: Tensor) -> Tensor:
+    """(N, H, W) -> (N, SPECTRUM_BINS): logarithms of mean power, a level's noise in 255 added."""
+    height, width = planes.shape[1:]
+    windows = [torch.hann_window(side, device=planes.device) for side in (height, width)]
+    window = windows[0][:, None] * windows[1]
+    centred = (planes - planes.mean((1, 2), keepdim=True)) * window
+    power = torch.fft.rfft2(centred).abs().square() / window.square().sum()
+    down = torch.fft.fftfreq(height, device=planes.device)
+    across = torch.fft.rfftfreq(width, device=planes.device)
+    radius = torch.hypot(down[:, None], across)
+    number = (2 * SPECTRUM_BINS * radius).long().flatten()
+    inside = number < SPECTRUM_BINS
+    which = F.one_hot(number[inside], SPECTRUM_BINS).to(power)
+    means = power.flatten(1)[:, inside] @ which / which.sum(0)
+    return torch.log(means + 1 / 255**2)
+
+
 def bicubic_reduced(images: Tensor, scale: int) -> Tensor:
     """`srgan_edge.bicubic.resize` by 1 / `scale`, differentiable and without rounding.
 

@@ -71,6 +71,8 @@ class Phase:
     """L1 between the result, reduced again by the bicubic, and the LR it came from."""
     grid: float = 0.0
     """Mean amplitude of patterns with the period of the scale, such as checkerboards."""
+    spectrum: float = 0.0
+    """By how much the strength of detail of each size differs; meshes of any period."""
     distillation: float = 0.0
     """L1 to the image of `data.teacher`."""
 
@@ -227,7 +229,7 @@ class Recipe:
 
 
 LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
-"""Those that can lead a phase; total variation, consistency and grid only accompany."""
+"""Those that can lead a phase; total variation, consistency, grid and spectrum only accompany."""
 
 
 def shipped_recipes() -> list[str]:

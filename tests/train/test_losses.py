@@ -53,6 +53,7 @@ TERMS = {
     "mse": lambda sr, hr, lr, vgg_file: F.mse_loss(sr, hr),
     "consistency": lambda sr, hr, lr, vgg_file: losses.consistency(sr, lr),
     "grid": lambda sr, hr, lr, vgg_file: losses.grid(sr, hr, 4),
+    "spectrum": lambda sr, hr, lr, vgg_file: losses.spectrum(sr, hr),
     "total variation": lambda sr, hr, lr, vgg_file: losses.total_variation(sr),
     "perceptual, mse after": perceptual("mse", False),
     "perceptual, l1 before": perceptual("l1", True),
@@ -118,6 +119,17 @@ def test_consistency_sees_a_cast_and_not_an_invented_texture():
     assert losses.consistency(hr, lr) < 1e-6
     assert losses.consistency(hr + checkers, lr) < 2e-3
     assert losses.consistency(hr + 0.02, lr) == pytest.approx(0.02, abs=1e-4)
+
+
+def test_spectrum_sees_meshes_and_not_where_texture_lies():
+    torch.manual_seed(0)
+    hr = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
+    other = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    mesh = 0.2 * torch.sin(2 * torch.pi * x / 3.3) * torch.sin(2 * torch.pi * y / 3.3)
+    assert losses.spectrum(hr, hr) == 0
+    assert 2 * losses.spectrum(other, hr) < losses.spectrum(hr + mesh, hr)
+    assert losses.spectrum(0.5 + 0.1 * (hr - 0.5), hr) > 1  # and texture that is missing
 
 
 @pytest.mark.parametrize("period", [2, 4])
