@@ -158,7 +158,7 @@ def test_the_image_for_other_programs_is_no_frame(tmp_path: Path):
         assert reader.frames == 3
         reader.seek(0)
         assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
-        assert reader.notes == ["left out: the image for programs that show no animation"]
+        assert reader.notes == ["left out: the still image for programs that show no animation"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -193,5 +193,5 @@ def test_sixteen_bits_in_frames_are_refused(tmp_path: Path):
     content = still[:header_end] + both + still[header_end:-12] + more + still[-12:]
     (tmp_path / "in.png").write_bytes(content)
     assert Image.open(io.BytesIO(content)).n_frames == 2
-    with pytest.raises(InputRefused, match="an animation of 16 bits per channel"):
+    with pytest.raises(InputRefused, match="an animation with 16 bits per channel"):
         ImageReader(tmp_path / "in.png")

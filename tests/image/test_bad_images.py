@@ -306,7 +306,7 @@ def test_what_is_no_file_is_refused_at_once(cli, tmp_path: Path):
     assert cli("folder.png")[0] == 3
 
 
-def test_a_link_to_a_image_is_that_image(cli, tmp_path: Path):
+def test_a_link_to_an_image_is_that_image(cli, tmp_path: Path):
     (tmp_path / "in.png").write_bytes(encoded("PNG"))
     (tmp_path / "link.png").symlink_to("in.png")
     assert cli("link.png")[0] == 0

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.image import png as png_writer
-from srgan_edge.image import tiff as tiff_writer
+from srgan_edge.image import png, tiff
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable, write_image
@@ -84,7 +83,7 @@ def test_how_many_cores_there_are_changes_nothing(tmp_path: Path, monkeypatch):
     whole = still_image(700, 900, False, True, 16)
     files = set()
     for workers in (1, 2, 5):
-        monkeypatch.setattr(png_writer, "_WORKERS", workers)
+        monkeypatch.setattr(png, "_WORKERS", workers)
         write_image(tmp_path / "out.png", whole)
         files.add((tmp_path / "out.png").read_bytes())
     assert len(files) == 1
@@ -100,7 +99,7 @@ def test_smooth_images_are_compressed(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_big_tiff_and_all_that_is_kept(tmp_path: Path, monkeypatch, suffix: str):
-    monkeypatch.setattr(tiff_writer, "_CLASSIC_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(tiff, "_CLASSIC_LIMIT_BYTES", 1000)
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
