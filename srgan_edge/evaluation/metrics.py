@@ -18,6 +18,7 @@ image where we repeat them, and in flat areas the sign of a rounding error count
 import math
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,10 @@ import numpy.typing as npt
 from srgan_edge import bicubic
 from srgan_edge.pixels import Pixels
 
-Plane = npt.NDArray[np.float64]
+Plane: TypeAlias = npt.NDArray[np.float64]
+"""float64 [H, W], or [H, W, C] where a function allows it."""
+
+_Floats: TypeAlias = npt.NDArray[np.float64]
 
 BLOCK_PX = 96
 """Side of a block of NIQE at full size, as in the authors' own program."""
@@ -160,13 +164,13 @@ def _gaussian(plane: Plane, radius: int, sigma: float) -> Plane:
 
 
 @cache
-def _natural_model() -> tuple[Plane, Plane]:
+def _natural_model() -> tuple[_Floats, _Floats]:
     """Return mean [36] and covariance [36, 36] of the features of 125 photographs (II-D)."""
     with np.load(_PRISTINE_MODEL) as model:
         return model["mean"], model["covariance"]
 
 
-def _features(plane: Plane) -> Plane:
+def _features(plane: Plane) -> _Floats:
     """Luma [H, W] -> 36 numbers a block, 18 at each of two scales; NaN where a block is flat."""
     rows, columns = plane.shape[0] // BLOCK_PX, plane.shape[1] // BLOCK_PX
     plane = plane[: rows * BLOCK_PX, : columns * BLOCK_PX]
@@ -188,14 +192,14 @@ def _normalized(plane: Plane) -> Plane:
     return (plane - mean) / (deviation + 1)
 
 
-def _blocks(plane: Plane, rows: int, columns: int) -> Plane:
+def _blocks(plane: Plane, rows: int, columns: int) -> _Floats:
     """[H, W] -> [rows * columns, H / rows, W / columns]."""
     height, width = plane.shape[0] // rows, plane.shape[1] // columns
     grid = plane.reshape(rows, height, columns, width).swapaxes(1, 2)
     return grid.reshape(-1, height, width)
 
 
-def _describe(blocks: Plane) -> Plane:
+def _describe(blocks: _Floats) -> _Floats:
     """[N, h, w] -> [N, 18]: the shape of the values, then of their products with neighbors."""
     shape, left, right = _fitted(blocks)
     features = [shape, (left + right) / 2]
@@ -207,7 +211,7 @@ def _describe(blocks: Plane) -> Plane:
     return np.stack(features, axis=1)
 
 
-def _fitted(blocks: Plane) -> tuple[Plane, Plane, Plane]:
+def _fitted(blocks: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     """Fit an asymmetric generalized Gaussian to each block: shape, left and right scale.
 
     By moments: Lasmar, Stitou and Berthoumieu, Multiscale skewed heavy tailed model for texture
@@ -229,11 +233,11 @@ def _fitted(blocks: Plane) -> tuple[Plane, Plane, Plane]:
 
 
 @cache
-def _shape_table() -> tuple[Plane, Plane]:
+def _shape_table() -> tuple[_Floats, _Floats]:
     """Return shapes from 0.2 to 10 by thousandths, and the moment ratio of each, ascending."""
     shapes = np.arange(200, 10_001) / 1000
     return shapes, _gamma(2 / shapes) ** 2 / (_gamma(1 / shapes) * _gamma(3 / shapes))
 
 
-def _gamma(x: Plane) -> Plane:
+def _gamma(x: _Floats) -> _Floats:
     return np.array([math.gamma(value) for value in x])

@@ -1,7 +1,7 @@
-"""What happens to every kind of bad, hostile or rare image, from the command line to the disk.
+"""Every kind of bad, hostile or rare image, from the command line to the disk.
 
-Whatever the input: the result is whole or absent, an older one of that name is as it was unless
-there is a new one, the input is never touched, and nothing else lies about.
+Whatever the input, the result is whole or absent, an older result of that name stays until there
+is a new one, the input is never touched, and no other file is left behind.
 """
 
 import io
@@ -107,11 +107,11 @@ class Case:
     content: bytes | Callable[[], bytes]
     code: int = 0
     says: str = ""
-    """A part of what is on stderr."""
+    """A part of the text on stderr."""
     mode: str = ""
-    """Of the result, as Pillow names it."""
+    """Mode of the result, as Pillow names it."""
     size: tuple[int, int] = SIZE
-    """Of the upright input."""
+    """Size of the upright input."""
     options: tuple[str, ...] = ()
     name: str = "in.png"
 
@@ -125,7 +125,7 @@ CASES = {
     ),
     "PNG without IEND": Case(encoded("PNG")[:-12], says="end mark (IEND) is missing"),
     "PNG with a flipped byte": Case(flipped(encoded("PNG"), 0.7), 4, "broken"),
-    # A JPEG has no checksum: what a flipped byte of its pixels does cannot be known.
+    # A JPEG has no checksum: a flipped byte among its pixels cannot be detected.
     "JPEG with a flipped byte": Case(flipped(encoded("JPEG", quality=95), 0.8), name="in.jpg"),
     "bomb of 900 million pixels": Case(lambda: bomb(30_000), 3, "type --max-pixels 900000000"),
     "bomb of 144 million pixels": Case(lambda: bomb(12_000), 3, "100000000 is the limit"),
@@ -288,7 +288,7 @@ def test_a_name_with_a_leading_dash(cli, tmp_path: Path):
     assert (tmp_path / "-in_x4.png").exists()
 
 
-def test_what_is_no_file_is_refused_at_once(cli, tmp_path: Path):
+def test_anything_but_a_regular_file_is_refused_at_once(cli, tmp_path: Path):
     os.mkfifo(tmp_path / "fifo.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")

@@ -1,4 +1,4 @@
-"""Files written row by row are what other programs read, and take memory by the row."""
+"""Files written row by row are read by other programs, and take memory by the row."""
 
 import subprocess
 import sys
@@ -76,7 +76,8 @@ def test_how_the_rows_come_changes_nothing(tmp_path: Path, suffix: str):
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), whole.pixels)
         files.append(path.read_bytes())
-    assert suffix == ".png" or len(set(files)) == 1
+    if suffix == ".tif":
+        assert len(set(files)) == 1
 
 
 def test_how_many_cores_there_are_changes_nothing(tmp_path: Path, monkeypatch):
@@ -153,15 +154,15 @@ def test_a_still_gif_has_the_colors_that_suit_it(tmp_path: Path, alpha: bool):
         ("out.gif", ["colors", "EXIF"]),
     ],
 )
-def test_what_a_format_has_no_place_for_is_said(name: str, left_out: list[str]):
+def test_left_out_by_lists_what_a_format_cannot_store(name: str, left_out: list[str]):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     like = StillImage(noise(1, 1, 3), exif=exif.tobytes(), dpi=(300, 300))
-    said = list(left_out_by(Path(name), like))
-    assert [line.split(":")[0] for line in said] == left_out
+    lines = list(left_out_by(Path(name), like))
+    assert [line.split(":")[0] for line in lines] == left_out
 
 
-def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
+def test_formats_collected_in_memory_have_a_limit(tmp_path: Path):
     like = StillImage(noise(1, 1, 3))
     for name in ("out.jpg", "out.bmp"):
         with pytest.raises(OutputFailed, match=r"would all be in memory.*write \.png or \.tif"):
@@ -170,7 +171,7 @@ def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
         refuse_unwritable(tmp_path / name, like, 200_000, 200_000)
 
 
-def test_a_broken_off_file_is_absent(tmp_path: Path):
+def test_an_interrupted_file_is_absent(tmp_path: Path):
     (tmp_path / "out.png").write_bytes(b"older")
     with (
         pytest.raises(ZeroDivisionError),

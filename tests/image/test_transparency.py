@@ -1,4 +1,4 @@
-"""What a network sees under transparency continues what can be seen."""
+"""The colors that a network sees under transparency continue the visible ones."""
 
 import numpy as np
 import pytest
