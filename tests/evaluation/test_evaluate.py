@@ -84,7 +84,7 @@ def test_a_file_for_a_metric_asks_for_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("psnr", "did you mean 'psnr_y'"),
         ("LPIPS", "possible: psnr_y.*, all"),
@@ -94,8 +94,8 @@ def test_a_file_for_a_metric_asks_for_it():
         (" , ", "names no metric"),
     ],
 )
-def test_other_names_are_refused(text, said):
-    with pytest.raises(UsageError, match=said):
+def test_other_names_are_refused(text, message):
+    with pytest.raises(UsageError, match=message):
         metrics_from_text(text, with_file=False)
 
 
@@ -218,19 +218,19 @@ def test_results_are_typed_as_name_and_folder(bench, text):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ([], "found nothing for a.png"),
         (["a.png", "a.bmp"], "found a.png and a.bmp for a.png"),
         (["b.png"], "found nothing for a.png"),
     ],
 )
-def test_each_image_needs_one_result(bench, tmp_path, files, said):
+def test_each_image_needs_one_result(bench, tmp_path, files, message):
     (tmp_path / "made").mkdir()
     for name in files:
         Image.fromarray(photo()).save(tmp_path / "made" / name)
     system = ready_made(f"theirs={tmp_path / 'made'}", [bench])
-    with pytest.raises(InputRefused, match=said):
+    with pytest.raises(InputRefused, match=message):
         evaluate_systems([system], [bench], 4, MEASURES)
 
 
@@ -299,7 +299,7 @@ def test_a_figure_is_written_with_the_baselines_in_the_table(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         (["--metrics", "psnr"], UsageError, "did you mean"),
         (["-n", "edge-x5"], UsageError, "did you mean 'edge-x4'"),
@@ -311,10 +311,10 @@ def test_a_figure_is_written_with_the_baselines_in_the_table(bench, tmp_path):
         (["--figure", "a.jxl"], UsageError, "possible: .png"),
     ],
 )
-def test_bad_options_are_refused_before_any_work(bench, options, error, said):
+def test_bad_options_are_refused_before_any_work(bench, options, error, message):
     done = run(bench, *options)
     assert isinstance(done.exception, error)
-    assert said in str(done.exception)
+    assert message in str(done.exception)
 
 
 @pytest.mark.parametrize("module", ["torch", "piq", "torchmetrics"])
