@@ -1,7 +1,7 @@
-"""The files that photographs come in: found below folders, each decoded to 8-bit RGB or refused.
+"""Find the photographs below folders, and decode each to 8-bit RGB or refuse it.
 
-What is made of the photographs is the caller's business. Nothing is repaired: a file that is not
-wholly a photograph is refused with a reason, for the caller to name or to count.
+Nothing is repaired: a file that is not a complete photograph is refused with a reason, which the
+caller may report or count.
 """
 
 import stat
@@ -20,7 +20,7 @@ from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.pixels import Pixels
 
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
-"""Why a file cannot serve as a photograph to train on."""
+"""The reason that a file cannot serve as a photograph to train on."""
 
 _FORMATS = [name for name in FORMATS if name != "GIF"]
 _SUFFIXES = {suffix for suffix, name in SUFFIXES.items() if name in _FORMATS}
@@ -36,7 +36,7 @@ _WHITE_16_BIT = 65535
 
 
 class UnusablePhoto(InputRefused):
-    """One file that is left out; the message is `path: reason`."""
+    """A file is left out; the message is `path: reason`."""
 
     def __init__(self, path: Path, flaw: Flaw, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -45,7 +45,7 @@ class UnusablePhoto(InputRefused):
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """Everything below `folder` whose name ends like an image's, sorted; no folders.
+    """Return all files below `folder` that have the suffix of an image, sorted.
 
     Raises:
         InputRefused: no such folder.

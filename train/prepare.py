@@ -1,4 +1,4 @@
-"""What a training run needs before its first step."""
+"""Prepare a training run: its photographs, VGG, identity and first state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ def open_photos(
     processes: Processes,
     say: Callable[[str], None],
 ) -> PhotoPack:
-    """The photographs, decoded once by the first process, with the teacher's images if any."""
+    """Return the photographs, decoded once by the first process, with any teacher's images."""
 
     def open_pack() -> PhotoPack:
         pack = PhotoPack.open(
@@ -41,7 +41,7 @@ def open_photos(
             reduced=recipe.data.reduced,
         )
         if recipe.data.degradation == "sources":
-            say("making the sources of this run, once; stopped, it goes on where it was")
+            say("making the sources of this run, once; if interrupted, it resumes where it stopped")
             pack = pack.add_sources(
                 partial(source_of, scale=recipe.model.scale, sources=recipe.sources),
                 sources_name(recipe.sources),
@@ -70,12 +70,12 @@ def open_photos(
 
 
 def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggFeatures | None:
-    """The VGG of the recipe's perceptual loss; None if no phase has one."""
+    """Return the VGG of the recipe's perceptual loss; None if no phase has one."""
     if not any(phase.perceptual for phase in recipe.phases.values()):
         return None
     perceptual = recipe.perceptual
     if not processes.first:
-        processes.wait()  # the first one downloads it for all
+        processes.wait()  # the first process downloads it for all
     vgg = VggFeatures(vgg_convolutions(weights), perceptual.layers, perceptual.before_relu)
     if processes.first:
         processes.wait()
@@ -85,7 +85,7 @@ def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggF
 def identity_of(
     recipe: Recipe, photos: PhotoPack, init: Path | None, vgg_weights: Path | None
 ) -> dict[str, str]:
-    """Everything that decides the weights, by name: a run resumes only where all of it agrees."""
+    """Return everything that determines the weights, by name; a run resumes only if all agree."""
     decides = {
         name: value
         for name, value in recipe.flat.items()
@@ -108,7 +108,7 @@ def begin(
     precision: Precision,
     processes: Processes,
 ) -> None:
-    """Put the state where the run goes on: at its newest checkpoint, at `init`, or at the start.
+    """Set the state to the run's newest checkpoint, to `init`, or leave it at the start.
 
     Raises:
         UsageError: the checkpoint belongs to another recipe, start or set of photographs.
@@ -131,7 +131,7 @@ def begin(
 
 
 def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
-    """Those of a checkpoint; if the recipe makes its INT8 form, with scales from the photographs.
+    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe.
 
     Raises:
         ModelRefused: the checkpoint is of another architecture, or of another model than the
@@ -155,7 +155,7 @@ def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict
 
 
 def digest_of(path: Path) -> str:
-    """The start of a file's SHA-256, in hexadecimal."""
+    """Return the first 12 hexadecimal digits of a file's SHA-256."""
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
     return sha256_of(path)[:12]
