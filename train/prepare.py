@@ -22,6 +22,8 @@ from srgan_edge.train.state import TrainingState
 from srgan_edge.train.teachers import open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
+_DIFFERENCES_NAMED = 4
+
 
 def open_photos(
     recipe: Recipe,
@@ -118,8 +120,8 @@ def begin(
         record, path = found
         if record["identity"] != identity:
             raise UsageError(
-                f"{path} belongs to another run; train into another folder, or remove it:"
-                f"{_difference(record['identity'], identity)}"
+                f"{path} belongs to another run ({_difference(record['identity'], identity)}); "
+                f"choose another folder with -o, or delete {folder.path} to start over"
             )
         state.restore(record, recipe, precision, processes)
         return
@@ -162,8 +164,11 @@ def digest_of(path: Path) -> str:
 
 
 def _difference(there: dict[str, str], here: dict[str, str]) -> str:
-    return "".join(
-        f"\n  {name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
-        for name in {**there, **here}
+    """Name the first differences between two identities, all in one line."""
+    found = [
+        f"{name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
+        for name in there | here
         if there.get(name) != here.get(name)
-    )
+    ]
+    more = len(found) - _DIFFERENCES_NAMED
+    return "; ".join(found[:_DIFFERENCES_NAMED] + ([f"and {more} more"] if more > 0 else []))

@@ -533,6 +533,28 @@ def test_a_run_of_another_recipe_is_refused_and_the_difference_shown(photos, tmp
     assert "crop_px" not in str(caught.value)
 
 
+def test_the_command_names_what_differs_from_another_run_in_one_line(photos, tmp_path, cli):
+    settings = [f"--set={change}" for change in [*TINY, "pixel.steps=2"]]
+    given = ("train", "--recipe", "srresnet", "--data", photos, "-o", "run", *settings)
+    assert cli(*given)[0] == 0
+    code, _, err = cli(*given, "--set=data.seed=7")
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "srgan-edge: error: run/checkpoints/step-00000002.pt belongs to another run "
+        "(data.seed: there 0, here 7); choose another folder with -o, or delete run to start over"
+    )
+    code, _, err = cli(*given, *(f"--set=pixel.{name}=0.5" for name in ("mse", "l1", "grid")))
+    assert "pixel.l1: there" in err
+    assert "; pixel.mse: there" in err
+    assert "\\n" not in err
+
+
+def test_a_long_list_of_differences_is_cut(photos, tmp_path):
+    train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path)
+    with pytest.raises(UsageError, match=r"; and \d+ more\); choose another folder"):
+        train(tiny_recipe("edge"), [photos], tmp_path)
+
+
 def test_how_a_run_is_watched_may_change(photos, tmp_path):
     train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path, max_minutes=0)
     train(tiny_recipe("srresnet", "pixel.steps=4", "run.log_every_steps=1"), [photos], tmp_path)
