@@ -95,8 +95,8 @@ def identity_of(
     }
     return decides | {
         "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
-        "--init": "none" if init is None else digest_of(init),
-        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
+        "--init": "none" if init is None else _digest_of(init),
+        "--vgg-weights": "none" if vgg_weights is None else _digest_of(vgg_weights),
     }
 
 
@@ -127,18 +127,13 @@ def begin(
         return
     if init is None:
         return
-    weights = weights_to_start_from(init, recipe, photos)
+    weights = _weights_to_start_from(init, recipe, photos)
     for network in (state.generator, state.average):
         network.load_state_dict(weights)
 
 
-def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe.
-
-    Raises:
-        ModelRefused: the checkpoint is of another architecture, or of another model than the
-            recipe's INT8 form.
-    """
+def _weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe."""
     generator, spec = load_checkpoint(init)
     for field in ("architecture", "channels", "blocks", "norm", "head", "activation", "scale"):
         if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
@@ -156,7 +151,7 @@ def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict
     return generator.state_dict()
 
 
-def digest_of(path: Path) -> str:
+def _digest_of(path: Path) -> str:
     """Return the first 12 hexadecimal digits of a file's SHA-256."""
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
