@@ -202,7 +202,7 @@ def layers_in_engine(trt: Any, log: Any, content: bytes) -> Iterator[Layer]:  # 
 
 
 def layers_in_json(text: str) -> Iterator[Layer]:
-    """Yield the kernels in the output of the inspector of TensorRT 10 and 11, DETAILED verbosity."""
+    """Yield the kernels that the inspector of TensorRT 10 and 11 lists at DETAILED verbosity."""
     for record in json.loads(text)["Layers"]:
         if isinstance(record, str):
             continue  # a name alone, where the engine was built without details

@@ -72,7 +72,7 @@ def test_every_convolution_is_in_half_precision(fast, precision, profile):
 
 def test_a_graph_in_fp32_is_no_fp16_engine(fast):
     with pytest.raises(
-        ModelRefused, match=r"node_conv2d was to be in Half, but its kernel \S+ reads Float"
+        ModelRefused, match=r"node_conv2d must be in Half, but its kernel \S+ reads Float"
     ):
         build_plan(fast["edge-x4"], "fp16", TILE, "tensorrt_rtx", ["8.9"])
 

@@ -145,7 +145,7 @@ def test_the_record_has_no_names_but_those_that_were_found(shared_data):
 
 def test_a_graph_in_fp32_is_no_fp16_engine(install, fast):
     install("10.3.0")
-    with pytest.raises(ModelRefused, match=r"was to be in Half, but its kernel \S+ reads Float"):
+    with pytest.raises(ModelRefused, match=r"must be in Half, but its kernel \S+ reads Float"):
         build_plan(fast, "fp16", TILE, "tensorrt")
 
 
