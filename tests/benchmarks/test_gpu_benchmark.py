@@ -112,7 +112,7 @@ def test_an_engine_within_its_gate_passes_and_one_beyond_fails(on_the_cpu):
 def test_replays_are_compared_byte_by_byte(on_the_cpu):
     assert "100 calls" in gpu_engines.replays("torch fp16", "edge-x4")
     on_the_cpu.wrong = 50
-    with pytest.raises(AssertionError, match=r"call 46 gave other bytes"):
+    with pytest.raises(AssertionError, match=r"call 46: different bytes"):
         gpu_engines.replays("torch fp16", "edge-x4")
 
 
