@@ -79,7 +79,7 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     clamp = _only(graph, "Clip")
     exact = {clamp, *_after(clamp), *_keep_skip_apart(graph, clamp)}
     _enter_exactly(graph, exact)
-    exact |= _leave_centerd(graph, clamp)
+    exact |= _leave_centered(graph, clamp)
     _narrow(graph, precision, exact)
     _widen_where_exact(graph, exact)
     types = {
@@ -132,7 +132,7 @@ def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
     _change(graph, scale, 1, np.float32(1 / 256))
 
 
-def _leave_centerd(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+def _leave_centered(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
     """Let the last convolution compute the image minus one half, added again in FP32."""
     tail = _producer(clamp)
     if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
