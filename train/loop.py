@@ -69,7 +69,7 @@ def train(
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(
-            f"{validation}: no folder HR/ in it; a benchmark has HR/ and LRx4/ in it"
+            f"{validation}: no folder HR/ in it; a benchmark folder contains HR/ and LRx4/"
         )
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
@@ -86,9 +86,7 @@ def train(
         begin(state, recipe, identity, folder, init, photos, precision, processes)
         if state.step:
             done = state.step >= recipe.steps
-            say(
-                f"all {recipe.steps} steps are done" if done else f"going on from step {state.step}"
-            )
+            say(f"all {recipe.steps} steps are done" if done else f"resuming at step {state.step}")
         signals = stack.enter_context(stop_signals())
         session = Session(
             recipe=recipe,

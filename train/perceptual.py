@@ -15,11 +15,12 @@ import piq
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.errors import ModelRefused, ResourcesExhausted
 from srgan_edge.evaluation import metrics
 from srgan_edge.evaluation.evaluate import Measure
 from srgan_edge.evaluation.systems import Pair
 from srgan_edge.pixels import Pixels
+from srgan_edge.train.processes import resolved_device
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
 SMALLEST_PX = 32
@@ -42,14 +43,11 @@ def open_measures(
         device: `auto` (CUDA where available) or a device of torch, such as `cpu` or `cuda:1`.
 
     Raises:
-        UsageError: CUDA was asked for and torch sees none.
+        UsageError: CUDA was requested and torch sees none.
         ModelRefused: `vgg_weights` is not a VGG16.
         ResourcesExhausted: weights that lpips or dists need could not be downloaded.
     """
-    has_cuda = torch.cuda.is_available()
-    if device.startswith("cuda") and not has_cuda:
-        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
-    place = torch.device("cuda" if device == "auto" and has_cuda else device.replace("auto", "cpu"))
+    place = torch.device(resolved_device(device))
     return {name: _measure(_distance(name, vgg_weights, place), place) for name in names}
 
 
@@ -123,7 +121,7 @@ def _downloaded(name: str) -> nn.Module:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise ResourcesExhausted(
             f"--metrics {name} needs weights that are not in {cache} and could not be downloaded "
-            f"({error}); type --metrics offline, with --vgg-weights FILE for an LPIPS on local ones"
+            f"({error}); type --metrics offline, with --vgg-weights FILE for LPIPS on a local VGG"
         ) from None
 
 

@@ -184,7 +184,7 @@ def _jpeg_damage(path: Path, pixels: Pixels) -> str:
         return f"saved at quality {quality}; at least {MIN_JPEG_QUALITY} is safe"
     blocks = blockiness(pixels)
     if blocks > MAX_BLOCKINESS:
-        return f"blocks of 8x8 show: {blocks:.2f}, and {MAX_BLOCKINESS} is the limit"
+        return f"blocks of 8x8 show: {blocks:.2f}; at most {MAX_BLOCKINESS} is clean"
     return ""
 
 

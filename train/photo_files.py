@@ -76,7 +76,7 @@ def read_photo(path: Path, crop_px: int) -> Pixels:
 def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        reason = f"{width}x{height} pixels, and {MAX_PIXELS} in all is the limit"
+        reason = f"{width}x{height} pixels, over the limit of {MAX_PIXELS} in total"
         raise UnusablePhoto(path, "unreadable", reason)
     if min(width, height) < crop_px:
         reason = f"{width}x{height} is smaller than a crop of {crop_px}x{crop_px}"

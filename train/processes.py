@@ -78,6 +78,20 @@ class Processes:
             dist.barrier(group=self.control)
 
 
+def resolved_device(device: str) -> str:
+    """Return `device` with `auto` resolved: `cuda` where available, else `cpu`.
+
+    Raises:
+        UsageError: CUDA was requested and torch sees none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device.startswith("cuda") and not has_cuda:
+        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    return device
+
+
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started, or run alone on `device`.
@@ -87,13 +101,9 @@ def join_processes(device: str) -> Iterator[Processes]:
             local rank.
 
     Raises:
-        UsageError: CUDA was asked for and torch sees none.
+        UsageError: CUDA was requested and torch sees none.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
-    family = device
-    if device == "auto":
-        family = "cuda" if torch.cuda.is_available() else "cpu"
+    family = resolved_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(device=torch.device(family))
         return

@@ -67,7 +67,9 @@ def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelS
     (ours, our_spec), (theirs, their_spec) = load_checkpoint(pixel), load_checkpoint(gan)
     for field in SAME:
         if (one := getattr(our_spec, field)) != (other := getattr(their_spec, field)):
-            raise ModelRefused(f"{pixel.name} has {field} {one!r}, {gan.name} {other!r}")
+            raise ModelRefused(
+                f"{pixel.name} has {field} {one!r}, {gan.name} {other!r}; blend models of one kind"
+            )
     if our_spec.norm == "batch":
         raise ModelRefused(
             f"{pixel.name} has batch normalization, whose running statistics belong to its own "

@@ -276,7 +276,7 @@ class Session:
         elsewhere = found is None or (found[0]["opponent"] is None) != (state.opponent is None)
         if found is None or elsewhere or rollbacks > MOST_ROLLBACKS:
             raise ResourcesExhausted(
-                f"{where}, and {rollbacks - 1} returns to a checkpoint did not help; "
+                f"{where}, and {rollbacks - 1} rollbacks to a checkpoint did not help; "
                 "lower the learning rate, or the weight of the adversarial loss"
             )
         record, path = found

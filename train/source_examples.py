@@ -34,7 +34,7 @@ def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: i
     if not paths:
         raise InputRefused(f"{places[0]}: no photograph in it")
     if len({path.stem for path in paths}) < len(paths):
-        raise UsageError("two photographs have one name; give them one folder at a time")
+        raise UsageError("two photographs have the same name; name one folder at a time")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -135,7 +135,7 @@ def _torchvision_vgg19() -> dict[str, Tensor]:
     except OSError as error:
         raise ResourcesExhausted(
             f"torchvision's VGG19 weights could not be downloaded ({error}); "
-            "give a VGG file with --vgg-weights"
+            "name a local VGG with --vgg-weights FILE"
         ) from None
 
 
