@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-"""Of Newton and Schulz: singular values end between 0.7 and 1.2, which is near enough."""
+"""Newton-Schulz iterations: singular values end between 0.7 and 1.2, which is close enough."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan's: the polynomial that grows small singular values fastest without diverging."""
 _LIKE_ADAM = 0.2
@@ -30,7 +30,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
     ) -> None:
-        """Take parameters of one network; `betas` are Adam's, for what is no kernel."""
+        """Optimize the parameters of one network; `betas` are Adam's, for what is no kernel."""
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": 1e-8})
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
                 self._step_alike(kernels, group["lr"])
 
     def _step_alike(self, kernels: list[Tensor], rate: float) -> None:
-        """Of kernels of one shape, at once."""
+        """Step kernels of one shape, all at once."""
         directions = []
         for kernel in kernels:
             assert kernel.grad is not None

@@ -1,4 +1,4 @@
-"""Every loss reaches the generator by itself, and is zero, or least, where it should be."""
+"""Every loss alone reaches the generator, and is zero, or minimal, where it should be."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_each_term_alone_reaches_the_first_layer_of_the_generator(term, vgg_file
 
 
 @pytest.mark.parametrize("term", ["l1", "mse", "perceptual, mse after", "perceptual, l1 before"])
-def test_content_losses_are_zero_for_equal_images_alone(term, vgg_file):
+def test_content_losses_are_zero_only_for_equal_images(term, vgg_file):
     hr, other = crops(2, 32), crops(3, 32)
     assert TERMS[term](hr, hr, None, vgg_file) == 0
     assert TERMS[term](other, hr, None, vgg_file) > 0
@@ -133,7 +133,7 @@ def test_spectrum_sees_meshes_and_not_where_texture_lies():
 
 
 @pytest.mark.parametrize("period", [2, 4])
-def test_grid_sees_what_repeats_and_neither_texture_nor_a_cast(period):
+def test_grid_sees_repeated_errors_but_neither_texture_nor_a_cast(period):
     hr = crops(5, 64)
     diagonal = torch.arange(64)[:, None] + torch.arange(64)
     checkers = 0.02 * ((diagonal % period < period / 2).float() - 0.5)

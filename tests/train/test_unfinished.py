@@ -27,7 +27,7 @@ def script(monkeypatch, tmp_path):
     return module
 
 
-def test_what_is_kept_is_the_average_and_a_run_starts_from_it(script, tmp_path):
+def test_the_average_is_kept_and_a_run_starts_from_it(script, tmp_path):
     photos = write_photos(tmp_path / "photos")
     settings = ("data.teacher=", "pixel.distillation=0.0", "pixel.warmup_steps=0")
     recipe = tiny_recipe("edge-relu", *settings, "pixel.steps=4")
