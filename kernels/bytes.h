@@ -10,17 +10,10 @@ struct Bytes {
     static_assert(kBytes % 16 == 0, "whole accesses");
     u32 word[kBytes / 4] = {};
 
-    // Sample `i` of `kSize` bytes.
-    template <int kSize = 1>
-    HOST_DEVICE u32 get(int i) const {
-        return word[i * kSize / 4] >> 8 * (i * kSize % 4) & 0xffffffffu >> (32 - 8 * kSize);
-    }
+    HOST_DEVICE u32 get(int i) const { return word[i / 4] >> 8 * (i % 4) & 0xffu; }
 
-    // Sets sample `i`, which must still be 0.
-    template <int kSize = 1>
-    HOST_DEVICE void put(int i, u32 value) {
-        word[i * kSize / 4] |= value << 8 * (i * kSize % 4);
-    }
+    // Sets byte `i`, which must still be 0.
+    HOST_DEVICE void put(int i, u32 value) { word[i / 4] |= value << 8 * (i % 4); }
 };
 
 HOST_DEVICE bool is_aligned(const void* at, int bytes) {

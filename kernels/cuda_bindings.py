@@ -30,7 +30,7 @@ def open_device() -> "CudaBindings":
         is_old = str(error).startswith("Function ")
         missing = "the NVIDIA driver is too old; update it" if is_old else _NO_DRIVER
         raise ResourcesExhausted(
-            f"{missing}, or upscale with another engine: srgan-edge doctor says which there are"
+            f"{missing}, or upscale with another engine; to list them type: srgan-edge doctor"
         ) from None
 
 

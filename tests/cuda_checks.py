@@ -235,7 +235,7 @@ def test_a_lost_gpu_is_told(fake):
 def test_no_gpu_is_told(fake):
     fake.fake_set_devices(0)
     module = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]])
-    with pytest.raises(ResourcesExhausted, match="no GPU to be used"):
+    with pytest.raises(ResourcesExhausted, match="no usable GPU"):
         module.open_device()
 
 

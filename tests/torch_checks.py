@@ -24,7 +24,7 @@ from srgan_edge.color_lock import locked
 from srgan_edge.engines import torch as engine_module
 from srgan_edge.engines.fused import nvidia_bindings
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.engines.torch_slots import Bound, Slot
+from srgan_edge.engines.torch_slots import BoundNetwork, Slot
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
@@ -79,19 +79,19 @@ def gpu(monkeypatch):
         of.synchronize()
         yield
 
-    create = Bound.__init__
+    create = BoundNetwork.__init__
 
     def lent(self, *arguments):
         create(self, *arguments)
         for tensor in (self._source, self._target, self._totals):
             DRIVER.fake_lend(ctypes.c_size_t(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes))
 
-    monkeypatch.setattr(Bound, "__init__", lent)
+    monkeypatch.setattr(BoundNetwork, "__init__", lent)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(engine_module, "_gpu_of", lambda device: torch.device("cpu", 0))
-    monkeypatch.setattr(Bound, "recorded", lambda self, put: Again(put))
+    monkeypatch.setattr(BoundNetwork, "recorded", lambda self, put: Again(put))
     monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/engines/test_torch_slots.py
 
 
@@ -206,7 +206,7 @@ def expected_planes(lock):
     with TorchEngine(CHECKPOINT, "cuda") as engine:
         upscaler = Upscaler(engine, Tiling(24), color_lock=lock)
         return [
-            (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix, 8))
+            (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix))
             for time, luma, chroma in planes_of("in.mkv", "yuv420p")
         ]
 

@@ -105,7 +105,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
     ],
 )
 def test_failures_have_their_class(error, kind):
-    with pytest.raises(kind), engine_module._failures_told():
+    with pytest.raises(kind), engine_module._translated_failures():
         raise error
 
 
@@ -135,7 +135,7 @@ def test_providers_that_are_not_there_are_refused(device, kind, message):
 
 
 def test_tf32_is_not_fp32():
-    with pytest.raises(UsageError, match=r"tensorrt is multiplied in tf32; --fp32 is for"):
+    with pytest.raises(UsageError, match=r"tensorrt runs in tf32; --fp32 works with"):
         open_engine(choose_engine(MODEL, "onnxruntime", "tensorrt"), fp32=True)
 
 
@@ -147,7 +147,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
 
         def upscale(self, batch):
             if batch.size > 3 * 4000:
-                with engine_module._failures_told():
+                with engine_module._translated_failures():
                     raise state.RuntimeException("Failed to allocate memory")
             return slot.run(batch)[0].copy()
 
@@ -174,7 +174,7 @@ def test_an_onnx_in_fp16_is_for_a_gpu(half):
             ModelRefused, match=r"is in fp16, for a GPU; type: .*or on a CPU: -n ed"
         ):
             open_engine(choose_engine(find_model(str(half)), name, "cpu"))
-    with pytest.raises(UsageError, match=r"fp16.onnx on cuda is multiplied in fp16; --fp32"):
+    with pytest.raises(UsageError, match=r"fp16.onnx on cuda runs in fp16; --fp32"):
         open_engine(choose_engine(find_model(str(half)), "onnxruntime", "cuda"), fp32=True)
 
 

@@ -82,7 +82,7 @@ def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
 def test_a_binding_that_cannot_be_loaded_is_told(monkeypatch):
     monkeypatch.setattr(cuda, "BINDINGS", {"pytest": "srgan_edge.kernels.absent"})
     with pytest.raises(
-        ResourcesExhausted, match=r"pytest is installed and cannot be loaded .*repair"
+        ResourcesExhausted, match=r"pytest is installed but cannot be loaded .*repair"
     ):
         cuda.open_cuda()
 
