@@ -34,7 +34,7 @@ Argument = int | np.generic
 
 
 class Memory(Protocol):
-    """Bytes on the GPU."""
+    """Memory on the GPU."""
 
     address: int
 
@@ -82,7 +82,7 @@ class Event(Protocol):
 
 
 class Graph(Protocol):
-    """Recorded work, put into a stream as one piece."""
+    """Recorded work that is queued as one unit."""
 
     def launch(self, stream: Stream) -> None: ...
 

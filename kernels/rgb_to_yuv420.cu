@@ -36,7 +36,7 @@ struct RgbRow {
     }
 };
 
-// Fixed point -> a sample as it is stored.
+// Rounds a fixed-point value to a code.
 HOST_DEVICE u32 sample(int fixed) { return clamped((fixed + kHalf) >> kFractionBits, 0, 255); }
 
 HOST_DEVICE void write_luma(
@@ -69,7 +69,7 @@ HOST_DEVICE void write_chroma(
     store(chroma_row + x, chroma, 2 * divided_up(width, 2) - x);
 }
 
-// 16 pixels of the two rows that share a row of chroma, and the chroma.
+// Converts 16 pixels of the two rows that share a row of chroma.
 HOST_DEVICE void rgb_to_yuv420_thread(
     int thread, const u8* rgb, int width, int height, u8* luma, int luma_pitch, u8* chroma,
     int chroma_pitch, const Encoding& gain) {

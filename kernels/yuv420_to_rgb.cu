@@ -35,8 +35,7 @@ struct ChromaRow {
     HOST_DEVICE int v(int i) const { return i < 8 ? code(samples, 2 * i + 1) : next_v; }
 };
 
-// 16 pixels of a row; `near` is the row of chroma that it shares with another row, `far` the next
-// on its other side.
+// Converts 16 pixels of a row; `near` is the closer row of chroma, `far` the one on the other side.
 HOST_DEVICE void convert_row(
     const u8* luma_row, const ChromaRow& near, const ChromaRow& far, u8* rgb_row,
     int x, int width, const Decoding& gain) {
@@ -56,8 +55,8 @@ HOST_DEVICE void convert_row(
     store(rgb_row + 3 * x, rgb, 3 * (width - x));
 }
 
-// 16 pixels of the two rows between two rows of chroma: the lower one of a pair that shares its
-// chroma, and the upper one of the next.
+// Converts 16 pixels of the two rows between two rows of chroma: the lower row of one pair that
+// shares its chroma, and the upper row of the next.
 HOST_DEVICE void yuv420_to_rgb_thread(
     int thread, const u8* luma, int luma_pitch, const u8* chroma, int chroma_pitch, u8* rgb,
     int width, int height, const Decoding& gain) {

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from srgan_edge.model.quantization import Int8Conv2d, inner_convolutions
 from srgan_edge.model.spec import Activation, ModelSpec, Norm
 
-
 Number = TypeVar("Number", bound=np.generic)
 
 
