@@ -1,8 +1,8 @@
 """The TensorRT engine on the driver without a GPU: slots, graphs, shapes, failures, whole videos.
 
-What TensorRT would compute, OpenVINO computes, in the stream and on the memory that TensorRT would
-use: what is upscaled by the engine has to be what OpenVINO alone gives, byte for byte. It is not
-collected by itself; tests/kernels/test_cuda.py runs it.
+OpenVINO computes in place of TensorRT, in its stream and on its memory, so the engine's results
+have to equal those of OpenVINO alone, byte for byte. Pytest does not collect this file:
+tests/kernels/test_cuda.py runs it.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ PLAN = b"ftrt" + b'{"Layers": []}'
 
 
 class Counts(ctypes.Structure):
-    """What the driver did since it was asked last."""
+    """Return the driver's counters since the last call."""
 
     _fields_ = [
         (name, ctypes.c_uint64)
@@ -237,14 +237,14 @@ def test_slots_that_do_not_fit_are_done_without(tensorrt, openvino, tmp_path):
         assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
 
 
-def test_too_little_memory_for_one_slot_is_told(tensorrt, tmp_path):
+def test_too_little_memory_for_one_slot_is_reported(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8))
     DRIVER.fake_limit_memory(ctypes.c_size_t(DRIVER.fake_used_bytes() + 100))
     with pytest.raises(ResourcesExhausted, match="too little memory for this engine; build one"):
         TensorRtEngine(path)
 
 
-def test_a_gpu_lost_at_work_is_told(tensorrt, tmp_path):
+def test_a_gpu_lost_at_work_is_reported(tensorrt, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5))) as engine:
         DRIVER.fake_break(46)
         with pytest.raises(ResourcesExhausted, match="the GPU failed"):
@@ -295,7 +295,7 @@ def test_a_frame_goes_there_once_and_comes_back_once(tensorrt, tmp_path, profile
             assert Counts.take() == once(size_bytes, 16 * size_bytes, calls, batch)
 
 
-def test_whoever_waits_for_the_gpu_lets_others_work(tensorrt, tmp_path):
+def test_waiting_for_the_gpu_leaves_the_cpu_to_others(tensorrt, tmp_path):
     """The driver does nothing before another thread of Python has said so."""
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8))) as engine:
         opened = []
@@ -366,7 +366,7 @@ def bright(batch):
     return np.where((batch == 255).any((1, 2, 3)), np.nan, 1)
 
 
-def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openvino, tmp_path):
+def test_only_actual_frames_are_reported_as_not_finite(tensorrt, openvino, tmp_path):
     install, _ = tensorrt
     install(totals=bright)
     path = engine_file(tmp_path / "a.engine", Profile.static(3, 5, 6))
@@ -382,7 +382,9 @@ def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openv
         engine.upscale(light[:1])  # behind it is still the bright one of before
 
 
-def test_a_video_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+def test_frames_that_are_not_finite_are_repeated_in_fp32(
+    tensorrt, openvino, tmp_path, monkeypatch, capsys
+):
     """Some tiles of every frame, done again by OpenVINO; its pixels here are the engine's too."""
     install, batches = tensorrt
     install(totals=lambda batch: np.where(batch.mean((1, 2, 3)) > 100, np.inf, 0))
@@ -408,7 +410,9 @@ def test_a_video_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, mo
 def test_an_engine_without_the_second_output_is_refused(tensorrt, tmp_path):
     install, _ = tensorrt
     install(tensors=("input", "output"))
-    with pytest.raises(ModelRefused, match="its tensors are input, output, unlike those of this version"):
+    with pytest.raises(
+        ModelRefused, match="its tensors are input, output, unlike those of this version"
+    ):
         TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5)))
 
 
@@ -438,7 +442,7 @@ def test_an_engine_for_elsewhere_is_refused(tensorrt, tmp_path, changes, message
         TensorRtEngine(path)
 
 
-def test_what_tensorrt_says_of_an_engine_is_told(tensorrt, tmp_path):
+def test_messages_of_tensorrt_are_reported(tensorrt, tmp_path):
     install, _ = tensorrt
     where = "The engine plan file is generated on an incompatible device"
     install(("load", f"6: {where}, expecting compute 8.9 got compute 8.6, please rebuild."))
@@ -455,7 +459,7 @@ def test_fp32_is_not_to_be_had_of_half_precision(tensorrt, tmp_path):
 
 @pytest.mark.parametrize("capturable", [True, False])
 def test_tensorrt_rtx_keeps_what_it_compiled(openvino, monkeypatch, tmp_path, capturable):
-    """And runs without a graph where it says that it cannot be recorded."""
+    """It also runs without a graph if the context cannot be recorded."""
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("srgan_edge.engines.cache.installed_version", lambda name: "1.7.1.116")
     binding = os.environ["SRGAN_EDGE_BINDING"]
@@ -618,7 +622,7 @@ def video_on_the_gpu(engine, width, height, tiling=None):
     ],
     ids=["whole", "tiles", "batches", "dynamic"],
 )
-def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
+def test_frames_on_the_gpu_equal_those_through_host_memory(
     tensorrt, tmp_path, profile, width, height
 ):
     """To the byte: the references of the kernels, with the frames of `Upscaler` between them."""
@@ -651,7 +655,7 @@ def test_nothing_of_a_frame_leaves_the_gpu(tensorrt, tmp_path):
 
 
 def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
-    """FFmpeg copies what NVDEC gives in the default stream, and does not wait for the end."""
+    """FFmpeg copies NVDEC's frames in the default stream and does not wait for the end."""
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
     frame, *_ = decoded_frames(48, 36)
     content = np.concatenate([plane.ravel() for plane in planes_in(frame)])
@@ -674,7 +678,7 @@ def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
     assert np.array_equal(back, expected)
 
 
-def test_what_is_not_finite_goes_into_no_video(tensorrt, tmp_path):
+def test_frames_that_are_not_finite_are_not_written(tensorrt, tmp_path):
     install, _ = tensorrt
     install(totals=lambda batch: np.where(np.arange(len(batch)) == 1, np.nan, 0))
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
@@ -699,7 +703,7 @@ def test_room_is_used_again_once_the_encoder_lets_go(tensorrt, tmp_path):
     assert DRIVER.fake_used_bytes() == before
 
 
-def test_a_video_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_path):
+def test_a_video_that_does_not_fit_is_reported_before_its_first_frame(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
     with TensorRtEngine(path, slots=2) as engine:
         used = DRIVER.fake_used_bytes()
@@ -710,7 +714,7 @@ def test_a_video_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_
         engine.upscale(images(1, 36, 36))
 
 
-def test_a_gpu_lost_with_the_video_on_it_is_told(tensorrt, tmp_path):
+def test_a_gpu_lost_during_a_video_is_reported(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
     with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36) as video:
         frame, *_ = decoded_frames(48, 36)
@@ -721,7 +725,7 @@ def test_a_gpu_lost_with_the_video_on_it_is_told(tensorrt, tmp_path):
         DRIVER.fake_reset()
 
 
-def test_a_video_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
+def test_a_video_on_the_gpu_keeps_all_metadata(tensorrt, tmp_path):
     """Times, durations, colors, aspect and rotation, as of the video made by this machine."""
     wanted = {"time_base": MS, "pts": [0, 33, 400, 433, 1000], "last_duration": 700}
     wanted |= {"color": (1, 1, 1, 1), "aspect": Fraction(4, 3), "display": (90, False)}

@@ -179,22 +179,6 @@ class EngineCache:
                 lock.unlink(missing_ok=True)
 
 
-def _default_folder() -> Path:
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "srgan-edge" / "engines"
-
-
-def _examine(path: Path) -> CachedEngine:
-    try:
-        _, passport = read_engine(path)
-    except ModelRefused:
-        trouble = "damaged" if passport_path(path).exists() else "has no passport"
-        return CachedEngine(path, None, trouble)
-    return CachedEngine(path, passport, why_not_here(passport))
-
-
 def why_not_here(passport: Passport) -> str:
     """Return why an engine cannot run on this machine, judged by its passport; empty if it can."""
     distribution = passport.module.replace("_", "-")
@@ -212,16 +196,6 @@ def why_not_here(passport: Passport) -> str:
             f"built for compute capability {there}, and the GPU here has {gpu.compute_capability}"
         )
     return ""
-
-
-def _lock_path(path: Path) -> Path:
-    return path.with_suffix(".lock")
-
-
-def _unlink(path: Path) -> None:
-    """Remove an engine whose lock we hold; the passport first: no engine loads without one."""
-    for file in (passport_path(path), path, _lock_path(path)):
-        file.unlink(missing_ok=True)
 
 
 @cache
@@ -245,3 +219,29 @@ def machine_code(source: Path, compute_capability: str) -> bytes:
     with suppress(OutputFailed), replace_when_whole(path) as temporary:
         temporary.write_bytes(image)
     return image
+
+
+def _default_folder() -> Path:
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "srgan-edge" / "engines"
+
+
+def _examine(path: Path) -> CachedEngine:
+    try:
+        _, passport = read_engine(path)
+    except ModelRefused:
+        trouble = "damaged" if passport_path(path).exists() else "has no passport"
+        return CachedEngine(path, None, trouble)
+    return CachedEngine(path, passport, why_not_here(passport))
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def _unlink(path: Path) -> None:
+    """Remove an engine whose lock we hold; the passport first: no engine loads without one."""
+    for file in (passport_path(path), path, _lock_path(path)):
+        file.unlink(missing_ok=True)

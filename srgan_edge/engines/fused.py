@@ -29,6 +29,20 @@ COMPUTE_CAPABILITY = "9.0"
 
 SOURCE = FOLDER / "convolution.cu"
 
+_FEATURES = {
+    (3, 64, 9, 1): "convolve_8_to_64_by_9",
+    (64, 64, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 2): "convolve_64_to_256_by_3",
+    (3, 24, 3, 1): "convolve_8_to_32_by_3",
+    (24, 24, 3, 1): "convolve_32_to_32_by_3",
+}
+_IMAGES = {
+    (256, 12, 5, 1): "image_of_256_by_5",
+    (24, 48, 3, 1): "image_of_32_by_3",
+}
+"""Kernel names by (input channels, output channels, side, factor of the PixelShuffle)."""
+
 
 class FusedDeployment:
     """`HalfDeployment` in our own kernels; biases and the image are in FP32."""
@@ -113,19 +127,13 @@ def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
     return layers
 
 
-_FEATURES = {
-    (3, 64, 9, 1): "convolve_8_to_64_by_9",
-    (64, 64, 3, 1): "convolve_64_to_64_by_3",
-    (64, 256, 3, 1): "convolve_64_to_64_by_3",
-    (64, 256, 3, 2): "convolve_64_to_256_by_3",
-    (3, 24, 3, 1): "convolve_8_to_32_by_3",
-    (24, 24, 3, 1): "convolve_32_to_32_by_3",
-}
-_IMAGES = {
-    (256, 12, 5, 1): "image_of_256_by_5",
-    (24, 48, 3, 1): "image_of_32_by_3",
-}
-"""Kernel names by (input channels, output channels, side, factor of the PixelShuffle)."""
+def nvidia_bindings() -> "CudaBindings":
+    """Open NVIDIA's bindings: they accept PyTorch's streams, pycuda does not; PyTorch has them."""
+    try:
+        from srgan_edge.kernels.cuda_bindings import open_device
+    except ImportError:
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    return open_device()
 
 
 class _Library:
@@ -210,15 +218,6 @@ class _Convolution:
         with library.cuda.current():
             stream = library.cuda.stream_at(torch.cuda.current_stream().cuda_stream)
             self._kernel(grid, threads, (*addresses, *sizes), stream)
-
-
-def nvidia_bindings() -> "CudaBindings":
-    """Open NVIDIA's bindings: they accept PyTorch's streams, pycuda does not; PyTorch has them."""
-    try:
-        from srgan_edge.kernels.cuda_bindings import open_device
-    except ImportError:
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
-    return open_device()
 
 
 def _order(outputs: int, factor: int) -> Tensor:

@@ -117,6 +117,20 @@ class OnnxRuntimeEngine(Closing):
         return outputs
 
 
+def refuse_other_nodes(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
+    """Check that the provider computes every node of the graph.
+
+    Raises:
+        ModelRefused: another provider computes some node.
+    """
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            nodes = ", ".join(node.op_type for node in part.get_nodes())
+            raise ModelRefused(
+                f"{path}: onnxruntime assigned {nodes} to {part.ep_name}, not to {provider}"
+            )
+
+
 def _in_a_slot(idle: "Idle[_Slot]", batch: Pixels) -> Sequence[Any]:
     with idle.one() as slot:
         return slot.run(batch)
@@ -214,20 +228,6 @@ def _open_session(path: Path, family: str, number: int, slots: int) -> onnxrunti
         ) from None
     refuse_other_nodes(session, provider.name, path)
     return session
-
-
-def refuse_other_nodes(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
-    """Check that the provider computes every node of the graph.
-
-    Raises:
-        ModelRefused: another provider computes some node.
-    """
-    for part in session.get_provider_graph_assignment_info():
-        if part.ep_name != provider:
-            nodes = ", ".join(node.op_type for node in part.get_nodes())
-            raise ModelRefused(
-                f"{path}: onnxruntime assigned {nodes} to {part.ep_name}, not to {provider}"
-            )
 
 
 def _refuse_unknown(provider: Provider, family: str) -> None:

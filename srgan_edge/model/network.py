@@ -171,6 +171,28 @@ def generator_from_spec(spec: ModelSpec) -> nn.Module:
     return TanhHead(generator) if spec.head == "tanh" else generator
 
 
+def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
+    """Rewrite a convolution after PixelShuffle(2) as a convolution before it.
+
+    The kernel [O, C, k, k], k odd, becomes [4 O, 4 C, k', k']. Row 2i + a of the result reads rows
+    2i + a + d of the shuffled image, |d| <= k // 2: row i + (a + d) // 2 of the image before, in
+    sub-pixel (a + d) % 2. Channels are in PixelShuffle's order: channel, sub-pixel row, sub-pixel
+    column.
+    """
+    outputs, channels, side, _ = kernel.shape
+    reach = side // 2
+    folded_reach = (reach + 1) // 2
+    folded_side = 2 * folded_reach + 1
+    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
+    for a, b in np.ndindex(2, 2):
+        for row, column in np.ndindex(side, side):
+            i, p = divmod(a + row - reach, 2)
+            j, q = divmod(b + column - reach, 2)
+            taps = kernel[:, :, row, column]
+            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
+    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)
+
+
 def _conv3x3(channels: int, norm: Norm) -> list[nn.Module]:
     convolution = nn.Conv2d(channels, channels, 3, padding=1)
     return [convolution, nn.BatchNorm2d(channels)] if norm == "batch" else [convolution]
@@ -199,25 +221,3 @@ def _start_as_nearest(convolution: nn.Module, factor: int) -> None:
         for parameter in (convolution.weight, convolution.bias):
             one_phase = parameter[:: factor**2].clone()
             parameter.copy_(one_phase.repeat_interleave(factor**2, dim=0))
-
-
-def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
-    """Rewrite a convolution after PixelShuffle(2) as a convolution before it.
-
-    The kernel [O, C, k, k], k odd, becomes [4 O, 4 C, k', k']. Row 2i + a of the result reads rows
-    2i + a + d of the shuffled image, |d| <= k // 2: row i + (a + d) // 2 of the image before, in
-    sub-pixel (a + d) % 2. Channels are in PixelShuffle's order: channel, sub-pixel row, sub-pixel
-    column.
-    """
-    outputs, channels, side, _ = kernel.shape
-    reach = side // 2
-    folded_reach = (reach + 1) // 2
-    folded_side = 2 * folded_reach + 1
-    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
-    for a, b in np.ndindex(2, 2):
-        for row, column in np.ndindex(side, side):
-            i, p = divmod(a + row - reach, 2)
-            j, q = divmod(b + column - reach, 2)
-            taps = kernel[:, :, row, column]
-            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
-    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)

@@ -170,6 +170,35 @@ class Message:
         return found
 
 
+def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
+    """Yield (field number, content) in the order of the message; payloads are not copied.
+
+    Raises:
+        ValueError, IndexError: the bytes are not a message, or are truncated.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+            yield number, value
+        elif kind in (1, 5):
+            width = 8 if kind == 1 else 4
+            if position + width > len(message):
+                raise ValueError("it ends early")
+            yield number, int.from_bytes(message[position : position + width], "little")
+            position += width
+        elif kind == 2:
+            length, position = _varint(message, position)
+            if position + length > len(message):
+                raise ValueError("it ends early")
+            yield number, message[position : position + length]
+            position += length
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
 def _is_float_form(model: Message) -> bool:
     """Return True if an input is float32 [N, 3, H, W]."""
     for value in model.message(7).messages(11):
@@ -281,35 +310,6 @@ def _why_no_weight(tensor: Message) -> str | None:
     if item_bytes is None or len(tensor.payload(9)) != math.prod(dims) * item_bytes:
         return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
     return None
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
-    """Yield (field number, content) in the order of the message; payloads are not copied.
-
-    Raises:
-        ValueError, IndexError: the bytes are not a message, or are truncated.
-    """
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, position = _varint(message, position)
-            yield number, value
-        elif kind in (1, 5):
-            width = 8 if kind == 1 else 4
-            if position + width > len(message):
-                raise ValueError("it ends early")
-            yield number, int.from_bytes(message[position : position + width], "little")
-            position += width
-        elif kind == 2:
-            length, position = _varint(message, position)
-            if position + length > len(message):
-                raise ValueError("it ends early")
-            yield number, message[position : position + length]
-            position += length
-        else:
-            raise ValueError(f"wire type {kind}")
 
 
 def _payload(value: Field) -> memoryview:

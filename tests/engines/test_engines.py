@@ -149,7 +149,7 @@ def test_slots_run_at_once_and_change_no_pixel(kind, model):
         np.testing.assert_array_equal(future.result(), one_by_one[number // 3])
 
 
-def test_info_says_what_runs(engine, model):
+def test_info_describes_the_engine(engine, model):
     assert engine.info.device == "cpu"
     assert engine.info.precision == "fp32"
     assert engine.info.spec == model[0].spec
@@ -208,7 +208,7 @@ def test_without_the_file_that_an_engine_reads_another_is_taken(model):
     assert "openvino on cpu: m has no .onnx file" in choice.reason
 
 
-def test_what_cannot_run_is_refused(model, tmp_path):
+def test_impossible_choices_are_refused(model, tmp_path):
     files, _ = model
     with pytest.raises(UsageError, match="no engine 'tensorflow'"):
         choose_engine(files, "tensorflow")

@@ -47,7 +47,7 @@ def launched(self, source, target, added=None, pixels=None, totals=None):
 
 
 @pytest.mark.parametrize("model", ["srgan-x4", "srresnet-x4", "edge-x4"])
-def test_computes_what_cudnn_does(on_the_cpu, model):
+def test_computes_the_same_as_cudnn(on_the_cpu, model):
     generator, _ = load_checkpoint(find_model(model).file(".safetensors"))
     half = HalfDeployment(generator)
     fused = FusedDeployment(half, HOPPER)

@@ -453,7 +453,7 @@ def test_compiles_with_nvrtc(name, capability):
     assert all(kernel.encode() in cubin for kernel, file in source.KERNELS.items() if file == name)
 
 
-def test_what_nvrtc_does_not_compile_is_told(tmp_path):
+def test_errors_of_nvrtc_are_reported(tmp_path):
     pytest.importorskip("cuda.bindings.nvrtc")
     (tmp_path / "bad.cu").write_text('extern "C" __global__ void bad() { undeclared = 1; }')
     with pytest.raises(UsageError, match=r"NVRTC does not compile bad\.cu: .*undeclared"):
