@@ -27,7 +27,7 @@ from srgan_edge.tiling import (
 )
 
 if TYPE_CHECKING:  # which needs PyAV, as videos do
-    from srgan_edge.engines.canvas import GpuEngine
+    from srgan_edge.engines.slots import GpuEngine
 
 STRIPE_BYTES = 128 << 20
 """What `--tile auto` lets a row of upscaled tiles take: of images, only that is in memory."""

@@ -21,7 +21,7 @@ from srgan_edge.train.sources import Sources
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
-"""Losses that can lead a phase; total variation, consistency, grid and spectrum only accompany them."""
+"""Losses that can lead a phase; total variation, consistency, grid and spectrum cannot."""
 
 
 @dataclass(frozen=True)
