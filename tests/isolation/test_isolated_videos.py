@@ -188,7 +188,7 @@ def test_damage_comes_after_the_frames_before_it(tmp_path):
         ("abort", r"crashed \(SIGABRT\)"),
         ("fault", r"crashed \(SIGSEGV\)"),
         ("divide", r"failed \(ZeroDivisionError: division by zero\)"),
-        ("leave", r"ended by itself \(exit code 3\)"),
+        ("leave", "exited with code 3"),
         ("eat", "needs more than the 512 MiB it may have"),
         ("hang", "gave no sign of life for 3 s"),
     ],
@@ -409,5 +409,5 @@ def test_a_child_that_is_gone_is_noticed_at_the_next_word(video):
     with Child("misbehaving:tell_rights", request, 512 << 20, [video]) as child:
         child.receive(20)
         child.send({"to": "nobody"})
-        with pytest.raises(ChildFailed, match="ended by itself"):
+        with pytest.raises(ChildFailed, match="exited with code 0"):
             child.receive(20)

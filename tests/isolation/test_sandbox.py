@@ -15,7 +15,7 @@ VERSIONS = range(1, sandbox.landlock_version() + 1)
 PROGRAM = """
 import json, socket, sys
 from pathlib import Path
-from srgan_edge import sandbox
+from srgan_edge.isolation import sandbox
 
 version, allowed, other, port = sys.argv[1:]
 sandbox.landlock_version = lambda: int(version)
