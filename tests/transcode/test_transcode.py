@@ -224,7 +224,7 @@ def test_a_video_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
     # Frames are upscaled ahead of the encoder, so that one segment more than it may have to go.
     assert 0 <= dies_at - done.frames_resumed < 2 * SEGMENT
     assert heard.frames == 17
-    assert any("going on after" in note for note in heard.notes) == bool(done.frames_resumed)
+    assert any("resuming after" in note for note in heard.notes) == bool(done.frames_resumed)
     assert names_in(tmp_path) == sorted(["in.mkv", whole.name, target.name])
 
 
@@ -282,7 +282,7 @@ def test_other_options_are_refused_with_the_difference(tmp_path, change, said):
     source, target, work = half_done(tmp_path)
     before = {path.name: path.read_bytes() for path in work.iterdir()}
     with pytest.raises(
-        UsageError, match=rf"out\.mkv\.partial is of another job: {said}.*--restart"
+        UsageError, match=rf"out\.mkv\.partial belongs to another job: {said}.*--restart"
     ):
         upscale(source, target, options=replace(OPTIONS, **change))
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
@@ -304,7 +304,7 @@ def test_a_changed_input_is_refused(tmp_path):
     content[-1] ^= 1
     source.write_bytes(content)
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(UsageError, match=r"is of another job: the input has changed; "):
+    with pytest.raises(UsageError, match=r"belongs to another job: the input has changed; "):
         upscale(source, target)
 
 
@@ -350,7 +350,7 @@ def test_what_somebody_else_keeps_in_a_folder_of_that_name_stays(tmp_path, resta
     precious = tmp_path / "out.mkv.partial" / "photos" / "precious"
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    with pytest.raises(OutputFailed, match=r"photos is none of ours; move it away"):
+    with pytest.raises(OutputFailed, match=r"photos was not created by srgan-edge; move it away"):
         upscale(source, tmp_path / "out.mkv", options=replace(OPTIONS, restart=restart))
     assert precious.read_text() == "mine"
 
@@ -364,7 +364,7 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
     source = make(tmp_path / "in.mkv", frames=3)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out.mkv.partial").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputFailed, match="is not a folder of ours"):
+    with pytest.raises(OutputFailed, match="is not a folder of yours"):
         upscale(source, tmp_path / "out.mkv")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -463,7 +463,7 @@ def test_a_segment_that_is_lost_before_the_end_is_no_shorter_video(tmp_path, mon
 
     with monkeypatch.context() as losing:
         losing.setattr(video_join.Joiner, "join", join_what_is_left)
-        with pytest.raises(OutputFailed, match=r"\d+ frames left of 17"):
+        with pytest.raises(OutputFailed, match=r"only \d+ of 17 frames left"):
             upscale(source, target)
     assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
     done, _ = upscale(source, target)
@@ -481,7 +481,9 @@ def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
         "copy",
         lambda muxer, copied: None if copied.packet.pts == 0 else muxed(muxer, copied),
     )
-    with pytest.raises(OutputFailed, match=r"not as .*in\.mkv: audio aac: \d+ packets of \d+"):
+    with pytest.raises(
+        OutputFailed, match=r"differs from .*in\.mkv: audio aac: \d+ packets instead of \d+"
+    ):
         upscale(source, target)
     assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
 

@@ -33,14 +33,14 @@ def compare(tmp_path, suffix, changes):
     [
         ({}, []),
         ({"codec": "mpeg4", "size": (128, 96), "options": {"bf": "2"}}, []),
-        ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames of 8"]),
+        ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames instead of 8"]),
         ({"pts": [0, 40, 80, 120, 160, 200, 280, 360]}, ["frame 3 is -10.0 ms late"]),
-        ({"audio": []}, ["0 streams of audio and subtitles of 1"]),
-        ({"audio": ["eng", "deu"]}, ["2 streams of audio and subtitles of 1"]),
-        ({"chapters": False}, ["0 chapters of 2, or with other titles"]),
-        ({"aspect": Fraction(5, 4)}, ["pixels of 5/4 instead of 4/3"]),
-        ({"display": (180, False)}, ["turned or mirrored another way"]),
-        ({"display": (90, True)}, ["turned or mirrored another way"]),
+        ({"audio": []}, ["0 instead of 1 streams of audio and subtitles"]),
+        ({"audio": ["eng", "deu"]}, ["2 instead of 1 streams of audio and subtitles"]),
+        ({"chapters": False}, ["0 chapters instead of 2, or other titles"]),
+        ({"aspect": Fraction(5, 4)}, ["pixel aspect ratio 5/4 instead of 4/3"]),
+        ({"display": (180, False)}, ["rotated or mirrored differently"]),
+        ({"display": (90, True)}, ["rotated or mirrored differently"]),
     ],
 )
 def test_differences_are_named(tmp_path, suffix, changes, found):
@@ -88,7 +88,7 @@ def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
             target.mux_one(packet)
     (found,) = differences(VideoRecord.of(before), VideoRecord.of(after))
     assert {
-        "drop": "packets of",
+        "drop": "packets instead of",
         "flip": "audio aac: the content of packets differs",
         "shift": "audio aac 4 is +7.0 ms late",
     }[damage] in found
