@@ -101,6 +101,20 @@ class Outcome:
         done = self.frames - (self.video.frames_resumed if self.video else 0)
         return done / self.seconds if self.seconds else 0.0
 
+    def record(self) -> dict[str, Any]:
+        """Return the fields shared by the report and the `ended` event, as JSON values."""
+        return {
+            "source": str(self.job.source),
+            "target": str(self.job.target),
+            "exit_code": self.exit_code,
+            "error": None if self.error is None else str(self.error),
+            "skipped": self.skipped,
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "size": self.size,
+            "tiles_redone": self.tiles_redone,
+        }
+
 
 class Reporter(Protocol):
     """Receives the events of a run. Use it in a `with` statement, which restores the terminal."""
@@ -225,19 +239,7 @@ class JsonReporter:
             _emit("progress", frames=self._frames)
 
     def ended(self, outcome: Outcome) -> None:
-        error = None if outcome.error is None else str(outcome.error)
-        _emit(
-            "ended",
-            source=str(outcome.job.source),
-            target=str(outcome.job.target),
-            exit_code=outcome.exit_code,
-            error=error,
-            skipped=outcome.skipped,
-            frames=outcome.frames,
-            seconds=round(outcome.seconds, 3),
-            size=outcome.size,
-            tiles_redone=outcome.tiles_redone,
-        )
+        _emit("ended", **outcome.record())
         if outcome.error is not None:
             print_error(outcome.error)
 

@@ -99,17 +99,8 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
     error, video = outcome.error, outcome.video
     saved_as = outcome.job.target if video is None else Path(video.saved_as)
     has_file = bool(video or not error) and not outcome.skipped and outcome.job.outlet is None
-    record = {
-        "source": str(outcome.job.source),
-        "target": str(outcome.job.target),
+    record = outcome.record() | {
         "kind": outcome.job.kind,
-        "exit_code": outcome.exit_code,
-        "error": None if error is None else str(error),
-        "skipped": outcome.skipped,
-        "size": outcome.size,
-        "frames": outcome.frames,
-        "tiles_redone": outcome.tiles_redone,
-        "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
         "sha256": sha256_of(saved_as) if has_file else None,
     }

@@ -1,8 +1,8 @@
 """Upscale videos whose frames stay on the GPU, from NVDEC to the encoder.
 
-No frame passes through host memory. The kernels convert colors within one level of libswscale, in
-the matrix and range of the video, and results have the depth of the network, 8 bits. Every other
-depth, size and color has to go through host memory.
+The kernels convert colors within one level of libswscale, in the matrix and range of the video, and
+results have the depth of the network, 8 bits. Nothing passes through host memory, except results
+for an encoder on the CPU. Every other depth, size and color has to go through host memory.
 """
 
 import threading
@@ -46,7 +46,7 @@ def upscaling_on_gpu(
     """Yield a function that upscales an NV12 frame on the GPU to the encoder's pixel format.
 
     For NVENC, the result stays on the GPU, in memory that is valid while the body runs. Any other
-    encoder gets it in host memory; half the bytes of RGB are copied.
+    encoder gets it in host memory, in half the bytes of RGB.
 
     Raises:
         NotOnGpu: the video or the options require host memory, the GPU is out of memory, or our

@@ -141,8 +141,9 @@ class _Segment:
 
     @property
     def reorder(self) -> int:
-        """Number of frames a decoder has to hold back, as in `work_folder.Segment`."""
-        return _reorder(self._order, self.pts)
+        """The most places by which a frame is decoded later than shown; see `Segment.reorder`."""
+        place = {pts: number for number, pts in enumerate(self.pts)}
+        return max(number - place[pts] for number, pts in enumerate(self._order))
 
     def _mux(self, packet: VideoPacket) -> None:
         assert packet.pts is not None
@@ -188,12 +189,6 @@ def _decoding_times(shown: Iterator[int], reorder: int) -> Iterator[int]:
     first = list(islice(shown, reorder + 1))
     yield from (pts - (first[-1] - first[0]) for pts in first[:-1])
     yield from chain(first, shown)
-
-
-def _reorder(decoded: list[int], shown: list[int]) -> int:
-    """Return how many places later than it is shown a frame is decoded, at most."""
-    place = {pts: number for number, pts in enumerate(shown)}
-    return max(number - place[pts] for number, pts in enumerate(decoded))
 
 
 def _pts(packet: VideoPacket) -> int:

@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srgan_edge.engines.base import NotFinite
-from srgan_edge.errors import (
-    EngineLost,
-    InputDamaged,
-    Interrupted,
-    OutOfMemory,
-    OutputFailed,
-)
+from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
 from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
@@ -36,7 +30,7 @@ from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.reader import VideoReader
 
 STOP_SECONDS = 1.5
-"""Time to stop after Ctrl-C. A forced exit loses no more than this, because segments survive it."""
+"""Time to stop after Ctrl-C. A forced exit loses no more than a clean one: segments survive it."""
 
 _Way = Literal["gpu", "nvdec", "cpu"]
 """Frames stay on the GPU, or NVDEC decodes them into host memory, or the CPU decodes them."""
