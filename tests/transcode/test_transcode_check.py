@@ -1,4 +1,4 @@
-"""Every difference between a video and its result is found, and none where there is none."""
+"""Every difference between a video and its result is found, and equal ones show none."""
 
 from fractions import Fraction
 
@@ -52,13 +52,13 @@ def test_late_audio_is_named(tmp_path):
     assert any("audio aac 0 is +100.0 ms late" in line for line in found)
 
 
-def test_a_longer_frame_is_named_where_the_container_says_how_long(tmp_path):
+def test_a_longer_frame_is_named_if_the_container_stores_durations(tmp_path):
     found = compare(tmp_path, ".mkv", {"last_duration": 90, "audio": []})
     assert "frame 7 is shown +50.0 ms longer" in found
 
 
 @pytest.mark.parametrize("damage", ["drop", "flip", "shift"])
-def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
+def test_one_changed_packet_is_named(tmp_path, damage):
     before, after = make(tmp_path / "in.mkv", **VIDEO), tmp_path / "out.mkv"
     with av.open(str(before)) as source, av.open(str(after), "w") as target:
         streams = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
