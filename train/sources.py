@@ -150,7 +150,7 @@ def jpeg_coded(pixels: Pixels, quality: int, *, whole_chroma: bool = False) -> P
 
 
 def video_coded(
-    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centerd: bool = False
+    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centered: bool = False
 ) -> list[Pixels]:
     """Frames uint8 [H, W, 3] coded as a video in 4:2:0, BT.601 and limited range, and decoded.
 
@@ -160,7 +160,7 @@ def video_coded(
     Args:
         codec: FFmpeg's name of the encoder.
         options: of the encoder.
-        centerd: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
+        centered: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
             in the left column, as in all videos since.
 
     Raises:
@@ -178,14 +178,14 @@ def video_coded(
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for pixels in frames:
-            planes = _to_planes(np.pad(pixels, even, mode="edge"), centerd=centerd)
+            planes = _to_planes(np.pad(pixels, even, mode="edge"), centered=centered)
             video.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         video.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as coded:
         decoded = [frame.to_ndarray(format="yuv420p") for frame in coded.decode(video=0)]
     return [
-        _from_planes(planes.astype(np.uint8), centerd=centerd)[:height, :width]
+        _from_planes(planes.astype(np.uint8), centered=centered)[:height, :width]
         for planes in decoded
     ]
 
@@ -197,12 +197,12 @@ _RANGES = np.array([219, 224, 224]) / 255
 _BLACK = np.array([16.0, 128.0, 128.0])
 
 
-def _to_planes(rgb: Pixels, *, centerd: bool) -> Pixels:
+def _to_planes(rgb: Pixels, *, centered: bool) -> Pixels:
     """uint8 [H, W, 3], H and W even -> uint8 [3H / 2, W], as PyAV lays out yuv420p."""
     height, width = rgb.shape[:2]
     ycc = rgb @ _TO_YCC.T * _RANGES + _BLACK
     chroma = ycc[..., 1:].reshape(height // 2, 2, width, 2).mean(1)
-    if centerd:
+    if centered:
         chroma = chroma.reshape(height // 2, width // 2, 2, 2).mean(2)
     else:
         left = np.pad(chroma, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1:2]
@@ -211,25 +211,25 @@ def _to_planes(rgb: Pixels, *, centerd: bool) -> Pixels:
     return _rounded(planes).reshape(3 * height // 2, width)
 
 
-def _from_planes(planes: Pixels, *, centerd: bool) -> Pixels:
+def _from_planes(planes: Pixels, *, centered: bool) -> Pixels:
     """The inverse, chroma enlarged between its samples."""
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     luma, halves = planes[:height, :, None], planes[height:].reshape(2, height // 2, width // 2)
-    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centerd=True)
-    chroma = _doubled(tall, 1, centerd=centerd)
+    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centered=True)
+    chroma = _doubled(tall, 1, centered=centered)
     ycc = (np.concatenate([luma, chroma], 2) - _BLACK) / _RANGES
     return _rounded(ycc @ np.linalg.inv(_TO_YCC).T)
 
 
 def _doubled(
-    plane: npt.NDArray[np.float64], axis: int, *, centerd: bool
+    plane: npt.NDArray[np.float64], axis: int, *, centered: bool
 ) -> npt.NDArray[np.float64]:
     """Twice as long, linear between samples that lie on the first of two or between both."""
     plane = np.moveaxis(plane, axis, 0)
     before, after = (
         np.concatenate(parts) for parts in [(plane[:1], plane[:-1]), (plane[1:], plane[-1:])]
     )
-    pair = (3 * plane + before, 3 * plane + after) if centerd else (4 * plane, 2 * (plane + after))
+    pair = (3 * plane + before, 3 * plane + after) if centered else (4 * plane, 2 * (plane + after))
     doubled = np.stack(pair, 1).reshape(-1, *plane.shape[1:]) / 4
     return np.moveaxis(doubled, 0, axis)
 
@@ -347,12 +347,12 @@ def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) ->
     clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
     if random.random() < sources.combing_probability:
         clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
-    centerd = bool(random.random() < sources.centerd_chroma_probability)
+    centered = bool(random.random() < sources.centerd_chroma_probability)
     order = random.permutation(len(sources.codecs))
     for codec in dict.fromkeys(sources.codecs[number] for number in order):
         encoder, options = _CODECS[codec]
         try:
-            decoded = video_coded(clip, encoder, options(sources, random), centerd=centerd)
+            decoded = video_coded(clip, encoder, options(sources, random), centered=centered)
         except (av.codec.codec.UnknownCodecError, av.FFmpegError):
             continue  # this PyAV lacks it, or it refuses images so small
         if len(decoded) == FRAMES:

@@ -62,7 +62,7 @@ _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the f
 
 # Chroma lies on the left one of two luma samples in H.264 and its like, and between them in JPEG
 # and MPEG-1. Libswscale, if not told, takes it to be between them.
-CENTERD_CHROMA = {"mjpeg", "mpeg1video"}
+CENTERED_CHROMA = {"mjpeg", "mpeg1video"}
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # what Matroska can tell apart
@@ -469,5 +469,5 @@ class VideoReader:
         return image.duration or round(self._period_ticks) or 1
 
     def _decoder_for(self, pixel_format: str, color: ColorDescription) -> RgbDecoder:
-        siting: Siting = "center" if self.info.codec in CENTERD_CHROMA else "left"
+        siting: Siting = "center" if self.info.codec in CENTERED_CHROMA else "left"
         return RgbDecoder(pixel_format, (self.info.width, self.info.height), color, siting)

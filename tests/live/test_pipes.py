@@ -244,7 +244,7 @@ def command(*arguments, **options):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["a.mkv", "b.mkv", "-o", "-"], 2, "possible with a pipe or an address: one video"),
+        (["a.mkv", "b.mkv", "-o", "-"], 2, "a pipe or an address takes only one video"),
         (["in.png", "-o", "-"], 3, "is an image"),
         (["missing.mkv", "-o", "-"], 3, "no such file"),
         (["in.mkv", "-f", "nut"], 2, "-f nut is for -o -"),

@@ -109,12 +109,12 @@ def test_odd_sizes_go_through_a_video():
     assert np.abs(frames[1].astype(float) - odd).mean() < 6
 
 
-@pytest.mark.parametrize("centerd", [False, True])
-def test_a_video_shifts_neither_colors_nor_their_place(centerd):
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_video_shifts_neither_colors_nor_their_place(centered):
     """Every step could shift or darken a slope of colors."""
     x, y = np.meshgrid(np.linspace(40, 200, 64), np.linspace(60, 180, 48))
     slope = np.stack([x, y, 240 - x], 2).round().astype(np.uint8)
-    (frame,) = video_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centerd=centerd)
+    (frame,) = video_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centered=centered)
     difference = frame[4:-4, 4:-4].astype(float) - slope[4:-4, 4:-4]
     assert np.abs(difference.mean((0, 1))).max() < 0.3
     assert np.abs(difference).max() <= 6

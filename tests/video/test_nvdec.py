@@ -248,7 +248,7 @@ def test_a_video_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     assert ("; decoding it on the CPU instead" in said) == bool(stand)
     late = max(stand.get("lost", [stand.get("fails_at", 0)])) > SEGMENT_FRAMES
-    assert ("going on after 48 frames" in said) == late
+    assert ("resuming after 48 frames" in said) == late
     assert (tmp_path / "cpu.mp4").read_bytes() == (tmp_path / "gpu.mp4").read_bytes()
     assert [frame.number for frame in see_frames(tmp_path / "gpu.mp4")] == list(range(64))
     assert not list(tmp_path.glob("*.partial*"))
