@@ -30,7 +30,15 @@ from srgan_edge.pipeline import (
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.upscaler import Upscaler
 from srgan_edge.video.endpoint import Address, InputPipe
-from srgan_edge.video.frame import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
+from srgan_edge.video.frame import (
+    CodedFrame,
+    CopiedPacket,
+    Encoding,
+    Frame,
+    Notes,
+    ReaderOptions,
+    VideoInfo,
+)
 from srgan_edge.video.reader import VideoReader
 
 NEWEST_FRAMES = 2
@@ -86,11 +94,11 @@ def upscale_stream(
             frames=writer.frames_written,
             size=size,
             frames_resumed=0,
-            frames_untimed=source.reader.untimed,
-            frames_nudged=source.reader.nudged,
+            frames_untimed=source.notes.untimed,
+            frames_nudged=source.notes.nudged,
             packets_copied=gate.packets,
             packets_nudged=writer.nudged,
-            frames_concealed=source.reader.concealed,
+            frames_concealed=source.notes.concealed,
             left_out=writer.left_out,
             frames_dropped=0 if newest is None else newest.dropped,
         )
@@ -121,16 +129,17 @@ def upscale_stream(
             raise
         line = f"{error}; what came before is in {writer.saved_as}"
         raise VideoDamaged(line, result(writer.saved_as)) from error
-    for remark in _remarks_after(source.reader, options, writer, delays, newest):
+    notes = source.notes
+    for remark in _remarks_after(reader.info, notes, options, writer, delays, newest):
         reporter.note(f"{job.source.name}: {remark}")
     if signals.received:
         kept = f"the {writer.frames_written} frames until then are in {job.target}"
-        if source.reader.damage:
-            kept += f"; damaged: {source.reader.damage}"
+        if notes.damage:
+            kept += f"; damaged: {notes.damage}"
         raise Interrupted(signals.received, kept)
-    if damage := source.reader.damage:  # all of it made up for, or it would have been raised
+    if notes.damage:  # all of it was made up for, or it would have been raised
         raise VideoDamaged(
-            f"{job.source}: damaged: {damage}; {source.reader.concealed} of "
+            f"{job.source}: damaged: {notes.damage}; {notes.concealed} of "
             f"{writer.frames_written} frames show another one; all are in {job.target}",
             result(job.target),
         )
@@ -274,20 +283,22 @@ class _Gate:
 class _Once:
     """A file or a pipe as a source: read once, from its start to its end."""
 
-    reader: VideoReader
-
     def __init__(self, job: Job, reading: ReaderOptions) -> None:
         self._job, self._reading = job, reading
 
+    @property
+    def notes(self) -> Notes:
+        return self._reader.notes
+
     def open(self) -> VideoReader:
         if isinstance(self._job.inlet, InputPipe):
-            self.reader = StreamReader(self._job.inlet, **self._reading)
+            self._reader: VideoReader = StreamReader(self._job.inlet, **self._reading)
         else:
-            self.reader = VideoReader(self._job.source, **self._reading)
-        return self.reader
+            self._reader = VideoReader(self._job.source, **self._reading)
+        return self._reader
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(self.reader)
+        return iter(self._reader)
 
 
 def _encoding(options: Options) -> Encoding:
@@ -315,14 +326,15 @@ def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) 
 
 
 def _remarks_after(
-    reader: VideoReader,
+    info: VideoInfo,
+    notes: Notes,
     options: Options,
     writer: VideoWriter,
     delays: Delays,
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
     """What only the whole video shows, and what became of each frame."""
-    yield from remarks_after(reader.info, reader.notes, options, writer.nudged)
+    yield from remarks_after(info, notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:
         yield (

@@ -389,7 +389,7 @@ def read(path, **options):
             for item in reader.scan():
                 if isinstance(item, FrameTime):
                     times.append(item.pts)
-            return times, not reader.damage and not reader.doubtful
+            return times, not reader.notes.damage and not reader.notes.doubtful
     except SrganEdgeError:
         return times, False
 

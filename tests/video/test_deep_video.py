@@ -292,8 +292,8 @@ def test_tags_that_change_are_followed_and_said_once(tmp_path):
     source = join(tmp_path / "in.ts", *parts)
     with VideoReader(source) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
-        assert reader.recolored.startswith("yuv420p, smpte170m limited")
-        assert "to yuv444p, bt709 limited" in reader.recolored
+        assert reader.notes.recolored.startswith("yuv420p, smpte170m limited")
+        assert "to yuv444p, bt709 limited" in reader.notes.recolored
     assert len(frames) == 15
     for first, second in zip(frames[:5], frames[5:10], strict=True):
         assert np.abs(first.pixels.astype(int) - second.pixels).mean() < 2

@@ -82,7 +82,7 @@ def test_a_frame_becomes_the_moment_of_its_first_field(tmp_path, orders):
     source = make(tmp_path / "in.mkv", orders)
     woven, before = read(source)
     clean, after = read(source, deinterlace=True)
-    assert before.interlaced == after.interlaced == len(orders) - orders.count(NEITHER)
+    assert before.notes.interlaced == after.notes.interlaced == len(orders) - orders.count(NEITHER)
     assert [frame.pts for frame in clean] == [frame.pts for frame in woven] == PTS[: len(orders)]
     assert [frame.duration for frame in clean] == [frame.duration for frame in woven]
     for number, (frame, order) in enumerate(zip(clean, orders, strict=True)):
@@ -118,4 +118,4 @@ def test_the_command_line_says_what_it_does_with_fields(cli, tmp_path):
     assert (code, "interlaced" in said) == (0, False)
     with VideoReader(tmp_path / "in_x4.mkv") as result:
         assert len(list(result)) == 6
-        assert (result.interlaced, result.video.codec_context.field_order) == (0, 1)
+        assert (result.notes.interlaced, result.video.codec_context.field_order) == (0, 1)

@@ -53,7 +53,7 @@ class Stand(Nvdec):
 def read(path, stand=None):
     with VideoReader(path, nvdec=stand) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
-        return reader.info, frames, (reader.nudged, reader.untimed)
+        return reader.info, frames, (reader.notes.nudged, reader.notes.untimed)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_fields_become_the_same_images(tmp_path):
     for stand in (None, Stand()):
         with VideoReader(path, deinterlace=True, nvdec=stand) as reader:
             seen.append([item.pixels for item in reader if isinstance(item, Frame)])
-            assert reader.interlaced == 12
+            assert reader.notes.interlaced == 12
     assert all(np.array_equal(*pair) for pair in zip(*seen, strict=True))
 
 

@@ -122,8 +122,10 @@ def test_containers_without_presentation_times(tmp_path, suffix, codec):
     with VideoReader(source) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
         period = Fraction(1, 25) / reader.info.time_base
-        assert reader.nudged == 0
-        assert reader.untimed <= 2  # the last ones, which left the decoder after the last packet
+        assert reader.notes.nudged == 0
+        assert (
+            reader.notes.untimed <= 2
+        )  # the last ones, which left the decoder after the last packet
     assert [clips.read_barcode(frame.pixels) for frame in frames] == list(range(12))
     assert {b.pts - a.pts for a, b in pairwise(frames)} == {period}
 
@@ -134,7 +136,7 @@ def test_two_frames_at_one_time_are_kept_apart(tmp_path):
     )
     with VideoReader(source) as reader:
         assert [item.pts for item in reader if isinstance(item, Frame)] == [0, 40, 41, 80, 120]
-        assert reader.nudged == 1
+        assert reader.notes.nudged == 1
 
 
 def test_resized_frames_show_the_same_image(tmp_path):
