@@ -1,7 +1,9 @@
 """Live sources on loopback: real servers, lost connections, and frames dropped for newer ones."""
 
+import errno
 import functools
 import http.server
+import io
 import os
 import shutil
 import signal
@@ -18,10 +20,11 @@ from pathlib import Path
 import av
 import pytest
 from clips import MS, make, read_barcode, see_frames, see_packets
-from streams import OPTIONS, Doubler, Listener, upscale
+from streams import OPTIONS, Doubler, Listener, as_format, upscale
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.jobs.plan import Job
+from srgan_edge.jobs.report import VideoDamaged
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 RATE = 25
+FRAMES_OF_TWO_CONNECTIONS = 48 + 50  # two are still in the demuxer when the first one breaks
 QUICK = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}
 
 
@@ -338,6 +342,63 @@ def test_a_server_that_dies_leaves_what_came_before(tmp_path, video):
         upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
     assert "ends at 0.8" in str(lost.value)
     assert 15 < len(see_frames(tmp_path / "out.partial.mkv")) < 30
+
+
+class Connection:
+    """Bytes that come over a network, and then either the end or the loss of the connection."""
+
+    def __init__(self, content, *, is_lost):
+        self._content, self._is_lost = io.BytesIO(content), is_lost
+
+    def read(self, size):
+        piece = self._content.read(size)
+        if self._is_lost and not piece:
+            raise av.error.ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        return piece
+
+
+def connect_to(monkeypatch, *connections):
+    """Let an address be these connections, one after the other."""
+    waiting = iter(connections)
+    monkeypatch.setattr(
+        live_source, "_open_address", lambda *_: av.open(next(waiting), format="mpegts")
+    )
+
+
+def with_a_broken_frame(stream, number):
+    """A transport stream of which the header of one frame is nonsense."""
+    with av.open(io.BytesIO(stream)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    header = packets[number][packets[number].rindex(b"\0\0\1") :][:24]
+    assert stream.count(header) == 1
+    return stream.replace(header, header[:4] + b"\xff\xff\xff" + header[7:])
+
+
+@pytest.mark.parametrize("on_damage", ["conceal", "skip"])
+def test_damage_before_a_lost_connection_is_not_forgotten(tmp_path, monkeypatch, video, on_damage):
+    whole = as_format(video, "mpegts")
+    broken = with_a_broken_frame(whole, 12)
+    connect_to(monkeypatch, Connection(broken, is_lost=True), Connection(whole, is_lost=False))
+    target, listener = tmp_path / "out.mkv", Listener()
+    job = Job(Path("udp"), target, "video", Address("udp://127.0.0.1:9"))
+    with pytest.raises(VideoDamaged) as damaged:
+        upscale_stream(job, Doubler(), replace(OPTIONS, on_damage=on_damage), listener)
+    assert sum("back after" in note for note in listener.notes) == 1
+    assert "damaged: a frame cannot be decoded at" in str(damaged.value)
+    assert "reset" not in str(damaged.value)
+    result, conceal = damaged.value.video, on_damage == "conceal"
+    assert result.frames_concealed == conceal
+    assert result.frames == FRAMES_OF_TWO_CONNECTIONS - (not conceal)
+    assert len(see_frames(Path(result.saved_as))) == result.frames
+    assert Path(result.saved_as) == (target if conceal else tmp_path / "out.partial.mkv")
+
+
+def test_a_lost_connection_alone_is_no_damage(tmp_path, monkeypatch, video):
+    whole = as_format(video, "mpegts")
+    connect_to(monkeypatch, Connection(whole, is_lost=True), Connection(whole, is_lost=False))
+    result, listener, _ = upscale(Address("udp://127.0.0.1:9"), tmp_path / "out.mkv")
+    assert sum("back after" in note for note in listener.notes) == 1
+    assert (result.frames, result.frames_concealed) == (FRAMES_OF_TWO_CONNECTIONS, 0)
 
 
 PROBE = "import gi; gi.require_version('GstRtspServer', '1.0')"
