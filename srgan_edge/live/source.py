@@ -171,11 +171,16 @@ class LiveSource:
                 return
             except InputDamaged as error:
                 if self.reader.demuxer.reached_end:
-                    raise
+                    raise self._final(str(error)) from error
                 lost = error
             finally:
                 self.reader.close()
             self._resume(self._again(lost))
+
+    def _final(self, problem: str) -> InputDamaged:
+        """Return an error that names the damage on earlier connections, too."""
+        before = self._before.damage
+        return InputDamaged(f"{problem}; before it reconnected: {before}" if before else problem)
 
     def _refuse_damage(self) -> None:
         damage = self.notes.damage
@@ -200,9 +205,9 @@ class LiveSource:
                 continue
             if _kind_of(reader) != self._kind:
                 reader.close()
-                raise InputDamaged(f"{name}: damaged: it came back as another kind of video")
+                raise self._final(f"{name}: damaged: it came back as another kind of video")
             return reader
-        raise InputDamaged(f"{name}: lost, and not back after {TRIES} tries: {problem}")
+        raise self._final(f"{name}: lost, and not back after {TRIES} tries: {problem}")
 
     def _resume(self, reader: StreamReader) -> None:
         away_seconds = Fraction(time.monotonic() - self._arrived)

@@ -1,8 +1,8 @@
-"""A video upscaled in one pass, from or to something that is no file.
+"""Upscale a video in one pass, from or to a pipe or a live source.
 
-What cannot be read twice cannot be resumed, joined or compared: frames go straight from the source
-to the result. A live source has no end of its own: there a signal is the end, and where the newest
-frame matters more than every frame, older ones are dropped.
+Input that cannot be read twice cannot be resumed, joined or compared: frames go straight from the
+source to the result. A live source may have no end, so a signal ends it. With `--live`, where the
+newest frame matters more than every frame, older frames are dropped.
 """
 
 import threading
@@ -42,29 +42,30 @@ from srgan_edge.video.frame import (
 from srgan_edge.video.reader import VideoReader
 
 NEWEST_FRAMES = 2
-"""That wait where others are dropped. With one alone, two that come close together would be one."""
+"""Frames that wait when others are dropped. One alone would drop one of two that arrive close
+together."""
 
 GLANCE_SECONDS = 0.1
-"""Between two looks for a signal, which must not break off what a library does."""
+"""Interval of checking for a signal, which must not interrupt a library call."""
 
 FINISH_SECONDS = 1.0
-"""After a signal, for the frames that are under way. One that takes longer is let go."""
+"""Time after a signal to finish the frames in progress; slower frames are abandoned."""
 
 
 def upscale_stream(
     job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
 ) -> VideoResult:
-    """Upscale from the job's source to its target, one of which at least is no file.
+    """Upscale from the job's source to its target; at least one of them is not a file.
 
-    Returns when the source ends. A target that is a file is absent until it is whole.
+    Returns when the source ends. A target file does not exist until it is complete.
 
     Raises:
-        InputRefused: nothing comes, or no video.
-        InputDamaged: it broke; what came before is saved and named.
-        OutputFailed: the target cannot be written.
-        UsageError: encoder or container take less than is asked of them.
-        Interrupted: a signal came. Of a live source, the result up to there is whole, and named.
-        ReaderGone: nobody reads standard output any more.
+        InputRefused: Nothing comes, or no video.
+        InputDamaged: The source broke; the message names the file with everything before.
+        OutputFailed: The target cannot be written.
+        UsageError: The encoder or the container does not support the request.
+        Interrupted: A signal came. The result of a live source up to there is complete and named.
+        ReaderGone: The reader of standard output closed it.
     """
     is_live = options.live or isinstance(job.inlet, Address)
     if isinstance(job.inlet, Address):
@@ -112,7 +113,7 @@ def upscale_stream(
                 if is_live:
                     upscaling.wait(signals, FINISH_SECONDS)
                 if not gate.shut(None if job.outlet is None else FINISH_SECONDS / 2):
-                    life.pop_all()  # a thread is stuck in it, and the process ends before that does
+                    life.pop_all()  # a thread is stuck in it until the process ends
                     raise Interrupted(signals.received)
                 if not is_live:
                     raise Interrupted(signals.received)
@@ -147,7 +148,7 @@ def upscale_stream(
 
 
 class _Apart(threading.Thread):
-    """A call in a thread of its own, as it may last, while the main one looks out for signals."""
+    """Runs a slow call in its own thread so that the main thread can handle signals."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         super().__init__(name="stream", daemon=True)
@@ -165,7 +166,10 @@ class _Apart(threading.Thread):
             self._ended.set()
 
     def wait(self, signals: StopSignals, grace_seconds: float = 0.0) -> bool:
-        """Until it has ended, or for so long after a signal; tells which. Raises what it raised."""
+        """Wait for the end of the call, or `grace_seconds` after a signal; return whether it ended.
+
+        An error of the call is raised here.
+        """
         while not (signals.received or self._ended.wait(GLANCE_SECONDS)):
             pass
         if not self._ended.wait(grace_seconds):
@@ -175,30 +179,30 @@ class _Apart(threading.Thread):
         return True
 
 
-# How long frames take from the decoder into the result.
 class Delays:
-    """Measures each frame from `arrived` to `left`, which may be called in two threads.
+    """Measures how long frames take from the decoder into the result.
 
-    Frames leave in the order of their arrival; those that never leave are not measured.
+    `arrived` and `left` may be called in two threads. Frames leave in the order of their arrival;
+    those that never leave are not measured.
     """
 
     def __init__(self) -> None:
         self.arrivals = self.departures = 0
         self.longest_seconds = 0.0
         self._sum_seconds = 0.0
-        self._under_way: deque[tuple[int, float]] = deque()  # pts, and when it arrived
+        self._under_way: deque[tuple[int, float]] = deque()  # pts and time of arrival
 
     @property
     def mean_seconds(self) -> float:
         return self._sum_seconds / max(1, self.departures)
 
     def arrived(self, pts: int) -> None:
-        """A frame is decoded."""
+        """Record that a frame was decoded."""
         self.arrivals += 1
         self._under_way.append((pts, time.monotonic()))
 
     def left(self, pts: int) -> None:
-        """A frame is in the result; those that arrived before it and are not will never be."""
+        """Record that a frame is in the result; earlier ones that are not there were dropped."""
         at, since = self._under_way.popleft()
         while at != pts:
             at, since = self._under_way.popleft()
@@ -241,11 +245,11 @@ class _Flow:
 
 
 class _Gate:
-    """Lets items through to a writer until it is shut; from then on, the writer is not in use."""
+    """Passes items to a writer until it is shut; from then on, the writer is not used."""
 
     def __init__(self, writer: VideoWriter, delays: Delays, on_failure: Callable[[], None]) -> None:
         self.packets = 0
-        """Copied ones that went through."""
+        """Copied packets that passed."""
         self._writer, self._delays, self._on_failure = writer, delays, on_failure
         self._passage = threading.Lock()
         self._is_shut = False
@@ -261,7 +265,7 @@ class _Gate:
             self.packets += 1
 
     def shut(self, within_seconds: float | None) -> bool:
-        """Wait for what is passing; False: it did not get through in time. None: however long."""
+        """Wait for the item that is passing, without limit if None; return whether it passed."""
         if not self._passage.acquire(timeout=-1 if within_seconds is None else within_seconds):
             return False
         self._is_shut = True
@@ -281,7 +285,7 @@ class _Gate:
 
 
 class _Once:
-    """A file or a pipe as a source: read once, from its start to its end."""
+    """A file or a pipe as a source, read once from start to end."""
 
     def __init__(self, job: Job, reading: ReaderOptions) -> None:
         self._job, self._reading = job, reading
@@ -302,7 +306,7 @@ class _Once:
 
 
 def _encoding(options: Options) -> Encoding:
-    """As asked for; where time matters, no encoder that speaks of it waits for later frames."""
+    """Return the requested settings; for a live result, x264 and x265 must not look ahead."""
     encoding = options.encoding
     if options.live and encoding.codec in ("libx264", "libx265"):
         return replace(encoding, options={"tune": "zerolatency"} | encoding.options)
@@ -314,7 +318,7 @@ def _is_frame(item: Item) -> bool:
 
 
 def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) -> Iterator[str]:
-    """What is not as in the source, or not certain, before the first frame."""
+    """Yield what is uncertain or differs from the source, before the first frame."""
     unknown = reader.info.duration_seconds is None
     yield "in one pass, which cannot be resumed" + (
         "; states no length: whether it ends early cannot be known" if unknown else ""
@@ -333,7 +337,7 @@ def _remarks_after(
     delays: Delays,
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
-    """What only the whole video shows, and what became of each frame."""
+    """Yield remarks that need the whole video, and the fate of its frames."""
     yield from remarks_after(info, notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:
