@@ -283,8 +283,8 @@ def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, lin
 @pytest.mark.parametrize(
     ("clip", "options", "reason"),
     [
-        ({"pixel_format": "yuv420p10le"}, [], "NVDEC gave h264 in p010le, not in NV12"),
-        ({"pixel_format": "yuv444p"}, [], "NVDEC gave h264 in yuv444p, not in NV12"),
+        ({"pixel_format": "yuv420p10le"}, [], "NVDEC returned h264 in p010le, not in NV12"),
+        ({"pixel_format": "yuv444p"}, [], "NVDEC returned h264 in yuv444p, not in NV12"),
         ({}, ["--outscale", "3"], "--outscale is done there"),
         ({}, ["--deinterlace"], "--deinterlace is done there"),
         ({}, ["--pix-fmt", "yuv444p"], "yuv444p is made there"),

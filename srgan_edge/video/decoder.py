@@ -110,7 +110,7 @@ class VideoDecoder:
             yield from self._deinterlacer.push(decoded) if self._deinterlacer else (decoded,)
 
     def _is_hidden(self, packet: VideoPacket) -> bool:
-        """Whether the frame is a reference only: `show_frame` in RFC 6386, section 9.1."""
+        """Check whether the frame is a reference only: `show_frame` in RFC 6386, section 9.1."""
         return self._stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
     def _decoded(self, packet: "VideoPacket | None") -> Iterator[DecodedFrame]:
@@ -144,7 +144,7 @@ class VideoDecoder:
     ) -> Iterator[DecodedFrame]:
         if self._nvdec and unseen and (self._last is not None or following is None):
             seconds = float(unseen[0].pts * self._time_base)
-            raise NvdecFailed(f"NVDEC gave no frame for the packet at {seconds:.2f} s")
+            raise NvdecFailed(f"NVDEC returned no frame for the packet at {seconds:.2f} s")
         lost = [sent for sent in unseen if self._is_damage(sent)]
         self._lost.update(sent.pts for sent in lost)
         shown = self._last or following
@@ -153,7 +153,7 @@ class VideoDecoder:
             yield from (DecodedFrame(shown, *sent) for sent in lost)
 
     def _is_damage(self, unseen: FrameTime) -> bool:
-        """Whether a frame that the decoder did not return was lost.
+        """Check whether a frame that the decoder did not return was lost.
 
         If nothing else is wrong, it may also belong before the first keyframe and refer to frames
         from before the start of the video; and some containers describe their packets poorly.

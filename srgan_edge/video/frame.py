@@ -124,7 +124,7 @@ class Damage:
 
     @property
     def is_repaired(self) -> bool:
-        """Whether the frames that are shown make up for every finding."""
+        """True if the frames that are shown make up for every finding."""
         return all(finding.repaired for finding in self.findings.values())
 
     def add(self, what: str, at_seconds: Fraction | None = None, *, repaired: bool = False) -> None:

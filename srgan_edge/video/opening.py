@@ -258,5 +258,5 @@ def color_of(frame: VideoFrame) -> ColorDescription:
 
 
 def is_copied(stream: Stream) -> bool:
-    """Whether the packets of a stream are carried into the result: audio and subtitles."""
+    """Return True if the packets of a stream are copied to the result: audio and subtitles."""
     return stream.type in ("audio", "subtitle") and stream.codec_context is not None

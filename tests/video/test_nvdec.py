@@ -99,12 +99,12 @@ def test_fields_become_the_same_images(tmp_path):
 @pytest.mark.parametrize(
     ("stand", "message"),
     [
-        ({"lost": [7]}, r"gave no frame for the packet at 0\.28 s"),
-        ({"lost": [11]}, r"gave no frame for the packet at 0\.44 s"),
-        ({"lost": range(3, 12)}, r"gave no frame for the packet at 0\.12 s"),
+        ({"lost": [7]}, r"returned no frame for the packet at 0\.28 s"),
+        ({"lost": [11]}, r"returned no frame for the packet at 0\.44 s"),
+        ({"lost": range(3, 12)}, r"returned no frame for the packet at 0\.12 s"),
         ({"fails_at": 5}, r"NVDEC failed \(Generic error"),
-        ({"software_at": 0}, "does not take h264 in yuv420p here"),
-        ({"software_at": 6}, "does not take h264 in yuv420p here"),
+        ({"software_at": 0}, "does not support h264 in yuv420p here"),
+        ({"software_at": 6}, "does not support h264 in yuv420p here"),
     ],
 )
 @pytest.mark.parametrize("options", [{"crf": "18", "bf": "0"}, B_FRAMES], ids=["IP", "IBP"])
@@ -136,13 +136,13 @@ def test_a_first_frame_that_differs_is_the_end_of_it(tmp_path):
             return frames
 
     path = make(tmp_path / "in.mp4")
-    with pytest.raises(NvdecFailed, match="first frame is not that of the software decoder"):
+    with pytest.raises(NvdecFailed, match="first frame differs from that of the software decoder"):
         read(path, Shifted())
 
 
 def test_packets_without_times_are_for_software(tmp_path):
     path = make(tmp_path / "in.avi", options=B_FRAMES)
-    with pytest.raises(NvdecFailed, match="a packet has no time, by which the loss"):
+    with pytest.raises(NvdecFailed, match="a packet has no time, so the loss"):
         read(path, Stand())
 
 
@@ -223,7 +223,7 @@ def test_without_a_gpu():
 def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
     """For real: FFmpeg tries to load the driver here, and fails."""
     monkeypatch.setattr(Gpu, "find", lambda: Gpu("Busy", 1, "8.9", "13.0"))
-    assert "libnvcuvid.so.1, is not here; a container needs NVIDIA_DRIVER_" in why_not_here()
+    assert "libnvcuvid.so.1, is missing; a container needs NVIDIA_DRIVER_" in why_not_here()
     monkeypatch.setattr(nvdec_module, "_LIBRARY", "libc.so.6")
     assert "does not open for decoding (Operation not permitted)" in why_not_here()
     path = make(tmp_path / "in.mp4", frames=2)

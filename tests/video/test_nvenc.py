@@ -125,7 +125,7 @@ def test_the_command_ends_with_its_code(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (av.error.PermissionError(errno.EPERM, "x"), "libnvidia-encode.so.1, is not here; a cont"),
+        (av.error.PermissionError(errno.EPERM, "x"), "libnvidia-encode.so.1, is missing; a cont"),
         (av.FFmpegError(errno.ENOSYS, "x"), "the driver is too old"),
         (av.error.MemoryError(errno.ENOMEM, "x"), "out of memory, or encodes as many videos as it"),
         (av.error.ExternalError(-0x20545845, "x"), "does not encode this codec in this format"),

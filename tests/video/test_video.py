@@ -300,9 +300,9 @@ def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
     [
         ("out.avi", Encoding(), r"out\.avi: possible suffixes are \.mp4"),
         ("out.mp4", Encoding("libx246"), "no video codec is called libx246; did you mean libx26"),
-        ("out.mp4", Encoding("aac"), "aac is no video codec"),
+        ("out.mp4", Encoding("aac"), "aac is not a video codec"),
         ("out.webm", Encoding(), r"out\.webm cannot hold libx264; use -o out\.mkv"),
-        ("out.mp4", Encoding(preset="quick"), "libx264 does not take .*preset=quick"),
+        ("out.mp4", Encoding(preset="quick"), "libx264 does not accept .*preset=quick"),
         ("out.mp4", Encoding(options={"crv": "3"}), "libx264 has no option crv"),
         ("out.mp4", Encoding("mpeg4", crf=3), "mpeg4 has no option crf"),
         ("out.mp4", Encoding(pixel_format="yuv42p"), "no pixel format is called yuv42p"),
