@@ -120,7 +120,7 @@ def test_a_fast_engine_drops_no_more_than_what_came_while_it_was_probed(tmp_path
 
 
 def drift(frames):
-    """How far the times of numbered frames are from those they were made with, at 25 a second."""
+    """Return how far the times of numbered frames are from their original ones at 25 per second."""
     offsets = [frame.start - frame.number * 40 * MS for frame in frames]
     return max(offsets) - min(offsets)
 
@@ -132,7 +132,7 @@ def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, video):
 
 
 def test_no_frame_waits_on_its_way_out_of_a_pipe(clip):
-    """From the moment a frame is due to that at which the upscaled one can be read."""
+    """Measure from the time a frame is due until the upscaled one can be read."""
     read_end, write_end = os.pipe()
     late = []
 
@@ -208,7 +208,7 @@ def test_hls_is_read_over_http_to_its_end(tmp_path, video, live):
 
 
 def test_broadcast_audio_goes_into_a_pipe(tmp_path, video):
-    """In a transport stream each packet says what it is, in Matroska the header does."""
+    """A transport stream describes AAC in each packet, Matroska in the header."""
     folder = tmp_path / "www"
     folder.mkdir()
     write_hls(video, folder)
@@ -309,7 +309,7 @@ def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, video)
 
 @pytest.mark.slow
 def test_a_lost_connection_is_made_again(tmp_path, video):
-    """The stream goes on as much later as it was away, and says so."""
+    """The stream resumes as much later as it was away, with a note."""
     target, port = tmp_path / "out.mkv", free_udp_port()
     with broadcast(video, port, repeats=2, pause=2.5) as url, pytest.raises(InputDamaged):
         listener = Listener()
@@ -324,7 +324,7 @@ def test_a_lost_connection_is_made_again(tmp_path, video):
 
 
 class DyingServer(http.server.SimpleHTTPRequestHandler):
-    """Serves two segments, and for all others fails."""
+    """Serves two segments and fails for all others."""
 
     def do_GET(self):
         if self.path.endswith(("2.ts", "3.ts", "4.ts")):
@@ -424,7 +424,7 @@ GLib.MainLoop().run()
 
 @contextmanager
 def rtsp_server(video):
-    """A real one, GStreamer's, where the machine's own Python has it."""
+    """A real server, GStreamer's, if the system's Python has it."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if not python or subprocess.run([python, "-c", PROBE], capture_output=True).returncode:
         pytest.skip("needs gir1.2-gst-rtsp-server-1.0, python3-gi and GStreamer's plugins")

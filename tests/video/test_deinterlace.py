@@ -1,4 +1,4 @@
-"""Two fields become one image: of the first field's moment, at the same time, nothing else."""
+"""Two fields become one frame, with the content and the time of the first field."""
 
 import av
 import numpy as np
@@ -13,7 +13,7 @@ from srgan_edge.video.reader import VideoReader
 SIZE = (64, 48)
 PTS = [0, 40, 80, 125, 1000, 1040]
 TOP, BOTTOM, NEITHER = "tff", "bff", "prog"
-"""Which field is first, as FFmpeg's `setfield` calls it."""
+"""Field orders by the names of FFmpeg's `setfield`."""
 
 
 def moment(number):
@@ -24,7 +24,7 @@ def moment(number):
 
 
 def image(number, order):
-    """Two moments in one image, the first in the lines that `order` says."""
+    """Two moments in one frame, the first one in the lines given by `order`."""
     if order == NEITHER:
         return moment(2 * number)
     first = 0 if order == TOP else 1

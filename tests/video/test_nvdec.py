@@ -1,4 +1,4 @@
-"""NVDEC without a GPU: software decodes in its place, and gives frames as it would, or fails.
+"""NVDEC without a GPU: software decodes instead and returns frames like NVDEC, or fails.
 
 What is shown is what becomes of them. That NVDEC gives the same samples is for `make gpu` to show.
 """
@@ -28,7 +28,7 @@ GIVEN = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 
 
 class Stand(Nvdec):
-    """Software in NVDEC's place; `lost` are frames that do not come, by number."""
+    """A software decoder in place of NVDEC; `lost` are the numbers of missing frames."""
 
     def __init__(self, lost=(), fails_at=None, damaged_at=None, software_at=None):
         super().__init__()
@@ -155,7 +155,7 @@ def test_a_decoder_that_gives_nothing_is_noticed_soon(tmp_path):
 
 
 def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
-    """A capture begins anywhere: its first images lean on what is not in it."""
+    """A capture begins anywhere, so its first frames refer to frames that it lacks."""
     whole = make(tmp_path / "in.ts", frames=30, options={"bf": "2", "g": "10"})
     packets = 188
     cut = tmp_path / "cut.ts"
@@ -169,7 +169,7 @@ def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
 
 @pytest.fixture
 def gpu_video(monkeypatch):
-    """What `make gpu` does with videos; what needs a GPU is stood in for by who uses this."""
+    """Run the video part of `make gpu`; callers replace everything that needs a GPU."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import gpu_video
 
@@ -221,7 +221,7 @@ def test_without_a_gpu():
 
 @pytest.mark.skipif(Gpu.find() is not None, reason="there is a GPU")
 def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
-    """For real: FFmpeg tries to load the driver here, and fails."""
+    """Without mocks: FFmpeg tries to load the driver and fails."""
     monkeypatch.setattr(Gpu, "find", lambda: Gpu("Busy", 1, "8.9", "13.0"))
     assert "libnvcuvid.so.1, is missing; a container needs NVIDIA_DRIVER_" in why_not_here()
     monkeypatch.setattr(nvdec_module, "_LIBRARY", "libc.so.6")
@@ -235,7 +235,7 @@ def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
     "stand", [{}, {"lost": [7]}, {"lost": [60]}, {"fails_at": 0}, {"fails_at": 55}], ids=str
 )
 def test_a_video_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsys, stand):
-    """Of more than one segment: what was finished before NVDEC failed stays."""
+    """Segments that were finished before NVDEC failed are kept."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "in.mp4", audio=["eng"], options=B_FRAMES, frames=64, size=(32, 16))
     monkeypatch.setattr(nvdec_module, "why_not_here", lambda: None)
