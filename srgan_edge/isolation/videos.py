@@ -6,6 +6,7 @@ ring of shared memory, everything else as messages, all of which are checked.
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, Unpack
@@ -198,10 +199,10 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
 
 def _say_what_is_new(before: Notes, reader: VideoReader, parent: Parent) -> Notes:
-    notes = reader.notes
-    if notes != before:
-        parent.send({"notes": pack(notes, Heap())})
-    return notes
+    if reader.notes == before:
+        return before
+    parent.send({"notes": pack(reader.notes, Heap())})
+    return deepcopy(reader.notes)
 
 
 def _skip(reader: VideoReader, frames: int, parent: Parent) -> None:
@@ -246,7 +247,7 @@ def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent
 
 def _checked_notes(record: Any) -> Notes:  # noqa: ANN401
     notes = unpack(Notes, record)
-    if not _is_plain(notes.recolored, notes.damage, *notes.unkept):
+    if not _is_plain(notes.recolored, str(notes.damage), *notes.unkept):
         raise ValueError(str(notes)[:200])
     return notes
 

@@ -148,7 +148,7 @@ def test_videos_that_become_deeper_midway(tmp_path):
     with IsolatedReader(source) as isolated:
         frames = list(isolated)
         assert isolated.notes == reader.notes
-    assert reader.recolored
+    assert reader.notes.recolored
     assert [frame.deep is None for frame in frames] == [True] * 12 + [False] * 12
     for frame, other in zip(frames, expected, strict=True):
         assert np.array_equal(frame.pixels, other.pixels)
