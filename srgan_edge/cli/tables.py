@@ -1,8 +1,9 @@
 """The tables that commands print for people, and the records they print for machines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite, isnan
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from rich.box import SIMPLE_HEAD
@@ -28,11 +29,10 @@ _SIGNS = {"ok": "[green]ok[/]", "absent": "[dim]--[/]", "broken": "[red]broken[/
 _ARROWS = {"higher": " ↑", "lower": " ↓", "nearer zero": ""}
 
 
-def spec_table(model: ModelFiles) -> Table:
-    """A model's spec, a line a fact."""
+def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
+    """A model's name and facts; long ones are wrapped at `width`, but paths stay whole."""
     spec = model.spec
-    table = Table(title=spec.name, show_header=False, box=None, title_justify="left")
-    rows: dict[str, object] = {
+    rows = {
         "architecture": f"{spec.architecture}, {spec.blocks} blocks of {spec.channels} channels",
         "scale": f"x{spec.scale}",
         "values": f"RGB in [0, 1], sRGB as stored; head {spec.head}, norm {spec.norm}",
@@ -50,10 +50,11 @@ def spec_table(model: ModelFiles) -> Table:
             "hardware": spec.training.hardware,
             "PSNR-Y": scores or "not stated",
         }
-    rows["files"] = ", ".join(str(path) for path in model.files.values())
+    yield spec.name
     for name, value in rows.items():
-        table.add_row(f"  {name}", escape(str(value)))
-    return table
+        yield from wrap(value, width, initial_indent=f"   {name:18}", subsequent_indent=21 * " ")
+    for number, path in enumerate(model.files.values()):
+        yield f"   {'' if number else 'files':18}{path}"
 
 
 def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Table:
