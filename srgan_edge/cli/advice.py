@@ -80,7 +80,7 @@ ADVICE: dict[str, dict[str, str]] = {
         "--imgsz": "type --shape NxHxW, or --dynamic MIN,OPT,MAX",
     },
 }
-"""By command: options of well-known programs that are not ours, and what to type instead."""
+"""Options of well-known programs, and what to type instead, by command."""
 
 
 def meant(arguments: Sequence[str], commands: Sequence[str], path: str) -> UsageError:

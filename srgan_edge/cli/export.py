@@ -43,7 +43,7 @@ TARGETS = {
     "--openvino": "OpenVINO's IR",
     "--triton": "a Triton repository",
 }
-"""What `export` can make, by option; without one, the first of the first three that fits."""
+"""Results of `export`, by option; the first three in the order of preference."""
 
 _ENGINE_TARGETS = ("--tensorrt", "--rtx")
 

@@ -265,7 +265,7 @@ def verify_tiles(
 
 
 def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
-    """In the order of the names; PyTorch is imported only for what needs it."""
+    """Return the measures in the order of the names; PyTorch is imported only if one needs it."""
     from srgan_edge.evaluation.evaluate import MEASURES
 
     learned = [name for name in names if name not in MEASURES]

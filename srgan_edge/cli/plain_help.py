@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from srgan_edge.cli.advice import meant
 
 Rows: TypeAlias = dict[str, list[tuple[str, str]]]
-"""By panel: names of options or commands, and their help."""
+"""Names of options or commands and their help, by panel."""
 
 _DEFAULT = re.compile(r"\[[^]]*\]$")
 _HARD_SPACE = "\N{NO-BREAK SPACE}"

@@ -1,4 +1,4 @@
-"""What commands that take minutes show on stderr: a live line, or a bar."""
+"""Progress of commands that take minutes, on stderr: a live line or a bar."""
 
 import os
 import time

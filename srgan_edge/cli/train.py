@@ -38,7 +38,7 @@ MINI_CHANGES = ("pixel.steps=1500", "data.crop_px=96", "data.batch=4")
 """An eighth of the recipe's work a step: about three minutes on two CPU cores."""
 
 MINI_MINUTES = 5.0
-"""Where a machine is slower than that, the run stops here, and the same command resumes it."""
+"""Time limit on a slower machine; the same command then resumes the run."""
 
 
 @commands.command(
