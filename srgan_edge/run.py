@@ -1,4 +1,4 @@
-"""Doing the jobs of one `upscale` command: one engine, many files, none stops the others."""
+"""Run the jobs of one `upscale` command: one engine, many files; a bad file stops no other."""
 
 import time
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ from srgan_edge.video.nvidia import choose_decoder
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
-    """Upscale every job's file; returns the worst exit code of all of them.
+    """Upscale the file of every job; return the worst exit code.
 
     Raises:
-        SrganEdgeError: nothing could be started: no such model or engine, impossible options.
+        SrganEdgeError: nothing could be started, because of the model, the engine or the options.
     """
     if options.outscale is not None and not 0 < options.outscale <= 16:
         raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
@@ -72,9 +72,9 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
-    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can.
+    """Return the CPU engine that continues if a GPU is lost; None if there is none.
 
-    Opened in FP32, it also does again what was not finite on the GPU.
+    Opened in FP32, it also recomputes tiles that were not finite on the GPU.
     """
     if choice.device == "cpu":
         return None
@@ -88,7 +88,7 @@ def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
 
 
 def _source_of(choice: Choice) -> str | None:
-    """The model that a file for a GPU alone was made of, which may be here."""
+    """Return the name of the model that a GPU-only file was made from, if it states one."""
     if choice.kind.suffix == ENGINE_SUFFIX:
         return read_passport(choice.path).source
     if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":
@@ -97,7 +97,7 @@ def _source_of(choice: Choice) -> str | None:
 
 
 def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
-    """What decides the pixels of a result besides its input."""
+    """Return everything besides the input that determines the pixels of a result."""
     info = upscaler.info
     return {
         "model": {"name": info.spec.name, "sha256": sha256_of(choice.path)},
@@ -118,7 +118,7 @@ def _outcome_of(
     made_by: Mapping[str, Any],
     reporter: Reporter,
 ) -> Outcome:
-    """Do one job; its error, if it is one of ours, is its outcome."""
+    """Run one job; one of our errors becomes its outcome."""
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
     try:

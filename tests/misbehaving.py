@@ -120,7 +120,7 @@ def _lies(*messages):
 
 
 def _notes(nudged):
-    return remote.pack(Notes(nudged), remote.Heap())
+    return calls.pack(Notes(nudged), calls.Heap())
 
 
 LIES = {
