@@ -90,7 +90,6 @@ class GpuColorLock:
         )
 
     def close(self) -> None:
-        """Free the memory."""
         self._buffers.close()
 
     def _launch(self, name: str, threads: int, *arguments: Argument) -> None:
