@@ -253,10 +253,10 @@ def test_a_signal_in_the_middle_of_a_mean(photos, tmp_path, monkeypatch):
     train(recipe, [photos], tmp_path / "whole")
     crops = PhotoPack.crops
 
-    def interrupted(pack, seed, step, indices):
+    def interrupted(pack, seed, step, indices, **options):
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return crops(pack, seed, step, indices)
+        return crops(pack, seed, step, indices, **options)
 
     monkeypatch.setattr(PhotoPack, "crops", interrupted)
     with pytest.raises(Interrupted, match="step 6 is saved"):
@@ -465,7 +465,7 @@ def test_rolling_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, m
     train(recipe, [photos], tmp_path, vgg_weights=vgg_file, say=said.append)
     assert any("back to step-00000006.pt" in line for line in said), said
     record = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
-    judge = record["opponent"]["optimizer"]["adam"]["state"]
+    judge = record["opponent"]["optimizer"]["method"]["state"]
     assert {int(moments["step"]) for moments in judge.values()} == {6}
     assert record["rollbacks"] == 1
 
