@@ -49,7 +49,7 @@ PACKAGES += ["cuda-core", "cuda-bindings", "pycuda", "numpy", "nvidia-cudnn-cu12
 
 
 class NotThere(Exception):
-    """The GPU lacks this hardware (such as NVENC on data-center cards); nothing is untested."""
+    """The GPU lacks this hardware (as data-center cards lack NVENC), so nothing is untested."""
 
 
 class Record:

@@ -182,7 +182,7 @@ def end_to_end(name: str, model: str, size: tuple[int, int]) -> dict[str, float]
 
 
 def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Time an engine's slot by the GPU's clock, in ms: kernels alone, and with copies."""
+    """Measure an engine's slot on the GPU's clock: its kernels alone, and with copies."""
     with open_engine(name, model, size) as engine:
         cuda, (slot,) = engine.cuda, engine._slots
         with cuda.current():

@@ -253,10 +253,10 @@ def test_a_signal_in_the_middle_of_a_mean(photos, tmp_path, monkeypatch):
     train(recipe, [photos], tmp_path / "whole")
     crops = PhotoPack.crops
 
-    def interrupted(pack, seed, step, indices, candidates):
+    def interrupted(pack, seed, step, indices, **options):
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return crops(pack, seed, step, indices, candidates=candidates)
+        return crops(pack, seed, step, indices, **options)
 
     monkeypatch.setattr(PhotoPack, "crops", interrupted)
     with pytest.raises(Interrupted, match="step 6 is saved"):
