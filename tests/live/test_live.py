@@ -131,21 +131,21 @@ def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, video):
     assert (result.frames, result.frames_dropped) == (50, 0)
 
 
-def test_no_frame_waits_on_its_way_out_of_a_pipe(clip):
+def test_no_frame_waits_on_its_way_out_of_a_pipe(video):
     """Measure from the time a frame is due until the upscaled one can be read."""
     read_end, write_end = os.pipe()
     late = []
 
     def watch():
         with av.open(f"pipe:{read_end}", options=QUICK) as result:
-            video = result.streams.video[0]
-            for frame in result.decode(video):
+            stream = result.streams.video[0]
+            for frame in result.decode(stream):
                 number = read_barcode(frame.to_ndarray(format="rgb24"))
                 late.append(time.monotonic() - begun - number / RATE)
 
     watcher = threading.Thread(target=watch)
     begun = time.monotonic()
-    with paced(clip) as pipe:
+    with paced(video) as pipe:
         watcher.start()
         job = Job(Path(pipe.name), Path("out"), "video", pipe, OutputPipe("nut", write_end))
         upscale_stream(job, Doubler(0.1), replace(OPTIONS, live=True), Listener())
