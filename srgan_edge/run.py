@@ -21,7 +21,7 @@ from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.transcode.upscale import upscale_video_file
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
 
 
@@ -42,7 +42,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
         engine, spare = open_one(choice), spare_for(choice, files)
-        upscaler = Upscaler(
+        upscaler = FrameUpscaler(
             engine,
             options.tiling,
             reporter.note,
@@ -96,7 +96,7 @@ def _source_of(choice: Choice) -> str | None:
     return None
 
 
-def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
+def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[str, Any]:
     """What decides the pixels of a result besides its input."""
     info = upscaler.info
     return {
@@ -112,7 +112,7 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
 
 def _outcome_of(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: FrameUpscaler,
     images: ImageProcess,
     options: Options,
     made_by: Mapping[str, Any],
@@ -151,7 +151,7 @@ def _outcome_of(
 
 
 def _upscale_image(
-    job: Job, upscaler: Upscaler, images: ImageProcess, options: Options, reporter: Reporter
+    job: Job, upscaler: FrameUpscaler, images: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
     enlargement = options.outscale or upscaler.scale
     with images.open(job.source, enlargement) as reader:

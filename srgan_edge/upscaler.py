@@ -43,7 +43,7 @@ class Load:
     """Frames go to engines whole that can cut them themselves."""
 
 
-class Upscaler:
+class FrameUpscaler:
     """Upscales single frames by tiles, whatever becomes of the engine; engines stay their owner's.
 
     Where a GPU runs out of memory, the frame is done again in smaller batches, then smaller tiles;

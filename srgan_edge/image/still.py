@@ -85,7 +85,7 @@ class Rows(Protocol):
 
 
 class Network(Protocol):
-    """What makes 8-bit RGB larger; an `Upscaler` is one."""
+    """What makes 8-bit RGB larger; an `FrameUpscaler` is one."""
 
     scale: int
 

@@ -29,7 +29,7 @@ from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
 from srgan_edge.transcode.work_folder import WorkFolder, _identity, open_work_folder
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -41,7 +41,7 @@ STOP_SECONDS = 1.5
 
 def upscale_video_file(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: FrameUpscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
@@ -91,7 +91,7 @@ _Way = Literal["gpu", "nvdec", "cpu"]
 
 def _upscale_video(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: FrameUpscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
