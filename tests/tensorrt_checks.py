@@ -622,7 +622,7 @@ def video_on_the_gpu(engine, width, height, pixel_format, tiling=None):
 def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
     tensorrt, tmp_path, profile, width, height, given, taken
 ):
-    """To the byte: the references of the kernels, with the frames of `FrameUpscaler` between them."""
+    """To the byte: the references of the kernels, with frames of `FrameUpscaler` between."""
     bits = 8 if taken == "nv12" else 10
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
         upscaler = FrameUpscaler(engine, Tiling())
