@@ -18,7 +18,7 @@ SPEC = find_model("edge-x4").spec
 
 
 class Nearest:
-    """An engine that repeats pixels, has memory for so many of them, and lives so many calls."""
+    """An engine that repeats pixels, with memory for `limit_px` of them, lost after `calls` calls."""
 
     def __init__(self, name="nearest", limit_px=1 << 30, calls=1 << 30):
         self.info = EngineInfo(name, "cuda:0", "fp16", SPEC, slots=3)
@@ -76,17 +76,17 @@ class Reddening(Nearest):
 @pytest.mark.parametrize("tile", [0, 40])
 def test_colors_are_locked_over_the_frame_and_not_the_tile(tile):
     frame = image(0) // 2 + 60
-    loose, held, by_itself = (
+    loose, held, default = (
         FrameUpscaler(Reddening(), Tiling(tile=tile), color_lock=lock).upscale(frame).astype(int)
         for lock in (False, True, None)
     )
     assert 6 <= (loose - nearest(frame)).mean((0, 1))[0] < 7
     assert np.array_equal(held, locked(frame, loose.astype(np.uint8)))
     assert np.abs((held - nearest(frame)).mean((0, 1))).max() < 0.1
-    assert np.array_equal(by_itself, loose)  # a model trained on pixels alone
+    assert np.array_equal(default, loose)  # a model trained on pixels alone
 
 
-def test_less_than_the_smallest_tile_there_is_not():
+def test_there_is_nothing_less_than_the_smallest_tile():
     upscaler = FrameUpscaler(Nearest(limit_px=100), Tiling())
     with pytest.raises(OutOfMemory, match="full"):
         upscaler.upscale(image(0))
@@ -118,7 +118,7 @@ def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
     assert lines == ["first is lost (gone); going on with second, cuda:0, fp16 instead of fp16"]
 
 
-def test_without_a_spare_the_loss_is_told():
+def test_without_a_spare_the_loss_is_raised():
     upscaler = FrameUpscaler(Nearest(calls=0), Tiling())
     with pytest.raises(EngineLost, match="gone"):
         upscaler.upscale(image(0))
@@ -162,7 +162,7 @@ def test_stripes_hold_the_colors_of_the_whole_image(size):
     assert np.array_equal(np.concatenate(upscaled), upscaler.upscale(frame))
 
 
-def test_out_of_memory_in_the_middle_of_a_image_goes_on_below():
+def test_out_of_memory_in_the_middle_of_an_image_goes_on_below():
     said, frame = [], image(3)
     engine = Nearest()
     upscaler = FrameUpscaler(engine, Tiling(tile=32), said.append)
@@ -174,7 +174,7 @@ def test_out_of_memory_in_the_middle_of_a_image_goes_on_below():
     assert said == ["out of memory: going on with tiles of 16 px"]
 
 
-def test_an_engine_lost_in_the_middle_of_a_image_is_replaced():
+def test_an_engine_lost_in_the_middle_of_an_image_is_replaced():
     frame = image(4)
     upscaler = FrameUpscaler(Nearest(calls=7), Tiling(tile=32), spare=lambda: Nearest("spare"))
     assert np.array_equal(np.concatenate(stripes(upscaler, frame)), nearest(frame))
@@ -190,7 +190,7 @@ def test_a_gpu_gives_a_quarter_of_its_memory_to_tiles(monkeypatch):
     """And no less than a CPU does."""
     tiles = []
     for memory_bytes in (None, 1 << 30, 8 << 30):
-        monkeypatch.setattr("srgan_edge.upscaler.gpu_memory_bytes", lambda index, n=memory_bytes: n)
+        monkeypatch.setattr("srgan_edge.machine.gpu_memory_bytes", lambda index, n=memory_bytes: n)
         upscaler = FrameUpscaler(Nearest(), Tiling())
         plan, _ = upscaler.plan(1280, 720)
         tiles.append(len(plan.tiles))
