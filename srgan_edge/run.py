@@ -1,9 +1,9 @@
-"""Doing the jobs of one `upscale` command: one engine, many files, none stops the others."""
+"""The jobs of one `upscale` command: one engine, many files; a failure does not stop the rest."""
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
@@ -25,100 +25,87 @@ from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model on an engine, ready for jobs."""
+
+    upscaler: FrameUpscaler
+    made_by: Mapping[str, Any]
+    """Everything but the input that determines the pixels of a result, as JSON values."""
+    summary: str
+    """Model, engine, device and arithmetic in a line."""
+
+
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
-    """Upscale every job's file; returns the worst exit code of all of them.
+    """Upscale every job's file; return the highest exit code of all of them.
 
     Raises:
         SrganEdgeError: nothing could be started: no such model or engine, impossible options.
     """
-    if options.outscale is not None and not 0 < options.outscale <= 16:
-        raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
-    files = find_model(options.model)
-    choice = choose_engine(files, options.engine, options.device)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
-    with ExitStack() as opened:
-
-        def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
-            return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
-
-        engine, spare = open_one(choice), spare_for(choice, files)
-        upscaler = FrameUpscaler(
-            engine,
-            options.tiling,
-            reporter.note,
-            None if spare is None else lambda: open_one(spare),
-            None if spare is None else lambda: open_one(spare, fp32=True),
-            color_lock=options.color_lock,
-        )
-        info = engine.info
-        made_by = _made_by(choice, upscaler, options)
-        reporter.began(
-            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
-            f"{', colors locked' if upscaler.color_lock else ''}",
-            made_by,
-        )
+    paths = [job.source for job in jobs if job.kind == "image"]
+    outcomes = []
+    with (
+        open_upscaler(options, reporter.note, slots) as opened,
+        ImageProcess(paths, options.max_pixels) as images,
+    ):
+        reporter.began(opened.summary, opened.made_by)
         if any(job.kind == "video" for job in jobs):
-            chosen = choose_decoder(options.decode, info.device, reporter.note)
-            options = replace(options, decode=chosen)
-        paths = [job.source for job in jobs if job.kind == "image"]
-        images = opened.enter_context(ImageProcess(paths, options.max_pixels))
-        outcomes = []
+            device = opened.upscaler.info.device
+            options = replace(options, decode=choose_decoder(options.decode, device, reporter.note))
         for job in jobs:
-            outcome = _outcome_of(job, upscaler, images, options, made_by, reporter)
+            outcome = do_job(job, opened, images, options, reporter)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
     return max(outcome.exit_code for outcome in outcomes)
 
 
-def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
-    """What goes on, on the CPU, when the GPU of an engine is lost; None: nothing can.
+@contextmanager
+def open_upscaler(
+    options: Options, say: Callable[[str], None], slots: int, choice: Choice | None = None
+) -> Iterator[Opened]:
+    """The model and engine that `options` name; closed, with its spare engines, at the end.
 
-    Opened in FP32, it also does again what was not finite on the GPU.
+    Args:
+        say: called with a line for the user whenever the engine had to be changed.
+        slots: number of frames to upscale at once.
+        choice: the engine, if it was chosen already.
+
+    Raises:
+        SrganEdgeError: no such model or engine, or impossible options.
     """
-    if choice.device == "cpu":
-        return None
-    try:
-        if source := _source_of(choice):
-            original = find_model(source)
-            files = original if original.spec == files.spec else files
-        return choose_engine(files, device="cpu")
-    except SrganEdgeError:
-        return None
+    if options.outscale is not None and not 0 < options.outscale <= 16:
+        raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
+    files = find_model(options.model)
+    first = choice or choose_engine(files, options.engine, options.device)
+    with ExitStack() as opened:
+
+        def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
+            return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
+
+        engine, spare = open_one(first), spare_for(first, files)
+        upscaler = FrameUpscaler(
+            engine,
+            options.tiling,
+            say,
+            None if spare is None else lambda: open_one(spare),
+            None if spare is None else lambda: open_one(spare, fp32=True),
+            color_lock=options.color_lock,
+        )
+        info = engine.info
+        summary = (
+            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
+            f"{', colors locked' if upscaler.color_lock else ''}"
+        )
+        yield Opened(upscaler, _made_by(first, upscaler, options), summary)
 
 
-def _source_of(choice: Choice) -> str | None:
-    """The model that a file for a GPU alone was made of, which may be here."""
-    if choice.kind.suffix == ENGINE_SUFFIX:
-        return read_passport(choice.path).source
-    if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":
-        return file.spec.name
-    return None
-
-
-def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[str, Any]:
-    """What decides the pixels of a result besides its input."""
-    info = upscaler.info
-    return {
-        "model": {"name": info.spec.name, "sha256": sha256_of(choice.path)},
-        "engine": {"name": info.name, "device": info.device, "arithmetic": info.arithmetic},
-        "tile": options.tiling.tile,
-        "overlap_px": upscaler.halo_px,
-        "batch": options.tiling.batch,
-        "slots": upscaler.slots,
-        "color_lock": upscaler.color_lock,
-    }
-
-
-def _outcome_of(
-    job: Job,
-    upscaler: FrameUpscaler,
-    images: ImageProcess,
-    options: Options,
-    made_by: Mapping[str, Any],
-    reporter: Reporter,
+def do_job(
+    job: Job, opened: Opened, images: ImageProcess, options: Options, reporter: Reporter
 ) -> Outcome:
-    """Do one job; its error, if it is one of ours, is its outcome."""
+    """Upscale one file. An error of ours becomes the outcome; any other exception is raised."""
+    upscaler = opened.upscaler
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
     try:
@@ -136,7 +123,7 @@ def _outcome_of(
             video = upscale_stream(job, upscaler, options, reporter)
             frames, size = video.frames, video.size
         else:
-            video = upscale_video_file(job, upscaler, options, made_by, reporter)
+            video = upscale_video_file(job, upscaler, options, opened.made_by, reporter)
             frames, size = video.frames, video.size
     except OSError as error:
         failed = output_failed(job.target, error)
@@ -148,6 +135,45 @@ def _outcome_of(
         return Outcome(job, seconds=time.monotonic() - started, error=refused)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
+    """The engine on the CPU that takes over when the GPU is lost; None: there is none.
+
+    Opened in FP32, it also repeats the tiles that were not finite on the GPU.
+    """
+    if choice.device == "cpu":
+        return None
+    try:
+        if source := _source_of(choice):
+            original = find_model(source)
+            files = original if original.spec == files.spec else files
+        return choose_engine(files, device="cpu")
+    except SrganEdgeError:
+        return None
+
+
+def _source_of(choice: Choice) -> str | None:
+    """The model that a file for GPUs only was made from, which may be here too."""
+    if choice.kind.suffix == ENGINE_SUFFIX:
+        return read_passport(choice.path).source
+    if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":
+        return file.spec.name
+    return None
+
+
+def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[str, Any]:
+    """Everything but the input that determines the pixels of a result, as JSON values."""
+    info = upscaler.info
+    return {
+        "model": {"name": info.spec.name, "sha256": sha256_of(choice.path)},
+        "engine": {"name": info.name, "device": info.device, "arithmetic": info.arithmetic},
+        "tile": options.tiling.tile,
+        "overlap_px": upscaler.halo_px,
+        "batch": options.tiling.batch,
+        "slots": upscaler.slots,
+        "color_lock": upscaler.color_lock,
+    }
 
 
 def _upscale_image(

@@ -6,7 +6,7 @@ only then gets its name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ def upscale_video_file(
             another job.
         Interrupted: a signal came; finished segments stay.
     """
-    with ends_within(STOP_SECONDS):
+    with ends_within(STOP_SECONDS) if options.exits_on_signal else nullcontext():
         nvdec = options.decode == "gpu"
         if nvdec and upscaler.gpu_engine is not None:
             on_gpu = {**made_by, "colors": "on the GPU"}
