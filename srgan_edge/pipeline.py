@@ -27,6 +27,8 @@ Result = Frame | CodedFrame
 Source = TypeVar("Source", bound=Frame | CodedFrame)
 """What is upscaled: RGB, or an image as a decoder left it on a GPU."""
 
+Given, Done = TypeVar("Given"), TypeVar("Done")
+
 
 class Sink(Protocol):
     """What the last stage writes to; `VideoWriter` is one."""
@@ -153,7 +155,7 @@ def upscale_video(
     decoder.start()
     encoder.start()
     try:
-        for item in _in_order(decoded, upscale, slots, most_in_work):
+        for item in in_order(decoded, upscale, slots, most_in_work):
             encoded.put(item)
             if not isinstance(item, CopiedPacket):
                 frames += 1
@@ -171,18 +173,18 @@ def upscale_video(
     return frames
 
 
-def _in_order(
-    items: Iterable[Source | CopiedPacket],
-    upscale: Callable[[Source], Result],
+def in_order(
+    items: Iterable[Given | CopiedPacket],
+    upscale: Callable[[Given], Done],
     slots: int,
     most_in_work: int,
-) -> Iterator[Result | CopiedPacket]:
+) -> Iterator[Done | CopiedPacket]:
     """The items in their order, frames upscaled, `slots` of them at a time.
 
     No item is taken while more than `most_in_work` frames are not finished.
     """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
-    waiting: deque[CopiedPacket | Future[Result]] = deque()
+    waiting: deque[CopiedPacket | Future[Done]] = deque()
     in_work = 0
     try:
         for item in items:
@@ -199,7 +201,7 @@ def _in_order(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(item: CopiedPacket | Future[Result]) -> Result | CopiedPacket:
+def _finished(item: CopiedPacket | Future[Done]) -> Done | CopiedPacket:
     return item.result() if isinstance(item, Future) else item
 
 

@@ -75,8 +75,6 @@ def open_upscaler(
     Raises:
         SrganEdgeError: no such model or engine, or impossible options.
     """
-    if options.outscale is not None and not 0 < options.outscale <= 16:
-        raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
     files = find_model(options.model)
     first = choice or choose_engine(files, options.engine, options.device)
     with ExitStack() as opened:
