@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from srgan_edge.engines import choose_engine, video_slots
 from srgan_edge.errors import InputRefused, UsageError
@@ -350,7 +350,7 @@ class Upscaler:
             return result
 
         with closing(in_order(taken(), done, slots, slots)) as results:
-            yield from results
+            yield from cast("Iterator[ImageT]", results)
         if ended_by:
             raise ended_by[0]
 

@@ -8,7 +8,7 @@ the channels between the stages, whatever the length of the video.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
@@ -27,7 +27,8 @@ Result = Frame | CodedFrame
 Source = TypeVar("Source", bound=Frame | CodedFrame)
 """What is upscaled: RGB, or an image as a decoder left it on a GPU."""
 
-Given, Done = TypeVar("Given"), TypeVar("Done")
+Given = TypeVar("Given")
+Done = TypeVar("Done")
 
 
 class Sink(Protocol):
@@ -178,7 +179,7 @@ def in_order(
     upscale: Callable[[Given], Done],
     slots: int,
     most_in_work: int,
-) -> Iterator[Done | CopiedPacket]:
+) -> Generator[Done | CopiedPacket, None, None]:
     """The items in their order, frames upscaled, `slots` of them at a time.
 
     No item is taken while more than `most_in_work` frames are not finished.

@@ -163,10 +163,11 @@ def _unpacked_tensor(tensor: "torch.Tensor") -> tuple[list[StillImage], Pack]:
     arrays = arrays if dtype == torch.uint8 else arrays.astype(np.uint16)
 
     def pack(stills: list[StillImage]) -> "torch.Tensor":
-        values = np.moveaxis(np.stack([samples(still) for still in stills]), -1, 1)
+        values = np.stack([np.moveaxis(samples(still), -1, 0) for still in stills])
+        result = torch.from_numpy(values)
         if dtype != torch.uint8:
-            values = values.astype(np.float32) / np.float32(_WHITE)
-        result = torch.from_numpy(np.ascontiguousarray(values)).to(dtype).to(tensor.device)
+            result = result.float() / _WHITE
+        result = result.to(dtype).to(tensor.device)
         return result if len(shape) == 4 else result[0]
 
     return [_still(array) for array in arrays], pack
@@ -185,4 +186,4 @@ def _unpacked_frame(frame: "VideoFrame") -> tuple[list[StillImage], Pack]:
         result.pts, result.time_base = frame.pts, frame.time_base
         return result
 
-    return [_still(frame.to_ndarray(format="rgb24"))], pack
+    return [_still(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))], pack
