@@ -69,7 +69,7 @@ class FileReport:
     sha256: str
     """SHA-256 of the result, in hexadecimal digits."""
     notes: tuple[str, ...]
-    """What was assumed, left out or done differently, a line each."""
+    """Lines about what was assumed, left out or done differently."""
     made_by: Mapping[str, Any]
     """Model, engine and options that determine the pixels, as JSON values; see docs/report.md."""
     video: VideoResult | None = None
@@ -145,7 +145,7 @@ class Upscaler:
         )
         files = find_model(self._options.model)
         self.scale = files.spec.scale
-        """How many times longer the sides of a result are."""
+        """Width of a result over that of its source, and likewise its height."""
         self._choice = choose_engine(files, engine, device)
         self._opened: dict[int, Opened] = {}
         self._opening = threading.Lock()

@@ -196,7 +196,8 @@ def in_order(
                 in_work += 1
             while in_work > most_in_work or (waiting and isinstance(waiting[0], CopiedPacket)):
                 in_work -= isinstance(waiting[0], Future)
-                yield _finished(waiting.popleft())
+                done = _finished(waiting.popleft())
+                yield done
         yield from map(_finished, waiting)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

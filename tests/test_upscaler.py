@@ -18,7 +18,7 @@ SPEC = find_model("edge-x4").spec
 
 
 class Nearest:
-    """An engine that repeats pixels, with memory for `limit_px` of them, lost after `calls` calls."""
+    """An engine that repeats pixels, with memory for `limit_px`, and is lost after `calls`."""
 
     def __init__(self, name="nearest", limit_px=1 << 30, calls=1 << 30):
         self.info = EngineInfo(name, "cuda:0", "fp16", SPEC, slots=3)
