@@ -18,6 +18,9 @@ else:
             return getattr(import_module("srgan_edge.api"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = ["BundledModel", "FileReport", "Progress", "Upscaler", "models", "upscale"]
 

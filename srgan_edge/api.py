@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 from srgan_edge.engines import choose_engine, video_slots
-from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
@@ -127,9 +127,9 @@ class Upscaler:
         batch: int = 1,
         color_lock: bool | None = None,
     ) -> None:
-        _refuse_other("tile", tile, "auto")
-        _refuse_other("overlap", overlap, "auto", "exact")
-        _refuse_other("batch", batch)
+        _refuse_other("tile", tile, ("auto",), number=True)
+        _refuse_other("overlap", overlap, ("auto", "exact"), number=True)
+        _refuse_other("batch", batch, (), number=True)
         plan_tiles(1, 1, tile if isinstance(tile, int) else 0, _number_or_0(overlap))
         if batch < 1:
             raise UsageError(f"batch={batch}; possible: 1 and up")
@@ -145,7 +145,7 @@ class Upscaler:
         )
         files = find_model(self._options.model)
         self.scale = files.spec.scale
-        """Width of a result over that of its source, and likewise its height."""
+        """Factor by which width and height grow."""
         self._choice = choose_engine(files, engine, device)
         self._opened: dict[int, Opened] = {}
         self._opening = threading.Lock()
@@ -253,6 +253,8 @@ class Upscaler:
         job = _job(Path(source), None if target is None else Path(target))
         if job.target.exists() and not overwrite:
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
+        _refuse_other("on_damage", on_damage, ("skip", "conceal"))
+        _refuse_other("decode", decode, get_args(Decoder))
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
             self._options,
@@ -332,8 +334,14 @@ class Upscaler:
             listener.notes.append(line)
 
     def _packed(self, stills: list[StillImage], pack: Pack, slots: int) -> Any:  # noqa: ANN401
-        with self._using(slots) as opened:
-            return pack([upscaled(still, opened.upscaler) for still in stills])
+        try:
+            with self._using(slots) as opened:
+                return pack([upscaled(still, opened.upscaler) for still in stills])
+        except MemoryError as error:
+            size = f"{self.scale * stills[0].width}x{self.scale * stills[0].height}"
+            raise ResourcesExhausted(
+                f"no memory for {len(stills)} results of {size}; pass smaller or fewer images"
+            ) from error
 
     def _upscaled_in_order(self, source: Iterator[ImageT], slots: int) -> Iterator[ImageT]:
         ended_by: list[Exception] = []
@@ -456,10 +464,12 @@ def _report(outcome: Outcome, opened: Opened, notes: list[str]) -> FileReport:
     )
 
 
-def _refuse_other(name: str, value: object, *words: str) -> None:
-    if value in words or (isinstance(value, int) and not isinstance(value, bool)):
+def _refuse_other(
+    name: str, value: object, words: tuple[str, ...], *, number: bool = False
+) -> None:
+    if value in words or (number and isinstance(value, int) and not isinstance(value, bool)):
         return
-    possible = " or ".join(["a whole number", *map(repr, words)])
+    possible = " or ".join([*(["a whole number"] if number else []), *map(repr, words)])
     raise UsageError(f"{name}={value!r}; possible: {possible}")
 
 

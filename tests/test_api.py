@@ -22,7 +22,7 @@ from PIL import Image
 
 import srgan_edge
 from srgan_edge import Progress, Upscaler, api, models, upscale
-from srgan_edge.errors import InputDamaged, InputRefused, UsageError
+from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.image import in_memory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +67,7 @@ def test_the_page_names_every_option():
 def test_names_of_the_package():
     assert all(hasattr(srgan_edge, name) for name in srgan_edge.__all__)
     assert srgan_edge.Upscaler is Upscaler
+    assert set(srgan_edge.__all__) <= set(dir(srgan_edge))
     with pytest.raises(AttributeError, match="no attribute 'upscaled'"):
         srgan_edge.upscaled  # noqa: B018 - the attribute is looked up
 
@@ -203,6 +204,15 @@ def test_what_cannot_be_upscaled_is_refused_with_advice(up, wrong, message):
         list(up.frames([wrong]))
 
 
+def test_an_image_that_is_too_large_is_our_error(up, monkeypatch):
+    def upscaled(still, network):
+        raise MemoryError
+
+    monkeypatch.setattr(api, "upscaled", upscaled)
+    with pytest.raises(ResourcesExhausted, match="no memory for 1 results of 56x36"):
+        up(image())
+
+
 def test_a_pil_image_of_a_damaged_file_is_damaged(up, tmp_path):
     Image.fromarray(image(8, 60, 60)).save(tmp_path / "a.png")
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
@@ -323,6 +333,8 @@ def test_an_existing_result_is_replaced_only_if_asked(up, tmp_path, monkeypatch)
         ("a.png", {"target": "a.png", "overwrite": True}, UsageError, "is the input itself"),
         ("a.png", {"target": "a.xyz"}, UsageError, "xyz"),
         ("a.png", {"outscale": 17}, UsageError, "up to 16"),
+        ("a.png", {"decode": "nvdec"}, UsageError, "decode='nvdec'; possible: 'auto' or"),
+        ("a.png", {"on_damage": "stop"}, UsageError, "possible: 'skip' or 'conceal'"),
         ("a.png", {"max_pixels": 10}, InputRefused, "10 is the limit"),
     ],
 )
