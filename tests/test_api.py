@@ -459,7 +459,7 @@ def test_a_consumer_may_stop_and_the_source_stays_open():
 
 
 def test_threads_share_an_upscaler(up, tmp_path):
-    arrays = [image(seed, 8 + seed % 3, 11) for seed in range(24)]
+    arrays = [image(seed, 8 + seed % 2, 11) for seed in range(12)]
     expected = [up(array) for array in arrays]
     Image.fromarray(arrays[0]).save(tmp_path / "a.png")
     with Upscaler("edge-x4", device="cpu") as shared, ThreadPoolExecutor(6) as executor:
