@@ -18,16 +18,16 @@ from typing import Any, Literal, Self, cast, get_args
 
 from srgan_edge.engines import choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
+from srgan_edge.files import sha256_of
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs
 from srgan_edge.jobs.report import Outcome, VideoResult
-from srgan_edge.jobs.report_file import job_record
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
 from srgan_edge.pipeline import in_order
-from srgan_edge.run import Opened, do_job, open_upscaler
+from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale
 from srgan_edge.tiling import Tiling, plan_tiles
 from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import Decoder, choose_decoder
@@ -253,6 +253,7 @@ class Upscaler:
         job = _job(Path(source), None if target is None else Path(target))
         if job.target.exists() and not overwrite:
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
+        refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))
         _refuse_other("decode", decode, get_args(Decoder))
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
@@ -448,16 +449,17 @@ def _job(source: Path, target: Path | None) -> Job:
 
 
 def _report(outcome: Outcome, opened: Opened, notes: list[str]) -> FileReport:
-    record, video = job_record(outcome), outcome.video
+    video = outcome.video
+    path = outcome.job.target if video is None else Path(video.saved_as)
     return FileReport(
-        path=outcome.job.target if video is None else Path(video.saved_as),
+        path=path,
         kind=outcome.job.kind,
         size=outcome.size,
         frames=outcome.frames,
-        seconds=record["seconds"],
-        fps=record["frames_per_second"],
+        seconds=outcome.seconds,
+        fps=outcome.frames_per_second,
         tiles_redone=outcome.tiles_redone,
-        sha256=record["sha256"],
+        sha256=sha256_of(path),
         notes=tuple(notes),
         made_by=opened.made_by,
         video=video,

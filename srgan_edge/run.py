@@ -42,6 +42,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     Raises:
         SrganEdgeError: nothing could be started: no such model or engine, impossible options.
     """
+    refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
     paths = [job.source for job in jobs if job.kind == "image"]
     outcomes = []
@@ -133,6 +134,12 @@ def do_job(
         return Outcome(job, seconds=time.monotonic() - started, error=refused)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def refuse_outscale(outscale: float | None) -> None:
+    """Raise a `UsageError` for a final scale that is not possible; None is the model's own."""
+    if outscale is not None and not 0 < outscale <= 16:
+        raise UsageError(f"--outscale {outscale:g}; possible: above 0, up to 16")
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:

@@ -270,10 +270,6 @@ class Options:
     exits_on_signal: bool = True
     """End the process if a video does not stop soon after a signal. A library must not."""
 
-    def __post_init__(self) -> None:
-        if self.outscale is not None and not 0 < self.outscale <= 16:
-            raise UsageError(f"--outscale {self.outscale:g}; possible: above 0, up to 16")
-
     def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """Width and height in pixels of the result of a model of that scale."""
         factor = scale if self.outscale is None else self.outscale

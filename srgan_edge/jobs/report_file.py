@@ -69,7 +69,7 @@ class ReportFile:
         self._shown.frame_done()
 
     def ended(self, outcome: Outcome) -> None:
-        self._jobs.append(job_record(outcome) | {"notes": self._notes})
+        self._jobs.append(_job_record(outcome) | {"notes": self._notes})
         self._notes = []
         self._shown.ended(outcome)
 
@@ -95,8 +95,7 @@ def _is_report(path: Path) -> bool:
     return isinstance(record, dict) and "schema" in record
 
 
-def job_record(outcome: Outcome) -> dict[str, Any]:
-    """One of the report's `jobs`, but for its notes; reads the result for its SHA-256."""
+def _job_record(outcome: Outcome) -> dict[str, Any]:
     error, video = outcome.error, outcome.video
     saved_as = outcome.job.target if video is None else Path(video.saved_as)
     has_file = bool(video or not error) and not outcome.skipped and outcome.job.outlet is None
