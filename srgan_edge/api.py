@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
-from srgan_edge.engines import choose_engine, video_slots
+from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.files import sha256_of
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
@@ -127,16 +127,10 @@ class Upscaler:
         batch: int = 1,
         color_lock: bool | None = None,
     ) -> None:
-        _refuse_other("tile", tile, ("auto",), number=True)
-        _refuse_other("overlap", overlap, ("auto", "exact"), number=True)
-        _refuse_other("batch", batch, (), number=True)
-        plan_tiles(1, 1, tile if isinstance(tile, int) else 0, _number_or_0(overlap))
-        if batch < 1:
-            raise UsageError(f"batch={batch}; possible: 1 and up")
         self._options = Options(
             model=os.fspath(model),
             encoding=Encoding(),
-            tiling=Tiling(tile, overlap, batch),
+            tiling=_tiling(tile, overlap, batch),
             engine=engine,
             device=device,
             fp32=fp32,
@@ -147,13 +141,7 @@ class Upscaler:
         self.scale = files.spec.scale
         """Factor by which width and height grow."""
         self._choice = choose_engine(files, engine, device)
-        self._opened: dict[int, Opened] = {}
-        self._opening = threading.Lock()
-        self._life = ExitStack()
-        self._changed = threading.Condition()
-        self._calls: Counter[int] = Counter()  # by thread
-        self._listeners: list[_Listener] = []
-        self._closed = False
+        self._engines = _Engines(self._options, self._choice)
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +167,7 @@ class Upscaler:
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
         stills, pack = unpacked(image)
-        result: ImageT = self._packed(stills, pack, 1)
+        result: ImageT = self._engines.upscaled(stills, pack, 1)
         return result
 
     def frames(self, frames: Iterable[ImageT]) -> Iterator[ImageT]:
@@ -200,9 +188,14 @@ class Upscaler:
             raise UsageError(
                 f"got {type(frames).__name__}; possible: an iterable of images"
             ) from None
-        with self._using(video_slots()) as opened:
+        with self._engines.using(video_slots()) as opened:
             slots = opened.upscaler.slots
-        return self._upscaled_in_order(source, slots)
+
+        def done(frame: tuple[list[StillImage], Pack]) -> ImageT:
+            result: ImageT = self._engines.upscaled(*frame, video_slots())
+            return result
+
+        return _results_in_order(source, done, slots)
 
     def file(
         self,
@@ -270,8 +263,7 @@ class Upscaler:
         )
         is_video, listener = job.kind == "video", _Listener(progress)
         with (
-            self._using(video_slots() if is_video else 1) as opened,
-            self._listening(listener),
+            self._engines.using(video_slots() if is_video else 1, listener) as opened,
             ImageProcess([job.source], max_pixels) as images,
         ):
             if is_video:
@@ -291,77 +283,7 @@ class Upscaler:
         Raises:
             UsageError: this thread is in a call, for example in a `progress` callback.
         """
-        with self._changed:
-            if self._calls[threading.get_ident()]:
-                raise UsageError("close() inside a call of the same Upscaler; call it afterwards")
-            self._closed = True
-            self._changed.wait_for(lambda: not self._calls.total())
-            self._opened.clear()
-            self._life.close()
-
-    @contextmanager
-    def _using(self, slots: int) -> Iterator[Opened]:
-        """The engine with so many slots, kept open until the end."""
-        thread = threading.get_ident()
-        with self._changed:
-            if self._closed:
-                raise UsageError("this Upscaler is closed; make another one")
-            self._calls[thread] += 1
-        try:
-            with self._opening:
-                if slots not in self._opened:
-                    opening = open_upscaler(
-                        self._options, self._engine_changed, slots, self._choice
-                    )
-                    self._opened[slots] = self._life.enter_context(opening)
-                opened = self._opened[slots]
-            yield opened
-        finally:
-            with self._changed:
-                self._calls[thread] -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def _listening(self, listener: "_Listener") -> Iterator[None]:
-        self._listeners.append(listener)
-        try:
-            yield
-        finally:
-            self._listeners.remove(listener)
-
-    def _engine_changed(self, line: str) -> None:
-        _log.warning("%s", line)
-        for listener in list(self._listeners):
-            listener.notes.append(line)
-
-    def _packed(self, stills: list[StillImage], pack: Pack, slots: int) -> Any:  # noqa: ANN401
-        try:
-            with self._using(slots) as opened:
-                return pack([upscaled(still, opened.upscaler) for still in stills])
-        except MemoryError as error:
-            size = f"{self.scale * stills[0].width}x{self.scale * stills[0].height}"
-            raise ResourcesExhausted(
-                f"no memory for {len(stills)} results of {size}; pass smaller or fewer images"
-            ) from error
-
-    def _upscaled_in_order(self, source: Iterator[ImageT], slots: int) -> Iterator[ImageT]:
-        ended_by: list[Exception] = []
-
-        def taken() -> Iterator[tuple[list[StillImage], Pack]]:
-            try:
-                for frame in source:
-                    yield unpacked(frame)
-            except Exception as error:
-                ended_by.append(error)
-
-        def done(frame: tuple[list[StillImage], Pack]) -> ImageT:
-            result: ImageT = self._packed(*frame, video_slots())
-            return result
-
-        with closing(in_order(taken(), done, slots, slots)) as results:
-            yield from cast("Iterator[ImageT]", results)
-        if ended_by:
-            raise ended_by[0]
+        self._engines.close()
 
 
 def upscale(
@@ -388,6 +310,71 @@ def models() -> list[BundledModel]:
         size = path.stat().st_size
         found.append(BundledModel(name, spec.scale, spec.licence, dict(scores), size, path))
     return found
+
+
+class _Engines:
+    """The engines of an upscaler by their slots, opened when needed and closed when unused."""
+
+    def __init__(self, options: Options, choice: Choice) -> None:
+        self._options, self._choice = options, choice
+        self._opened: dict[int, Opened] = {}
+        self._opening = threading.Lock()
+        self._life = ExitStack()
+        self._listeners: list[_Listener] = []
+        self._changed = threading.Condition()
+        self._calls: Counter[int] = Counter()  # by thread
+        self._closed = False
+
+    @contextmanager
+    def using(self, slots: int, listener: "_Listener | None" = None) -> Iterator[Opened]:
+        """The engine with so many slots, open until the end; `listener` hears if it is replaced."""
+        thread = threading.get_ident()
+        listeners = [] if listener is None else [listener]
+        with self._changed:
+            if self._closed:
+                raise UsageError("this Upscaler is closed; make another one")
+            self._calls[thread] += 1
+            self._listeners += listeners
+        try:
+            with self._opening:
+                if slots not in self._opened:
+                    self._opened[slots] = self._life.enter_context(
+                        open_upscaler(self._options, self._replaced, slots, self._choice)
+                    )
+                opened = self._opened[slots]
+            yield opened
+        finally:
+            with self._changed:
+                self._calls[thread] -= 1
+                self._listeners = [it for it in self._listeners if it not in listeners]
+                self._changed.notify_all()
+
+    def upscaled(self, stills: list[StillImage], pack: Pack, slots: int) -> Any:  # noqa: ANN401
+        """The images, larger, as `pack` makes them."""
+        try:
+            with self.using(slots) as opened:
+                return pack([upscaled(still, opened.upscaler) for still in stills])
+        except MemoryError as error:
+            first = stills[0]
+            raise ResourcesExhausted(
+                f"no memory for the result of {len(stills)} x {first.width}x{first.height} pixels; "
+                "pass smaller or fewer images"
+            ) from error
+
+    def close(self) -> None:
+        """Wait until no other thread uses an engine, then close them all."""
+        with self._changed:
+            if self._calls[threading.get_ident()]:
+                raise UsageError("close() inside a call of the same Upscaler; call it afterwards")
+            self._closed = True
+            self._changed.wait_for(lambda: not self._calls.total())
+            self._opened.clear()
+            self._life.close()
+
+    def _replaced(self, line: str) -> None:
+        _log.warning("%s", line)
+        for listener in self._listeners:
+            listener.notes.append(line)
 
 
 class _Listener:
@@ -439,6 +426,26 @@ class _CallbackFailed(BaseException):
         self.error = error
 
 
+def _results_in_order(
+    source: Iterator[ImageT],
+    done: Callable[[tuple[list[StillImage], Pack]], ImageT],
+    slots: int,
+) -> Iterator[ImageT]:
+    ended_by: list[Exception] = []
+
+    def taken() -> Iterator[tuple[list[StillImage], Pack]]:
+        try:
+            for frame in source:
+                yield unpacked(frame)
+        except Exception as error:  # raised below, after the frames before it
+            ended_by.append(error)
+
+    with closing(in_order(taken(), done, slots, slots)) as results:
+        yield from cast("Iterator[ImageT]", results)
+    if ended_by:
+        raise ended_by[0]
+
+
 def _job(source: Path, target: Path | None) -> Job:
     if source.is_dir():
         raise UsageError(f"{source} is a folder; possible: one file; call file() for each in it")
@@ -466,6 +473,18 @@ def _report(outcome: Outcome, opened: Opened, notes: list[str]) -> FileReport:
     )
 
 
+def _tiling(
+    tile: int | Literal["auto"], overlap: int | Literal["auto", "exact"], batch: int
+) -> Tiling:
+    _refuse_other("tile", tile, ("auto",), number=True)
+    _refuse_other("overlap", overlap, ("auto", "exact"), number=True)
+    _refuse_other("batch", batch, (), number=True)
+    plan_tiles(1, 1, 0 if tile == "auto" else tile, overlap if isinstance(overlap, int) else 0)
+    if batch < 1:
+        raise UsageError(f"batch={batch}; possible: 1 and up")
+    return Tiling(tile, overlap, batch)
+
+
 def _refuse_other(
     name: str, value: object, words: tuple[str, ...], *, number: bool = False
 ) -> None:
@@ -473,7 +492,3 @@ def _refuse_other(
         return
     possible = " or ".join([*(["a whole number"] if number else []), *map(repr, words)])
     raise UsageError(f"{name}={value!r}; possible: {possible}")
-
-
-def _number_or_0(value: int | str) -> int:
-    return value if isinstance(value, int) else 0

@@ -209,7 +209,7 @@ def test_an_image_that_is_too_large_is_our_error(up, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(api, "upscaled", upscaled)
-    with pytest.raises(ResourcesExhausted, match="no memory for 1 results of 56x36"):
+    with pytest.raises(ResourcesExhausted, match="no memory for the result of 1 x 14x9 pixels"):
         up(image())
 
 
@@ -417,7 +417,7 @@ def test_frames_keep_the_slots_busy_and_look_ahead_no_further(up, monkeypatch):
 
     monkeypatch.setattr(api, "upscaled", counted)
     for done, _ in enumerate(up.frames(frames())):
-        slots = slots or up._opened[api.video_slots()].upscaler.slots
+        slots = slots or up._engines._opened[api.video_slots()].upscaler.slots
         assert taken - done <= slots + 1
     assert max(most) == slots
 
@@ -508,8 +508,17 @@ def test_notes_go_to_the_log_and_the_report(up, tmp_path, caplog):
     report = up.file(tmp_path / "a.png", tmp_path / "a.webp")
     assert report.notes == ("a.png: left out: dots per inch: WEBP has none",)
     assert caplog.messages == list(report.notes)
-    up._engine_changed("the GPU is lost")
-    assert caplog.records[-1].levelname == "WARNING"
+
+
+def test_an_engine_that_is_replaced_is_in_the_log_and_the_report(up, tmp_path, caplog):
+    Image.fromarray(image()).save(tmp_path / "a.png")
+    report = up.file(
+        tmp_path / "a.png", progress=lambda progress: up._engines._replaced("the GPU is lost")
+    )
+    assert report.notes == ("the GPU is lost",)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "the GPU is lost")
+    ]
 
 
 def test_models_are_those_in_the_package():
