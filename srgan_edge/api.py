@@ -447,10 +447,12 @@ def _results_in_order(
 
 
 def _job(source: Path, target: Path | None) -> Job:
+    try:
+        source.stat()
+    except OSError as error:
+        raise InputRefused(f"{source}: {error.strerror}; check the name and its folder") from error
     if source.is_dir():
         raise UsageError(f"{source} is a folder; possible: one file; call file() for each in it")
-    if not source.exists():
-        raise InputRefused(f"{source}: no such file")
     (job,) = plan_jobs([os.fspath(source)], target, Naming())
     return job
 

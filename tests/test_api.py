@@ -325,8 +325,9 @@ def test_an_existing_result_is_replaced_only_if_asked(up, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("source", "options", "kind", "message"),
     [
-        ("missing.png", {}, InputRefused, r"missing\.png: no such file"),
-        ("*.png", {}, InputRefused, "no such file"),
+        ("missing.png", {}, InputRefused, r"missing\.png: No such file"),
+        (300 * "a" + ".png", {}, InputRefused, "name too long; check"),
+        ("*.png", {}, InputRefused, "No such file"),
         (".", {}, UsageError, "is a folder; possible: one file"),
         ("a.txt", {}, InputRefused, "not an image or video by its name"),
         ("b.png", {}, InputRefused, "not a PNG"),
