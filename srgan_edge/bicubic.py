@@ -1,7 +1,7 @@
 """MATLAB's `imresize(..., 'bicubic')`, byte for byte as the public benchmarks were made with it.
 
-Every x4 super-resolution table rests on LR images from this function, and a model trained on any
-other bicubic (Pillow's, OpenCV's, torch's) meets them as strangers. What makes it that one: Keys'
+Every x4 super-resolution table rests on LR images from this function, and a model trained with
+another bicubic interpolation (of Pillow, OpenCV or torch) does worse on them. Its properties: Keys'
 cubic with a = -0.5, widened by the factor when shrinking, edges replicated, rows first, and the
 intermediate rounded to 8 bits between the two passes.
 """
@@ -18,7 +18,7 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """uint8 [H, W, C] or [H, W] -> uint8 [height, width, C] or [height, width].
+    """Resize uint8 [H, W, C] or [H, W] to uint8 [height, width, C] or [height, width].
 
     Shrinking is antialiased, as in MATLAB; growing interpolates between four neighbors.
     """
@@ -29,7 +29,7 @@ def resize(image: Pixels, height: int, width: int) -> Pixels:
 
 
 def resize_float(plane: _Floats, height: int, width: int) -> _Floats:
-    """float64 [H, W] -> float64 [height, width]: the same without any rounding."""
+    """Resize float64 [H, W] to float64 [height, width], without any rounding."""
     rows, row_weights = _taps(plane.shape[0], height)
     columns, column_weights = _taps(plane.shape[1], width)
     tall = np.einsum("hk,hkw->hw", row_weights, plane[rows])
@@ -38,7 +38,7 @@ def resize_float(plane: _Floats, height: int, width: int) -> _Floats:
 
 @lru_cache(maxsize=64)
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], _Floats]:
-    """For each output sample, the input samples it reads [new_size, taps] and their weights."""
+    """Return the input samples that each output sample reads and their weights [new_size, taps]."""
     scale = new_size / size
     stretch = max(1.0, 1.0 / scale)  # the kernel is widened when shrinking, never narrowed
     taps = int(np.ceil(4 * stretch)) + 2
@@ -51,7 +51,7 @@ def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.intp], _Floats]:
 
 
 def keys_cubic(x: _Floats) -> _Floats:
-    """Keys 1981, a = -0.5; zero outside [-2, 2]."""
+    """Evaluate Keys' cubic (1981, a = -0.5); zero outside [-2, 2]."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2

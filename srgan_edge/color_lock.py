@@ -1,12 +1,12 @@
-"""Colors held where they are: the low frequencies of a result are those of its input.
+"""Preserve mean colors: give a result the low frequencies of its input.
 
-A generator that was trained against a discriminator may shift whole areas by a level or two, which
-no lack of detail explains. The difference between the mean colors of large blocks is all of that
-and nothing of the texture; interpolated, it is added to the result. It is taken over the image
-and not over the network's tiles, so that there are no seams. That is back-projection (Irani and
-Peleg 1991) of the lowest frequencies alone.
+A generator that was trained against a discriminator may shift whole areas by a level or two. The
+difference between the mean colors of large blocks measures that shift without the texture;
+interpolated, it is added to the result. Blocks divide the image and not the network's tiles, so
+that there are no seams. This is back-projection (Irani and Peleg 1991) of the lowest frequencies
+alone.
 
-All of it is in integers, so that a GPU, which sums in another order, comes to the same bytes.
+All arithmetic is in integers, so that a GPU, which sums in another order, computes the same bytes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,35 +19,35 @@ import numpy.typing as npt
 from srgan_edge.pixels import Pixels
 
 BLOCK_PX = 16
-"""Side of a block in pixels of the input, about: blocks of one image are all but equal."""
+"""Approximate side of a block in LR pixels; the blocks of an image are nearly equal."""
 
 MISSING_BITS, SHARE_BITS = 8, 7
-"""Fractions of a level that a block lacks, and of a pixel's shift that come from a block."""
+"""Fractional bits of a block's missing level, and of its share in a pixel's shift."""
 
 _Ints: TypeAlias = npt.NDArray[np.int32]
 
 _FRACTION_BITS = MISSING_BITS + 2 * SHARE_BITS
-_BAND_VALUES = 2**16  # in int32, a quarter of what a processor's cache holds
+_BAND_VALUES = 2**16  # as int32, a quarter of a processor's cache
 
-# Bayer's order. A shift by a third of a level moves a third of the pixels by a whole one: rounding,
-# alike everywhere, would move none of them.
+# Bayer's order. A shift by a third of a level moves a third of the pixels by a whole level; plain
+# rounding would move none of them.
 _DITHER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]], np.int32)
 _THRESHOLDS = (2 * _DITHER + 1) << (_FRACTION_BITS - 5)
 
 
 class LockAxis(NamedTuple):
-    """One side of an image in blocks."""
+    """One axis of an image, divided into blocks."""
 
     edges: _Ints
-    """int32 [blocks + 1]: where each begins, and the last one ends, in pixels of the input."""
+    """Start of each block and end of the last, in LR pixels: int32 [blocks + 1]."""
     places: _Ints
-    """int32 [scale * size]: for each pixel of the result, 256 times the block whose middle is at or
-    before it, and the share of the next one, in 1/128. Beyond the outer middles nothing changes."""
+    """For each pixel of the result, 256 times the block whose middle is at or before it, plus the
+    share of the next block in 1/128: int32 [scale * size]. Constant beyond the outer middles."""
 
 
 @lru_cache(maxsize=16)
 def lock_axis(size: int, scale: int) -> LockAxis:
-    """Of a side of `size` pixels in the input, and `scale` times as many in the result."""
+    """Divide an axis of `size` LR pixels, and `scale` times as many in the result."""
     edges = np.linspace(0, size, max(1, round(size / BLOCK_PX)) + 1).round().astype(np.int64)
     # In half pixels of the result, all of these are whole numbers.
     middles = scale * (edges[:-1] + edges[1:])
@@ -62,11 +62,11 @@ def lock_axis(size: int, scale: int) -> LockAxis:
 
 
 def locked(source: Pixels, upscaled: Pixels) -> Pixels:
-    """uint8 [sH, sW, C]: `upscaled`, with the mean colors of `source` block by block.
+    """Return `upscaled` with the mean colors of `source`, block by block: uint8 [sH, sW, C].
 
     Args:
         source: uint8 [H, W, C], the input.
-        upscaled: uint8 [sH, sW, C], what was made of it.
+        upscaled: uint8 [sH, sW, C], its upscaled image.
     """
     height, width, _ = source.shape
     (whole,) = locked_stripes(lambda start, stop: source[start:stop], [upscaled], width, height)
@@ -76,15 +76,15 @@ def locked(source: Pixels, upscaled: Pixels) -> Pixels:
 def locked_stripes(
     rows: Callable[[int, int], Pixels], stripes: Iterable[Pixels], width: int, height: int
 ) -> Iterator[Pixels]:
-    """The same for a result that comes in stripes from the top, and leaves in others.
+    """Do the same as `locked` for a result that arrives in stripes from the top; yield others.
 
-    What has come is held back by at most a block and a half.
+    At most a block and a half is held back.
 
     Args:
-        rows: gives the rows of the input from a first to before a last one, uint8 [h, W, C].
-        stripes: uint8 [sh, sW, C] each, as are those it gives.
-        width: of the input, in pixels.
-        height: the same.
+        rows: returns the LR rows from a first one up to a last one (excluded), uint8 [h, W, C].
+        stripes: uint8 [sh, sW, C] each, like those that are yielded.
+        width: width of the input in pixels.
+        height: height of the input in pixels.
     """
     edges = lock_axis(height, 1).edges
     held: list[Pixels] = []
@@ -111,9 +111,9 @@ def locked_stripes(
 
 
 def _missing_across(source: Pixels, upscaled: Pixels, scale: int) -> _Ints:
-    """int32 [sW * C]: what a row of blocks lacks, interpolated between their middles.
+    """Return the levels missing in a row of blocks, interpolated between block middles.
 
-    In fractions of 1/256 of a level, times 1/128.
+    The unit is 1/256 of a level, times 1/128; int32 [sW * C].
     """
     edges, places = lock_axis(source.shape[1], scale)
     pixels = scale**2 * len(source) * np.diff(edges).astype(np.int64)[:, None]
@@ -126,17 +126,17 @@ def _missing_across(source: Pixels, upscaled: Pixels, scale: int) -> _Ints:
 
 
 def _sums(pixels: Pixels, columns: _Ints) -> npt.NDArray[np.int64]:
-    """Of one row of blocks: uint8 [h, w, C] to int64 [blocks, C]."""
+    """Sum each block of one row of blocks: uint8 [h, w, C] to int64 [blocks, C]."""
     of_rows = pixels.sum(axis=0, dtype=np.uint32)
     return np.add.reduceat(of_rows, columns[:-1], axis=0, dtype=np.int64)
 
 
 def _shifted(pixels: Pixels, wide: _Ints, down: _Ints, top: int) -> Pixels:
-    """uint8 [h, sW, C]: rows of the result from `top` on, held.
+    """Return rows of the result from `top` on with their colors preserved: uint8 [h, sW, C].
 
     Args:
-        wide: int32 [blocks, sW * C], of each row of blocks what `_missing_across` gives.
-        down: int32 [h], as `LockAxis.places`.
+        wide: int32 [blocks, sW * C], the result of `_missing_across` for each row of blocks.
+        down: int32 [h], a part of `LockAxis.places`.
     """
     height, width, channels = pixels.shape
     flat = pixels.reshape(height, width * channels)

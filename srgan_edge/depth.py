@@ -1,11 +1,9 @@
-"""More than 8 bits a channel through a network that sees 8: where it adds nothing, the rest stays.
+"""Keep more than 8 bits per channel through a network that sees 8.
 
-Enlarged bytes have steps of 257 of 65535, which show as bands in a sky, a fog or a dark wall. What
-a network does in such places is what interpolation does, give or take the rounding on either side;
-what it draws anywhere else is far more. So where its answer is as near to the interpolated deep
-image as bytes can tell, that image is the answer, and where it is not, the network's is.
-
-Where the deep pixels come from, and what writes them, is the caller's business.
+Upscaled bytes have steps of 257 in 65535, which show as bands in a sky, fog or a dark wall. In such
+areas the network does the same as interpolation, up to the rounding of both; anywhere else it adds
+far more. So where its output is as close to the interpolated 16-bit image as bytes can tell, that
+image is the result, and elsewhere the network's output is.
 """
 
 from collections.abc import Iterator
@@ -19,9 +17,11 @@ from srgan_edge.bicubic import keys_cubic
 from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
 
 UNCERTAIN = 3 * LEVEL // 2
-"""How far from the interpolated deep image bytes can be and mean the same: half a level by the
-rounding of what is shown to the network, half by that of its answer, half for its own inaccuracy.
-Measured on ramps with the bundled models, 99 of 100 answers are within this."""
+"""Largest distance from the interpolated image at which bytes can mean the same.
+
+Half a level for rounding the network's input, half for rounding its output, and half for its own
+inaccuracy. Measured on ramps with the bundled models, 99 of 100 outputs are within this.
+"""
 
 _BLOCK_PX = 8
 
@@ -31,22 +31,22 @@ _WEIGHT_STEPS = 2**14
 
 
 def shown_to_network(deep: DeepPixels) -> Pixels:
-    """The nearest uint8 of each value: what to upscale before `deepened`."""
+    """Round each value to the nearest uint8: the image to upscale before `deepened`."""
     levels = deep // np.uint16(LEVEL)
     levels += deep - levels * np.uint16(LEVEL) > LEVEL // 2
     return levels.astype(np.uint8)
 
 
 def deepened(deep: DeepPixels, upscaled: Pixels, above: int = 0, below: int = 0) -> DeepPixels:
-    """uint16 [sH, sW, C]: `upscaled` with the depth of `deep`, from which it was made.
+    """Return `upscaled` with the depth of `deep`, from which it was made: uint16 [sH, sW, C].
 
     Each value is that of `interpolated` where `upscaled` is within `UNCERTAIN` of it, that of
-    `upscaled` where it is twice as far or more, and passes from one to the other in between.
+    `upscaled` where it is twice as far or more, and a mix of both in between.
 
     Args:
         deep: uint16 [H + above + below, W, C], any number of channels.
-        upscaled: uint8 [sH, sW, C], what the network made of `shown_to_network(deep)`.
-        above: rows of `deep` for which there is no answer, as in `interpolated`.
+        upscaled: uint8 [sH, sW, C], the network's output for `shown_to_network(deep)`.
+        above: rows of `deep` above the first row of the result, as in `interpolated`.
         below: the same at the bottom.
     """
     scale = upscaled.shape[1] // deep.shape[1]
@@ -57,10 +57,10 @@ def deepened(deep: DeepPixels, upscaled: Pixels, above: int = 0, below: int = 0)
 
 
 def interpolated(deep: DeepPixels, scale: int, above: int = 0, below: int = 0) -> DeepPixels:
-    """uint16 [H + above + below, W, C] -> [sH, sW, C], bicubic (Keys 1981, a = -0.5).
+    """Enlarge uint16 [H + above + below, W, C] to [sH, sW, C], bicubic (Keys 1981, a = -0.5).
 
-    Edges are replicated. The arithmetic is exact: a stripe of an image is what it is in the whole
-    image, as long as two rows `above` and `below` it are there, or its true edge.
+    Edges are replicated. The arithmetic is exact: a stripe gives the same rows as the whole image,
+    given two rows `above` and `below` it, or its true edge.
     """
     height, width, channels = deep.shape
     result = np.empty((scale * (height - above - below), scale * width, channels), np.uint16)
@@ -72,7 +72,7 @@ def interpolated(deep: DeepPixels, scale: int, above: int = 0, below: int = 0) -
 def _interpolated_blocks(
     deep: DeepPixels, scale: int, above: int, below: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    """Some rows of the result and their whole values, float64 [rows, sW * C], not yet clipped."""
+    """Yield rows of the result and their rounded values, float64 [rows, sW * C], not clipped."""
     wide = _widened(deep, scale)
     weights = _weights(scale)
     height = deep.shape[0] - above - below
@@ -87,7 +87,7 @@ def _interpolated_blocks(
 def _merge(
     smooth: npt.NDArray[np.float64], answers: npt.NDArray[np.uint8], result: DeepPixels
 ) -> None:
-    """All [rows, columns]."""
+    """Write `answers`, or `smooth` where they are close, to `result`; all are [rows, columns]."""
     base = smooth.astype(np.float32)  # 17 bits: exact
     np.clip(base, 0, 65535, out=base)
     exact = answers.astype(np.float32)
@@ -101,7 +101,7 @@ def _merge(
 
 
 def _widened(deep: DeepPixels, scale: int) -> npt.NDArray[np.float64]:
-    """float64 [H + padding, sW * C]: interpolated along the rows, of which the outer are copies."""
+    """Interpolate along the rows, with edge rows repeated: float64 [H + padding, sW * C]."""
     height, width, channels = deep.shape
     edges = ((_TAPS_PX, _TAPS_PX + _BLOCK_PX), (_TAPS_PX, _TAPS_PX + -width % _BLOCK_PX), (0, 0))
     padded = np.pad(deep, edges, mode="edge").reshape(height + _BLOCK_PX + 2 * _TAPS_PX, -1)
@@ -114,10 +114,10 @@ def _widened(deep: DeepPixels, scale: int) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def _weights(scale: int) -> npt.NDArray[np.float64]:
-    """[scale * block, block + taps on both sides]: a block of samples from it and its neighbors.
+    """Return the weights of a block and its neighbors: [scale * block, block + taps on both sides].
 
-    In steps of 2**-14 that sum to 1, so that in float64 no sum is ever rounded: 16 bits of color
-    and twice 14 of weight are 44 of 53.
+    They are multiples of 2**-14 that sum to 1, so that no float64 sum is ever rounded: 16 bits of
+    color and twice 14 of weight are 44 of 53.
     """
     center = (np.arange(scale * _BLOCK_PX) + 0.5) / scale - 0.5
     distance = center[:, None] - np.arange(-_TAPS_PX, _BLOCK_PX + _TAPS_PX)

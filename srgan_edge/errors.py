@@ -1,6 +1,6 @@
 """The errors a user can cause or meet, each with its exit code.
 
-Every message is one line that names what was got, what is possible, and what to type. An exception
+Every message is one line that names what was found, what is possible and what to type. An exception
 that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
 """
 
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class SrganEdgeError(Exception):
-    """Something the user can put right. `exit_code` is part of the command line's contract."""
+    """An error that the user can fix. `exit_code` is part of the command line's contract."""
 
     exit_code: ClassVar[int] = 1
 
@@ -22,13 +22,13 @@ class UsageError(SrganEdgeError):
 
 
 class InputRefused(SrganEdgeError):
-    """The input is missing, is not media we accept, or is over a limit."""
+    """The input is missing, is not media that we accept, or exceeds a limit."""
 
     exit_code = 3
 
 
 class InputDamaged(SrganEdgeError):
-    """The input is media, but broken or incomplete."""
+    """The input is media, but damaged or incomplete."""
 
     exit_code = 4
 
@@ -40,19 +40,19 @@ class OutputFailed(SrganEdgeError):
 
 
 class ModelRefused(SrganEdgeError):
-    """A model, checkpoint or engine is missing, foreign, or not what it says it is."""
+    """A model, checkpoint or engine is missing, foreign, or not what it claims to be."""
 
     exit_code = 6
 
 
 class ResourcesExhausted(SrganEdgeError):
-    """Memory, GPU or time ran out, and every announced fallback failed too."""
+    """Memory, the GPU or time ran out, and every announced fallback failed too."""
 
     exit_code = 7
 
 
 class OutOfMemory(ResourcesExhausted):
-    """The GPU has not as much memory left as was asked for; less may do."""
+    """The GPU is out of memory; a smaller request may succeed."""
 
     def __init__(
         self, line: str = "the GPU is out of memory; smaller tiles or batches take less"
@@ -61,15 +61,15 @@ class OutOfMemory(ResourcesExhausted):
 
 
 class EngineLost(ResourcesExhausted):
-    """The device of an engine failed, and will fail again; another engine may go on."""
+    """An engine's device failed and will fail again; another engine may continue."""
 
 
 class KernelsMissing(ResourcesExhausted):
-    """Our own kernels cannot be had on this GPU; what is slower does without them."""
+    """Our CUDA kernels do not run on this GPU; a slower path works without them."""
 
 
 class Interrupted(BaseException):
-    """Stopped by a signal. Not an `Exception`, so that no handler of errors swallows it."""
+    """A signal stopped the run. Not an `Exception`, so that no error handler swallows it."""
 
     def __init__(self, signum: int, left: str = "nothing half done was kept") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; {left}")
@@ -78,8 +78,10 @@ class Interrupted(BaseException):
 
 
 class ReaderGone(BaseException):
-    """Whoever read our standard output has left. No failure, and nothing is said of it: the exit
-    code is that of a filter that SIGPIPE ended."""
+    """The reader of our standard output closed the pipe.
+
+    This is no failure and prints nothing; the exit code is that of a filter that SIGPIPE ended.
+    """
 
     exit_code: ClassVar[int] = 128 + signal.SIGPIPE
 
@@ -97,10 +99,10 @@ class ExtraMissing(SrganEdgeError):
 
 
 def print_error(error: SrganEdgeError) -> None:
-    """The one line a failure gets on stderr."""
+    """Print the one line that a failure gets on stderr."""
     sys.stderr.write(f"srgan-edge: error: {printable(str(error))}\n")
 
 
 def printable(text: str) -> str:
-    """The text as one line, its control characters escaped: a name must not paint the terminal."""
+    """Escape control characters and line ends, so that a name cannot write to the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

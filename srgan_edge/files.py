@@ -1,7 +1,6 @@
-"""Outputs that are absent or whole: never half written, never lost to a failed rerun.
+"""Files and folders: outputs that are absent or whole, hashes, lock files, and safe reading.
 
-What goes into a file or folder is its writer's business; this one only decides when it gets its
-name.
+An output is never half written, and never lost to a failed rerun: it gets its name at the end.
 """
 
 import errno
@@ -33,15 +32,15 @@ _ADVICE = {
 def replace_when_whole(
     path: Path, option: str = "-o", partial: Path | None = None
 ) -> Iterator[Path]:
-    """Yields an empty file beside `path`, with the same suffix, that becomes `path` at the end.
+    """Yield an empty file beside `path`, with the same suffix, that becomes `path` at the end.
 
     When the body ends, the file is synced to disk and renamed over `path`. When the body raises
     anything at all, it is removed and an older `path` stays as it was. A symbolic link at `path` is
     itself replaced; what it points to is not touched.
 
     Args:
-        option: with which the user names another place.
-        partial: where else the file lies until then, on the same file system; a file that a dead
+        option: the option that names another place, for error messages.
+        partial: another place for the file until then, on the same file system; a file that a dead
             process left there is replaced.
 
     Raises:
@@ -72,18 +71,18 @@ def replace_when_whole(
 
 @contextmanager
 def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
-    """Yields an empty folder beside `path` that becomes `path` at the end; its parents are made.
+    """Yield an empty folder beside `path` that becomes `path` at the end; its parents are made.
 
-    When the body ends, all that is in it is synced to disk and the folder renamed. When the body
-    raises anything at all, it is removed. What is at `path` already is never replaced: there is no
-    way to exchange two folders in one step everywhere.
+    When the body ends, its content is synced to disk and the folder is renamed. When the body
+    raises anything at all, it is removed. An existing `path` is never replaced: not every system
+    can exchange two folders in one step.
 
     Args:
-        option: with which the user names another place, as `--triton`.
+        option: the option that names another place, such as `--triton`.
 
     Raises:
-        OutputFailed: there is something at `path`, its parent is not writable, or the body raised
-            an `OSError`, with the exception that `replace_when_whole` states.
+        OutputFailed: `path` exists, its parent is not writable, or the body raised an `OSError`; a
+            body that also reads must turn its own read errors into `SrganEdgeError`s.
     """
     partial = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
     if path.exists() or path.is_symlink():
@@ -107,19 +106,19 @@ def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
 
 
 def partial_result(path: Path) -> Path:
-    """What is called that could be saved of `path`, where the input is damaged."""
+    """Return the name of the partial result that is kept when the input of `path` is damaged."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 def output_failed(path: Path, error: OSError, option: str = "-o") -> OutputFailed:
-    """What to tell who wanted `path` written; `option` is with which another place is named."""
+    """Return the error for a failed write to `path`; `option` is what names another place."""
     reason = error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0, _ELSEWHERE).format(option=option)
     return OutputFailed(f"cannot write {path}: {reason}; {advice}")
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before this returns."""
+    """Flush a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -127,31 +126,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_special(path: Path) -> None:
-    """A rename would turn /dev/null into a file, and fails on a folder only after all the work."""
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a regular file")
-
-
-# What files are known by.
 def sha256_of(path: Path) -> str:
-    """SHA-256 of the content of a file, in hexadecimal digits; it is read in pieces."""
+    """Return the SHA-256 of a file in hexadecimal digits; the file is read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# A lock that is a file: the system gives it back when its owner dies, who may remove it.
 @contextmanager
 def file_locked(
     path: Path, open_lock: Callable[[], int], on_busy: Callable[[], None]
 ) -> Iterator[None]:
-    """Hold the lock at `path`; its owner may remove the file as long as it holds it.
+    """Hold the lock file at `path`, which the owner of the lock may delete.
+
+    The operating system releases the lock when its owner dies.
 
     Args:
-        open_lock: opens the file there, made if missing, and returns the descriptor.
-        on_busy: called, once, if another process has it now; unless it raises, that is waited for.
+        open_lock: opens the file, makes it if missing, and returns the descriptor.
+        on_busy: called once if another process holds the lock; unless it raises, this waits.
     """
     has_waited = False
     while True:
@@ -164,42 +155,34 @@ def file_locked(
                     on_busy()
                 has_waited = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, path):  # else who held it has removed it
+            if _is_at(descriptor, path):  # else the previous owner deleted it
                 yield
                 return
         finally:
             os.close(descriptor)  # which unlocks; so does the death of the process
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-# The bytes of model files, and what is said of those that are not ours.
 def open_model(path: Path) -> BinaryIO:
-    """A file to be read; a pipe or a device could be waited for without end.
+    """Open a model file for reading.
 
     Raises:
-        ModelRefused: no such file, not readable, or none.
+        ModelRefused: it does not exist, is not readable, or is not a regular file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor, status = _opened(path)
     except OSError as error:
         raise ModelRefused(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ModelRefused(f"{path}: not a file; possible: a model file")
     return os.fdopen(descriptor, "rb")
 
 
 def read_at_most(path: Path, max_bytes: int) -> bytes:
-    """The content of a file.
+    """Read a whole model file.
 
     Raises:
-        ModelRefused: as `open_model`, or larger than that.
+        ModelRefused: as for `open_model`, or the file is larger than `max_bytes`.
     """
     with open_model(path) as file:
         try:
@@ -211,7 +194,7 @@ def read_at_most(path: Path, max_bytes: int) -> bytes:
 
 
 def foreign(path: Path) -> ModelRefused:
-    """The refusal of a file that another program made."""
+    """Return the error for a model file that another program made."""
     return ModelRefused(
         f"{path}: carries no srgan-edge spec, so its scale and value range are unknown; "
         "make it with `srgan-edge export` or `srgan-edge convert`"
@@ -219,14 +202,17 @@ def foreign(path: Path) -> ModelRefused:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A FIFO would wait for ever, and a device never ends: O_NONBLOCK, then look what it is."""
+    """Open an image file for reading.
+
+    Raises:
+        InputRefused: it does not exist, is not readable, is empty, or is not a regular file.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor, status = _opened(path)
     except OSError as error:
         raise InputRefused(
             f"cannot read {path}: {error.strerror}; check the name and rights"
         ) from error
-    status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size > 0:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
@@ -237,11 +223,15 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def first_bytes(path: Path) -> bytes:
-    """Opening a pipe or a device could wait for ever, so only regular files go further."""
+    """Return the first 16 bytes of a video file.
+
+    Raises:
+        InputRefused: it does not exist, is not readable, is empty, or is not a regular file.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor, status = _opened(path)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise InputRefused(f"{path} is not a file; possible: one video file")
             head = os.read(descriptor, 16)
         finally:
@@ -251,3 +241,24 @@ def first_bytes(path: Path) -> bytes:
     if not head:
         raise InputRefused(f"{path} is empty")
     return head
+
+
+def _opened(path: Path) -> tuple[int, os.stat_result]:
+    """Open anything without waiting: a FIFO would block forever, so callers check the mode."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return descriptor, os.fstat(descriptor)
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise for devices, which a rename would turn into files, and folders, before any work."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,4 +1,4 @@
-"""The first CUDA GPU of this machine, as its driver describes it: no CUDA toolkit, no PyTorch."""
+"""This machine's CUDA GPU, read from its driver without the CUDA toolkit or PyTorch."""
 
 import ctypes
 import importlib.metadata
@@ -8,29 +8,32 @@ from typing import Self
 LIBRARY = "libcuda.so.1"
 
 NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
-"""What to say where `Gpu.find` finds none."""
+"""Error message for callers that need a GPU when `Gpu.find` returns None."""
+
+ACTIVATION_BUDGET_BYTES = 512 << 20
+"""Budget on a CPU, and the minimum on a GPU: see `activation_budget_bytes`."""
 
 _BLOCKING_SYNC = 4
-"""`CU_CTX_SCHED_BLOCKING_SYNC`: who waits for the GPU sleeps."""
+"""`CU_CTX_SCHED_BLOCKING_SYNC`: a thread waiting for the GPU sleeps instead of spinning."""
 
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
-"""Of the attributes of a device, in cuda.h."""
+"""Numbers of device attributes in cuda.h."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What an engine built for one GPU depends on."""
+    """The properties of a GPU that an engine built for it depends on."""
 
     name: str
     multiprocessors: int
     compute_capability: str
-    """As `8.9`."""
+    """For example `8.9`."""
     driver: str
-    """The CUDA version that the driver implements, as `13.0`."""
+    """CUDA version that the driver implements, for example `13.0`."""
 
     @classmethod
     def find(cls, library: str = LIBRARY) -> Self | None:
-        """The GPU that CUDA calls number 0; None without a driver or a GPU."""
+        """Return CUDA device 0, or None without a driver or a GPU."""
         try:
             cuda = ctypes.CDLL(library)
         except OSError:
@@ -58,7 +61,7 @@ class Gpu:
 
 
 def gpu_memory_bytes(index: int, library: str = LIBRARY) -> int | None:
-    """All of a GPU's memory, be it free or not; None without a driver or such a GPU."""
+    """Return the GPU's total memory, free or used; None without a driver or such a GPU."""
     device, size_bytes = ctypes.c_int(), ctypes.c_size_t()
     try:
         cuda = ctypes.CDLL(library)
@@ -72,10 +75,10 @@ def gpu_memory_bytes(index: int, library: str = LIBRARY) -> int | None:
 
 
 def share_primary_context(library: str = LIBRARY) -> bool:
-    """Let the first GPU's primary context be one that FFmpeg takes; False if it cannot be.
+    """Make the first GPU's primary context one that FFmpeg accepts; return False if impossible.
 
-    FFmpeg takes only one whose waiters sleep. Somebody may have opened it otherwise before, as
-    PyTorch does.
+    FFmpeg accepts only a context with blocking synchronization. It cannot be changed once the
+    context is open, for example by PyTorch.
     """
     flags, is_active = ctypes.c_uint(), ctypes.c_int()
     try:
@@ -92,21 +95,18 @@ def share_primary_context(library: str = LIBRARY) -> bool:
 
 
 def installed_version(distribution: str) -> str | None:
-    """The version of a distribution as pip knows it; None if it is not installed."""
+    """Return the installed version of a distribution, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-ACTIVATION_BUDGET_BYTES = 512 << 20
-"""On a CPU, and the least on a GPU: see `activation_budget_bytes`."""
-
-
 def activation_budget_bytes(device: str) -> int:
-    """What `--tile auto` lets the network's intermediate values take, in all slots together.
+    """Return the memory that `--tile auto` allows for activations, in all slots together.
 
-    Of a GPU a quarter, however much of it is free: the same video is cut alike every time.
+    On a GPU, a quarter of its total memory. It does not depend on what is free, so that a video is
+    cut into the same tiles every time.
     """
     family, _, index = device.partition(":")
     memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None

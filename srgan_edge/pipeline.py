@@ -1,9 +1,9 @@
 """Decode, upscale, encode: three stages side by side, a few frames apart.
 
-The pipeline knows neither files nor engines: frames come from an iterator, go through a function,
-and leave through a sink. Every frame goes through once and leaves in order, however many are
-upscaled at a time; copied packets pass the network by and keep their place. Memory is bounded by
-the channels between the stages, whatever the length of the video.
+The pipeline knows neither files nor engines: frames come from an iterator, pass through a function,
+and go to a sink. Every frame passes once and leaves in order, however many are upscaled at a time;
+copied packets bypass the network and keep their place. The channels between the stages bound the
+memory, whatever the length of the video.
 """
 
 import threading
@@ -18,36 +18,40 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
-"""Between two stages. Enough to even out slow frames; an upscaled 4K frame is 25 MB."""
+"""Items between two stages: enough to even out slow frames; an upscaled 4K frame is 25 MB."""
 
 Item = Frame | CopiedPacket
 
 Result = Frame | CodedFrame
 
+T = TypeVar("T")
+
 Source = TypeVar("Source", bound=Frame | CodedFrame)
-"""What is upscaled: RGB, or an image as a decoder left it on a GPU."""
+"""Input of the upscaling stage: RGB frames, or decoded frames that stay on a GPU."""
 
 Given = TypeVar("Given")
 Done = TypeVar("Done")
 
 
 class Sink(Protocol):
-    """What the last stage writes to; `VideoWriter` is one."""
+    """Destination of the last stage; `VideoWriter` is one."""
 
     def write(self, frame: Result) -> None: ...
 
     def copy(self, copied: CopiedPacket) -> None: ...
 
 
-# A bounded queue between two threads that ends in one of three ways, and never hangs.
-#
-# The producer is done, the producer failed (in both cases the consumer still gets everything, and
-# finds the error in `error`), or the consumer gave up (the producer is told at its next put).
-T = TypeVar("T")
+class ConsumerGone(Exception):
+    """The consumer accepts no more items; its own error has the reason."""
 
 
 class Channel(Generic[T]):
-    """Items from one producing to one consuming thread, at most `capacity` in between."""
+    """A bounded queue from one producing to one consuming thread, which never hangs.
+
+    It ends when the producer is done or has failed: in both cases the consumer still gets every
+    item, and then finds the error in `error`. It also ends when the consumer abandons it, which the
+    producer learns at its next `put`.
+    """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -55,10 +59,10 @@ class Channel(Generic[T]):
         self._changed = threading.Condition()
         self._ended = self._abandoned = False
         self.error: BaseException | None = None
-        """What stopped the producer; to be looked at when the items have ended."""
+        """Error that stopped the producer; valid once the items have ended."""
 
     def put(self, item: T) -> None:
-        """Hand over one item; waits while the channel is full.
+        """Append an item; waits while the channel is full.
 
         Raises:
             ConsumerGone: `abandon` was called.
@@ -71,20 +75,20 @@ class Channel(Generic[T]):
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """No more items, because all were put or because of `error`."""
+        """Declare that no more items follow, because all were put or because of `error`."""
         with self._changed:
             self._ended, self.error = True, error
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """The consumer takes no more; what is queued is dropped."""
+        """Drop queued items; the consumer accepts no more."""
         with self._changed:
             self._abandoned = True
             self._items.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        """All items in order, until the producer ends."""
+        """Yield all items in order, until the producer ends."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._items or self._ended)
@@ -96,19 +100,19 @@ class Channel(Generic[T]):
 
 
 class NewestChannel(Channel[T]):
-    """One whose `put` never waits: of items that may be dropped, it keeps the newest `capacity`.
+    """A channel whose `put` never waits: it keeps the newest `capacity` droppable items.
 
-    All others are kept, however many; they should be small.
+    All other items are kept, however many there are; they should be small.
     """
 
     def __init__(self, capacity: int, may_be_dropped: Callable[[T], bool]) -> None:
         super().__init__(capacity)
         self._may_be_dropped = may_be_dropped
         self.dropped = 0
-        """Items that nobody will see, because newer ones came."""
+        """Items that were dropped because newer ones came."""
 
     def put(self, item: T) -> None:
-        """Hand over one item, in place of the oldest that may be dropped if there are too many.
+        """Append an item; if too many are waiting, drop the oldest droppable one.
 
         Raises:
             ConsumerGone: `abandon` was called.
@@ -133,22 +137,22 @@ def upscale_video(
     end_source: Callable[[], None] = lambda: None,
     newest: NewestChannel[Source | CopiedPacket] | None = None,
 ) -> int:
-    """Pass every frame of `source` through `upscale` into `sink`; returns their number.
+    """Pass every frame of `source` through `upscale` into `sink`; return the number of frames.
 
-    With `newest`, decoding never waits, and that channel is where frames are dropped when
-    upscaling is slower; as none waits anywhere else, those that come through come soon.
+    With `newest`, decoding never waits, and that channel drops frames when upscaling is slower.
+    Frames wait nowhere else, so that latency stays low.
 
-    `source` is iterated in one thread and `sink` is called in another; `upscale` is called in
-    `slots` threads of their own at once, and `on_frame` in the caller's. The first error of any
-    stage stops all of them and is raised here. An error of `source` is raised after the frames
-    before it were written, so that they can be kept. `end_source` is called when no more frames are
-    wanted: a decoder that hangs must not hold up who pressed Ctrl-C.
+    `source` is iterated in one thread, `sink` is called in another, `upscale` in `slots` further
+    threads at once, and `on_frame` in the caller's. The first error of any stage stops all stages
+    and is raised here. An error of `source` is raised after the frames before it were written, so
+    that they can be kept. `end_source` is called when no more frames are needed: a hanging decoder
+    must not delay Ctrl-C.
     """
     decoded: Channel[Source | CopiedPacket]
     decoded = Channel(QUEUED_ITEMS) if newest is None else newest
     encoded: Channel[Result | CopiedPacket] = Channel(QUEUED_ITEMS if newest is None else 1)
-    # One frame more than there are slots is under way, so that none waits for the next; unless the
-    # next should be a newer one.
+    # One more frame than there are slots is in work, so that no slot waits for a frame; not where
+    # the next frame should be as new as possible.
     most_in_work = slots if newest is None else slots - 1
     decoder = threading.Thread(target=_decode, args=(source, decoded), name="decode", daemon=True)
     encoder = _Encoder(encoded, sink)
@@ -174,15 +178,22 @@ def upscale_video(
     return frames
 
 
+def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
+    """Upscale a frame at its own bit depth; its metadata is kept."""
+    pixels = upscale(frame.pixels)
+    deep = None if frame.deep is None else deepened(frame.deep, pixels)
+    return replace(frame, pixels=pixels, deep=deep)
+
+
 def in_order(
     items: Iterable[Given | CopiedPacket],
     upscale: Callable[[Given], Done],
     slots: int,
     most_in_work: int,
 ) -> Generator[Done | CopiedPacket, None, None]:
-    """The items in their order, frames upscaled, `slots` of them at a time.
+    """Yield the items in order, with `slots` frames upscaled at a time.
 
-    No item is taken while more than `most_in_work` frames are not finished.
+    No item is read while more than `most_in_work` frames are unfinished.
     """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
     waiting: deque[CopiedPacket | Future[Done]] = deque()
@@ -222,7 +233,7 @@ def _decode(
 
 
 class _Encoder(threading.Thread):
-    """Writes what comes through the channel; keeps the error that stopped it, if one did."""
+    """Writes the channel's items to the sink, and keeps the error that stopped it."""
 
     def __init__(self, encoded: Channel[Result | CopiedPacket], sink: Sink) -> None:
         super().__init__(name="encode", daemon=True)
@@ -239,14 +250,3 @@ class _Encoder(threading.Thread):
         except BaseException as error:
             self.error = error
             self._encoded.abandon()
-
-
-def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
-    """The frame, in as many bits as it has, with all that is said of it."""
-    pixels = upscale(frame.pixels)
-    deep = None if frame.deep is None else deepened(frame.deep, pixels)
-    return replace(frame, pixels=pixels, deep=deep)
-
-
-class ConsumerGone(Exception):
-    """Nobody will take what is put; the consumer's own error says why."""

@@ -1,4 +1,4 @@
-"""The jobs of one `upscale` command: one engine, many files; a failure does not stop the rest."""
+"""Run the jobs of one `upscale` command: one engine, many files; a bad file stops no other."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,10 +37,10 @@ class Opened:
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
-    """Upscale every job's file; return the highest exit code of all of them.
+    """Upscale the file of every job; return the worst exit code.
 
     Raises:
-        SrganEdgeError: nothing could be started: no such model or engine, impossible options.
+        SrganEdgeError: nothing could be started, because of the model, the engine or the options.
     """
     refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
@@ -143,9 +143,9 @@ def refuse_outscale(outscale: float | None) -> None:
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
-    """The engine on the CPU that takes over when the GPU is lost; None: there is none.
+    """Return the CPU engine that continues if a GPU is lost; None if there is none.
 
-    Opened in FP32, it also repeats the tiles that were not finite on the GPU.
+    Opened in FP32, it also recomputes tiles that were not finite on the GPU.
     """
     if choice.device == "cpu":
         return None
@@ -159,7 +159,7 @@ def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
 
 
 def _source_of(choice: Choice) -> str | None:
-    """The model that a file for GPUs only was made from, which may be here too."""
+    """Return the name of the model that a GPU-only file was made from, if it states one."""
     if choice.kind.suffix == ENGINE_SUFFIX:
         return read_passport(choice.path).source
     if choice.kind.suffix == ".onnx" and (file := read_onnx(choice.path)).precision != "fp32":

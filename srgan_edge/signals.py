@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: for what must come to an end by itself, as a training step, and the rest."""
+"""SIGINT and SIGTERM: for work that must finish first (a training step), and for the rest."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ from types import FrameType
 
 @dataclass
 class StopSignals:
-    """The number of the signal that was received; 0 as long as there was none."""
+    """The signal number that was received, or 0."""
 
     received: int = 0
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """The first signal is remembered for whoever looks; a second one acts as it did before."""
+    """Record the first signal for the caller to check; a second one acts as it did before."""
     signals = StopSignals()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -42,12 +42,13 @@ def stop_signals() -> Iterator[StopSignals]:
 
 @contextmanager
 def ends_within(seconds: float) -> Iterator[None]:
-    """So long after a signal the process ends, if it has not by itself.
+    """Force the process to exit `seconds` after a signal unless the block has ended by then.
 
-    What a handler raises breaks off the main thread, as a rule: a call into a library may last, and
-    Python drops what is raised in a finalizer. For work that may be broken off anywhere.
+    Usually the exception of a signal handler stops the main thread. But a call into a library may
+    take long, and Python drops exceptions raised in a finalizer. Only for work that may be cut off
+    at any point.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are not for us
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield
         return
     reading, writing = os.pipe()
@@ -64,7 +65,7 @@ def ends_within(seconds: float) -> Iterator[None]:
             )
             sys.stderr.flush()
             os._exit(128 + received[0])
-        while os.read(reading, 64):  # until the other end is closed: there can be more signals
+        while os.read(reading, 64):  # until the other end is closed: more signals may come
             pass
         os.close(reading)
 

@@ -1,10 +1,10 @@
-"""Cutting a frame into tiles of one shape, and putting the upscaled tiles together again.
+"""Cut a frame into tiles of one shape, and join the upscaled tiles again.
 
-A tile is a window of the frame. It is larger than the core it is responsible for by a halo on each
-side, which gives the network the neighborhood it looks at, and which is discarded afterwards:
-where the halo covers the network's reach there is nothing to blend. At the edge of the frame there
-is no halo, so that the network meets the same edge as in the whole frame. All windows have one
-shape, since static engines and batches need it: the last row and column shift inward.
+A tile is a window of the frame: the core that it contributes to the result, and a halo on each
+side. The halo shows the network the neighborhood of the core and is discarded afterwards; where it
+covers the network's receptive field there is nothing to blend. There is no halo at the edge of the
+frame, so that the network sees the same edge as in the whole frame. All windows have one shape,
+which static engines and batches need: the last row and column shift inward.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,19 @@ from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
 
 MIN_TILE_PX = 16
-"""Below this the halo is nearly all of the work."""
+"""In smaller tiles nearly all of the work would be in the halo."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Options for cutting frames into tiles."""
+
+    tile: int | Literal["auto"] = "auto"
+    """Side of a tile's core in LR pixels; 0: whole frames; auto: the largest that fits."""
+    overlap: int | Literal["auto", "exact"] = "auto"
+    """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
+    batch: int = 1
+    """Tiles per call of the engine."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +46,13 @@ class Span:
         return self.stop - self.start
 
     def slice(self, scale: int = 1, origin: int = 0) -> slice:
-        """As an index, relative to `origin`, both in units of `scale` pixels."""
+        """Return this range as an index relative to `origin`, scaled by `scale`."""
         return slice(scale * (self.start - origin), scale * (self.stop - origin))
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One window of the frame and the core in it, in LR pixels of the frame."""
+    """A window of the frame and the core in it, in LR pixels of the frame."""
 
     window_y: Span
     window_x: Span
@@ -50,7 +62,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How one frame size is cut. The cores of the tiles partition the frame."""
+    """The tiles of one frame size. Their cores partition the frame."""
 
     width: int
     height: int
@@ -58,12 +70,12 @@ class TilePlan:
 
     @property
     def window_size(self) -> tuple[int, int]:
-        """(width, height) of every window."""
+        """Width and height of every window."""
         return self.tiles[0].window_x.length, self.tiles[0].window_y.length
 
     @property
     def overhead(self) -> float:
-        """Pixels computed over pixels kept; 1.0 for a whole frame."""
+        """Pixels computed divided by pixels kept; 1.0 for a whole frame."""
         width, height = self.window_size
         return len(self.tiles) * width * height / (self.width * self.height)
 
@@ -75,7 +87,7 @@ class TilePlan:
 
     @property
     def table(self) -> npt.NDArray[np.int32]:
-        """int32 [N, 6], as kernels read it: y, x of the window; y, x, height, width of the core."""
+        """The tiles for CUDA kernels, int32 [N, 6]: window y, x; core y, x, height, width."""
         return np.array(
             [
                 (
@@ -96,11 +108,11 @@ def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
     """Cut a frame of `width` x `height` LR pixels.
 
     Args:
-        tile_px: the core's side; 0 keeps the frame whole.
-        halo_px: added around the core and discarded.
+        tile_px: side of the core; 0 keeps the frame whole.
+        halo_px: width of the halo around the core.
 
     Raises:
-        UsageError: a tile too small to be useful, or a negative halo.
+        UsageError: the tile is too small to be useful, or the halo is negative.
     """
     if tile_px != 0 and tile_px < MIN_TILE_PX:
         raise UsageError(
@@ -114,13 +126,13 @@ def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
 
 
 def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px: int) -> TilePlan:
-    """Cut a frame into windows of one size, for an engine that takes no other.
+    """Cut a frame into windows of one size, for an engine that accepts no other.
 
     Args:
-        window_size: (width, height), halo included; a frame of just that size stays whole.
+        window_size: width and height, halo included; a frame of exactly this size stays whole.
 
     Raises:
-        UsageError: the frame is smaller than a window, or a window no larger than its halos.
+        UsageError: the frame is smaller than a window, or a window is no larger than its halos.
     """
     if window_size == (width, height):
         return plan_tiles(width, height, 0, 0)
@@ -140,13 +152,20 @@ def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px:
     return _planned(width, height, rows, columns)
 
 
+def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
+    """Return the core's side of the largest tile within `budget_px`; 0 if the whole frame fits."""
+    if width * height <= budget_px:
+        return 0
+    return max(64, int(budget_px**0.5) - 2 * halo)
+
+
 def upscale_tiled(
     upscale: Callable[[Pixels], Pixels], frame: Pixels, plan: TilePlan, scale: int, batch: int
 ) -> Pixels:
-    """Upscale a frame uint8 [H, W, 3] by its tiles; uint8 [sH, sW, 3].
+    """Upscale a frame in tiles: uint8 [H, W, 3] to [sH, sW, 3].
 
-    `upscale` maps uint8 [N, h, w, 3] to [N, sh, sw, 3] and gets `batch` tiles at a time, the
-    remaining ones in the last call.
+    `upscale` maps uint8 [N, h, w, 3] to [N, sh, sw, 3]. It is called with `batch` tiles at a time,
+    and with the remaining ones at the end.
     """
     if len(plan.tiles) == 1:
         return upscale(np.ascontiguousarray(frame)[None])[0]
@@ -162,13 +181,13 @@ def upscale_row(
     scale: int,
     batch: int,
 ) -> Pixels:
-    """Upscale one of a plan's `rows`: the same stripe of the result as by `upscale_tiled`.
+    """Upscale one of a plan's `rows` to the same stripe as `upscale_tiled`.
 
     Args:
         windows: uint8 [h, W, 3], the rows of the frame that the tiles' windows span.
 
     Returns:
-        uint8 [s * core height, sW, 3].
+        The stripe, uint8 [s * core height, sW, 3].
     """
     core, window = tiles[0].core_y, tiles[0].window_y
     result = np.empty((scale * core.length, scale * windows.shape[1], 3), np.uint8)
@@ -186,7 +205,7 @@ def _upscale_into(
     scale: int,
     batch: int,
 ) -> None:
-    """Both arrays have the full width, and begin at these LR rows of the frame."""
+    """Write tiles to `result`; both arrays are full width and begin at the given LR rows."""
     for first in range(0, len(tiles), batch):
         group = tiles[first : first + batch]
         windows = [frame[t.window_y.slice(origin=frame_top), t.window_x.slice()] for t in group]
@@ -209,9 +228,9 @@ def _planned(
 
 
 def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, Span]]:
-    """(window, core) along one axis.
+    """Yield the window and the core of each tile along one axis.
 
-    Cores begin where the one before ends. Each is as long as its window allows: `tile_px`, and
+    A core begins where the previous one ends. Each is as long as its window allows: `tile_px`, and
     `halo_px` more at either end of the frame, where no halo is needed.
     """
     window_px = min(tile_px + 2 * halo_px, length)
@@ -222,22 +241,3 @@ def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, 
         stop = length if window.stop == length else window.stop - halo_px
         yield window, Span(start, stop)
         start = stop
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How frames are cut, as asked for on the command line."""
-
-    tile: int | Literal["auto"] = "auto"
-    """Side of a tile's core in LR pixels; 0: whole frames; auto: the largest that fits."""
-    overlap: int | Literal["auto", "exact"] = "auto"
-    """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
-    batch: int = 1
-    """Tiles a call."""
-
-
-def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
-    """The core of the largest tile of at most `budget_px` pixels; 0: the whole frame is no more."""
-    if width * height <= budget_px:
-        return 0
-    return max(64, int(budget_px**0.5) - 2 * halo)

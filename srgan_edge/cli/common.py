@@ -6,17 +6,25 @@ from typing import Annotated, Any
 import typer
 
 from srgan_edge.errors import UsageError
+from srgan_edge.files import output_failed
 
-NETWORK = "Network"
-"""Where in the help of a command the options below are."""
+MODEL_PANEL = "Model"
+
+
+def bundled_names(incomplete: str) -> list[str]:
+    """The bundled models whose names begin with `incomplete`, for the shell's completion."""
+    from srgan_edge.model.library import bundled_models
+
+    return [name for name in bundled_models() if name.startswith(incomplete)]
+
 
 ModelOption = Annotated[
     str,
     typer.Option(
         *("-n", "--model"),
         metavar="NAME|FILE",
-        help="Bundled model, or a file.",
-        rich_help_panel=NETWORK,
+        help="A bundled model (see `srgan-edge info`), or a model file.",
+        autocompletion=bundled_names,
     ),
 ]
 EngineOption = Annotated[
@@ -24,8 +32,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="auto, openvino, onnxruntime, torch or tensorrt.",
-        rich_help_panel=NETWORK,
+        help="Runtime: auto, openvino, onnxruntime, torch or tensorrt.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 DeviceOption = Annotated[
@@ -33,15 +41,26 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N; of onnxruntime also tensorrt or rtx.",
-        rich_help_panel=NETWORK,
+        help="auto, cpu, cuda or cuda:N; onnxruntime also has tensorrt and rtx.",
+        rich_help_panel=MODEL_PANEL,
     ),
 ]
 Fp32Option = Annotated[
     bool,
-    typer.Option("--fp32", help="Forbid any precision below FP32.", rich_help_panel=NETWORK),
+    typer.Option(
+        "--fp32", help="Never compute in a precision below FP32.", rich_help_panel=MODEL_PANEL
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OutputFileOption = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE|DIR/",
+        help="File to write, or a folder for it under its default name.",
+    ),
+]
 
 
 def require(module: str, requirement: str, purpose: str) -> None:
@@ -64,9 +83,27 @@ def pixels_or(option: str, text: str, *words: str) -> Any:  # noqa: ANN401 - int
         raise UsageError(f"{option} {text!r}; possible: a number of pixels, {possible}") from None
 
 
-def refuse_other_suffix(path: Path, suffix: str) -> None:
-    if path.suffix != suffix:
-        raise UsageError(f"-o {path}; possible: a name that ends in {suffix}")
+def output_file(output: str | None, default: Path) -> Path:
+    """The file that `-o` names; for a folder, the default name in it. A missing folder is made.
+
+    Raises:
+        UsageError: a file with another suffix than `default` has.
+        OutputFailed: the folder cannot be made.
+    """
+    if output is None:
+        return default
+    path = Path(output)
+    if output.endswith("/") or path.is_dir():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_failed(path, error) from error
+        return path / default.name
+    if path.suffix != default.suffix:
+        raise UsageError(
+            f"-o {path}; possible: a name that ends in {default.suffix}, or a folder ({path}/)"
+        )
+    return path
 
 
 def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
@@ -76,7 +113,7 @@ def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
 
 
 def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
-    """Every digit of it, however narrow the terminal: a folded number is a wrong one."""
+    """Print every digit, however narrow the terminal: a folded number is a wrong one."""
     from rich.console import Console
     from rich.measure import Measurement
 

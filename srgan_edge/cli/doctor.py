@@ -1,4 +1,4 @@
-"""What works on this machine: packages, engines (each is made to run), CPU, GPU, models."""
+"""Findings about this machine: packages, engines (each runs a self-test), CPU, GPU, models."""
 
 import os
 import platform
@@ -37,13 +37,13 @@ OPTIONAL_PACKAGES = {
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "rtx",
 }
-"""Distribution -> the extra that brings it."""
+"""The extra that installs each distribution."""
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 
 MIN_CONSISTENCY_DB = 30.0
-"""A result shrunk again must resemble its input. Swapped channels, a wrong value range or a graph
-computed wrongly all fall far below; bicubic itself reaches about 45 dB on the test image."""
+"""Minimum PSNR of a result, reduced again, against its input. Swapped channels, a wrong value range
+or a wrong graph all fall far below; bicubic interpolation reaches about 45 dB on the test image."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +55,23 @@ class Finding:
     status: Status
     detail: str
     advice: str = ""
-    """What to type to put it right; empty if nothing needs to be."""
+    """Command that fixes it; empty if nothing needs fixing."""
 
 
 def examine() -> list[Finding]:
-    """Look at everything; nothing found wrong is raised, all of it is reported."""
+    """Check everything. Faults are reported as findings, not raised."""
     return [*_system(), *_packages(), *_models(), *_engines(), *_gpu()]
 
 
 def self_test(engine: Engine) -> float:
-    """Upscale a small image and shrink the result again: PSNR in dB against the image."""
+    """Upscale a small image, reduce the result again, and return its PSNR in dB."""
     lr = _test_image()
     sr = engine.upscale(lr[None])[0]
     return metrics.psnr_rgb(bicubic.resize(sr, *lr.shape[:2]), lr, border_px=2)
 
 
 def _test_image() -> Pixels:
-    """A smooth colorful 40x32 image: every channel goes its own way."""
+    """Return a smooth 40x32 image with three different channels."""
     y, x = np.mgrid[0:32, 0:40] / 32
     planes = [np.sin(3 * x + y), np.sin(4 * y - x + 1), np.cos(2 * x * y + 2)]
     return (127.5 + 100 * np.stack(planes, axis=2)).astype(np.uint8)
@@ -91,7 +91,7 @@ def _system() -> list[Finding]:
 
 
 def cpu_flags() -> set[str]:
-    """As Linux names them; empty elsewhere."""
+    """Return the CPU's flags by their Linux names; empty on other systems."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))]
@@ -133,7 +133,7 @@ def _engines() -> list[Finding]:
             findings.append(Finding("engines", kind.name, "absent", "not installed", advice))
             continue
         if not model.has(kind.suffix):
-            detail = "installed; no engine is bundled, each is built for its GPU"
+            detail = "installed; no engine is bundled, each is built for a GPU"
             advice = f"srgan-edge export {DEFAULT_MODEL} --rtx"
             findings.append(Finding("engines", kind.name, "absent", detail, advice))
             continue
@@ -147,7 +147,7 @@ def _tried(choice: Choice) -> Finding:
     try:
         with open_engine(choice) as engine:
             info, consistency_db = engine.info, self_test(engine)
-    except Exception as error:  # whatever a runtime throws here is the finding
+    except Exception as error:  # whatever a runtime raises is the finding
         return Finding("engines", name, "broken", f"{type(error).__name__}: {error}")
     detail = f"{info.device}, {info.arithmetic}, self-test {consistency_db:.1f} dB"
     status: Status = "ok" if consistency_db >= MIN_CONSISTENCY_DB else "broken"

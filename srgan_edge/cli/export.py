@@ -1,179 +1,239 @@
-"""Commands that make one form of a model of another: `export`, `convert`, `quantize`, `engines`."""
+"""Commands that turn a model into another form: `export`, `convert`, `quantize`, `engines`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from srgan_edge.cli.common import JsonOption, print_whole_table, refuse_other_suffix, require
+from srgan_edge.cli.common import (
+    JsonOption,
+    OutputFileOption,
+    bundled_names,
+    output_file,
+    print_whole_table,
+    require,
+)
+from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import UsageError
+from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
+if TYPE_CHECKING:  # which needs torch
+    from srgan_edge.export.engine import Target
+    from srgan_edge.model.passport import Profile
+
 commands = typer.Typer()
+engines = typer.Typer()
+commands.add_typer(
+    engines,
+    name="engines",
+    cls=PlainGroup,
+    no_args_is_help=True,
+    help="List, remove or prune cached engines.",
+    rich_help_panel="Export",
+)
 
-engines = typer.Typer(no_args_is_help=True)
-commands.add_typer(engines, name="engines", help="Look after the engines built on this machine.")
+TARGETS = {
+    "--tensorrt": "a TensorRT engine for this GPU",
+    "--rtx": "a TensorRT-RTX engine",
+    "--onnx": "ONNX",
+    "--openvino": "OpenVINO's IR",
+    "--triton": "a Triton repository",
+}
+"""Results of `export`, by option; the first three in the order of preference."""
+
+_ENGINE_TARGETS = ("--tensorrt", "--rtx")
+
+_target = partial(typer.Option, rich_help_panel="Target")
+_engine = partial(typer.Option, rich_help_panel="Engines")
 
 
-@commands.command()
+@commands.command(
+    cls=PlainCommand,
+    rich_help_panel="Export",
+    epilog="""\b
+Without a target, the best one installed: TensorRT, TensorRT-RTX, ONNX.
+Examples:
+  srgan-edge export --fp16
+  srgan-edge export runs/mine/srgan-x4.safetensors --onnx""",
+)
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Bundled name, .safetensors; .engine: --triton.")
-    ],
-    onnx: Annotated[bool, typer.Option("--onnx", help="The deployment ONNX.")] = False,
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=f"A bundled model, or a .safetensors file ({DEFAULT_MODEL} by default); with "
+            "--triton also an .engine file.",
+            autocompletion=bundled_names,
+        ),
+    ] = None,
+    output: OutputFileOption = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Export in FP16 (the default for engines).")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Export an engine in BF16.")] = False,
     tensorrt: Annotated[
-        bool,
-        typer.Option("--tensorrt", help="An engine of TensorRT for the GPU here: the rule, if so."),
+        bool, _target("--tensorrt", help="Build a TensorRT engine for this machine's GPU.")
     ] = False,
     rtx: Annotated[
-        bool, typer.Option("--rtx", help="An engine of TensorRT-RTX; builds without a GPU.")
+        bool, _target("--rtx", help="Build a TensorRT-RTX engine; needs no GPU to build.")
     ] = False,
-    openvino: Annotated[bool, typer.Option("--openvino", help="OpenVINO's IR.")] = False,
+    onnx: Annotated[bool, _target("--onnx", help="Write the deployment ONNX.")] = False,
+    openvino: Annotated[bool, _target("--openvino", help="Write OpenVINO's IR.")] = False,
     triton: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Add MODEL, or FILE.engine, to a Triton repository."),
+        _target(metavar="DIR", help="Add the model to a Triton model repository."),
     ] = None,
     io: Annotated[
         Literal["bytes", "float"],
-        typer.Option(help="Of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other programs."),
+        _target(
+            metavar="bytes|float",
+            help="Input and output of --onnx: uint8 NHWC, or float32 NCHW in [0, 1] for other "
+            "programs.",
+        ),
     ] = "bytes",
-    fp16: Annotated[bool, typer.Option("--fp16", help="In FP16, as engines are.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Convolve in BF16.")] = False,
     tile: Annotated[
         int | None,
-        typer.Option("-t", "--tile", help="Tile core in pixels; the halo is added."),
+        _engine("-t", "--tile", metavar="PX", help="Side of a tile in pixels, without its halo."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Tiles a call.")] = None,
+    batch: Annotated[int | None, _engine(metavar="N", help="Tiles computed at a time.")] = None,
     shape: Annotated[
         str | None,
-        typer.Option(metavar="NxHxW", help="Input shape, instead of --tile."),
+        _engine(metavar="NxHxW", help="Fixed input shape, instead of --tile."),
     ] = None,
     dynamic: Annotated[
-        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Any shape between two, each NxHxW.")
+        str | None,
+        _engine(metavar="MIN,OPT,MAX", help="Range of input shapes, each NxHxW."),
     ] = None,
     compute_capability: Annotated[
         str | None,
-        typer.Option(metavar="X.Y,...", help="Of the GPUs --rtx is for; 8.6,8.9,12.0 by itself."),
+        _engine(
+            metavar="X.Y,...",
+            help="GPU generations --rtx builds for (default: 8.6,8.9,12.0).",
+        ),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Scratch memory --tensorrt may use.")
+        int | None, _engine(metavar="MIB", help="Scratch memory --tensorrt may use.")
     ] = None,
     optimization_level: Annotated[
-        int | None, typer.Option(metavar="0-5", help="How long --tensorrt searches.")
+        int | None,
+        _engine(metavar="0-5", help="Effort of --tensorrt's search; higher builds longer."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
 ) -> None:
-    """Turn a checkpoint into what an edge box runs, and show that it is equal."""
-    target = _target_of(
-        {
-            "--onnx": onnx,
-            "--tensorrt": tensorrt,
-            "--rtx": rtx,
-            "--openvino": openvino,
-            "--triton": triton is not None,
-        }
-    )
+    """Export a model for deployment and verify it against PyTorch."""
     builders = ("--tensorrt", "--rtx")
-    _refuse_options_of_others(
-        target,
-        {
-            "--io float": (io == "float", ("--onnx",)),
-            "--fp16": (fp16, ("--onnx", *builders)),
-            "--bf16": (bf16, builders),
-            "--tile": (tile is not None, builders),
-            "--batch": (batch is not None, builders),
-            "--shape": (shape is not None, builders),
-            "--dynamic": (dynamic is not None, builders),
-            "--compute-capability": (compute_capability is not None, ("--rtx",)),
-            "--workspace": (workspace is not None, ("--tensorrt",)),
-            "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
-            "-o": (output is not None, ("--onnx", "--openvino", *builders)),
-        },
-    )
+    for_targets = {
+        "--io float": (io == "float", ("--onnx",)),
+        "--fp16": (fp16, ("--onnx", *builders)),
+        "--bf16": (bf16, builders),
+        "--tile": (tile is not None, builders),
+        "--batch": (batch is not None, builders),
+        "--shape": (shape is not None, builders),
+        "--dynamic": (dynamic is not None, builders),
+        "--compute-capability": (compute_capability is not None, ("--rtx",)),
+        "--workspace": (workspace is not None, ("--tensorrt",)),
+        "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
+        "-o": (output is not None, ("--onnx", "--openvino", *builders)),
+    }
+    given = {name: targets for name, (is_given, targets) in for_targets.items() if is_given}
+    named = {
+        "--onnx": onnx,
+        "--tensorrt": tensorrt,
+        "--rtx": rtx,
+        "--openvino": openvino,
+        "--triton": triton is not None,
+    }
+    target = _named_target(named) or _best_target(given, output)
+    for name, targets in given.items():
+        if target not in targets:
+            raise UsageError(f"{name} with {target}; possible: with {' or '.join(targets)}")
     if fp16 and bf16:
         raise UsageError("--fp16 and --bf16; possible: one of them")
     require("torch", "srgan-edge[export]", "exporting")
     require("onnx", "srgan-edge[export]", "exporting")
+    chosen = model or DEFAULT_MODEL
+    if model is None or not any(named.values()):
+        typer.echo(_announcement(chosen, target, in_half=fp16))
     if triton is not None:
-        _export_to_triton(model, triton)
+        _export_to_triton(chosen, triton)
     elif target == "--onnx":
-        _export_onnx(model, output, in_floats=io == "float", in_half=fp16)
+        _export_onnx(chosen, output, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
-        _export_ir(model, output)
+        _export_ir(chosen, output)
     else:
-        from srgan_edge.engines.cache import EngineCache
-        from srgan_edge.export.engine import Target, export_engine
+        from srgan_edge.export.engine import Target
         from srgan_edge.export.tensorrt import Search
         from srgan_edge.model.library import find_model, read_spec
-        from srgan_edge.model.passport import ENGINE_SUFFIX, Profile, read_engine, write_engine
+        from srgan_edge.model.passport import Profile
 
-        spec = read_spec(find_model(model).file(".safetensors"))
+        spec = read_spec(find_model(chosen).file(".safetensors"))
         profile = Profile.from_options(spec, tile, batch, shape, dynamic)
-        if rtx:
+        if target == "--rtx":
             capabilities = compute_capability or "8.6,8.9,12.0"
-            chosen = Target.rtx(tuple(capabilities.split(",")))
+            builder = Target.rtx(tuple(capabilities.split(",")))
         else:
-            chosen = Target.tensorrt(Search(workspace, optimization_level))
-        precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
-        if output is not None:
-            refuse_other_suffix(output, ENGINE_SUFFIX)
-        cache = EngineCache()
-        with _bar_of_a_build() as (say, show):
-            path = export_engine(model, precision, profile, chosen, cache, say, show)
-        if output is not None:
-            typer.echo(f"cache     {path}")
-            write_engine(output, *read_engine(path))
-            path = output
-        size_kib = path.stat().st_size / 1024
-        typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+            builder = Target.tensorrt(Search(workspace, optimization_level))
+        _export_engine(chosen, output, "bf16" if bf16 else "fp16", profile, builder)
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Export")
 def convert(
-    weights: Annotated[Path, typer.Argument(metavar="FILE.pth", help="A foreign x4 generator.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    weights: Annotated[
+        Path, typer.Argument(metavar="FILE.pth", help="An x4 generator of another program.")
+    ],
+    output: OutputFileOption = None,
     head: Annotated[
-        Head, typer.Option(help="tanh if its output is (tanh(x) + 1) / 2; else linear.")
+        Head,
+        typer.Option(
+            metavar="linear|tanh", help="tanh if the model's output is (tanh(x) + 1) / 2."
+        ),
     ] = "linear",
 ) -> None:
-    """Import a foreign SRResNet, SRGAN or SRVGGNetCompact generator, without running its pickle."""
+    """Import an SRResNet, SRGAN or SRVGGNetCompact generator."""
     require("torch", "srgan-edge[export]", "converting")
     from srgan_edge.export.convert import checkpoint_from_pickle
 
-    path = output or weights.with_suffix(".safetensors")
+    path = output_file(output, weights.with_suffix(".safetensors"))
     spec = checkpoint_from_pickle(weights, path, path.stem, head)
     typer.echo(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Export")
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name or .safetensors.")],
-    data: Annotated[
-        list[Path], typer.Option(help="Folder of images to measure scales on; repeatable.")
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A bundled model, or a .safetensors file.",
+            autocompletion=bundled_names,
+        ),
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    data: Annotated[
+        list[Path],
+        typer.Option(metavar="DIR", help="Folder of images to measure scales on; repeatable."),
+    ],
+    output: OutputFileOption = None,
 ) -> None:
-    """Make the INT8 form of a model: faster where a processor multiplies bytes faster."""
+    """Make the INT8 form of a model. Processors with fast INT8 arithmetic run it faster."""
     require("torch", "srgan-edge[export]", "quantizing")
     require("onnx", "srgan-edge[export]", "quantizing")
     from srgan_edge.export.quantize import quantize_checkpoint
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output or Path(f"{checkpoint.stem}-int8.safetensors")
-    refuse_other_suffix(path, ".safetensors")
+    path = output_file(output, Path(f"{checkpoint.stem}-int8.safetensors"))
     if path.exists() and path.samefile(checkpoint):
         raise UsageError(f"-o {path} is the model itself; name another file")
     parity = quantize_checkpoint(checkpoint, data, path)
     typer.echo(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
 
-@engines.command("list")
+@engines.command("list", cls=PlainCommand)
 def list_engines(as_json: JsonOption = False) -> None:
-    """Show the engines in the cache, and which of them can be used here."""
+    """List the cached engines, and whether they run on this machine."""
     from dataclasses import asdict
 
     from srgan_edge.cli.tables import engines_table
@@ -190,9 +250,9 @@ def list_engines(as_json: JsonOption = False) -> None:
         typer.echo(f"no engines in {cache.folder}")
 
 
-@engines.command("rm")
+@engines.command("rm", cls=PlainCommand)
 def remove_engines(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `list` shows them.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names that `list` shows.")],
 ) -> None:
     """Remove engines from the cache, with their passports."""
     from srgan_edge.engines.cache import EngineCache
@@ -202,9 +262,9 @@ def remove_engines(
         typer.echo(f"removed {cache.remove(name)}")
 
 
-@engines.command("prune")
+@engines.command("prune", cls=PlainCommand)
 def prune_engines() -> None:
-    """Remove the engines that cannot be used here: damaged, or of another runtime."""
+    """Remove engines that do not run here: damaged, or of another runtime."""
     from srgan_edge.engines.cache import EngineCache
 
     removed = EngineCache().prune()
@@ -214,35 +274,74 @@ def prune_engines() -> None:
         typer.echo("nothing to remove")
 
 
-def _target_of(wanted: dict[str, bool]) -> str:
-    """The one target that was asked for, by its option; TensorRT if it is here and none was."""
-    from importlib.util import find_spec
-
-    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
+def _named_target(named: Mapping[str, bool]) -> str | None:
+    """The one target that was asked for, by its option."""
+    chosen = [name for name, is_named in named.items() if is_named]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)}; possible: one of them at a time")
-    if chosen:
-        return chosen[0]
-    if find_spec("tensorrt") is None:
-        raise UsageError(
-            "nothing to export to, as TensorRT is not installed; "
-            f"possible: {', '.join(name for name in wanted if name != '--tensorrt')}"
-        )
-    return "--tensorrt"
+    return chosen[0] if chosen else None
 
 
-def _refuse_options_of_others(target: str, options: dict[str, tuple[bool, Sequence[str]]]) -> None:
-    """Raise at an option that was given and that the target knows nothing to do with.
+def _best_target(given: Mapping[str, Sequence[str]], output: str | None) -> str:
+    """The best target that is installed and has a use for all given options.
+
+    Where none is, the best that would have: its error then names the package to install.
 
     Args:
-        options: by name, whether it was given and which targets it is for.
+        given: options, each with the targets that it is for.
+        output: the file that `-o` names, whose suffix narrows the choice.
     """
-    for name, (given, targets) in options.items():
-        if given and target not in targets:
-            raise UsageError(f"{name} with {target}; possible: with {' or '.join(targets)}")
+    from srgan_edge.model.passport import ENGINE_SUFFIX
+
+    by_suffix = {".onnx": ("--onnx",), ".xml": ("--openvino",), ENGINE_SUFFIX: _ENGINE_TARGETS}
+    candidates = by_suffix.get(Path(output or "").suffix, (*_ENGINE_TARGETS, "--onnx"))
+    fitting = [name for name in candidates if all(name in targets for targets in given.values())]
+    return next((name for name in fitting if _is_installed(name)), (fitting or candidates)[0])
 
 
-def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: bool) -> None:
+def _is_installed(target: str) -> bool:
+    from importlib.util import find_spec
+
+    from srgan_edge.machine import Gpu
+
+    if target == "--tensorrt":  # which builds on the GPU it builds for
+        return find_spec("tensorrt") is not None and Gpu.find() is not None
+    return target != "--rtx" or find_spec("tensorrt_rtx") is not None
+
+
+def _announcement(model: str, target: str, *, in_half: bool) -> str:
+    others = " ".join(name for name in TARGETS if name != target)
+    made = f"{TARGETS[target]} in FP16" if target == "--onnx" and in_half else TARGETS[target]
+    return f"exporting {model} to {made} ({target}); other targets: {others}"
+
+
+def _export_engine(
+    model: str,
+    output: str | None,
+    precision: Literal["fp16", "bf16"],
+    profile: "Profile",
+    builder: "Target",
+) -> None:
+    from srgan_edge.cli.progress import build_bar
+    from srgan_edge.engines.cache import EngineCache
+    from srgan_edge.export.engine import export_engine
+    from srgan_edge.model.passport import ENGINE_SUFFIX, read_engine, write_engine
+
+    if output is not None:  # refuse another suffix before the engine is built
+        output_file(output, Path(f"{model}{ENGINE_SUFFIX}"))
+    cache = EngineCache()
+    with build_bar() as (say, show):
+        path = export_engine(model, precision, profile, builder, cache, say, show)
+    if output is not None:
+        typer.echo(f"cache     {path}")
+        target = output_file(output, path)
+        write_engine(target, *read_engine(path))
+        path = target
+    size_kib = path.stat().st_size / 1024
+    typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+
+
+def _export_onnx(model: str, output: str | None, *, in_floats: bool, in_half: bool) -> None:
     from srgan_edge.export.float_onnx import float_onnx_from_checkpoint, prove_float_onnx
     from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
     from srgan_edge.export.onnx import onnx_from_checkpoint
@@ -253,8 +352,7 @@ def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: b
     if in_floats and in_half:
         raise UsageError("--io float and --fp16; possible: one of them")
     form = "-float" if in_floats else "-fp16" if in_half else ""
-    path = output or Path(f"{checkpoint.stem}{form}.onnx")
-    refuse_other_suffix(path, ".onnx")
+    path = output_file(output, Path(f"{checkpoint.stem}{form}.onnx"))
     if in_half:
         half_onnx_from_checkpoint(checkpoint, path, typer.echo)
         typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
@@ -269,13 +367,12 @@ def _export_onnx(model: str, output: Path | None, *, in_floats: bool, in_half: b
     prove(checkpoint, path, say=typer.echo)
 
 
-def _export_ir(model: str, output: Path | None) -> None:
+def _export_ir(model: str, output: str | None) -> None:
     from srgan_edge.export.ir import ir_from_checkpoint, weights_path
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output or Path(f"{checkpoint.stem}.xml")
-    refuse_other_suffix(path, ".xml")
+    path = output_file(output, Path(f"{checkpoint.stem}.xml"))
     parity = ir_from_checkpoint(checkpoint, path)
     typer.echo(f"wrote {path} and {weights_path(path)}\n  openvino against torch fp32: {parity}")
 
@@ -291,30 +388,3 @@ def _export_to_triton(model: str, folder: Path) -> None:
         checkpoint = find_model(model).file(".safetensors")
         path = write_onnx_repository(checkpoint, folder, say=typer.echo)
     typer.echo(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")
-
-
-@contextmanager
-def _bar_of_a_build() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int], None]]]:
-    """Yields what prints a line, and what takes a builder's phase, its steps done and all of them.
-
-    People see a bar while it builds, and none beside a line.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    progress = Progress(console=console, disable=not console.is_terminal, transient=True)
-    task = progress.add_task("building", total=None)
-
-    def say(line: str) -> None:
-        progress.stop()
-        typer.echo(line)
-
-    def show(phase: str, done: int, steps: int) -> None:
-        progress.start()
-        progress.update(task, description=phase, completed=done, total=steps)
-
-    try:
-        yield say, show
-    finally:
-        progress.stop()

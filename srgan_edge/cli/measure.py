@@ -1,8 +1,9 @@
-"""Commands that say what there is, and how good: `info`, `doctor`, `eval`, `verify`."""
+"""Commands that describe and measure: `info`, `doctor`, `eval`, `verify`, `verify-tiles`."""
 
 import json
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -13,38 +14,45 @@ from srgan_edge.cli.common import (
     Fp32Option,
     JsonOption,
     ModelOption,
+    bundled_names,
     print_table,
     print_whole_table,
     require,
 )
+from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Measure")
 def info(
     model: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="All bundled models if left out.")
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A model; by default all bundled ones.",
+            autocompletion=bundled_names,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what a model file is: architecture, reach, training, licence."""
-    from srgan_edge.cli.tables import spec_table
+    """Describe a model: architecture, training, license, files."""
+    from srgan_edge.cli.tables import spec_lines
     from srgan_edge.model.library import bundled_models, find_model
 
     found = [find_model(model)] if model else list(bundled_models().values())
     if as_json:
         typer.echo(json.dumps([json.loads(files.spec.to_json()) for files in found], indent=2))
         return
-    for files in found:
-        print_table(spec_table(files))
+    width = get_terminal_size().columns
+    typer.echo("\n".join(line for files in found for line in spec_lines(files, width)))
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Measure")
 def doctor(as_json: JsonOption = False) -> None:
-    """Say what works on this machine; every engine is made to run."""
+    """Show what works on this machine. Runs a self-test of every engine."""
     from dataclasses import asdict
 
     from srgan_edge.cli.doctor import examine
@@ -59,44 +67,54 @@ def doctor(as_json: JsonOption = False) -> None:
         sys.exit(6)
 
 
-@commands.command("eval")
+@commands.command("eval", cls=PlainCommand, rich_help_panel="Measure")
 def evaluate(
-    folders: Annotated[list[Path], typer.Argument(help="Benchmarks with HR/ and LRx4/.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR", help="Benchmark folders with HR/ and LRx4/.")
+    ],
     models: Annotated[
         list[str] | None,
         typer.Option(
             "-n",
             "--model",
             metavar="NAME|FILE",
-            help=f"Bundled model, or a file; repeatable; {DEFAULT_MODEL} if nothing is named.",
+            help=f"A bundled model, or a file; repeatable. By default {DEFAULT_MODEL}.",
+            autocompletion=bundled_names,
         ),
     ] = None,
-    bicubic: Annotated[bool, typer.Option("--bicubic", help="MATLAB's, as a system.")] = False,
+    bicubic: Annotated[
+        bool, typer.Option("--bicubic", help="Also score MATLAB's bicubic interpolation.")
+    ] = False,
     results: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=DIR", help="Another program's images; repeatable."),
+        typer.Option(
+            metavar="NAME=DIR", help="Score images that another program made; repeatable."
+        ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,...", help="basic, offline, all, or psnr_y,lpips,...")
+        str,
+        typer.Option(metavar="NAME,...", help="basic, offline, all, or names: psnr_y,lpips,..."),
     ] = "basic",
     vgg_weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A VGG16, which adds lpips_vgg16_hed."),
+        typer.Option(metavar="FILE", help="A local VGG16, which adds lpips_vgg16_hed."),
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw crops, with nearest and bicubic besides."),
+        typer.Option(metavar="FILE.png", help="Draw crops of all systems side by side."),
     ] = None,
-    crops: Annotated[int | None, typer.Option(help="Rows of the figure; 3 if left out.")] = None,
+    crops: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows of the figure (default: 3).")
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON: an object, or of several systems their list."),
+        typer.Option("--json", help="Print JSON: an object, or a list for several systems."),
     ] = False,
 ) -> None:
-    """Score models, baselines and ready-made images on benchmark folders, in one table."""
+    """Score models, baselines and ready-made images on benchmarks."""
     from srgan_edge.cli.tables import evaluation_record, evaluation_table
     from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
     from srgan_edge.evaluation.figure import Showcase, draw_figure
@@ -130,27 +148,41 @@ def evaluate(
         typer.echo(f"wrote {figure}", err=as_json)
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Export")
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, .onnx or .engine.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A bundled model, or an .onnx or .engine file.",
+            autocompletion=bundled_names,
+        ),
+    ],
     benchmarks: Annotated[
-        list[Path] | None, typer.Argument(help="Folders with HR/ and LRx4/: what PSNR-Y is lost.")
+        list[Path] | None,
+        typer.Argument(
+            metavar="DIR", help="Benchmark folders with HR/ and LRx4/, to measure lost PSNR-Y on."
+        ),
     ] = None,
     engine_names: Annotated[
         list[str] | None,
-        typer.Option("--engine", metavar="NAME", help="Repeatable; all installed if left out."),
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="Engine to verify; repeatable. By default all installed.",
+        ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="Checkpoint to compare with; MODEL's own, or that it is the INT8 form of.",
+            help="Checkpoint to compare with. By default MODEL's own, or its original if INT8.",
         ),
     ] = None,
     fp32: Fp32Option = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare engines with the checkpoint in PyTorch; exit 6 if one misses its gate."""
+    """Compare engines with PyTorch. The exit code is 6 if one misses its gate."""
     require("torch", "srgan-edge[export]", "verifying")
     require("onnx", "srgan-edge[export]", "verifying")
     from srgan_edge.cli.tables import verdict_record, verdict_table
@@ -182,19 +214,23 @@ def verify(
         raise ModelRefused("; ".join(refused))
 
 
-@commands.command("verify-tiles")
+@commands.command("verify-tiles", cls=PlainCommand, rich_help_panel="Export")
 def verify_tiles(
-    images: Annotated[list[Path], typer.Argument(help="Images of the model's input size.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="Small images, like the model's input.")
+    ],
     model: ModelOption = DEFAULT_MODEL,
-    tile: Annotated[int, typer.Option("-t", "--tile", help="Tile core in pixels.")] = 32,
+    tile: Annotated[
+        int, typer.Option("-t", "--tile", metavar="PX", help="Side of a tile in pixels.")
+    ] = 32,
     write: Annotated[
-        bool, typer.Option("--write", help="Store the halo found in the .safetensors.")
+        bool, typer.Option("--write", help="Store the halo in the .safetensors file.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw error against halo.")
+        Path | None, typer.Option(metavar="FILE.png", help="Plot the error against the halo.")
     ] = None,
 ) -> None:
-    """Measure what halo a model needs: tiled against untiled, in FP32."""
+    """Measure the halo that a model needs around its tiles."""
     require("torch", "srgan-edge[train]", "verify-tiles")
     if plot is not None:
         require("matplotlib", "srgan-edge[train]", "--plot")
@@ -229,7 +265,7 @@ def verify_tiles(
 
 
 def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
-    """In the order of the names; PyTorch is imported only for what needs it."""
+    """Return the measures in the order of the names; PyTorch is imported only if one needs it."""
     from srgan_edge.evaluation.evaluate import MEASURES
 
     learned = [name for name in names if name not in MEASURES]

@@ -1,8 +1,9 @@
-"""The tables that commands print for people, and the records they print for machines."""
+"""Tables that commands print for people, and records that they print for programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite, isnan
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from rich.box import SIMPLE_HEAD
@@ -21,18 +22,17 @@ if TYPE_CHECKING:  # which needs torch
     from srgan_edge.train.photo_check import PhotoCheck
 
 Evaluations: TypeAlias = Mapping[str, Sequence[Evaluation]]
-"""By the names of systems, an evaluation for each benchmark."""
+"""Evaluations by system name, one for each benchmark."""
 
 _SIGNS = {"ok": "[green]ok[/]", "absent": "[dim]--[/]", "broken": "[red]broken[/]"}
 
 _ARROWS = {"higher": " ↑", "lower": " ↓", "nearer zero": ""}
 
 
-def spec_table(model: ModelFiles) -> Table:
-    """A model's spec, a line a fact."""
+def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
+    """A model's name and facts; long ones are wrapped at `width`, but paths stay whole."""
     spec = model.spec
-    table = Table(title=spec.name, show_header=False, box=None, title_justify="left")
-    rows: dict[str, object] = {
+    rows = {
         "architecture": f"{spec.architecture}, {spec.blocks} blocks of {spec.channels} channels",
         "scale": f"x{spec.scale}",
         "values": f"RGB in [0, 1], sRGB as stored; head {spec.head}, norm {spec.norm}",
@@ -50,17 +50,18 @@ def spec_table(model: ModelFiles) -> Table:
             "hardware": spec.training.hardware,
             "PSNR-Y": scores or "not stated",
         }
-    rows["files"] = ", ".join(str(path) for path in model.files.values())
+    yield spec.name
     for name, value in rows.items():
-        table.add_row(f"  {name}", escape(str(value)))
-    return table
+        yield from wrap(value, width, initial_indent=f"   {name:18}", subsequent_indent=21 * " ")
+    for number, path in enumerate(model.files.values()):
+        yield f"   {'' if number else 'files':18}{path}"
 
 
 def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Table:
-    """Means by benchmark and system; of several systems the best is bold.
+    """Tabulate means by benchmark and system; the best of several systems is bold.
 
     Args:
-        evaluations: by the names of `systems`, over one list of folders.
+        evaluations: evaluations by system name, over one list of folders.
     """
     columns = list(evaluations[systems[0].name][0].mean.values)
     table = Table(
@@ -96,7 +97,7 @@ def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Tab
 
 
 def evaluation_record(system: System, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """One system's means and every image's scores, as plain data; None where undefined."""
+    """Return one system's means and the scores of every image as JSON values; None if undefined."""
     benchmarks = {
         benchmark_name(evaluation.folder): {
             "mean": _plain(evaluation.mean),
@@ -112,7 +113,7 @@ def _plain(scores: Scores) -> dict[str, float | None]:
 
 
 def halo_table(errors: list[HaloError], halo_px: int) -> Table:
-    """Difference by halo; the one that `--overlap auto` would use is marked."""
+    """Tabulate differences by halo; the halo that `--overlap auto` uses is marked."""
     table = Table("halo px", "max difference of 255", "values that differ")
     for error in errors:
         mark = "  [green]auto[/]" if error.halo_px == halo_px else ""
@@ -121,7 +122,7 @@ def halo_table(errors: list[HaloError], halo_px: int) -> Table:
 
 
 def doctor_table(findings: list[Finding]) -> Table:
-    """One line a finding, grouped."""
+    """Tabulate findings by group."""
     table = Table(box=None, show_header=False)
     group = ""
     for finding in findings:
@@ -136,7 +137,7 @@ def doctor_table(findings: list[Finding]) -> Table:
 
 
 def engines_table(engines: list[CachedEngine]) -> Table:
-    """One line an engine: what it is, and why it cannot be used here if so."""
+    """Tabulate cached engines, with the reason why one does not run here."""
     table = Table(box=SIMPLE_HEAD)
     for heading in ("engine", "MiB", "shape", "for", "runtime", "parity"):
         table.add_column(heading, justify="right" if heading == "MiB" else "left")
@@ -161,7 +162,7 @@ def engines_table(engines: list[CachedEngine]) -> Table:
 
 
 def verdict_table(verdicts: list[Verdict]) -> Table:
-    """One line an engine: differences in levels of 255, and whether it passes its gate."""
+    """Tabulate engines: differences in levels of 255, and the result of the gate."""
     table = Table(box=SIMPLE_HEAD)
     benchmarks = list(verdicts[0].psnr_y_loss_db) if verdicts else []
     losses = [f"{name} loss dB" for name in benchmarks]
@@ -187,7 +188,7 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
 
 
 def verdict_record(verdict: Verdict) -> dict[str, Any]:
-    """The same for machines."""
+    """Return a verdict as JSON values."""
     return {
         "engine": verdict.info.name,
         "precision": verdict.info.arithmetic,
@@ -199,12 +200,12 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no infinity: the PSNR of equal images is null."""
+    """Replace infinity, which JSON lacks, with None: the PSNR of equal images is null."""
     return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def check_table(check: "PhotoCheck") -> Group:
-    """A line a finding, then what is left."""
+    """Tabulate findings, followed by counts of usable photographs."""
     from srgan_edge.train.photo_files import Flaw
 
     table = Table(box=None, show_header=False, pad_edge=False)

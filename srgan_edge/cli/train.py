@@ -1,118 +1,229 @@
-"""Commands of a training: `train`, `blend`, `degrade` and `data`."""
+"""Commands around training: `train`, `blend`, `degrade` and `data`."""
 
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from srgan_edge.cli.common import DeviceOption, JsonOption, print_table, require
-
-if TYPE_CHECKING:  # which needs torch
-    from srgan_edge.train.session import Progress as TrainingProgress
+from srgan_edge.cli.common import (
+    DeviceOption,
+    JsonOption,
+    OutputFileOption,
+    output_file,
+    print_table,
+    require,
+)
+from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
+from srgan_edge.errors import UsageError
 
 commands = typer.Typer()
+data = typer.Typer()
+commands.add_typer(
+    data,
+    name="data",
+    cls=PlainGroup,
+    no_args_is_help=True,
+    help="Examine the photographs for a training run.",
+    rich_help_panel="Train",
+)
 
-data = typer.Typer(no_args_is_help=True)
+MINI_SET = Path(__file__).parent.parent / "demo" / "photos"
+"""The bundled photographs that `train` uses without `--data`."""
 
-commands.add_typer(data, name="data", help="Look after the photographs of a training.")
+MINI_RECIPE = "edge"
+"""The smallest generator, without a discriminator: nothing to download."""
+
+MINI_CHANGES = ("pixel.steps=1500", "data.crop_px=96", "data.batch=4")
+"""An eighth of the recipe's work a step: about three minutes on two CPU cores."""
+
+MINI_MINUTES = 5.0
+"""Time limit on a slower machine; the same command then resumes the run."""
 
 
-@commands.command()
+@commands.command(
+    cls=PlainCommand,
+    rich_help_panel="Train",
+    epilog="""\b
+Examples:
+  srgan-edge train                    # a few minutes on bundled photographs
+  srgan-edge train --data photos/ -o runs/mine
+  srgan-edge train --data photos/ --recipe edge -o runs/edge""",
+)
 def train(
-    data: Annotated[list[Path], typer.Option(help="Folder of photographs; repeatable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of photographs; repeatable.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder of the run. By default runs/RECIPE, or runs/first without --data.",
+        ),
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="A shipped recipe, or a TOML file.")
-    ] = "srgan",
-    validation: Annotated[
-        Path | None, typer.Option("--val", help="Benchmark folder with HR/ and LRx4/.")
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A shipped recipe, or a TOML file (default: srgan; edge without --data).",
+        ),
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="Weights to start from, for the pixel phase's."),
+        typer.Option(
+            metavar="NAME|FILE", help="Weights to start from, instead of the pixel phase."
+        ),
     ] = None,
-    vgg_weights: Annotated[
-        Path | None, typer.Option(help="A local VGG, instead of torchvision's VGG19.")
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            "--val", metavar="DIR", help="Benchmark folder with HR/ and LRx4/ to measure on."
+        ),
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="Stop cleanly after N minutes; the same command resumes. By default unlimited; "
+            "5 without --data.",
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Change a value of the recipe; repeatable.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     degradation: Annotated[
-        str | None, typer.Option(metavar="bicubic|real", help="How LR is made of photographs.")
+        str | None,
+        typer.Option(
+            metavar="bicubic|real",
+            help="How LR images are made of photographs.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(metavar="auto|fp32|bf16|fp16", help="Of the convolutions.")
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|bf16|fp16",
+            help="Precision of the convolutions.",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    vgg_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A local VGG, instead of downloading torchvision's VGG19.",
+            rich_help_panel="Recipe",
+        ),
     ] = None,
     device: DeviceOption = "auto",
-    max_minutes: Annotated[float, typer.Option(help="Stop cleanly after so long.")] = float("inf"),
 ) -> None:
-    """Train a generator, alone or against a discriminator; the same command again resumes it."""
+    """Train a generator on photographs. The same command again resumes a run."""
+    if not data and recipe is not None:
+        raise UsageError(
+            f"--recipe {recipe} needs photographs; "
+            f"type: srgan-edge train --recipe {recipe} --data PHOTOS/"
+        )
     require("torch", "srgan-edge[train]", "training")
+    from srgan_edge.cli.progress import live_line
     from srgan_edge.model.library import find_model
     from srgan_edge.train.loop import train as train_recipe
     from srgan_edge.train.recipe import Recipe
 
     named = {"data.degradation": degradation, "run.precision": precision}
     changes = [f"{key}={value}" for key, value in named.items() if value is not None]
-    chosen = Recipe.load(recipe, [*changes, *(overrides or [])])
+    if not data:
+        changes = [*MINI_CHANGES, *changes]
+        max_minutes = MINI_MINUTES if max_minutes is None else max_minutes
+    name = recipe or ("srgan" if data else MINI_RECIPE)
+    run = output or Path("runs") / (Path(name).stem if data else "first")
+    chosen = Recipe.load(name, [*changes, *(overrides or [])])
     with live_line() as live:
+        if not data:
+            live.say(
+                f"no --data: training {chosen.model.name} for {chosen.steps} steps on bundled "
+                f"photographs, into {run}; to train for real, type: "
+                "srgan-edge train --data PHOTOS/ -o runs/NAME"
+            )
+        elif output is None:
+            live.say(f"no -o: training into {run}")
         released = train_recipe(
             chosen,
-            data,
-            output,
+            data or [MINI_SET],
+            run,
             validation=validation,
             init=None if init is None else find_model(init).file(".safetensors"),
             vgg_weights=vgg_weights,
             device=device,
-            max_minutes=max_minutes,
+            max_minutes=float("inf") if max_minutes is None else max_minutes,
             on_progress=live.show,
             say=live.say,
         )
     typer.echo(f"wrote {released}")
+    if not data:
+        typer.echo(f"try it: srgan-edge upscale IMAGE -n {released}")
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Train")
 def blend(
-    pixel: Annotated[str, typer.Argument(metavar="A", help="The faithful one: a pixel model.")],
-    gan: Annotated[str, typer.Argument(metavar="B", help="The textured one: the GAN made of it.")],
-    alpha: Annotated[float, typer.Option(help="Share of B: 0 is A, 1 is B.")] = 0.8,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    pixel: Annotated[str, typer.Argument(metavar="A", help="A faithful model: a pixel model.")],
+    gan: Annotated[
+        str, typer.Argument(metavar="B", help="A textured model: the GAN that started from A.")
+    ],
+    alpha: Annotated[
+        float, typer.Option(metavar="X", help="Share of B: 0 gives A, 1 gives B.")
+    ] = 0.8,
+    output: OutputFileOption = None,
 ) -> None:
-    """Mix the weights of two models of one architecture: fidelity against texture."""
+    """Mix the weights of two models: fidelity against texture."""
     require("torch", "srgan-edge[train]", "blending")
     from srgan_edge.model.library import find_model
     from srgan_edge.train.release import blend_checkpoints
 
     ours, theirs = (find_model(name).file(".safetensors") for name in (pixel, gan))
-    path = output or Path(f"{theirs.stem}-{alpha:g}.safetensors")
+    path = output_file(output, Path(f"{theirs.stem}-{alpha:g}.safetensors"))
     spec = blend_checkpoints(ours, theirs, alpha, path)
     assert spec.training is not None
     typer.echo(f"wrote {path}: {spec.training.recipe}")
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Train")
 def degrade(
     photographs: Annotated[
         list[Path], typer.Argument(metavar="IN", help="Photographs, or folders of them.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the small images.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for the small images."),
+    ],
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Whose [sources] to draw from.")
+        str, typer.Option(metavar="NAME|FILE", help="Recipe whose [sources] to draw from.")
     ] = "edge-real",
-    variants: Annotated[int, typer.Option(help="Of each photograph.")] = 4,
+    variants: Annotated[
+        int, typer.Option(metavar="N", help="Small images for each photograph.")
+    ] = 4,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a value.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe; repeatable."
+        ),
     ] = None,
 ) -> None:
-    """Make small images as people have them out of large ones: JPEG, WebP, frames of videos."""
+    """Make small, damaged images of photographs.
+
+    They are damaged as JPEG and WebP files and frames of videos are.
+    """
     require("torch", "srgan-edge[train]", "reading a recipe")
     from srgan_edge.train.recipe import Recipe
     from srgan_edge.train.source_examples import write_examples
@@ -121,13 +232,15 @@ def degrade(
     typer.echo(f"wrote {len(written)} images into {output}")
 
 
-@data.command("check")
+@data.command("check", cls=PlainCommand)
 def check_data(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Of photographs.")],
-    crop: Annotated[int, typer.Option(min=16, help="Side of an HR crop in pixels.")] = 96,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of photographs.")],
+    crop: Annotated[
+        int, typer.Option(min=16, metavar="PX", help="Side of an HR crop in pixels.")
+    ] = 96,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the photographs that are unreadable, tiny, there twice or damaged by JPEG."""
+    """List photographs that are unreadable, tiny, duplicate or damaged by JPEG."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -144,62 +257,3 @@ def check_data(
         typer.echo(json.dumps(check_record(found), indent=2))
     else:
         print_table(check_table(found))
-
-
-# What a training run shows: a live line on a terminal, a plain line at a time elsewhere.
-SECONDS_BETWEEN_LINES = 60
-"""Where there is no terminal: a log file should not hold a line for every hundred steps."""
-
-
-class LiveLine:
-    """Phase, step, losses, PSNR-Y, speed and time left on stderr."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=None, step="", measured="")
-        self._last_line = 0.0
-
-    def show(self, now: "TrainingProgress") -> None:
-        """A report of the run."""
-        measured = "  ".join(_measured(now))
-        step = f"{now.step:,}/{now.steps:,}"
-        if self._progress.console.is_terminal:
-            self._progress.update(
-                self._task,
-                description=now.phase,
-                completed=now.step,
-                total=now.steps,
-                step=step,
-                measured=measured,
-            )
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or now.step == now.steps:
-            self._last_line = time.monotonic()
-            self.say(f"{now.phase} {step}  {measured}")
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        self._progress.console.print(escape(line), soft_wrap=True)
-
-
-@contextmanager
-def live_line() -> Iterator[LiveLine]:
-    """A line kept up to date while the block runs; silent in all processes but the first."""
-    quiet = os.environ.get("RANK", "0") != "0"
-    console = Console(stderr=True, highlight=False, quiet=quiet)
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[step]}  {task.fields[measured]}"),
-        TimeRemainingColumn(compact=True),
-    ]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield LiveLine(progress)
-
-
-def _measured(now: "TrainingProgress") -> Iterator[str]:
-    if now.psnr_y is not None:
-        yield f"{now.psnr_y:.2f} dB"
-    yield f"loss {now.values.get('loss', float('nan')):.4f}"
-    if "D(real)" in now.values:
-        yield f"D {now.values['D(real)']:.2f}/{now.values['D(fake)']:.2f}"
-    yield f"{now.steps_per_second:.1f} steps/s"

@@ -1,5 +1,6 @@
-"""`srgan-edge upscale` and what belongs to its results: `check` and `compare`."""
+"""`srgan-edge upscale`, and what belongs to its results: `check` and `compare`."""
 
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,70 +9,130 @@ from typing import Annotated, Literal
 import typer
 
 from srgan_edge.cli.common import (
-    NETWORK,
+    MODEL_PANEL,
     DeviceOption,
     EngineOption,
     Fp32Option,
     ModelOption,
     pixels_or,
 )
+from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 
-_result = partial(typer.Option, rich_help_panel="Results")
-_network = partial(typer.Option, rich_help_panel=NETWORK)
-_video = partial(typer.Option, rich_help_panel="Videos")
-_stream = partial(typer.Option, rich_help_panel="Pipes and live sources")
-_word = partial(typer.Option, rich_help_panel="What is said")
+PIPE_FORMATS = ("matroska", "nut", "yuv4mpegpipe")
+
+_common = typer.Option
+_model = partial(typer.Option, rich_help_panel=MODEL_PANEL)
+_video = partial(typer.Option, rich_help_panel="Video")
+_stream = partial(typer.Option, rich_help_panel="Streams")
+_output = partial(typer.Option, rich_help_panel="Output")
 
 
-@commands.command()
+@commands.command(
+    cls=PlainCommand,
+    rich_help_panel="Upscale",
+    epilog="""\b
+Examples:
+  srgan-edge upscale photo.jpg
+  srgan-edge upscale in.mp4 -o out.mkv
+  srgan-edge upscale photos/ -f png -o large/""",
+)
 def upscale(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Files, folders, globs; - or an address."),
+        typer.Argument(
+            metavar="INPUT", help="Files, folders or globs; - or an address for a stream."
+        ),
     ] = None,
     more_inputs: Annotated[
-        list[str] | None, _result("-i", "--input", metavar="INPUT", help="The same, as an option.")
+        list[str] | None,
+        _common("-i", "--input", metavar="INPUT", help="The same as INPUT; repeatable."),
     ] = None,
     output: Annotated[
         Path | None,
-        _result("-o", "--output", metavar="PATH", help="A file, a folder for several, or -."),
+        _common(
+            *("-o", "--output"),
+            metavar="PATH",
+            help="Result: a file, a folder for several inputs, or - for a pipe. "
+            "By default beside the input.",
+        ),
     ] = None,
-    suffix: Annotated[
-        str, _result(metavar="TEXT", help="Added to names where -o gives none.")
-    ] = "_x4",
-    ext: Annotated[
-        str | None, _result("--ext", metavar="EXT", help="Other file type, as png or mkv.")
-    ] = None,
-    overwrite: Annotated[bool, _result("--overwrite", help="Replace results.")] = False,
-    skip_existing: Annotated[bool, _result("--skip-existing", help="Keep results.")] = False,
-    restart: Annotated[
-        bool, _result("--restart", "--no-resume", help="Begin a video anew, not where it stopped.")
-    ] = False,
-    max_pixels: Annotated[
-        int, _result(metavar="N", help="Of the largest image; a result may have 16 times those.")
-    ] = 100_000_000,
     model: ModelOption = DEFAULT_MODEL,
     outscale: Annotated[
         float | None,
-        _network("-s", "--outscale", metavar="X", help="Final scale, if not the model's own."),
+        _common(
+            "-s", "--outscale", metavar="X", help="Final scale, up to 16. By default the model's."
+        ),
+    ] = None,
+    ext: Annotated[
+        str | None,
+        _common(
+            *("-f", "--ext"),
+            metavar="EXT",
+            help="File type of results, such as png or mkv. By default the input's.",
+        ),
     ] = None,
     tile: Annotated[
-        str, _network("-t", "--tile", metavar="PX|auto", help="Core in input pixels; 0: no tiles.")
+        str,
+        _common(
+            *("-t", "--tile"),
+            metavar="PX|auto",
+            help="Side of a tile in input pixels; 0 for whole frames. Smaller tiles need less "
+            "memory.",
+        ),
     ] = "auto",
+    overwrite: Annotated[bool, _common("--overwrite", help="Replace results that exist.")] = False,
+    quiet: Annotated[bool, _common("-q", "--quiet", help="Print errors only.")] = False,
+    suffix: Annotated[
+        str,
+        _output(metavar="TEXT", help="Added to the name of a result that -o does not name."),
+    ] = "_x4",
+    skip_existing: Annotated[
+        bool, _output("--skip-existing", help="Skip inputs whose result exists.")
+    ] = False,
+    restart: Annotated[
+        bool,
+        _output(
+            "--restart",
+            "--no-resume",
+            help="Start a video over instead of resuming an interrupted run.",
+        ),
+    ] = False,
+    max_pixels: Annotated[
+        int,
+        _output(
+            metavar="N",
+            help="Largest input image accepted, in pixels; its result may be 16 times larger.",
+        ),
+    ] = 100_000_000,
+    report: Annotated[
+        Path | None,
+        _output(metavar="FILE.json", help="Write a report of the whole run to this file."),
+    ] = None,
+    json_events: Annotated[
+        bool,
+        _output(
+            "--json-events",
+            help="Print one JSON object a line to stdout; to stderr with -o -.",
+        ),
+    ] = False,
     overlap: Annotated[
         str,
-        _network("--overlap", "--tile-pad", metavar="PX|auto|exact", help="Halo around a tile."),
+        _model(
+            *("--overlap", "--tile-pad"),
+            metavar="PX|auto|exact",
+            help="Halo around a tile in input pixels; exact covers all that the network sees.",
+        ),
     ] = "auto",
-    batch: Annotated[int, _network(metavar="N", help="Tiles a call.")] = 1,
+    batch: Annotated[int, _model(metavar="N", help="Tiles computed at a time.")] = 1,
     color_lock: Annotated[
         bool | None,
-        _network(
+        _model(
             "--color-lock/--no-color-lock",
-            help="Hold mean colors; by itself for GANs and foreign models.",
+            help="Preserve mean colors (default for GANs and models of other programs).",
             show_default=False,
         ),
     ] = None,
@@ -79,48 +140,57 @@ def upscale(
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
     codec: Annotated[
-        str, _video("-c", "--codec", metavar="NAME", help="Encoder of the result.")
+        str, _video("-c", "--codec", metavar="NAME", help="FFmpeg encoder of the result.")
     ] = "libx264",
-    crf: Annotated[int | None, _video(metavar="N", help="Its constant quality.")] = None,
-    preset: Annotated[str | None, _video(metavar="NAME", help="Its speed.")] = None,
+    crf: Annotated[
+        int | None,
+        _video(metavar="N", help="Constant rate factor; lower is better quality."),
+    ] = None,
+    preset: Annotated[
+        str | None, _video(metavar="NAME", help="Speed preset of the encoder, such as medium.")
+    ] = None,
     pix_fmt: Annotated[
-        str | None, _video(metavar="NAME", help="Pixel format, if not like the source's.")
+        str | None,
+        _video(metavar="NAME", help="Pixel format. By default like the input's."),
     ] = None,
     encoder_options: Annotated[
-        list[str] | None, _video("-e", metavar="KEY=VALUE", help="Anything else for the encoder.")
+        list[str] | None,
+        _video("-e", metavar="KEY=VALUE", help="Any other encoder option; repeatable."),
     ] = None,
     deinterlace: Annotated[
-        bool, _video("--deinterlace", help="Make one image of the two fields of a frame.")
+        bool, _video("--deinterlace", help="Combine the two fields of a frame into one image.")
     ] = False,
     on_damage: Annotated[
         Literal["skip", "conceal"],
-        _video(help="Frames that cannot be decoded: left out, or shown as the one before."),
+        _video(
+            metavar="skip|conceal",
+            help="Leave out frames that cannot be decoded, or repeat the one before.",
+        ),
     ] = "skip",
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
-        _video(help="Where videos are decoded; auto: on the GPU, if the engine is there."),
+        _video(
+            metavar="auto|cpu|gpu",
+            help="Where to decode; auto uses the GPU if the engine runs there.",
+        ),
     ] = "cpu",
     pipe_format: Annotated[
         Literal["matroska", "nut", "yuv4mpegpipe"] | None,
         _stream(
-            "-f", "--format", metavar="NAME", help="Of -o -: matroska (if none), nut, yuv4mpegpipe."
+            metavar="NAME",
+            help="Container for -o -: matroska (default), nut or yuv4mpegpipe.",
         ),
     ] = None,
     allow_network: Annotated[
-        bool, _stream("--allow-network", help="Read rtsp, udp, srt and http(s) addresses.")
+        bool,
+        _stream("--allow-network", help="Allow rtsp, udp, srt and http(s) addresses as input."),
     ] = False,
     live: Annotated[
-        bool, _stream("--live", help="Drop frames of - or an address rather than be late.")
+        bool,
+        _stream("--live", help="Drop frames to keep up; for an input of - or an address."),
     ] = False,
-    json_events: Annotated[
-        bool, _word("--json-events", help="One JSON object a line on stdout; with -o -, stderr.")
-    ] = False,
-    report: Annotated[
-        Path | None, _word(metavar="FILE.json", help="Write down all that was done.")
-    ] = None,
-    quiet: Annotated[bool, _word("-q", "--quiet", help="Only errors.")] = False,
 ) -> None:
-    """Upscale images and videos: files, folders and globs, any mixture; or one live stream."""
+    """Upscale images and videos: files, folders or a stream."""
     from dataclasses import replace
 
     from srgan_edge.jobs.plan import Naming, Options, names_stream, plan_jobs, plan_stream
@@ -133,13 +203,17 @@ def upscale(
     wanted = [*(inputs or []), *(more_inputs or [])]
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
     if pipe_format is not None and str(output) != "-":
-        raise UsageError(f"-f {pipe_format} is for -o -; a file's format is that of its suffix")
+        raise UsageError(
+            f"--pipe-format {pipe_format} is for -o -; a file's format is that of its suffix"
+        )
+    _refuse_pipe_format(ext, output)
     if names_stream(wanted, output):
         jobs = [plan_stream(wanted, output, pipe_format or "matroska", allow_network=allow_network)]
     else:
@@ -147,7 +221,9 @@ def upscale(
     if live and jobs[0].inlet is None:
         raise UsageError("--live with files, which wait; possible: with - or an address")
     if live and pipe_format == "yuv4mpegpipe":
-        raise UsageError("--live leaves gaps, which yuv4mpegpipe has no room for; use -f nut")
+        raise UsageError(
+            "--live leaves gaps, which yuv4mpegpipe has no room for; type --pipe-format nut"
+        )
     options = Options(
         model=model,
         engine=engine,
@@ -178,12 +254,12 @@ def upscale(
         sys.exit(run_jobs(jobs, options, reporter))
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Upscale")
 def check(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The video that was upscaled.")],
-    result: Annotated[Path, typer.Argument(metavar="OUT", help="What became of it.")],
+    result: Annotated[Path, typer.Argument(metavar="OUT", help="The upscaled video.")],
 ) -> None:
-    """Compare a video with its upscaled self: every frame's time, every packet of audio."""
+    """Check that OUT is IN upscaled, frame by frame and packet by packet."""
     from srgan_edge.transcode.check import VideoRecord, differences
 
     before, after = VideoRecord.of(source), VideoRecord.of(result)
@@ -197,16 +273,16 @@ def check(
     )
 
 
-@commands.command()
+@commands.command(cls=PlainCommand, rich_help_panel="Upscale")
 def compare(
-    before: Annotated[Path, typer.Argument(help="The input image.")],
-    after: Annotated[Path, typer.Argument(help="The upscaled image.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="StillImage to write.")],
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The input image.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The upscaled image.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Image to write.")],
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
     ] = None,
 ) -> None:
-    """Put an image, enlarged by the bicubic, beside its upscaled self."""
+    """Save a side-by-side comparison with bicubic interpolation."""
     from srgan_edge.evaluation.drawing import Crop, side_by_side
     from srgan_edge.image.reader import read_pixels
     from srgan_edge.image.still import StillImage
@@ -216,6 +292,35 @@ def compare(
     images = read_pixels(before), read_pixels(after)
     write_image(output, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
     typer.echo(f"wrote {output}")
+
+
+def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
+    """Raise at `upscale in.png out.png`: the second was probably meant as `-o`."""
+    if output is not None or len(inputs) != 2:
+        return
+    source, result = inputs
+    if not Path(source).exists() or Path(result).exists() or set(result) & set("*?["):
+        return
+    if Path(result).suffix or result.endswith("/"):
+        typed = sys.argv[1:]
+        if result in typed:
+            at = len(typed) - 1 - typed[::-1].index(result)
+            typed[at : at + 1] = ["-o", result]
+        raise UsageError(
+            f"{result} does not exist; to write the result there, type: "
+            f"{shlex.join(['srgan-edge', *typed])}"
+        )
+
+
+def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:
+    """Raise at `-f nut`, and at `-f mkv -o -`: `-f` is the type of a file."""
+    if ext is None:
+        return
+    if str(output) == "-":
+        possible = ext if ext in PIPE_FORMATS else "|".join(PIPE_FORMATS)
+        raise UsageError(f"-f {ext} is for files; for -o - type --pipe-format {possible}")
+    if ext in PIPE_FORMATS:
+        raise UsageError(f"-f {ext} is no file type; for a pipe type -o - --pipe-format {ext}")
 
 
 def _key_values(pairs: list[str]) -> dict[str, str]:

@@ -149,7 +149,9 @@ def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
     """What is asked for, as far as the format of a pipe has to do with it."""
     if pipe.format == "yuv4mpegpipe":
         if replace(encoding, pixel_format=None) != Encoding():
-            raise UsageError("yuv4mpegpipe holds raw frames; possible: --pix-fmt, or -f nut")
+            raise UsageError(
+                "yuv4mpegpipe holds raw frames; possible: --pix-fmt, or --pipe-format nut"
+            )
         sited = {"chroma_sample_location": "left"}
         return Encoding("rawvideo", pixel_format=encoding.pixel_format, options=sited)
     if pipe.format == "nut" and encoding.codec == "libx264":
@@ -204,7 +206,7 @@ class ConstantRate:
             raise OutputFailed(
                 f"frame {self._frames} comes after {float(seconds):.3f} s and not after "
                 f"{float(self._frames / self._rate):.3f} s, as yuv4mpegpipe would have it at "
-                f"{float(self._rate):g} frames a second; use -f nut"
+                f"{float(self._rate):g} frames a second; use --pipe-format nut"
             )
         self._frames += 1
         return replace(frame, pts=self._frames - 1, duration=1)

@@ -269,7 +269,7 @@ class VideoMuxer:
 
     def _another_container(self) -> str:
         if self._is_pipe:
-            return "use -f nut" if self._format == "matroska" else "use -f matroska"
+            return f"use --pipe-format {'nut' if self._format == 'matroska' else 'matroska'}"
         source = self._reader.path.suffix
         suffix = source if self._format == "matroska" and source in CONTAINERS else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"

@@ -97,7 +97,7 @@ def test_nut_keeps_times_that_follow_no_rate_exactly(tmp_path):
 
 def test_raw_frames_are_refused_where_their_times_follow_no_rate(tmp_path):
     source = make(tmp_path / "in.mkv", time_base=MS, pts=[0, 40, 80, 900, 940, 980])
-    with pytest.raises(OutputFailed, match=r"frame \d comes after .* use -f nut"):
+    with pytest.raises(OutputFailed, match=r"frame \d comes after .* use --pipe-format nut"):
         upscale(source, "yuv4mpegpipe", encoding=Encoding())
 
 
@@ -134,7 +134,9 @@ def test_subtitles_and_chapters_go_along(tmp_path):
             "part 0",
             "part 1",
         ]
-    with pytest.raises(UsageError, match=r"cannot hold subtitle stream 2 \(srt\); use -f matroska"):
+    with pytest.raises(
+        UsageError, match=r"cannot hold subtitle stream 2 \(srt\); use --pipe-format matroska"
+    ):
         upscale(source, "nut")
 
 
@@ -146,7 +148,9 @@ def test_raw_frames_keep_their_bits(tmp_path):
 
 
 def test_raw_frames_take_no_encoder(video):
-    with pytest.raises(UsageError, match="holds raw frames; possible: --pix-fmt, or -f nut"):
+    with pytest.raises(
+        UsageError, match="holds raw frames; possible: --pix-fmt, or --pipe-format nut"
+    ):
         upscale(video, "yuv4mpegpipe", encoding=Encoding("libx265"))
 
 
@@ -247,12 +251,16 @@ def command(*arguments, **options):
         (["a.mkv", "b.mkv", "-o", "-"], 2, "possible with a pipe or an address: one video"),
         (["in.png", "-o", "-"], 3, "is an image"),
         (["missing.mkv", "-o", "-"], 3, "no such file"),
-        (["in.mkv", "-f", "nut"], 2, "-f nut is for -o -"),
+        (["in.mkv", "--pipe-format", "nut"], 2, "--pipe-format nut is for -o -"),
         (["in.mkv", "--live"], 2, "possible: with - or an address"),
         (
-            [*("udp://127.0.0.1:9", "--allow-network", "--live"), *("-o", "-", "-f"), PIPES[2]],
+            [
+                *("udp://127.0.0.1:9", "--allow-network", "--live"),
+                *("-o", "-", "--pipe-format"),
+                PIPES[2],
+            ],
             2,
-            "use -f nut",
+            "type --pipe-format nut",
         ),
         (["http://localhost/x.m3u8", "-o", "o.mkv"], 3, "add --allow-network"),
         (["http://localhost/x.mp4", "-o", "o.mkv"], 3, "possible over http: HLS"),
@@ -332,7 +340,7 @@ def test_a_signal_ends_it_though_the_source_has_not_begun(tmp_path):
 @pytest.mark.slow
 def test_a_signal_ends_it_though_the_reader_is_asleep(tmp_path):
     source = make(tmp_path / "in.mkv", frames=90, size=(160, 120))
-    with command(source, "-o", "-", "-f", "yuv4mpegpipe", *EDGE) as process:
+    with command(source, "-o", "-", "--pipe-format", "yuv4mpegpipe", *EDGE) as process:
         process.stdout.read(100)
         time.sleep(2)
         asked = time.monotonic()
@@ -367,7 +375,18 @@ def test_between_two_ffmpegs(tmp_path, to, back):
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    ours = [sys.executable, "-m", "srgan_edge", "upscale", "-", "-o", "-", "-f", back, *EDGE]
+    ours = [
+        sys.executable,
+        "-m",
+        "srgan_edge",
+        "upscale",
+        "-",
+        "-o",
+        "-",
+        "--pipe-format",
+        back,
+        *EDGE,
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     middle = subprocess.run(ours, stdin=first.stdout, stdout=last.stdin, env=env)
     last.stdin.close()

@@ -1,0 +1,125 @@
+"""Whole runs of `srgan-edge upscale`: images, videos, folders."""
+
+import json
+
+import av
+import clips
+import numpy as np
+import pytest
+from command_inputs import EDGE, photo, save
+from PIL import Image
+
+from srgan_edge.bicubic import resize
+
+
+@pytest.mark.parametrize("tile", ["0", "16", "auto"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (52, 41)])
+def test_an_image_is_four_times_larger(cli, tmp_path, size, tile):
+    save(tmp_path / "in.png", *size)
+    assert cli("upscale", "in.png", "--tile", tile)[0] == 0
+    with Image.open("in_x4.png") as result:
+        assert result.size == (4 * size[0], 4 * size[1])
+
+
+@pytest.mark.slow
+def test_the_tile_changes_no_pixel_at_the_exact_halo(cli, tmp_path):
+    save(tmp_path / "in.png", 90, 70)
+    arguments = ("upscale", "in.png", "--engine", "torch", "--overlap", "exact")
+    assert cli(*arguments, "--tile", 0, "-o", "whole.png")[0] == 0
+    assert cli(*arguments, "--tile", 24, "--batch", 3, "-o", "tiled.png")[0] == 0
+    np.testing.assert_array_equal(Image.open("whole.png"), Image.open("tiled.png"))
+
+
+@pytest.mark.parametrize(
+    ("outscale", "size"), [("2", (104, 80)), ("3", (156, 120)), ("1", (52, 40))]
+)
+def test_another_final_scale(cli, tmp_path, outscale, size):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-s", outscale, "-o", "out.png")[0] == 0
+    with Image.open("out.png") as result:
+        assert result.size == size
+
+
+def test_a_result_looks_like_its_input(cli, tmp_path):
+    save(tmp_path / "in.png")
+    cli("upscale", "in.png")
+    shrunk = resize(np.asarray(Image.open("in_x4.png")), 40, 52)
+    assert np.abs(shrunk.astype(int) - photo()).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "locked"),
+    [((), True), (("--no-color-lock",), False), (("-n", EDGE), False)],
+)
+def test_colors_are_locked_for_gans_unless_told_not_to(cli, tmp_path, arguments, locked):
+    save(tmp_path / "in.png")
+    code, _, err = cli("upscale", "in.png", *arguments)
+    assert code == 0
+    assert (", colors locked" in err) == locked
+    shift = np.asarray(Image.open("in_x4.png")).mean((0, 1)) - photo().mean((0, 1))
+    assert not locked or np.abs(shift).max() < 0.1
+
+
+def test_a_video_of_ten_bits_stays_one(cli, tmp_path):
+    source = clips.make(tmp_path / "in.mkv", frames=3, pixel_format="yuv420p10le")
+    code, _, err = cli("upscale", source, "-n", EDGE)
+    assert code == 0, err
+    with av.open(str(tmp_path / "in_x4.mkv")) as video:
+        assert next(video.decode(video=0)).format.name == "yuv420p10le"
+
+
+def test_a_video_keeps_its_frames_times_and_audio(cli, tmp_path):
+    source = clips.make(tmp_path / "in.mp4", frames=10, size=(64, 48), audio=["eng", "deu"])
+    code, _, err = cli("upscale", "in.mp4", "--tile", 32)
+    assert code == 0, err
+    before, after = clips.see_frames(source), clips.see_frames(tmp_path / "in_x4.mp4")
+    assert after == before  # barcode, start and end of every frame
+    assert [frame.number for frame in after] == list(range(10))
+    assert "in.mp4: states no color matrix and range: taken as smpte170m, limited" in err
+    assert clips.see_packets(tmp_path / "in_x4.mp4", "audio") == clips.see_packets(source, "audio")
+
+
+def test_a_video_at_another_scale(cli, tmp_path):
+    clips.make(tmp_path / "in.mkv", frames=3, size=(64, 48))
+    assert cli("upscale", "in.mkv", "-s", "2", "--crf", 20, "--preset", "ultrafast")[0] == 0
+    assert len(clips.see_frames(tmp_path / "in_x4.mkv")) == 3
+
+
+def test_a_folder_goes_on_past_a_bad_file_and_names_it(cli, tmp_path):
+    save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_text("hello")
+    save(tmp_path / "in/deep/c.jpg")
+    clips.make(tmp_path / "in/d.mp4", frames=2, size=(32, 32))
+    code, _, err = cli("upscale", "in", "-o", "out")
+    assert code == 3
+    assert err.count("error:") == 1
+    assert "in/b.png" in err
+    results = sorted(
+        p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.glob("out/**/*.*")
+    )
+    assert results == ["a_x4.png", "d_x4.mp4", "deep/c_x4.jpg"]
+
+
+def test_existing_results_are_refused_kept_or_replaced(cli, tmp_path):
+    save(tmp_path / "in.png")
+    (tmp_path / "in_x4.png").write_text("old")
+    code, _, err = cli("upscale", "in.png")
+    assert code == 2
+    assert "--overwrite" in err
+    assert cli("upscale", "in.png", "--skip-existing")[0] == 0
+    assert (tmp_path / "in_x4.png").read_text() == "old"
+    assert cli("upscale", "in.png", "--overwrite")[0] == 0
+    assert Image.open("in_x4.png").size == (208, 160)
+
+
+def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-q", "-o", "a.png") == (0, "", "")
+    code, out, err = cli("upscale", "in.png", "--json-events", "-o", "b.png")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    kinds = [event["event"] for event in events if event["event"] != "progress"]  # once a second
+    assert kinds == ["began", "started", "ended", "closed"]
+    assert events[2]["size"] == "208x160"
+    code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
+    assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}

@@ -1,0 +1,138 @@
+"""How commands are called: help, completion, and one line for what cannot be understood."""
+
+import re
+
+import pytest
+import typer.main
+from command_inputs import save
+
+from srgan_edge.cli import app
+from srgan_edge.model.library import bundled_models
+
+PATHS = [[]]
+for name, command in typer.main.get_command(app).commands.items():
+    PATHS.append([name])
+    PATHS += [[name, inner] for inner in getattr(command, "commands", {})]
+
+
+def test_options_are_called_as_in_the_docs():
+    """Some versions of typer take the name from a metavar that is its own in capitals."""
+    pending = [typer.main.get_command(app)]
+    while pending:
+        command = pending.pop()
+        names = [name for option in command.params for name in option.opts]
+        assert [name.lower() for name in names] == names
+        pending += getattr(command, "commands", {}).values()
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_help_fits_eighty_columns(cli, monkeypatch, path):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = cli(*path, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: {' '.join(['srgan-edge', *path])}")
+    assert max(map(len, out.splitlines())) <= 80
+    assert not re.search(r"\w-$", out, re.MULTILINE)  # no name is broken at a hyphen
+
+
+def test_common_options_come_first(cli):
+    _, out, _ = cli("upscale", "--help")
+    panels = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][a-z]+", line)]
+    assert panels == ["Arguments", "Options", "Output", "Model", "Video", "Streams"]
+    options = out.partition("Options\n")[2].partition("Output\n")[0]
+    assert "-n, --model NAME|FILE" in options
+    assert "[default: srgan-x4]" in options
+
+
+@pytest.mark.parametrize("path", [(), ("engines",), ("data",)])
+def test_a_group_without_a_command_prints_its_help(cli, path):
+    code, out, err = cli(*path)
+    assert (code, err) == (2, "")
+    assert "COMMAND [ARGS]..." in out
+
+
+def test_version(cli):
+    assert cli("--version")[1].startswith("srgan-edge 0.")
+
+
+def test_models_are_completed(cli, monkeypatch):
+    monkeypatch.setenv("_SRGAN_EDGE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "srgan-edge upscale -n s")
+    monkeypatch.setenv("COMP_CWORD", "3")
+    _, out, _ = cli()
+    assert out.split() == [name for name in bundled_models() if name.startswith("s")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("in.png", "'in.png' is no command; type: srgan-edge upscale in.png"),
+        ("in.png -o b.png", "type: srgan-edge upscale in.png -o b.png"),
+        ("-i in.png", "-i comes after a command; type: srgan-edge upscale -i in.png"),
+        ("upscael in.png", "no command 'upscael'; did you mean: srgan-edge upscale in.png"),
+        ("engines lst", "no command 'lst'; did you mean: srgan-edge engines list"),
+        ("nonsense", "no command 'nonsense'; possible: upscale, check, compare, train"),
+        ("--nonsense", "no option --nonsense; type: srgan-edge --help"),
+        ("upscale in.png --zzz", "upscale has no --zzz; type: srgan-edge upscale --help"),
+        ("upscale in.png --outscael 2", "upscale has no --outscael; did you mean --outscale?"),
+        ("upscale in.png --tile_pad 10", "upscale has no --tile_pad; did you mean --tile-pad?"),
+        ("upscale in.png --fp16", "upscale has no --fp16; an engine has its own precision"),
+        ("upscale in.png -g 0", "upscale has no -g; type --device cuda:N"),
+        ("upscale in.png --gpu-id 0", "upscale has no --gpu-id; type --device cuda:N"),
+        ("upscale in.png --face_enhance", "upscale has no --face_enhance; leave it out: faces"),
+        ("upscale in.png -dn 0.5", "choose a model with -n"),
+        ("upscale in.png --scale 2", "upscale has no --scale; type -s X, or --outscale X"),
+        ("upscale in.png --batch many", "invalid value for '--batch'"),
+        ("upscale in.png --decode tpu", "'tpu' is not one of 'auto', 'cpu', 'gpu'"),
+        ("upscale in.png -o", "option '-o' requires an argument; type: srgan-edge"),
+        ("train --fp16", "train has no --fp16; type --precision fp16"),
+        ("export --int8", "type: srgan-edge quantize MODEL --data IMAGES/"),
+        ("export a b", "got unexpected extra arguments (b); type: srgan-edge export --help"),
+        ("verify", "missing argument 'MODEL'; type: srgan-edge verify --help"),
+        ("upscale", "nothing to upscale; type: srgan-edge upscale FILE"),
+    ],
+)
+def test_every_usage_error_is_one_line(cli, tmp_path, arguments, message):
+    save(tmp_path / "in.png")
+    code, out, err = cli(*arguments.split())
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("srgan-edge: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("in.png out.png", "type: srgan-edge upscale in.png -o out.png"),
+        ("in.png out.png -n edge-x4", "type: srgan-edge upscale in.png -o out.png -n edge-x4"),
+        ("in.png large/", "type: srgan-edge upscale in.png -o large/"),
+    ],
+)
+def test_a_result_without_its_option_is_recognized(cli, tmp_path, arguments, message):
+    save(tmp_path / "in.png")
+    code, _, err = cli("upscale", *arguments.split())
+    assert code == 2
+    assert message in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_f_is_the_type_of_a_file(cli, tmp_path):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-n", "edge-x4", "-f", "jpg")[0] == 0
+    assert (tmp_path / "in_x4.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-f nut", "-f nut is no file type; for a pipe type -o - --pipe-format nut"),
+        ("-f nut -o -", "-f nut is for files; for -o - type --pipe-format nut"),
+        ("-f mkv -o -", "for -o - type --pipe-format matroska|nut|yuv4mpegpipe"),
+    ],
+)
+def test_f_is_not_the_container_of_a_pipe(cli, tmp_path, arguments, message):
+    save(tmp_path / "in.png")
+    code, _, err = cli("upscale", "in.png", *arguments.split())
+    assert code == 2
+    assert message in err
