@@ -1,8 +1,12 @@
-"""Images byte by byte, for what Pillow cannot write or will not."""
+"""Images made byte by byte, where Pillow cannot write them, and a search inside images."""
 
 import itertools
 import struct
 import zlib
+
+import numpy as np
+
+from srgan_edge.pixels import Pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -14,7 +18,7 @@ def chunk(name: bytes, content: bytes = b"") -> bytes:
 
 
 def png(width: int, height: int, depth: int, color_type: int, rows: bytes, *chunks: bytes):
-    """A PNG. `rows` with their filter bytes; `chunks`: type and content of others before them."""
+    """A PNG of `rows` with their filter bytes; `chunks`: types and contents, placed before them."""
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     others = b"".join(chunk(each[:4], each[4:]) for each in chunks)
     pixels = chunk(b"IDAT", zlib.compress(rows))
@@ -36,7 +40,7 @@ def icc_profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, 
 
 
 def cmyk_profile() -> bytes:
-    """Of a press whose inks all darken alike, and have no hue: paper white, solid ink black."""
+    """A press whose inks have no hue and darken alike: white paper, black solid ink."""
     grid = itertools.product((0, 1), repeat=4)
     lightness = b"".join(bytes([255 * max(0, 2 - sum(inks)) // 2, 128, 128]) for inks in grid)
     matrix = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
@@ -46,3 +50,10 @@ def cmyk_profile() -> bytes:
     white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
     tags = {b"desc": text, b"wtpt": white, b"A2B0": lut}
     return icc_profile(b"prtr", b"CMYK", b"Lab ", tags)
+
+
+def holds(sheet: Pixels, part: Pixels) -> bool:
+    """Return True if `part` occurs in `sheet`, pixel for pixel."""
+    windows = np.lib.stride_tricks.sliding_window_view(sheet, part.shape)[..., 0, :, :, :]
+    ends = (windows[:, :, 0, 0] == part[0, 0]) & (windows[:, :, -1, -1] == part[-1, -1])
+    return any((windows[y, x] == part).all() for y, x in np.argwhere(ends.all(-1)))

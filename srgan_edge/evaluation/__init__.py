@@ -1,1 +1,1 @@
-"""How good a result is: metrics, benchmarks, and how near two engines are."""
+"""Quality of results: metrics, benchmarks, and how closely two engines agree."""

@@ -1,4 +1,8 @@
-"""What the images that show results are drawn with: colors, type, frames, crops."""
+"""Drawing the images that show results: colors, fonts, frames, crops, and the side-by-side view.
+
+The side-by-side view puts the plainly enlarged input beside the network's result. The same code
+draws both sides, so every visible difference comes from the network.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +16,17 @@ from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
 
 BACKGROUND = (17, 18, 22)
-
 INK = (233, 235, 240)
-
 FAINT = (150, 154, 164)
-
 ACCENT = (255, 184, 60)
 
 Color: TypeAlias = tuple[int, int, int]
-
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of an image, in its pixels."""
+    """A rectangle in an image, in pixels."""
 
     x: int
     y: int
@@ -35,10 +35,10 @@ class Crop:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """From `X,Y,W,H`, as typed after `--crop`.
+        """Parse `X,Y,W,H`, as typed after `--crop`.
 
         Raises:
-            UsageError: not four whole numbers.
+            UsageError: `text` is not four whole numbers.
         """
         try:
             x, y, width, height = map(int, text.split(","))
@@ -49,17 +49,16 @@ class Crop:
         return cls(x, y, width, height)
 
     def of(self, pixels: Pixels) -> Pixels:
-        """This part of `pixels` [H, W, 3], as a view."""
+        """Return this part of `pixels` [H, W, 3], as a view."""
         return pixels[self.y : self.y + self.height, self.x : self.x + self.width]
 
 
 def blank(height: int, width: int) -> Pixels:
-    """Background, [height, width, 3]."""
     return np.full((height, width, 3), BACKGROUND, np.uint8)
 
 
 def with_margin(pixels: Pixels, margin_px: int) -> Pixels:
-    """`pixels` on a sheet that is `margin_px` larger on every side."""
+    """Return `pixels` on a sheet that is `margin_px` larger on every side."""
     height, width, _ = pixels.shape
     sheet = blank(height + 2 * margin_px, width + 2 * margin_px)
     sheet[margin_px : margin_px + height, margin_px : margin_px + width] = pixels
@@ -67,7 +66,7 @@ def with_margin(pixels: Pixels, margin_px: int) -> Pixels:
 
 
 def framed(pixels: Pixels, crop: Crop, width_px: int, color: Color = ACCENT) -> Pixels:
-    """A copy with the outline of `crop` drawn inside its edges."""
+    """Return a copy with the outline of `crop` drawn inside its edges."""
     image = Image.fromarray(pixels)
     corners = (crop.x, crop.y, crop.x + crop.width - 1, crop.y + crop.height - 1)
     ImageDraw.Draw(image).rectangle(corners, outline=color, width=width_px)
@@ -75,26 +74,22 @@ def framed(pixels: Pixels, crop: Crop, width_px: int, color: Color = ACCENT) -> 
 
 
 def font_within(width_px: int, largest_px: float, labels: Sequence[str]) -> Font:
-    """Pillow's own font, as large as the longest label allows."""
+    """Return Pillow's own font, as large as the longest label allows."""
     longest_px = max(ImageFont.load_default(largest_px).getlength(label) for label in labels)
     return ImageFont.load_default(max(1, largest_px * min(1, width_px / max(1, longest_px))))
 
 
-# The before/after image: what went in, plainly enlarged, beside what came out of the network.
-#
-# Both sides are drawn by the same lines, so that every difference to be seen is the network's.
-# Which images are compared, and what they are called, is the caller's business.
 def side_by_side(
     before: Pixels, after: Pixels, labels: tuple[str, str], crop: Crop | None = None
 ) -> Pixels:
-    """Two labeled columns: `before` enlarged by MATLAB's bicubic, and `after`.
+    """Draw two labeled columns: `before`, enlarged by MATLAB's bicubic interpolation, and `after`.
 
-    `before` and `after` are uint8 [H, W, 3] of one shape in two sizes. Each column is as wide as
-    `after`. A `crop` is framed in both and shown again below, enlarged to the column's width.
+    `before` and `after` are uint8 [H, W, 3] with one aspect ratio in two sizes. Each column is as
+    wide as `after`. A `crop` is framed in both and repeated below, enlarged to the column's width.
 
     Raises:
-        UsageError: the two images differ in shape by more than rounding, or the crop is empty or
-            reaches out of `after`.
+        UsageError: the aspect ratios differ by more than rounding, or the crop is empty or extends
+            beyond `after`.
     """
     height, width, _ = after.shape
     _refuse_another_shape(before, after)
@@ -112,7 +107,7 @@ def side_by_side(
 
 
 def _column(pixels: Pixels, label: str, font: Font, crop: Crop | None, stroke_px: int) -> Pixels:
-    """From the top: the label, the image and the enlarged crop."""
+    """Stack the label, the image and the enlarged crop."""
     width = pixels.shape[1]
     caption = _caption(label, font, width, 10 * stroke_px)
     if crop is None:
@@ -131,7 +126,7 @@ def _column(pixels: Pixels, label: str, font: Font, crop: Crop | None, stroke_px
 
 
 def _caption(label: str, font: Font, width: int, height: int) -> Pixels:
-    """The label in the middle of its strip, with less space below it than above the sheet."""
+    """Center the label in its strip, with less space below it than above the sheet."""
     strip = Image.new("RGB", (width, height), BACKGROUND)
     # Anchored at the baseline, so that two labels stand on one line whatever their letters.
     ImageDraw.Draw(strip).text((width // 2, height * 0.6), label, INK, font, anchor="ms")
@@ -154,6 +149,6 @@ def _refuse_outside(crop: Crop, width: int, height: int) -> None:
     inside = 0 <= crop.x < right <= width and 0 <= crop.y < bottom <= height
     if not inside:
         raise UsageError(
-            f"--crop {crop.x},{crop.y},{crop.width},{crop.height} is empty or reaches out of the "
+            f"--crop {crop.x},{crop.y},{crop.width},{crop.height} is empty or extends beyond the "
             f"result of {width}x{height} pixels; possible: X+W up to {width}, Y+H up to {height}"
         )

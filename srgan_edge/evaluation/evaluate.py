@@ -1,7 +1,8 @@
-"""Scoring systems on benchmarks: the same lines for a model in any engine and for plain bicubic.
+"""Scoring systems on benchmarks, with the same code for a model in any engine and for baselines.
 
-A system is a function from an image of a benchmark to its enlargement, a measure one from that
-enlargement to a number. Neither knows of the other, and this knows nothing of engines and files.
+A system maps an image of a benchmark to its enlargement, and a measure maps that enlargement to a
+number. A metric describes a measure to the command line, the tables and the figure: its name,
+which way is better, and how it is written. Measures that need PyTorch are in `train/perceptual.py`.
 """
 
 import difflib
@@ -13,12 +14,11 @@ from typing import Literal, TypeAlias
 
 from srgan_edge.errors import UsageError
 from srgan_edge.evaluation import metrics
-from srgan_edge.evaluation.metrics import niqe
 from srgan_edge.evaluation.systems import Pair, System, benchmark_name, read_pairs, upscaler_system
 from srgan_edge.pixels import Pixels
 
 Measure: TypeAlias = Callable[[Pixels, Pair], float]
-"""Of a result [H, W, 3] and the pair it belongs to; raises `metrics.Undefined`."""
+"""Scores a result [H, W, 3] against the pair it belongs to; raises `metrics.Undefined`."""
 
 PIXEL_MEASURES: dict[str, Measure] = {
     "psnr_y": lambda sr, pair: metrics.psnr_y(sr, pair.hr, pair.scale),
@@ -28,150 +28,36 @@ PIXEL_MEASURES: dict[str, Measure] = {
     "shift_green": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[1],
     "shift_blue": lambda sr, pair: metrics.color_shift(sr, pair.hr, pair.scale)[2],
 }
-"""What compares pixel by pixel: quick, and enough to watch a training."""
+"""Measures that compare pixel by pixel: fast, and enough to monitor training."""
 
 MEASURES: dict[str, Measure] = PIXEL_MEASURES | {
     "lr_psnr": lambda sr, pair: metrics.lr_psnr(sr, pair.lr),
-    "niqe": lambda sr, pair: niqe(sr, pair.scale),
+    "niqe": lambda sr, pair: metrics.niqe(sr, pair.scale),
 }
-"""All that need no PyTorch."""
+"""All measures that need no PyTorch."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of one image, or the mean over a folder; NaN where a metric is undefined."""
-
-    values: Mapping[str, float]
-    """By the names of `METRICS`."""
-    undefined: Mapping[str, str] = field(default_factory=dict)
-    """Why, for each metric that is."""
-
-    def __getitem__(self, name: str) -> float:
-        return self.values[name]
-
-    @property
-    def psnr_y(self) -> float:
-        """dB, BT.601 luma, `scale` pixels shaved."""
-        return self.values["psnr_y"]
-
-    @property
-    def color_shift(self) -> float:
-        """The largest mean of result - HR of the three channels, without its sign, in levels."""
-        return max(abs(self.values[f"shift_{channel}"]) for channel in ("red", "green", "blue"))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One system on one benchmark: scores by image, and their mean."""
-
-    folder: Path
-    images: Mapping[str, Scores]
-
-    @property
-    def mean(self) -> Scores:
-        return mean_scores(list(self.images.values()))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One image as every system enlarged it."""
-
-    pair: Pair
-    results: Mapping[str, Pixels]
-    """By the names of the systems, as are the scores."""
-    scores: Mapping[str, Scores]
-
-
-def evaluate_folder(
-    upscale: Callable[[Pixels], Pixels],
-    folder: Path,
-    scale: int,
-    measures: Mapping[str, Measure] = PIXEL_MEASURES,
-) -> Evaluation:
-    """Score `upscale`, which maps [N, H, W, 3] to [N, sH, sW, 3], over a benchmark folder.
-
-    Raises:
-        InputRefused: as `read_pairs`.
-    """
-    system = upscaler_system("upscale", "", upscale)
-    return evaluate_systems([system], [folder], scale, measures)[system.name][0]
-
-
-def evaluate_systems(
-    systems: Sequence[System],
-    folders: Sequence[Path],
-    scale: int,
-    measures: Mapping[str, Measure],
-    look: Callable[[Comparison], None] | None = None,
-) -> dict[str, list[Evaluation]]:
-    """By the systems' names, an evaluation for each folder.
-
-    Args:
-        look: sees every image while its pixels are in memory.
-
-    Raises:
-        UsageError: two systems or two benchmarks have one name.
-        InputRefused: as `read_pairs`.
-    """
-    _refuse_repeats("systems", [system.name for system in systems])
-    _refuse_repeats("benchmarks", [benchmark_name(folder) for folder in folders])
-    evaluations: dict[str, list[Evaluation]] = {system.name: [] for system in systems}
-    for folder in folders:
-        images: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
-        for pair in read_pairs(folder, scale):
-            results = {system.name: system.restore(pair) for system in systems}
-            scores = {name: _scores(sr, pair, measures) for name, sr in results.items()}
-            for name in results:
-                images[name][pair.name] = scores[name]
-            if look is not None:
-                look(Comparison(pair, results, scores))
-        for name, of_folder in images.items():
-            evaluations[name].append(Evaluation(folder, of_folder))
-    return evaluations
-
-
-def _scores(sr: Pixels, pair: Pair, measures: Mapping[str, Measure]) -> Scores:
-    assert sr.shape == pair.hr.shape, f"{pair.name}: {sr.shape} is not {pair.hr.shape}"
-    values, undefined = {}, {}
-    for name, measure in measures.items():
-        try:
-            values[name] = measure(sr, pair)
-        except metrics.Undefined as reason:
-            values[name], undefined[name] = float("nan"), f"{pair.name}: {reason}"
-    return Scores(values, undefined)
-
-
-def _refuse_repeats(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"two {what} are called {name!r}; one of them needs another name")
-
-
-# What can be scored: every metric's name, which way is better, and how it is written.
-#
-# How a metric is computed is said elsewhere: without PyTorch in `evaluate.py`, with it in
-# `train/perceptual.py`. This is what the command line, the tables and the figure know of it.
 @dataclass(frozen=True)
 class Metric:
-    """One column of a table, one key of the JSON."""
+    """One column of a table, and one key of the JSON."""
 
     name: str
     heading: str
-    """For a table, of two lines at most."""
+    """Heading of the column, two lines at most."""
     decimals: int
     better: Literal["higher", "lower", "nearer zero"]
     needs: Literal["nothing", "torch", "file", "download"] = "nothing"
-    """Besides the runtime; the last two are weights of a network, and need torch as well."""
+    """Requirement besides the runtime; the last two stand for network weights and imply torch."""
 
     def text(self, value: float) -> str:
-        """As tables show it; `--` where the metric is undefined."""
+        """Format a value for a table; `--` if the metric is undefined."""
         if isnan(value):
             return "--"
         sign = "+" if self.better == "nearer zero" else ""
-        return f"{value:{sign}z.{self.decimals}f}"  # z: what rounds to zero has no minus
+        return f"{value:{sign}z.{self.decimals}f}"  # z: no minus for what rounds to zero
 
     def best(self, values: Sequence[float]) -> str | None:
-        """The text of the best of the values, so that what looks equal is equal; None of none."""
+        """Return the best value as text, so that equal texts tie; None if no value is defined."""
         known = [value for value in values if not isnan(value)]
         if not known:
             return None
@@ -203,14 +89,108 @@ GROUPS = {
     "offline": tuple(n for n, metric in METRICS.items() if metric.needs in ("nothing", "torch")),
     "all": tuple(name for name, metric in METRICS.items() if metric.needs != "file"),
 }
-"""Words for several metrics: without PyTorch; without downloads; every one."""
+"""Word for several metrics -> their names: without PyTorch; without downloads; all."""
 
 WITH_FILE = "lpips_vgg16_hed"
-"""The one metric whose network is a file of the user's, and so in no group."""
+"""The one metric whose network is a file of the user, and which is therefore in no group."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one image, or their mean over a folder; NaN where a metric is undefined."""
+
+    values: Mapping[str, float]
+    """Name in `METRICS` -> score."""
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    """Name of each undefined metric -> the reason."""
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    @property
+    def psnr_y(self) -> float:
+        """PSNR of BT.601 luma in dB, without a border of `scale` pixels."""
+        return self.values["psnr_y"]
+
+    @property
+    def color_shift(self) -> float:
+        """Largest absolute mean of result - HR over the three channels, in levels."""
+        return max(abs(self.values[f"shift_{channel}"]) for channel in ("red", "green", "blue"))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one system on one benchmark, by image, and their mean."""
+
+    folder: Path
+    images: Mapping[str, Scores]
+
+    @property
+    def mean(self) -> Scores:
+        return mean_scores(list(self.images.values()))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One image as every system enlarged it."""
+
+    pair: Pair
+    results: Mapping[str, Pixels]
+    """Name of a system -> its result."""
+    scores: Mapping[str, Scores]
+    """Name of a system -> its scores."""
+
+
+def evaluate_folder(
+    upscale: Callable[[Pixels], Pixels],
+    folder: Path,
+    scale: int,
+    measures: Mapping[str, Measure] = PIXEL_MEASURES,
+) -> Evaluation:
+    """Score `upscale`, which maps [N, H, W, 3] to [N, sH, sW, 3], on a benchmark folder.
+
+    Raises:
+        InputRefused: as in `read_pairs`.
+    """
+    system = upscaler_system("upscale", "", upscale)
+    return evaluate_systems([system], [folder], scale, measures)[system.name][0]
+
+
+def evaluate_systems(
+    systems: Sequence[System],
+    folders: Sequence[Path],
+    scale: int,
+    measures: Mapping[str, Measure],
+    look: Callable[[Comparison], None] | None = None,
+) -> dict[str, list[Evaluation]]:
+    """Score every system on every folder; returns a list of evaluations by the system's name.
+
+    Args:
+        look: called with every image while its pixels are in memory.
+
+    Raises:
+        UsageError: two systems or two benchmarks have the same name.
+        InputRefused: as in `read_pairs`.
+    """
+    _refuse_repeats("systems", [system.name for system in systems])
+    _refuse_repeats("benchmarks", [benchmark_name(folder) for folder in folders])
+    evaluations: dict[str, list[Evaluation]] = {system.name: [] for system in systems}
+    for folder in folders:
+        images: dict[str, dict[str, Scores]] = {system.name: {} for system in systems}
+        for pair in read_pairs(folder, scale):
+            results = {system.name: system.restore(pair) for system in systems}
+            scores = {name: _scores(sr, pair, measures) for name, sr in results.items()}
+            for name in results:
+                images[name][pair.name] = scores[name]
+            if look is not None:
+                look(Comparison(pair, results, scores))
+        for name, of_folder in images.items():
+            evaluations[name].append(Evaluation(folder, of_folder))
+    return evaluations
 
 
 def mean_scores(images: Sequence[Scores]) -> Scores:
-    """Undefined, metric by metric, where it is so for any image: half a folder is another one."""
+    """Average scores; a metric that is undefined for any image is undefined for the folder."""
     undefined: dict[str, str] = {}
     for scores in images:
         undefined = dict(scores.undefined) | undefined  # the first image's reason for each
@@ -219,13 +199,13 @@ def mean_scores(images: Sequence[Scores]) -> Scores:
 
 
 def metrics_from_text(text: str, *, with_file: bool) -> tuple[str, ...]:
-    """The names in a list such as `psnr_y,lpips` or `offline`, in its order, each once.
+    """Return the names in a list such as `psnr_y,lpips` or `offline`, in its order, each once.
 
     Args:
-        with_file: there is a file for `lpips_vgg16_hed`, which is then among them in any case.
+        with_file: a file for `lpips_vgg16_hed` is present, and the metric is always included.
 
     Raises:
-        UsageError: a name is unknown, there is none, or `lpips_vgg16_hed` has no file.
+        UsageError: a name is unknown, the list is empty, or `lpips_vgg16_hed` has no file.
     """
     names: dict[str, None] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):
@@ -240,6 +220,23 @@ def metrics_from_text(text: str, *, with_file: bool) -> tuple[str, ...]:
     if not names:
         raise UsageError("--metrics names no metric; type for example --metrics psnr_y,ssim_y")
     return tuple(names)
+
+
+def _scores(sr: Pixels, pair: Pair, measures: Mapping[str, Measure]) -> Scores:
+    assert sr.shape == pair.hr.shape, f"{pair.name}: {sr.shape} is not {pair.hr.shape}"
+    values, undefined = {}, {}
+    for name, measure in measures.items():
+        try:
+            values[name] = measure(sr, pair)
+        except metrics.Undefined as reason:
+            values[name], undefined[name] = float("nan"), f"{pair.name}: {reason}"
+    return Scores(values, undefined)
+
+
+def _refuse_repeats(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two {what} are called {name!r}; rename one of them")
 
 
 def _known(name: str) -> str:

@@ -1,7 +1,7 @@
-"""The figure of every super-resolution paper: the most telling crops, one column for each system.
+"""The figure of super-resolution papers: the most telling crops, with a column for each system.
 
-Where to look is computed and not chosen, so that nobody picks the crop that flatters: the window
-where enlarging lost most, weighted with how far apart the systems are in it.
+The crop is computed, so that nobody chooses a flattering one: it is the window where bicubic
+interpolation lost the most detail, weighted with the distance between the systems in it.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ from srgan_edge.evaluation.systems import NEAREST, Pair, benchmark_name, bicubic
 from srgan_edge.pixels import Pixels
 
 CROP_PX = 80
-"""Side of a crop in pixels of the result; less where the image is smaller."""
+"""Side of a crop in pixels of the result; smaller for smaller images."""
 
 CAPTIONS = (("psnr_y", "ssim_y"), ("lpips", "lpips_vgg16_hed", "dists"))
-"""The metrics under a crop, line by line, as far as they were measured."""
+"""Metrics under a crop, line by line; those that were not measured are left out."""
 
 _CELL_PX = 3 * CROP_PX
 _WHOLE_WIDTH_PX = 3 * _CELL_PX // 2
@@ -52,21 +52,21 @@ _Text: TypeAlias = list[tuple[str, Color]]
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One image, and the window of it that tells most."""
+    """One image, and its most telling window."""
 
     comparison: Comparison
     crop: Crop
     telling: float
-    """How much, to be compared among images."""
+    """Score of the window, comparable between images."""
 
 
 class Showcase:
-    """Keeps the most telling images of those it is shown, one crop of each."""
+    """Keeps the most telling images of those passed to `look`, one crop of each."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self.exhibits: list[Exhibit] = []
-        """The most telling first."""
+        """The exhibits, most telling first."""
 
     def look(self, comparison: Comparison) -> None:
         crop, telling = telling_crop(comparison)
@@ -76,11 +76,11 @@ class Showcase:
 
 
 def telling_crop(comparison: Comparison) -> tuple[Crop, float]:
-    """The square of `CROP_PX` that tells most of how the systems differ, and how much.
+    """Return the square of `CROP_PX` where the systems differ most visibly, and its score.
 
-    Over luma: the mean of |HR - bicubic|, which is the detail that was lost, times one plus the
-    mean distance in levels between the systems farthest apart, bicubic among them and nearest
-    neighbor not. Its corner lies on the LR's grid.
+    The score, computed on luma, is the mean of |HR - bicubic|, which is the lost detail, times one
+    plus the mean distance in levels between the two systems farthest apart. Those include bicubic
+    but not nearest neighbor. The corner of the square lies on the LR's grid.
     """
     pair = comparison.pair
     plain = luma(bicubic_upscale(pair.scale)(pair.lr[None])[0])
@@ -96,11 +96,13 @@ def telling_crop(comparison: Comparison) -> tuple[Crop, float]:
 
 
 def draw_figure(exhibits: Sequence[Exhibit]) -> Pixels:
-    """A row for each exhibit: the HR image with the crop framed, then the crop of every system
-    and of the HR, enlarged by nearest neighbor, with the whole image's scores below.
+    """Draw a row for each exhibit: the HR image with the crop framed, then the crop of each system.
+
+    The crops, of the HR too, are enlarged by nearest neighbor; the scores of the whole image are
+    below, with the best of a row in color.
 
     Returns:
-        uint8 [H, W, 3]. The best score of a row has another color.
+        uint8 [H, W, 3].
     """
     names = [*exhibits[0].comparison.results, "HR"]
     lines = _measured_lines(exhibits[0].comparison)
@@ -136,7 +138,7 @@ def _measured_lines(comparison: Comparison) -> list[list[str]]:
 
 
 def _whole(exhibit: Exhibit) -> Pixels:
-    """The HR image as large as its place allows, with the crop framed."""
+    """Return the HR image as large as its place allows, with the crop framed."""
     hr, crop = exhibit.comparison.pair.hr, exhibit.crop
     height, width, _ = hr.shape
     ratio = min(_CELL_PX / height, _WHOLE_WIDTH_PX / width)
@@ -146,7 +148,7 @@ def _whole(exhibit: Exhibit) -> Pixels:
     else:
         fitted = bicubic.resize(hr, max(1, round(ratio * height)), max(1, round(ratio * width)))
     x, y, side = (round(ratio * length) for length in (crop.x, crop.y, crop.width))
-    # Dark around the color, for images that have that color themselves.
+    # A dark outline around the frame, for images that contain the frame's color.
     fitted = framed(fitted, Crop(x - 1, y - 1, side + 2, side + 2), 4, BACKGROUND)
     return framed(fitted, Crop(x, y, side, side), 2)
 
@@ -173,7 +175,7 @@ def _draw_scores(
     columns_px: Sequence[int],
     baseline: int,
 ) -> None:
-    """One line under every system, and what it says under the HR."""
+    """Write one line of scores under every system, and its legend under the HR."""
     systems = list(comparison.scores.values())
     best = {name: METRICS[name].best([scores[name] for scores in systems]) for name in names}
     legend: _Text = [(METRICS[name].heading.replace("\n", " "), FAINT) for name in names]
@@ -197,7 +199,7 @@ def _draw_footnote(sheet: Image.Image) -> None:
 
 
 def _write(sheet: Image.Image, line: _Text, font: Font, middle: int, baseline: int) -> None:
-    """Centerd on `middle`."""
+    """Write one line centered on `middle`."""
     x = middle - sum(font.getlength(text) for text, _ in line) / 2
     for text, color in line:
         ImageDraw.Draw(sheet).text((x, baseline), text, color, font, anchor="ls")
@@ -205,14 +207,14 @@ def _write(sheet: Image.Image, line: _Text, font: Font, middle: int, baseline: i
 
 
 def _paste(sheet: Image.Image, pixels: Pixels, x: int, y: int, width: int) -> None:
-    """In the middle of the place of `width` x `_CELL_PX` at (x, y)."""
+    """Paste into the middle of the place of `width` x `_CELL_PX` at (x, y)."""
     left = x + (width - pixels.shape[1]) // 2
     top = y + (_CELL_PX - pixels.shape[0]) // 2
     sheet.paste(Image.fromarray(pixels), (left, top))
 
 
 def _window_means(plane: _Floats, side: int, step: int) -> _Floats:
-    """Mean over each square of `side`, at every `step`-th row and column."""
+    """Return the mean over each square of `side`, at every `step`-th row and column."""
     sums = np.pad(plane, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
     rows = sums[side::step] - sums[:-side:step]
     return (rows[:, side::step] - rows[:, :-side:step]) / side**2

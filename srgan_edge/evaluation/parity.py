@@ -1,20 +1,28 @@
-"""How far two results are apart, in levels of 255, on the same pixels, and how far they may be."""
+"""Differences between results on the same pixels, in levels of 255, and the limits they must meet.
+
+Two engines are compared with each other, and tiled results with untiled ones, halo by halo. That
+shows how large a halo a model needs, and is plotted for its model card.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import plan_tiles, upscale_tiled
+
+TILED_LEVELS = 1
+"""Largest difference allowed between tiles with an exact halo and whole frames: other shapes may
+select other kernels, which add in another order. With the same kernel they are identical."""
+
+ACCEPTED_LEVELS = 1
+"""Largest difference that counts as rounding when the smallest halo is chosen."""
 
 
 @dataclass(frozen=True)
@@ -23,32 +31,31 @@ class Parity:
 
     max_levels: int
     p999_levels: int
-    """All but a thousandth of the values differ by no more."""
+    """99.9th percentile of the differences."""
     mean_levels: float
     differing: float
-    """Share of the values that differ at all."""
+    """Share of the values that differ at all, from 0 to 1."""
     psnr_db: float
-    """Between the two results; infinite if they are equal."""
+    """PSNR between the two results; infinite if they are equal."""
 
     def __str__(self) -> str:
         return f"max {self.max_levels} of 255, mean {self.mean_levels:.5f}, {self.psnr_db:.1f} dB"
 
 
 class Differences:
-    """Counts how many values differ by how much, image after image."""
+    """Counts the differences between results, image after image."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(256, np.int64)
 
     def add(self, one: Pixels, other: Pixels) -> None:
-        """Two results of one shape."""
+        """Count the differences between two results of equal shape."""
         assert one.shape == other.shape, f"{one.shape} is not {other.shape}"
         levels = np.abs(one.astype(np.int16) - other)
         self._counts += np.bincount(levels.ravel(), minlength=256)
 
     @property
     def parity(self) -> Parity:
-        """What was added, summed up."""
         counts, levels = self._counts, np.arange(256)
         values = counts.sum()
         squared = float(counts @ levels**2) / values
@@ -64,16 +71,16 @@ class Differences:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a result in a lower precision may differ by, on natural images."""
+    """Limits on the difference of a result in a lower precision, on natural images."""
 
     min_psnr_db: float
     max_levels: float
     mean_levels: float
     psnr_y_loss_db: float = 0.02
-    """On a benchmark."""
+    """Largest loss of PSNR-Y on a benchmark."""
 
     def refusals(self, parity: Parity) -> list[str]:
-        """Where `parity` misses the gate, each as a phrase; empty if it passes."""
+        """Return a phrase for each limit that `parity` exceeds; empty if it passes."""
         missed = []
         if parity.psnr_db < self.min_psnr_db:
             missed.append(f"{parity.psnr_db:.1f} dB where {self.min_psnr_db:g} are needed")
@@ -86,41 +93,37 @@ class Gate:
 
 GATES = {
     "fp32": Gate(80, 1, 0.01),
-    "tf32": Gate(60, 2, 0.1),  # multiplies factors of FP16's precision
+    "tf32": Gate(60, 2, 0.1),  # multiplies with FP16's precision
     "fp16": Gate(60, 2, 0.1),
     "bf16": Gate(52, 6, 1.0),
     "int8": Gate(40, math.inf, math.inf, psnr_y_loss_db=0.15),
 }
-"""By precision, against PyTorch in FP32. FP32 itself may add in another order, and at times round
-a value to the next level. On a trained SRGAN, FP16 does so to a twentieth of them: 61 dB."""
+"""Precision -> limits against PyTorch in FP32. FP32 itself may add in another order, which
+sometimes rounds a value to the next level. On a trained SRGAN, FP16 does so to a twentieth of the
+values: 61 dB."""
 
 
 def gate_of(spec: ModelSpec, precision: str) -> Gate:
-    """An INT8 form has its own gate, whatever the rest of it is computed in."""
+    """Return the limits for a model; a quantized one has its own, whatever its other precision."""
     return GATES["int8" if spec.quantized_from else precision]
-
-
-TILED_LEVELS = 1
-"""By how much tiles with an exact halo may differ from whole frames: other shapes, other kernels,
-other orders of addition. On one kernel they are the same bits."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one engine."""
+    """The results of verifying one engine."""
 
     info: EngineInfo
     parity: Parity
-    """Against PyTorch in FP32 on natural images, odd and tiny ones among them."""
+    """Difference from PyTorch in FP32 on natural images, including odd and tiny sizes."""
     tiled: Parity | None
-    """Of tiles with an exact halo against whole frames, both by this engine; None: it takes one
-    shape and no other, so that there are no whole frames."""
+    """Difference between tiles with an exact halo and whole frames, both from this engine. None if
+    it accepts a single shape, and therefore no whole frames."""
     psnr_y_loss_db: dict[str, float]
-    """By benchmark, against PyTorch in FP32; what is gained is negative."""
+    """Benchmark -> loss against PyTorch in FP32; a gain is negative."""
 
     @property
     def refusals(self) -> list[str]:
-        """Where the engine misses a gate, each as a phrase; empty if it passes all."""
+        """A phrase for each limit that the engine exceeds; empty if it passes all."""
         gate = gate_of(self.info.spec, self.info.precision)
         missed = gate.refusals(self.parity)
         if self.tiled is not None and self.tiled.max_levels > TILED_LEVELS:
@@ -145,26 +148,22 @@ def compare(
     return differences.parity
 
 
-# How large a halo a model needs: tiled results against untiled ones, halo by halo.
-ACCEPTED_LEVELS = 1
-"""A difference that rounding makes anyway."""
-
-
 @dataclass(frozen=True)
 class HaloError:
-    """What one halo does to the result, over all images."""
+    """The error that one halo causes, over all images."""
 
     halo_px: int
     max_levels: int
-    """Largest difference between tiled and untiled, of 255."""
+    """Largest difference between tiled and untiled results, in levels of 255."""
     differing: float
-    """Share of values that differ at all."""
+    """Share of the values that differ at all, from 0 to 1."""
 
 
 def halo_errors(engine: Engine, images: Iterable[Pixels], tile_px: int) -> Iterator[HaloError]:
-    """Every halo from 0 to the receptive radius, measured on images uint8 [H, W, 3].
+    """Measure every halo from 0 to the receptive radius, on images uint8 [H, W, 3].
 
-    Small tiles have many seams and so find more; the error of a seam does not depend on the size.
+    Small tiles have many seams and therefore reveal more; the error of a seam does not depend on
+    the tile size.
     """
     wholes = [(image, engine.upscale(image[None])[0]) for image in images]
     for halo_px in range(engine.info.spec.receptive_radius_px + 1):
@@ -179,7 +178,7 @@ def halo_errors(engine: Engine, images: Iterable[Pixels], tile_px: int) -> Itera
 
 
 def smallest_halo_px(errors: Iterable[HaloError]) -> int:
-    """The smallest halo from which on no larger one differs by more than `ACCEPTED_LEVELS`."""
+    """Return the smallest halo such that neither it nor a larger one exceeds `ACCEPTED_LEVELS`."""
     halo_px = 0
     for error in errors:
         if error.max_levels > ACCEPTED_LEVELS:
@@ -187,16 +186,17 @@ def smallest_halo_px(errors: Iterable[HaloError]) -> int:
     return halo_px
 
 
-# The error of tiles against their halo, as an image for a model card.
-matplotlib.use("Agg")  # no window, on no machine
-
-
 def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: Path) -> None:
-    """Largest difference and share of differing values, halo by halo; a line at `halo_px`.
+    """Plot the largest difference and the share of differing values, with a line at `halo_px`.
 
     Raises:
         OutputFailed: `path` cannot be written.
     """
+    import matplotlib  # late: everything else here works without the training extra
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+    matplotlib.use("Agg")  # never opens a window
     halos = [error.halo_px for error in errors]
     figure, (above, below) = pyplot.subplots(
         2, 1, figsize=(7, 5), sharex=True, layout="constrained"
@@ -221,6 +221,6 @@ def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: 
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     above.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none", loc="upper right")
-    with replace_when_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    with replace_when_whole(path) as partial:
+        figure.savefig(partial, dpi=110)
     pyplot.close(figure)

@@ -1,4 +1,8 @@
-"""What can be compared: models in engines, nearest neighbor, bicubic, other programs' images."""
+"""Benchmarks on disk, and the systems that are compared on them.
+
+A benchmark is a folder with `HR/` and `LRx4/`, whose files pair up by name. A system is a model in
+an engine, nearest neighbor or bicubic interpolation, or the images of another program.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,22 +20,21 @@ from srgan_edge.model.library import find_model
 from srgan_edge.pixels import Pixels
 
 SCALE = 4
-"""The only one that a model, and so a comparison, can have."""
+"""The only scale that a model, and therefore a comparison, can have."""
 
 
-# A benchmark on disk: a folder with `HR/` and `LRx4/`, whose files pair up by name.
 @dataclass(frozen=True)
 class Pair:
-    """One image of a benchmark: what an upscaler gets, and what it ought to give."""
+    """One image of a benchmark: the input of an upscaler, and the ideal result."""
 
     folder: Path
-    """The benchmark."""
+    """The benchmark's folder."""
     name: str
-    """Of the file, in both folders."""
+    """Name of the file in both of its folders."""
     lr: Pixels
     """uint8 [h, w, 3]."""
     hr: Pixels
-    """uint8 [scale * h, scale * w, 3], cropped to that as the benchmarks' makers did."""
+    """uint8 [scale * h, scale * w, 3], cropped to that size as the benchmarks' makers did."""
 
     @property
     def scale(self) -> int:
@@ -43,20 +46,20 @@ class System:
     """Something that enlarges the images of benchmarks."""
 
     name: str
-    """Short, and no two alike in one comparison."""
+    """Short name, unique within a comparison."""
     description: str
-    """With its engine and precision."""
+    """One line with its engine and precision."""
     restore: Callable[[Pair], Pixels]
-    """Gives uint8 [scale * h, scale * w, 3]; may look at all of the pair but the HR's pixels."""
+    """Returns uint8 [scale * h, scale * w, 3]; may use all of the pair except the HR's pixels."""
 
 
 def repeated(pixels: Pixels, times: int) -> Pixels:
-    """uint8 [H, W, 3] -> [times * H, times * W, 3], each pixel a square of its color."""
+    """Enlarge uint8 [H, W, 3] to [times * H, times * W, 3] by nearest neighbor."""
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def bicubic_upscale(scale: int) -> Callable[[Pixels], Pixels]:
-    """MATLAB's bicubic as an upscaler of batches: the baseline of every table."""
+    """Return the baseline of every table, MATLAB's bicubic interpolation, for batches."""
 
     def upscale(batch: Pixels) -> Pixels:
         _, height, width, _ = batch.shape
@@ -73,7 +76,7 @@ BICUBIC = System(
 
 
 def upscaler_system(name: str, description: str, upscale: Callable[[Pixels], Pixels]) -> System:
-    """Of what maps batches [N, h, w, 3] to [N, scale * h, scale * w, 3]."""
+    """Make a system of a function that maps [N, h, w, 3] to [N, scale * h, scale * w, 3]."""
     return System(name, description, lambda pair: upscale(pair.lr[None])[0])
 
 
@@ -81,13 +84,13 @@ def upscaler_system(name: str, description: str, upscale: Callable[[Pixels], Pix
 def open_models(
     models: Sequence[str], engine: str, device: str, *, fp32: bool
 ) -> Iterator[list[System]]:
-    """Models by name or file, each in an engine as `choose_engine` takes it.
+    """Open models by name or file, each in an engine that `choose_engine` selects.
 
-    A system is called like its model, or by what was typed where two models have one name, as the
-    results of two runs of one recipe do.
+    A system has the name of its model. Where two models have the same name, as those from two runs
+    of one recipe do, it has the text that was typed.
 
     Raises:
-        UsageError, ModelRefused, ExtraMissing: as finding a model and opening an engine do.
+        UsageError, ModelRefused, ExtraMissing: as when finding a model and opening an engine.
     """
     with ExitStack() as stack:
         engines = []
@@ -106,11 +109,11 @@ def open_models(
 
 
 def ready_made(text: str, benchmarks: Sequence[Path]) -> System:
-    """The images of another program, from `NAME=DIR` as typed after `--results`.
+    """Make a system of the images of another program, from `NAME=DIR` as typed after `--results`.
 
-    Each result is named like its HR image, whatever its suffix, and lies in a sub-folder of `DIR`
-    that is named like the benchmark; with one benchmark alone it may lie in `DIR` itself. Like the
-    HR, it is cropped to the scale times the LR's size.
+    Each result has the name of its HR image, with any suffix, and is in a subfolder of `DIR` with
+    the name of the benchmark; with a single benchmark it may be in `DIR` itself. Like the HR, it
+    is cropped to `scale` times the LR's size.
 
     Raises:
         UsageError: `text` is not `NAME=DIR`.
@@ -126,7 +129,7 @@ def ready_made(text: str, benchmarks: Sequence[Path]) -> System:
         places = {benchmarks[0]: folder}
     for place in places.values():
         if not place.is_dir():
-            raise InputRefused(f"{place}: no such folder; --results has one for each benchmark")
+            raise InputRefused(f"{place}: no such folder; --results needs one for each benchmark")
 
     def restore(pair: Pair) -> Pixels:
         path = _result_of(pair, places[pair.folder])
@@ -135,22 +138,13 @@ def ready_made(text: str, benchmarks: Sequence[Path]) -> System:
     return System(name, f"{name}, from {folder}", restore)
 
 
-def _result_of(pair: Pair, folder: Path) -> Path:
-    stem = Path(pair.name).stem
-    found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
-    if len(found) != 1:
-        names = " and ".join(path.name for path in found) or "nothing"
-        raise InputRefused(f"{folder}: {names} there for {pair.name}; one image {stem}.* is due")
-    return found[0]
-
-
 def benchmark_name(folder: Path) -> str:
-    """`Set5` of `data/Set5`, and of `.` inside it."""
+    """Return `Set5` for `data/Set5`, and for `.` inside it."""
     return folder.resolve().name
 
 
 def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
-    """The images of a benchmark in the order of their names, one in memory at a time.
+    """Yield the images of a benchmark sorted by name, with one in memory at a time.
 
     Raises:
         InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
@@ -159,25 +153,25 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
     for needed in (folder, hr_folder, lr_folder):
         if not needed.is_dir():
             raise InputRefused(
-                f"{folder}: no folder {needed.name}/; a benchmark has HR/ and LRx{scale}/ in it"
+                f"{folder}: no folder {needed.name}/; a benchmark contains HR/ and LRx{scale}/"
             )
     names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
     if not names:
-        raise InputRefused(f"{hr_folder}: no image in it")
+        raise InputRefused(f"{hr_folder}: contains no file; put the HR images there")
     for name in names:
         if not (lr_folder / name).is_file():
-            raise InputRefused(f"{lr_folder / name}: missing; every HR image needs its LR")
+            raise InputRefused(f"{lr_folder / name}: missing; every HR image needs an LR image")
     for name in names:
         lr, hr = (read_pixels(side / name) for side in (lr_folder, hr_folder))
         yield Pair(folder, name, lr, cropped_to(hr, lr, scale, f"{name}: HR"))
 
 
 def cropped_to(hr: Pixels, lr: Pixels, scale: int, what: str) -> Pixels:
-    """`hr` cropped at the right and the bottom to exactly `scale` times the size of `lr`.
+    """Crop `hr` at the right and the bottom to exactly `scale` times the size of `lr`.
 
     Raises:
-        InputRefused: it is smaller than that, or larger by `scale` pixels or more; the message
-            begins with `what`.
+        InputRefused: `hr` is smaller, or larger by `scale` pixels or more; the message starts with
+            `what`.
     """
     height, width = scale * lr.shape[0], scale * lr.shape[1]
     if not (0 <= hr.shape[0] - height < scale and 0 <= hr.shape[1] - width < scale):
@@ -186,3 +180,12 @@ def cropped_to(hr: Pixels, lr: Pixels, scale: int, what: str) -> Pixels:
             f"{lr.shape[1]}x{lr.shape[0]}"
         )
     return hr[:height, :width]
+
+
+def _result_of(pair: Pair, folder: Path) -> Path:
+    stem = Path(pair.name).stem
+    found = [path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()]
+    if len(found) != 1:
+        names = " and ".join(path.name for path in found) or "nothing"
+        raise InputRefused(f"{folder}: found {names} for {pair.name}; one image {stem}.* is needed")
+    return found[0]

@@ -1,11 +1,9 @@
-"""Animations out: GIF, WebP and PNG (APNG), every frame whole and as long as it is to be seen.
+"""Animated GIF, WebP and PNG (APNG) files, with every frame and its duration kept.
 
-PNG is written frame by frame. GIF and WebP are collected, because Pillow takes them so; it joins
-frames that are the same and adds their times.
+PNG is written frame by frame. GIF and WebP frames are collected first, because Pillow takes them
+all at once; it merges equal neighbors and adds their times.
 """
 
-import io
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -16,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from srgan_edge.errors import OutputFailed
 from srgan_edge.files import replace_when_whole
 from srgan_edge.image.png import PngWriter
 from srgan_edge.image.still import StillImage
@@ -25,6 +22,7 @@ from srgan_edge.image.writer import (
     pillow_options,
     png_chunks,
     samples,
+    save_with_pillow,
     with_palette,
 )
 
@@ -33,15 +31,17 @@ from srgan_edge.image.writer import (
 def animation_file(
     path: Path, like: StillImage, size: tuple[int, int], seconds: Sequence[Fraction], plays: int
 ) -> Iterator[Callable[[StillImage], None]]:
-    """Yields what takes the frames in order; the file is at `path` once all are there.
+    """Yield a function that takes the frames in order; `path` appears once all are written.
 
-    GIF has 256 colors a frame, of which one is transparent, and times in 1/100 s; WebP in 1/1000.
+    GIF has 256 colors a frame, one of them transparent, and times in steps of 1/100 s; WebP has
+    times in steps of 1/1000 s.
 
     Args:
-        like: any rows of a frame, for all but its pixels; as `refuse_unwritable` passed them.
+        like: any rows of a frame, used for everything but their pixels; `refuse_unwritable` must
+            have accepted them.
         size: (width, height) of every frame in pixels.
-        seconds: how long each frame is to be seen.
-        plays: how often all of them; 0: for ever.
+        seconds: duration of each frame.
+        plays: number of times the animation is played; 0: forever.
 
     Raises:
         OutputFailed: the file cannot be written.
@@ -49,14 +49,15 @@ def animation_file(
     name = format_from_suffix(path)
     with replace_when_whole(path) as partial, partial.open("wb") as file:
         if name == "PNG":
-            channels = samples(like).shape[2]
+            has_alpha = like.alpha is not None
+            channels = samples(like, with_alpha=has_alpha).shape[2]
             frames = len(seconds), plays
             png = PngWriter(file, size, channels, 8, png_chunks(like), frames)
             delays = iter(seconds)
 
             def write(frame: StillImage) -> None:
                 png.start_frame(next(delays))
-                png.write(samples(frame))
+                png.write(samples(frame, with_alpha=has_alpha))
 
             yield write
             png.finish()
@@ -66,12 +67,8 @@ def animation_file(
             _rgb(frame) if name == "WEBP" else with_palette(_rgb(frame))
         )
         options = pillow_options(name, like) | _timing(name, seconds, plays)
-        encoded = io.BytesIO()  # as `image_writer` does
-        try:
-            images[0].save(encoded, name, save_all=True, append_images=images[1:], **options)
-        except (OSError, ValueError, struct.error) as error:
-            raise OutputFailed(f"cannot write {path} as {name}: {error}; write .png") from error
-        file.write(encoded.getbuffer())
+        options |= {"save_all": True, "append_images": images[1:]}
+        save_with_pillow(images[0], path, file, options)
 
 
 def _timing(name: str, seconds: Sequence[Fraction], plays: int) -> dict[str, Any]:
@@ -86,6 +83,6 @@ def _timing(name: str, seconds: Sequence[Fraction], plays: int) -> dict[str, Any
 
 
 def _rgb(frame: StillImage) -> Image.Image:
-    """RGB or RGBA, whatever the file was."""
+    """Return RGB or RGBA, even for a gray file."""
     values = frame.pixels if frame.alpha is None else np.dstack([frame.pixels, frame.alpha])
     return Image.fromarray(values)

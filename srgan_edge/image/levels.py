@@ -1,6 +1,6 @@
-"""Levels of more than 8 bits out of an image file: uint16, whatever the file holds.
+"""Levels of more than 8 bits from an image file, as uint16 whatever type the file holds.
 
-Pillow gives gray as it is, and of 16-bit color only the upper bytes; the colors are FFmpeg's.
+Pillow reads deep gray as it is, but only the upper bytes of 16-bit color, so FFmpeg decodes those.
 """
 
 from pathlib import Path
@@ -18,11 +18,15 @@ from srgan_edge.errors import InputRefused
 from srgan_edge.pixels import DeepPixels
 
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
-_AS_PNG = "write it as .png first"
+_AS_PNG = "save it as .png first"
 
 
 def levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels:
-    """[H, W] from 0 to 1 -> uint16 [H, W, 1]."""
+    """Convert [H, W] from 0 to 1 to uint16 [H, W, 1].
+
+    Raises:
+        InputRefused: a level is not finite or outside that range.
+    """
     if not np.isfinite(levels).all():
         raise InputRefused(f"{path}: holds values that are not finite; replace them first")
     low, high = float(levels.min()), float(levels.max())
@@ -34,17 +38,25 @@ def levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels
 
 
 def levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixels:
-    """[H, W] from 0 to 65535 -> uint16 [H, W, 1]."""
+    """Convert [H, W] from 0 to 65535 to uint16 [H, W, 1].
+
+    Raises:
+        InputRefused: a level is outside that range.
+    """
     low, high = int(levels.min()), int(levels.max())
     if low < 0 or high > 65535:
         raise InputRefused(
-            f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535, as of 16 bits"
+            f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535"
         )
     return levels.astype(np.uint16)[..., None]
 
 
 def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
-    """uint16 [H, W, 2 to 4] by FFmpeg, once Pillow has found the same file whole."""
+    """Decode uint16 [H, W, 2 to 4] by FFmpeg; Pillow must have found the same file complete.
+
+    Raises:
+        InputRefused: FFmpeg does not decode it, or its colors are not those that Pillow decoded.
+    """
     file.seek(0)
     codec = av.CodecContext.create("tiff" if image.format == "TIFF" else "png", "r")
     assert isinstance(codec, VideoCodecContext)
@@ -52,7 +64,7 @@ def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepP
         frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
         deep = _samples(frame)
     except (av.FFmpegError, ValueError) as error:
-        raise InputRefused(f"{path}: 16-bit colors of a rare kind; {_AS_PNG}") from error
+        raise InputRefused(f"{path}: unsupported kind of 16-bit color; {_AS_PNG}") from error
     premultiplied = False
     if isinstance(image, TiffImageFile):
         premultiplied = image.tag_v2.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,)
@@ -63,18 +75,18 @@ def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepP
         colors = (deep[..., :3] * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
         deep = np.dstack([np.minimum(colors, 65535), alpha]).astype(np.uint16)
     elif not np.array_equal(_high_bytes(deep), np.asarray(image)[..., :3]):
-        raise InputRefused(f"{path}: two decoders read other colors in it; {_AS_PNG}")
+        raise InputRefused(f"{path}: two decoders disagree about its colors; {_AS_PNG}")
     return deep
 
 
 def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, 3], which is what Pillow makes of 16-bit colors."""
+    """Return uint8 [H, W, 3], as Pillow decodes 16-bit colors."""
     colors = deep[..., :3] if deep.shape[2] > 2 else deep[..., :1].repeat(3, axis=2)
     return (colors >> 8).astype(np.uint8)
 
 
 def _samples(frame: VideoFrame) -> DeepPixels:
-    """uint16 [H, W, channels] of a decoded image."""
+    """Return uint16 [H, W, channels] of a decoded image."""
     if frame.format.is_planar:
         return frame.to_ndarray(channel_last=True).astype(np.uint16)
     order = ">u2" if frame.format.name.endswith("be") else "<u2"

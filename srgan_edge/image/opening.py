@@ -1,6 +1,6 @@
-"""An image file and what its header says: opened with care, and refused if it cannot be kept.
+"""Opening an image file and checking its header before any pixel is decoded.
 
-Nothing is decoded before the header was found to be of a kind and a size that is taken.
+Kinds and sizes that cannot be kept exactly, or that exceed the limits, are refused.
 """
 
 import re
@@ -21,22 +21,23 @@ from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image.png import lacks_rows
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
-"""The only decoders an input can reach, whatever it is called."""
+"""The only decoders an input can reach, whatever its name."""
 
 MAX_PIXELS = 100_000_000
-"""Largest input, in decoded pixels: a few kilobytes can claim to be an image that fills memory."""
+"""Largest input, in decoded pixels. Without a limit, a file of a few kilobytes could declare an
+image that fills memory."""
 
 RESULT_TO_SOURCE = 16
-"""Pixels a result may have for each that an input may: those of the scale 4."""
+"""Limit on a result's pixels, as a multiple of the limit on the input's: scale 4, squared."""
 
 GRAY_MODES = {"1", "L", "LA"}
-"""Pillow's names of what has one channel of 8 bits or less, besides transparency."""
+"""Pillow's modes with one channel of 8 bits or fewer, besides transparency."""
 
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
     struct.error,
 )
-"""What Pillow raises on broken files."""
+"""Exceptions that Pillow raises on broken files."""
 
 _ANIMATED = {"GIF", "WEBP", "PNG"}
 _COLOR_MODES = {"P", "PA", "RGB", "RGBA"}
@@ -48,9 +49,9 @@ _SIGNATURE = re.compile(
 
 @contextmanager
 def own_limits() -> Iterator[None]:
-    """Pillow's limit of pixels off, as ours is known to be checked, and its warnings too.
+    """Switch off Pillow's pixel limit, since ours is checked, and its warnings.
 
-    It warns of sizes, and of sloppy metadata in sound images.
+    It warns about sizes, and about sloppy metadata in intact images.
     """
     theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
@@ -62,7 +63,12 @@ def own_limits() -> Iterator[None]:
 
 
 def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
-    """Reads the header only."""
+    """Open an image of one of `FORMATS`, reading its header only.
+
+    Raises:
+        InputDamaged: it starts like one of them, but its header cannot be read.
+        InputRefused: any other content, or text or a profile that inflates beyond Pillow's limit.
+    """
     try:
         return Image.open(file, formats=FORMATS)
     except DECODER_ERRORS as error:
@@ -70,8 +76,8 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
         file.seek(0)
         if _SIGNATURE.match(file.read(16)):
             raise InputDamaged(
-                f"{path}: begins like an image, but its header is broken, cut short or of a rare "
-                "kind; fetch it again"
+                f"{path}: starts like an image, but its header is broken, cut short or "
+                "unsupported; fetch it again"
             ) from error
         raise InputRefused(
             f"{path}: not a PNG, JPEG, WebP, GIF, TIFF or BMP image; convert it to .png first"
@@ -81,7 +87,12 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
 def frames_to_keep(
     path: Path, image: ImageFile.ImageFile, max_pixels: int, enlargement: float
 ) -> int:
-    """The number of its frames, 1 if it is still; refuses what its header must not say."""
+    """Return the number of frames, 1 for a still image, after checking the header.
+
+    Raises:
+        InputDamaged: its frames cannot be counted.
+        InputRefused: several pages, too many pixels, or levels or colors that cannot be kept.
+    """
     _refuse_too_large(path, image, 1, max_pixels, enlargement)
     with damage(path):
         images = _image_count(image)
@@ -95,47 +106,38 @@ def frames_to_keep(
     deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
     deep |= bits == 16 and mode in ("RGB", "RGBA")
     if not deep and (bits > 8 or mode not in GRAY_MODES | _COLOR_MODES | {"CMYK"}):
-        kind = f"{bits} bits per channel and {mode} colors"
         raise InputRefused(
-            f"{path}: has {kind}, and only gray and RGB of 8 or 16 bits and CMYK of 8 can be kept; "
-            f"convert it first, for example with: magick {quote(str(path))} -depth 16 "
-            f"-colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
+            f"{path}: has {bits} bits per channel and {mode} colors; possible: gray and RGB with 8 "
+            f"or 16 bits, CMYK with 8; convert it first, for example with: magick "
+            f"{quote(str(path))} -depth 16 -colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
         )
     if deep and mode in _COLOR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
         raise InputRefused(  # FFmpeg decodes no more, margins included
-            f"{path}: {image.width}x{image.height} of 16-bit color; possible: about 268 million "
-            f"pixels; cut it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
+            f"{path}: {image.width}x{image.height} with 16-bit color; possible: about 268 million "
+            f"pixels; crop it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
             f"{quote(f'{path.stem}-8.png')}"
         )
     if frames > 1 and deep:
-        raise InputRefused(f"{path}: an animation of {bits} bits per channel; possible: 8")
+        raise InputRefused(f"{path}: an animation with {bits} bits per channel; possible: 8")
     return frames
 
 
 def load(image: ImageFile.ImageFile, file: BinaryIO) -> None:
-    """Decodes it, or the first of its frames; raises one of `DECODER_ERRORS`."""
+    """Decode the image, or its first frame; raise one of `DECODER_ERRORS` if that fails."""
     # Pillow spreads 2- and 4-bit gray over 0..255, but not the level that means transparent.
     step = {"L;2": 85, "L;4": 17}.get(_png_layout(image))
     if step is not None and image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] *= step
     image.load()
-    # In both formats Pillow leaves black what a file says it has and has not.
+    # In both formats Pillow leaves rows black that the header declares and the file lacks.
     if _lacks_strips(image) or (image.format == "PNG" and lacks_rows(file)):
         raise ValueError("rows are missing")
     if image.mode == "P" and image.palette is None:
         raise ValueError("the palette is missing")
 
 
-def _lacks_strips(image: ImageFile.ImageFile) -> bool:
-    if not isinstance(image, TiffImageFile) or Base.StripOffsets not in image.tag_v2:
-        return False
-    height = image.tag_v2[Base.ImageLength]
-    strips = len(image.tag_v2[Base.StripOffsets])
-    return bool(strips * image.tag_v2.get(Base.RowsPerStrip, height) < height)
-
-
 def bits_per_channel(image: ImageFile.ImageFile) -> int:
-    """Asks the header, because Pillow reads 16-bit color as 8-bit `RGB` without a word."""
+    """Return the depth that the header declares; Pillow silently reads 16-bit color as 8-bit."""
     if isinstance(image, TiffImageFile):
         return int(max(image.tag_v2.get(Base.BitsPerSample, (1,))))
     return 16 if image.format == "PNG" and ";16" in _png_layout(image) else 8
@@ -143,7 +145,7 @@ def bits_per_channel(image: ImageFile.ImageFile) -> int:
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
-    """What Pillow raises on the way is our error."""
+    """Turn what Pillow raises in the body into `InputDamaged`."""
     try:
         yield
     except DECODER_ERRORS as error:
@@ -151,20 +153,21 @@ def damage(path: Path) -> Iterator[None]:
         raise InputDamaged(f"{path}: broken or cut short ({error}); fetch it again") from error
 
 
-def _refuse_text_bomb(path: Path, error: BaseException) -> None:
-    """Pillow inflates no text or profile beyond a limit of its own, and has no class for that."""
-    if "MAX_TEXT_" in str(error):
-        raise InputRefused(
-            f"{path}: its text or profile inflates beyond the limit, as in a decompression bomb; "
-            "if the image is sound, write it anew without metadata"
-        ) from error
-
-
 def several_images(path: Path, images: int) -> str:
+    """Return the message that refuses a file with more than one image."""
     return (
         f"{path}: holds {images} images, and only one can be kept; extract it first, for "
         f"example with: magick {quote(f'{path}[0]')} {quote(f'{path.stem}-0.png')}"
     )
+
+
+def _refuse_text_bomb(path: Path, error: BaseException) -> None:
+    """Recognize Pillow's own limit on inflated text and profiles, which has no exception class."""
+    if "MAX_TEXT_" in str(error):
+        raise InputRefused(
+            f"{path}: its text or color profile inflates beyond the limit, like a decompression "
+            "bomb; if you trust the image, save it again without metadata"
+        ) from error
 
 
 def _refuse_too_large(
@@ -174,8 +177,8 @@ def _refuse_too_large(
     pixels = image.width * image.height * frames
     if pixels > max_pixels:
         raise InputRefused(
-            f"{path}: {size}, which are {pixels} pixels, and {max_pixels} is the limit; if it is "
-            f"from a source you trust, type --max-pixels {pixels}"
+            f"{path}: {size} is {pixels} pixels, and {max_pixels} is the limit; if you trust its "
+            f"source, type --max-pixels {pixels}"
         )
     of_result, limit = round(pixels * enlargement**2), RESULT_TO_SOURCE * max_pixels
     if of_result > limit:
@@ -186,7 +189,7 @@ def _refuse_too_large(
 
 
 def _image_count(image: ImageFile.ImageFile) -> int:
-    """Images in the file that are not mere companions of the first.
+    """Count the images in the file that are more than companions of the first.
 
     Cameras append previews and gain maps to a JPEG (CIPA DC-007); only views of another moment or
     angle count.
@@ -197,6 +200,14 @@ def _image_count(image: ImageFile.ImageFile) -> int:
     return int(getattr(image, "n_frames", 1))
 
 
+def _lacks_strips(image: ImageFile.ImageFile) -> bool:
+    if not isinstance(image, TiffImageFile) or Base.StripOffsets not in image.tag_v2:
+        return False
+    height = image.tag_v2[Base.ImageLength]
+    strips = len(image.tag_v2[Base.StripOffsets])
+    return bool(strips * image.tag_v2.get(Base.RowsPerStrip, height) < height)
+
+
 def _png_layout(image: ImageFile.ImageFile) -> str:
-    """How Pillow is about to unpack a PNG, for example `RGB;16B` or `L;2`."""
+    """Return the layout from which Pillow unpacks a PNG, for example `RGB;16B` or `L;2`."""
     return str(image.tile[0].args) if image.tile else ""

@@ -1,8 +1,12 @@
-"""PNG files written row by row (ISO 15948, third edition), animated ones frame by frame.
+"""PNG files (ISO 15948, third edition): written row by row, and checked for missing parts.
 
-Pillow and FFmpeg take an image whole, Pillow only with 8 bits a channel, and either on one core.
-Here blocks of rows are filtered and compressed side by side, each for itself, which costs less than
-one byte in a hundred; the file does not depend on how many at a time.
+Pillow and FFmpeg encode an image whole, Pillow only with 8 bits a channel, and both on one core.
+`PngWriter` filters and compresses blocks of rows side by side and independently, which costs less
+than one byte in a hundred; the bytes do not depend on the number of workers. Animations (APNG) are
+written frame by frame.
+
+The checks find what Pillow does not report: a missing end, and rows that the file declares but
+lacks.
 """
 
 import os
@@ -17,27 +21,39 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-_Bytes: TypeAlias = npt.NDArray[np.uint8]
-
 LONGEST_SIDE_PX = 2**31 - 1
+
+_Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 """Channels -> gray, gray and alpha, RGB, RGB and alpha."""
 
+_CHANNELS = {color_type: channels for channels, color_type in _COLOR_TYPES.items()} | {3: 1}
+"""Color type, including the palette, -> channels."""
+
 _LEVEL = 4
-"""Of zlib: 6 saves 2 to 4 % of enlarged photographs and text, and takes three times as long."""
+"""Level of zlib: 6 saves 2 to 4 % on enlarged photographs and text, and takes three times as
+long."""
 
 _BLOCK_BYTES = 1 << 20
-
 _LONGEST_DELAY = 2**16 - 1
-
 _WORKERS = min(4, os.cpu_count() or 1)
+_ZLIB_HEADER, _LAST_BLOCK = b"\x78\x5e", b"\x03\x00"  # RFC 1950; an empty block by RFC 1951
 
-_ZLIB_HEADER, _LAST_BLOCK = b"\x78\x5e", b"\x03\x00"  # RFC 1950, and RFC 1951 of nothing more
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
+"""First column and row of each interlacing pass, and the steps between them (section 8.2)."""
 
 
 class PngWriter:
-    """Writes one file: `start_frame` for each of an animation, `write` its rows, `finish`."""
+    """Writes one file: call `start_frame` before each frame of an animation, `write`, `finish`."""
 
     def __init__(
         self,
@@ -52,9 +68,9 @@ class PngWriter:
         Args:
             size: (width, height) in pixels.
             channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
-            bits: 8 or 16 a channel.
-            chunks: type and content of what else there is, as `iCCP`.
-            animation: number of frames, and of times they are played; 0: for ever.
+            bits: bits per channel, 8 or 16.
+            chunks: type and content of further chunks, such as `iCCP`.
+            animation: number of frames, and of times they are played; 0: forever.
         """
         self._file = file
         self._size = size
@@ -73,7 +89,7 @@ class PngWriter:
             self._chunk(b"acTL", struct.pack(">II", *animation))
 
     def start_frame(self, seconds: Fraction) -> None:
-        """Begin the next image of an animation, which is to be seen so long."""
+        """Begin the next frame of an animation, which is shown for `seconds`."""
         if self._sequence:
             self._finish_pixels()
             self._is_first = False
@@ -85,7 +101,7 @@ class PngWriter:
         self._chunk(b"fcTL", self._next() + struct.pack(">II", *self._size) + replaces_all)
 
     def write(self, rows: npt.NDArray[np.unsignedinteger[Any]]) -> None:
-        """The next rows, [h, W, channels], uint8 or uint16 as `bits` says."""
+        """Write the next rows, [h, W, channels], uint8 or uint16 according to `bits`."""
         flat = rows.astype(rows.dtype.newbyteorder(">")).view(np.uint8).reshape(len(rows), -1)
         step = max(1, _BLOCK_BYTES // flat.shape[1])
         for top in range(0, len(flat), step):
@@ -97,7 +113,7 @@ class PngWriter:
                 self._write_block()
 
     def finish(self) -> None:
-        """The end of the file; closing it is the caller's."""
+        """Write the end of the file; the caller closes it."""
         self._finish_pixels()
         self._pool.shutdown()
         self._chunk(b"IEND", b"")
@@ -125,7 +141,7 @@ class PngWriter:
             self._chunk(b"fdAT", self._next() + content)
 
     def _next(self) -> bytes:
-        """The number of a chunk of the animation."""
+        """Return the sequence number of the next chunk of the animation."""
         assert self._sequence is not None
         self._sequence += 1
         return struct.pack(">I", self._sequence - 1)
@@ -137,15 +153,35 @@ class PngWriter:
         self._file.write(struct.pack(">I", checksum))
 
 
+def has_end(file: BinaryIO) -> bool:
+    """Return True if the last chunk is present; other data may follow it."""
+    return any(name == b"IEND" for name, _ in _chunks(file))
+
+
+def lacks_rows(file: BinaryIO) -> bool:
+    """Return True if the pixels end before the last row, which Pillow then leaves black."""
+    inflate = zlib.decompressobj()
+    missing = None
+    for name, length in _chunks(file):
+        if name == b"IHDR":
+            missing = _expected_bytes(*struct.unpack(">IIBBxxB", file.read(13)))
+        elif name == b"IDAT" and missing is not None:
+            content = file.read(length)
+            while content and missing > 0:
+                missing -= len(inflate.decompress(content, _BLOCK_BYTES))
+                content = inflate.unconsumed_tail
+    return missing is not None and missing > 0
+
+
 def _compressed(rows: _Bytes, above: _Bytes, pixel_bytes: int) -> tuple[_Bytes, bytes]:
-    """The filtered rows, and the same as deflate that ends on a byte and refers to nothing else."""
+    """Return the filtered rows, and their deflate stream: byte-aligned and self-contained."""
     filtered = _filtered(rows, above, pixel_bytes)
     deflate = zlib.compressobj(_LEVEL, wbits=-15, strategy=zlib.Z_FILTERED)
     return filtered, deflate.compress(filtered.data) + deflate.flush(zlib.Z_FULL_FLUSH)
 
 
 def _filtered(rows: _Bytes, above: _Bytes, pixel_bytes: int) -> _Bytes:
-    """uint8 [h, 1 + n]: each row by the filter (section 9) with the smallest sum of differences."""
+    """Filter each row (section 9) with the smallest sum of differences -> uint8 [h, 1 + n]."""
     up = np.concatenate([above[None], rows[:-1]])
     left, corner = (_shifted(values, pixel_bytes) for values in (rows, up))
     candidates = np.stack([rows, rows - left, rows - up, rows - _paeth(left, up, corner)])
@@ -157,12 +193,12 @@ def _filtered(rows: _Bytes, above: _Bytes, pixel_bytes: int) -> _Bytes:
 
 
 def _shifted(rows: _Bytes, pixel_bytes: int) -> _Bytes:
-    """The pixel to the left of each, 0 before the first."""
+    """Return the pixel to the left of each, 0 before the first."""
     return np.pad(rows, ((0, 0), (pixel_bytes, 0)))[:, :-pixel_bytes]
 
 
 def _paeth(left: _Bytes, up: _Bytes, corner: _Bytes) -> _Bytes:
-    """Section 9.4: of the three neighbors the nearest to left + up - corner."""
+    """Return the neighbor that is nearest to left + up - corner (section 9.4)."""
     to_left = up.astype(np.int16) - corner
     to_up = left.astype(np.int16) - corner
     to_corner = np.abs(to_left + to_up)
@@ -172,45 +208,8 @@ def _paeth(left: _Bytes, up: _Bytes, corner: _Bytes) -> _Bytes:
     return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearer_up)
 
 
-# What Pillow does not tell of a PNG: whether its end is there, and all the rows it says it has.
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)
-"""Of each pass the first column and row, and the steps between them (ISO 15948, section 8.2)."""
-
-_PIECE_BYTES = 1 << 20
-
-
-def has_end(file: BinaryIO) -> bool:
-    """Whether the last chunk is there. Other files may be appended to it."""
-    return any(name == b"IEND" for name, _ in _chunks(file))
-
-
-def lacks_rows(file: BinaryIO) -> bool:
-    """Whether the pixels end before the last row, which Pillow then leaves black."""
-    inflate = zlib.decompressobj()
-    missing = None
-    for name, length in _chunks(file):
-        if name == b"IHDR":
-            missing = _expected_bytes(*struct.unpack(">IIBBxxB", file.read(13)))
-        elif name == b"IDAT" and missing is not None:
-            content = file.read(length)
-            while content and missing > 0:
-                missing -= len(inflate.decompress(content, _PIECE_BYTES))
-                content = inflate.unconsumed_tail
-    return missing is not None and missing > 0
-
-
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Type and length of each, with the file at its content."""
+    """Yield the type and length of each chunk, with the file positioned at its content."""
     place = 8
     while True:
         file.seek(place)
@@ -225,7 +224,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _expected_bytes(width: int, height: int, depth: int, color_type: int, interlaced: int) -> int:
-    """Of all rows with their filter bytes, before compression."""
+    """Return the length of all rows with their filter bytes, before compression."""
     bits = depth * _CHANNELS[color_type]
 
     def rows(width: int, height: int) -> int:

@@ -1,8 +1,7 @@
-"""StillImage files in: what is in them is found out, and what cannot be kept exactly is refused.
+"""Reading image files: one that cannot be kept exactly is refused.
 
-A file is decoded once, in memory, and gives its rows upright from there: 8 bits a channel as
-Pillow holds them, 16 bits as `image_levels` has them. What a header must not say is in
-`image_file`; which files to read, and what becomes of the rows, is the caller's business.
+A file is decoded once, into memory, from where its rows are returned upright: 8 bits a channel as
+Pillow decodes them, more bits as `levels` converts them. `opening` checks the header first.
 """
 
 import io
@@ -41,8 +40,8 @@ from srgan_edge.pixels import DeepPixels, Pixels
 _ROWS_AT_ONCE = 1024
 
 _KEPT_TAGS = {
-    # Of the main EXIF table, which in a TIFF also says where and how the pixels are stored. The
-    # tables of the exposure and the place hang on it and are kept.
+    # Tags of the main EXIF table, which in a TIFF also describes where and how the pixels are
+    # stored. The tables of the exposure and the place, to which it refers, are kept.
     *(Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist),
     *(Base.Copyright, Base.HostComputer, Base.Orientation, Base.Rating, Base.RatingPercent),
     *(Base.XResolution, Base.YResolution, Base.ResolutionUnit),
@@ -52,11 +51,11 @@ _KEPT_TAGS = {
 
 
 def read_pixels(path: Path) -> Pixels:
-    """The colors of a whole image, for what measures or compares: uint8 [H, W, 3], RGB.
+    """Return the colors of a whole image, for measuring and comparing: uint8 [H, W, 3], RGB.
 
     Raises:
-        InputRefused: as `ImageReader`; 16 bits a channel, or an animation.
-        InputDamaged: as `ImageReader`.
+        InputRefused: as in `ImageReader`, or 16 bits a channel, or an animation.
+        InputDamaged: as in `ImageReader`.
     """
     with ImageReader(path) as reader:
         if reader.frames > 1:
@@ -71,17 +70,18 @@ def read_pixels(path: Path) -> Pixels:
 
 
 class ImageReader:
-    """One PNG, JPEG, WebP, GIF, TIFF or BMP file, going by its content and not by its name.
+    """One PNG, JPEG, WebP, GIF, TIFF or BMP file, recognized by its content and not by its name.
 
-    Transparency becomes alpha, orientation (EXIF 2.32, tag 0x0112) is applied to the pixels, CMYK
-    is turned into RGB; levels of 16, 32 or floating-point bits are given as 16.
+    Transparency becomes alpha, the orientation (EXIF 2.32, tag 0x0112) is applied to the pixels,
+    and CMYK is converted to RGB. Levels of 16, 32 or floating-point bits are returned as 16.
 
     Args:
-        max_pixels: in all its frames; a result may have `RESULT_TO_SOURCE` times as many.
-        enlargement: how many times longer the sides of the result are.
+        max_pixels: limit on the pixels of all frames together; the result may have
+            `RESULT_TO_SOURCE` times as many.
+        enlargement: factor by which the sides of the result are longer.
 
     Raises:
-        InputRefused: no such file, not a regular file, empty, not one of the six formats, over
+        InputRefused: no such file, not a regular file, empty, not one of the six formats, beyond
             the limits, levels or colors that cannot be kept, several pages.
         InputDamaged: one of the six formats, but cut short or broken.
     """
@@ -89,18 +89,18 @@ class ImageReader:
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS, enlargement: float = 1.0) -> None:
         self.path = path
         self.notes: list[str] = []
-        """What was in the file and is not, or not as it was, in the rows: a line each."""
+        """One line for each thing in the file that the rows lack, or hold in another form."""
         self.seconds: list[Fraction] = []
-        """How long each image of an animation is to be seen."""
+        """Duration of each frame of an animation; empty for a still image."""
         self._like: StillImage
         self.plays = 1
-        """How often an animation is to be seen; 0: for ever."""
+        """Number of times that an animation is played; 0: forever."""
         self._file = open_regular(path)
         try:
             with own_limits():
                 image = open_image(path, self._file)
                 self.frames = frames_to_keep(path, image, max_pixels, enlargement)
-                """Images of an animation; 1: a still image."""
+                """Number of frames; 1 for a still image."""
                 bits = bits_per_channel(image)
                 with damage(path):
                     load(image, self._file)
@@ -120,17 +120,17 @@ class ImageReader:
 
     @property
     def width(self) -> int:
-        """Of the upright image, in pixels."""
+        """Width of the upright image in pixels."""
         return self._raw_height if self._turn.exchanged else self._raw_width
 
     @property
     def height(self) -> int:
-        """Of the upright image, in pixels."""
+        """Height of the upright image in pixels."""
         return self._raw_width if self._turn.exchanged else self._raw_height
 
     @property
     def is_transparent(self) -> bool:
-        """Anywhere, in the least; looks at the whole image."""
+        """True if any pixel is less than fully opaque; reads the whole image."""
         starts = range(0, self.height, _ROWS_AT_ONCE)
         return self._has_alpha and any(
             self.rows(start, min(start + _ROWS_AT_ONCE, self.height)).is_transparent
@@ -138,7 +138,7 @@ class ImageReader:
         )
 
     def rows(self, start: int, stop: int) -> StillImage:
-        """Those from `start` to before `stop`, copied."""
+        """Return a copy of the rows from `start` up to, but not including, `stop`."""
         left, top, right, bottom = self._turn.raw_box(
             start, stop, self._raw_width, self._raw_height
         )
@@ -154,20 +154,20 @@ class ImageReader:
         return replace(self._like, pixels=np.array(colors, order="C"), alpha=alpha)
 
     def seek(self, frame: int) -> None:
-        """From now on `rows` are of this image of an animation, counted from 0."""
+        """Make `rows` return those of this frame of an animation, counted from 0."""
         assert isinstance(self._source, ImageFile.ImageFile)
         with own_limits(), damage(self.path):
             self._source.seek(self._first_frame + frame)
             self._source.load()
 
     def _survey(self, image: ImageFile.ImageFile) -> None:
-        """Looks at all frames of an animation, as any may be damaged, or the first transparent."""
+        """Read all frames of an animation: any may be damaged, or the only transparent one."""
         self._first_frame = int(getattr(image, "default_image", False))
         if self._first_frame:
-            self.notes.append("left out: the image for programs that show no animation")
+            self.notes.append("left out: the still image for programs that show no animation")
         self.plays = _plays(image)
         self._has_alpha = False
-        if image.format == "GIF":  # in which each frame has colors of its own
+        if image.format == "GIF":  # each frame has its own colors
             self._like = replace(self._like, gray=False)
         for frame in range(self.frames):
             self.seek(frame)
@@ -202,10 +202,10 @@ class ImageReader:
         if image.info.get("xmp"):
             self.notes.append("left out: XMP")
         if image.format == "PNG" and not has_end(self._file):
-            self.notes.append("its end mark (IEND) is missing; all of the image is there")
+            self.notes.append("the end mark (IEND) is missing; the image itself is complete")
 
     def _deep(self, image: ImageFile.ImageFile) -> DeepPixels:
-        """uint16 [H, W, channels] of a loaded image of more than 8 bits."""
+        """Return uint16 [H, W, channels] of a loaded image with more than 8 bits."""
         if image.mode == "F":
             self.notes.append("floating-point levels become 16 bits, 1.0 white")
             return levels_of_floats(self.path, np.asarray(image))
@@ -223,7 +223,7 @@ class ImageReader:
     def _rgb_of_cmyk(
         self, image: Image.Image, icc_profile: bytes | None
     ) -> tuple[Image.Image, bytes | None]:
-        """What is on paper by the profile; without one, white less the inks, as browsers do."""
+        """Convert by the profile; without one, subtract the inks from white, as browsers do."""
         profile = self._usable(icc_profile, "CMYK")
         if profile is None:
             self.notes.append("CMYK without a profile becomes RGB as (1 - ink) x (1 - black)")
@@ -242,13 +242,13 @@ class ImageReader:
         return rgb, srgb
 
     def _usable(self, profile: bytes | None, space: str) -> bytes | None:
-        """The ICC profile if it describes `space`."""
+        """Return the ICC profile if it describes `space`, else None with a note."""
         if not profile:
             return None
         try:
             opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             found = opened.profile.xcolor_space.strip()
-            if space == "CMYK":  # is there a table in it, too?
+            if space == "CMYK":  # does it contain the table, too?
                 ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
         except (*DECODER_ERRORS, ImageCms.PyCMSError):
             self.notes.append("left out: color profile: unreadable")
@@ -259,7 +259,7 @@ class ImageReader:
         return profile
 
     def _orientation_and_exif(self, image: Image.Image) -> tuple[int, bytes | None]:
-        """The orientation to undo, and the EXIF to keep once that is done."""
+        """Return the orientation to undo, and the EXIF to keep once that is done."""
         try:
             exif = image.getexif()
             if not exif and "exif" in image.info:
@@ -273,19 +273,19 @@ class ImageReader:
 
 @dataclass(frozen=True)
 class _Turn:
-    """How a raw image becomes upright: rows reversed, columns reversed, then both exchanged."""
+    """The steps that make a raw image upright: reverse rows, reverse columns, exchange both."""
 
     rows: bool
     columns: bool
     exchanged: bool
 
     def upright(self, raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """[H, W, C], a view."""
+        """Return the upright image, [H, W, C], as a view."""
         turned = raw[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
         return turned.swapaxes(0, 1) if self.exchanged else turned
 
     def raw_box(self, start: int, stop: int, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of what becomes the upright rows `start` to `stop`."""
+        """Return left, top, right and bottom of the raw pixels of the upright rows."""
         if self.exchanged:
             first = width - stop if self.columns else start
             return first, 0, first + stop - start, height
@@ -303,11 +303,11 @@ _TURNS = {
     7: _Turn(True, True, True),
     8: _Turn(False, True, True),
 }
-"""By EXIF orientation."""
+"""EXIF orientation -> turn."""
 
 
 def _plays(image: ImageFile.ImageFile) -> int:
-    """Of an animation; GIF counts how often it is repeated, and says nothing of once."""
+    """Return how often an animation is played; GIF counts repetitions, and omits a count of 0."""
     loops = image.info.get("loop")
     if image.format == "GIF":
         return 1 if loops is None else int(loops) + 1 if loops else 0
@@ -319,7 +319,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _kept(exif: Image.Exif) -> bytes | None:
-    """What of EXIF is still true once the image is upright."""
+    """Return the part of the EXIF that is still true once the image is upright."""
     for tag in set(exif) - _KEPT_TAGS:
         del exif[tag]
     if IFD.Exif in exif:
@@ -334,7 +334,7 @@ def _kept(exif: Image.Exif) -> bytes | None:
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
     if isinstance(image, TiffImageFile) and Base.XResolution not in image.tag_v2:
-        return None  # Pillow says 1
+        return None  # Pillow would return 1
     try:
         across, down = (float(dots) for dots in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -343,7 +343,7 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _srgb_profile() -> bytes:
-    """LittleCMS writes the time of day into it (bytes 24 to 35), which would be in every result."""
+    """Return an sRGB profile with a fixed date; LittleCMS writes the time into bytes 24 to 35."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     profile[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
     return bytes(profile)

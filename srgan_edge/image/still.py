@@ -1,9 +1,12 @@
-"""A still image in memory, whole or some of its rows, and how it becomes larger.
+"""A still image in memory, whole or some of its rows, and how it is enlarged.
 
-What the network cannot see goes around it: transparency is interpolated, and so are the bits below
-the eighth. All of it is done in stripes from the top, so that of the result, which is `scale`
-squared times as large, no more than a stripe need be in memory. Files are read by `image_reader`
-and written by `image_writer`.
+The network sees 8-bit RGB only, so the rest goes around it: transparency and the bits below the
+eighth are interpolated. Everything works in stripes from the top, so no more than one stripe of
+the result, which has `scale` squared times as many pixels, has to be in memory at once.
+
+Colors under transparency are invisible, and files hold black there, or white, or whatever was
+erased. A network that sees them bleeds them into the visible edge as a fringe, so it is shown the
+visible colors continued instead.
 """
 
 import math
@@ -19,32 +22,36 @@ from srgan_edge.depth import deepened, interpolated, shown_to_network
 from srgan_edge.pixels import LEVEL, Pixels
 
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
-"""uint8 or uint16: values of channels, 255 or 65535 the highest."""
+"""uint8 or uint16 channel values; the highest is 255 or 65535."""
+
+REACH_PX = 64
+"""Distance to which visible colors are continued: more than any of the networks sees."""
 
 _Numbers: TypeAlias = npt.NDArray[np.number[Any]]
+_Sums: TypeAlias = npt.NDArray[np.int64]
 
 _INTERPOLATION_PX = 2
-
 _LANCZOS_PX = 3
-
 _RESIZED_ROWS = 256
+_BLOCK_PX = 1024  # the sums take 40 bytes a pixel
+_RADII_PX = (1, 2, 4, 8, 16, 32, REACH_PX)
 
 
 @dataclass(frozen=True)
 class StillImage:
-    """One upright image, or some rows of it, and what has to go back into its file."""
+    """One upright image, or some of its rows, and the metadata that goes back into its file."""
 
     pixels: Samples
     """[H, W, 3], RGB as stored, uint8 or uint16. A gray image has three equal channels."""
     alpha: Samples | None = None
-    """[H, W], 0 transparent, of the type of `pixels`, which are not premultiplied with it. None:
-    the file has no transparency."""
+    """[H, W], 0 transparent, of the same type as `pixels`, which are not premultiplied with it.
+    None if the file has no transparency."""
     gray: bool = False
-    """The file was gray, and is written as gray."""
+    """True if the file was gray and shall be written as gray."""
     icc_profile: bytes | None = None
-    """The color profile that `pixels` are in, as stored: gray if `gray`, else RGB."""
+    """Color profile of `pixels`, as stored: a gray one if `gray`, else an RGB one."""
     exif: bytes | None = None
-    """EXIF with orientation 1 and without the tags that describe the file it came from."""
+    """EXIF with orientation 1, without the tags that describe the file it came from."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
 
@@ -58,22 +65,22 @@ class StillImage:
 
     @property
     def is_deep(self) -> bool:
-        """16 bits a channel."""
+        """True if the channels have 16 bits."""
         return self.pixels.dtype == np.uint16
 
     @property
     def is_transparent(self) -> bool:
-        """Anywhere, in the least."""
+        """True if any pixel is less than fully opaque."""
         return self.alpha is not None and bool(self.alpha.min() < np.iinfo(self.alpha.dtype).max)
 
     def rows(self, start: int, stop: int) -> "StillImage":
-        """Those from `start` to before `stop`."""
+        """Return the rows from `start` up to, but not including, `stop`, as a view."""
         alpha = None if self.alpha is None else self.alpha[start:stop]
         return replace(self, pixels=self.pixels[start:stop], alpha=alpha)
 
 
 class Rows(Protocol):
-    """An image that gives its rows on demand: a `StillImage`, or the reader of a file."""
+    """An image that returns its rows on demand: a `StillImage`, or the reader of a file."""
 
     @property
     def width(self) -> int: ...
@@ -85,7 +92,7 @@ class Rows(Protocol):
 
 
 class Network(Protocol):
-    """What makes 8-bit RGB larger; an `FrameUpscaler` is one."""
+    """Anything that enlarges 8-bit RGB, such as a `FrameUpscaler`."""
 
     scale: int
 
@@ -95,7 +102,7 @@ class Network(Protocol):
 
 
 def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterator[StillImage]:
-    """The image at this size, in stripes from the top: by the network, resized if need be."""
+    """Yield the upscaled image in stripes from the top, resized to `width` x `height` if needed."""
     stripes = upscale_rows(source, network)
     upscaled = network.scale * source.width, network.scale * source.height
     if (width, height) == upscaled:
@@ -104,10 +111,10 @@ def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterato
 
 
 def upscale_rows(source: Rows, network: Network) -> Iterator[StillImage]:
-    """The image `scale` times larger, in stripes from the top.
+    """Yield the image `scale` times larger, in stripes from the top.
 
     The network never sees the colors hidden under alpha 0: it sees the visible ones continued
-    there. Alpha is bicubic, and so is of 16 bits what 8 cannot tell (`deep_color`).
+    there. Alpha is interpolated, and so is the part of 16 bits that 8 bits lose (`depth`).
     """
 
     def shown(start: int, stop: int) -> Pixels:
@@ -129,7 +136,7 @@ def upscale_rows(source: Rows, network: Network) -> Iterator[StillImage]:
 def resize_rows(
     stripes: Iterator[StillImage], height: int, new_width: int, new_height: int
 ) -> Iterator[StillImage]:
-    """An image `height` pixels high at another size by Lanczos resampling (a = 3), in stripes.
+    """Resize an image `height` pixels high by Lanczos resampling (a = 3), in stripes.
 
     Colors are multiplied with alpha for it, so that hidden ones do not bleed.
     """
@@ -149,14 +156,33 @@ def resize_rows(
 
 
 def joined(stripes: list[StillImage]) -> StillImage:
-    """One image of stripes from the top."""
+    """Return one image made of stripes from the top."""
     pixels = np.concatenate([stripe.pixels for stripe in stripes])
     alphas: list[Any] = [stripe.alpha for stripe in stripes if stripe.alpha is not None]
     return replace(stripes[0], pixels=pixels, alpha=np.concatenate(alphas) if alphas else None)
 
 
+def continued(pixels: Samples, alpha: Samples) -> Samples:
+    """Return pixels [H, W, C] in which those under alpha 0 (of [H, W]) continue the visible ones.
+
+    Each becomes the mean, weighted with alpha, of the smallest square around it that contains
+    anything visible. Those farther than `REACH_PX` from any visible pixel become mid-gray. This is
+    integer arithmetic on squares alone, so a stripe with `REACH_PX` rows around it gets the same
+    values as in the whole image.
+    """
+    if alpha.all():
+        return pixels
+    result = pixels.copy()
+    for left in range(0, pixels.shape[1], _BLOCK_PX):
+        before = min(left, REACH_PX)
+        window = slice(left - before, left + _BLOCK_PX + REACH_PX)
+        block = _continued(pixels[:, window], alpha[:, window])
+        result[:, left : left + _BLOCK_PX] = block[:, before : before + _BLOCK_PX]
+    return result
+
+
 def _seen(source: Rows, start: int, stop: int) -> StillImage:
-    """The rows, with no colors in them that nobody sees."""
+    """Return the rows with hidden colors replaced."""
     if source.rows(start, start).alpha is None:
         return source.rows(start, stop)
     top, bottom = max(0, start - REACH_PX), min(source.height, stop + REACH_PX)
@@ -167,7 +193,7 @@ def _seen(source: Rows, start: int, stop: int) -> StillImage:
 
 
 def _completed(source: Rows, start: int, stop: int, pixels: Pixels, scale: int) -> StillImage:
-    """A stripe of the result from what the network made of the rows it is of."""
+    """Add depth and alpha to `pixels`, the network's result for rows `start` to `stop`."""
     top = max(0, start - _INTERPOLATION_PX)
     bottom = min(source.height, stop + _INTERPOLATION_PX)
     above, below = start - top, bottom - stop
@@ -186,65 +212,30 @@ def _completed(source: Rows, start: int, stop: int, pixels: Pixels, scale: int) 
 
 
 def _resized(
-    still: StillImage, box: tuple[float, float, float, float], width: int, height: int
+    image: StillImage, box: tuple[float, float, float, float], width: int, height: int
 ) -> StillImage:
-    """What is inside `box` of the still, at another size. What is around it is looked at too."""
+    """Resize the part of `image` inside `box`; the filter also reads pixels around the box."""
+    white = 65535 if image.is_deep else 255
 
     def plane(values: _Numbers) -> _Numbers:
-        image = Image.fromarray(values.astype(np.float32))
-        return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, box))
-
-    white = 65535 if still.is_deep else 255
+        whole = Image.fromarray(values.astype(np.float32))
+        return np.asarray(whole.resize((width, height), Image.Resampling.LANCZOS, box))
 
     def rounded(values: _Numbers) -> Samples:
         levels: _Numbers = np.rint(values).clip(0, white)
-        return levels.astype(still.pixels.dtype)
+        return levels.astype(image.pixels.dtype)
 
-    channels = [still.pixels[..., channel] for channel in range(3)]
-    if still.alpha is None:
-        return replace(still, pixels=rounded(np.dstack([plane(channel) for channel in channels])))
-    weights = still.alpha / white
+    channels = [image.pixels[..., channel] for channel in range(3)]
+    if image.alpha is None:
+        return replace(image, pixels=rounded(np.dstack([plane(channel) for channel in channels])))
+    weights = image.alpha / white
     weight = plane(weights)
     visible = np.maximum(weight, 0.5 / white)
     colors = np.dstack([plane(channel * weights) / visible for channel in channels])
-    return replace(still, pixels=rounded(colors), alpha=rounded(white * weight))
+    return replace(image, pixels=rounded(colors), alpha=rounded(white * weight))
 
 
-# Colors under transparency, which nobody sees and a network would draw over the edge.
-#
-# Programs leave black there, or white, or what was there before it was erased; a network that sees
-# it bleeds it into the visible edge as a fringe.
-_Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
-
-_Sums: TypeAlias = npt.NDArray[np.int64]
-
-REACH_PX = 64
-"""How far from a visible pixel colors are continued: farther than any of the networks sees."""
-
-_BLOCK_PX = 1024  # the sums take 40 bytes a pixel
-
-_RADII_PX = (1, 2, 4, 8, 16, 32, REACH_PX)
-
-
-def continued(pixels: _Samples, alpha: _Samples) -> _Samples:
-    """The pixels [H, W, C], with those under alpha 0 (of [H, W]) continuing the visible ones.
-
-    Each becomes the mean, weighted with alpha, of the smallest square around it that has anything
-    visible in it; those farther than `REACH_PX` from anything become mid-gray. Integer arithmetic
-    on squares alone: a stripe with `REACH_PX` rows around it is what it is in the whole image.
-    """
-    if alpha.all():
-        return pixels
-    result = pixels.copy()
-    for left in range(0, pixels.shape[1], _BLOCK_PX):
-        before = min(left, REACH_PX)
-        window = slice(left - before, left + _BLOCK_PX + REACH_PX)
-        block = _continued(pixels[:, window], alpha[:, window])
-        result[:, left : left + _BLOCK_PX] = block[:, before : before + _BLOCK_PX]
-    return result
-
-
-def _continued(pixels: _Samples, alpha: _Samples) -> _Samples:
+def _continued(pixels: Samples, alpha: Samples) -> Samples:
     hidden = alpha == 0
     result = pixels.copy()
     result[hidden] = np.iinfo(pixels.dtype).max // 2
@@ -273,7 +264,7 @@ def _summed(values: _Sums) -> _Sums:
 def _over_squares(
     sums: _Sums, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], radius_px: int
 ) -> _Sums:
-    """[N, C]: sums over the squares around N pixels, cut at the edges of the image."""
+    """Return the sums [N, C] over squares around N pixels, cut at the edges of the image."""
     height, width = sums.shape[0] - 1, sums.shape[1] - 1
     top, bottom = np.maximum(rows - radius_px, 0), np.minimum(rows + radius_px + 1, height)
     left, right = np.maximum(columns - radius_px, 0), np.minimum(columns + radius_px + 1, width)

@@ -1,6 +1,7 @@
 """TIFF files written in strips (TIFF 6.0), as BigTIFF where 4 GiB might not be enough.
 
-Pillow takes an image whole, color with 8 bits a channel, and compresses or keeps EXIF, not both.
+Pillow encodes an image whole, color only with 8 bits a channel, and either compresses it or keeps
+its EXIF, not both.
 """
 
 import zlib
@@ -16,14 +17,14 @@ from PIL.TiffTags import LONG, LONG8
 LONGEST_SIDE_PX = 2**32 - 1
 
 _STRIP_BYTES = 1 << 20
-_LEVEL = 4  # as `png_writer`
+_LEVEL = 4  # as in `png`
 _CLASSIC_LIMIT_BYTES = 2**32 - 2**26  # deflate may add a little to what it cannot compress
 _EXTRA_SAMPLES, _PREDICTOR, _STRIP_BYTE_COUNTS, _ICC_PROFILE = 338, 317, 279, 34675
 _DEFLATE, _DIFFERENCES, _INCH, _UNASSOCIATED_ALPHA = 8, 2, 2, 2
 
 
 class TiffWriter:
-    """Writes one file: `write` its rows, `finish`."""
+    """Writes one file: call `write` for its rows, then `finish`."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class TiffWriter:
         exif: bytes | None = None,
         dpi: tuple[float, float] | None = None,
     ) -> None:
-        """`size` is (width, height); the others as `PngWriter` and `StillImage`."""
+        """`size` is (width, height); the others are as in `PngWriter` and `StillImage`."""
         self._file = file
         width, self._rows_left = size
         row_bytes = width * channels * bits // 8
@@ -70,10 +71,10 @@ class TiffWriter:
         self._place_type = LONG8 if big else LONG
         self._offsets, self._lengths = [0], list[int]()
         self._waiting: list[npt.NDArray[Any]] = []
-        self._write_directory([0] * strips, [0] * strips)  # its room; what is in it comes last
+        self._write_directory([0] * strips, [0] * strips)  # filled in by `finish`
 
     def write(self, rows: npt.NDArray[np.unsignedinteger[Any]]) -> None:
-        """The next rows, [h, W, channels], uint8 or uint16 as `bits` says."""
+        """Write the next rows, [h, W, channels], uint8 or uint16 according to `bits`."""
         self._waiting.append(rows)
         self._rows_left -= len(rows)
         waiting = sum(map(len, self._waiting))
@@ -86,7 +87,7 @@ class TiffWriter:
         self._waiting = [together[whole:].copy()]
 
     def finish(self) -> None:
-        """Where everything is; closing the file is the caller's."""
+        """Fill in the directory of strips; the caller closes the file."""
         assert not self._rows_left
         self._file.seek(0)
         self._write_directory(self._offsets[:-1], self._lengths)
@@ -99,7 +100,7 @@ class TiffWriter:
         self._offsets.append(self._offsets[-1] + len(content))
 
     def _write_directory(self, offsets: list[int], lengths: list[int]) -> None:
-        """Pillow counts offsets from the end of the directory."""
+        """Write the directory; Pillow counts the offsets from its end."""
         for tag, places in ((Base.StripOffsets, offsets), (_STRIP_BYTE_COUNTS, lengths)):
             self._directory.tagtype[tag] = self._place_type
             self._directory[tag] = tuple(places)
@@ -107,7 +108,7 @@ class TiffWriter:
 
 
 def _tags(exif: bytes | None) -> dict[int, Any]:
-    """The main table of EXIF, with the tables that hang on it."""
+    """Return the main table of EXIF, with the tables that it refers to."""
     if exif is None:
         return {}
     table = Exif()

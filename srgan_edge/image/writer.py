@@ -1,7 +1,7 @@
-"""StillImage files out: what each format can hold, and the file itself, absent or whole.
+"""Writing image files: what each format can hold, and the file itself, absent or complete.
 
-PNG and TIFF are written as the rows come, and have no limit of size that matters. Of the others
-the whole image is in memory, because that is what their encoders take.
+PNG and TIFF are written as the rows arrive and have no size limit that matters. The encoders of
+the other formats need the whole image in memory.
 """
 
 import io
@@ -18,11 +18,8 @@ from PIL import Image
 
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import replace_when_whole
-from srgan_edge.image import png as png_writer
-from srgan_edge.image import tiff as tiff_writer
-from srgan_edge.image.png import PngWriter
+from srgan_edge.image import png, tiff
 from srgan_edge.image.still import Samples, StillImage
-from srgan_edge.image.tiff import TiffWriter
 
 SUFFIXES: dict[str, str] = {
     ".png": "PNG",
@@ -34,10 +31,10 @@ SUFFIXES: dict[str, str] = {
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
-"""Lower-case suffix of an output -> its format."""
+"""Lowercase suffix of an output -> its format."""
 
 MAX_PIXELS_AT_ONCE = 2**28
-"""Largest result in a format whose encoder takes it whole: 1 GiB of memory."""
+"""Largest result, in pixels, in a format whose encoder needs it whole: 1 GiB of memory."""
 
 _ROWS_AT_ONCE = 64
 _PALETTE_COLORS = 255
@@ -45,7 +42,7 @@ _PALETTE_COLORS = 255
 
 @dataclass(frozen=True)
 class _Container:
-    """What an output format can hold, and how Pillow is told to write it."""
+    """The features of an output format, and the options with which Pillow writes it."""
 
     longest_side_px: int
     alpha: bool = True
@@ -60,8 +57,8 @@ class _Container:
 
 
 _CONTAINERS = {
-    "PNG": _Container(png_writer.LONGEST_SIDE_PX, deep=True, animation=True, in_stripes=True),
-    "TIFF": _Container(tiff_writer.LONGEST_SIDE_PX, deep=True, in_stripes=True),
+    "PNG": _Container(png.LONGEST_SIDE_PX, deep=True, animation=True, in_stripes=True),
+    "TIFF": _Container(tiff.LONGEST_SIDE_PX, deep=True, in_stripes=True),
     "JPEG": _Container(65_500, alpha=False, options={"quality": 95, "subsampling": 0}),
     "WEBP": _Container(16_383, gray=False, dpi=False, animation=True, options={"quality": 95}),
     "GIF": _Container(65_535, profile=False, exif=False, dpi=False, animation=True),
@@ -69,16 +66,8 @@ _CONTAINERS = {
 }
 
 
-class _Writer(Protocol):
-    """A file in the making: rows [h, W, channels] from the top, and an end."""
-
-    def write(self, rows: Samples) -> None: ...
-
-    def finish(self) -> None: ...
-
-
 def write_image(path: Path, image: StillImage) -> None:
-    """Writes a whole image; raises what `image_file` does."""
+    """Write a whole image; raises the same errors as `image_file`."""
     with image_file(path, image, image.width, image.height) as write:
         write(image)
 
@@ -87,37 +76,38 @@ def write_image(path: Path, image: StillImage) -> None:
 def image_file(
     path: Path, like: StillImage, width: int, height: int
 ) -> Iterator[Callable[[StillImage], None]]:
-    """Yields what takes the stripes of an image from the top; it is at `path` once all are there.
+    """Yield a function that takes stripes from the top; `path` appears once all are written.
 
     JPEG has quality 95 and full color resolution (4:4:4), WebP quality 95, GIF 256 colors, TIFF
-    deflate. Of what `left_out_by` says the file has nothing.
+    deflate. The file lacks everything that `left_out_by` lists.
 
     Args:
-        like: the image, or any of its rows, for all but its pixels.
+        like: the image, or any of its rows, used for everything but its pixels.
 
     Raises:
-        UsageError: as `refuse_unwritable`, and a stripe with transparency the format has not.
-        OutputFailed: as `refuse_unwritable`, or the file cannot be written.
+        UsageError: as in `refuse_unwritable`, or a stripe is transparent and the format cannot be.
+        OutputFailed: as in `refuse_unwritable`, or the file cannot be written.
     """
     refuse_unwritable(path, like, width, height)
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
     channels = (1 if like.gray else 3) + has_alpha
     with replace_when_whole(path) as partial, partial.open("wb") as file:
-        writer = _writer(path, name, file, like, (width, height), channels)
+        writer = _writer(path, file, like, (width, height), channels)
 
         def write(stripe: StillImage) -> None:
             if not has_alpha and stripe.is_transparent:
                 raise UsageError(_no_transparency(path, name))
             for top in range(0, stripe.height, _ROWS_AT_ONCE):
-                writer.write(_samples(stripe.rows(top, top + _ROWS_AT_ONCE), channels))
+                rows = stripe.rows(top, top + _ROWS_AT_ONCE)
+                writer.write(samples(rows, with_alpha=has_alpha))
 
         yield write
         writer.finish()
 
 
 def format_from_suffix(path: Path) -> str:
-    """The format that an output of this name gets.
+    """Return the format that the suffix of an output selects.
 
     Raises:
         UsageError: the suffix is not one of `SUFFIXES`.
@@ -127,7 +117,7 @@ def format_from_suffix(path: Path) -> str:
     except KeyError:
         possible = ", ".join(SUFFIXES)
         raise UsageError(
-            f"{path}: no image format is called {path.suffix!r}; possible: {possible}"
+            f"{path}: no image format has the suffix {path.suffix!r}; possible: {possible}"
         ) from None
 
 
@@ -140,13 +130,13 @@ def refuse_unwritable(
     transparent: Callable[[], bool] = lambda: False,
     frames: int = 1,
 ) -> None:
-    """Asks, before any work, whether an image can become `path` at `width` x `height` pixels.
+    """Check, before any work, that an image can become `path` at `width` x `height` pixels.
 
     Args:
-        like: the image, or any of its rows, for all but its pixels.
-        transparent: whether it is so anywhere; asked where that matters. Alpha that is opaque
-            everywhere counts as none.
-        frames: images of an animation.
+        like: the image, or any of its rows, used for everything but its pixels.
+        transparent: returns True if any pixel is transparent; called only where that matters.
+            Alpha that is opaque everywhere counts as none.
+        frames: number of frames, more than 1 for an animation.
 
     Raises:
         UsageError: the suffix is unknown, or its format cannot hold the image's transparency,
@@ -172,8 +162,8 @@ def refuse_unwritable(
         raise UsageError(f"{path}: {name} cannot hold a gray color profile; write .png")
     if max(width, height) > container.longest_side_px:
         raise OutputFailed(
-            f"cannot write {path}: {width}x{height} is more than the {container.longest_side_px} "
-            f"pixels a side of {name}; write .png or .tif"
+            f"cannot write {path}: {width}x{height} exceeds the limit of "
+            f"{container.longest_side_px} pixels a side of {name}; write .png or .tif"
         )
     if not container.in_stripes and width * height * frames > MAX_PIXELS_AT_ONCE:
         raise OutputFailed(
@@ -184,18 +174,18 @@ def refuse_unwritable(
 
 
 def left_out_by(path: Path, like: StillImage) -> Iterator[str]:
-    """What the format of `path` has no place for, and what is not refused for that; a line each."""
+    """Yield one line for each thing that the format cannot store and that is acceptable to lose."""
     name = format_from_suffix(path)
     if name == "GIF":
-        yield f"colors: {name} has 256 a frame; .webp and .png have all"
+        yield f"colors: {name} has 256 per frame; .webp and .png keep all"
     if like.exif is not None and not _CONTAINERS[name].exif:
-        yield f"EXIF: {name} has none"
+        yield f"EXIF: {name} cannot hold it"
     if like.dpi is not None and not _CONTAINERS[name].dpi and like.exif is None:
-        yield f"dots per inch: {name} has none"
+        yield f"dots per inch: {name} cannot hold them"
 
 
 def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
-    """What goes into a PNG besides the pixels (ISO 15948, section 11.3)."""
+    """Return the chunks of a PNG that carry its metadata (ISO 15948, section 11.3)."""
     chunks = []
     if like.icc_profile is not None:
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(like.icc_profile)))
@@ -208,13 +198,13 @@ def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
 
 
 def pillow_options(name: str, like: StillImage) -> dict[str, Any]:
-    """What Pillow is told besides the pixels."""
+    """Return the options for `Image.save`, including the metadata."""
     kept = {"icc_profile": like.icc_profile, "exif": like.exif, "dpi": like.dpi}
     return _CONTAINERS[name].options | {key: it for key, it in kept.items() if it is not None}
 
 
 def with_palette(image: Image.Image) -> Image.Image:
-    """The 255 colors that suit it best, dithered, and one for what is rather transparent."""
+    """Quantize to the 255 best colors, dithered, plus one for pixels with alpha below 128."""
     colors = image.convert("RGB")
     palette = colors.quantize(_PALETTE_COLORS, Image.Quantize.MEDIANCUT)
     result = colors.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
@@ -225,53 +215,73 @@ def with_palette(image: Image.Image) -> Image.Image:
     return result
 
 
-def samples(image: StillImage) -> Samples:
-    """[H, W, channels]: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
-    channels = (1 if image.gray else 3) + (image.alpha is not None)
-    return _samples(image, channels)
-
-
-def _samples(image: StillImage, channels: int) -> Samples:
+def samples(image: StillImage, *, with_alpha: bool) -> Samples:
+    """Return [H, W, channels]: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha."""
     colors = _luma(image.pixels)[..., None] if image.gray else image.pixels
-    if channels in (1, 3):
+    if not with_alpha:
         return colors
     assert image.alpha is not None
     together: Samples = np.dstack([colors, image.alpha])
     return together
 
 
+def save_with_pillow(
+    image: Image.Image, path: Path, file: BinaryIO, options: dict[str, Any]
+) -> None:
+    """Write `image` to `file` in the format that `path` names.
+
+    Raises:
+        OutputFailed: the format cannot hold the image or its metadata.
+    """
+    name = format_from_suffix(path)
+    encoded = io.BytesIO()  # through memory, because Pillow loses the reason why a write failed
+    try:
+        image.save(encoded, name, **options)
+    except (OSError, ValueError, struct.error) as error:
+        raise OutputFailed(f"cannot write {path} as {name}: {error}; write .png") from error
+    file.write(encoded.getbuffer())
+
+
 def _luma(pixels: Samples) -> Samples:
-    """BT.601 in steps of 2**-16, which turns three equal channels into exactly that level."""
+    """Return BT.601 luma in steps of 2**-16: three equal channels become exactly that level."""
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
     luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
     return luma.astype(pixels.dtype)
 
 
+def _no_transparency(path: Path, name: str) -> str:
+    return f"{path}: {name} cannot hold the image's transparency; write .png or .webp"
+
+
+class _Writer(Protocol):
+    """A file being written: rows [h, W, channels] from the top, then its end."""
+
+    def write(self, rows: Samples) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 def _writer(
-    path: Path, name: str, file: BinaryIO, like: StillImage, size: tuple[int, int], channels: int
+    path: Path, file: BinaryIO, like: StillImage, size: tuple[int, int], channels: int
 ) -> _Writer:
     bits = 16 if like.is_deep else 8
-    if name == "PNG":
-        return PngWriter(file, size, channels, bits, png_chunks(like))
-    if name == "TIFF":
-        return TiffWriter(file, size, channels, bits, like.icc_profile, like.exif, like.dpi)
-    return _PillowWriter(path, name, file, like, size, channels)
+    match format_from_suffix(path):
+        case "PNG":
+            return png.PngWriter(file, size, channels, bits, png_chunks(like))
+        case "TIFF":
+            exif, dpi = like.exif, like.dpi
+            return tiff.TiffWriter(file, size, channels, bits, like.icc_profile, exif, dpi)
+        case _:
+            return _PillowWriter(path, file, like, size, channels)
 
 
 class _PillowWriter:
-    """Collects the image, and has Pillow write it."""
+    """Collects the image and writes it with Pillow."""
 
     def __init__(
-        self,
-        path: Path,
-        name: str,
-        file: BinaryIO,
-        like: StillImage,
-        size: tuple[int, int],
-        channels: int,
+        self, path: Path, file: BinaryIO, like: StillImage, size: tuple[int, int], channels: int
     ) -> None:
-        self._path, self._name, self._file = path, name, file
-        self._options = pillow_options(name, like)
+        self._path, self._file, self._like = path, file, like
         self._image = Image.new(("L", "LA", "RGB", "RGBA")[channels - 1], size)
         self._top = 0
 
@@ -281,17 +291,6 @@ class _PillowWriter:
         self._top += image.height
 
     def finish(self) -> None:
-        # Through memory, because Pillow does not know why a write failed.
-        encoded = io.BytesIO()
-        image = with_palette(self._image) if self._name == "GIF" else self._image
-        try:
-            image.save(encoded, self._name, **self._options)
-        except (OSError, ValueError, struct.error) as error:
-            raise OutputFailed(
-                f"cannot write {self._path} as {self._name}: {error}; write .png"
-            ) from error
-        self._file.write(encoded.getbuffer())
-
-
-def _no_transparency(path: Path, name: str) -> str:
-    return f"{path}: {name} cannot hold the image's transparency; write .png or .webp"
+        name = format_from_suffix(self._path)
+        image = with_palette(self._image) if name == "GIF" else self._image
+        save_with_pillow(image, self._path, self._file, pillow_options(name, self._like))

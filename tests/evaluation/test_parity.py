@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +70,12 @@ def test_a_gate_names_what_misses_it(change, phrase):
     assert gate.refusals(dataclasses.replace(at_the_edge, **change)) == [phrase]
 
 
+def test_comparing_needs_no_matplotlib():
+    """Exports check their parity where the training extra is not installed."""
+    loaded = "import sys, srgan_edge.evaluation.parity; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
+
+
 def test_lower_precisions_have_wider_gates():
     assert GATES["fp32"].min_psnr_db > GATES["fp16"].min_psnr_db > GATES["bf16"].min_psnr_db
 
@@ -90,8 +98,6 @@ def test_a_verdict_looks_at_tiles_and_benchmarks_too():
 def run(capsys, monkeypatch, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
-    import sys
-
     from srgan_edge.cli import main
 
     def run(*arguments):

@@ -1,5 +1,8 @@
+"""The side-by-side view: its two columns, labels and crop, and the inputs that it refuses."""
+
 import numpy as np
 import pytest
+from images import holds
 
 from srgan_edge import bicubic
 from srgan_edge.errors import UsageError
@@ -13,18 +16,11 @@ def image(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def holds(sheet: Pixels, part: Pixels) -> bool:
-    """Whether `part` occurs in `sheet`, pixel for pixel."""
-    windows = np.lib.stride_tricks.sliding_window_view(sheet, part.shape)[..., 0, :, :, :]
-    first = (windows[:, :, 0, 0] == part[0, 0]).all(-1)
-    return any((windows[y, x] == part).all() for y, x in np.argwhere(first))
-
-
 @pytest.mark.parametrize(
     ("before_size", "after_size"),
     [((13, 17), (52, 68)), ((13, 17), (26, 34)), ((13, 17), (52, 67)), ((1, 1), (4, 4))],
 )
-def test_holds_the_bicubic_on_the_left_and_the_result_on_the_right(
+def test_shows_bicubic_on_the_left_and_the_result_on_the_right(
     before_size: tuple[int, int], after_size: tuple[int, int]
 ) -> None:
     before, after = image(*before_size), image(*after_size, seed=1)

@@ -1,4 +1,4 @@
-"""Animations come out as animations: every frame, as long and as often as it was to be seen."""
+"""Animations stay animations: every frame, its duration, and the number of repetitions."""
 
 import io
 import struct
@@ -25,7 +25,7 @@ SECONDS = [Fraction(delay, 1000) for delay in DELAYS_MS]
 
 
 def frames(transparent: bool) -> list[Image.Image]:
-    """A square in four places and colors, on nothing or on blue."""
+    """A square in four places and colors, on a transparent or blue background."""
     made = []
     for place, color in enumerate(["red", "lime", "white", "black"]):
         image = Image.new("RGBA", (24, 16), (0, 0, 0, 0) if transparent else "blue")
@@ -128,7 +128,7 @@ def test_equal_frames_of_a_png_are_frames(tmp_path: Path):
         assert reader.seconds == SECONDS
 
 
-def test_what_a_gif_leaves_of_the_frame_before_is_seen(tmp_path: Path):
+def test_what_a_gif_leaves_of_the_previous_frame_stays_visible(tmp_path: Path):
     """A GIF whose second frame is a small patch, laid over the first."""
     first = Image.new("P", (8, 6))
     first.putpalette([0, 0, 255, 255, 0, 0])
@@ -150,7 +150,7 @@ def test_colors_may_begin_with_the_second_frame(tmp_path: Path):
     ]
 
 
-def test_the_image_for_other_programs_is_no_frame(tmp_path: Path):
+def test_the_still_image_for_other_programs_is_not_a_frame(tmp_path: Path):
     images = frames(transparent=False)
     path = tmp_path / "in.png"
     images[0].save(path, save_all=True, default_image=True, append_images=images[1:], duration=90)
@@ -158,7 +158,7 @@ def test_the_image_for_other_programs_is_no_frame(tmp_path: Path):
         assert reader.frames == 3
         reader.seek(0)
         assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
-        assert reader.notes == ["left out: the image for programs that show no animation"]
+        assert reader.notes == ["left out: the still image for programs that show no animation"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -177,7 +177,7 @@ def test_all_frames_together_have_a_limit(tmp_path: Path):
     ImageReader(path, max_pixels=1536).__exit__()
 
 
-def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
+def test_formats_collected_in_memory_have_a_limit(tmp_path: Path):
     like = StillImage(np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(OutputFailed, match=r"write \.png$"):
         refuse_unwritable(tmp_path / "out.gif", like, 4000, 4000, frames=20)
@@ -193,5 +193,5 @@ def test_sixteen_bits_in_frames_are_refused(tmp_path: Path):
     content = still[:header_end] + both + still[header_end:-12] + more + still[-12:]
     (tmp_path / "in.png").write_bytes(content)
     assert Image.open(io.BytesIO(content)).n_frames == 2
-    with pytest.raises(InputRefused, match="an animation of 16 bits per channel"):
+    with pytest.raises(InputRefused, match="an animation with 16 bits per channel"):
         ImageReader(tmp_path / "in.png")

@@ -1,7 +1,7 @@
-"""What happens to every kind of bad, hostile or rare image, from the command line to the disk.
+"""Every kind of bad, hostile or rare image, from the command line to the disk.
 
-Whatever the input: the result is whole or absent, an older one of that name is as it was unless
-there is a new one, the input is never touched, and nothing else lies about.
+Whatever the input, the result is whole or absent, an older result of that name stays until there
+is a new one, the input is never touched, and no other file is left behind.
 """
 
 import io
@@ -106,12 +106,12 @@ class Case:
 
     content: bytes | Callable[[], bytes]
     code: int = 0
-    says: str = ""
-    """A part of what is on stderr."""
+    message: str = ""
+    """A part of the text on stderr."""
     mode: str = ""
-    """Of the result, as Pillow names it."""
+    """Mode of the result, as Pillow names it."""
     size: tuple[int, int] = SIZE
-    """Of the upright input."""
+    """Size of the upright input."""
     options: tuple[str, ...] = ()
     name: str = "in.png"
 
@@ -123,9 +123,9 @@ CASES = {
     "first half of a JPEG": Case(
         encoded("JPEG")[: len(encoded("JPEG")) // 2], 4, "cut short", name="in.jpg"
     ),
-    "PNG without IEND": Case(encoded("PNG")[:-12], says="end mark (IEND) is missing"),
+    "PNG without IEND": Case(encoded("PNG")[:-12], message="end mark (IEND) is missing"),
     "PNG with a flipped byte": Case(flipped(encoded("PNG"), 0.7), 4, "broken"),
-    # A JPEG has no checksum: what a flipped byte of its pixels does cannot be known.
+    # A JPEG has no checksum: a flipped byte among its pixels cannot be detected.
     "JPEG with a flipped byte": Case(flipped(encoded("JPEG", quality=95), 0.8), name="in.jpg"),
     "bomb of 900 million pixels": Case(lambda: bomb(30_000), 3, "type --max-pixels 900000000"),
     "bomb of 144 million pixels": Case(lambda: bomb(12_000), 3, "100000000 is the limit"),
@@ -174,19 +174,19 @@ CASES = {
     "gray with alpha": Case(encoded("PNG", mode("LA")), mode="LA"),
     "palette": Case(palette(), mode="RGB"),
     "palette, one color transparent": Case(palette(transparency=3), mode="RGBA"),
-    "CMYK JPEG": Case(encoded("JPEG", mode("CMYK")), says="CMYK", mode="RGB", name="in.jpg"),
+    "CMYK JPEG": Case(encoded("JPEG", mode("CMYK")), message="CMYK", mode="RGB", name="in.jpg"),
     "CMYK by its profile": Case(
         encoded("JPEG", mode("CMYK"), icc_profile=cmyk_profile()),
-        says="CMYK becomes sRGB by its color profile",
+        message="CMYK becomes sRGB by its color profile",
         mode="RGB",
         name="in.jpg",
     ),
     "32-bit integers": Case(
-        encoded("TIFF", mode("I")), says="65535 white", mode="I;16", name="in.tif"
+        encoded("TIFF", mode("I")), message="65535 white", mode="I;16", name="in.tif"
     ),
     "floating point": Case(
         encoded("TIFF", Image.fromarray(np.full((9, 13), 0.5, np.float32))),
-        says="1.0 white",
+        message="1.0 white",
         mode="I;16",
         name="in.tif",
     ),
@@ -208,8 +208,8 @@ CASES = {
         for turn in range(1, 9)
     },
     "ICC profile": Case(encoded("PNG", icc_profile=SRGB)),
-    "ICC garbage": Case(encoded("PNG", icc_profile=b"x" * 99), says="color profile: unreadable"),
-    "XMP of 5 MB": Case(encoded("WEBP", xmp=bytes(5_000_000)), says="left out: XMP"),
+    "ICC garbage": Case(encoded("PNG", icc_profile=b"x" * 99), message="color profile: unreadable"),
+    "XMP of 5 MB": Case(encoded("WEBP", xmp=bytes(5_000_000)), message="left out: XMP"),
     "maker notes": Case(encoded("JPEG", exif=exif(1)), name="in.jpg"),
     "animated GIF": Case(several("GIF"), name="in.gif"),
     "animated WebP": Case(several("WEBP"), name="in.webp"),
@@ -245,7 +245,7 @@ def test_table(cli, tmp_path: Path, case: Case):
     if "-o" in case.options:
         target = tmp_path / case.options[-1]
     code, err = cli(case.name, *case.options)
-    assert (code, case.says in err) == (case.code, True), err
+    assert (code, case.message in err) == (case.code, True), err
     assert target.exists() == (code == 0)
     if code:
         assert err.count("error:") == 1 and "\x1b" not in err, err
@@ -288,25 +288,25 @@ def test_a_name_with_a_leading_dash(cli, tmp_path: Path):
     assert (tmp_path / "-in_x4.png").exists()
 
 
-def test_what_is_no_file_is_refused_at_once(cli, tmp_path: Path):
+def test_anything_but_a_regular_file_is_refused_at_once(cli, tmp_path: Path):
     os.mkfifo(tmp_path / "fifo.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
-    for name, says in [
+    for name, message in [
         ("fifo.png", "not a regular file"),
         ("socket.png", "check the name and rights"),
         ("zero.png", "not a regular file"),
         ("gone.png", "no such file"),
     ]:
         code, err = cli(name)
-        assert code == 3 and says in err, err
+        assert code == 3 and message in err, err
     (tmp_path / "folder.png").mkdir()
     assert cli("folder.png")[0] == 3
 
 
-def test_a_link_to_a_image_is_that_image(cli, tmp_path: Path):
+def test_a_link_to_an_image_is_that_image(cli, tmp_path: Path):
     (tmp_path / "in.png").write_bytes(encoded("PNG"))
     (tmp_path / "link.png").symlink_to("in.png")
     assert cli("link.png")[0] == 0

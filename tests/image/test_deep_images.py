@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a channel come out with more than 8 bits."""
+"""Images with more than 8 bits a channel keep them."""
 
 import struct
 from fractions import Fraction
@@ -26,7 +26,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def encode(path: Path, values: np.ndarray, kind: str, **options: str) -> Path:
-    """By FFmpeg, so that what is read was not written by what is tested."""
+    """Encode by FFmpeg, so that the tested writer did not produce what the tested reader reads."""
     codec, order = ("tiff", "le") if path.suffix == ".tif" else ("png", "be")
     context = av.CodecContext.create(codec, "w")
     context.height, context.width = values.shape[:2]
@@ -56,7 +56,7 @@ def values_of(image: StillImage) -> np.ndarray:
 @pytest.mark.parametrize("kind", CHANNELS)
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (33, 18)])
-def test_what_is_read_and_what_is_written(tmp_path: Path, suffix: str, kind: str, size):
+def test_every_kind_is_read_and_written_exactly(tmp_path: Path, suffix: str, kind: str, size):
     if (suffix, kind) == (".tif", "ya16"):
         pytest.skip("Pillow opens no TIFF of that kind")
     values = noise(*size, CHANNELS[kind])
@@ -161,7 +161,7 @@ def test_more_than_ffmpeg_decodes_is_refused_before_it_is_decoded(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.webp", "out.bmp", "out.gif"])
-def test_what_holds_8_bits_is_refused(tmp_path: Path, name: str):
+def test_formats_with_8_bits_are_refused(tmp_path: Path, name: str):
     with pytest.raises(UsageError, match=r"16 bits per channel; write \.png or \.tif"):
         write_image(tmp_path / name, StillImage(noise(2, 3, 3)))
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Images of every kind go in and come out as they were, or are refused with a reason."""
+"""Images of every kind are read and written unchanged, or refused with a reason."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def saved(image: Image.Image, path: Path, **options) -> Path:
 
 
 def gray_profile() -> bytes:
-    """The smallest of a gray device, with gamma 2.2."""
+    """The smallest profile of a gray device, with gamma 2.2."""
     text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"gray\0" + bytes(78)
     white = b"XYZ " + bytes(4) + struct.pack(">iii", 63190, 65536, 54061)
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, int(2.2 * 256)) + bytes(2)
@@ -206,7 +206,7 @@ def test_transparent_gray_of_every_depth(tmp_path: Path, depth: int, level: int,
     assert image.alpha.tolist() == [[0, 255]]
 
 
-def test_wrong_suffix_is_no_hindrance(tmp_path: Path):
+def test_a_wrong_suffix_does_not_matter(tmp_path: Path):
     pixels = noise(2, 3, 3)
     path = saved(Image.fromarray(pixels), tmp_path / "in.jpg", format="PNG")
     assert np.array_equal(read_image(path).pixels, pixels)
@@ -216,7 +216,7 @@ def test_wrong_suffix_is_no_hindrance(tmp_path: Path):
 
 
 def raw_and_upright(orientation: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image as the sensor stored it, and as EXIF 2.32 (table of tag 0x0112) says to see it."""
+    """An image as the sensor stored it, and as EXIF 2.32 (table of tag 0x0112) displays it."""
     raw = noise(5, 17, 3)
     rows, columns = raw[::-1], raw[:, ::-1]
     upright = {
@@ -289,7 +289,7 @@ def test_bigtiff_gives_classic_exif(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
-def test_unreadable_exif_is_left_out_and_said(tmp_path: Path, suffix: str):
+def test_unreadable_exif_is_left_out_and_reported(tmp_path: Path, suffix: str):
     path = tmp_path / f"in{suffix}"
     saved(Image.new("RGB", (3, 2)), path, exif=b"Exif\0\0garbage, garbage")
     image = read_image(path)
@@ -330,7 +330,7 @@ def test_gray_profile_stays_with_gray_pixels(tmp_path: Path):
         ("L", SRGB_PROFILE, "for RGB, but the pixels are GRAY"),
     ],
 )
-def test_unusable_profile_is_left_out_and_said(tmp_path: Path, mode, profile, reason):
+def test_unusable_profile_is_left_out_and_reported(tmp_path: Path, mode, profile, reason):
     path = saved(Image.new(mode, (3, 2)), tmp_path / "in.png", icc_profile=profile)
     image = read_image(path)
     assert image.icc_profile is None
@@ -387,7 +387,7 @@ def test_other_colors_are_refused(tmp_path: Path, mode: str):
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
-def test_what_compares_images_takes_no_more_than_8_bits(tmp_path: Path, mode: str):
+def test_comparisons_accept_no_more_than_8_bits(tmp_path: Path, mode: str):
     path = saved(Image.new(mode, (3, 2)), tmp_path / "in.tif")
     assert "16 bits per channel, and only 8" in refusal(path)
 
@@ -421,8 +421,7 @@ def test_bomb_is_refused_before_it_is_decoded(tmp_path: Path, side: int, recwarn
     path = tmp_path / "in.png"
     path.write_bytes(png(side, side, 1, 0, b""))  # would be damaged, were it decoded
     message = refusal(path)
-    assert str(MAX_PIXELS) in message
-    assert f"{side}x{side}" in message or str(side * side) in message
+    assert f"{side}x{side} is {side * side} pixels, and {MAX_PIXELS} is the limit" in message
     assert not recwarn.list
 
 
@@ -452,7 +451,7 @@ def test_foreign_content_is_refused_whatever_its_name(tmp_path: Path, content: b
     assert "not a PNG, JPEG, WebP, GIF, TIFF or BMP image" in refusal(path)
 
 
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path):
+def test_anything_but_a_regular_file_is_refused_at_once(tmp_path: Path):
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "fifo.png")
     assert "empty file" in refusal(tmp_path / "empty.png")

@@ -1,4 +1,4 @@
-"""Files written row by row are what other programs read, and take memory by the row."""
+"""Files written row by row are read by other programs, and take memory by the row."""
 
 import subprocess
 import sys
@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.image import png as png_writer
-from srgan_edge.image import tiff as tiff_writer
+from srgan_edge.image import png, tiff
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable, write_image
@@ -77,14 +76,15 @@ def test_how_the_rows_come_changes_nothing(tmp_path: Path, suffix: str):
         with Image.open(path) as image:
             assert np.array_equal(np.asarray(image), whole.pixels)
         files.append(path.read_bytes())
-    assert suffix == ".png" or len(set(files)) == 1
+    if suffix == ".tif":
+        assert len(set(files)) == 1
 
 
 def test_how_many_cores_there_are_changes_nothing(tmp_path: Path, monkeypatch):
     whole = still_image(700, 900, False, True, 16)
     files = set()
     for workers in (1, 2, 5):
-        monkeypatch.setattr(png_writer, "_WORKERS", workers)
+        monkeypatch.setattr(png, "_WORKERS", workers)
         write_image(tmp_path / "out.png", whole)
         files.add((tmp_path / "out.png").read_bytes())
     assert len(files) == 1
@@ -100,7 +100,7 @@ def test_smooth_images_are_compressed(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_big_tiff_and_all_that_is_kept(tmp_path: Path, monkeypatch, suffix: str):
-    monkeypatch.setattr(tiff_writer, "_CLASSIC_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(tiff, "_CLASSIC_LIMIT_BYTES", 1000)
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
@@ -154,15 +154,15 @@ def test_a_still_gif_has_the_colors_that_suit_it(tmp_path: Path, alpha: bool):
         ("out.gif", ["colors", "EXIF"]),
     ],
 )
-def test_what_a_format_has_no_place_for_is_said(name: str, left_out: list[str]):
+def test_left_out_by_lists_what_a_format_cannot_store(name: str, left_out: list[str]):
     exif = Image.Exif()
     exif[0x010F] = "Maker"
     like = StillImage(noise(1, 1, 3), exif=exif.tobytes(), dpi=(300, 300))
-    said = list(left_out_by(Path(name), like))
-    assert [line.split(":")[0] for line in said] == left_out
+    lines = list(left_out_by(Path(name), like))
+    assert [line.split(":")[0] for line in lines] == left_out
 
 
-def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
+def test_formats_collected_in_memory_have_a_limit(tmp_path: Path):
     like = StillImage(noise(1, 1, 3))
     for name in ("out.jpg", "out.bmp"):
         with pytest.raises(OutputFailed, match=r"would all be in memory.*write \.png or \.tif"):
@@ -171,7 +171,7 @@ def test_what_is_collected_in_memory_has_a_limit(tmp_path: Path):
         refuse_unwritable(tmp_path / name, like, 200_000, 200_000)
 
 
-def test_a_broken_off_file_is_absent(tmp_path: Path):
+def test_an_interrupted_file_is_absent(tmp_path: Path):
     (tmp_path / "out.png").write_bytes(b"older")
     with (
         pytest.raises(ZeroDivisionError),

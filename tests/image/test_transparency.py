@@ -1,9 +1,9 @@
-"""What a network sees under transparency continues what can be seen."""
+"""The colors that a network sees under transparency continue the visible ones."""
 
 import numpy as np
 import pytest
 
-from srgan_edge.image import still as transparency
+from srgan_edge.image import still
 from srgan_edge.image.still import REACH_PX, continued
 
 
@@ -30,7 +30,7 @@ def specification(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("visible", [0, 1, 3, 400])
 @pytest.mark.parametrize("size", [(1, 1), (5, 90), (90, 5), (30, 41)])
 def test_it_is_its_specification(size, visible: int, kind, monkeypatch):
-    monkeypatch.setattr(transparency, "_BLOCK_PX", 32)
+    monkeypatch.setattr(still, "_BLOCK_PX", 32)
     levels = int(np.iinfo(kind).max) + 1
     pixels = noise(*size, 3, levels=levels).astype(kind)
     alpha = np.zeros(size, kind)
