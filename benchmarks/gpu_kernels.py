@@ -1,4 +1,4 @@
-"""Every kernel on the GPU: equal to its reference on random bytes, and how fast on frames of 4K."""
+"""Compare every kernel on the GPU with its reference on random bytes, and time it on 4K frames."""
 
 import ctypes
 import statistics
@@ -13,9 +13,7 @@ import numpy as np
 from srgan_edge import machine as gpu
 from srgan_edge.color_lock import lock_axis
 from srgan_edge.kernels import (
-    bytes_to_half,
     color_lock,
-    half_to_bytes,
     rgb_to_yuv420,
     source,
     tile_difference,
@@ -29,59 +27,52 @@ from srgan_edge.tiling import plan_tiles
 
 POISON = 0xA5
 ROTATED_BYTES = 400_000_000
-"""What one launch after the other goes through before it comes back: no cache holds that much."""
+"""Memory that successive launches pass through before they repeat: no cache holds that much."""
 ROUNDS, GRAPHS = 4, 10
-"""So often in a graph, and so many graphs in a series."""
+"""Repetitions in a graph, and graphs in a series."""
 BT_709 = YuvMatrix(0.2126, 0.0722, False)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One launch: its arguments, some of them arrays that it writes, and what they hold then."""
+    """One launch: its arguments and the expected content of the arrays that it writes."""
 
     kernel: str
     threads: int
     arguments: tuple[Any, ...]
-    """Arrays, which go to the GPU, and ints."""
+    """Arrays, which are uploaded to the GPU, and ints."""
     expected: dict[int, np.ndarray]
-    """By the place of an argument."""
+    """Expected arrays, by the position of the argument."""
     in_place: int | None = None
-    """An array that is read and written."""
+    """Position of an array that is both read and written."""
     is_small: bool = False
-    """It goes through no frame, and its time says nothing."""
+    """The kernel reads no frame, so its time is meaningless."""
 
     @property
     def moved_bytes(self) -> int:
-        """What has to be read or written at least once."""
+        """Bytes that have to be read or written at least once."""
         again = () if self.in_place is None else (self.arguments[self.in_place],)
         arrays = (*self.arguments, *again)
         return sum(it.nbytes for it in arrays if isinstance(it, np.ndarray))
 
 
 def cases(width: int, height: int, seed: int) -> Iterator[Case]:
-    """All of them on frames of that size, with random content."""
+    """Yield a case for each kernel, on frames of this size with random content."""
     random = np.random.default_rng(seed)
     frame = random.integers(0, 256, (height, width, 3), np.uint8)
     size = (width, height)
-    for bits, dtype, name in [(8, np.uint8, "nv12"), (10, np.uint16, "p010")]:
-        shape = (-(-height // 2), -(-width // 2), 2)
-        top = np.iinfo(dtype).max
-        luma = random.integers(0, top, (height, width), dtype, endpoint=True)
-        chroma = random.integers(0, top, shape, dtype, endpoint=True)
-        rgb = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, BT_709)
-        pitches = luma.strides[0], chroma.strides[0]
-        arguments = (luma, pitches[0], chroma, pitches[1], _poisoned(rgb), *size)
-        threads = yuv420_to_rgb.threads(*size)
-        decoding = BT_709.decoding(bits)
-        yield Case(f"{name}_to_rgb", threads, (*arguments, *decoding), {4: rgb})
-        planes = rgb_to_yuv420.rgb_to_yuv420(frame, BT_709, bits)
-        written = [_poisoned(plane) for plane in planes]
-        pitches = planes[0].strides[0], planes[1].strides[0]
-        arguments = (frame, *size, written[0], pitches[0], written[1], pitches[1])
-        threads = rgb_to_yuv420.threads(*size)
-        encoding = BT_709.encoding(bits)
-        outputs = {3: planes[0], 5: planes[1]}
-        yield Case(f"rgb_to_{name}", threads, (*arguments, *encoding), outputs)
+    luma = random.integers(0, 256, (height, width), np.uint8)
+    chroma = random.integers(0, 256, (-(-height // 2), -(-width // 2), 2), np.uint8)
+    rgb = yuv420_to_rgb.yuv420_to_rgb(luma, chroma, BT_709)
+    pitches = luma.strides[0], chroma.strides[0]
+    arguments = (luma, pitches[0], chroma, pitches[1], _poisoned(rgb), *size, *BT_709.decoding)
+    yield Case("nv12_to_rgb", yuv420_to_rgb.threads(*size), arguments, {4: rgb})
+    planes = rgb_to_yuv420.rgb_to_yuv420(frame, BT_709)
+    written = [_poisoned(plane) for plane in planes]
+    pitches = planes[0].strides[0], planes[1].strides[0]
+    arguments = (frame, *size, written[0], pitches[0], written[1], pitches[1], *BT_709.encoding)
+    outputs = {3: planes[0], 5: planes[1]}
+    yield Case("rgb_to_nv12", rgb_to_yuv420.threads(*size), arguments, outputs)
     plan = plan_tiles(width, height, min(128, max(16, width // 3)), 5)
     table, window = plan.table, plan.window_size
     batch = tile_gather.tile_gather(frame, table, window)
@@ -100,17 +91,10 @@ def cases(width: int, height: int, seed: int) -> Iterator[Case]:
         "tile_difference", tile_difference.threads(len(table), window), arguments, {7: dirty}
     )
     yield from _color_lock_cases(frame, random)
-    halves, pixels = bytes_to_half.bytes_to_half(frame[None]), width * height
-    arguments = (frame, _poisoned(halves), 1, pixels)
-    yield Case("bytes_to_half", bytes_to_half.threads(1, pixels), arguments, {1: halves})
-    noise = random.uniform(-0.1, 1.1, (1, 3, height, width)).astype(np.float16)
-    back = half_to_bytes.half_to_bytes(noise)
-    arguments = (noise, _poisoned(back), 1, pixels)
-    yield Case("half_to_bytes", half_to_bytes.threads(1, pixels), arguments, {1: back})
 
 
 def _color_lock_cases(frame: np.ndarray, random: np.random.Generator) -> Iterator[Case]:
-    """For that frame as a result, of one a quarter as wide where four divides its size."""
+    """Yield the cases for a frame as result of one a quarter as wide, if 4 divides its size."""
     height, width, _ = frame.shape
     scale = 1 if width % 4 or height % 4 else 4
     down, across = lock_axis(height // scale, scale), lock_axis(width // scale, scale)
@@ -138,13 +122,13 @@ def _color_lock_cases(frame: np.ndarray, random: np.random.Generator) -> Iterato
 
 
 def run(cuda: Cuda, image: bytes, case: Case, rotated_bytes: int = 0) -> list[float]:
-    """Launch once and compare; then take the time, if it shall go through so many bytes.
+    """Launch once and compare; then measure the time on `rotated_bytes` of arrays, if not 0.
 
     Returns:
-        Milliseconds of one launch on arrays that are in no cache, taken twice.
+        Milliseconds of one launch on arrays that are in no cache, measured twice.
 
     Raises:
-        AssertionError: another byte than the reference's.
+        AssertionError: a byte differs from the reference.
     """
     stream, kernel = cuda.stream(), cuda.kernel(image, case.kernel)
     number = max(1, -(-rotated_bytes // case.moved_bytes))
@@ -169,7 +153,7 @@ def run(cuda: Cuda, image: bytes, case: Case, rotated_bytes: int = 0) -> list[fl
 
 
 def copy_ms(cuda: Cuda, size_bytes: int, rotated_bytes: int = ROTATED_BYTES) -> list[float]:
-    """Milliseconds of the driver's own copy of so many bytes on the GPU, taken as `run` does."""
+    """Return the milliseconds of the driver's own copy on the GPU, measured as in `run`."""
     driver, stream = ctypes.CDLL(gpu.LIBRARY), cuda.stream()
     size = ctypes.c_size_t(size_bytes)
 
@@ -188,7 +172,7 @@ def copy_ms(cuda: Cuda, size_bytes: int, rotated_bytes: int = ROTATED_BYTES) -> 
 
 
 def _uploaded(cuda: Cuda, case: Case, stream: Stream) -> tuple[dict[int, Memory], list[Argument]]:
-    """Memory for the arrays of a launch, by their places, and what its kernel is given."""
+    """Upload the arrays of a launch; return their memory by position, and all arguments."""
     memories: dict[int, Memory] = {}
     values: list[Argument] = []
     for place, argument in enumerate(case.arguments):
@@ -202,10 +186,10 @@ def _uploaded(cuda: Cuda, case: Case, stream: Stream) -> tuple[dict[int, Memory]
 
 
 def _launch_ms(cuda: Cuda, stream: Stream, launches: Sequence[Callable[[], None]]) -> list[float]:
-    """Milliseconds of one of them, by the graph that holds all, one after the other; taken twice.
+    """Return the milliseconds of one launch in a graph of all of them, measured twice.
 
-    Graphs are put into the stream faster than the GPU gets through them, so that between two
-    events there is nothing but its work.
+    Graphs are queued faster than the GPU runs them, so nothing but its work lies between two
+    events.
     """
     with cuda.recording(stream) as graph:
         for launch in [*launches] * ROUNDS:

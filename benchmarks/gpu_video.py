@@ -138,7 +138,7 @@ def video_stays_on_the_gpu(
         times = [item for item in reader.scan() if isinstance(item, FrameTime)]
     encoder = encoder_for(info, (scale * width, scale * height), Encoding(codec))
     target, worst = folder / "video-out.mkv", 0
-    with GpuVideo(on_gpu, plan, batch, matrix, "nv12") as video:
+    with GpuVideo(on_gpu, plan, batch, matrix) as video:
         with av.open(str(target), "w") as container:
             encoder.add_to(container)
             begun = time.monotonic()
@@ -147,7 +147,7 @@ def video_stays_on_the_gpu(
                 if number % 30 == 0:  # looked at here, and so not among what is timed
                     paused = time.monotonic()
                     rgb = upscaler.upscale(yuv420_to_rgb(*sources[number], matrix))
-                    pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix, 8), strict=True)
+                    pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix), strict=True)
                     worst = max(worst, *(_apart(ours, theirs) for ours, theirs in pairs))
                     begun += time.monotonic() - paused
                 if codec not in SOFTWARE:

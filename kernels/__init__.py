@@ -1,5 +1,5 @@
-"""CUDA kernels, each beside the numpy reference that is its specification: `NAME.cu` and `NAME.py`.
+"""CUDA kernels, each beside a numpy reference as its specification: `NAME.cu` and `NAME.py`.
 
-A reference says what its kernels compute, the parameters they take, and how many `threads` of
-theirs that needs. Nothing here is needed without a GPU.
+A reference defines what its kernels compute, their parameters, and the number of `threads` to
+launch. Only a GPU needs this package.
 """

@@ -1,6 +1,6 @@
 // Bytes at any address, 16 in one access where alignment allows. Little-endian, as all GPUs are.
 //
-// Rows of RGB begin at any address: only widths that 16 divides keep them all aligned.
+// Rows of RGB begin at any address: they are only aligned if 16 divides the width.
 #pragma once
 
 #include "portable.h"
@@ -10,24 +10,17 @@ struct Bytes {
     static_assert(kBytes % 16 == 0, "whole accesses");
     u32 word[kBytes / 4] = {};
 
-    // Sample `i` of `kSize` bytes.
-    template <int kSize = 1>
-    HOST_DEVICE u32 get(int i) const {
-        return word[i * kSize / 4] >> 8 * (i * kSize % 4) & 0xffffffffu >> (32 - 8 * kSize);
-    }
+    HOST_DEVICE u32 get(int i) const { return word[i / 4] >> 8 * (i % 4) & 0xffu; }
 
-    // Sets sample `i`, which must still be 0.
-    template <int kSize = 1>
-    HOST_DEVICE void put(int i, u32 value) {
-        word[i * kSize / 4] |= value << 8 * (i * kSize % 4);
-    }
+    // Sets byte `i`, which must still be 0.
+    HOST_DEVICE void put(int i, u32 value) { word[i / 4] |= value << 8 * (i % 4); }
 };
 
 HOST_DEVICE bool is_aligned(const void* at, int bytes) {
     return reinterpret_cast<u64>(at) % bytes == 0;
 }
 
-// One access of 16 bytes; `at` is aligned to as many.
+// One access of 16 bytes; `at` is aligned to 16.
 HOST_DEVICE void load_aligned(const u8* at, u32* word) {
     const uint4 loaded = *reinterpret_cast<const uint4*>(at);
     word[0] = loaded.x, word[1] = loaded.y, word[2] = loaded.z, word[3] = loaded.w;
@@ -37,10 +30,10 @@ HOST_DEVICE void store_aligned(u8* at, const u32* word) {
     *reinterpret_cast<uint4*>(at) = uint4{word[0], word[1], word[2], word[3]};
 }
 
-// Reads the bytes at `at`, unless that takes bytes from `end` on: then it returns false.
+// Reads the bytes at `at`; returns false if that would read beyond `end`.
 //
-// Where they are not aligned, the words that hold them are read and shifted. The first word may
-// begin up to 3 bytes ahead of them: within the allocation, as those begin with a word.
+// Unaligned bytes are read as words and shifted. The first word may begin up to 3 bytes earlier,
+// which is still inside the allocation, since allocations are aligned.
 template <int kBytes>
 HOST_DEVICE bool load(const u8* at, const u8* end, Bytes<kBytes>& loaded) {
     const int ahead = reinterpret_cast<u64>(at) % 4;
@@ -60,8 +53,8 @@ HOST_DEVICE bool load(const u8* at, const u8* end, Bytes<kBytes>& loaded) {
     return true;
 }
 
-// `kBytes` from position `first` of a row of `row_bytes`, whose last `kGroup` bytes, one pixel, are
-// repeated beyond its end.
+// Reads `kBytes` from position `first` of a row of `row_bytes`. The last `kGroup` bytes, one pixel,
+// are repeated beyond the end of the row.
 template <int kBytes, int kGroup>
 HOST_DEVICE Bytes<kBytes> load_of_row(const u8* row, int first, int row_bytes) {
     Bytes<kBytes> loaded;

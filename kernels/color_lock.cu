@@ -1,7 +1,7 @@
-// The mean colors of a frame held where they are. See color_lock.py.
+// Matches the mean colors of a result to those of its frame. See color_lock.py.
 #include "bytes.h"
 
-constexpr int kShareBits = 7;  // of a block's share in a pixel
+constexpr int kShareBits = 7;  // fractional bits of a block's share in a pixel
 constexpr int kFractionBits = 8 + 2 * kShareBits;
 constexpr int kWholeShare = 1 << kShareBits;
 
@@ -9,7 +9,7 @@ constexpr int kWholeShare = 1 << kShareBits;
 struct Sums {
     u32 red = 0, green = 0, blue = 0;
 
-    // Of four pixels in three words, where a color lies in every third byte.
+    // Adds four pixels in three words, where a color has every third byte.
     HOST_DEVICE void add(u32 first, u32 second, u32 third) {
         constexpr u32 kEnds = 0x01000001, kSecond = 0x00000100, kThird = 0x00010000;
         red = dot4(first, kEnds, dot4(second, kThird, dot4(third, kSecond, red)));
@@ -17,7 +17,7 @@ struct Sums {
         blue = dot4(first, kThird, dot4(second, kSecond, dot4(third, kEnds, blue)));
     }
 
-    // Of the first `count` of 16 pixels.
+    // Adds the first `count` of 16 pixels.
     HOST_DEVICE void add(Bytes<48> pixels, int count) {
         UNROLL for (int i = 0; i < 12; ++i) {
             const int bytes = clamped(3 * count - 4 * i, 0, 4);
@@ -29,7 +29,7 @@ struct Sums {
     }
 };
 
-// The sums of one row of one block, added to those of the block.
+// Adds one row of one block to the sums of the block.
 KERNEL color_sums(
     const u8* rgb, int width, int height, const int* edges, int columns, const int* row_blocks,
     u32* sums) {
@@ -54,7 +54,7 @@ HOST_DEVICE i64 floor_divided(i64 value, i64 by) {
     return value / by - (value % by < 0);
 }
 
-// Of one color of one block: what the result lacks. Its sums are zero afterwards.
+// Computes the missing brightness of one color of one block, and sets its sums to zero.
 KERNEL color_missing(
     u32* low_sums, u32* high_sums, const int* edges_y, int rows, const int* edges_x, int columns,
     int scale, int* missing) {
@@ -86,7 +86,7 @@ HOST_DEVICE int bayer(int x, int y) {
     return (crossed & 1) << 3 | (y & 1) << 2 | (crossed & 2) | (y & 2) >> 1;
 }
 
-// What is missing in a column of blocks, at the height of one row of pixels.
+// Interpolates the missing brightness in a column of blocks at one row of pixels.
 struct ColumnShift {
     int red, green, blue;
 
@@ -100,7 +100,7 @@ HOST_DEVICE void put_shifted(Bytes<48>& shifted, int i, u32 level, int shift) {
     shifted.put(i, clamped(static_cast<int>(level) + (shift >> kFractionBits), 0, 255));
 }
 
-// 16 pixels of a row, in place.
+// Corrects 16 pixels of a row in place.
 KERNEL color_shift(
     u8* rgb, int width, int height, const int* missing, int columns, int rows, const int* across,
     const int* down) {

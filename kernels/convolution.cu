@@ -1,30 +1,29 @@
-// A convolution with all that follows it, on the tensor cores of Hopper. See convolution.py.
+// A convolution and the operations fused with it, for Hopper's tensor cores. See convolution.py.
 //
-// A warpgroup takes a tile of the image with its halo into shared memory, once, and multiplies it
-// tap by tap: each tap is the same tile, read a few pixels further on. What it reads is laid out as
-// `wgmma` wants its rows, eight channels of a pixel in 16 bytes: a pixel further on is 16 bytes
-// further on, and no tap needs a copy of its own.
+// A warpgroup copies a tile of the image with its halo into shared memory once and multiplies it
+// tap by tap: each tap is the same tile, shifted by some pixels. The layout is that of rows for
+// `wgmma`, eight channels of a pixel in 16 bytes, so the next pixel is 16 bytes further on and no
+// tap needs its own copy.
 #include "tensor_core.h"
 
-// Of one image after the other: NHWC throughout.
+// Parameters of a kernel; all tensors are NHWC.
 struct Convolution {
     const u8* source;     // half [count, height, width, passes * inputs]
-    const u8* weights;    // half, as `packed` of convolution.py has them
+    const u8* weights;    // half, in the order of `packed` in convolution.py
     const float* biases;  // [blocks, outputs]
     const float* slopes;  // [blocks, outputs], of PReLU
-    const u8* added;      // half, as the target, or null
+    const u8* added;      // half, same shape as the target, or null
     u8* target;           // half [count, f height, f width, channels], or the image's bytes
     const u8* pixels;     // bytes [count, height, width, 3] that an image is added to, or null
     float* totals;        // [count]: sums of the images, in levels, before they are clamped
     int count, height, width;
 };
 
-// What is known when it is compiled.
+// Compile-time parameters.
 //
-// `kInputs` channels are multiplied at a time, in `kPasses` passes; `kOutputs` channels are made by
-// a block of the grid's y. `kFactor` pixels each way come of one. A row of a tile has `kPitch`
-// pixels, its halo included. A group of threads has a tile, and each of its warpgroups `kRowsOf64`
-// times 64 pixels of that.
+// There are `kPasses` passes of `kInputs` channels; a block of the grid's y computes `kOutputs`
+// channels. `kFactor` is that of the PixelShuffle. A row of a tile has `kPitch` pixels, including
+// the halo. A group of threads has a tile; each of its warpgroups has `kRowsOf64` times 64 pixels.
 template <
     int kInputs_, int kOutputs_, int kSide_, int kPasses_, int kFactor_, bool kIsImage_,
     int kPitch_, int kGroups_, int kGroupWarpgroups_, int kRowsOf64_>
@@ -34,30 +33,30 @@ struct Shape {
     static constexpr bool kIsImage = kIsImage_;
     static constexpr int kGroups = kGroups_, kGroupThreads = 128 * kGroupWarpgroups_;
     static constexpr int kThreads = kGroups * kGroupThreads;
-    static constexpr int kRowsOf64 = kRowsOf64_;  // of a warpgroup
+    static constexpr int kRowsOf64 = kRowsOf64_;  // per warpgroup
 
     static constexpr int kReach = kSide / 2;
     static constexpr int kChunks = kInputs / 8;
     static constexpr int kPositions = 64 * kRowsOf64 * kGroupWarpgroups_;
     static constexpr int kRows = kPositions / kPitch, kColumns = kPitch - 2 * kReach;
     static constexpr int kHaloRows = kRows + 2 * kReach;
-    // Taps reach beyond the last row, in columns that are not used.
+    // Taps reach beyond the last row, but only in unused columns.
     static constexpr int kHaloPositions = (kHaloRows * kPitch + 2 * kReach + 1 + 7) / 8 * 8;
-    // Threads beside each other write chunks of one pixel: into other banks.
+    // Adjacent threads write chunks of one pixel, into different banks.
     static constexpr int kPlaneBytes = 16 * kHaloPositions + (kChunks == 1 ? 0 : 128 / kChunks);
 
-    // Sixteen values are multiplied in a step: of a tap, or of two taps if there are eight.
+    // A step multiplies sixteen values: of one tap, or of two taps with eight channels each.
     static constexpr int kTapSteps = kChunks == 1 ? (kSide + 1) / 2 : kSide * kChunks / 2;
     static constexpr int kSteps = kSide * kTapSteps;
     static constexpr int kStepBytes = 32 * kOutputs;
     static constexpr int kWeightBytes = kSteps * kStepBytes;
 
-    static constexpr int kStagedPitch = 2 * kOutputs + 16;  // of a pixel, in bytes
+    static constexpr int kStagedPitch = 2 * kOutputs + 16;  // bytes per pixel
     static constexpr int kStagedBytes =
         kIsImage ? kPositions * 3 * kFactor * kFactor : kPositions * kStagedPitch;
     static constexpr int kTileBytes =
         divided_up(larger(kChunks * kPlaneBytes, kStagedBytes), 128) * 128;
-    // With weights for all of the input there at once, the next tile comes while one is multiplied.
+    // If all weights fit at once, the next tile is copied while one is multiplied.
     static constexpr int kBuffers = kPasses == 1 ? 2 : 1;
     static_assert(kPasses == 1 || kGroups == 1, "parts of the weights are one group's");
     static constexpr int kSharedBytes =
@@ -65,7 +64,7 @@ struct Shape {
 };
 
 struct Place {
-    int image, y, x;  // of the first pixel that a tile makes
+    int image, y, x;  // of the first output pixel of a tile
 
     template <class S>
     DEVICE static Place of(int tile, const Convolution& it, S) {
@@ -80,8 +79,8 @@ template <class S>
 DEVICE void load_tile(
     u32 tile_address, const Convolution& it, const Place& place, int pass, int thread) {
     constexpr int kPixelBytes = 2 * S::kInputs * S::kPasses;
-    // Where two taps are one step, a row of an odd number of taps reads one more: times zero, which
-    // is zero only if it is a number.
+    // If two taps are one step, an odd row of taps reads one more value, times zero: that is only
+    // zero if the value is finite.
     constexpr int kPositions = S::kChunks == 1 ? S::kHaloPositions : S::kHaloRows * S::kPitch;
     for (int i = thread; i < kPositions * S::kChunks; i += S::kGroupThreads) {
         const int chunk = i % S::kChunks, position = i / S::kChunks;
@@ -104,7 +103,7 @@ DEVICE void load_weights(u32 address, const u8* from, int thread, int threads) {
     }
 }
 
-// All taps of one pass, for the rows of 64 of one warpgroup.
+// Multiplies all taps of one pass, for the rows of 64 of one warpgroup.
 template <class S>
 DEVICE void multiply(
     float (&sums)[S::kRowsOf64][S::kOutputs / 2], u32 tile_address, u32 weights_address,
@@ -129,15 +128,15 @@ DEVICE void multiply(
     finish_multiplying();
 }
 
-// Sums -> halves of the next convolution's source, by way of shared memory for whole lines.
+// Converts sums to the next convolution's input in halves, through shared memory for whole lines.
 template <class S>
 DEVICE void write_features(
     const float (&sums)[S::kRowsOf64][S::kOutputs / 2], u8* staged, const float* constants,
     const Convolution& it, const Place& place, int group, int thread) {
     const int warp = thread / 32, lane = thread % 32;
-    constexpr int kLine = S::kOutputs / 8;  // of 16 bytes each
+    constexpr int kLine = S::kOutputs / 8;  // lines of 16 bytes
     constexpr int kLines = S::kPositions * kLine / S::kGroupThreads;
-    const auto offset_of = [&](int line) -> i64 {  // in the target, or -1 beyond its edges
+    const auto offset_of = [&](int line) -> i64 {  // in the target; -1 beyond its edges
         const int i = thread + line * S::kGroupThreads, block = blockIdx.y;
         const int column = i / kLine % S::kPitch;
         const int y = place.y + i / kLine / S::kPitch, x = place.x + column;
@@ -151,7 +150,7 @@ DEVICE void write_features(
     };
     uint4 added[kLines] = {};
     if (it.added != nullptr) {
-        UNROLL for (int line = 0; line < kLines; ++line) {  // on their way all at once
+        UNROLL for (int line = 0; line < kLines; ++line) {  // all loads in flight at once
             const i64 offset = offset_of(line);
             if (offset >= 0) added[line] = *reinterpret_cast<const uint4*>(it.added + offset);
         }
@@ -190,13 +189,13 @@ DEVICE void write_features(
     }
 }
 
-// Sums -> bytes of the image, which stays in FP32 until then. Its channels come in the order of
-// its bytes: row, column and color of what becomes of a pixel. A row has whole words of 4 bytes.
+// Converts sums to bytes of the image, which stays in FP32 until then. Channels are in the order of
+// the bytes: row, column and color within a pixel of the input. A row has whole words of 4 bytes.
 template <class S>
 DEVICE void write_image(
     const float (&sums)[S::kRowsOf64][S::kOutputs / 2], u8* staged, const float* constants,
     const Convolution& it, const Place& place, int group, int thread) {
-    constexpr int kRowBytes = 3 * S::kFactor;  // of what becomes of a pixel
+    constexpr int kRowBytes = 3 * S::kFactor;  // per pixel of the input
     constexpr int kValues = S::kFactor * kRowBytes;
     const int warp = thread / 32, lane = thread % 32;
     float total = 0;
@@ -247,7 +246,7 @@ DEVICE void write_image(
     }
 }
 
-// One group's tiles, one after the other.
+// Loops over one group's tiles.
 template <class S>
 DEVICE void convolve_tiles(
     const Convolution& it, u8* tile_bytes, u32 weights_address, const u8* weights,
@@ -279,8 +278,8 @@ DEVICE void convolve_tiles(
                 load_tile<S>(
                     address_of(1 - buffer), it, Place::of(tile + step, it, S()), 0, thread);
             }
-            // Groups that begin together would wait together, and tensor cores with them: at first
-            // each waits for the one before it.
+            // Groups that start together would wait together, with the tensor cores idle: at first,
+            // each group waits for the previous one.
             const bool is_first = S::kGroups > 1 && tile == first;
             if (is_first && group > 0) barrier<2 * S::kGroupThreads>(8 + group);
             multiply<S>(
@@ -289,7 +288,7 @@ DEVICE void convolve_tiles(
             if (is_first && group + 1 < S::kGroups && first + gridDim.x < tiles) {
                 arrive<2 * S::kGroupThreads>(9 + group);
             }
-            barrier<S::kGroupThreads>(1 + group);  // what was read may be written again
+            barrier<S::kGroupThreads>(1 + group);  // buffers that were read may be overwritten
         }
         u8* const staged = tile_bytes + buffer * S::kTileBytes;
         if constexpr (S::kIsImage) {
@@ -319,7 +318,7 @@ DEVICE void convolve(const Convolution& it) {
         load_weights<S>(shared_address(shared), weights, threadIdx.x, S::kThreads);
         wait_for_copies();
     }
-    // Weights and constants are there from the start; all else is of the kernel before.
+    // Weights and constants are available at the start; everything else is from earlier kernels.
     wait_for_those_before();
     let_the_next_begin();
     __syncthreads();

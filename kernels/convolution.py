@@ -1,8 +1,8 @@
-"""A convolution with bias, PReLU, residual and PixelShuffle, or as the last one with the image.
+"""Reference for `convolution.cu`: a convolution and the operations fused with it.
 
-What `convolution.cu` computes, in numpy: its specification. Halves are multiplied and added up in
-FP32; a tensor core adds in another order, so that both agree to the rounding of FP32, not to the
-bit.
+These are bias, PReLU, residual and PixelShuffle or, for the last layer, the image in bytes. Halves
+are multiplied and summed in FP32. Tensor cores add in another order, so results agree to the
+rounding of FP32, not bit for bit.
 """
 
 from dataclasses import dataclass
@@ -16,30 +16,33 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Form:
-    """What one kernel of `convolution.cu` was compiled for: the lines of its table."""
+    """The parameters that one kernel of `convolution.cu` is compiled for: a line of its table."""
 
     inputs: int
-    """Channels that are multiplied in a pass."""
+    """Input channels per pass."""
     outputs: int
-    """Channels that a block of the grid's y makes; multiples of 8."""
+    """Output channels per block of the grid's y, a multiple of 8."""
     side: int
     passes: int = 1
     factor: int = 1
-    """Pixels each way that become of one."""
+    """Factor of the PixelShuffle."""
     tile: tuple[int, int] = (30, 4)
-    """(width, height) of what threads make at once."""
+    """(width, height) of a tile in pixels."""
     groups: int = 3
-    """Tiles that a block has at once."""
+    """Groups of threads in a block; each has its own tile."""
     group_threads: int = 128
     blocks_at_once: int = 1
-    """Of one multiprocessor."""
+    """Resident blocks per multiprocessor."""
     shared_bytes: int = 0
 
     def grid(
         self, count: int, width: int, height: int, multiprocessors: int, channel_blocks: int
     ) -> tuple[int, int]:
-        """(x, y) of the grid: for each block of channels, which are done one after the other, as
-        many blocks of threads as run at once, each with tile after tile."""
+        """Return (x, y) of the grid.
+
+        For each block of channels, there are as many blocks of threads as run at once; each loops
+        over tiles.
+        """
         tiles = count * -(-width // self.tile[0]) * -(-height // self.tile[1])
         return min(self.blocks_at_once * multiprocessors, tiles), channel_blocks
 
@@ -62,14 +65,14 @@ FORMS = {
     "convolve_32_to_32_by_3": Form(32, 32, 3, groups=4, shared_bytes=122112),
     "image_of_32_by_3": Form(32, 48, 3, factor=4, groups=4, shared_bytes=131456),
 }
-"""By the names of the kernels."""
+"""Forms by the name of the kernel."""
 
 
 def packed(kernel: NDArray[np.generic], form: Form) -> Halves:
-    """[O, C, k, k] -> half [blocks, passes, steps, 2, outputs, 8], as tensor cores read it.
+    """Reorder [O, C, k, k] to half [blocks, passes, steps, 2, outputs, 8], as tensor cores read it.
 
-    O is filled up with zeros to whole blocks, C to whole passes. A step has 16 values of a tap, or
-    of two taps beside each other if a tap has 8.
+    O is padded with zeros to whole blocks, C to whole passes. A step has 16 values of a tap, or of
+    two adjacent taps if a tap has 8.
     """
     outputs, inputs, side, _ = kernel.shape
     blocks, taps = -(-outputs // form.outputs), side + side % 2 if form.inputs == 8 else side
@@ -85,7 +88,7 @@ def packed(kernel: NDArray[np.generic], form: Form) -> Halves:
 
 
 def unpacked(weights: Halves, form: Form) -> Halves:
-    """What `packed` was given, with the zeros that it added: [O, C, k, k]."""
+    """Undo `packed`, except for its padding by zeros: return [O, C, k, k]."""
     blocks, side = len(weights), form.side
     if form.inputs == 8:
         split = weights.reshape(blocks, form.passes, side, -1, 2, form.outputs, 8)
@@ -98,7 +101,7 @@ def unpacked(weights: Halves, form: Form) -> Halves:
 
 
 def convolved(source: Halves, kernel: NDArray[np.generic], biases: Floats) -> Floats:
-    """half [N, H, W, C] -> float32 [N, H, W, O], zeros beyond the edges."""
+    """Convolve half [N, H, W, C] to float32 [N, H, W, O], with zeros beyond the edges."""
     reach = kernel.shape[2] // 2
     _, height, width, _ = source.shape
     around = np.pad(source.astype(np.float32), ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -110,7 +113,7 @@ def convolved(source: Halves, kernel: NDArray[np.generic], biases: Floats) -> Fl
 
 
 def features(sums: Floats, slopes: Floats, factor: int = 1, added: Halves | None = None) -> Halves:
-    """PReLU, and PixelShuffle of channels in the order [factor, factor, O], as halves."""
+    """Apply PReLU and PixelShuffle to channels in the order [factor, factor, O]; return halves."""
     n, height, width, channels = sums.shape
     rounded = np.where(sums < 0, sums * slopes, sums).astype(np.float16)
     phases = rounded.reshape(n, height, width, factor, factor, channels // factor**2)
@@ -122,7 +125,7 @@ def features(sums: Floats, slopes: Floats, factor: int = 1, added: Halves | None
 def image(
     sums: Floats, factor: int, pixels: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.uint8], Floats]:
-    """Channels in the order [factor, factor, 3] -> bytes, and what was rounded in sum.
+    """Convert channels in the order [factor, factor, 3] to bytes; also return image totals.
 
     Args:
         pixels: uint8 [N, H, W, 3], to which 255 times the sums are added.

@@ -18,24 +18,25 @@ _NO_DRIVER = "no NVIDIA driver here; install one"
 
 
 def open_device() -> "CudaBindings":
-    """
+    """Open the first GPU.
+
     Raises:
-        ResourcesExhausted: no driver, or no GPU.
+        ResourcesExhausted: there is no driver or no GPU.
     """
     try:
         _ask(driver.cuInit(0))
         device = _ask(driver.cuDeviceGet(0))
         return CudaBindings(_ask(driver.cuDevicePrimaryCtxRetain(device)))
-    except RuntimeError as error:  # how the bindings say that a function or all of it is not there
+    except RuntimeError as error:  # raised if the driver, or a function of it, is missing
         is_old = str(error).startswith("Function ")
         missing = "the NVIDIA driver is too old; update it" if is_old else _NO_DRIVER
         raise ResourcesExhausted(
-            f"{missing}, or upscale with another engine: srgan-edge doctor says which there are"
+            f"{missing}, or upscale with another engine; to list them type: srgan-edge doctor"
         ) from None
 
 
 class CudaBindings:
-    """`Cuda` by `cuda.bindings.driver`, one call for each of its."""
+    """`Cuda` through `cuda.bindings.driver`, mostly one call per method."""
 
     def __init__(self, context: Any) -> None:  # noqa: ANN401 - a handle of the bindings
         self._context = context
@@ -56,14 +57,14 @@ class CudaBindings:
         return _PinnedMemory(size_bytes)
 
     def stream(self) -> "_Stream":
-        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # waits for no default stream
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # does not wait for the default stream
         return _Stream(int(_ask(driver.cuStreamCreate(flags))))
 
     def default_stream(self) -> "_Stream":
         return _Stream(0)
 
     def stream_at(self, handle: int) -> "_Stream":
-        """Somebody else's."""
+        """Wrap a stream that belongs to the caller; it is not destroyed here."""
         return _Stream(handle)
 
     def event(self) -> "_Event":
@@ -79,9 +80,9 @@ class CudaBindings:
         return _Kernel(image, name, shared_bytes)
 
     def overlapping_kernel(self, image: bytes, name: str, shared_bytes: int) -> "_Kernel":
-        """One that begins while the one before it in the stream ends, and itself waits for that.
+        """Load a kernel that starts while the previous one ends; the kernel itself has to wait.
 
-        For GPUs of compute capability 9.0 and up: `griddepcontrol` of PTX.
+        It needs compute capability 9.0 or higher: `griddepcontrol` in PTX.
         """
         return _OverlappingKernel(image, name, shared_bytes)
 
@@ -92,7 +93,7 @@ class CudaBindings:
         _ask(driver.cuStreamBeginCapture(stream.handle, mode))
         try:
             yield graph
-        finally:  # or the stream would record for ever
+        finally:  # or the stream would record forever
             recorded = _ask(driver.cuStreamEndCapture(stream.handle))
         graph.executable = _ask(driver.cuGraphInstantiate(recorded, 0))
         _ask(driver.cuGraphDestroy(recorded))
@@ -129,9 +130,8 @@ class _Stream:
 
 class _Event:
     def __init__(self) -> None:
-        flags = (
-            driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
-        )  # who waits sleeps: cores are for FFmpeg
+        # A waiting thread sleeps: FFmpeg needs the CPU cores.
+        flags = driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
         self.event = _ask(driver.cuEventCreate(flags))
 
     def record(self, stream: _Stream) -> None:
@@ -196,7 +196,7 @@ def _three(sizes: Sequence[int]) -> _Sizes:
 
 
 def _as_c(argument: Argument) -> Any:  # noqa: ANN401 - of ctypes
-    """A plain int is an address; numpy's scalars know their size."""
+    """Convert an argument: a plain int is an address; numpy's scalars have a size."""
     if isinstance(argument, int):
         return ctypes.c_uint64(argument)
     kind: Any = np.ctypeslib.as_ctypes_type(argument.dtype)  # type: ignore[arg-type]
@@ -204,11 +204,7 @@ def _as_c(argument: Argument) -> Any:  # noqa: ANN401 - of ctypes
 
 
 def _ask(answer: tuple[Any, ...]) -> Any:  # noqa: ANN401 - whatever the call gives
-    """The result of a call, without its code.
-
-    Raises:
-        ResourcesExhausted: out of memory, no GPU, or whatever else CUDA did not do.
-    """
+    """Return the result of a driver call without its error code, or raise the error."""
     code, *result = answer
     if code != driver.CUresult.CUDA_SUCCESS:
         raise failure_of(code.name)

@@ -1,8 +1,10 @@
-"""The kernels of this folder on one GPU, each compiled when it is first launched."""
+"""Launch the kernels of this folder on one GPU; each is compiled when it is first used."""
 
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from srgan_edge.errors import (
     ExtraMissing,
@@ -15,14 +17,14 @@ from srgan_edge.kernels.cuda import Argument, Cuda, Kernel, Stream
 from srgan_edge.kernels.source import BLOCK_THREADS, KERNELS, source_of
 
 Compile = Callable[[Path, str], bytes]
-"""`source.compile_with_nvrtc`, or what remembers its results."""
+"""The type of `source.compile_with_nvrtc`, or of a function that caches its results."""
 
 
 class Kernels:
-    """Launches kernels by name. Any thread may, in the context of the GPU."""
+    """Launches kernels by name, from any thread in the GPU's context."""
 
     def __init__(self, cuda: Cuda, compute_capability: str, compile_source: Compile) -> None:
-        """`compute_capability`: of the GPU, as `8.9`."""
+        """Prepare for a GPU with a compute capability such as `8.9`; compile nothing yet."""
         self._cuda, self._compute_capability = cuda, compute_capability
         self._compile = compile_source
         self._images: dict[str, bytes] = {}
@@ -35,8 +37,9 @@ class Kernels:
         """Put a kernel into a stream.
 
         Args:
-            threads: as the reference of the kernel counts them.
-            arguments: as the reference lists them; an `int` is an address, all else an `np.int32`.
+            threads: number of threads, from `threads` of the kernel's reference.
+            arguments: parameters in the order of the reference; an `int` is an address, everything
+                else an `np.int32`.
 
         Raises:
             KernelsMissing: as `load`.
@@ -45,10 +48,10 @@ class Kernels:
         self.load(name)((blocks,), (BLOCK_THREADS,), arguments, stream)
 
     def load(self, name: str) -> Kernel:
-        """The kernel, compiled: takes a second or so, which nobody wants between two frames.
+        """Return the compiled kernel; compiling takes a second, so call it before the first frame.
 
         Raises:
-            KernelsMissing: there is no compiler here, or a driver that is older than it.
+            KernelsMissing: there is no compiler, or the driver is too old for it.
         """
         with self._compiling:
             if name not in self._kernels:
@@ -65,3 +68,8 @@ class Kernels:
         if source not in self._images:
             self._images[source] = self._compile(source_of(name), self._compute_capability)
         return self._cuda.kernel(self._images[source], name)
+
+
+def ints(*values: int) -> tuple[np.int32, ...]:
+    """Return kernel arguments that are numbers rather than addresses."""
+    return tuple(map(np.int32, values))

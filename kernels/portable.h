@@ -1,17 +1,17 @@
-// What lets the same source be compiled by nvcc and NVRTC for a GPU, and by any C++ compiler for a
-// CPU, where the tests run it thread by thread. No standard headers: NVRTC has none.
+// Lets NVRTC compile the same source for a GPU, and any C++ compiler for a CPU, where the tests run
+// it thread by thread. No standard headers: NVRTC does not have them.
 #pragma once
 
 #ifdef __CUDACC__
 #define HOST_DEVICE __host__ __device__ __forceinline__
-#if __CUDA_ARCH__ == 750  // where ptxas, unless told how few blocks will do, spills to have more
+#if __CUDA_ARCH__ == 750  // by default, ptxas spills registers there to run more blocks
 #define BLOCKS_AT_ONCE 2
 #else
-#define BLOCKS_AT_ONCE 0  // as ptxas likes
+#define BLOCKS_AT_ONCE 0  // ptxas decides
 #endif
 // 256: BLOCK_THREADS of source.py.
 #define KERNEL extern "C" __global__ void __launch_bounds__(256, BLOCKS_AT_ONCE)
-#define UNROLL _Pragma("unroll")  // arrays stay in registers only where every index is a constant
+#define UNROLL _Pragma("unroll")  // arrays only stay in registers if every index is a constant
 #else
 #define HOST_DEVICE inline
 #define KERNEL extern "C" void
@@ -28,17 +28,17 @@ __device__ __forceinline__ int thread_index() { return blockIdx.x * blockDim.x +
 __device__ __forceinline__ void add_atomically(u32* to, u32 value) { atomicAdd(to, value); }
 #else
 extern "C" {
-inline int current_thread;  // set from outside before each call of a kernel
+inline int current_thread;  // set by the tests before each call of a kernel
 }
 inline int thread_index() { return current_thread; }
-inline void add_atomically(u32* to, u32 value) { *to += value; }  // one thread after the other
+inline void add_atomically(u32* to, u32 value) { *to += value; }  // threads run one after another
 
 struct alignas(16) uint4 {
     u32 x, y, z, w;
 };
 #endif
 
-// `sum`, and the products of four bytes with four others.
+// Returns `sum` plus the dot product of four bytes with four others.
 HOST_DEVICE u32 dot4(u32 bytes, u32 factors, u32 sum) {
 #ifdef __CUDA_ARCH__
     return __dp4a(bytes, factors, sum);

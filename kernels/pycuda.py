@@ -1,7 +1,7 @@
-"""The GPU through pycuda, which has to be compiled where it is installed, and knows no graphs.
+"""The GPU through pycuda, which is compiled during its installation and does not support graphs.
 
-Those are recorded by five calls of the driver itself. Kernels come as cubin or PTX: pycuda's own
-way from a source would need nvcc on the machine that runs them.
+Graphs use five calls of the driver itself. Kernels are loaded as cubin or PTX: to compile sources,
+pycuda would need nvcc on the machine that runs them.
 """
 
 import ctypes
@@ -20,22 +20,23 @@ from srgan_edge.kernels.cuda import Argument, failure_of
 THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL."""
 NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: waits for no default stream."""
+"""CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream."""
 
 
 def open_device() -> "PyCuda":
-    """
+    """Open the first GPU.
+
     Raises:
-        ResourcesExhausted: no driver, or no GPU.
+        ResourcesExhausted: there is no driver or no GPU.
     """
     with _own_errors():
         driver.init()
-        # Not `autoinit`, which makes a context of its own that TensorRT knows nothing of.
+        # Not `autoinit`, which creates its own context instead of the one that TensorRT uses.
         return PyCuda(driver.Device(0).retain_primary_context())
 
 
 class PyCuda:
-    """`Cuda` by `pycuda.driver`."""
+    """`Cuda` through `pycuda.driver`."""
 
     def __init__(self, context: Any) -> None:  # noqa: ANN401 - an object of pycuda
         self._context = context
@@ -82,7 +83,7 @@ class PyCuda:
         recorded = ctypes.c_void_p()
         try:
             yield graph
-        finally:  # or the stream would record for ever
+        finally:  # or the stream would record forever
             handle = ctypes.c_void_p(stream.handle)
             self._ask("cuStreamEndCapture", handle, ctypes.byref(recorded))
         self._ask(
@@ -99,7 +100,7 @@ class PyCuda:
 
 class _Memory:
     def __init__(self, size_bytes: int) -> None:
-        with _own_errors():  # here and now: whoever asks may ask for less
+        with _own_errors():  # translated here, so that callers can request less
             self._allocation = driver.mem_alloc(size_bytes)
         self.address = int(self._allocation)
 
@@ -122,7 +123,7 @@ class _Stream:
         self.handle: int = 0 if stream is None else stream.handle
 
     def synchronize(self) -> None:
-        if self.stream is None:  # pycuda waits for it with all others, or not at all
+        if self.stream is None:  # pycuda can only wait for all streams at once
             driver.Context.synchronize()
         else:
             self.stream.synchronize()
@@ -156,7 +157,7 @@ class _Graph:
 
 class _Kernel:
     def __init__(self, module: Any, name: str, shared_bytes: int) -> None:  # noqa: ANN401 - of pycuda
-        self._module = module  # which unloads itself
+        self._module = module  # unloads itself when collected
         self._function, self._shared_bytes = module.get_function(name), shared_bytes
         if shared_bytes:
             most = driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -180,10 +181,10 @@ class _Kernel:
 
 
 def ask(library: ctypes.CDLL, call: str, *arguments: Any) -> None:  # noqa: ANN401 - of ctypes
-    """Make one call of the driver.
+    """Call a function of the driver.
 
     Raises:
-        ResourcesExhausted: it failed.
+        OutOfMemory, ResourcesExhausted, EngineLost: the call failed.
     """
     if code := getattr(library, call)(*arguments):
         name = ctypes.c_char_p()
@@ -200,7 +201,7 @@ def _own_errors() -> Iterator[None]:
 
 
 def _failure(error: Exception) -> SrganEdgeError:
-    """pycuda has one class for out of memory, and words for all else: `cuX failed: no device`."""
+    """Translate an error of pycuda, which only has texts for all but memory: `cuX failed: ...`."""
     if isinstance(error, driver.MemoryError):
         return failure_of("CUDA_ERROR_OUT_OF_MEMORY")
     words = str(error).partition("failed: ")[2] or str(error)

@@ -1,6 +1,4 @@
-// Packed RGB -> NV12 and P010. See rgb_to_yuv420.py.
-//
-// `kSize` is the size of a sample in bytes: 1 in NV12, 2 in P010.
+// Packed RGB -> NV12. See rgb_to_yuv420.py.
 #include "yuv420.h"
 
 // `Encoding` of yuv_matrix.py.
@@ -38,31 +36,25 @@ struct RgbRow {
     }
 };
 
-// Fixed point -> a sample as it is stored.
-template <int kSize>
-HOST_DEVICE u32 sample(int fixed) {
-    constexpr int kLargest = (1 << kDepthBits<kSize>) - 1;
-    return clamped((fixed + kHalf) >> kFractionBits, 0, kLargest) << kUnusedBits<kSize>;
-}
+// Rounds a fixed-point value to a code.
+HOST_DEVICE u32 sample(int fixed) { return clamped((fixed + kHalf) >> kFractionBits, 0, 255); }
 
-template <int kSize>
 HOST_DEVICE void write_luma(
     u8* luma_row, const RgbRow& rgb, int x, int width, const Encoding& gain) {
-    Bytes<16 * kSize> luma;
+    Bytes<16> luma;
     UNROLL for (int i = 0; i < 16; ++i) {
         const auto [red, green, blue] = rgb[i];
         const int fixed = gain.luma_red * red + gain.luma_green * green + gain.luma_blue * blue;
-        luma.template put<kSize>(i, sample<kSize>(fixed + (gain.luma_offset << kFractionBits)));
+        luma.put(i, sample(fixed + (gain.luma_offset << kFractionBits)));
     }
-    store(luma_row + x * kSize, luma, (width - x) * kSize);
+    store(luma_row + x, luma, width - x);
 }
 
-template <int kSize>
 HOST_DEVICE void write_chroma(
     u8* chroma_row, const RgbRow& upper, const RgbRow& lower, int x, int width,
     const Encoding& gain) {
-    constexpr int kGray = kCenter<kSize> << kFractionBits;
-    Bytes<16 * kSize> chroma;
+    constexpr int kGray = kCenter << kFractionBits;
+    Bytes<16> chroma;
     Rgb left = upper[-1] + lower[-1];
     UNROLL for (int i = 0; i < 8; ++i) {
         const Rgb middle = upper[2 * i] + lower[2 * i];
@@ -70,15 +62,14 @@ HOST_DEVICE void write_chroma(
         const auto [red, green, blue] = left + middle + middle + right;
         const int u = gain.u_red * red + gain.u_green * green + gain.u_blue * blue;
         const int v = gain.v_red * red + gain.v_green * green + gain.v_blue * blue;
-        chroma.template put<kSize>(2 * i, sample<kSize>(u + kGray));
-        chroma.template put<kSize>(2 * i + 1, sample<kSize>(v + kGray));
+        chroma.put(2 * i, sample(u + kGray));
+        chroma.put(2 * i + 1, sample(v + kGray));
         left = right;
     }
-    store(chroma_row + x * kSize, chroma, (2 * divided_up(width, 2) - x) * kSize);
+    store(chroma_row + x, chroma, 2 * divided_up(width, 2) - x);
 }
 
-// 16 pixels of the two rows that share a row of chroma, and the chroma.
-template <int kSize>
+// Converts 16 pixels of the two rows that share a row of chroma.
 HOST_DEVICE void rgb_to_yuv420_thread(
     int thread, const u8* rgb, int width, int height, u8* luma, int luma_pitch, u8* chroma,
     int chroma_pitch, const Encoding& gain) {
@@ -89,10 +80,9 @@ HOST_DEVICE void rgb_to_yuv420_thread(
     const i64 y = 2 * pair;
     const i64 y_below = smaller(2 * pair + 1, height - 1);
     const RgbRow upper(rgb + 3 * y * width, x, width), lower(rgb + 3 * y_below * width, x, width);
-    write_luma<kSize>(luma + y * luma_pitch, upper, x, width, gain);
-    if (y_below > y) write_luma<kSize>(luma + y_below * luma_pitch, lower, x, width, gain);
-    write_chroma<kSize>(
-        chroma + static_cast<i64>(pair) * chroma_pitch, upper, lower, x, width, gain);
+    write_luma(luma + y * luma_pitch, upper, x, width, gain);
+    if (y_below > y) write_luma(luma + y_below * luma_pitch, lower, x, width, gain);
+    write_chroma(chroma + static_cast<i64>(pair) * chroma_pitch, upper, lower, x, width, gain);
 }
 
 KERNEL rgb_to_nv12(
@@ -101,16 +91,6 @@ KERNEL rgb_to_nv12(
     int u_blue, int v_red, int v_green, int v_blue) {
     const Encoding gain{luma_offset, luma_red, luma_green, luma_blue, u_red,
                         u_green,     u_blue,   v_red,      v_green,   v_blue};
-    rgb_to_yuv420_thread<1>(
-        thread_index(), rgb, width, height, luma, luma_pitch, chroma, chroma_pitch, gain);
-}
-
-KERNEL rgb_to_p010(
-    const u8* rgb, int width, int height, u8* luma, int luma_pitch, u8* chroma, int chroma_pitch,
-    int luma_offset, int luma_red, int luma_green, int luma_blue, int u_red, int u_green,
-    int u_blue, int v_red, int v_green, int v_blue) {
-    const Encoding gain{luma_offset, luma_red, luma_green, luma_blue, u_red,
-                        u_green,     u_blue,   v_red,      v_green,   v_blue};
-    rgb_to_yuv420_thread<2>(
+    rgb_to_yuv420_thread(
         thread_index(), rgb, width, height, luma, luma_pitch, chroma, chroma_pitch, gain);
 }

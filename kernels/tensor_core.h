@@ -1,5 +1,5 @@
-// The tensor cores of Hopper, and what feeds them: PTX ISA, "Asynchronous Warpgroup Level Matrix
-// Instructions". Compiled for sm_90a alone.
+// The tensor cores of Hopper and their operands: PTX ISA, "Asynchronous Warpgroup Level Matrix
+// Instructions". Compiled for sm_90a only.
 #pragma once
 
 #include "portable.h"
@@ -8,7 +8,7 @@
 
 DEVICE u32 shared_address(const void* at) { return static_cast<u32>(__cvta_generic_to_shared(at)); }
 
-// 16 bytes on their way to shared memory, or 16 zeros.
+// Starts a copy of 16 bytes to shared memory, or of 16 zeros.
 DEVICE void copy_to_shared(u32 address, const u8* from, bool is_wanted) {
     asm volatile(
         "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
@@ -16,37 +16,37 @@ DEVICE void copy_to_shared(u32 address, const u8* from, bool is_wanted) {
         : "memory");
 }
 
-// Until this thread's copies are there, to be seen by tensor cores after the next barrier.
+// Waits for this thread's copies; tensor cores see them after the next barrier.
 DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_all;\nfence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// Of `kCount` threads that share `number`.
+// A barrier for `kCount` threads with the same `number`.
 template <int kCount>
 DEVICE void barrier(int number) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "n"(kCount) : "memory");
 }
 
-// As `barrier`, without waiting.
+// Arrives at a `barrier` without waiting.
 template <int kCount>
 DEVICE void arrive(int number) {
     asm volatile("bar.arrive %0, %1;" ::"r"(number), "n"(kCount) : "memory");
 }
 
-// What all threads of a warp have, so that the compiler sees it: `wgmma` where a warp may diverge
-// is done one by one.
+// Shows the compiler that a value is uniform in a warp: where a warp may diverge, `wgmma`
+// instructions are serialized.
 DEVICE int uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
-// The next kernel in the stream may begin where there is room for it.
+// Lets the next kernel in the stream start where there is room for it.
 DEVICE void let_the_next_begin() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
-// Until all that the kernels before this one write is there.
+// Waits for all writes of earlier kernels.
 DEVICE void wait_for_those_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
-// A matrix in shared memory: eight rows of 16 bytes behind each other, the next eight behind them,
-// and the next 16 bytes of all rows `next_bytes` further on. To add n is to go 16 n bytes on.
+// A matrix in shared memory: eight contiguous rows of 16 bytes, then the next eight; the next 16
+// bytes of all rows are `next_bytes` further on. Adding n advances by 16 n bytes.
 DEVICE u64 matrix_at(u32 address, int next_bytes) {
     constexpr u64 kEightRows = 128 / 16;
     return address / 16 | static_cast<u64>(next_bytes / 16) << 16 | kEightRows << 32;
@@ -125,14 +125,14 @@ DEVICE u32 sum_of_halves(u32 a, u32 b) {
     return both;
 }
 
-// A level with its half for rounding -> a byte; what is not a number becomes 0.
+// Converts a level plus 0.5 to a byte; NaN becomes 0.
 DEVICE u32 byte_of(float level) {
     u32 byte;
     asm("cvt.rzi.u32.f32 %0, %1;" : "=r"(byte) : "f"(fminf(fmaxf(level, 0.0f), 255.75f)));
     return byte;
 }
 
-// Adds what the 32 threads of a warp have to one value in the GPU's memory.
+// Adds the values of the 32 threads of a warp to one value in global memory.
 DEVICE void add_of_warp(float* to, float value, int lane) {
     UNROLL for (int distance = 16; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, distance);

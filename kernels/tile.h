@@ -1,22 +1,20 @@
-// A tile, and a thread's share of one of its rows: what gathering, scattering and comparing have
-// in common.
+// A tile, and a thread's share of one of its rows: common to gathering, scattering and comparing.
 #pragma once
 
 #include "bytes.h"
 
-// A row of `TilePlan.table`: a window of the frame, and the core that it is responsible for, in LR
-// pixels of the frame.
+// A row of `TilePlan.table`: a window of the frame and its core, in LR pixels of the frame.
 struct Tile {
     int window_y, window_x;
     int core_y, core_x, core_height, core_width;
 };
 
-// Which row of which tile a thread works on, and on which 16 bytes of it.
+// The tile, the row and the 16 bytes of it that a thread works on.
 struct Share {
     int tile, row, chunk;
 
     HOST_DEVICE Share(int thread, int rows, int row_bytes) {
-        // One more than fill the row: it begins anywhere in its first 16 bytes of memory.
+        // One more than fill the row, since a row may begin anywhere in 16 bytes.
         const int chunks = divided_up(row_bytes + 15, 16);
         chunk = thread % chunks;
         row = thread / chunks % rows;
@@ -24,7 +22,7 @@ struct Share {
     }
 };
 
-// The bytes of a row that lie in one aligned 16 bytes of memory: all in the middle, fewer at ends.
+// The bytes of a row in one aligned chunk of 16 bytes: all in the middle, fewer at its ends.
 struct Chunk {
     int start, stop;
 
@@ -37,7 +35,7 @@ struct Chunk {
     HOST_DEVICE bool is_whole() const { return stop - start == 16; }
 };
 
-// Copies one chunk of a row; `source_end` is the end of the memory that `source` lies in.
+// Copies one chunk of a row; `source_end` is the end of the source's memory.
 HOST_DEVICE void copy_chunk(
     u8* target, const u8* source, const u8* source_end, int row_bytes, int chunk) {
     const Chunk part(target, row_bytes, chunk);

@@ -1,4 +1,4 @@
-// Which tiles of a frame differ from those of the one before. See tile_difference.py.
+// Marks the tiles that differ from those of the previous frame. See tile_difference.py.
 #include "tile.h"
 
 HOST_DEVICE bool chunk_differs(const u8* a, const u8* b, int row_bytes, int chunk) {
@@ -9,7 +9,7 @@ HOST_DEVICE bool chunk_differs(const u8* a, const u8* b, int row_bytes, int chun
         load_aligned(a + part.start, left);
         load_aligned(b + part.start, right);
         UNROLL for (int i = 0; i < 4; ++i) difference |= left[i] ^ right[i];
-    } else {  // without an end ahead of time, so that all are on their way at once
+    } else {  // without an early exit, so that all loads are in flight at once
         UNROLL for (int i = 0; i < 16; ++i) {
             const int at = part.start + i;
             if (at < part.stop) difference |= a[at] ^ b[at];
@@ -26,7 +26,7 @@ KERNEL tile_difference(
     if (share.tile >= count) return;
     const Tile& tile = tiles[share.tile];
     const i64 offset = 3 * (static_cast<i64>(tile.window_y + share.row) * width + tile.window_x);
-    // All threads of a tile that find a difference write the same, so that they need no order.
+    // All threads of a tile that find a difference write the same value, so order does not matter.
     if (chunk_differs(frame + offset, previous + offset, row_bytes, share.chunk)) {
         dirty[share.tile] = 1;
     }

@@ -1,9 +1,9 @@
-"""What `tile_difference.cu` computes: the tiles that have to be upscaled again.
+"""Reference for `tile_difference.cu`: find the tiles that have to be upscaled again.
 
 Kernel: `tile_difference`, with the parameters (frame, previous, width, tiles, count, window_width,
-window_height, dirty): addresses and pixels. `dirty` must hold zeros: the kernel writes ones only,
-so that its threads need no order. A thread compares 16 bytes of a row; its fast path needs both
-frames to begin at the same place in 16 bytes.
+window_height, dirty): addresses and pixels. `dirty` must hold zeros: the kernel only writes ones,
+so its threads may run in any order. A thread compares 16 bytes of a row; its fast path needs both
+frames to have the same alignment within 16 bytes.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ def tile_difference(
     tiles: npt.NDArray[np.int32],
     window_size: tuple[int, int],
 ) -> npt.NDArray[np.uint8]:
-    """uint8 [N]: 1 where a window, halo and all, has other bytes than in the frame before, else 0.
+    """Return uint8 [N]: 1 for each window, with its halo, that differs from the previous frame.
 
-    A tile that is 0 would be upscaled to the same pixels to the last bit.
+    A tile with 0 would be upscaled to exactly the same pixels.
 
     Args:
         frame, previous: uint8 [H, W, 3].
@@ -32,4 +32,4 @@ def tile_difference(
 
 
 threads = tile_gather.threads
-"""As many as gathering the same tiles takes."""
+"""The number of threads is the same as for `tile_gather`."""

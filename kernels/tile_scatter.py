@@ -1,7 +1,7 @@
-"""What `tile_scatter.cu` computes: upscaled tiles put into the frame, without their halos.
+"""Reference for `tile_scatter.cu`: copy upscaled tiles into the frame, without their halos.
 
 Kernel: `tile_scatter`, with the parameters (batch, window_width, window_height, tiles, count,
-scale, frame, width): addresses, and LR pixels. A thread copies 16 bytes of a row, aligned where it
+scale, frame, width): addresses and LR pixels. A thread copies 16 bytes of a row, with aligned
 writes.
 """
 
@@ -17,11 +17,11 @@ def tile_scatter(
     scale: int,
     frame: npt.NDArray[np.uint8],
 ) -> None:
-    """Write the cores of uint8 [N, sh, sw, 3] into a frame uint8 [sH, sW, 3]; leave the rest.
+    """Write the cores of uint8 [N, sh, sw, 3] into a frame uint8 [sH, sW, 3]; keep the rest.
 
     Args:
-        tiles: the rows of `TilePlan.table` that the batch is made of, int32 [N, 6].
-        scale: s, of the network.
+        tiles: the rows of `TilePlan.table` for the batch, int32 [N, 6].
+        scale: s, the factor of the network.
     """
     for pixels, tile in zip(batch, scale * tiles, strict=True):
         window_y, window_x, y, x, height, width = tile
@@ -30,6 +30,6 @@ def tile_scatter(
 
 
 def threads(count: int, window_size: tuple[int, int], scale: int) -> int:
-    """For `count` tiles of a window (width, height) in LR pixels; those of halos do nothing."""
+    """Return the number of threads for windows in LR pixels; those of halos do nothing."""
     width, height = window_size
     return tile_gather.threads(count, (scale * width, scale * height))

@@ -1,23 +1,23 @@
-"""The numbers that YUV is converted by, in fixed point.
+"""Coefficients of the conversions between YUV and RGB, in fixed point.
 
-Integers, so that every compiler and numpy compute the same to the last bit, whatever they contract
-or reorder. Results have 20 bits after the point and luma is multiplied at once; chroma is a sum of
-samples with weights that add up to 8, and its gains have 17. Rounding the gains moves a result by
-less than 0.02 of a code, so that it is the nearest code to the exact value or, within 0.02 of half
-way, the one beside it. Nothing leaves 32 bits.
+All are integers, so that every compiler and numpy compute the same to the last bit, whatever they
+contract or reorder. Results have 20 fractional bits. Chroma is a sum of samples whose weights add
+up to 8, so its gains have 17. Rounding the gains moves a result by less than 0.02 of a code: it is
+the code nearest to the exact value or, within 0.02 of the midpoint, its neighbor. All values fit in
+32 bits.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 FRACTION_BITS = 20
-"""After the point of a result."""
+"""Fractional bits of a result."""
 CHROMA_FRACTION_BITS = FRACTION_BITS - 3
-"""After the point of a gain that meets eight times a chroma code."""
+"""Fractional bits of a gain for eight times a chroma code."""
 
 
 class Decoding(NamedTuple):
-    """Y'CbCr codes -> R'G'B' levels, in the order of the kernels' parameters."""
+    """Coefficients from Y'CbCr codes to R'G'B' levels, in the order of the kernels' parameters."""
 
     luma_offset: int
     """Code of black."""
@@ -29,7 +29,7 @@ class Decoding(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """R'G'B' levels -> Y'CbCr codes, in the order of the kernels' parameters."""
+    """Coefficients from R'G'B' levels to Y'CbCr codes, in the order of the kernels' parameters."""
 
     luma_offset: int
     """Code of black."""
@@ -46,17 +46,18 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True)
 class YuvMatrix:
-    """A matrix of H.273, table 4, with its range; constant luminance is not among them."""
+    """A matrix of H.273, table 4, with its range; constant luminance is not supported."""
 
     k_red: float
     k_blue: float
-    """`srgan_edge.video.color.MATRICES` has both for every code point."""
+    """Weights of red and blue, listed by code point in `srgan_edge.video.color.MATRICES`."""
     full_range: bool
-    """Codes fill 0 to 255, rather than 16 to 235 for luma and 16 to 240 for chroma."""
+    """Codes fill 0 to 255; else 16 to 235 for luma and 16 to 240 for chroma."""
 
-    def decoding(self, bits: int) -> Decoding:
-        """From codes of 8 or 10 `bits` to levels 0..255 (H.273, equations 38 to 43)."""
-        luma_offset, luma_span, chroma_span = self._spans(bits)
+    @property
+    def decoding(self) -> Decoding:
+        """Coefficients from codes of 8 bits to levels 0..255 (H.273, equations 38 to 43)."""
+        luma_offset, luma_span, chroma_span = self._spans
         k_green = 1 - self.k_red - self.k_blue
         red = 2 * (1 - self.k_red) * 255 / chroma_span
         blue = 2 * (1 - self.k_blue) * 255 / chroma_span
@@ -69,12 +70,13 @@ class YuvMatrix:
             blue_u=_fixed(blue, CHROMA_FRACTION_BITS),
         )
 
-    def encoding(self, bits: int) -> Encoding:
-        """From levels 0..255 to codes of 8 or 10 `bits`.
+    @property
+    def encoding(self) -> Encoding:
+        """Coefficients from levels 0..255 to codes of 8 bits.
 
-        Green takes what rounding leaves, so that white is the code of white and gray has no chroma.
+        Green absorbs the rounding errors, so white keeps its exact code and gray has no chroma.
         """
-        luma_offset, luma_span, chroma_span = self._spans(bits)
+        luma_offset, luma_span, chroma_span = self._spans
         white = _fixed(luma_span / 255, FRACTION_BITS)
         luma_red = _fixed(self.k_red * luma_span / 255, FRACTION_BITS)
         luma_blue = _fixed(self.k_blue * luma_span / 255, FRACTION_BITS)
@@ -94,11 +96,10 @@ class YuvMatrix:
             v_blue,
         )
 
-    def _spans(self, bits: int) -> tuple[int, int, int]:
-        """Code of black, and how many codes luma and chroma have between their ends."""
-        if self.full_range:
-            return 0, (1 << bits) - 1, (1 << bits) - 1
-        return 16 << bits - 8, 219 << bits - 8, 224 << bits - 8
+    @property
+    def _spans(self) -> tuple[int, int, int]:
+        """Code of black, and the ranges of luma and chroma codes."""
+        return (0, 255, 255) if self.full_range else (16, 219, 224)
 
 
 def _fixed(value: float, fraction_bits: int) -> int:

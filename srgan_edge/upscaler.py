@@ -27,7 +27,7 @@ from srgan_edge.tiling import (
 )
 
 if TYPE_CHECKING:  # needs PyAV, which still images do not
-    from srgan_edge.engines.canvas import GpuEngine
+    from srgan_edge.engines.slots import GpuEngine
 
 STRIPE_BYTES = 128 << 20
 """Largest row of upscaled tiles under `--tile auto`: of a still image, only that is in memory."""

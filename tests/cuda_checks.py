@@ -1,7 +1,7 @@
-"""What the launcher promises, checked on a GPU or on a fake driver (kernels/test_cuda.py).
+"""Checks of the launcher, on a GPU or on a fake driver.
 
-Not collected by itself: both bindings pass it, each in a process of its own. `tensorrt_checks.py`
-is of the same kind.
+Pytest does not collect this file: tests/kernels/test_cuda.py runs it for both bindings, each in its
+own process, as `tensorrt_checks.py`.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ extern "C" __global__ void scale_add(unsigned char* values, int count, float fac
 
 @pytest.fixture
 def fake():
-    """The knobs of the driver without a GPU."""
+    """The controls of the driver without a GPU."""
     if not FAKE:
         pytest.skip("only a driver without a GPU can be made to fail")
     library = ctypes.CDLL(FAKE)
@@ -45,7 +45,7 @@ def fake():
 
 @pytest.fixture
 def cuda():
-    """The GPU, through the binding that is to be checked, current in this thread."""
+    """The GPU through the binding under test, current in this thread."""
     opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
     with opened.current():
         yield opened
@@ -107,7 +107,7 @@ def test_bytes_go_there_and_come_back(cuda):
         owned.close()
 
 
-def test_nothing_waits_by_itself(cuda, fake):
+def test_nothing_waits_unasked(cuda, fake):
     source, target = filled(cuda, np.arange(8, dtype=np.uint8)), filled(cuda, np.zeros(8, np.uint8))
     memory, stream = cuda.memory(8), cuda.stream()
     cuda.upload(source.array, memory.address, stream)
@@ -224,7 +224,7 @@ def test_out_of_memory_is_an_error_of_its_own(fake):
         opened.memory(2000)
 
 
-def test_a_lost_gpu_is_told(fake):
+def test_a_lost_gpu_is_reported(fake):
     opened = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]]).open_device()
     with pytest.raises(EngineLost, match="the GPU failed"), opened.current():
         stream = opened.stream()
@@ -232,10 +232,10 @@ def test_a_lost_gpu_is_told(fake):
         stream.synchronize()
 
 
-def test_no_gpu_is_told(fake):
+def test_a_missing_gpu_is_reported(fake):
     fake.fake_set_devices(0)
     module = importlib.import_module(BINDINGS[os.environ["SRGAN_EDGE_BINDING"]])
-    with pytest.raises(ResourcesExhausted, match="no GPU to be used"):
+    with pytest.raises(ResourcesExhausted, match="no usable GPU"):
         module.open_device()
 
 
@@ -253,7 +253,7 @@ def host_kernels(tmp_path_factory):
 def test_ffmpeg_takes_the_primary_context_where_waiting_sleeps(
     cuda, fake, flags, is_active, is_shared
 ):
-    """PyTorch opens it otherwise, and then FFmpeg refuses it."""
+    """PyTorch would open the context with different flags, which FFmpeg refuses."""
     fake.fake_primary_context(flags, is_active)
     assert share_primary_context(FAKE) is is_shared
     assert share_primary_context(FAKE) is is_shared

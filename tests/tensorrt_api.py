@@ -1,10 +1,10 @@
 """TensorRT 10 and 11 as far as their Python API is known, without their libraries.
 
-`recorded(version)` is a module that has the names which that version has, and no others: reading or
-setting any other is an AttributeError, as it would be on an edge box. The names are those found in
-the sources of the bindings of 10.0, 10.3, 10.7, 10.13, 10.16 and 11.1 and in the symbols of 11.4.
-Behind them is just enough to build: the graph is really read, by onnx, and the plan is what
-the inspector would say of it, a kernel for each convolution in the type that the graph gives it.
+`recorded(version)` is a module with exactly the names of that version: reading or setting any other
+raises an AttributeError, as on an edge device. The names come from the sources of the bindings of
+10.0, 10.3, 10.7, 10.13, 10.16 and 11.1 and from the symbols of 11.4. Behind them is just enough to
+build: onnx reads the graph, and the plan is the inspector's output, with one kernel for each
+convolution in the type of the graph.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ NAMES = {
     "ProfilingVerbosity": "DETAILED",
     "LayerInformationFormat": "JSON",
 }
-"""What all of them have."""
+"""Names that all versions have."""
 
 ADDED = {
     (10, 7): {"IBuilderConfig": "max_num_tactics"},
@@ -84,7 +84,7 @@ REMOVED = {
         "BuilderFlag": "BF16 FP16 FP8 INT8 INT4 OBEY_PRECISION_CONSTRAINTS",
     }
 }
-"""What older ones have and these have not."""
+"""Names of older versions that newer ones lack."""
 
 DATATYPES = {
     onnx.TensorProto.FLOAT: "Float",
@@ -101,11 +101,11 @@ RTX = {
     "IRuntimeConfig": "create_runtime_cache get_runtime_cache set_runtime_cache",
     "IRuntimeCache": "deserialize serialize",
 }
-"""What TensorRT-RTX has besides; a test looks for it in the real binding."""
+"""Names that only TensorRT-RTX has; a test checks them in the real binding."""
 
 
 def names_of(kind, version):
-    """The attributes that a class, or the module itself, has in a version."""
+    """Return the attributes of a class, or of the module, in a version."""
     if version.startswith("1."):
         return set(NAMES.get(kind, "").split()) | set(RTX.get(kind, "").split())
     number = tuple(map(int, version.split(".")[:2]))
@@ -400,7 +400,7 @@ class Runtime(Recorded):
 
 
 class tensorrt(Recorded):
-    """The module itself."""
+    """The fake module."""
 
     __spec__ = ModuleSpec("tensorrt", None)
     ILogger, IProgressMonitor = ILogger, IProgressMonitor
@@ -430,9 +430,9 @@ class Api:
     driver: object = None
     """The driver without a GPU, if engines shall run."""
     run: object = None
-    """What an engine computes: uint8 [N, H, W, 3] -> [N, 4H, 4W, 3]."""
+    """Computation of an engine: uint8 [N, H, W, 3] -> [N, 4H, 4W, 3]."""
     totals: object = lambda batch: np.zeros(len(batch))
-    """What else it computes: float32 [N]."""
+    """Computation of the second output: float32 [N]."""
     tensors: tuple[str, ...] = ("input", "output", "totals")
     capturable: bool = True
     heard: list[bytes] = field(default_factory=list)
@@ -451,7 +451,7 @@ def recorded(version, *failures, **does):
 
 
 def layers_of(model):
-    """What the inspector would write, types in words for inputs and bare for weights."""
+    """Return text like the inspector's, with types in words for inputs and bare for weights."""
     inferred = onnx.shape_inference.infer_shapes(model)
     graph = inferred.graph
     types_by_name = {

@@ -1,8 +1,8 @@
 """The TensorRT engine on the driver without a GPU: slots, graphs, shapes, failures, whole videos.
 
-What TensorRT would compute, OpenVINO computes, in the stream and on the memory that TensorRT would
-use: what is upscaled by the engine has to be what OpenVINO alone gives, byte for byte. It is not
-collected by itself; tests/kernels/test_cuda.py runs it.
+OpenVINO computes in place of TensorRT, in its stream and on its memory, so the engine's results
+have to equal those of OpenVINO alone, byte for byte. Pytest does not collect this file:
+tests/kernels/test_cuda.py runs it.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ PLAN = b"ftrt" + b'{"Layers": []}'
 
 
 class Counts(ctypes.Structure):
-    """What the driver did since it was asked last."""
+    """Return the driver's counters since the last call."""
 
     _fields_ = [
         (name, ctypes.c_uint64)
@@ -187,7 +187,7 @@ def test_a_dynamic_engine_changes_shape(tensorrt, openvino, tmp_path):
         for shape in [(1, 8, 8), (3, 20, 30), (1, 4, 5), (1, 8, 8)]:
             batch = images(*shape)
             assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
-        with pytest.raises(UsageError, match="was given 1x21x30; build one for that"):
+        with pytest.raises(UsageError, match="not 1x21x30; build one for that"):
             engine.upscale(images(1, 21, 30))
 
 
@@ -196,7 +196,7 @@ def test_another_shape_is_refused(tensorrt, tmp_path, shape):
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 9, 7))
     with (
         TensorRtEngine(path) as engine,
-        pytest.raises(UsageError, match=r"the engine takes 2x9x7, and was given"),
+        pytest.raises(UsageError, match=r"the engine accepts 2x9x7, not "),
     ):
         engine.upscale(images(*shape))
 
@@ -237,14 +237,14 @@ def test_slots_that_do_not_fit_are_done_without(tensorrt, openvino, tmp_path):
         assert np.array_equal(engine.upscale(batch), openvino.upscale(batch))
 
 
-def test_too_little_memory_for_one_slot_is_told(tensorrt, tmp_path):
+def test_too_little_memory_for_one_slot_is_reported(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8))
     DRIVER.fake_limit_memory(ctypes.c_size_t(DRIVER.fake_used_bytes() + 100))
     with pytest.raises(ResourcesExhausted, match="too little memory for this engine; build one"):
         TensorRtEngine(path)
 
 
-def test_a_gpu_lost_at_work_is_told(tensorrt, tmp_path):
+def test_a_gpu_lost_at_work_is_reported(tensorrt, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5))) as engine:
         DRIVER.fake_break(46)
         with pytest.raises(ResourcesExhausted, match="the GPU failed"):
@@ -295,7 +295,7 @@ def test_a_frame_goes_there_once_and_comes_back_once(tensorrt, tmp_path, profile
             assert Counts.take() == once(size_bytes, 16 * size_bytes, calls, batch)
 
 
-def test_whoever_waits_for_the_gpu_lets_others_work(tensorrt, tmp_path):
+def test_waiting_for_the_gpu_leaves_the_cpu_to_others(tensorrt, tmp_path):
     """The driver does nothing before another thread of Python has said so."""
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 8, 8))) as engine:
         opened = []
@@ -366,7 +366,7 @@ def bright(batch):
     return np.where((batch == 255).any((1, 2, 3)), np.nan, 1)
 
 
-def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openvino, tmp_path):
+def test_only_actual_frames_are_reported_as_not_finite(tensorrt, openvino, tmp_path):
     install, _ = tensorrt
     install(totals=bright)
     path = engine_file(tmp_path / "a.engine", Profile.static(3, 5, 6))
@@ -382,7 +382,9 @@ def test_what_is_not_finite_is_told_of_the_frames_that_are_there(tensorrt, openv
         engine.upscale(light[:1])  # behind it is still the bright one of before
 
 
-def test_a_video_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, monkeypatch, capsys):
+def test_frames_that_are_not_finite_are_repeated_in_fp32(
+    tensorrt, openvino, tmp_path, monkeypatch, capsys
+):
     """Some tiles of every frame, done again by OpenVINO; its pixels here are the engine's too."""
     install, batches = tensorrt
     install(totals=lambda batch: np.where(batch.mean((1, 2, 3)) > 100, np.inf, 0))
@@ -408,7 +410,9 @@ def test_a_video_has_in_fp32_what_is_not_finite(tensorrt, openvino, tmp_path, mo
 def test_an_engine_without_the_second_output_is_refused(tensorrt, tmp_path):
     install, _ = tensorrt
     install(tensors=("input", "output"))
-    with pytest.raises(ModelRefused, match="writes input, output, as no engine of this version"):
+    with pytest.raises(
+        ModelRefused, match="its tensors are input, output, unlike those of this version"
+    ):
         TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 5, 5)))
 
 
@@ -438,7 +442,7 @@ def test_an_engine_for_elsewhere_is_refused(tensorrt, tmp_path, changes, message
         TensorRtEngine(path)
 
 
-def test_what_tensorrt_says_of_an_engine_is_told(tensorrt, tmp_path):
+def test_messages_of_tensorrt_are_reported(tensorrt, tmp_path):
     install, _ = tensorrt
     where = "The engine plan file is generated on an incompatible device"
     install(("load", f"6: {where}, expecting compute 8.9 got compute 8.6, please rebuild."))
@@ -455,7 +459,7 @@ def test_fp32_is_not_to_be_had_of_half_precision(tensorrt, tmp_path):
 
 @pytest.mark.parametrize("capturable", [True, False])
 def test_tensorrt_rtx_keeps_what_it_compiled(openvino, monkeypatch, tmp_path, capturable):
-    """And runs without a graph where it says that it cannot be recorded."""
+    """It also runs without a graph if the context cannot be recorded."""
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("srgan_edge.engines.cache.installed_version", lambda name: "1.7.1.116")
     binding = os.environ["SRGAN_EDGE_BINDING"]
@@ -584,28 +588,28 @@ BT_709 = YuvMatrix(0.2126, 0.0722, False)
 KEPT = ("width", "height", "color", "sample_aspect_ratio", "display_matrix", "start_pts")
 
 
-def decoded_frames(width, height, pixel_format, count=3):
-    """Frames as NVDEC gives them, in this machine's memory; rows have gaps."""
+def decoded_frames(width, height, count=3):
+    """Frames in NV12 as from NVDEC, in host memory; rows have gaps."""
     frames = []
     for seed in range(count):
         rgb = VideoFrame.from_ndarray(np.roll(images(height, width), seed), "rgb24")
-        frames.append(rgb.reformat(format=pixel_format))
+        frames.append(rgb.reformat(format="nv12"))
     return frames
 
 
 def planes_in(frame):
-    """Luma [H, W] and chroma [H / 2, W / 2, 2] of an NV12 or P010 frame."""
-    dtype = np.uint8 if frame.format.name == "nv12" else np.uint16
+    """Luma [H, W] and chroma [H / 2, W / 2, 2] of an NV12 frame."""
     luma, chroma = (
-        np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1) for plane in frame.planes
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
+        for plane in frame.planes
     )
     pairs = chroma[:, : frame.width].reshape(frame.height // 2, frame.width // 2, 2)
     return luma[:, : frame.width], pairs
 
 
-def video_on_the_gpu(engine, width, height, pixel_format, tiling=None):
+def video_on_the_gpu(engine, width, height, tiling=None):
     plan, batch = FrameUpscaler(engine, tiling or Tiling()).plan(width, height)
-    return GpuVideo(engine, plan, batch, BT_709, pixel_format, device=CPU)
+    return GpuVideo(engine, plan, batch, BT_709, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -618,20 +622,18 @@ def video_on_the_gpu(engine, width, height, pixel_format, tiling=None):
     ],
     ids=["whole", "tiles", "batches", "dynamic"],
 )
-@pytest.mark.parametrize(("given", "taken"), [("nv12", "nv12"), ("p010le", "p010le")])
-def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
-    tensorrt, tmp_path, profile, width, height, given, taken
+def test_frames_on_the_gpu_equal_those_through_host_memory(
+    tensorrt, tmp_path, profile, width, height
 ):
     """To the byte: the references of the kernels, with frames of `FrameUpscaler` between."""
-    bits = 8 if taken == "nv12" else 10
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
         upscaler = FrameUpscaler(engine, Tiling())
-        with video_on_the_gpu(engine, width, height, taken) as video:
-            for frame in decoded_frames(width, height, given):
+        with video_on_the_gpu(engine, width, height) as video:
+            for frame in decoded_frames(width, height):
                 upscaled = video.upscale(frame)
                 assert (upscaled.width, upscaled.height) == (4 * width, 4 * height)
                 rgb = yuv420_to_rgb(*planes_in(frame), BT_709)
-                expected = rgb_to_yuv420(upscaler.upscale(rgb), BT_709, bits)
+                expected = rgb_to_yuv420(upscaler.upscale(rgb), BT_709)
                 for plane, reference in zip(planes_in(upscaled), expected, strict=True):
                     assert np.array_equal(plane, reference)
                 del upscaled, plane
@@ -639,9 +641,9 @@ def test_what_stays_on_the_gpu_is_what_goes_by_this_machine(
 
 def test_nothing_of_a_frame_leaves_the_gpu(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
-    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50, "nv12") as video:
-        video.upscale(decoded_frames(62, 50, "nv12")[0])
-        for frame in decoded_frames(62, 50, "nv12"):
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50) as video:
+        video.upscale(decoded_frames(62, 50)[0])
+        for frame in decoded_frames(62, 50):
             Counts.take()
             video.upscale(frame)
             taken = Counts.take()
@@ -653,36 +655,36 @@ def test_nothing_of_a_frame_leaves_the_gpu(tensorrt, tmp_path):
 
 
 def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
-    """FFmpeg copies what NVDEC gives in the default stream, and does not wait for the end."""
+    """FFmpeg copies NVDEC's frames in the default stream and does not wait for the end."""
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
-    frame, *_ = decoded_frames(48, 36, "nv12")
+    frame, *_ = decoded_frames(48, 36)
     content = np.concatenate([plane.ravel() for plane in planes_in(frame)])
     with TensorRtEngine(path) as engine, engine.slot() as slot:
         canvas = engine.canvas(slot, *FrameUpscaler(engine, Tiling()).plan(48, 36))
         arriving, result = engine.cuda.memory(content.size), engine.cuda.memory(16 * content.size)
         engine.cuda.upload(content, arriving.address, engine.cuda.default_stream())
-        source = Planes(arriving.address, 48, arriving.address + 48 * 36, 48, "nv12")
-        target = Planes(result.address, 192, result.address + 192 * 144, 192, "nv12")
+        source = Planes(arriving.address, 48, arriving.address + 48 * 36, 48)
+        target = Planes(result.address, 192, result.address + 192 * 144, 192)
         canvas.upscale_planes(source, target, BT_709)
         back = np.empty(16 * content.size, np.uint8)
         engine.cuda.download(result.address, back, slot.stream)
         slot.wait()
         for memory in (arriving, result):
             memory.close()
-    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36, "nv12") as video:
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36) as video:
         upscaled = video.upscale(frame)
         expected = np.concatenate([plane.ravel() for plane in planes_in(upscaled)])
         del upscaled
     assert np.array_equal(back, expected)
 
 
-def test_what_is_not_finite_goes_into_no_video(tensorrt, tmp_path):
+def test_frames_that_are_not_finite_are_not_written(tensorrt, tmp_path):
     install, _ = tensorrt
     install(totals=lambda batch: np.where(np.arange(len(batch)) == 1, np.nan, 0))
     path = engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))
-    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50, "nv12") as video:
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 62, 50) as video:
         with pytest.raises(NotFinite) as raised:
-            video.upscale(decoded_frames(62, 50, "nv12")[0])
+            video.upscale(decoded_frames(62, 50)[0])
         assert raised.value.frames == [1, 3, 5]
 
 
@@ -690,8 +692,8 @@ def test_room_is_used_again_once_the_encoder_lets_go(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
     before = DRIVER.fake_used_bytes()
     with TensorRtEngine(path) as engine:
-        frames = decoded_frames(48, 36, "nv12", 9)
-        with video_on_the_gpu(engine, 48, 36, "nv12") as video:
+        frames = decoded_frames(48, 36, 9)
+        with video_on_the_gpu(engine, 48, 36) as video:
             held, addresses = deque(maxlen=3), set()
             for frame in frames:
                 held.append(video.upscale(frame))
@@ -701,21 +703,21 @@ def test_room_is_used_again_once_the_encoder_lets_go(tensorrt, tmp_path):
     assert DRIVER.fake_used_bytes() == before
 
 
-def test_a_video_that_does_not_fit_is_told_before_its_first_frame(tensorrt, tmp_path):
+def test_a_video_that_does_not_fit_is_reported_before_its_first_frame(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
     with TensorRtEngine(path, slots=2) as engine:
         used = DRIVER.fake_used_bytes()
         DRIVER.fake_limit_memory(ctypes.c_size_t(used + 200_000))  # for one of the slots
         with pytest.raises(OutOfMemory):
-            video_on_the_gpu(engine, 62, 50, "nv12")
+            video_on_the_gpu(engine, 62, 50)
         DRIVER.fake_reset()
         engine.upscale(images(1, 36, 36))
 
 
-def test_a_gpu_lost_with_the_video_on_it_is_told(tensorrt, tmp_path):
+def test_a_gpu_lost_during_a_video_is_reported(tensorrt, tmp_path):
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 48))
-    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36, "nv12") as video:
-        frame, *_ = decoded_frames(48, 36, "nv12")
+    with TensorRtEngine(path) as engine, video_on_the_gpu(engine, 48, 36) as video:
+        frame, *_ = decoded_frames(48, 36)
         video.upscale(frame)
         DRIVER.fake_break(46)
         with pytest.raises(EngineLost, match="the GPU failed"):
@@ -723,7 +725,7 @@ def test_a_gpu_lost_with_the_video_on_it_is_told(tensorrt, tmp_path):
         DRIVER.fake_reset()
 
 
-def test_a_video_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
+def test_a_video_on_the_gpu_keeps_all_metadata(tensorrt, tmp_path):
     """Times, durations, colors, aspect and rotation, as of the video made by this machine."""
     wanted = {"time_base": MS, "pts": [0, 33, 400, 433, 1000], "last_duration": 700}
     wanted |= {"color": (1, 1, 1, 1), "aspect": Fraction(4, 3), "display": (90, False)}
@@ -742,7 +744,7 @@ def test_a_video_that_stays_there_keeps_what_others_keep(tensorrt, tmp_path):
             times = list(reader.scan())
         encoder = VideoEncoder(reader.info, size, Encoding(pixel_format="nv12"))
         with (
-            video_on_the_gpu(engine, 64, 48, "nv12") as video,
+            video_on_the_gpu(engine, 64, 48) as video,
             av.open(str(tmp_path / "there.mkv"), "w") as container,
             av.open(str(source)) as decoded,
         ):

@@ -1,7 +1,7 @@
 """PyTorch's engine with frames that are cut and locked on the GPU, on the driver without a GPU.
 
-PyTorch's CPU stands in for its GPU: it computes at once, and so first has the stream of the driver
-end what was put there before. What is recorded is done again. It is not collected by itself;
+PyTorch's CPU stands in for its GPU. It computes immediately, so the driver's stream first finishes
+its earlier work; recorded work is repeated. Pytest does not collect this file:
 tests/kernels/test_cuda.py runs it.
 """
 
@@ -24,7 +24,7 @@ from srgan_edge.color_lock import locked
 from srgan_edge.engines import torch as engine_module
 from srgan_edge.engines.fused import nvidia_bindings
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.engines.torch_slots import Bound, Slot
+from srgan_edge.engines.torch_slots import BoundNetwork, Slot
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
@@ -79,19 +79,19 @@ def gpu(monkeypatch):
         of.synchronize()
         yield
 
-    create = Bound.__init__
+    create = BoundNetwork.__init__
 
     def lent(self, *arguments):
         create(self, *arguments)
         for tensor in (self._source, self._target, self._totals):
             DRIVER.fake_lend(ctypes.c_size_t(tensor.data_ptr()), ctypes.c_size_t(tensor.nbytes))
 
-    monkeypatch.setattr(Bound, "__init__", lent)
+    monkeypatch.setattr(BoundNetwork, "__init__", lent)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(engine_module, "_gpu_of", lambda device: torch.device("cpu", 0))
-    monkeypatch.setattr(Bound, "recorded", lambda self, put: Again(put))
+    monkeypatch.setattr(BoundNetwork, "recorded", lambda self, put: Again(put))
     monkeypatch.setattr(Slot, "SHAPES_REMEMBERED", 0)  # tests/engines/test_torch_slots.py
 
 
@@ -139,7 +139,7 @@ def test_without_room_for_frames_they_are_cut_here(monkeypatch):
 
 
 class Stand(Nvdec):
-    """Software in NVDEC's place: frames in NV12, in what the driver takes for a GPU's memory."""
+    """Software in place of NVDEC: frames in NV12, in memory that the driver accepts as a GPU's."""
 
     fails_at = None
 
@@ -185,7 +185,7 @@ def upscale(tmp_path, monkeypatch, capsys):
 
 
 def planes_of(path, pixel_format):
-    """Of each frame: time in seconds, luma, and chroma as it is in NV12."""
+    """Return time in seconds, luma, and chroma as in NV12, for each frame."""
     found = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
@@ -201,12 +201,12 @@ def planes_of(path, pixel_format):
 
 
 def expected_planes(lock):
-    """By the references, and the engine frame by frame."""
+    """Compute the planes with the kernels' references and the engine, frame by frame."""
     matrix = gpu_video.YuvMatrix(0.299, 0.114, full_range=False)
     with TorchEngine(CHECKPOINT, "cuda") as engine:
         upscaler = FrameUpscaler(engine, Tiling(24), color_lock=lock)
         return [
-            (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix, 8))
+            (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix))
             for time, luma, chroma in planes_of("in.mkv", "yuv420p")
         ]
 
@@ -254,7 +254,7 @@ def test_a_video_that_was_stopped_goes_on_there(upscale, monkeypatch):
         (None, "NVDEC fell over; going on through this machine's memory"),
     ],
 )
-def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, line):
+def test_failures_on_the_gpu_fall_back(upscale, monkeypatch, trouble, line):
     """No frame is lost or done twice, and those before it are as they were."""
     make("in.mkv", frames=10)
     upscale_frame, calls = gpu_video.GpuVideo.func.upscale, []
@@ -290,7 +290,7 @@ def test_what_goes_wrong_there_is_gone_around(upscale, monkeypatch, trouble, lin
         ({}, ["--pix-fmt", "yuv444p"], "yuv444p is made there"),
     ],
 )
-def test_what_cannot_stay_there_is_said(upscale, clip, options, reason):
+def test_reasons_for_leaving_the_gpu_are_reported(upscale, clip, options, reason):
     make("in.mkv", frames=5, **clip)
     code, said, err = upscale(*options)
     assert code == 0, err
@@ -301,7 +301,7 @@ def test_what_cannot_stay_there_is_said(upscale, clip, options, reason):
 
 
 def test_kernels_that_cannot_be_had_are_done_without(upscale, monkeypatch):
-    """As beside a driver that is older than the compiler: PyTorch does what it can."""
+    """With a driver older than the compiler, PyTorch's own kernels are used."""
     make("in.mkv", frames=5)
 
     def refuse(self, image, name, shared_bytes=0):

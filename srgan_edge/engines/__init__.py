@@ -1,4 +1,4 @@
-"""The engines by name, which of them can run here, and how `auto` chooses."""
+"""List the engines, find those that can run on this machine, and choose one for a model."""
 
 import importlib
 import importlib.util
@@ -16,18 +16,18 @@ from srgan_edge.model.passport import ENGINE_SUFFIX
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One runtime: what it is called, what it reads, and what has to be installed for it."""
+    """One runtime: its name, the model files it reads and the packages it needs."""
 
     name: str
     class_name: str
     suffix: str
-    """The kind of model file it runs."""
+    """Suffix of the model files it runs."""
     requirement: str
-    """What to `pip install` for its runtime."""
+    """The package to `pip install` for its runtime."""
     devices: tuple[str, ...]
-    """Device families; the first one is taken where there is no GPU."""
+    """Device families; the first one is the default where there is no GPU."""
     runtimes: tuple[str, ...] = ()
-    """Modules of which one has to be there; empty: the one of its name."""
+    """Modules of which at least one must be installed; empty: the module of the same name."""
 
     @property
     def installed(self) -> bool:
@@ -39,7 +39,7 @@ class EngineKind:
 
         Raises:
             ExtraMissing: the runtime is not installed.
-            UsageError: the engine does not run on such a device.
+            UsageError: the engine does not run on this device.
         """
         if not self.installed:
             raise ExtraMissing(self.name, self.requirement, f"--engine {self.name}")
@@ -75,10 +75,19 @@ KINDS = {
     )
 }
 
+_PREFERENCE = [
+    ("tensorrt", "cuda"),
+    ("torch", "cuda"),  # computes in FP16; onnxruntime in the FP32 of the file: docs/gpu.md
+    ("onnxruntime", "cuda"),
+    ("openvino", "cpu"),
+    ("onnxruntime", "cpu"),
+    ("torch", "cpu"),
+]
+
 
 @dataclass(frozen=True)
 class Choice:
-    """Which engine was taken for a model, and why."""
+    """The engine chosen for a model, and the reason."""
 
     kind: EngineKind
     path: Path
@@ -87,14 +96,14 @@ class Choice:
 
 
 def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto") -> Choice:
-    """Pick the engine for a model.
+    """Choose the engine for a model.
 
     `auto` prefers tensorrt, then torch and onnxruntime on CUDA, then openvino, onnxruntime and
-    torch on the CPU, among those that are installed and for which the model has a file. An engine
-    that is named runs on CUDA too, where it can.
+    torch on the CPU. Only engines that are installed and for which the model has a file count. A
+    named engine runs on CUDA where it can.
 
     Raises:
-        UsageError: unknown engine or device, or nothing installed can run this model.
+        UsageError: the engine or the device is unknown, or no installed engine runs this model.
     """
     if engine != "auto":
         if engine not in KINDS:
@@ -104,7 +113,7 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
             device = "cuda" if "cuda" in kind.devices and _has_cuda(kind) else kind.devices[0]
         return Choice(kind, model.file(kind.suffix), device, "as asked")
     passed_over: list[str] = []
-    if set(model.files) == {ENGINE_SUFFIX}:  # only TensorRT runs it, or says why not
+    if set(model.files) == {ENGINE_SUFFIX}:  # only TensorRT runs it, or reports why it cannot
         return choose_engine(model, "tensorrt", device)
     for name, family in _PREFERENCE:
         kind = KINDS[name]
@@ -124,32 +133,22 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
 
 
 def open_engine(choice: Choice, *, fp32: bool = False, slots: int = 1) -> Engine:
-    """Open what `choose_engine` chose.
+    """Open the engine that `choose_engine` returned.
 
     Args:
         fp32: forbid any lower precision.
-        slots: how many calls shall run at once; an engine may offer fewer, as its `info` says.
+        slots: number of calls that run at once; an engine may offer fewer: see `info.slots`.
     """
     return choice.kind.open(choice.path, choice.device, fp32, slots)
 
 
 def video_slots() -> int:
-    """Calls at once that serve a video best on this machine's CPU: one a core, four at the most."""
+    """Return the number of simultaneous calls that suits a video: one per CPU core, at most 4."""
     return min(4, os.cpu_count() or 1)
 
 
-_PREFERENCE = [
-    ("tensorrt", "cuda"),
-    ("torch", "cuda"),  # in FP16, where onnxruntime has the FP32 of the file: docs/gpu.md
-    ("onnxruntime", "cuda"),
-    ("openvino", "cpu"),
-    ("onnxruntime", "cpu"),
-    ("torch", "cpu"),
-]
-
-
 def _why_not(kind: EngineKind, family: str, model: ModelFiles) -> str | None:
-    """Why this engine cannot be taken, or None if it can."""
+    """Return why this engine cannot run the model, or None if it can."""
     if not model.has(kind.suffix):
         return f"{model.name} has no {kind.suffix} file"
     if not kind.installed:
@@ -160,7 +159,7 @@ def _why_not(kind: EngineKind, family: str, model: ModelFiles) -> str | None:
 
 
 def _has_cuda(kind: EngineKind) -> bool:
-    """Whether it can run there, as far as is known before it is opened."""
+    """Return True if the engine should run on CUDA, as far as is known before opening it."""
     if Gpu.find() is None or not kind.installed:
         return False
     if kind.name == "tensorrt":

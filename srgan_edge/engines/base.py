@@ -1,4 +1,4 @@
-"""What every engine promises, and nothing else: no files."""
+"""The interface of every engine, and the helpers that engines share; nothing here reads files."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,25 @@ from srgan_edge.tiling import TilePlan
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is running, as it would be reported to a stranger."""
+    """The runtime, device and precision in use, as reported to the user."""
 
     name: str
-    """Runtime and its version, for example `openvino 2026.4.1`."""
+    """Runtime and version, for example `openvino 2026.4.1`."""
     device: str
-    """Where it runs, for example `cpu` or `cuda:0`."""
+    """Device, for example `cpu` or `cuda:0`."""
     precision: str
     """Arithmetic of the convolutions in floating point: `fp32`, `tf32`, `bf16` or `fp16`."""
     spec: ModelSpec
     """The generator it runs."""
     slots: int = 1
-    """How many calls of `upscale` may run at once, each in a thread of its own."""
+    """Number of `upscale` calls that may run at once, each in its own thread."""
     fixed_shape: tuple[int, int, int] | None = None
-    """Frames, height and width of the only input there is, of which fewer frames may come; None:
-    any shape."""
+    """Frames, height and width of the only input accepted (fewer frames are allowed); None: any
+    shape."""
 
     @property
     def arithmetic(self) -> str:
-        """`int8 + bf16` if some convolutions are in INT8 and the others in BF16; else `bf16`."""
+        """Precision as shown to the user: `bf16`, or `int8 + bf16` for a quantized model."""
         return f"int8 + {self.precision}" if self.spec.quantized_from else self.precision
 
 
@@ -44,27 +44,26 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What is running."""
+        """The runtime, device and precision in use."""
         ...
 
     def upscale(self, batch: Pixels) -> Pixels:
-        """uint8 [N, H, W, 3] -> uint8 [N, sH, sW, 3], s being `info.spec.scale`.
+        """Upscale uint8 [N, H, W, 3] to uint8 [N, sH, sW, 3], where s is `info.spec.scale`.
 
-        N, H and W may be any size from 1 up and may change from call to call, but for an engine of
-        a fixed shape; calls with one shape are the fast ones. The result belongs to the caller: no
+        N, H and W may have any size from 1 up and may change from call to call, except for an
+        engine with a fixed shape. Repeated shapes are fastest. The result belongs to the caller: no
         later call changes it.
 
         Raises:
-            OutOfMemory: the device has too little memory; less may do.
-            EngineLost: the device failed; another engine may do.
-            NotFinite: some of the images hold values that are NaN or infinite, as those in FP16
-                do that grew beyond 65504. Engines in other precisions, all of which reach as far as
-                FP32, need not look for that.
+            OutOfMemory: the device is out of memory; a smaller request may succeed.
+            EngineLost: the device failed; another engine may work.
+            NotFinite: some images hold NaN or infinite values, as FP16 produces beyond 65504.
+                Engines in other precisions need not check: their range is that of FP32.
         """
         ...
 
     def close(self) -> None:
-        """Free the runtime's memory. The engine cannot be used afterwards."""
+        """Free the runtime's memory; the engine cannot be used afterwards."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -74,52 +73,69 @@ class Engine(Protocol):
 
 @runtime_checkable
 class FrameEngine(Engine, Protocol):
-    """An engine that also cuts frames, and puts them together, where it upscales them."""
+    """An engine that also cuts frames into tiles and joins the results on its own device."""
 
     @property
     def takes_frames(self) -> bool:
-        """Whether it does so on the device it is on."""
+        """True if the engine can do so on the device it runs on."""
         ...
 
     def upscale_frame(
         self, frame: Pixels, plan: TilePlan, batch: int, *, lock_colors: bool = False
     ) -> Pixels:
-        """What `tiling.upscale_tiled` does with `upscale`: the same bytes, with fewer copies.
+        """Return the same bytes as `tiling.upscale_tiled`, with fewer copies.
 
-        With `lock_colors`, what `color_lock.locked` then makes of them.
+        Args:
+            lock_colors: also apply `color_lock.locked` to the result.
 
         Raises:
-            OutOfMemory: the device has no room for whole frames.
-            KernelsMissing: those that this needs cannot be had; `upscale` does without.
+            OutOfMemory: the device is out of memory for whole frames.
+            KernelsMissing: the kernels do not run on this GPU; `upscale` works without them.
         """
         ...
 
 
 class NotFinite(ModelRefused):
-    """Images of a batch hold values that are no numbers, which as bytes are black or white."""
+    """Some images of a batch hold NaN or infinite values, which become black or white bytes."""
 
     def __init__(self, result: Pixels, frames: Sequence[int]) -> None:
-        """
+        """Keep the batch and the numbers of its bad images.
+
         Args:
-            result: uint8 [N, sH, sW, 3]; what is not among `frames` is as it should be.
-            frames: which of them are not, from 0.
+            result: uint8 [N, sH, sW, 3]; images that are not in `frames` are correct.
+            frames: numbers of the images that are not finite, from 0.
         """
         super().__init__(f"{len(frames)} of {len(result)} images are not finite; type --fp32")
         self.result, self.frames = result, frames
 
 
 Totals = NDArray[np.float32]
-"""float32 [N]: the sum of all values that the network made of each image, before any clamp.
+"""float32 [N]: for each image, the sum of the network's output values before any clamp.
 
-It is finite if and only if all of them are: such sums stay far below FP32's limit.
+A sum is finite if and only if all of its values are: such sums stay far below FP32's limit.
 """
+
+S = TypeVar("S")
+
+
+class Closing:
+    """A context manager whose exit calls `close`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise NotImplementedError
 
 
 def finite(result: Pixels, totals: Totals) -> Pixels:
-    """`result` itself, uint8 [N, sH, sW, 3].
+    """Return `result`, uint8 [N, sH, sW, 3], unchanged.
 
     Raises:
-        NotFinite: for some of the images, by their totals.
+        NotFinite: the totals of some images are not finite.
     """
     frames = np.flatnonzero(~np.isfinite(totals))
     if frames.size:
@@ -127,12 +143,8 @@ def finite(result: Pixels, totals: Totals) -> Pixels:
     return result
 
 
-# The slots of an engine that nobody uses at the moment.
-S = TypeVar("S")
-
-
 class Idle(Generic[S]):
-    """Hands out slots, each to one thread at a time; who finds none waits."""
+    """A pool that lends each slot to one thread at a time; a thread waits for a free slot."""
 
     def __init__(self, slots: list[S]) -> None:
         self._all, self._idle = slots, list(slots)
@@ -140,7 +152,7 @@ class Idle(Generic[S]):
 
     @contextmanager
     def one(self) -> Iterator[S]:
-        """A slot for this thread alone."""
+        """Lend a slot to this thread alone."""
         with self._changed:
             while not self._idle:
                 self._changed.wait()
@@ -154,7 +166,7 @@ class Idle(Generic[S]):
 
     @contextmanager
     def all(self) -> Iterator[list[S]]:
-        """Every slot, once nobody uses any; whoever wants one waits meanwhile."""
+        """Lend all slots once none is in use; other threads wait meanwhile."""
         with self._changed:
             while len(self._idle) < len(self._all):
                 self._changed.wait()

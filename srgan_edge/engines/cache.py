@@ -1,7 +1,8 @@
-"""The engines built on this machine, each under a key over everything that decides its bytes.
+"""The cache of engines and kernels built on this machine.
 
-A folder of engines with their passports, owned and written by one user alone: what lies there is
-native code. Who builds an engine holds its lock, so that a second process waits and finds it made.
+Each engine is stored under a key over everything that determines its bytes, with its passport
+beside it. The folder holds native code, so one user alone owns it and may write to it. A process
+that builds an engine holds its lock; a second process waits and then finds the engine built.
 """
 
 import fcntl
@@ -23,17 +24,17 @@ from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.model.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
 
 CACHE_VARIABLE = "SRGAN_EDGE_CACHE"
-"""Of the environment: names another folder."""
+"""Environment variable that names another cache folder."""
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What decides an engine's bytes; two engines with one key are the same engine."""
+    """Everything that determines an engine's bytes: equal keys mean equal engines."""
 
     module: str
     version: str
     graph_sha256: str
-    """Of the typed graph: weights, rewrites and precision are all in it."""
+    """Digest of the typed graph, which includes weights, rewrites and precision."""
     profile: Profile
     compute_capabilities: tuple[str, ...]
     gpu: str
@@ -59,9 +60,9 @@ class CachedEngine:
 
     path: Path
     passport: Passport | None
-    """None: it cannot be used, for `trouble`."""
+    """None: the engine cannot be read; `trouble` has the reason."""
     trouble: str
-    """Why it cannot be used here; empty if it can."""
+    """The reason why it cannot be used on this machine; empty if it can."""
 
     @property
     def bytes(self) -> int:
@@ -69,17 +70,17 @@ class CachedEngine:
 
 
 class EngineCache:
-    """The cache in one folder; by default `~/.cache/srgan-edge/engines`."""
+    """A cache in one folder, by default `~/.cache/srgan-edge/engines`."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Open the cache, made if missing.
+        """Open the cache and create its folder if it is missing.
 
         Args:
-            folder: where; else `SRGAN_EDGE_CACHE`, or as `XDG_CACHE_HOME` says.
+            folder: the folder; default: `SRGAN_EDGE_CACHE`, else a folder in `XDG_CACHE_HOME`.
 
         Raises:
-            OutputFailed: it cannot be made.
-            ModelRefused: others than its owner, who is us, may write to it.
+            OutputFailed: the folder cannot be created.
+            ModelRefused: another user owns the folder or may write to it.
         """
         self.folder = folder or _default_folder()
         try:
@@ -97,26 +98,26 @@ class EngineCache:
             )
 
     def path_of(self, key: EngineKey, name: str) -> Path:
-        """Where the engine of that key lies, or would; `name` is for people."""
+        """Return the path for the engine with this key; `name` only helps people find it."""
         return self.folder / f"{name}-{key.digest}{ENGINE_SUFFIX}"
 
     def timings_path(self, version: str, gpu: str) -> Path:
-        """Where TensorRT's timings of kernels lie, which every model on that GPU can use."""
+        """Return the path of TensorRT's kernel timings, which all models on that GPU share."""
         name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}")
         return self.folder / f"timings-{name}.cache"
 
     def compiled_path(self, version: str, gpu: Gpu) -> Path:
-        """Where TensorRT-RTX keeps the kernels that it compiled for that GPU and driver."""
+        """Return the path of the kernels that TensorRT-RTX compiled for that GPU and driver."""
         name = re.sub(r"[^\w.]+", "-", f"{version}-{gpu}-{gpu.driver}")
         return self.folder / f"compiled-{name}.cache"
 
     def machine_code_path(self, name: str, digest: str) -> Path:
-        """Where a kernel of ours lies once it was compiled; `name` is for people."""
+        """Return the path for one of our compiled kernels; `name` only helps people find it."""
         return self.folder / f"kernels-{name}-{digest[:32]}.cubin"
 
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Hold the lock of one engine; `on_wait` is called if another process has it now."""
+        """Hold the lock of one engine; call `on_wait` first if another process holds it."""
         with file_locked(_lock_path(path), lambda: self._open_lock(path), on_wait):
             yield
 
@@ -130,7 +131,7 @@ class EngineCache:
             ) from error
 
     def find(self, path: Path, key: EngineKey) -> Passport | None:
-        """The passport of the engine at `path` if it is whole and of that key, else None."""
+        """Return the passport of the engine at `path` if it is intact and has this key."""
         try:
             _, passport = read_engine(path)
         except ModelRefused:
@@ -138,7 +139,7 @@ class EngineCache:
         return passport if EngineKey.of(passport) == key else None
 
     def engines(self) -> list[CachedEngine]:
-        """All of them, by name; each is read and proven whole."""
+        """Return all engines, sorted by name; each is read and checked against its passport."""
         found = sorted(self.folder.glob(f"[!.]*{ENGINE_SUFFIX}"))
         return [_examine(path) for path in found if path.is_file()]
 
@@ -146,7 +147,7 @@ class EngineCache:
         """Remove one engine by file name, with its passport.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: there is no engine of this name.
         """
         path = self.folder / (name if name.endswith(ENGINE_SUFFIX) else name + ENGINE_SUFFIX)
         if path.parent != self.folder or not path.is_file():
@@ -156,7 +157,7 @@ class EngineCache:
         return path
 
     def prune(self) -> list[CachedEngine]:
-        """Remove and return what cannot be used here; dead builders' leavings go too."""
+        """Remove and return the engines that cannot be used here, and files of dead builders."""
         useless = [engine for engine in self.engines() if engine.trouble]
         for engine in useless:
             with self.locked(engine.path):
@@ -166,16 +167,58 @@ class EngineCache:
         return useless
 
     def _sweep_after(self, lock: Path) -> None:
-        """Remove the half-written files of a builder that is no more, and a lock of nothing."""
+        """Remove the partial files of a builder that died, and a lock without an engine."""
         with lock.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                return  # it is at work
+                return  # the builder is still at work
             for partial in self.folder.glob(f".{lock.stem[:40]}*.partial-*"):
                 partial.unlink(missing_ok=True)
             if not lock.with_suffix(ENGINE_SUFFIX).exists():
                 lock.unlink(missing_ok=True)
+
+
+def why_not_here(passport: Passport) -> str:
+    """Return why an engine cannot run on this machine, judged by its passport; empty if it can."""
+    distribution = passport.module.replace("_", "-")
+    version = installed_version(distribution)
+    if version is None:
+        return f"{distribution} is not installed"
+    if version != passport.version:
+        return f"built by {distribution} {passport.version}, here is {version}"
+    if passport.gpu and passport.gpu != (here := str(Gpu.find() or "no GPU")):
+        return f"built on {passport.gpu}, here is {here}"
+    gpu = Gpu.find()  # a machine that only builds engines may have none
+    if gpu is not None and gpu.compute_capability not in passport.compute_capabilities:
+        there = ", ".join(passport.compute_capabilities)
+        return (
+            f"built for compute capability {there}, and the GPU here has {gpu.compute_capability}"
+        )
+    return ""
+
+
+@cache
+def machine_code(source: Path, compute_capability: str) -> bytes:
+    """Return `compile_with_nvrtc` of a source, cached beside the engines.
+
+    Compiling the convolutions takes seconds. If the cache cannot be written, each process compiles
+    again, to the same bytes.
+
+    Raises:
+        ExtraMissing, UsageError: as `compile_with_nvrtc`.
+    """
+    digest = nvrtc_digest(source, compute_capability)
+    try:
+        path = EngineCache().machine_code_path(source.stem, digest)
+    except (OutputFailed, ModelRefused):
+        return compile_with_nvrtc(source, compute_capability)
+    if path.is_file():
+        return path.read_bytes()
+    image = compile_with_nvrtc(source, compute_capability)
+    with suppress(OutputFailed), replace_when_whole(path) as temporary:
+        temporary.write_bytes(image)
+    return image
 
 
 def _default_folder() -> Path:
@@ -194,53 +237,11 @@ def _examine(path: Path) -> CachedEngine:
     return CachedEngine(path, passport, why_not_here(passport))
 
 
-def why_not_here(passport: Passport) -> str:
-    """Why an engine cannot run on this machine; empty if it can, as far as its passport tells."""
-    distribution = passport.module.replace("_", "-")
-    version = installed_version(distribution)
-    if version is None:
-        return f"{distribution} is not installed"
-    if version != passport.version:
-        return f"built by {distribution} {passport.version}, here is {version}"
-    if passport.gpu and passport.gpu != (here := str(Gpu.find() or "no GPU")):
-        return f"built on {passport.gpu}, here is {here}"
-    gpu = Gpu.find()  # a machine that only builds has none
-    if gpu is not None and gpu.compute_capability not in passport.compute_capabilities:
-        there = ", ".join(passport.compute_capabilities)
-        return (
-            f"built for compute capability {there}, and the GPU here has {gpu.compute_capability}"
-        )
-    return ""
-
-
 def _lock_path(path: Path) -> Path:
     return path.with_suffix(".lock")
 
 
 def _unlink(path: Path) -> None:
-    """Remove an engine of which we hold the lock, its passport first: without it nothing loads."""
+    """Remove an engine whose lock we hold; the passport first: no engine loads without one."""
     for file in (passport_path(path), path, _lock_path(path)):
         file.unlink(missing_ok=True)
-
-
-# Our CUDA kernels as machine code: compiled by NVRTC once, and kept beside the engines.
-@cache
-def machine_code(source: Path, compute_capability: str) -> bytes:
-    """What `compile_with_nvrtc` makes of a source: of the convolutions that takes seconds.
-
-    Where nothing can be kept it is compiled each time, to the same bytes.
-
-    Raises:
-        ExtraMissing, UsageError: as there.
-    """
-    digest = nvrtc_digest(source, compute_capability)
-    try:
-        path = EngineCache().machine_code_path(source.stem, digest)
-    except (OutputFailed, ModelRefused):
-        return compile_with_nvrtc(source, compute_capability)
-    if path.is_file():
-        return path.read_bytes()
-    image = compile_with_nvrtc(source, compute_capability)
-    with suppress(OutputFailed), replace_when_whole(path) as temporary:
-        temporary.write_bytes(image)
-    return image

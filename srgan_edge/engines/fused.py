@@ -1,8 +1,8 @@
-"""The generators on a GPU of the Hopper generation: a convolution and all that follows is a kernel.
+"""Fused kernels for GPUs of the Hopper generation: one kernel per convolution and what follows it.
 
-PyTorch and cuDNN spend more than half of the time on what comes between convolutions: biases,
-PReLU, sums and PixelShuffle, each of which reads and writes all features once more. Here none of
-them does. `half.py` is the specification: the same network with the same weights.
+PyTorch and cuDNN spend more than half of the time between convolutions, on biases, PReLU, sums and
+PixelShuffle: each reads and writes all features once more. The fused kernels avoid that. `half.py`
+is the specification: the same network with the same weights.
 """
 
 from dataclasses import dataclass, replace
@@ -21,24 +21,38 @@ from srgan_edge.machine import Gpu
 from srgan_edge.model.half import HalfDeployment, LongSkip
 from srgan_edge.model.network import ResidualBlock
 
-if TYPE_CHECKING:  # which need not be installed
+if TYPE_CHECKING:  # the bindings are optional
     from srgan_edge.kernels.cuda_bindings import CudaBindings
 
 COMPUTE_CAPABILITY = "9.0"
-"""Whose tensor cores `SOURCE` is written for."""
+"""The GPU generation whose tensor cores `SOURCE` is written for."""
 
 SOURCE = FOLDER / "convolution.cu"
 
+_FEATURES = {
+    (3, 64, 9, 1): "convolve_8_to_64_by_9",
+    (64, 64, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 1): "convolve_64_to_64_by_3",
+    (64, 256, 3, 2): "convolve_64_to_256_by_3",
+    (3, 24, 3, 1): "convolve_8_to_32_by_3",
+    (24, 24, 3, 1): "convolve_32_to_32_by_3",
+}
+_IMAGES = {
+    (256, 12, 5, 1): "image_of_256_by_5",
+    (24, 48, 3, 1): "image_of_32_by_3",
+}
+"""Kernel names by (input channels, output channels, side, factor of the PixelShuffle)."""
+
 
 class FusedDeployment:
-    """`HalfDeployment` by kernels of our own; biases and the image are in FP32."""
+    """`HalfDeployment` in our own kernels; biases and the image are in FP32."""
 
     def __init__(self, half: HalfDeployment, gpu: Gpu) -> None:
-        """Pack the weights and compile the kernels for `gpu`, which `half` is on.
+        """Pack the weights and compile the kernels for `gpu`, which holds `half`.
 
         Raises:
-            NoKernel: there is none for some layer, or none for this GPU.
-            ExtraMissing: no compiler or no binding of CUDA here.
+            NoKernel: a layer or this GPU has no kernel.
+            ExtraMissing: the compiler or the CUDA bindings are not installed.
         """
         if gpu.compute_capability != COMPUTE_CAPABILITY or half.has_tanh:
             raise NoKernel
@@ -48,14 +62,14 @@ class FusedDeployment:
         self._last = _Convolution(library, last, _IMAGES)
         self._adds_nearest = half.adds_nearest
         if not half.adds_nearest:
-            self._last.biases.add_(0.5)  # which it lacks for the sake of FP16
+            self._last.biases.add_(0.5)  # `HalfDeployment` leaves it out for the sake of FP16
         device = self._last.biases.device
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # kernels read weights without waiting for anything
+            torch.cuda.synchronize(device)  # the kernels do not wait for the weights
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), float32 (N)."""
-        pixels = pixels.contiguous()  # kernels know addresses alone
+        """Compute `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), float32 (N)."""
+        pixels = pixels.contiguous()  # kernels only get addresses
         features = {0: self.entry(pixels)}
         for number, convolution in enumerate(self.inner):
             added = None if convolution.added is None else features[convolution.added]
@@ -67,31 +81,31 @@ class FusedDeployment:
 
     @staticmethod
     def entry(pixels: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) -> half (N, H, W, 8): multiples of 1/256, and zeros."""
+        """Convert uint8 (N, H, W, 3) to half (N, H, W, 8): multiples of 1/256, padded by zeros."""
         return F.pad(pixels.half() / 256, (0, 5)).contiguous()
 
 
 class NoKernel(Exception):
-    """PyTorch's own have to do."""
+    """No fused kernel fits; PyTorch's own kernels run instead."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and what follows it."""
+    """A convolution and the operations that its kernel includes."""
 
     convolution: nn.Conv2d
     slopes: Tensor | None = None
     factor: int = 1
-    """Of the PixelShuffle."""
+    """Factor of the PixelShuffle."""
     added: int | None = None
-    """The number of the features that are added to its result; 0 is what the first one reads."""
+    """Number of the features added to the result; 0 is the input of the first layer."""
 
 
 def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
-    """In their order; `before` of them make what the network is given.
+    """Return the layers of a network in order; `before` layers precede it.
 
     Raises:
-        NoKernel: something else is in it, or comes after a sum.
+        NoKernel: the network has another operation, or one after a sum.
     """
     layers: list[Layer] = []
     for part in network:
@@ -113,19 +127,13 @@ def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
     return layers
 
 
-_FEATURES = {
-    (3, 64, 9, 1): "convolve_8_to_64_by_9",
-    (64, 64, 3, 1): "convolve_64_to_64_by_3",
-    (64, 256, 3, 1): "convolve_64_to_64_by_3",
-    (64, 256, 3, 2): "convolve_64_to_256_by_3",
-    (3, 24, 3, 1): "convolve_8_to_32_by_3",
-    (24, 24, 3, 1): "convolve_32_to_32_by_3",
-}
-_IMAGES = {
-    (256, 12, 5, 1): "image_of_256_by_5",
-    (24, 48, 3, 1): "image_of_32_by_3",
-}
-"""By (channels in, channels out, side, factor of the PixelShuffle): the kernel."""
+def nvidia_bindings() -> "CudaBindings":
+    """Open NVIDIA's bindings: they accept PyTorch's streams, pycuda does not; PyTorch has them."""
+    try:
+        from srgan_edge.kernels.cuda_bindings import open_device
+    except ImportError:
+        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+    return open_device()
 
 
 class _Library:
@@ -146,7 +154,7 @@ class _Library:
 
 
 class _Convolution:
-    """One layer's kernel, and its weights as that reads them."""
+    """One layer's kernel, and its weights in the order that the kernel reads."""
 
     def __init__(
         self, library: _Library, layer: Layer, names: dict[tuple[int, int, int, int], str]
@@ -170,7 +178,7 @@ class _Convolution:
         self._slopes = F.pad(slopes, (0, padding))
 
     def features(self, source: Tensor, added: Tensor | None) -> Tensor:
-        """half (N, H, W, C) -> half (N, fH, fW, O), to which `added` is added."""
+        """Compute half (N, H, W, C) -> half (N, fH, fW, O), plus `added`."""
         n, height, width, _ = source.shape
         factor = self._form.factor
         channels = self._blocks * self._form.outputs // factor**2
@@ -179,7 +187,7 @@ class _Convolution:
         return target
 
     def image(self, source: Tensor, pixels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """half (N, H, W, C) -> uint8 (N, fH, fW, 3) and float32 (N), pixels being added."""
+        """Compute half (N, H, W, C) -> uint8 (N, fH, fW, 3), plus `pixels`, and float32 (N)."""
         n, height, width, _ = source.shape
         factor = self._form.factor
         size = (n, height * factor, width * factor, 3)
@@ -212,15 +220,6 @@ class _Convolution:
             self._kernel(grid, threads, (*addresses, *sizes), stream)
 
 
-def nvidia_bindings() -> "CudaBindings":
-    """They take PyTorch's streams, which pycuda does not; PyTorch brings them along."""
-    try:
-        from srgan_edge.kernels.cuda_bindings import open_device
-    except ImportError:
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
-    return open_device()
-
-
 def _order(outputs: int, factor: int) -> Tensor:
-    """PixelShuffle has the pixels of a color together, and the kernels the colors of a pixel."""
+    """Return the channel order of the kernels: by pixel, then color (PixelShuffle: by color)."""
     return torch.arange(outputs).view(-1, factor**2).T.reshape(-1)

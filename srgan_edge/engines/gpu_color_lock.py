@@ -1,17 +1,15 @@
-"""The color lock of one frame size in the memory of a GPU: `color_lock` is the specification."""
-
-from typing import Any
+"""The color lock on a GPU, for frames of one size; `srgan_edge.color_lock` is the specification."""
 
 import numpy as np
 
 from srgan_edge.color_lock import lock_axis
 from srgan_edge.kernels import color_lock
-from srgan_edge.kernels.cuda import Cuda, Memory, Stream
-from srgan_edge.kernels.launch import Kernels
+from srgan_edge.kernels.cuda import Argument, Buffers, Cuda, Stream
+from srgan_edge.kernels.launch import Kernels, ints
 
 
 class GpuColorLock:
-    """Holds the colors of results to those of their frames, one frame after the other."""
+    """Matches the mean colors of results to those of their frames, one frame at a time."""
 
     def __init__(
         self,
@@ -21,14 +19,15 @@ class GpuColorLock:
         scale: int,
         stream: Stream,
     ) -> None:
-        """
+        """Allocate the buffers and compile the kernels.
+
         Args:
             size: (width, height) of frames; results are `scale` times as large.
-            stream: what `put` is called for.
+            stream: the stream in which `put` queues its work.
 
         Raises:
-            OutOfMemory: there is no room.
-            KernelsMissing: the kernels cannot be had here.
+            OutOfMemory: the GPU is out of memory.
+            KernelsMissing: the kernels do not run on this GPU.
         """
         self._kernels, self._stream, self._scale = kernels, stream, scale
         self._size = size
@@ -48,56 +47,51 @@ class GpuColorLock:
             "low_sums": np.zeros((self._rows, self._columns, 3), np.uint32),
             "high_sums": np.zeros((self._rows, self._columns, 3), np.uint32),
         }
-        self._memory: dict[str, Memory] = {}
+        self._buffers = Buffers(cuda)
+        self._at: dict[str, int] = {}
         try:
             for name in ("color_sums", "color_missing", "color_shift"):
                 kernels.load(name)
             for name, array in arrays.items():
-                self._memory[name] = cuda.memory(array.nbytes)
-                cuda.upload(array, self._memory[name].address, stream)
+                self._at[name] = self._buffers.memory(array.nbytes)
+                cuda.upload(array, self._at[name], stream)
             stream.synchronize()  # the arrays are not pinned
         except BaseException:
             self.close()
             raise
 
     def put(self, frame: int, result: int) -> None:
-        """Hold the colors of a result, in place: into the stream.
+        """Queue the work that corrects the colors of a result in place.
 
         Args:
             frame: address of uint8 [H, W, 3].
             result: address of uint8 [sH, sW, 3].
         """
         width, height = self._size
-        scale, rows, columns = self._scale, self._rows, self._columns
-        at = {name: memory.address for name, memory in self._memory.items()}
+        scale, rows, columns, at = self._scale, self._rows, self._columns, self._at
         for rgb, factor, kind, sums in ((frame, 1, "", "low"), (result, scale, "large_", "high")):
             self._launch(
                 "color_sums",
                 color_lock.sums_threads(columns, factor * height),
-                *(rgb, *_ints(factor * width, factor * height), at[f"{kind}edges_x"]),
-                *(*_ints(columns), at[f"{kind}row_blocks"], at[f"{sums}_sums"]),
+                *(rgb, *ints(factor * width, factor * height), at[f"{kind}edges_x"]),
+                *(*ints(columns), at[f"{kind}row_blocks"], at[f"{sums}_sums"]),
             )
         self._launch(
             "color_missing",
             color_lock.missing_threads(columns, rows),
-            *(at["low_sums"], at["high_sums"], at["edges_y"], *_ints(rows)),
-            *(at["edges_x"], *_ints(columns, scale), at["missing"]),
+            *(at["low_sums"], at["high_sums"], at["edges_y"], *ints(rows)),
+            *(at["edges_x"], *ints(columns, scale), at["missing"]),
         )
         self._launch(
             "color_shift",
             color_lock.shift_threads(scale * width, scale * height),
-            *(result, *_ints(scale * width, scale * height), at["missing"]),
-            *(*_ints(columns, rows), at["across"], at["down"]),
+            *(result, *ints(scale * width, scale * height), at["missing"]),
+            *(*ints(columns, rows), at["across"], at["down"]),
         )
 
     def close(self) -> None:
-        """Give the memory back."""
-        while self._memory:
-            self._memory.popitem()[1].close()
+        """Free the memory."""
+        self._buffers.close()
 
-    def _launch(self, name: str, threads: int, *arguments: Any) -> None:  # noqa: ANN401
+    def _launch(self, name: str, threads: int, *arguments: Argument) -> None:
         self._kernels.launch(name, threads, arguments, self._stream)
-
-
-def _ints(*values: int) -> tuple[np.int32, ...]:
-    return tuple(map(np.int32, values))

@@ -1,7 +1,7 @@
-"""ONNX Runtime: the engine that runs almost anywhere, on one execution provider and no other.
+"""ONNX Runtime: runs almost anywhere, on exactly one execution provider.
 
-What a provider does not take, ONNX Runtime would compute on the CPU, and where one does not start,
-it would go on without. Both is forbidden, and who got which node is looked at.
+By default, ONNX Runtime computes nodes that a provider rejects on the CPU, and continues without a
+provider that does not start. Both are forbidden here, and the provider of every node is checked.
 """
 
 import importlib
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engines.base import EngineInfo, Idle, finite
+from srgan_edge.engines.base import Closing, EngineInfo, Idle, finite
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import (
     EngineLost,
@@ -37,41 +37,43 @@ from srgan_edge.pixels import Pixels
 
 @dataclass(frozen=True)
 class Provider:
-    """What computes a graph, as `--device` names it."""
+    """An execution provider, as `--device` names it."""
 
     name: str
     precision: str
     extra: str
-    """What to `pip install` for it."""
+    """The package to `pip install` for it."""
     options: dict[str, str] = field(default_factory=dict)
 
 
 PROVIDERS = {
     "cpu": Provider("CPUExecutionProvider", "fp32", "srgan-edge[onnx]"),
     "cuda": Provider("CUDAExecutionProvider", "fp32", "srgan-edge[cuda]", {"use_tf32": "0"}),
-    # Neither can be told to leave TF32.
+    # TF32 cannot be turned off in either of these.
     "tensorrt": Provider("TensorrtExecutionProvider", "tf32", "srgan-edge[cuda]"),
     "rtx": Provider("NvTensorRTRTXExecutionProvider", "tf32", "onnxruntime-ep-nv-tensorrt-rtx"),
 }
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
+_MEMORY = re.compile("out of memory|failed to allocate|ALLOC_FAILED", re.IGNORECASE)
 
-class OnnxRuntimeEngine:
-    """The deployment ONNX in the arithmetic of its graph, but that FP32 is TF32 on TensorRT.
 
-    An ONNX in FP16, of `srgan-edge export --onnx --fp16`, is for a GPU: on a CPU, ONNX Runtime
-    would compute it in FP32, without saying so.
+class OnnxRuntimeEngine(Closing):
+    """The deployment ONNX in the precision of its graph; but TensorRT computes FP32 as TF32.
+
+    A file in FP16 (`srgan-edge export --onnx --fp16`) is for a GPU: on a CPU, ONNX Runtime would
+    silently compute it in FP32.
     """
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
     ) -> None:
-        """Load a `.onnx` file onto a provider and its device: `cpu`, `cuda`, `tensorrt:1`, `rtx`.
+        """Load a `.onnx` file onto a provider and device: `cpu`, `cuda`, `tensorrt:1`, `rtx`.
 
         Raises:
-            ModelRefused: not our ONNX, or ONNX Runtime cannot load it, all of it, on the provider.
-            UsageError: this build of ONNX Runtime has no such provider, or `fp32`, which it is not.
-            ExtraMissing: the provider is a package of its own, and not installed.
+            ModelRefused: the file is not our ONNX, or the provider cannot load all of it.
+            UsageError: this build of ONNX Runtime lacks the provider, or `fp32` is impossible.
+            ExtraMissing: the provider is a separate package that is not installed.
         """
         file = read_onnx(path)
         family, _, gpu = device.partition(":")
@@ -83,8 +85,8 @@ class OnnxRuntimeEngine:
             refuse_half(path, file)
         if fp32 and precision != "fp32":
             raise UsageError(
-                f"{path.name} on {device} is multiplied in {precision}; --fp32 is for "
-                "--device cuda and files in FP32"
+                f"{path.name} on {device} runs in {precision}; --fp32 works with --device cuda "
+                "and files in FP32"
             )
         self._session = _open_session(path, family, number, slots)
         self._compute: Callable[[Pixels], Sequence[Any]] = self._with_copies
@@ -99,7 +101,7 @@ class OnnxRuntimeEngine:
         self.info = EngineInfo(name, where, precision, file.spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
-        with nullcontext() if self.info.device == "cpu" else _failures_told():
+        with nullcontext() if self.info.device == "cpu" else _translated_failures():
             result, *totals = self._compute(batch)
         for sums in totals:
             finite(result, sums)
@@ -108,17 +110,25 @@ class OnnxRuntimeEngine:
     def close(self) -> None:
         del self._compute, self._session
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _with_copies(self, batch: Pixels) -> Sequence[Any]:
-        """All outputs of the graph."""
+        """Run the graph on host arrays and return all of its outputs."""
         (name,) = (given.name for given in self._session.get_inputs())
         outputs: Sequence[Any] = self._session.run(None, {name: batch})
         return outputs
+
+
+def refuse_other_nodes(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
+    """Check that the provider computes every node of the graph.
+
+    Raises:
+        ModelRefused: another provider computes some node.
+    """
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            nodes = ", ".join(node.op_type for node in part.get_nodes())
+            raise ModelRefused(
+                f"{path}: onnxruntime assigned {nodes} to {part.ep_name}, not to {provider}"
+            )
 
 
 def _in_a_slot(idle: "Idle[_Slot]", batch: Pixels) -> Sequence[Any]:
@@ -127,11 +137,11 @@ def _in_a_slot(idle: "Idle[_Slot]", batch: Pixels) -> Sequence[Any]:
 
 
 class _Slot:
-    """Memory on the device that inputs and outputs are bound to, for a few shapes.
+    """Device memory that inputs and outputs are bound to, for a few shapes.
 
-    With one slot there is a CUDA graph for each of the first two shapes that come again, as those
-    of a video do. With more there is none: a recording by ONNX Runtime forbids the whole process to
-    allocate, and other slots hide what it would save.
+    With one slot, each of the first two shapes that repeat, as those of a video do, gets a CUDA
+    graph. With more slots there are no graphs: while ONNX Runtime records one, the whole process
+    must not allocate, and the other slots hide the time that a graph would save.
     """
 
     SHAPES_KEPT = 2
@@ -144,7 +154,7 @@ class _Slot:
         self._graphs = count(1)
 
     def run(self, batch: Pixels) -> Sequence[Any]:
-        """uint8 [N, H, W, 3] -> all outputs of the graph; on a CPU, until the next call."""
+        """Run the graph on uint8 [N, H, W, 3]; on a CPU, outputs are valid until the next call."""
         bound = self._bound.get(batch.shape)
         if bound is None:
             while len(self._bound) >= self.SHAPES_KEPT:
@@ -153,15 +163,15 @@ class _Slot:
         elif bound.graph is None:
             bound.graph = next(self._graphs)
         result = bound.run(self._session, np.ascontiguousarray(batch))
-        self._bound[batch.shape] = bound  # not before it has worked
+        self._bound[batch.shape] = bound  # only after it has worked
         return result
 
 
 class _Bound:
-    """One shape's tensors on the device."""
+    """The device tensors for one shape."""
 
     GRAPHS_RECORDED = 2
-    """ONNX Runtime keeps a graph as long as its session."""
+    """Limit on graphs: ONNX Runtime keeps each of them as long as its session."""
 
     def __init__(
         self,
@@ -181,7 +191,7 @@ class _Bound:
             self._targets.append(create(sizes, kind, *place))
             self._binding.bind_ortvalue_output(output.name, self._targets[-1])
         self.graph: int | None = None
-        """The number of its CUDA graph, once it shall have one."""
+        """Number of the CUDA graph for this shape; None: the shape came only once so far."""
 
     def run(self, session: onnxruntime.InferenceSession, batch: Pixels) -> Sequence[Any]:
         options = onnxruntime.RunOptions()
@@ -212,25 +222,12 @@ def _open_session(path: Path, family: str, number: int, slots: int) -> onnxrunti
         session = onnxruntime.InferenceSession(path, options, providers=named, enable_fallback=0)
     except SrganEdgeError:
         raise
-    except Exception as error:  # its exceptions share no base class of their own
+    except Exception as error:  # its exceptions have no base class in common
         raise ModelRefused(
-            f"{path}: onnxruntime cannot load it, all of it, on {provider.name}: {error}"
+            f"{path}: onnxruntime cannot load all of it on {provider.name}: {error}"
         ) from None
     refuse_other_nodes(session, provider.name, path)
     return session
-
-
-def refuse_other_nodes(session: onnxruntime.InferenceSession, provider: str, path: Path) -> None:
-    """
-    Raises:
-        ModelRefused: a node of the graph is not computed by that provider.
-    """
-    for part in session.get_provider_graph_assignment_info():
-        if part.ep_name != provider:
-            nodes = ", ".join(node.op_type for node in part.get_nodes())
-            raise ModelRefused(
-                f"{path}: onnxruntime gave {nodes} to {part.ep_name}, not {provider}"
-            )
 
 
 def _refuse_unknown(provider: Provider, family: str) -> None:
@@ -243,7 +240,7 @@ def _refuse_unknown(provider: Provider, family: str) -> None:
 
 
 def _rtx_device(number: int) -> Any:  # noqa: ANN401 - an object of ONNX Runtime's
-    """A GPU of NVIDIA's plugin, which has to be made known first."""
+    """Return a GPU of NVIDIA's plugin, which has to be registered first."""
     if importlib.util.find_spec(RTX_PLUGIN) is None:
         raise ExtraMissing(RTX_PLUGIN, PROVIDERS["rtx"].extra, "--device rtx")
     plugin, name = importlib.import_module(RTX_PLUGIN), PROVIDERS["rtx"].name
@@ -256,19 +253,19 @@ def _rtx_device(number: int) -> Any:  # noqa: ANN401 - an object of ONNX Runtime
 
 
 def _session_options(slots: int) -> onnxruntime.SessionOptions:
-    # Of what is not of a session: that a GPU has no plugin is a warning in each.
+    # For messages outside of sessions: a GPU without a plugin causes a warning every time.
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     if slots > 1:
         options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)
-    options.log_severity_level = 3  # errors only; warnings about fallbacks cannot occur here
-    # Idle threads that spin would take the cores from decoding and encoding.
+    options.log_severity_level = 3  # errors only; fallbacks, which cause warnings, are forbidden
+    # Idle threads that spin would take CPU time from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 def _caches() -> dict[str, str]:
-    """Where TensorRT keeps what took it minutes: engines are native code, as all in that folder."""
+    """Return options that cache what TensorRT takes minutes to build, in our engine folder."""
     folder = str(EngineCache().folder)
     return {
         "trt_engine_cache_enable": "1",
@@ -278,12 +275,9 @@ def _caches() -> dict[str, str]:
     }
 
 
-_MEMORY = re.compile("out of memory|failed to allocate|ALLOC_FAILED", re.IGNORECASE)
-
-
 @contextmanager
-def _failures_told() -> Iterator[None]:
-    """What goes wrong on a GPU while it computes; all of it has one of a few types."""
+def _translated_failures() -> Iterator[None]:
+    """Translate ONNX Runtime's errors while a GPU computes, all of a few types, into ours."""
     try:
         yield
     except (state.Fail, state.RuntimeException, state.EPFail, state.EngineError) as error:

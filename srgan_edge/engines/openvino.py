@@ -3,48 +3,48 @@
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import openvino
 from openvino import opset13
 
-from srgan_edge.engines.base import EngineInfo, finite
+from srgan_edge.engines.base import Closing, EngineInfo, finite
 from srgan_edge.errors import ModelRefused
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
-# The model is compiled for each input shape: on a CPU that is a quarter to a third faster than one
-# compiled for every shape. A video has one shape, or two with a shorter last batch.
+# The model is compiled per input shape: on a CPU that is a quarter to a third faster than a model
+# for dynamic shapes. A video has one shape, or two with a shorter last batch.
 _SHAPES_KEPT = 2
 
 
-class OpenVinoEngine:
-    """The deployment ONNX on the CPU, in BF16 where the CPU computes it natively, else FP32."""
+class OpenVinoEngine(Closing):
+    """The deployment ONNX on the CPU, in BF16 if the CPU supports it natively, else in FP32."""
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
     ) -> None:
-        """Load a `.onnx` file; `fp32` forbids BF16, and has each image proven to be finite.
+        """Load a `.onnx` file; `fp32` forbids BF16 and checks that every image is finite.
 
-        With one slot all cores work on one call. With more, each slot has its share of the cores
-        and none waits for another, which is faster where frames come in numbers, above all while
-        decoding and encoding take turns on the same cores.
+        With one slot, all cores work on one call. With more, each slot has its share of the cores
+        and never waits for another. That is faster for many frames, above all while decoding and
+        encoding share the same cores.
 
         Raises:
-            ModelRefused: not our ONNX, in half precision, or OpenVINO cannot read it.
+            ModelRefused: the file is not our ONNX or is in half precision, or OpenVINO cannot read
+                it.
         """
         file = read_onnx(path)
         refuse_half(path, file)
         self._core = openvino.Core()
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         precision = "bf16" if "BF16" in capabilities and not fp32 else "fp32"
-        # Pinned in either case: left alone, the runtime chooses by CPU and tells nobody.
+        # Set in either case: the runtime would otherwise choose by CPU, without reporting it.
         hint = {"bf16": "bf16", "fp32": "f32"}[precision]
         self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if slots > 1:
             self._config |= {"NUM_STREAMS": str(slots), "ENABLE_CPU_PINNING": "NO"}
-            del self._config["PERFORMANCE_HINT"]  # it would decide about the streams again
+            del self._config["PERFORMANCE_HINT"]  # it would override the number of streams
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -54,7 +54,7 @@ class OpenVinoEngine:
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
         self._lock = threading.Lock()
         version = openvino.__version__.split("-")[0]
-        # One call more than there are streams waits in the runtime, and begins when another ends.
+        # One call more than there are streams waits in the runtime and starts when another ends.
         queued = 1 if slots > 1 else 0
         self.info = EngineInfo(f"openvino {version}", device, precision, file.spec, slots + queued)
 
@@ -70,12 +70,6 @@ class OpenVinoEngine:
         self._compiled.clear()
         del self._model, self._core
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _compile(self, shape: tuple[int, ...]) -> "_Compiled":
         while len(self._compiled) >= _SHAPES_KEPT:
             del self._compiled[next(iter(self._compiled))]
@@ -86,11 +80,11 @@ class OpenVinoEngine:
 
 
 class _Request:
-    """One inference at a time, on tensors that it keeps.
+    """One inference at a time, on tensors that the request owns.
 
-    Note: handing arrays to `infer` shares them with the runtime, which drops them under its own
-    lock and needs Python's lock to do so, while another thread holds Python's and waits for that
-    one. So everything the runtime sees is allocated once, by itself.
+    Note: `infer` shares its arrays with the runtime, which releases them under its own lock and
+    needs Python's lock for that, while another thread may hold Python's lock and wait for the
+    runtime's: a deadlock. So the runtime only sees tensors that it allocated once.
     """
 
     def __init__(self, model: openvino.CompiledModel) -> None:
@@ -110,20 +104,20 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Compiled:
-    """The model for one shape, and the requests for it that no thread is using."""
+    """The model for one shape, and its requests that no thread is using."""
 
     model: openvino.CompiledModel
     idle: list[_Request] = field(default_factory=list)
 
 
 def _add_totals(model: openvino.Model) -> None:
-    """A second output, which `finite` asks for.
+    """Add the output that `finite` checks.
 
-    It costs a small network 2 to 5 %, and changes the last bits in BF16: so who wants speed has
-    none. What is finite in FP32 is so in BF16, which reaches as far.
+    It costs a small network 2 to 5 % and changes the last bits in BF16, so it is off when speed
+    matters more. A value that is finite in FP32 is also finite in BF16, which has the same range.
     """
     lower_ends = (op for op in model.get_ordered_ops() if op.get_type_name() == "Maximum")
-    *_, clamp = lower_ends  # all others come before it
+    *_, clamp = lower_ends  # the clamp is the last of them
     (image,) = (
         value for value in clamp.input_values() if value.get_node().get_type_name() != "Constant"
     )

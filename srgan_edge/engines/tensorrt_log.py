@@ -1,4 +1,4 @@
-"""What TensorRT says: its calls give nothing when they fail, and the reason is in its log alone."""
+"""TensorRT's log: its calls return None when they fail; only the log has the reason."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Failure:
-    """One way to fail, as TensorRT words it, and as we do."""
+    """One kind of failure: TensorRT's message and ours."""
 
     pattern: re.Pattern[str]
     sentence: str
-    """What was found and what was expected; braces are groups of the pattern."""
+    """Our message; braces are groups of the pattern."""
     remedy: str = ""
-    """Empty: the engine has to be built again."""
+    """Advice to the user; empty: build the engine again."""
 
 
 FAILURES = [
@@ -44,7 +44,7 @@ FAILURES = [
         ),
         (
             r"Expected compute capability >= (?P<there>[\d.]+)",
-            "it was built for compute capability {there} or more, which this GPU has not",
+            "it was built for compute capability {there} or more, which this GPU lacks",
             "",
         ),
         (
@@ -72,7 +72,7 @@ FAILURES = [
         (
             r"cudaError 35|CUDA driver version is insufficient",
             "there is no NVIDIA driver here, or one too old for this CUDA",
-            "install a newer driver; srgan-edge doctor says what there is",
+            "install a newer driver; for details type: srgan-edge doctor",
         ),
         (
             r"Using an engine plan file across different models of devices",
@@ -84,7 +84,7 @@ FAILURES = [
 
 
 def explained(messages: Sequence[str], rebuild_command: str) -> str:
-    """The first failure among them that we know, with what to type; else they as they are."""
+    """Return our message for the first known failure, with advice; else the messages themselves."""
     for failure in FAILURES:
         for message in messages:
             if found := failure.pattern.search(message):
@@ -95,9 +95,9 @@ def explained(messages: Sequence[str], rebuild_command: str) -> str:
 
 @cache
 def log_of(module: str) -> Any:  # noqa: ANN401 - an object of a class of that module
-    """The one logger of `tensorrt` or `tensorrt_rtx` in this process, which keeps everything.
+    """Return this process's only logger for `tensorrt` or `tensorrt_rtx`; it keeps everything.
 
-    The runtime goes on using the first logger it is given, whatever it is given later.
+    The runtime keeps using the first logger that it received and ignores later ones.
     """
     trt: Any = import_module(module)
 
@@ -112,7 +112,7 @@ def log_of(module: str) -> Any:  # noqa: ANN401 - an object of a class of that m
                 self.errors.append(message)
 
         def clear(self) -> None:
-            """Forget what was said so far."""
+            """Forget all messages so far."""
             self.messages: list[str] = []
             self.errors: list[str] = []
 

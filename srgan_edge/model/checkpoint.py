@@ -1,7 +1,7 @@
-"""Weights on disk: safetensors that carry their ModelSpec, and nothing that could run code.
+"""Checkpoints: safetensors files with a ModelSpec, which cannot run code.
 
-`read_spec` and `read_state` refuse what the format itself lets through: huge headers, duplicate
-names, tensors that are not the generator's, weights that are not finite.
+Loading refuses what the format itself allows: huge headers, duplicate names, tensors that do not
+belong to the generator, and weights that are not finite.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ except ImportError:
 
 
 MAX_BYTES = 1 << 30
-"""The largest generator that a spec can describe has a third of this."""
+"""Size limit; the largest generator that a spec can describe has a third of it."""
 
 
 def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
@@ -33,23 +33,24 @@ def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()
     }
-    with torch.device("meta"):  # so that no random number of a training is used up
+    with torch.device("meta"):  # does not consume random numbers of the training
         expected = generator_from_spec(spec).state_dict()
     _check_state(state, expected, spec, path)
     content = safetensors.torch.save(state, metadata={METADATA_KEY: spec.to_json()})
     with replace_when_whole(path) as temporary:
-        temporary.write_bytes(content)  # `save_file` would make it readable by its owner alone
+        temporary.write_bytes(content)  # `save_file` makes a file that only its owner can read
 
 
 def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
-    """The generator in evaluation mode, float32 on the CPU, and its spec.
+    """Return the generator, in evaluation mode and float32 on the CPU, and its spec.
 
-    Weights in float16, as unfinished ones are kept (`train/unfinished`), are widened.
+    Weights in float16, as in unfinished models (`train/unfinished`), are widened.
 
     Raises:
-        ModelRefused: no such file, not one of our checkpoints, or weights that do not fit its spec.
+        ModelRefused: there is no such file, it is not one of our checkpoints, or its weights do not
+            match its spec.
     """
-    content = read_at_most(path, MAX_BYTES)  # once: what is checked is what is loaded
+    content = read_at_most(path, MAX_BYTES)  # read once, so that the bytes checked are those loaded
     spec = safetensors_spec(path, content)
     try:
         state = safetensors.torch.load(content)
@@ -68,7 +69,7 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelSpec]:
 def _check_state(
     state: dict[str, Tensor], expected: dict[str, Tensor], spec: ModelSpec, path: Path
 ) -> None:
-    """Exactly the generator's names and shapes, floating point, and finite everywhere."""
+    """Refuse tensors whose names, shapes or types differ from the generator's, or not finite."""
     odd = sorted(expected.keys() ^ state.keys())
     if odd:
         raise ModelRefused(
@@ -79,7 +80,7 @@ def _check_state(
         if tensor.shape != expected[name].shape:
             raise ModelRefused(
                 f"{path}: {name} has shape {list(tensor.shape)}, "
-                f"the spec asks for {list(expected[name].shape)}"
+                f"the spec requires {list(expected[name].shape)}"
             )
         if tensor.dtype != expected[name].dtype:
             raise ModelRefused(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")

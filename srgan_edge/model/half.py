@@ -1,9 +1,9 @@
-"""The generators in FP16, as a GPU runs them best under PyTorch; every rewrite is exact.
+"""The generators in FP16, rewritten for PyTorch on a GPU; every rewrite is exact.
 
-The same is done to the graph of other runtimes by `srgan_edge.export`, whose `rewrites.py` and
-`precision.py` say why: batch norms and the last PixelShuffle go into convolutions, bytes enter as
-multiples of 1/256, and what carries the image itself stays in FP32: one half, or the nearest
-upscale.
+`srgan_edge.export` rewrites the graphs of other runtimes in the same way, and its `rewrites.py` and
+`precision.py` have the reasons: batch norms and the last PixelShuffle are folded into convolutions,
+bytes enter as multiples of 1/256, and the part that carries the image itself (one half, or the
+nearest upscale) stays in FP32.
 """
 
 import copy
@@ -23,12 +23,12 @@ from srgan_edge.model.network import (
 
 
 class HalfDeployment(nn.Module):
-    """`Deployment` with the convolutions in FP16, channels last."""
+    """`Deployment` with its convolutions in FP16, channels last."""
 
     network: nn.Sequential
 
     def __init__(self, generator: nn.Module) -> None:
-        """Take a generator in FP32 and evaluation mode, not in INT8; it stays as it is.
+        """Copy a generator, in FP32 and evaluation mode and not quantized, and convert the copy.
 
         Raises:
             ModelRefused: a weight is too large for FP16.
@@ -51,12 +51,12 @@ class HalfDeployment(nn.Module):
                 raise ModelRefused(f"{name} holds values too large for fp16; type --fp32")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), and the sum of each image, float32 (N).
+        """Upscale uint8 (N, H, W, 3); return uint8 (N, 4H, 4W, 3) and image sums, float32 (N).
 
-        Such a sum is finite if and only if no value in the image is NaN or infinite, which is
-        not to be seen in bytes.
+        A sum is finite if and only if no value of the image is NaN or infinite, which the bytes
+        cannot show.
         """
-        lr = pixels.permute(0, 3, 1, 2)  # in memory, that is channels last
+        lr = pixels.permute(0, 3, 1, 2)  # the memory layout is channels last
         detail = self.network(lr.half() / 256)
         n, _, h, w = detail.shape
         r = self.factor
@@ -71,9 +71,9 @@ class HalfDeployment(nn.Module):
         return sr.view(n, h * r, w * r, 3), totals
 
     def _carry_the_image_exactly(self) -> None:
-        """Let the network take multiples of 1/256, and give what `_base_levels` is to be added to.
+        """Let the network read multiples of 1/256 and return the detail without `_base_levels`.
 
-        FP16 holds both more finely than the image in [0, 1].
+        FP16 represents both more finely than an image in [0, 1].
         """
         first, *_, last = (part for part in self.network.modules() if isinstance(part, nn.Conv2d))
         assert last.bias is not None
@@ -83,14 +83,14 @@ class HalfDeployment(nn.Module):
                 last.bias.sub_(0.5)
 
     def _base_levels(self, lr: Tensor) -> Tensor:
-        """What is added to the network's detail, in levels of 255, and one half for rounding."""
+        """Return the base that the detail is added to, in levels of 255, plus 0.5 for rounding."""
         if self.adds_nearest:
             return lr.float().unsqueeze(2) + 0.5
         return torch.full((1, 1, 1, 1, 1), 0.5 * 255 + 0.5, device=lr.device)
 
 
 class LongSkip(nn.Module):
-    """The trunk, and what it is given added to what it makes."""
+    """A trunk whose input is added to its output."""
 
     def __init__(self, trunk: nn.Sequential) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class LongSkip(nn.Module):
 
 
 def _before_last_shuffle(generator: SRResNet) -> nn.Sequential:
-    """The paper's generator up to its last PixelShuffle, which comes last of all then."""
+    """Return the paper's generator rewritten so that its last PixelShuffle is the last step."""
     for part in generator.trunk:
         if isinstance(part, ResidualBlock):
             part.block = _without_norms(part.block)
@@ -119,7 +119,7 @@ def _before_last_shuffle(generator: SRResNet) -> nn.Sequential:
 
 
 def _without_norms(layers: nn.Sequential) -> nn.Sequential:
-    """Each batch norm in the convolution before it."""
+    """Fold each batch norm into the convolution before it."""
     kept: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):

@@ -1,4 +1,8 @@
-"""Models by name or by path: the bundled ones, and any file a user points at."""
+"""Find models by name or path, and read the spec of any model file.
+
+Reading a spec needs the standard library alone: an edge device without torch, onnx or safetensors
+can still identify a file. Safetensors keep their metadata in a JSON header; `onnx_file` reads ONNX.
+"""
 
 import difflib
 import json
@@ -13,19 +17,23 @@ from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
-
 DEFAULT_MODEL = "srgan-x4"
-
 SUFFIXES = (".onnx", ".safetensors")
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_TENSORS = 4096
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""First bytes of files from `torch.save`, today's and older ones."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One model in the forms there are of it."""
+    """One model in all of its file formats."""
 
     name: str
     files: dict[str, Path]
-    """Path by suffix; never empty."""
+    """Paths by suffix; never empty."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -35,10 +43,10 @@ class ModelFiles:
         return suffix in self.files
 
     def file(self, suffix: str) -> Path:
-        """The file of one kind.
+        """Return the file with this suffix.
 
         Raises:
-            ModelRefused: there is none; the message says how to make it.
+            ModelRefused: there is none; the message has the command that creates it.
         """
         if suffix not in self.files:
             have = next(iter(self.files.values()))
@@ -48,7 +56,7 @@ class ModelFiles:
 
 
 def bundled_models() -> dict[str, ModelFiles]:
-    """The models inside the package, by name."""
+    """Return the models inside the package, by name."""
     models: dict[str, ModelFiles] = {}
     for path in sorted(WEIGHTS_FOLDER.iterdir()):
         if path.suffix in SUFFIXES:
@@ -57,41 +65,30 @@ def bundled_models() -> dict[str, ModelFiles]:
 
 
 def find_model(name_or_path: str) -> ModelFiles:
-    """A bundled model by name, or the one in a file.
+    """Return a bundled model by name, or the model in a file.
 
     Raises:
-        UsageError: neither; the nearest name is suggested.
-        ModelRefused: a file of a kind that is not ours.
+        UsageError: it is neither; the message suggests the nearest name.
+        ModelRefused: the file is not one of our models.
     """
     bundled = bundled_models()
     if name_or_path in bundled:
         return bundled[name_or_path]
     path = Path(name_or_path)
     if path.is_file():
-        read_spec(path)  # refuse a foreign file now, by name
+        read_spec(path)  # refuse a foreign file now, with its name
         return ModelFiles(path.stem, {path.suffix: path})
     near = difflib.get_close_matches(name_or_path, bundled, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"possible: {', '.join(bundled)}, or a file"
     raise UsageError(f"no model {name_or_path!r}; {hint}")
 
 
-# Reading the ModelSpec out of any artifact, with the standard library alone.
-#
-# An edge box has neither torch, onnx nor safetensors; it must still be able to say what a file is.
-# Safetensors keeps its metadata in a JSON header; what is in an ONNX file, `onnx_file` reads.
-MAX_HEADER_BYTES = 1 << 20
-
-MAX_TENSORS = 4096
-
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-"""How files of `torch.save` begin, today's and older ones."""
-
-
 def read_spec(path: Path) -> ModelSpec:
-    """The spec of a `.safetensors`, `.onnx` or `.engine` file, of the latter by its passport.
+    """Return the spec of a `.safetensors` or `.onnx` file, or of an engine by its passport.
 
     Raises:
-        ModelRefused: no such file, another format, damaged, or made by another program.
+        ModelRefused: there is no such file, or it has another format, is damaged, or was made by
+            another program.
     """
     if path.suffix == ".safetensors":
         return read_safetensors_spec(path)
@@ -107,21 +104,26 @@ def read_spec(path: Path) -> ModelSpec:
 
 
 def read_safetensors_spec(path: Path) -> ModelSpec:
-    """The spec in a safetensors header, which is checked against our own limits first."""
+    """Return the spec in a safetensors header, which is checked against our limits first."""
     with open_model(path) as file:
         return safetensors_spec(path, file.read(8 + MAX_HEADER_BYTES))
 
 
 def safetensors_spec(path: Path, content: bytes) -> ModelSpec:
-    """The same of a file whose content, or as much as the largest header, is in memory.
+    """Return the spec in the content of a safetensors file, or in its first bytes.
+
+    Args:
+        path: the file, for error messages.
+        content: at least the length and the header, up to `MAX_HEADER_BYTES`.
 
     Raises:
-        ModelRefused: not a safetensors file, damaged, too many tensors, or of another program.
+        ModelRefused: the file is not safetensors, is damaged, has too many tensors, or was made by
+            another program.
     """
     length = int.from_bytes(content[:8], "little") if len(content) >= 8 else 0
-    if content.startswith(_PICKLES) and content[8:9] != b"{":  # lengths may look like them
+    if content.startswith(_PICKLES) and content[8:9] != b"{":  # a header length may look the same
         raise ModelRefused(
-            f"{path}: looks like a pickle, which can run code, and no safetensors file; "
+            f"{path}: looks like a pickle, which can run code, not like a safetensors file; "
             f"type: srgan-edge convert {path}"
         )
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(content) - 8):

@@ -1,8 +1,8 @@
-"""The generators, in PyTorch: the paper's, and the small one an edge box runs on its CPU.
+"""The generators in PyTorch: the paper's, and a small one for the CPU of an edge device.
 
 Both map RGB (N, 3, H, W), float in [0, 1], to RGB (N, 3, 4H, 4W). The output is not clamped: a
 clamp has no gradient where it acts, so it belongs to deployment (`Deployment`), not to training.
-Weight files are `checkpoint.py`'s affair.
+`checkpoint.py` reads and writes weight files.
 """
 
 from typing import TypeVar
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from srgan_edge.model.quantization import Int8Conv2d, inner_convolutions
 from srgan_edge.model.spec import Activation, ModelSpec, Norm
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 class ResidualBlock(nn.Module):
@@ -33,13 +35,13 @@ class ResidualBlock(nn.Module):
 class SRResNet(nn.Module):
     """The SRGAN generator of Ledig et al. 2017 (arXiv 1609.04802, figure 4).
 
-    9x9 head, residual blocks, a 3x3 that closes the trunk with a long skip, two sub-pixel stages,
-    9x9 tail. `norm="batch"` is the paper's; without it nothing depends on running statistics.
+    9x9 head, residual blocks, a 3x3 convolution and a long skip, two sub-pixel stages, 9x9 tail.
+    `norm="batch"` is the paper's; without it nothing depends on running statistics.
 
-    Note: no path of the paper's graph carries the image past the network, so a random start
-    spends its first thousands of steps on learning to copy. Ours starts as a bilinear enlarger
-    with small residual branches: 300 steps of 8 crops reached 29.06 dB on Set5, where PyTorch's
-    own start reached 26.37 dB.
+    Note: no path of the paper's graph carries the image past the network, so with random initial
+    weights the first thousands of steps only learn to copy. Our initial weights upscale bilinearly,
+    with small residual branches: 300 steps of 8 crops reached 29.06 dB on Set5; PyTorch's default
+    initialization reached 26.37 dB.
     """
 
     def __init__(self, channels: int, blocks: int, norm: Norm) -> None:
@@ -54,7 +56,7 @@ class SRResNet(nn.Module):
 
     @torch.no_grad()
     def _start_as_bilinear(self) -> None:
-        """The first feature maps carry R, G and B through; all others add little at first."""
+        """Let the first feature maps carry R, G and B; all others contribute little at first."""
         stages = [self.upsample[0], self.upsample[3]]
         for stage in stages:
             _start_as_nearest(stage, factor=2)
@@ -72,11 +74,11 @@ class SRResNet(nn.Module):
                     _carry(stage, color, 4 * color + phase, taps)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped.
+        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, 4H, 4W), not clamped.
 
-        Under autocast head and tail stay in FP32: they carry the image itself, of which BF16
-        holds one level in 255, and a generator trained on that has a cast in FP32 (measured: one
-        level too dark).
+        Under autocast, head and tail stay in FP32: they carry the image itself, which BF16 only
+        resolves to one level of 255. A generator trained that way has a color cast in FP32
+        (measured: one level too dark).
         """
         with torch.autocast(lr.device.type, enabled=False):
             features = self.head(lr)
@@ -89,9 +91,9 @@ class EdgeNet(nn.Module):
     """A plain stack of 3x3 convolutions in LR space, one PixelShuffle(4), plus the nearest upscale.
 
     The inference form of the compact networks that win on phones (ABPN, arXiv 2105.09750; ETDS,
-    CVPR 2023): nothing but Conv, PReLU or ReLU, Add and DepthToSpace reaches the runtime. The
-    network only has to learn what nearest-neighbor upscaling lacks, which also survives low
-    precision best.
+    CVPR 2023): the runtime only sees Conv, PReLU or ReLU, Add and DepthToSpace. The network only
+    has to learn the difference from nearest-neighbor upscaling, which is also most robust in low
+    precision.
     """
 
     def __init__(self, channels: int, blocks: int, activation: Activation = "prelu") -> None:
@@ -112,13 +114,13 @@ class EdgeNet(nn.Module):
             self.tail.weight.mul_(0.1)  # begin close to the nearest upscale
 
     def forward(self, lr: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, 3, 4H, 4W), not clamped."""
+        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, 4H, 4W), not clamped."""
         detail = F.pixel_shuffle(self.tail(self.body(lr)), 4)
         return detail + F.interpolate(lr, scale_factor=4.0, mode="nearest")
 
 
 class TanhHead(nn.Module):
-    """(tanh(x) + 1) / 2: the output convention of some foreign SRGANs."""
+    """Map the output to (tanh(x) + 1) / 2, the convention of some foreign SRGANs."""
 
     def __init__(self, generator: nn.Module) -> None:
         super().__init__()
@@ -129,11 +131,11 @@ class TanhHead(nn.Module):
 
 
 class Deployment(nn.Module):
-    """What every engine computes, and the specification of the exported ONNX graph.
+    """The computation of every engine, and the specification of the exported ONNX graph.
 
     uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3): scale to [0, 1], generate, clamp, round half up.
     Rounding is +0.5 and truncation, since a cast truncates in every runtime; the clamp comes
-    first, since a cast wraps. Both casts stand next to the graph's ends: TensorRT accepts uint8
+    first, since a cast wraps. Both casts are at the ends of the graph: TensorRT accepts uint8
     nowhere else.
     """
 
@@ -145,19 +147,19 @@ class Deployment(nn.Module):
         return self.rounded(self.image(pixels))
 
     def image(self, pixels: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) -> float32 (N, 3, 4H, 4W), neither clamped nor rounded."""
+        """Upscale uint8 (N, H, W, 3) to float32 (N, 3, 4H, 4W), neither clamped nor rounded."""
         lr = pixels.float().permute(0, 3, 1, 2) * (1 / 255)
         sr: Tensor = self.generator(lr).float()
         return sr
 
     def rounded(self, image: Tensor) -> Tensor:
-        """float32 (N, 3, 4H, 4W) -> uint8 (N, 4H, 4W, 3)."""
+        """Clamp and round float32 (N, 3, 4H, 4W) to uint8 (N, 4H, 4W, 3)."""
         levels = image.clamp(0, 1) * 255 + 0.5
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def generator_from_spec(spec: ModelSpec) -> nn.Module:
-    """A freshly initialized generator of the given spec, in training mode, float32, on the CPU."""
+    """Return a newly initialized generator, in training mode and float32 on the CPU."""
     generator: nn.Module
     if spec.architecture == "edge":
         generator = EdgeNet(spec.channels, spec.blocks, spec.activation)
@@ -167,6 +169,28 @@ def generator_from_spec(spec: ModelSpec) -> nn.Module:
         for convolution in inner_convolutions(generator).values():
             Int8Conv2d.take_over(convolution)
     return TanhHead(generator) if spec.head == "tanh" else generator
+
+
+def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
+    """Rewrite a convolution after PixelShuffle(2) as a convolution before it.
+
+    The kernel [O, C, k, k], k odd, becomes [4 O, 4 C, k', k']. Row 2i + a of the result reads rows
+    2i + a + d of the shuffled image, |d| <= k // 2: row i + (a + d) // 2 of the image before, in
+    sub-pixel (a + d) % 2. Channels are in PixelShuffle's order: channel, sub-pixel row, sub-pixel
+    column.
+    """
+    outputs, channels, side, _ = kernel.shape
+    reach = side // 2
+    folded_reach = (reach + 1) // 2
+    folded_side = 2 * folded_reach + 1
+    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
+    for a, b in np.ndindex(2, 2):
+        for row, column in np.ndindex(side, side):
+            i, p = divmod(a + row - reach, 2)
+            j, q = divmod(b + column - reach, 2)
+            taps = kernel[:, :, row, column]
+            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
+    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)
 
 
 def _conv3x3(channels: int, norm: Norm) -> list[nn.Module]:
@@ -191,34 +215,9 @@ def _carry(convolution: nn.Module, source: int, target: int, taps: Tensor) -> No
 
 
 def _start_as_nearest(convolution: nn.Module, factor: int) -> None:
-    """ICNR (Aitken et al., arXiv 1707.02937): all sub-pixels start alike, so no checkerboard."""
+    """Initialize all sub-pixels alike, to avoid a checkerboard (ICNR, arXiv 1707.02937)."""
     assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
     with torch.no_grad():
         for parameter in (convolution.weight, convolution.bias):
             one_phase = parameter[:: factor**2].clone()
             parameter.copy_(one_phase.repeat_interleave(factor**2, dim=0))
-
-
-# A convolution after a PixelShuffle, done before it.
-Number = TypeVar("Number", bound=np.generic)
-
-
-def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
-    """[O, C, k, k] on an image shuffled by two -> [4 O, 4 C, k', k'] on the one before, k odd.
-
-    Row 2i + a of the result reads rows 2i + a + d of the shuffled image, |d| <= k // 2: row
-    i + (a + d) // 2 of the image before, in sub-pixel (a + d) % 2. Channels are in PixelShuffle's
-    order: channel, sub-pixel row, sub-pixel column.
-    """
-    outputs, channels, side, _ = kernel.shape
-    reach = side // 2
-    folded_reach = (reach + 1) // 2
-    folded_side = 2 * folded_reach + 1
-    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
-    for a, b in np.ndindex(2, 2):
-        for row, column in np.ndindex(side, side):
-            i, p = divmod(a + row - reach, 2)
-            j, q = divmod(b + column - reach, 2)
-            taps = kernel[:, :, row, column]
-            folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
-    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)

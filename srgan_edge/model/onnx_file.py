@@ -1,9 +1,10 @@
-"""Looking at an ONNX file before any runtime does: is it one of our graphs, and a harmless one?
+"""Check an ONNX file before a runtime loads it: it must be one of our graphs, and harmless.
 
-A graph is a program. It may loop for ever, ask for a gigabyte in seventy bytes, or name files of
-this machine as its weights. So a runtime gets to see only what the exporter could have written: a
-few operations, weights that are in the file, bytes in and bytes out. It takes no `onnx`, which an
-edge box does not have. Field numbers are those of onnx.proto, https://github.com/onnx/onnx.
+A graph is a program. It may loop forever, request a gigabyte in seventy bytes, or name local files
+as its weights. So a runtime only gets graphs that the exporter could have written: a few
+operations, weights inside the file, bytes as input and output. The package `onnx` is not needed; an
+edge device does not have it. Field numbers are those of onnx.proto, https://github.com/onnx/onnx.
+The protobuf wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
 import math
@@ -19,61 +20,63 @@ from srgan_edge.files import foreign, read_at_most
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 MAX_BYTES = 1 << 30
-
 MAX_NODES = 4096
 
 TOTALS = "totals"
-"""The output of graphs in half precision that is finite for images that are."""
+"""Name of the output with the sum of each image, in graphs in half precision."""
 
 MAX_SCALE = 4
-"""Of all Resize together, and of all DepthToSpace together."""
+"""Limit on the product of the factors of all Resize nodes, and of all DepthToSpace nodes."""
 
 MAX_REACH_PX = 64
-"""Of a convolution: its kernel, padding and stride."""
+"""Limit on the kernel size, padding and stride of a convolution."""
 
 MAX_CHANNELS = 4096
-"""Values in what is added to an image or multiplied with it: one for each channel."""
+"""Limit on the number of values in an operand of an image: one per channel."""
 
 OPERATIONS = (
     {"Conv", "PRelu", "Relu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
     | {"Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "ReduceSum"}
     | {"Cast", "Transpose", "Identity", "Constant", "QuantizeLinear", "DequantizeLinear"}
 )
-"""What the exporter and its rewrites write. What makes more of its input is looked at below."""
+"""Operations of the exporter and its rewrites. Those that enlarge their input have limits."""
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"}
-
 _KEEPS_SHAPE = {"Identity", "Cast", "Transpose", "QuantizeLinear", "DequantizeLinear"}
 
 _LAYOUTS = ([0, 3, 1, 2], [0, 2, 3, 1])
-"""Permutations from bytes [N, H, W, 3] and back."""
+"""Permutations of axes from bytes [N, H, W, 3] and back."""
 
 _FLOAT, _UINT8, _FLOAT16, _BFLOAT16 = 1, 2, 10, 16
 
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
-"""By TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double, bfloat16."""
+"""Item sizes by TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double,
+bfloat16."""
+
+Field = int | memoryview
+"""A varint or fixed-width number, or the payload of a string, message or packed array."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an ONNX file of ours says of itself."""
+    """The metadata of one of our ONNX files."""
 
     spec: ModelSpec
     precision: Literal["fp32", "fp16", "bf16"]
-    """Of the weights, and so of the arithmetic that the graph asks for."""
+    """Type of the weights, which determines the arithmetic of the graph."""
 
 
 def read_onnx_spec(path: Path) -> ModelSpec:
-    """As `read_onnx`, of which it is a part."""
+    """Return the spec of an ONNX file, checked as in `read_onnx`."""
     return read_onnx(path).spec
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """The spec in the metadata of an ONNX file of ours, once its graph was found harmless.
+    """Check that an ONNX file is one of ours and harmless, and return its spec and precision.
 
     Raises:
-        ModelRefused: not an ONNX file, damaged, made by another program, the float form of
-            `srgan-edge export --io float`, or with something in it that the exporter never writes.
+        ModelRefused: the file is not ONNX, is damaged, was made by another program, is the float
+            form of `srgan-edge export --io float`, or has content that the exporter never writes.
     """
     content = read_at_most(path, MAX_BYTES)
     try:
@@ -87,7 +90,7 @@ def read_onnx(path: Path) -> OnnxFile:
         if _is_float_form(model):
             raise ModelRefused(
                 f"{path}: the float form of {spec.name}, which is for other programs; srgan-edge "
-                "runs the form that takes bytes; type: srgan-edge export MODEL --onnx"
+                "runs the form with bytes as input; type: srgan-edge export MODEL --onnx"
             )
         if reason := _why_not_ours(model):
             raise ModelRefused(
@@ -100,7 +103,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def refuse_half(path: Path, file: OnnxFile) -> None:
-    """For runtimes that would compute it in another precision than it says.
+    """Refuse a graph in half precision, for runtimes that would silently compute it in another.
 
     Raises:
         ModelRefused: the graph is in FP16 or BF16.
@@ -112,20 +115,14 @@ def refuse_half(path: Path, file: OnnxFile) -> None:
         )
 
 
-# Reading protobuf messages with the standard library: fields, and nothing of what they mean.
-#
-# The wire format: https://protobuf.dev/programming-guides/encoding/
-Field = int | memoryview
-"""A varint or fixed-width number, or the payload of a string, message or packed array."""
-
-
 class Message:
-    """One message, its fields by number."""
+    """A protobuf message, with its fields by number."""
 
     def __init__(self, content: Field) -> None:
-        """
+        """Split the content of a message into fields.
+
         Raises:
-            ValueError, IndexError: `content` is a number, not a message, or cut short.
+            ValueError, IndexError: `content` is a number, is not a message, or is truncated.
         """
         if isinstance(content, int):
             raise ValueError("a number where a message should be")
@@ -137,30 +134,30 @@ class Message:
         return number in self._fields
 
     def messages(self, number: int) -> list["Message"]:
-        """The repeated field as messages."""
+        """Return a repeated field as messages."""
         return [Message(value) for value in self._fields.get(number, [])]
 
     def message(self, number: int) -> "Message":
-        """The field as a message; an empty one if it is not there."""
+        """Return a field as a message; an empty message if it is missing."""
         return Message(self._fields[number][-1]) if self.has(number) else Message(memoryview(b""))
 
     def text(self, number: int) -> str:
-        """The field as a string; empty if it is not there."""
+        """Return a field as a string; empty if it is missing."""
         return bytes(self.payload(number)).decode()
 
     def texts(self, number: int) -> list[str]:
         return [bytes(_payload(value)).decode() for value in self._fields.get(number, [])]
 
     def payload(self, number: int) -> memoryview:
-        """The bytes of the field; none if it is not there."""
+        """Return the bytes of a field; empty if it is missing."""
         return _payload(self._fields[number][-1]) if self.has(number) else memoryview(b"")
 
     def number(self, number: int) -> int:
-        """The field as an integer; zero if it is not there."""
+        """Return a field as an integer; zero if it is missing."""
         return self.numbers(number)[-1] if self.has(number) else 0
 
     def numbers(self, number: int) -> list[int]:
-        """The repeated field as integers, packed or not."""
+        """Return a repeated field as integers, packed or not."""
         found: list[int] = []
         for value in self._fields.get(number, []):
             if isinstance(value, int):
@@ -173,8 +170,37 @@ class Message:
         return found
 
 
+def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
+    """Yield (field number, content) in the order of the message; payloads are not copied.
+
+    Raises:
+        ValueError, IndexError: the bytes are not a message, or are truncated.
+    """
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+            yield number, value
+        elif kind in (1, 5):
+            width = 8 if kind == 1 else 4
+            if position + width > len(message):
+                raise ValueError("it ends early")
+            yield number, int.from_bytes(message[position : position + width], "little")
+            position += width
+        elif kind == 2:
+            length, position = _varint(message, position)
+            if position + length > len(message):
+                raise ValueError("it ends early")
+            yield number, message[position : position + length]
+            position += length
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
 def _is_float_form(model: Message) -> bool:
-    """Whether an input is float32 [N, 3, H, W]."""
+    """Return True if an input is float32 [N, 3, H, W]."""
     for value in model.message(7).messages(11):
         tensor = value.message(2).message(1)
         dims = tensor.message(2).messages(1)
@@ -184,7 +210,7 @@ def _is_float_form(model: Message) -> bool:
 
 
 def _why_not_ours(model: Message) -> str | None:
-    """The first thing that the exporter does not write, or None."""
+    """Return the first detail that the exporter never writes, or None."""
     if model.has(25) or model.has(20):
         return "it has functions or training in it"
     graph = model.message(7)
@@ -216,7 +242,7 @@ def _why_not_ours(model: Message) -> str | None:
 
 
 def _is_totals(value: Message) -> bool:
-    """Whether an output is that of `TOTALS`: float32 [N]."""
+    """Return True if an output is `TOTALS`: float32 [N]."""
     tensor = value.message(2).message(1)
     dims = tensor.message(2).messages(1)
     return value.text(1) == TOTALS and tensor.number(1) == _FLOAT and len(dims) == 1
@@ -232,13 +258,13 @@ def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
         if attribute.has(5) and (reason := _why_no_weight(attribute.message(5))):
             return reason
         if name == "Constant" and not attribute.has(5):
-            return "a Constant is no tensor"
+            return "a Constant is not a tensor"
         if name == "Conv" and any(value > MAX_REACH_PX for value in attribute.numbers(8)):
             return f"a Conv has {attribute.text(1)} {attribute.numbers(8)}"
         if name == "Transpose" and attribute.numbers(8) not in _LAYOUTS:
             return f"a Transpose changes axes to {attribute.numbers(8)}"
     if name == "Transpose" and not node.messages(5):
-        return "a Transpose turns axes round"
+        return "a Transpose reverses axes"
     if name == "Resize":
         inputs = node.texts(1)
         scales = tensors.get(inputs[2]) if len(inputs) == 3 else None
@@ -251,7 +277,7 @@ def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
 
 
 def _why_too_large(nodes: list[Message], tensors: dict[str, Message]) -> str | None:
-    """How a result could get larger than an image enlarged once, or None."""
+    """Return why a result could exceed an image upscaled once, or None."""
     constants = {name: tensor.numbers(1) for name, tensor in tensors.items()}
     factors = {"Resize": 1.0, "DepthToSpace": 1.0}
     for node in nodes:
@@ -275,7 +301,7 @@ def _why_too_large(nodes: list[Message], tensors: dict[str, Message]) -> str | N
 
 
 def _why_no_weight(tensor: Message) -> str | None:
-    """Weights are in the file, all of them: no other file, and no promise of more than there is."""
+    """Return why weights are not all inside the file, in the size that they state; or None."""
     name = tensor.text(8)
     if tensor.has(13) or tensor.number(14):
         return f"the weights {name!r} are in another file"
@@ -284,35 +310,6 @@ def _why_no_weight(tensor: Message) -> str | None:
     if item_bytes is None or len(tensor.payload(9)) != math.prod(dims) * item_bytes:
         return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
     return None
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
-    """(field number, content) in the order of the message; payloads are not copied.
-
-    Raises:
-        ValueError, IndexError: not a message, or cut short.
-    """
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, position = _varint(message, position)
-            yield number, value
-        elif kind in (1, 5):
-            width = 8 if kind == 1 else 4
-            if position + width > len(message):
-                raise ValueError("it ends early")
-            yield number, int.from_bytes(message[position : position + width], "little")
-            position += width
-        elif kind == 2:
-            length, position = _varint(message, position)
-            if position + length > len(message):
-                raise ValueError("it ends early")
-            yield number, message[position : position + length]
-            position += length
-        else:
-            raise ValueError(f"wire type {kind}")
 
 
 def _payload(value: Field) -> memoryview:

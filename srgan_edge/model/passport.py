@@ -1,8 +1,8 @@
-"""An engine and its passport: what the engine is, and proof that it is still that.
+"""The passport of an engine: a JSON file that describes it and proves that it is unchanged.
 
-A plan is native code for one runtime version, and what is in it cannot be seen. So it never goes
-anywhere without a JSON file beside it, `NAME.engine.json`, and nothing loads an engine whose bytes
-are not those that its passport was written for.
+An engine is native code for one runtime version, and its content cannot be inspected. So a file
+`NAME.engine.json` always accompanies it, and an engine whose bytes differ from its passport is
+never loaded.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ ENGINE_SUFFIX = ".engine"
 MAX_ENGINE_BYTES = 1 << 31
 
 Shape = tuple[int, int, int]
-"""Frames or tiles, height and width of the input, in pixels."""
+"""Frames or tiles, height and width of the input in pixels."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The input shapes an engine takes, and the one it is made for."""
+    """The input shapes that an engine accepts, and the shape that it is optimized for."""
 
     smallest: Shape
     best: Shape
@@ -34,7 +34,7 @@ class Profile:
 
     @classmethod
     def static(cls, batch: int, height: int, width: int) -> Self:
-        """One shape and no other, which is the fastest."""
+        """Return a profile for exactly one shape, which is the fastest."""
         shape = (batch, height, width)
         return cls(shape, shape, shape)
 
@@ -47,15 +47,15 @@ class Profile:
         shape: str | None,
         dynamic: str | None,
     ) -> Self:
-        """The shapes that were asked for; tiles of 128 px and their halo if nothing was.
+        """Return the profile for the command-line options; by default tiles of 128 px and a halo.
 
         Args:
             tile: core of a tile in pixels.
             shape: `NxHxW`.
-            dynamic: three of them: smallest, best, largest.
+            dynamic: three shapes separated by commas: smallest, best, largest.
 
         Raises:
-            UsageError: contradictory, or not shapes.
+            UsageError: the options contradict each other, or are not shapes.
         """
         ways = {"--tile or --batch": tile or batch, "--shape": shape, "--dynamic": dynamic}
         named = [name for name, value in ways.items() if value is not None]
@@ -68,7 +68,7 @@ class Profile:
             if len(shapes) != 3 or not all(a <= b <= c for a, b, c in zip(*shapes, strict=True)):
                 raise UsageError(
                     f"--dynamic {dynamic}; possible: smallest, best and largest, "
-                    "as 1x64x64,1x270x480,1x1080x1920"
+                    "such as 1x64x64,1x270x480,1x1080x1920"
                 )
             return cls(*shapes)
         for name, number in [("--tile", tile), ("--batch", batch)]:
@@ -83,14 +83,14 @@ class Profile:
 
     @property
     def option(self) -> str:
-        """What to type for it."""
+        """The command-line option that selects this profile."""
         if self.is_static:
             return f"--shape {_text(self.best)}"
         return f"--dynamic {','.join(map(_text, (self.smallest, self.best, self.largest)))}"
 
     @property
     def best_text(self) -> str:
-        """`NxHxW` of the shape it is made for."""
+        """The best shape as `NxHxW`."""
         return _text(self.best)
 
     def __str__(self) -> str:
@@ -106,45 +106,45 @@ class Layer:
     name: str
     kind: str
     inputs: tuple[str, ...]
-    """Types of what it reads, for example `Half`; weights apart."""
+    """Types of the inputs without the weights, for example `Half`."""
     weights: tuple[str, ...]
     outputs: tuple[str, ...]
     onnx_nodes: tuple[str, ...]
-    """The nodes of the graph that it computes."""
+    """Nodes of the graph that the kernel computes."""
 
 
 @dataclass(frozen=True)
 class Passport:
-    """Everything there is to know about one engine without loading it."""
+    """Everything that can be known about an engine without loading it."""
 
     spec: ModelSpec
     source: str
-    """What was exported, as it was typed: a bundled name, or a file."""
+    """The exported model as the user typed it: a bundled name, or a file."""
     module: str
     """The runtime that built it and can run it: `tensorrt` or `tensorrt_rtx`."""
     version: str
-    """Of the runtime, all four parts: an engine runs on that version alone."""
+    """Version of the runtime in all four parts; an engine only runs on that version."""
     precision: str
-    """Of the convolutions that are in floating point: `fp16` or `bf16`."""
+    """Precision of the convolutions in floating point: `fp16` or `bf16`."""
     profile: Profile
     compute_capabilities: tuple[str, ...]
-    """Of the GPUs it is for, as `8.9`."""
+    """Compute capabilities of the GPUs that it supports, for example `8.9`."""
     gpu: str
-    """The one it was built on, and alone runs on; empty if it was built ahead of time."""
+    """The only GPU that runs it, on which it was built; empty if it was built ahead of time."""
     driver: str
-    """The CUDA version of that GPU's driver, as `13.0`; empty likewise."""
+    """CUDA version of that GPU's driver, for example `13.0`; empty if built ahead of time."""
     workspace_mib: int | None
-    """Scratch memory that a kernel might ask for; None: as much as there was."""
+    """Limit on a kernel's scratch memory; None: all free memory."""
     optimization_level: int | None
-    """How long TensorRT searched, 0 to 5; None: as long as it does by itself."""
+    """Effort of TensorRT's search, 0 to 5; None: TensorRT's default."""
     platform: str
-    """Operating system and processor, as `Linux x86_64`."""
+    """Operating system and processor, for example `Linux x86_64`."""
     graph_sha256: str
-    """Of the ONNX that was built, after all rewrites."""
+    """Digest of the ONNX graph after all rewrites."""
     engine_sha256: str
     build_seconds: float
     parity: dict[str, dict[str, float]]
-    """By what was compared with PyTorch in FP32: max and mean in levels of 255, and PSNR in dB."""
+    """Differences from PyTorch in FP32, by test: max and mean in levels of 255, and PSNR in dB."""
     layers: tuple[Layer, ...]
 
     def to_json(self) -> str:
@@ -153,10 +153,10 @@ class Passport:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`.
+        """Parse the result of `to_json`.
 
         Raises:
-            ModelRefused: not a passport, or one of another version of this program.
+            ModelRefused: the text is not a passport, or is from another version of srgan-edge.
         """
         try:
             record: dict[str, Any] = json.loads(text)
@@ -173,16 +173,16 @@ class Passport:
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it is an engine of TensorRT-RTX."""
+        """True for an engine of TensorRT-RTX."""
         return self.module == "tensorrt_rtx"
 
     @property
     def rebuild_command(self) -> str:
-        """What to type to get such an engine again."""
+        """The command that builds the same engine again."""
         return self.command_for(self.profile.option)
 
     def command_for(self, shape_option: str) -> str:
-        """What to type to get such an engine for another shape, as `--tile 64`."""
+        """Return the command that builds the same engine for another shape, such as `--tile 64`."""
         options: dict[str, object] = {
             "--workspace": self.workspace_mib,
             "--optimization-level": self.optimization_level,
@@ -202,13 +202,13 @@ def passport_path(engine: Path) -> Path:
 def write_engine(path: Path, plan: bytes, passport: Passport, option: str = "-o") -> None:
     """Write an engine and its passport, each whole or not at all.
 
-    The passport comes last: an engine without one is refused, and so is one with an older one.
+    The passport comes last: an engine with no passport, or with an older one, is refused.
 
     Args:
-        option: with which the user names another place.
+        option: the command-line option that selects another path, for error messages.
 
     Raises:
-        OutputFailed: they cannot be written.
+        OutputFailed: a file cannot be written.
     """
     assert passport.engine_sha256 == hashlib.sha256(plan).hexdigest()
     with replace_when_whole(path, option) as temporary:
@@ -218,20 +218,20 @@ def write_engine(path: Path, plan: bytes, passport: Passport, option: str = "-o"
 
 
 def read_passport(path: Path) -> Passport:
-    """The passport of the engine at `path`.
+    """Read the passport of the engine at `path`.
 
     Raises:
-        ModelRefused: there is none, or it is not one.
+        ModelRefused: there is no passport, or it is invalid.
     """
     try:
         text = passport_path(path).read_text()
     except OSError:
         raise ModelRefused(
-            f"{path} has no passport ({passport_path(path).name}), so nobody knows what it is; "
+            f"{path} has no passport ({passport_path(path).name}), so its content is unknown; "
             "type: srgan-edge export MODEL"
         ) from None
     except ValueError:
-        text = ""  # of no encoding we write
+        text = ""  # not in the encoding that we write
     try:
         return Passport.from_json(text)
     except ModelRefused as error:
@@ -241,16 +241,17 @@ def read_passport(path: Path) -> Passport:
 
 
 def read_engine(path: Path) -> tuple[bytes, Passport]:
-    """An engine's bytes, proven to be those its passport was written for.
+    """Read an engine and its passport, and check that they belong together.
 
     Raises:
-        ModelRefused: no passport, too large, or other bytes: cut short, flipped, replaced.
+        ModelRefused: there is no passport, the engine is too large, or its bytes differ from the
+            passport: truncated, damaged or replaced.
     """
     passport = read_passport(path)
     plan = read_at_most(path, MAX_ENGINE_BYTES)
     if hashlib.sha256(plan).hexdigest() != passport.engine_sha256:
         raise ModelRefused(
-            f"{path}: its bytes are not those of its passport (cut short, damaged or replaced); "
+            f"{path}: its bytes are not those of its passport (truncated, damaged or replaced); "
             f"type: {passport.rebuild_command}"
         )
     return plan, passport
@@ -263,7 +264,7 @@ def _text(shape: Shape) -> str:
 def _shape(option: str, text: str) -> Shape:
     found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})x([1-9]\d{0,5})", text)
     if found is None:
-        raise UsageError(f"{option} {text}; possible: NxHxW, as 1x270x480")
+        raise UsageError(f"{option} {text}; possible: NxHxW, such as 1x270x480")
     batch, height, width = map(int, found.groups())
     return batch, height, width
 

@@ -1,8 +1,8 @@
-"""INT8: convolutions whose input and weights are bytes, and the scales that make them so.
+"""INT8: convolutions whose inputs and weights are bytes, and their scales.
 
-All convolutions but the first and the last: those two carry the image itself, and are a small
-part of the work. Symmetric about zero, with one scale for an input and one for each output channel
-of the weights, since TensorRT knows no other INT8 convolutions.
+The first and the last convolution stay in floating point: they carry the image itself and are a
+small part of the work. Quantization is symmetric about zero, with one scale per input and one per
+output channel of the weights, since TensorRT supports no other INT8 convolutions.
 """
 
 from collections.abc import Iterable
@@ -13,26 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SCALE = "input_scale"
-"""What the state calls it."""
+"""Name of the scale in the state of a convolution."""
+
 HEADROOM = 1.25
-"""By how much an input may be larger than on any image that its scale was measured on. Lettering
-drives the last layers further than photographs do, and what is cut off there is seen: for `edge-x4`
-this halves the error on black letters and costs 0.015 dB on Set5."""
+"""Ratio between the largest representable input and the largest one in the calibration images.
+
+Letters cause larger values in the last layers than photographs, and clipping is visible there: for
+`edge-x4` this headroom halves the error on black letters and costs 0.015 dB on Set5.
+"""
 
 
 class Int8Conv2d(nn.Conv2d):
-    """A convolution of bytes, computed in floating point on the values that they stand for.
+    """A convolution of bytes, simulated in floating point on the values that they represent.
 
-    To gradients the rounding is not there, though its limits are, so that training goes on with
+    Gradients pass through the rounding but not through the clipping, so training continues with
     rounded weights (Jacob et al. 2018, arXiv 1712.05877, section 3).
     """
 
     input_scale: Tensor
-    """What one step of an input byte stands for; a scalar, not trained."""
+    """Value of one step of an input byte; a scalar that is not trained."""
 
     @classmethod
     def take_over(cls, convolution: nn.Conv2d) -> None:
-        """Make a convolution one of bytes; its weights stay."""
+        """Turn a convolution into one of bytes and keep its weights."""
         convolution.__class__ = cls
         convolution.register_buffer(SCALE, torch.ones(()))
 
@@ -49,20 +52,20 @@ class Int8Conv2d(nn.Conv2d):
 
 
 def weight_scales(weight: Tensor) -> Tensor:
-    """[O, C, k, k] -> [O]: with it, the largest weight of each output channel is 127 steps."""
+    """Return the scales [O] at which the largest weight of each output channel is 127 steps."""
     largest = weight.detach().abs().amax((1, 2, 3))
     return torch.where(largest > 0, largest, 1) / 127
 
 
 def bytes_of(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[O, C, k, k] -> the same as int8, and the scale of each output channel."""
+    """Quantize weights [O, C, k, k] to int8; also return the scale of each output channel."""
     scales = weight_scales(weight)
     steps = (weight.detach() / scales[:, None, None, None]).round()
     return steps.to(torch.int8), scales
 
 
 def inner_convolutions(generator: nn.Module) -> dict[str, nn.Conv2d]:
-    """All but the first and the last, by name."""
+    """Return all convolutions except the first and the last, by name."""
     convolutions = {
         name: part for name, part in generator.named_modules() if isinstance(part, nn.Conv2d)
     }
@@ -71,15 +74,15 @@ def inner_convolutions(generator: nn.Module) -> dict[str, nn.Conv2d]:
 
 @torch.inference_mode()
 def quantized_state(generator: nn.Module, images: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The state of the INT8 form of a generator in floating point.
+    """Return the state of the INT8 form of a generator in floating point.
 
-    An input's scale lets the largest value it has on any of the images, times `HEADROOM`, be 127
-    steps. To cut off the largest ones costs more than finer steps bring, on photographs already:
-    `edge-x4` keeps 49 dB without headroom, and 37 dB with the scales of the least squared error.
+    The scale of an input maps its largest value on any of the images, times `HEADROOM`, to 127
+    steps. Clipping the largest values costs more than finer steps gain, even on photographs:
+    `edge-x4` keeps 49 dB without headroom, but 37 dB with the scales of least squared error.
 
     Args:
-        images: float [N, 3, H, W] in [0, 1], of the kind that it shall enlarge. Real ones: what
-            they do not show, the bytes do not hold.
+        images: float [N, 3, H, W] in [0, 1], typical of the images to upscale: values that these
+            do not reach may be clipped later.
     """
     convolutions = inner_convolutions(generator)
     largest = {name: torch.zeros(()) for name in convolutions}

@@ -1,8 +1,8 @@
-"""What a generator is: the JSON record that travels with every artifact of it.
+"""The spec of a generator: a JSON record that accompanies every file of the model.
 
-The same `ModelSpec` sits in the metadata of a safetensors checkpoint, in the `metadata_props` of an
-ONNX file and beside an engine, so that each of them says what it is, how far it looks, and where it
-comes from. Nothing here needs torch.
+The same `ModelSpec` is in the metadata of a safetensors checkpoint, in the `metadata_props` of an
+ONNX file and beside an engine, so that each file has its architecture, receptive field and origin.
+This module does not need torch.
 """
 
 import dataclasses
@@ -16,9 +16,7 @@ from typing import Any, Literal, Self, get_args
 from srgan_edge.errors import ModelRefused
 
 Architecture = Literal["srresnet", "edge"]
-
 Norm = Literal["none", "batch"]
-
 Head = Literal["linear", "tanh"]
 Activation = Literal["prelu", "relu"]
 
@@ -26,21 +24,21 @@ METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artifact stores its spec."""
 
 PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-real", "edge-int8")
-"""The recipes we ship whose only losses are of pixels."""
+"""Our recipes that only use losses of pixels."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Where the weights come from, as the model card states it."""
+    """The origin of the weights, as in the model card."""
 
     recipe: str
-    """Name of the recipe, as in `srgan-edge train --recipe`."""
+    """Name of the recipe, as for `srgan-edge train --recipe`."""
     data: str
     """The training images: names, number and licence."""
     steps: int
     """Optimizer steps behind these weights."""
     hardware: str = ""
-    """What it was trained on, and for how long."""
+    """Hardware and duration of the training."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     """PSNR-Y in dB by benchmark, for example `{"Set5": 30.8}`."""
 
@@ -61,11 +59,11 @@ class ModelSpec:
     head: Head = "linear"
     """`tanh` maps the last layer to (tanh(x) + 1) / 2, as some foreign SRGANs do."""
     activation: Activation = "prelu"
-    """edge: what follows each convolution but the last. `relu` costs a CPU nothing: it is computed
-    where the convolution stores its sum."""
+    """Edge network only: the function after each convolution but the last. `relu` costs a CPU
+    nothing: it is applied where the convolution stores its sum."""
     quantized_from: str = ""
-    """Name of the model of which this is the INT8 form: its convolutions but the first and the
-    last read and multiply bytes. Empty: all of it is in floating point."""
+    """Name of the model that was quantized to INT8 (all convolutions but the first and the last);
+    empty: the model is in floating point."""
     halo_px: int | None = None
     """Smallest halo in LR pixels at which tiled and untiled differ by at most one level of 255,
     measured on the benchmark images; None: not measured, use `receptive_radius_px`."""
@@ -101,47 +99,47 @@ class ModelSpec:
 
     @property
     def receptive_radius_px(self) -> int:
-        """How many LR pixels away from its own an output pixel can look, rounded up.
+        """Largest distance in LR pixels between an output pixel and its inputs, rounded up.
 
-        At a halo of this size a tile holds everything its core depends on, so tiled and untiled
-        results are the same sums.
+        With a halo of this size, a tile has everything that its core depends on, so tiled and
+        untiled results are the same sums.
         """
         if self.architecture == "edge":
             return self.blocks + 2  # 3x3 convolutions in LR space: one pixel each
         reach = Fraction(4)  # 9x9 head
-        reach += 2 * self.blocks + 1  # two 3x3 a block, and the one that closes the trunk
+        reach += 2 * self.blocks + 1  # two 3x3 per block, and one at the end of the trunk
         reach += 1 + Fraction(1, 2)  # the 3x3 before each PixelShuffle, at 1x and 2x
         reach += Fraction(4, 4)  # 9x9 tail at 4x
         return math.ceil(reach)
 
     @property
     def may_shift_colors(self) -> bool:
-        """Whether anything but pixels may have trained it: a discriminator lets colors drift.
+        """True unless the weights are known to be trained on losses of pixels alone.
 
-        So for all weights of unknown origin, and for all recipes but those known to be of pixels.
+        A discriminator lets colors drift, so weights of unknown origin count as shifting.
         """
         if self.training is None:
             return True
-        recipe, *_ = re.split(r"[^\w-]", self.training.recipe)  # what follows tells more
+        recipe, *_ = re.split(r"[^\w-]", self.training.recipe)  # drop details after the name
         return recipe not in PIXEL_RECIPES
 
     @property
     def auto_halo_px(self) -> int:
-        """The halo `--overlap auto` uses: as measured, else exact."""
+        """Halo for `--overlap auto` in LR pixels: the measured one if known, else the exact one."""
         return self.receptive_radius_px if self.halo_px is None else self.halo_px
 
     def to_json(self) -> str:
-        """One JSON object, keys sorted; the computed radius is included for readers without us."""
+        """Return a JSON object with sorted keys; it includes the radius for other programs."""
         record = dataclasses.asdict(self) | {"receptive_radius_px": self.receptive_radius_px}
         return json.dumps(record, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`.
+        """Parse the result of `to_json`.
 
         Raises:
-            ModelRefused: the text is not JSON, has unknown or missing fields, or states a
-                receptive radius other than the one that follows from the architecture.
+            ModelRefused: the text is not JSON, has unknown or missing fields, or has a receptive
+                radius that does not follow from the architecture.
         """
         try:
             record: dict[str, Any] = json.loads(text)
@@ -160,11 +158,11 @@ class ModelSpec:
 
 
 def activation_bytes_per_px(spec: ModelSpec) -> int:
-    """About how many bytes of float32 the widest moment of the network holds per LR pixel.
+    """Estimate the peak memory of the network's float32 activations in bytes per LR pixel.
 
-    Two neighboring tensors live at a time. The widest are, for the paper's generator, the two
-    sides of the last PReLU at full size; for the edge network, the last convolution's output, its
-    shuffled copy and the enlarged input.
+    Two neighboring tensors exist at a time. The largest are, for the paper's generator, input and
+    output of the last PReLU at full size; for the edge network, the last convolution's output, its
+    shuffled copy and the upscaled input.
     """
     values = 3 * 3 * spec.scale**2
     if spec.architecture == "srresnet":
@@ -173,9 +171,11 @@ def activation_bytes_per_px(spec: ModelSpec) -> int:
 
 
 def multiplications_per_px(spec: ModelSpec) -> int:
-    """About how many the network takes for a pixel of the input."""
+    """Estimate the number of multiplications per LR pixel."""
     convolution = 9 * spec.channels**2
-    if spec.architecture == "srresnet":  # two a block, one behind, two that enlarge, and the tail
+    if (
+        spec.architecture == "srresnet"
+    ):  # two per block, one after, two upscaling stages, and the tail
         tail = 9 * 9 * spec.channels * 3 * spec.scale**2
         return (2 * spec.blocks + 1 + 4 + 4 * 4) * convolution + tail
     return spec.blocks * convolution + 9 * spec.channels * 3 * spec.scale**2

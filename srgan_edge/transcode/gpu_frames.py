@@ -14,23 +14,14 @@ from av.video.frame import CudaContext, VideoFrame
 from srgan_edge.engines.canvas import Planes
 from srgan_edge.kernels.cuda import Cuda, Memory
 
-FORMATS = {"nv12": "nv12", "p010le": "p010"}
-"""FFmpeg's name of what NVDEC gives and NVENC takes -> its name in the kernels."""
-
 _PITCH_BYTES = 256
 
 
 def planes_of(frame: VideoFrame) -> Planes:
-    """Where a frame lies, as long as somebody has it.
-
-    Raises:
-        KeyError: it is not one of `FORMATS`.
-    """
+    """Return the addresses of a frame in NV12, valid as long as somebody holds the frame."""
+    assert (frame.sw_format or frame.format).name == "nv12"
     luma, chroma = frame.planes
-    stored = (frame.sw_format or frame.format).name
-    return Planes(
-        luma.buffer_ptr, luma.line_size, chroma.buffer_ptr, chroma.line_size, FORMATS[stored]
-    )
+    return Planes(luma.buffer_ptr, luma.line_size, chroma.buffer_ptr, chroma.line_size)
 
 
 # Memory handed to another library, by DLPack, and the word that it is not needed any more.
@@ -43,19 +34,15 @@ CPU, CUDA = 1, 2
 class FramePool:
     """Room for frames of one size; as many as are held at a time, and one more."""
 
-    def __init__(
-        self, cuda: Cuda, size: tuple[int, int], pixel_format: str, *, device: int = CUDA
-    ) -> None:
+    def __init__(self, cuda: Cuda, size: tuple[int, int], *, device: int = CUDA) -> None:
         """
         Args:
             size: (width, height), both even.
-            pixel_format: one of `FORMATS`.
             device: where the memory of `cuda` is in truth.
         """
-        self._cuda, self._size, self._format, self._device = cuda, size, pixel_format, device
-        self._sample_bytes = 1 if pixel_format == "nv12" else 2
+        self._cuda, self._size, self._device = cuda, size, device
         width, _ = size
-        self._pitch = -(-width * self._sample_bytes // _PITCH_BYTES) * _PITCH_BYTES
+        self._pitch = -(-width // _PITCH_BYTES) * _PITCH_BYTES
         self._context = CudaContext(0, primary_ctx=True) if device == CUDA else None
         self._free: list[Memory] = []
         self._all: list[Memory] = []
@@ -99,16 +86,13 @@ class FramePool:
                     self._free.append(memory)
 
         def lent(address: int, rows: int) -> object:
-            size = (rows, width)
-            kind = self._sample_bytes
-            return lend(address, size, self._pitch, kind, self._device, release)
+            return lend(address, (rows, width), self._pitch, self._device, release)
 
         where: dict[str, Any] = {} if self._context is None else {"cuda_context": self._context}
         frame = VideoFrame.from_dlpack(
-            (lent(memory.address, height), lent(chroma, height // 2)), self._format, **where
+            (lent(memory.address, height), lent(chroma, height // 2)), "nv12", **where
         )
-        name = FORMATS[self._format]
-        return frame, Planes(memory.address, self._pitch, chroma, self._pitch, name)
+        return frame, Planes(memory.address, self._pitch, chroma, self._pitch)
 
 
 _UNSIGNED = 1
@@ -169,11 +153,10 @@ def lend(
     address: int,
     shape: tuple[int, int],
     pitch_bytes: int,
-    sample_bytes: int,
     device: int,
     release: Callable[[], None],
 ) -> object:
-    """A capsule of a plane of unsigned samples, which has to be given to a consumer.
+    """Return a capsule of a plane of uint8 samples, which has to be given to a consumer.
 
     Args:
         shape: rows and samples in each.
@@ -181,12 +164,12 @@ def lend(
         release: called once, when the consumer has no more need of it; must not raise.
     """
     sizes = (ctypes.c_int64 * 2)(*shape)
-    strides = (ctypes.c_int64 * 2)(pitch_bytes // sample_bytes, 1)
+    strides = (ctypes.c_int64 * 2)(pitch_bytes, 1)
     tensor = _Tensor(
         address,
         _Device(device, 0),
         2,
-        _DataType(_UNSIGNED, 8 * sample_bytes, 1),
+        _DataType(_UNSIGNED, 8, 1),
         sizes,
         strides,
         0,

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from av.video.frame import VideoFrame
 
-from srgan_edge.engines.canvas import GpuEngine
+from srgan_edge.engines.slots import GpuEngine
 from srgan_edge.errors import EngineLost, KernelsMissing, OutOfMemory, SrganEdgeError
 from srgan_edge.jobs.plan import Options
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
@@ -56,7 +56,7 @@ def upscaling_on_gpu(
         raise NotOnGpu(reason)
 
     plan, batch = upscaler.plan(info.width, info.height)
-    wanted = (plan, batch, matrix_of(info.color), "nv12")
+    wanted = (plan, batch, matrix_of(info.color))
     try:
         video = GpuVideo(engine, *wanted, lock_colors=upscaler.color_lock)
     except (OutOfMemory, KernelsMissing) as error:
@@ -141,7 +141,6 @@ class GpuVideo:
         plan: TilePlan,
         batch: int,
         matrix: YuvMatrix,
-        pixel_format: str,
         *,
         lock_colors: bool = False,
         device: int = CUDA,
@@ -151,7 +150,6 @@ class GpuVideo:
         Args:
             plan: how its frames are cut; of an even size.
             batch: tiles at a time.
-            pixel_format: of the result, `nv12` or `p010le`.
             lock_colors: hold the mean colors of the video, as `color_lock` does.
             device: where the GPU's memory is in truth.
 
@@ -164,13 +162,13 @@ class GpuVideo:
         self._wanted = {"plan": plan, "batch": batch, "lock_colors": lock_colors}
         scale = engine.info.spec.scale
         size = (scale * plan.width, scale * plan.height)
-        self._pool = FramePool(engine.cuda, size, pixel_format, device=device)
+        self._pool = FramePool(engine.cuda, size, device=device)
         with engine.all_slots() as slots:
             for slot in slots:
                 engine.canvas(slot, **self._wanted).load_conversions()
 
     def upscale(self, frame: VideoFrame) -> VideoFrame:
-        """A frame in NV12 or P010 -> one in the pixel format of the result, without a time.
+        """Upscale a frame in NV12 to one in NV12, without a time.
 
         Raises:
             OutOfMemory: the encoder holds more frames than the GPU has room for.

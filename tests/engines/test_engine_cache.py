@@ -88,7 +88,7 @@ def test_a_key_is_the_same_in_every_process():
     assert out.stdout == KEY.digest
 
 
-def test_what_is_damaged_is_not_found(cache, stored):
+def test_damaged_engines_are_not_found(cache, stored):
     stored.write_bytes(PLAN[:-1])
     assert cache.find(stored, KEY) is None
     assert cache.engines()[0].trouble == "damaged"
@@ -152,7 +152,7 @@ def test_of_two_builders_one_builds_and_one_waits(cache):
     assert cache.find(cache.path_of(KEY, "edge-x4"), KEY) == passport_of(KEY)
 
 
-def test_who_waits_for_an_engine_that_is_removed_holds_a_lock_that_counts(cache, stored):
+def test_a_lock_awaited_while_its_engine_is_removed_still_counts(cache, stored):
     """Not that of the file which was removed: a third process would lock a new one."""
     with cache.locked(stored):
         waiting = builder(cache, 0)
@@ -174,7 +174,7 @@ def test_a_builder_killed_at_work_leaves_nothing_that_is_used(cache):
     assert cache.find(cache.path_of(KEY, "edge-x4"), KEY) == passport_of(KEY)
 
 
-def test_prune_removes_what_cannot_be_used_and_what_the_dead_left(cache, stored):
+def test_prune_removes_unusable_engines_and_files_of_dead_builders(cache, stored):
     good = dataclasses.replace(KEY, version=installed_version("tensorrt-rtx") or "0")
     kept = cache.path_of(good, "kept")
     write_engine(kept, PLAN, passport_of(good))
@@ -282,7 +282,7 @@ def test_an_export_killed_at_work_is_done_again(cache):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_leaves_nothing(cache):
+def test_a_full_disk_is_reported_and_leaves_nothing(cache):
     """A limit on the size of files is as good: the engine has 740 KB."""
     pytest.importorskip("tensorrt_rtx")
     pytest.importorskip("torch")
@@ -321,7 +321,7 @@ def test_an_engine_is_built_once(tmp_path):
     assert "every convolution in fp16" in run(*options, **here).stdout
 
 
-def test_who_waits_says_so(cache):
+def test_waiting_is_reported(cache):
     path = cache.path_of(KEY, "edge-x4")
     at_work = builder(cache, 0.5)
     assert at_work.stdout.readline() == "building\n"

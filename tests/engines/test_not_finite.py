@@ -37,7 +37,7 @@ from srgan_edge.upscaler import FrameUpscaler  # noqa: E402
 
 SPEC = ModelSpec("large", "edge", 6, 2)
 BRIGHT = (slice(20, 26), slice(30, 37))
-"""Where the image is bright, and its activations too large."""
+"""Tiles that are bright, with activations that are too large."""
 TILING = Tiling(tile=16, batch=3)
 
 
@@ -129,7 +129,7 @@ def test_the_second_output_of_an_engine_says_so(model):
     assert (totals.dtype, np.isfinite(totals).tolist()) == (np.float32, [True, False, True])
 
 
-def test_a_frame_is_done_again_as_a_whole(model):
+def test_a_frame_is_repeated_as_a_whole(model):
     generator, checkpoint, _ = model
     with TorchEngine(checkpoint) as exact:
         upscaler = FrameUpscaler(Half(generator), Tiling(tile=0), in_fp32=lambda: exact)
@@ -162,7 +162,7 @@ def test_without_an_engine_in_fp32_it_is_refused(model):
 
 
 @pytest.mark.parametrize("engine", [TorchEngine, OpenVinoEngine])
-def test_what_fp32_does_not_hold_either_is_refused(engine, tmp_path):
+def test_values_beyond_fp32_are_refused(engine, tmp_path):
     """A model beyond repair: of these layers, even FP32 holds no product."""
     generator = generator_from_spec(SPEC).eval().requires_grad_(False)
     for layer in (generator.body[0], generator.body[2], generator.tail):

@@ -52,8 +52,8 @@ def images(*shape):
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def test_bound_memory_takes_and_gives_what_a_call_does(engine, slot):
-    """Shapes that come and go and come again, frames cut out of others, and read-only ones."""
+def test_bound_memory_has_the_same_inputs_and_results_as_a_call(engine, slot):
+    """Shapes that alternate, frames cut out of larger ones, and read-only frames."""
     for _ in range(2):
         for shape in [(1, 7, 9), (2, 7, 9), (1, 1, 1), (1, 7, 9), (1, 7, 9)]:
             batch = images(*shape)
@@ -65,7 +65,7 @@ def test_bound_memory_takes_and_gives_what_a_call_does(engine, slot):
     )
 
 
-def test_what_comes_again_gets_a_graph_and_few_do(slot):
+def test_repeated_shapes_get_a_graph_up_to_a_limit(slot):
     for shape in [(1, 7, 9), (1, 7, 9), (1, 5, 5), (1, 7, 9), (1, 5, 5)]:
         slot.run(images(*shape))
     assert {shape: bound.graph for shape, bound in slot._bound.items()} == {
@@ -80,7 +80,7 @@ def test_what_comes_again_gets_a_graph_and_few_do(slot):
 
 def test_slots_work_at_once_and_none_mixes_them_up(engine):
     class Copying(engine_module._Slot):
-        """On a GPU, what leaves a slot is a copy by itself."""
+        """On a GPU, results leave a slot as copies anyway."""
 
         def run(self, batch):
             return super().run(batch)[0].copy()
@@ -105,7 +105,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
     ],
 )
 def test_failures_have_their_class(error, kind):
-    with pytest.raises(kind), engine_module._failures_told():
+    with pytest.raises(kind), engine_module._translated_failures():
         raise error
 
 
@@ -135,7 +135,7 @@ def test_providers_that_are_not_there_are_refused(device, kind, message):
 
 
 def test_tf32_is_not_fp32():
-    with pytest.raises(UsageError, match=r"tensorrt is multiplied in tf32; --fp32 is for"):
+    with pytest.raises(UsageError, match=r"tensorrt runs in tf32; --fp32 works with"):
         open_engine(choose_engine(MODEL, "onnxruntime", "tensorrt"), fp32=True)
 
 
@@ -147,7 +147,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
 
         def upscale(self, batch):
             if batch.size > 3 * 4000:
-                with engine_module._failures_told():
+                with engine_module._translated_failures():
                     raise state.RuntimeException("Failed to allocate memory")
             return slot.run(batch)[0].copy()
 
@@ -174,18 +174,18 @@ def test_an_onnx_in_fp16_is_for_a_gpu(half):
             ModelRefused, match=r"is in fp16, for a GPU; type: .*or on a CPU: -n ed"
         ):
             open_engine(choose_engine(find_model(str(half)), name, "cpu"))
-    with pytest.raises(UsageError, match=r"fp16.onnx on cuda is multiplied in fp16; --fp32"):
+    with pytest.raises(UsageError, match=r"fp16.onnx on cuda runs in fp16; --fp32"):
         open_engine(choose_engine(find_model(str(half)), "onnxruntime", "cuda"), fp32=True)
 
 
-def test_what_does_its_tiles_again_is_the_model_it_was_made_of(half):
+def test_tiles_are_repeated_by_the_model_behind_the_engine(half):
     files = find_model(str(half))
     spare = spare_for(choose_engine(files, "onnxruntime", "cuda"), files)
     assert (spare.kind.name, spare.path) == ("openvino", MODEL.file(".onnx"))
 
 
 def test_its_second_output_is_bound_too(engine, half):
-    """By a CPU, which computes it in FP32: what is shown is that both outputs come back."""
+    """On a CPU, which computes in FP32: this only shows that both outputs are returned."""
     session = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"])
     slot = engine_module._Slot(session, ("cpu", 0), MODEL.spec)
     photo = np.asarray(Image.open(PHOTO).convert("RGB"))[None, :70, :90]

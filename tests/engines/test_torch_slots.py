@@ -66,7 +66,7 @@ class Stream:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A CPU that PyTorch's engine takes for a GPU; gives the recordings that were made on it."""
+    """A CPU that stands in for PyTorch's GPU; returns the recordings made on it."""
 
     @contextmanager
     def recording(graph, stream, capture_error_mode):
@@ -115,7 +115,7 @@ def test_a_shape_is_recorded_when_it_comes_again(gpu, checkpoint, fp32):
         assert gpu.made[0].replays == 4
 
 
-def test_what_is_replayed_is_what_was_computed_at_once(gpu, checkpoint):
+def test_a_replay_equals_direct_computation(gpu, checkpoint):
     batch = images(1, 13, 5)
     with TorchEngine(checkpoint, "cuda") as engine:
         results = [engine.upscale(batch) for _ in range(3)]
@@ -149,7 +149,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(gpu, checkpoint):
     assert 1 <= len(gpu.made) <= 3
 
 
-def test_a_gpu_with_too_little_memory_is_told_and_takes_less(gpu, checkpoint):
+def test_out_of_memory_is_reported_and_less_succeeds(gpu, checkpoint):
     with TorchEngine(checkpoint, "cuda") as engine:
         engine.upscale(images(2, 8, 8))
         gpu.fails_with.append(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
@@ -188,7 +188,7 @@ def test_a_bug_stays_one(gpu, checkpoint):
 
 
 def test_a_video_goes_through_the_slots(gpu, tmp_path, monkeypatch, capsys):
-    """By a network of which FP16 holds dark frames only: the others are done again, and counted."""
+    """A network for which FP16 only suffices for dark frames: others are repeated and counted."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(2)
     generator = generator_from_spec(SPEC).requires_grad_(False)
@@ -222,7 +222,7 @@ def test_a_gpu_that_is_not_there_is_refused(checkpoint, device):
 
 
 def test_flags_of_the_process_are_left_as_they_were(checkpoint):
-    """By however many threads at once."""
+    """The result does not depend on the number of threads."""
     before = torch.backends.cudnn.allow_tf32
     with TorchEngine(checkpoint) as engine:
         threads = [

@@ -275,7 +275,7 @@ def _typed(profile):
         ((64, None, "1x2x3", None), "--tile or --batch and --shape; possible: one of them"),
         ((0, None, None, None), "--tile 0; possible: 1 or more"),
         ((None, -2, None, None), "--batch -2; possible: 1 or more"),
-        ((None, None, "270x480", None), "--shape 270x480; possible: NxHxW, as 1x270x480"),
+        ((None, None, "270x480", None), "--shape 270x480; possible: NxHxW, such as 1x270x480"),
         ((None, None, "1x0x480", None), "--shape 1x0x480"),
         ((None, None, None, "1x1x1,1x2x3"), "--dynamic 1x1x1,1x2x3; possible: smallest"),
         ((None, None, None, "1x1x1,1x9x9,1x2x3"), "possible: smallest, best and largest"),

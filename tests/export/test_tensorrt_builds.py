@@ -322,7 +322,7 @@ FAILURES = [
     (
         "The current device is not compatible with this hardware-compatible engine. Expected "
         "compute capability >= 8.0",
-        "it was built for compute capability 8.0 or more, which this GPU has not; type: REBUILD",
+        "it was built for compute capability 8.0 or more, which this GPU lacks; type: REBUILD",
     ),
     (
         "Unsupported SM: 0x900",

@@ -1,6 +1,6 @@
-"""Launcher, and the engines that use it, through both bindings, on a driver that g++ makes.
+"""The launcher and the engines that use it, through both bindings, on a driver built by g++.
 
-Each in a process of its own: what loads CUDA after a driver without a GPU would believe in it.
+Each runs in its own process, so that later CUDA users do not find the driver without a GPU.
 """
 
 import importlib.util
@@ -57,7 +57,7 @@ def _missing_calls(folder):
         ("cuda.bindings", "torch_checks.py"),
     ],
 )
-def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
+def test_gpu_checks_pass_on_the_fake_driver(driver, package, checks):
     if not cuda._is_installed(package):
         pytest.skip(f"{package} is not installed")
     # pycuda wants libcurand, which comes with PyTorch.
@@ -79,15 +79,15 @@ def test_what_needs_a_gpu_keeps_its_promises(driver, package, checks):
     assert "skipped" not in run.stdout
 
 
-def test_a_binding_that_cannot_be_loaded_is_told(monkeypatch):
+def test_a_binding_that_cannot_be_loaded_is_reported(monkeypatch):
     monkeypatch.setattr(cuda, "BINDINGS", {"pytest": "srgan_edge.kernels.absent"})
     with pytest.raises(
-        ResourcesExhausted, match=r"pytest is installed and cannot be loaded .*repair"
+        ResourcesExhausted, match=r"pytest is installed but cannot be loaded .*repair"
     ):
         cuda.open_cuda()
 
 
-def test_without_a_binding_it_says_what_to_install(monkeypatch):
+def test_without_a_binding_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(cuda, "_is_installed", lambda package: False)
     with pytest.raises(cuda.ExtraMissing, match=r"pip install 'srgan-edge\[rtx\]'"):
         cuda.open_cuda()
@@ -101,7 +101,7 @@ def test_without_a_binding_it_says_what_to_install(monkeypatch):
     ],
 )
 def test_a_driver_that_is_absent_or_too_old(monkeypatch, said, told):
-    """As the bindings put it."""
+    """The error has the form of the bindings' own."""
     bindings = pytest.importorskip("srgan_edge.kernels.cuda_bindings")
 
     def cuInit(flags):

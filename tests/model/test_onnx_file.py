@@ -197,16 +197,16 @@ def one_shuffle_more(model):
         (far_padding, "a Conv has pads"),
         (padding_below_zero, "a Conv has pads"),
         (other_axes, r"a Transpose changes axes to \[2, 3, 0, 1\]"),
-        (axes_turned_round, "a Transpose turns axes round"),
+        (axes_turned_round, "a Transpose reverses axes"),
         (broadcast, r"a Add with \[5000, 1, 1, 1\] values"),
         (broadcast_in_disguise, r"a Add with \[5000, 1, 1, 1\] values"),
         (broadcast_of_a_constant, r"a Add with \[2, 1, 1, 1\] values"),
-        (constant_of_numbers, "a Constant is no tensor"),
+        (constant_of_numbers, "a Constant is not a tensor"),
         (one_resize_more, "a Resize enlarges by 16"),
         (one_shuffle_more, "a DepthToSpace enlarges by 16"),
     ],
 )
-def test_what_makes_much_of_little_is_refused(refused, model, change, message):
+def test_graphs_that_inflate_their_input_are_refused(refused, model, change, message):
     change(model)
     refused(model, message)
 
@@ -230,7 +230,7 @@ def test_a_cut_file_is_refused(refused, keep):
     refused(BYTES[:keep], "not an ONNX file|carries no srgan-edge spec")
 
 
-def test_what_is_no_file_or_a_huge_one_is_refused(tmp_path):
+def test_missing_and_huge_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.onnx")
     (tmp_path / "zero.onnx").symlink_to("/dev/zero")
     with (tmp_path / "sparse.onnx").open("wb") as file:

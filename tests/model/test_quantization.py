@@ -170,7 +170,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
         quantize_checkpoint(EDGE, [tmp_path], tmp_path / "x.safetensors")
 
 
-def test_what_misses_the_gate_is_refused_and_not_written(quantized, tmp_path, monkeypatch):
+def test_a_model_below_the_gate_is_refused_and_not_written(quantized, tmp_path, monkeypatch):
     monkeypatch.setitem(GATES, "int8", Gate(70, 255, 255))
     path = tmp_path / "x.safetensors"
     with pytest.raises(ModelRefused, match=r"in INT8 is too far from FP32: \d\d\.\d dB where 70"):
@@ -183,7 +183,7 @@ def test_batch_normalization_is_refused():
         ModelSpec("x", "srresnet", 4, 1, norm="batch", quantized_from="y")
 
 
-def test_the_command_says_what_it_wrote(quantized, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_the_files_written(quantized, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = str(quantized[0].parent / "images")
     app(["quantize", "edge-x4", "--data", images], standalone_mode=False)

@@ -39,7 +39,7 @@ def test_receptive_radius_of_the_papers_generator_is_40():
         ("my-own", True),
     ],
 )
-def test_what_was_not_trained_on_pixels_alone_may_shift_colors(recipe, may):
+def test_only_training_on_pixels_alone_keeps_colors(recipe, may):
     training = Training(recipe, "two photos", 5)
     assert dataclasses.replace(SPEC, training=training).may_shift_colors == may
     assert dataclasses.replace(SPEC, training=None).may_shift_colors

@@ -1,4 +1,4 @@
-"""The bundled weights: whole, told apart, one model in two forms, and free of grids and casts."""
+"""The bundled weights: intact, distinct, equal in both formats, and free of grids and casts."""
 
 from functools import cache
 from pathlib import Path
