@@ -88,9 +88,13 @@ def _still(values: Samples) -> StillImage:
     return StillImage(np.array(colors, order="C"), alpha, gray=channels < 3)
 
 
+def _values(still: StillImage) -> Samples:
+    return samples(still, with_alpha=still.alpha is not None)
+
+
 def _unpacked_pil(image: Image.Image) -> tuple[list[StillImage], Pack]:
     def pack(stills: list[StillImage]) -> Image.Image:
-        values = samples(stills[0])
+        values = _values(stills[0])
         result = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
         result.info = {key: it for key, it in image.info.items() if key != "transparency"}
         return result
@@ -131,7 +135,7 @@ def _unpacked_array(array: "np.ndarray[Any, Any]") -> tuple[list[StillImage], Pa
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def pack(stills: list[StillImage]) -> Samples:
-        values = samples(stills[0])
+        values = _values(stills[0])
         return values[..., 0] if array.ndim == 2 else values
 
     return [_still(native if array.ndim == 3 else native[..., None])], pack
@@ -163,7 +167,7 @@ def _unpacked_tensor(tensor: "torch.Tensor") -> tuple[list[StillImage], Pack]:
     arrays = arrays if dtype == torch.uint8 else arrays.astype(np.uint16)
 
     def pack(stills: list[StillImage]) -> "torch.Tensor":
-        values = np.stack([np.moveaxis(samples(still), -1, 0) for still in stills])
+        values = np.stack([np.moveaxis(_values(still), -1, 0) for still in stills])
         result = torch.from_numpy(values)
         if dtype != torch.uint8:
             result = result.float() / _WHITE
