@@ -135,7 +135,6 @@ class Upscaler:
             device=device,
             fp32=fp32,
             color_lock=color_lock,
-            exits_on_signal=False,
         )
         files = find_model(self._options.model)
         self.scale = files.spec.scale
@@ -270,7 +269,7 @@ class Upscaler:
                 device = opened.upscaler.info.device
                 options = replace(options, decode=choose_decoder(decode, device, listener.note))
             try:
-                outcome = do_job(job, opened, images, options, listener)
+                outcome = do_job(job, opened, images, options, listener, exits_on_signal=False)
             except _CallbackFailed as failed:
                 raise failed.error from None
             if outcome.error is not None:

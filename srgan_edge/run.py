@@ -101,9 +101,18 @@ def open_upscaler(
 
 
 def do_job(
-    job: Job, opened: Opened, images: ImageProcess, options: Options, reporter: Reporter
+    job: Job,
+    opened: Opened,
+    images: ImageProcess,
+    options: Options,
+    reporter: Reporter,
+    *,
+    exits_on_signal: bool = True,
 ) -> Outcome:
-    """Upscale one file. An error of ours becomes the outcome; any other exception is raised."""
+    """Upscale one file. An error of ours becomes the outcome; any other exception is raised.
+
+    With `exits_on_signal`, a signal ends the process if a video does not stop soon after it.
+    """
     upscaler = opened.upscaler
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
@@ -122,7 +131,9 @@ def do_job(
             video = upscale_stream(job, upscaler, options, reporter)
             frames, size = video.frames, video.size
         else:
-            video = upscale_video_file(job, upscaler, options, opened.made_by, reporter)
+            video = upscale_video_file(
+                job, upscaler, options, opened.made_by, reporter, exits_on_signal=exits_on_signal
+            )
             frames, size = video.frames, video.size
     except OSError as error:
         failed = output_failed(job.target, error)

@@ -267,9 +267,6 @@ class Options:
     max_pixels: int = MAX_PIXELS
     """Largest image, all frames of an animation together; a result may have 16 times as many."""
 
-    exits_on_signal: bool = True
-    """End the process if a video does not stop soon after a signal. A library must not."""
-
     def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """Width and height in pixels of the result of a model of that scale."""
         factor = scale if self.outscale is None else self.outscale

@@ -45,12 +45,16 @@ def upscale_video_file(
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
+    *,
+    exits_on_signal: bool = True,
 ) -> VideoResult:
     """Do all of a video that is not done yet; the result is at its place when this returns.
 
     Args:
         made_by: what decides the pixels besides the input, as JSON values. An earlier run that was
             made by something else is refused.
+        exits_on_signal: end the process if the work does not stop soon after a signal; a library
+            leaves that to its caller.
 
     Raises:
         InputRefused: the input is no video, or has what would be lost.
@@ -63,7 +67,7 @@ def upscale_video_file(
             another job.
         Interrupted: a signal came; finished segments stay.
     """
-    with ends_within(STOP_SECONDS) if options.exits_on_signal else nullcontext():
+    with ends_within(STOP_SECONDS) if exits_on_signal else nullcontext():
         nvdec = options.decode == "gpu"
         if nvdec and upscaler.gpu_engine is not None:
             on_gpu = {**made_by, "colors": "on the GPU"}
