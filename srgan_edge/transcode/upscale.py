@@ -46,15 +46,13 @@ def upscale_video_file(
     made_by: Mapping[str, Any],
     reporter: Reporter,
     *,
-    exits_on_signal: bool = True,
+    exits_on_signal: bool = True,  # a library leaves signals to its caller
 ) -> VideoResult:
     """Do all of a video that is not done yet; the result is at its place when this returns.
 
     Args:
         made_by: what decides the pixels besides the input, as JSON values. An earlier run that was
             made by something else is refused.
-        exits_on_signal: end the process if the work does not stop soon after a signal; a library
-            leaves that to its caller.
 
     Raises:
         InputRefused: the input is no video, or has what would be lost.
