@@ -153,7 +153,7 @@ class Upscaler:
         return f"<Upscaler {self._options.model} on {choice.kind.name}, {choice.device}>"
 
     def __call__(self, image: ImageT) -> ImageT:
-        """The image, `scale` times larger, as the same kind of object.
+        """Return the image `scale` times larger, as the same kind of object.
 
         Args:
             image: a PIL image (1, L, LA, P, RGB, RGBA or I;16); a NumPy array, uint8 or uint16
@@ -170,7 +170,7 @@ class Upscaler:
         return result
 
     def frames(self, frames: Iterable[ImageT]) -> Iterator[ImageT]:
-        """The frames, `scale` times larger, in their order; any images that a call accepts.
+        """Yield the frames `scale` times larger, in their order; any images that a call accepts.
 
         `frames` is iterated in the thread that iterates the result, a few frames ahead: no more
         than the engine has in work, and one. Each frame is copied when it is taken, so that its
@@ -215,7 +215,7 @@ class Upscaler:
         restart: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> FileReport:
-        """Upscale one image or video file: the bytes that `srgan-edge upscale` writes.
+        """Upscale one image or video file to the bytes that `srgan-edge upscale` writes.
 
         The result is whole or absent, and an interrupted video resumes after its last finished
         segment when the same call is made again, or the same command.
@@ -301,7 +301,7 @@ def upscale(
 
 
 def models() -> list[BundledModel]:
-    """The models that come with the package, by name."""
+    """Return the models that come with the package, by name."""
     found = []
     for name, model in bundled_models().items():
         spec, path = model.spec, model.files.get(".onnx") or next(iter(model.files.values()))
@@ -312,7 +312,7 @@ def models() -> list[BundledModel]:
 
 
 class _Engines:
-    """The engines of an upscaler by their slots, opened when needed and closed when unused."""
+    """The engines of an upscaler by their slots: opened when first needed, closed together."""
 
     def __init__(self, options: Options, choice: Choice) -> None:
         self._options, self._choice = options, choice
@@ -326,7 +326,7 @@ class _Engines:
 
     @contextmanager
     def using(self, slots: int, listener: "_Listener | None" = None) -> Iterator[Opened]:
-        """The engine with so many slots, open until the end; `listener` hears if it is replaced."""
+        """Yield the engine with this many slots; `listener` is notified if it is replaced."""
         thread = threading.get_ident()
         listeners = [] if listener is None else [listener]
         with self._changed:
@@ -349,7 +349,7 @@ class _Engines:
                 self._changed.notify_all()
 
     def upscaled(self, stills: list[StillImage], pack: Pack, slots: int) -> Any:  # noqa: ANN401
-        """The images, larger, as `pack` makes them."""
+        """Return what `pack` makes of the upscaled images."""
         try:
             with self.using(slots) as opened:
                 return pack([upscaled(still, opened.upscaler) for still in stills])
@@ -418,7 +418,7 @@ class _Listener:
 
 
 class _CallbackFailed(BaseException):
-    """A caller's `progress` raised; no `Exception`, so that no handler takes it for ours."""
+    """A caller's `progress` raised. Not an `Exception`, so that no handler here swallows it."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))

@@ -66,7 +66,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 def open_upscaler(
     options: Options, say: Callable[[str], None], slots: int, choice: Choice | None = None
 ) -> Iterator[Opened]:
-    """The model and engine that `options` name; closed, with its spare engines, at the end.
+    """Open the model and engine that `options` name; close it, and spare engines, at the end.
 
     Args:
         say: called with a line for the user whenever the engine had to be changed.
@@ -179,7 +179,7 @@ def _source_of(choice: Choice) -> str | None:
 
 
 def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[str, Any]:
-    """Everything but the input that determines the pixels of a result, as JSON values."""
+    """Return everything besides the input that determines the pixels of a result."""
     info = upscaler.info
     return {
         "model": {"name": info.spec.name, "sha256": sha256_of(choice.path)},

@@ -110,7 +110,7 @@ class FrameUpscaler:
         return self._cutter.plan(width, height, self._load, self._engine.info.fixed_shape)
 
     def upscale(self, frame: Pixels) -> Pixels:
-        """uint8 [H, W, 3] -> uint8 [sH, sW, 3].
+        """Upscale a frame: uint8 [H, W, 3] -> uint8 [sH, sW, 3].
 
         Raises:
             UsageError: the engine has a fixed shape that does not fit.
@@ -126,7 +126,7 @@ class FrameUpscaler:
     def upscale_rows(
         self, rows: Callable[[int, int], Pixels], width: int, height: int
     ) -> Iterator[Pixels]:
-        """The image that `upscale` returns, in stripes from the top: uint8 [sh, sW, 3] each.
+        """Yield the image that `upscale` returns, in stripes from the top: uint8 [sh, sW, 3] each.
 
         Only one row of tiles is in memory at a time, or two if mean colors are preserved.
 
@@ -195,7 +195,7 @@ class FrameUpscaler:
         return locked(frame, pixels) if self.color_lock else pixels
 
     def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
-        """`engine.upscale` for these tiles, in their order."""
+        """Return `engine.upscale` for these tiles in this order, with the fallback to FP32."""
         coming = iter(tiles)
 
         def upscale(batch: Pixels) -> Pixels:
@@ -260,14 +260,14 @@ class _Cutter:
     def plan(
         self, width: int, height: int, load: Load, fixed_shape: FixedShape
     ) -> tuple[TilePlan, int]:
-        """The tiles of a frame, and how many of them go to the engine in one call."""
+        """Return the tiles of a frame, and the number of tiles in one call of the engine."""
         plan = self._planned(width, height, load, fixed_shape)
         return plan, load.batch if fixed_shape is None else fixed_shape[0]
 
     def less(
         self, load: Load, plan: TilePlan, engine: Engine, error: OutOfMemory
     ) -> tuple[Load, str]:
-        """Half the batch, or else tiles of half the side, and a line that says so.
+        """Return half the batch, or else tiles of half the side, and a line for the user.
 
         Raises `error` if there is nothing smaller to try.
         """
@@ -304,7 +304,7 @@ class _Cutter:
         return plan_tiles(width, height, tile_px, self.halo_px)
 
     def _auto_tile_px(self, width: int, height: int) -> int:
-        """The largest tile for which both the network and a row of its results have memory."""
+        """Return the largest tile for which the network and a row of its results have memory."""
         info = self.info
         budget_bytes = activation_budget_bytes(info.device) // info.slots
         budget_px = budget_bytes // activation_bytes_per_px(info.spec)

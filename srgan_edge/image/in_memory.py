@@ -46,7 +46,7 @@ class FrameNetwork(Network, Protocol):
 
 
 def unpacked(image: Any) -> tuple[list[StillImage], Pack]:  # noqa: ANN401 - checked here
-    """The images in `image`, copied, and the function that packs their results as the same kind.
+    """Return copies of the images in `image`, and a function that packs results as the same kind.
 
     Raises:
         UsageError: another type, shape, channel count, number type or value range; an empty image.
@@ -68,7 +68,7 @@ def unpacked(image: Any) -> tuple[list[StillImage], Pack]:  # noqa: ANN401 - che
 
 
 def upscaled(still: StillImage, network: FrameNetwork) -> StillImage:
-    """The whole image `scale` times larger: the pixels that `enlarged` yields in stripes."""
+    """Return the image `scale` times larger: the pixels that `enlarged` yields in stripes."""
     if still.alpha is not None:
         size = network.scale * still.width, network.scale * still.height
         return joined(list(enlarged(still, network, *size)))
@@ -79,7 +79,7 @@ def upscaled(still: StillImage, network: FrameNetwork) -> StillImage:
 
 
 def _still(values: Samples) -> StillImage:
-    """A copy of [H, W, C], C from 1 to 4 as in `samples`."""
+    """Copy [H, W, C], with C from 1 to 4 as in `samples`."""
     channels = values.shape[2]
     if 0 in values.shape:
         raise UsageError(f"the image is empty: {values.shape[1]}x{values.shape[0]} pixels")
