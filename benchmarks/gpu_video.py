@@ -21,7 +21,7 @@ from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode.on_gpu import GpuVideo, encoder_for
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.color import BT709, MATRICES
 from srgan_edge.video.frame import CodedFrame, Encoding, Frame, FrameTime
 from srgan_edge.video.nvidia import SOFTWARE, Nvdec, engines_context
@@ -127,7 +127,7 @@ def video_stays_on_the_gpu(
     width, height = size
     path = make_clip(folder / "video.mkv", *CLIPS["h264"], (width, height))
     matrix = YuvMatrix(*MATRICES[BT709][1:], full_range=False)
-    upscaler, scale = Upscaler(engine, Tiling()), engine.info.spec.scale
+    upscaler, scale = FrameUpscaler(engine, Tiling()), engine.info.spec.scale
     on_gpu = upscaler.gpu_engine
     assert on_gpu is not None
     plan, batch = upscaler.plan(width, height)

@@ -29,7 +29,7 @@ from srgan_edge import __version__
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.frame import Frame
 from srgan_edge.video.reader import VideoReader
 
@@ -87,7 +87,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         ThreadPoolExecutor(engine.info.slots) as executor,
         tempfile.TemporaryDirectory() as folder,
     ):
-        upscaler = Upscaler(engine, Tiling(tile=tile_px))
+        upscaler = FrameUpscaler(engine, Tiling(tile=tile_px))
         upscaler.upscale(frames[0])  # compile
         fourfold = repeated(clip, 4, Path(folder) / "fourfold.mp4")
         _, peak_mb = run_command(clip, choice, tile_px, Path(folder))

@@ -18,7 +18,7 @@ from srgan_edge.image.reader import read_pixels
 from srgan_edge.model.library import ModelFiles
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 
 PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 _MANY_SEAMS = Tiling(tile=48, overlap="exact")
@@ -109,7 +109,7 @@ def _photo_of(frames: int, height: int, width: int) -> Pixels:
 
 def _tiled(engine: Engine) -> Callable[[Pixels], Pixels]:
     tiling = Tiling(overlap="exact") if engine.info.fixed_shape else _MANY_SEAMS
-    upscaler = Upscaler(engine, tiling)
+    upscaler = FrameUpscaler(engine, tiling)
     return lambda batch: np.stack([upscaler.upscale(frame) for frame in batch])
 
 

@@ -4,7 +4,25 @@ Importing this package loads neither torch, PyAV nor an inference runtime; each 
 by the one module that is about it, when that module is first used.
 """
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from srgan_edge.api import BundledModel, FileReport, Progress, Upscaler, models, upscale
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the Python API when one of its names is first used."""
+        if name in __all__:
+            return getattr(import_module("srgan_edge.api"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+__all__ = ["BundledModel", "FileReport", "Progress", "Upscaler", "models", "upscale"]
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ memory, whatever the length of the video.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 Source = TypeVar("Source", bound=Frame | CodedFrame)
 """Input of the upscaling stage: RGB frames, or decoded frames that stay on a GPU."""
+
+Given = TypeVar("Given")
+Done = TypeVar("Done")
 
 
 class Sink(Protocol):
@@ -157,7 +160,7 @@ def upscale_video(
     decoder.start()
     encoder.start()
     try:
-        for item in _in_order(decoded, upscale, slots, most_in_work):
+        for item in in_order(decoded, upscale, slots, most_in_work):
             encoded.put(item)
             if not isinstance(item, CopiedPacket):
                 frames += 1
@@ -182,18 +185,18 @@ def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:
     return replace(frame, pixels=pixels, deep=deep)
 
 
-def _in_order(
-    items: Iterable[Source | CopiedPacket],
-    upscale: Callable[[Source], Result],
+def in_order(
+    items: Iterable[Given | CopiedPacket],
+    upscale: Callable[[Given], Done],
     slots: int,
     most_in_work: int,
-) -> Iterator[Result | CopiedPacket]:
+) -> Generator[Done | CopiedPacket, None, None]:
     """Yield the items in order, with `slots` frames upscaled at a time.
 
     No item is read while more than `most_in_work` frames are unfinished.
     """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
-    waiting: deque[CopiedPacket | Future[Result]] = deque()
+    waiting: deque[CopiedPacket | Future[Done]] = deque()
     in_work = 0
     try:
         for item in items:
@@ -204,13 +207,14 @@ def _in_order(
                 in_work += 1
             while in_work > most_in_work or (waiting and isinstance(waiting[0], CopiedPacket)):
                 in_work -= isinstance(waiting[0], Future)
-                yield _finished(waiting.popleft())
+                done = _finished(waiting.popleft())
+                yield done
         yield from map(_finished, waiting)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(item: CopiedPacket | Future[Result]) -> Result | CopiedPacket:
+def _finished(item: CopiedPacket | Future[Done]) -> Done | CopiedPacket:
     return item.result() if isinstance(item, Future) else item
 
 

@@ -1,9 +1,9 @@
 """Run the jobs of one `upscale` command: one engine, many files; a bad file stops no other."""
 
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
@@ -21,8 +21,19 @@ from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.transcode.upscale import upscale_video_file
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on an engine, ready for jobs."""
+
+    upscaler: FrameUpscaler
+    made_by: Mapping[str, Any]
+    """Everything but the input that determines the pixels of a result, as JSON values."""
+    summary: str
+    """Model, engine, device and arithmetic in a line."""
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
@@ -31,44 +42,115 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     Raises:
         SrganEdgeError: nothing could be started, because of the model, the engine or the options.
     """
-    if options.outscale is not None and not 0 < options.outscale <= 16:
-        raise UsageError(f"--outscale {options.outscale:g}; possible: above 0, up to 16")
-    files = find_model(options.model)
-    choice = choose_engine(files, options.engine, options.device)
+    refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
+    paths = [job.source for job in jobs if job.kind == "image"]
+    outcomes = []
+    with (
+        open_upscaler(options, reporter.note, slots) as opened,
+        ImageProcess(paths, options.max_pixels) as images,
+    ):
+        reporter.began(opened.summary, opened.made_by)
+        if any(job.kind == "video" for job in jobs):
+            device = opened.upscaler.info.device
+            options = replace(options, decode=choose_decoder(options.decode, device, reporter.note))
+        for job in jobs:
+            outcome = do_job(job, opened, images, options, reporter)
+            reporter.ended(outcome)
+            outcomes.append(outcome)
+    reporter.closed(outcomes)
+    return max(outcome.exit_code for outcome in outcomes)
+
+
+@contextmanager
+def open_upscaler(
+    options: Options, say: Callable[[str], None], slots: int, choice: Choice | None = None
+) -> Iterator[Opened]:
+    """Open the model and engine that `options` name; close it, and spare engines, at the end.
+
+    Args:
+        say: called with a line for the user whenever the engine had to be changed.
+        slots: number of frames to upscale at once.
+        choice: the engine, if it was chosen already.
+
+    Raises:
+        SrganEdgeError: no such model or engine, or impossible options.
+    """
+    files = find_model(options.model)
+    first = choice or choose_engine(files, options.engine, options.device)
     with ExitStack() as opened:
 
         def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
             return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
-        engine, spare = open_one(choice), spare_for(choice, files)
-        upscaler = Upscaler(
+        engine, spare = open_one(first), spare_for(first, files)
+        upscaler = FrameUpscaler(
             engine,
             options.tiling,
-            reporter.note,
+            say,
             None if spare is None else lambda: open_one(spare),
             None if spare is None else lambda: open_one(spare, fp32=True),
             color_lock=options.color_lock,
         )
         info = engine.info
-        made_by = _made_by(choice, upscaler, options)
-        reporter.began(
-            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({choice.reason})"
-            f"{', colors locked' if upscaler.color_lock else ''}",
-            made_by,
+        summary = (
+            f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
+            f"{', colors locked' if upscaler.color_lock else ''}"
         )
-        if any(job.kind == "video" for job in jobs):
-            chosen = choose_decoder(options.decode, info.device, reporter.note)
-            options = replace(options, decode=chosen)
-        paths = [job.source for job in jobs if job.kind == "image"]
-        images = opened.enter_context(ImageProcess(paths, options.max_pixels))
-        outcomes = []
-        for job in jobs:
-            outcome = _outcome_of(job, upscaler, images, options, made_by, reporter)
-            reporter.ended(outcome)
-            outcomes.append(outcome)
-    reporter.closed(outcomes)
-    return max(outcome.exit_code for outcome in outcomes)
+        yield Opened(upscaler, _made_by(first, upscaler, options), summary)
+
+
+def do_job(
+    job: Job,
+    opened: Opened,
+    images: ImageProcess,
+    options: Options,
+    reporter: Reporter,
+    *,
+    exits_on_signal: bool = True,
+) -> Outcome:
+    """Upscale one file. An error of ours becomes the outcome; any other exception is raised.
+
+    With `exits_on_signal`, a signal ends the process if a video does not stop soon after it.
+    """
+    upscaler = opened.upscaler
+    started, redone_before = time.monotonic(), upscaler.tiles_redone
+    damage: VideoDamaged | None = None
+    try:
+        if job.outlet is None and job.target.exists() and options.existing != "replace":
+            if options.existing == "keep":
+                return Outcome(job, skipped=True)
+            raise UsageError(
+                f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
+            )
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        if job.kind == "image":
+            video = None
+            frames, size = _upscale_image(job, upscaler, images, options, reporter)
+        elif job.is_stream:
+            video = upscale_stream(job, upscaler, options, reporter)
+            frames, size = video.frames, video.size
+        else:
+            video = upscale_video_file(
+                job, upscaler, options, opened.made_by, reporter, exits_on_signal=exits_on_signal
+            )
+            frames, size = video.frames, video.size
+    except OSError as error:
+        failed = output_failed(job.target, error)
+        return Outcome(job, seconds=time.monotonic() - started, error=failed)
+    except VideoDamaged as damaged:
+        damage, video = damaged, damaged.video
+        frames, size = video.frames, video.size
+    except SrganEdgeError as refused:
+        return Outcome(job, seconds=time.monotonic() - started, error=refused)
+    seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
+    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def refuse_outscale(outscale: float | None) -> None:
+    """Raise a `UsageError` for a final scale that is not possible; None is the model's own."""
+    if outscale is not None and not 0 < outscale <= 16:
+        raise UsageError(f"--outscale {outscale:g}; possible: above 0, up to 16")
 
 
 def spare_for(choice: Choice, files: ModelFiles) -> Choice | None:
@@ -96,7 +178,7 @@ def _source_of(choice: Choice) -> str | None:
     return None
 
 
-def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, Any]:
+def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[str, Any]:
     """Return everything besides the input that determines the pixels of a result."""
     info = upscaler.info
     return {
@@ -110,48 +192,8 @@ def _made_by(choice: Choice, upscaler: Upscaler, options: Options) -> dict[str, 
     }
 
 
-def _outcome_of(
-    job: Job,
-    upscaler: Upscaler,
-    images: ImageProcess,
-    options: Options,
-    made_by: Mapping[str, Any],
-    reporter: Reporter,
-) -> Outcome:
-    """Run one job; one of our errors becomes its outcome."""
-    started, redone_before = time.monotonic(), upscaler.tiles_redone
-    damage: VideoDamaged | None = None
-    try:
-        if job.outlet is None and job.target.exists() and options.existing != "replace":
-            if options.existing == "keep":
-                return Outcome(job, skipped=True)
-            raise UsageError(
-                f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
-            )
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        if job.kind == "image":
-            video = None
-            frames, size = _upscale_image(job, upscaler, images, options, reporter)
-        elif job.is_stream:
-            video = upscale_stream(job, upscaler, options, reporter)
-            frames, size = video.frames, video.size
-        else:
-            video = upscale_video_file(job, upscaler, options, made_by, reporter)
-            frames, size = video.frames, video.size
-    except OSError as error:
-        failed = output_failed(job.target, error)
-        return Outcome(job, seconds=time.monotonic() - started, error=failed)
-    except VideoDamaged as damaged:
-        damage, video = damaged, damaged.video
-        frames, size = video.frames, video.size
-    except SrganEdgeError as refused:
-        return Outcome(job, seconds=time.monotonic() - started, error=refused)
-    seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
-    return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
-
-
 def _upscale_image(
-    job: Job, upscaler: Upscaler, images: ImageProcess, options: Options, reporter: Reporter
+    job: Job, upscaler: FrameUpscaler, images: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
     enlargement = options.outscale or upscaler.scale
     with images.open(job.source, enlargement) as reader:

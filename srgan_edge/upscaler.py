@@ -26,33 +26,37 @@ from srgan_edge.tiling import (
     upscale_tiled,
 )
 
-if TYPE_CHECKING:  # which needs PyAV, as videos do
+if TYPE_CHECKING:  # needs PyAV, which still images do not
     from srgan_edge.engines.slots import GpuEngine
 
 STRIPE_BYTES = 128 << 20
-"""What `--tile auto` lets a row of upscaled tiles take: of images, only that is in memory."""
+"""Largest row of upscaled tiles under `--tile auto`: of a still image, only that is in memory."""
+
+FixedShape = tuple[int, int, int] | None
+"""Frames, height and width of an engine's only input; None: it accepts any shape."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much an engine is given at once."""
+    """The amount of work that an engine gets in one call."""
 
     tile: int | Literal["auto"]
     batch: int
     whole_frames: bool = True
-    """Frames go to engines whole that can cut them themselves."""
+    """Pass whole frames to an engine that can cut them on its own device."""
 
 
-class Upscaler:
-    """Upscales single frames by tiles, whatever becomes of the engine; engines stay their owner's.
+class FrameUpscaler:
+    """Upscale single frames by tiles and keep going when the engine fails. Engines stay their
+    owner's to close. Calls from several threads are safe.
 
-    Where a GPU runs out of memory, the frame is done again in smaller batches, then smaller tiles;
-    where it fails, by the spare engine. Tiles that are not finite are done again in FP32, and they
-    alone. No frame is left out or done twice; each change is said.
+    If a GPU runs out of memory, the frame is upscaled again in smaller batches, then in smaller
+    tiles; if it fails, the spare engine takes over. Tiles that are not finite are upscaled again
+    in FP32, and only those. No frame is lost or duplicated, and each change is reported.
     """
 
     tiles_redone = 0
-    """Tiles that were not finite in the engine's precision, so far."""
+    """Number of tiles so far that were not finite in the engine's precision."""
 
     def __init__(
         self,
@@ -66,17 +70,15 @@ class Upscaler:
     ) -> None:
         """
         Args:
-            color_lock: hold the mean colors of the frame; None: if the model may shift them.
-            say: takes one line for the user, when something has changed.
+            color_lock: preserve the mean colors of the frame; None: if the model may shift them.
+            say: called with a line for the user whenever something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
             in_fp32: opens one in FP32; called once, if a tile is not finite in this one.
 
         Raises:
             UsageError: a tile too small, a negative halo or a batch below 1.
         """
-        if tiling.batch < 1:
-            raise UsageError(f"--batch {tiling.batch} is below 1")
-        self._engine, self._tiling, self._say, self._spare = engine, tiling, say, spare
+        self._engine, self._say, self._spare = engine, say, spare
         self._open_fp32 = in_fp32
         self._fp32: Engine | None = None
         self._load = Load(tiling.tile, tiling.batch)
@@ -84,38 +86,34 @@ class Upscaler:
         spec = engine.info.spec
         self.scale = spec.scale
         self.color_lock = spec.may_shift_colors if color_lock is None else color_lock
-        self.halo_px = halo_px(tiling.overlap, spec)
-        self._plan_for = lru_cache(maxsize=16)(self._planned)
-        if engine.info.fixed_shape is not None:
-            self._refuse_other_tiles(engine.info.fixed_shape)
-        else:
-            self._planned(1, 1, self._load, None)  # refuses impossible options now
+        self._cutter = _Cutter(engine.info, tiling)
+        self.halo_px = self._cutter.halo_px
 
     @property
     def info(self) -> EngineInfo:
-        """Of the engine that is used now."""
+        """The engine in use now, which may be the spare one."""
         return self._engine.info
 
     @property
     def slots(self) -> int:
-        """How many calls of `upscale` may run at once."""
+        """Number of calls of `upscale` that may run at once."""
         return self._engine.info.slots
 
     @property
     def gpu_engine(self) -> "GpuEngine | None":
-        """The engine that is used now, if frames of a video can stay on its GPU."""
+        """The engine in use now, if frames of a video can stay on its GPU."""
         stays = self._load.whole_frames and _takes_frames(self._engine)
         return cast("GpuEngine", self._engine) if stays else None
 
     def plan(self, width: int, height: int) -> tuple[TilePlan, int]:
-        """How frames of a size are cut now, and how many tiles go to the engine at a time."""
-        return self._plan_and_batch(width, height, self._load, self._engine.info.fixed_shape)
+        """Return how frames of this size are cut now, and the number of tiles in one call."""
+        return self._cutter.plan(width, height, self._load, self._engine.info.fixed_shape)
 
     def upscale(self, frame: Pixels) -> Pixels:
-        """uint8 [H, W, 3] -> uint8 [sH, sW, 3].
+        """Upscale a frame: uint8 [H, W, 3] -> uint8 [sH, sW, 3].
 
         Raises:
-            UsageError: the engine is of a fixed shape that does not fit.
+            UsageError: the engine has a fixed shape that does not fit.
             OutOfMemory: even the smallest tile is too large.
             EngineLost: there is no spare engine, or it is lost too.
             ModelRefused: a tile is not finite in FP32 either, or there is no engine in FP32.
@@ -128,17 +126,17 @@ class Upscaler:
     def upscale_rows(
         self, rows: Callable[[int, int], Pixels], width: int, height: int
     ) -> Iterator[Pixels]:
-        """The same image as by `upscale`, in stripes from the top: uint8 [sh, sW, 3] each.
+        """Yield the image that `upscale` returns, in stripes from the top: uint8 [sh, sW, 3] each.
 
-        No more of it is in memory than one row of tiles, or two to hold its colors.
+        Only one row of tiles is in memory at a time, or two if mean colors are preserved.
 
         Args:
-            rows: gives the rows from a first to before a last one, uint8 [h, W, 3].
-            width: of the image, in LR pixels.
-            height: the same.
+            rows: returns the rows from a first to before a last one, uint8 [h, W, 3].
+            width: Width of the image in LR pixels.
+            height: Height of the image in LR pixels.
 
         Raises:
-            As `upscale`.
+            SrganEdgeError: the same errors as `upscale`.
         """
         stripes = self._stripes(rows, width, height)
         return locked_stripes(rows, stripes, width, height) if self.color_lock else stripes
@@ -165,43 +163,39 @@ class Upscaler:
     def _going_on_with_less(
         self, width: int, height: int
     ) -> Iterator[tuple[Engine, TilePlan, int]]:
-        """What to upscale a frame with. If that is too much, or lost, other is taken: try again."""
+        """Yield what to upscale a frame with. If that fails for want of memory or of the device,
+        the error is swallowed and something else is in use: the caller tries again."""
         engine, load = self._engine, self._load
-        fixed_shape = engine.info.fixed_shape
-        plan, batch = self._plan_and_batch(width, height, load, fixed_shape)
+        plan, batch = self._cutter.plan(width, height, load, engine.info.fixed_shape)
         try:
             yield engine, plan, batch
         except OutOfMemory as error:
             with self._changing:
-                if load == self._load and engine is self._engine:  # else it has changed already
-                    self._ask_for_less(load, plan, fixed_shape, error)
+                if load == self._load and engine is self._engine:  # no other thread changed it
+                    self._load, line = self._cutter.less(load, plan, engine, error)
+                    self._say(line)
         except EngineLost as error:
             with self._changing:
                 if engine is self._engine:
                     self._take_spare(engine, error)
-
-    def _plan_and_batch(
-        self, width: int, height: int, load: Load, fixed_shape: tuple[int, int, int] | None
-    ) -> tuple[TilePlan, int]:
-        plan = self._plan_for(width, height, load, fixed_shape)
-        return plan, load.batch if fixed_shape is None else fixed_shape[0]
 
     def _upscaled(self, engine: Engine, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
         if self._load.whole_frames and _takes_frames(engine):
             try:
                 return engine.upscale_frame(frame, plan, batch, lock_colors=self.color_lock)
             except NotFinite:
-                pass  # tile by tile, so that only those are done again
+                pass  # tile by tile below, so that only the tiles at fault are upscaled again
             except KernelsMissing as error:
                 with self._changing:
                     if self._load.whole_frames:
-                        self._cut_here(str(error))
+                        self._load, line = _cut_on_host(self._load, str(error))
+                        self._say(line)
         upscale = self._finite(engine, plan.tiles)
         pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
         return locked(frame, pixels) if self.color_lock else pixels
 
     def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
-        """`engine.upscale` for these tiles, in their order."""
+        """Return `engine.upscale` for these tiles in this order, with the fallback to FP32."""
         coming = iter(tiles)
 
         def upscale(batch: Pixels) -> Pixels:
@@ -216,7 +210,7 @@ class Upscaler:
         return upscale
 
     def _redone(self, window: Pixels, tile: Tile, engine: Engine) -> Pixels:
-        """One tile by the engine in FP32: uint8 [h, w, 3] -> uint8 [sh, sw, 3]."""
+        """Upscale one tile on the engine in FP32: uint8 [h, w, 3] -> uint8 [sh, sw, 3]."""
         place = f"the tile at x {tile.core_x.start}, y {tile.core_y.start} of a frame"
         was = engine.info
         with self._changing:
@@ -237,41 +231,58 @@ class Upscaler:
                 "upscale it; take another one with -n"
             ) from None
 
-    def _ask_for_less(
-        self,
-        load: Load,
-        plan: TilePlan,
-        fixed_shape: tuple[int, int, int] | None,
-        error: OutOfMemory,
-    ) -> None:
-        """From now on half the batch, or else tiles of half the side."""
-        if load.whole_frames and len(plan.tiles) > 1 and _takes_frames(self._engine):
-            self._cut_here("out of memory")
-            return
-        halos_px = 2 * self.halo_px if len(plan.tiles) > 1 else 0
-        core_px = max(plan.window_size) - halos_px
-        if fixed_shape is not None or (load.batch == 1 and core_px < 2 * MIN_TILE_PX):
-            raise error
-        if load.batch > 1:
-            self._load = replace(load, batch=load.batch // 2)
-            self._say(f"out of memory: going on with {self._load.batch} tiles a call")
-        else:
-            self._load = replace(load, tile=core_px // 2, batch=1)
-            self._say(f"out of memory: going on with tiles of {self._load.tile} px")
-
-    def _cut_here(self, why: str) -> None:
-        self._load = replace(self._load, whole_frames=False)
-        self._say(f"{why}: going on with frames that are cut before they go to the GPU")
-
     def _take_spare(self, lost: Engine, error: EngineLost) -> None:
         if self._spare is None:
             raise error
         self._engine, self._spare = self._spare(), None
         was, now = lost.info, self._engine.info
+        self._cutter.info = now
         self._say(
             f"{was.name} is lost ({error}); going on with {now.name}, {now.device}, "
             f"{now.arithmetic} instead of {was.arithmetic}"
         )
+
+
+class _Cutter:
+    """Decides how frames are cut for an engine, and what to try with less memory."""
+
+    def __init__(self, info: EngineInfo, tiling: Tiling) -> None:
+        if tiling.batch < 1:
+            raise UsageError(f"--batch {tiling.batch} is below 1")
+        self.info, self._tiling = info, tiling
+        self.halo_px = _halo_px(tiling.overlap, info.spec)
+        self._planned = lru_cache(maxsize=16)(self._plan)
+        if info.fixed_shape is not None:
+            self._refuse_other_tiles(info.fixed_shape)
+        else:
+            self._plan(1, 1, Load(tiling.tile, tiling.batch), None)  # refuses impossible options
+
+    def plan(
+        self, width: int, height: int, load: Load, fixed_shape: FixedShape
+    ) -> tuple[TilePlan, int]:
+        """Return the tiles of a frame, and the number of tiles in one call of the engine."""
+        plan = self._planned(width, height, load, fixed_shape)
+        return plan, load.batch if fixed_shape is None else fixed_shape[0]
+
+    def less(
+        self, load: Load, plan: TilePlan, engine: Engine, error: OutOfMemory
+    ) -> tuple[Load, str]:
+        """Return half the batch, or else tiles of half the side, and a line for the user.
+
+        Raises `error` if there is nothing smaller to try.
+        """
+        if load.whole_frames and len(plan.tiles) > 1 and _takes_frames(engine):
+            return _cut_on_host(load, "out of memory")
+        halos_px = 2 * self.halo_px if len(plan.tiles) > 1 else 0
+        core_px = max(plan.window_size) - halos_px
+        fixed = engine.info.fixed_shape is not None
+        if fixed or (load.batch == 1 and core_px < 2 * MIN_TILE_PX):
+            raise error
+        if load.batch > 1:
+            less = replace(load, batch=load.batch // 2)
+            return less, f"out of memory: going on with {less.batch} tiles a call"
+        less = replace(load, tile=core_px // 2, batch=1)
+        return less, f"out of memory: going on with tiles of {less.tile} px"
 
     def _refuse_other_tiles(self, fixed_shape: tuple[int, int, int]) -> None:
         batch, height, width = fixed_shape
@@ -285,9 +296,7 @@ class Upscaler:
         if self._tiling.batch not in (1, batch):
             raise UsageError(f"--batch {self._tiling.batch}, but the engine takes {batch}")
 
-    def _planned(
-        self, width: int, height: int, load: Load, fixed_shape: tuple[int, int, int] | None
-    ) -> TilePlan:
+    def _plan(self, width: int, height: int, load: Load, fixed_shape: FixedShape) -> TilePlan:
         if fixed_shape is not None:
             _, window_height, window_width = fixed_shape
             return plan_windows(width, height, (window_width, window_height), self.halo_px)
@@ -295,23 +304,27 @@ class Upscaler:
         return plan_tiles(width, height, tile_px, self.halo_px)
 
     def _auto_tile_px(self, width: int, height: int) -> int:
-        """The largest for which there is memory in the network, and for a row of its results."""
-        info = self._engine.info
+        """Return the largest tile for which the network and a row of its results have memory."""
+        info = self.info
         budget_bytes = activation_budget_bytes(info.device) // info.slots
         budget_px = budget_bytes // activation_bytes_per_px(info.spec)
         tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
-        row_bytes = 3 * width * self.scale**2
+        row_bytes = 3 * width * info.spec.scale**2
         if height * row_bytes <= STRIPE_BYTES:
             return tile_px
         return min(tile_px or height, max(64, STRIPE_BYTES // row_bytes - self.halo_px))
 
 
-def _takes_frames(engine: Engine) -> TypeGuard[FrameEngine]:
-    return isinstance(engine, FrameEngine) and engine.takes_frames
-
-
-def halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
-    """The halo in LR pixels that an `--overlap` means for a model."""
+def _halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
     if overlap == "exact":
         return spec.receptive_radius_px
     return spec.auto_halo_px if overlap == "auto" else overlap
+
+
+def _cut_on_host(load: Load, why: str) -> tuple[Load, str]:
+    line = f"{why}: going on with frames that are cut before they go to the GPU"
+    return replace(load, whole_frames=False), line
+
+
+def _takes_frames(engine: Engine) -> TypeGuard[FrameEngine]:
+    return isinstance(engine, FrameEngine) and engine.takes_frames

@@ -50,7 +50,7 @@ from srgan_edge.model.passport import Passport, Profile, passport_path, write_en
 from srgan_edge.tiling import Tiling, plan_windows
 from srgan_edge.transcode.gpu_frames import CPU
 from srgan_edge.transcode.on_gpu import GpuVideo
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Encoding
 from srgan_edge.video.reader import VideoReader
@@ -283,7 +283,7 @@ def test_a_frame_goes_there_once_and_comes_back_once(tensorrt, tmp_path, profile
     path = engine_file(tmp_path / "a.engine", profile)
     tiling = Tiling(batch=1 if profile.is_static else 4, tile="auto" if profile.is_static else 24)
     with TensorRtEngine(path) as engine:
-        upscaler = Upscaler(engine, tiling)
+        upscaler = FrameUpscaler(engine, tiling)
         upscaler.upscale(images(height, width))  # makes room
         plan, batch = upscaler.plan(width, height)
         calls = -(-len(plan.tiles) // batch)
@@ -324,8 +324,8 @@ def test_frames_cut_on_the_gpu_are_as_those_cut_here(
     """To the byte: the specification is `tiling.upscale_tiled`, and `color_lock.locked`."""
     tiling = Tiling(tile=tile, batch=1 if profile.is_static else 3)
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
-        there = Upscaler(engine, tiling, color_lock=lock)
-        here = Upscaler(engine, tiling, color_lock=lock)
+        there = FrameUpscaler(engine, tiling, color_lock=lock)
+        here = FrameUpscaler(engine, tiling, color_lock=lock)
         here._load = dataclasses.replace(here._load, whole_frames=False)
         for seed in range(2):
             frame = np.roll(images(height, width), seed)
@@ -336,7 +336,7 @@ def test_without_room_for_whole_frames_tiles_go_one_by_one(tensorrt, openvino, t
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))
     said = []
     with TensorRtEngine(path) as engine:
-        upscaler = Upscaler(engine, Tiling(overlap="exact"), said.append)
+        upscaler = FrameUpscaler(engine, Tiling(overlap="exact"), said.append)
         used = DRIVER.fake_used_bytes()
         DRIVER.fake_limit_memory(ctypes.c_size_t(used + 1000))
         frame = images(50, 61)
@@ -354,7 +354,7 @@ def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch)
     monkeypatch.setattr("srgan_edge.engines.tensorrt.machine_code", absent)
     said = []
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))) as engine:
-        upscaler = Upscaler(engine, Tiling(), said.append)
+        upscaler = FrameUpscaler(engine, Tiling(), said.append)
         for _ in range(2):
             assert upscaler.upscale(images(50, 61)).shape == (200, 244, 3)
     (line,) = said
@@ -495,23 +495,23 @@ def test_frames_are_cut_as_the_engine_wants_them(tensorrt, openvino, tmp_path, w
     """Windows of 36x36 with exact halos of 11: as the whole frame, but for the order of sums."""
     frame = images(height, width)
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(2, 36, 36))) as engine:
-        tiled = Upscaler(engine, Tiling(overlap="exact")).upscale(frame)
+        tiled = FrameUpscaler(engine, Tiling(overlap="exact")).upscale(frame)
     whole = openvino.upscale(frame[None])[0]
     assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 
 def test_a_frame_that_is_too_small_is_refused(tensorrt, tmp_path):
     with TensorRtEngine(engine_file(tmp_path / "a.engine", Profile.static(1, 36, 36))) as engine:
-        upscaler = Upscaler(engine, Tiling())
+        upscaler = FrameUpscaler(engine, Tiling())
         with pytest.raises(
             UsageError, match="of 30x50 is smaller than what the engine takes, 36x36"
         ):
             upscaler.upscale(images(50, 30))
         with pytest.raises(UsageError, match="--tile 64 with halos of 7 px, but the engine takes"):
-            Upscaler(engine, Tiling(tile=64))
+            FrameUpscaler(engine, Tiling(tile=64))
         with pytest.raises(UsageError, match="--batch 3, but the engine takes 1"):
-            Upscaler(engine, Tiling(batch=3))
-        Upscaler(engine, Tiling(tile=22)).upscale(images(50, 40))  # 22 + 2 * 7 is its size
+            FrameUpscaler(engine, Tiling(batch=3))
+        FrameUpscaler(engine, Tiling(tile=22)).upscale(images(50, 40))  # 22 + 2 * 7 is its size
 
 
 def test_windows_no_larger_than_their_halos_are_refused():
@@ -608,7 +608,7 @@ def planes_in(frame):
 
 
 def video_on_the_gpu(engine, width, height, tiling=None):
-    plan, batch = Upscaler(engine, tiling or Tiling()).plan(width, height)
+    plan, batch = FrameUpscaler(engine, tiling or Tiling()).plan(width, height)
     return GpuVideo(engine, plan, batch, BT_709, device=CPU)
 
 
@@ -625,9 +625,9 @@ def video_on_the_gpu(engine, width, height, tiling=None):
 def test_frames_on_the_gpu_equal_those_through_host_memory(
     tensorrt, tmp_path, profile, width, height
 ):
-    """To the byte: the references of the kernels, with the frames of `Upscaler` between them."""
+    """To the byte: the references of the kernels, with frames of `FrameUpscaler` between."""
     with TensorRtEngine(engine_file(tmp_path / "a.engine", profile), slots=2) as engine:
-        upscaler = Upscaler(engine, Tiling())
+        upscaler = FrameUpscaler(engine, Tiling())
         with video_on_the_gpu(engine, width, height) as video:
             for frame in decoded_frames(width, height):
                 upscaled = video.upscale(frame)
@@ -660,7 +660,7 @@ def test_a_frame_that_is_still_arriving_is_waited_for(tensorrt, tmp_path):
     frame, *_ = decoded_frames(48, 36)
     content = np.concatenate([plane.ravel() for plane in planes_in(frame)])
     with TensorRtEngine(path) as engine, engine.slot() as slot:
-        canvas = engine.canvas(slot, *Upscaler(engine, Tiling()).plan(48, 36))
+        canvas = engine.canvas(slot, *FrameUpscaler(engine, Tiling()).plan(48, 36))
         arriving, result = engine.cuda.memory(content.size), engine.cuda.memory(16 * content.size)
         engine.cuda.upload(content, arriving.address, engine.cuda.default_stream())
         source = Planes(arriving.address, 48, arriving.address + 48 * 36, 48)
@@ -733,7 +733,7 @@ def test_a_video_on_the_gpu_keeps_all_metadata(tensorrt, tmp_path):
     size, seen = (256, 192), []
     path = engine_file(tmp_path / "a.engine", Profile.static(1, 48, 64))
     with TensorRtEngine(path) as engine:
-        upscaler = Upscaler(engine, Tiling())
+        upscaler = FrameUpscaler(engine, Tiling())
         with (
             VideoReader(source) as reader,
             VideoWriter(tmp_path / "here.mkv", reader, size, Encoding()) as writer,

@@ -9,7 +9,7 @@ from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.model.library import find_model
 from srgan_edge.pixels import LEVEL
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 
 SIZES = [(1, 1), (2, 3), (7, 1), (8, 8), (9, 17), (23, 40)]
 
@@ -115,7 +115,7 @@ def test_a_slow_ramp_has_no_bands(model: str):
     y, x = np.mgrid[:48, :64]
     deep = (20_000 + 16 * x[..., None] + (3, 5, 7) * y[..., None]).astype(np.uint16)
     with open_engine(choose_engine(find_model(model), device="cpu")) as engine:
-        upscaled = Upscaler(engine, Tiling()).upscale(shown_to_network(deep))
+        upscaled = FrameUpscaler(engine, Tiling()).upscale(shown_to_network(deep))
     inside = np.s_[8:-8, 8:-8]  # at their edges the networks themselves draw a little
     bands, result = upscaled[inside].astype(int) * LEVEL, deepened(deep, upscaled)[inside]
     smooth = interpolated(deep, 4)[inside]

@@ -12,13 +12,13 @@ from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import STRIPE_BYTES, Upscaler
+from srgan_edge.upscaler import STRIPE_BYTES, FrameUpscaler
 
 SPEC = find_model("edge-x4").spec
 
 
 class Nearest:
-    """An engine that repeats pixels, has memory for so many of them, and lives so many calls."""
+    """An engine that repeats pixels, with memory for `limit_px`, and is lost after `calls`."""
 
     def __init__(self, name="nearest", limit_px=1 << 30, calls=1 << 30):
         self.info = EngineInfo(name, "cuda:0", "fp16", SPEC, slots=3)
@@ -56,7 +56,7 @@ def nearest(frame):
 )
 def test_out_of_memory_leads_to_less_at_once(limit_px, tiling, said):
     engine, lines = Nearest(limit_px=limit_px), []
-    upscaler = Upscaler(engine, tiling, lines.append)
+    upscaler = FrameUpscaler(engine, tiling, lines.append)
     for seed in range(3):
         frame = image(seed)
         assert np.array_equal(upscaler.upscale(frame), nearest(frame))
@@ -76,25 +76,25 @@ class Reddening(Nearest):
 @pytest.mark.parametrize("tile", [0, 40])
 def test_colors_are_locked_over_the_frame_and_not_the_tile(tile):
     frame = image(0) // 2 + 60
-    loose, held, by_itself = (
-        Upscaler(Reddening(), Tiling(tile=tile), color_lock=lock).upscale(frame).astype(int)
+    loose, held, default = (
+        FrameUpscaler(Reddening(), Tiling(tile=tile), color_lock=lock).upscale(frame).astype(int)
         for lock in (False, True, None)
     )
     assert 6 <= (loose - nearest(frame)).mean((0, 1))[0] < 7
     assert np.array_equal(held, locked(frame, loose.astype(np.uint8)))
     assert np.abs((held - nearest(frame)).mean((0, 1))).max() < 0.1
-    assert np.array_equal(by_itself, loose)  # a model trained on pixels alone
+    assert np.array_equal(default, loose)  # a model trained on pixels alone
 
 
-def test_less_than_the_smallest_tile_there_is_not():
-    upscaler = Upscaler(Nearest(limit_px=100), Tiling())
+def test_there_is_nothing_less_than_the_smallest_tile():
+    upscaler = FrameUpscaler(Nearest(limit_px=100), Tiling())
     with pytest.raises(OutOfMemory, match="full"):
         upscaler.upscale(image(0))
 
 
 def test_slots_that_run_out_together_ask_for_less_once():
     lines = []
-    upscaler = Upscaler(Nearest(limit_px=8000), Tiling(tile=0), lines.append)
+    upscaler = FrameUpscaler(Nearest(limit_px=8000), Tiling(tile=0), lines.append)
     frames = [image(seed) for seed in range(24)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
@@ -109,7 +109,7 @@ def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
         opened.append(Nearest("second"))
         return opened[-1]
 
-    upscaler = Upscaler(first, Tiling(tile=0), lines.append, spare)
+    upscaler = FrameUpscaler(first, Tiling(tile=0), lines.append, spare)
     frames = [image(seed, 20, 30) for seed in range(24)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
@@ -118,14 +118,14 @@ def test_a_lost_engine_is_replaced_once_and_no_frame_is_lost():
     assert lines == ["first is lost (gone); going on with second, cuda:0, fp16 instead of fp16"]
 
 
-def test_without_a_spare_the_loss_is_told():
-    upscaler = Upscaler(Nearest(calls=0), Tiling())
+def test_without_a_spare_the_loss_is_raised():
+    upscaler = FrameUpscaler(Nearest(calls=0), Tiling())
     with pytest.raises(EngineLost, match="gone"):
         upscaler.upscale(image(0))
 
 
 def test_a_spare_that_is_lost_too_is_the_end():
-    upscaler = Upscaler(Nearest(calls=0), Tiling(), spare=lambda: Nearest(calls=0))
+    upscaler = FrameUpscaler(Nearest(calls=0), Tiling(), spare=lambda: Nearest(calls=0))
     with pytest.raises(EngineLost, match="gone"):
         upscaler.upscale(image(0))
 
@@ -140,8 +140,8 @@ def stripes(upscaler, frame):
 def test_stripes_are_the_whole_image(tiling, size):
     frame = image(1, *size)
     assert np.array_equal(
-        np.concatenate(stripes(Upscaler(Nearest(), tiling), frame)),
-        Upscaler(Nearest(), tiling).upscale(frame),
+        np.concatenate(stripes(FrameUpscaler(Nearest(), tiling), frame)),
+        FrameUpscaler(Nearest(), tiling).upscale(frame),
     )
 
 
@@ -149,23 +149,23 @@ def test_stripes_are_the_whole_image(tiling, size):
 def test_stripes_of_a_real_network_are_the_whole_image(tiling):
     frame = image(2, 70, 50)
     with open_engine(choose_engine(find_model("edge-x4"), device="cpu"), fp32=True) as engine:
-        upscaler = Upscaler(engine, tiling)
+        upscaler = FrameUpscaler(engine, tiling)
         assert np.array_equal(np.concatenate(stripes(upscaler, frame)), upscaler.upscale(frame))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (90, 131), (37, 200), (200, 7)])
 def test_stripes_hold_the_colors_of_the_whole_image(size):
     frame = image(5, *size)
-    upscaler = Upscaler(Nearest(), Tiling(tile=32), color_lock=True)
+    upscaler = FrameUpscaler(Nearest(), Tiling(tile=32), color_lock=True)
     upscaled = stripes(upscaler, frame)
     assert all(len(stripe) % 4 == 0 for stripe in upscaled)
     assert np.array_equal(np.concatenate(upscaled), upscaler.upscale(frame))
 
 
-def test_out_of_memory_in_the_middle_of_a_image_goes_on_below():
+def test_out_of_memory_in_the_middle_of_an_image_goes_on_below():
     said, frame = [], image(3)
     engine = Nearest()
-    upscaler = Upscaler(engine, Tiling(tile=32), said.append)
+    upscaler = FrameUpscaler(engine, Tiling(tile=32), said.append)
     rows = upscaler.upscale_rows(lambda start, stop: frame[start:stop], 130, 90)
     result = [next(rows)]
     engine.limit_px = 1500
@@ -174,15 +174,15 @@ def test_out_of_memory_in_the_middle_of_a_image_goes_on_below():
     assert said == ["out of memory: going on with tiles of 16 px"]
 
 
-def test_an_engine_lost_in_the_middle_of_a_image_is_replaced():
+def test_an_engine_lost_in_the_middle_of_an_image_is_replaced():
     frame = image(4)
-    upscaler = Upscaler(Nearest(calls=7), Tiling(tile=32), spare=lambda: Nearest("spare"))
+    upscaler = FrameUpscaler(Nearest(calls=7), Tiling(tile=32), spare=lambda: Nearest("spare"))
     assert np.array_equal(np.concatenate(stripes(upscaler, frame)), nearest(frame))
 
 
 def test_a_row_of_tiles_is_bounded():
     frame = np.zeros((2000, 30_000, 3), np.uint8)
-    rows = Upscaler(Nearest(), Tiling()).upscale_rows(lambda a, b: frame[a:b], 30_000, 2000)
+    rows = FrameUpscaler(Nearest(), Tiling()).upscale_rows(lambda a, b: frame[a:b], 30_000, 2000)
     assert next(rows).nbytes <= STRIPE_BYTES
 
 
@@ -191,7 +191,7 @@ def test_a_gpu_gives_a_quarter_of_its_memory_to_tiles(monkeypatch):
     tiles = []
     for memory_bytes in (None, 1 << 30, 8 << 30):
         monkeypatch.setattr("srgan_edge.machine.gpu_memory_bytes", lambda index, n=memory_bytes: n)
-        upscaler = Upscaler(Nearest(), Tiling())
+        upscaler = FrameUpscaler(Nearest(), Tiling())
         plan, _ = upscaler.plan(1280, 720)
         tiles.append(len(plan.tiles))
     assert tiles[0] == tiles[1] > tiles[2] == 1

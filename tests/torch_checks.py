@@ -33,7 +33,7 @@ from srgan_edge.tiling import Tiling, upscale_tiled
 from srgan_edge.transcode import on_gpu as gpu_video
 from srgan_edge.transcode import upscale as video
 from srgan_edge.transcode.gpu_frames import CPU
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 DRIVER = ctypes.CDLL(os.environ["SRGAN_EDGE_FAKE_DRIVER"], ctypes.RTLD_GLOBAL)
@@ -108,7 +108,7 @@ def test_frames_are_those_that_are_cut_here(tile, batch, lock):
     with TorchEngine(CHECKPOINT, "cuda", slots=2) as engine, ThreadPoolExecutor(2) as threads:
         assert engine.takes_frames
         said = []
-        upscaler = Upscaler(engine, Tiling(tile, 3, batch), said.append, color_lock=lock)
+        upscaler = FrameUpscaler(engine, Tiling(tile, 3, batch), said.append, color_lock=lock)
         results = list(threads.map(upscaler.upscale, frames))
         for frame, result in zip(frames, results, strict=True):
             plan, _ = upscaler.plan(frame.shape[1], frame.shape[0])
@@ -126,7 +126,7 @@ def test_without_room_for_frames_they_are_cut_here(monkeypatch):
         raise OutOfMemory
 
     with TorchEngine(CHECKPOINT, "cuda") as engine:
-        upscaler = Upscaler(engine, Tiling(20, 3), said.append, color_lock=True)
+        upscaler = FrameUpscaler(engine, Tiling(20, 3), said.append, color_lock=True)
         monkeypatch.setattr(type(engine.cuda), "memory", refuse)
         result = upscaler.upscale(frame)
         plan, batch = upscaler.plan(61, 37)
@@ -204,7 +204,7 @@ def expected_planes(lock):
     """Compute the planes with the kernels' references and the engine, frame by frame."""
     matrix = gpu_video.YuvMatrix(0.299, 0.114, full_range=False)
     with TorchEngine(CHECKPOINT, "cuda") as engine:
-        upscaler = Upscaler(engine, Tiling(24), color_lock=lock)
+        upscaler = FrameUpscaler(engine, Tiling(24), color_lock=lock)
         return [
             (time, *rgb_to_yuv420(upscaler.upscale(yuv420_to_rgb(luma, chroma, matrix)), matrix))
             for time, luma, chroma in planes_of("in.mkv", "yuv420p")

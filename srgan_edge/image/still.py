@@ -92,7 +92,7 @@ class Rows(Protocol):
 
 
 class Network(Protocol):
-    """Anything that enlarges 8-bit RGB, such as an `Upscaler`."""
+    """Anything that enlarges 8-bit RGB, such as a `FrameUpscaler`."""
 
     scale: int
 

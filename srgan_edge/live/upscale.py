@@ -28,7 +28,7 @@ from srgan_edge.pipeline import (
     upscaled_frame,
 )
 from srgan_edge.signals import StopSignals, stop_signals
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.endpoint import Address, InputPipe
 from srgan_edge.video.frame import (
     CodedFrame,
@@ -53,7 +53,7 @@ FINISH_SECONDS = 1.0
 
 
 def upscale_stream(
-    job: Job, upscaler: Upscaler, options: Options, reporter: Reporter
+    job: Job, upscaler: FrameUpscaler, options: Options, reporter: Reporter
 ) -> VideoResult:
     """Upscale from the job's source to its target; at least one of them is not a file.
 

@@ -19,7 +19,7 @@ from srgan_edge.jobs.plan import Options
 from srgan_edge.kernels.yuv_matrix import YuvMatrix
 from srgan_edge.tiling import TilePlan
 from srgan_edge.transcode.gpu_frames import CUDA, FramePool, planes_of
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.color import MATRICES, ColorDescription
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Encoding, VideoInfo
@@ -41,7 +41,7 @@ def encoder_for(info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> V
 
 @contextmanager
 def upscaling_on_gpu(
-    upscaler: Upscaler, info: VideoInfo, encoder: VideoEncoder, options: Options
+    upscaler: FrameUpscaler, info: VideoInfo, encoder: VideoEncoder, options: Options
 ) -> Iterator[Callable[[CodedFrame], CodedFrame]]:
     """Yield a function that upscales an NV12 frame on the GPU to the encoder's pixel format.
 

@@ -6,7 +6,7 @@ and only then moved to its final name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
 from srgan_edge.transcode.work_folder import WorkFolder, job_identity, open_work_folder
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -38,10 +38,12 @@ _Way = Literal["gpu", "nvdec", "cpu"]
 
 def upscale_video_file(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: FrameUpscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,
+    *,
+    exits_on_signal: bool = True,  # a library leaves signals to its caller
 ) -> VideoResult:
     """Upscale the video of a job, starting where an earlier run stopped, and publish the result.
 
@@ -60,7 +62,7 @@ def upscale_video_file(
             for another job.
         Interrupted: a signal was received; finished segments stay.
     """
-    with ends_within(STOP_SECONDS):
+    with ends_within(STOP_SECONDS) if exits_on_signal else nullcontext():
         nvdec = options.decode == "gpu"
         if nvdec and upscaler.gpu_engine is not None:
             on_gpu = {**made_by, "colors": "on the GPU"}
@@ -83,7 +85,7 @@ def upscale_video_file(
 
 def _upscale_video(
     job: Job,
-    upscaler: Upscaler,
+    upscaler: FrameUpscaler,
     options: Options,
     made_by: Mapping[str, Any],
     reporter: Reporter,

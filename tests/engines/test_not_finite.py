@@ -33,7 +33,7 @@ from srgan_edge.tiling import (  # noqa: E402
     Tiling,
     plan_tiles,
 )
-from srgan_edge.upscaler import Upscaler  # noqa: E402
+from srgan_edge.upscaler import FrameUpscaler  # noqa: E402
 
 SPEC = ModelSpec("large", "edge", 6, 2)
 BRIGHT = (slice(20, 26), slice(30, 37))
@@ -83,7 +83,7 @@ def test_only_the_bright_tiles_are_done_again(model):
     half, frame, said = Half(generator), image(), []
     plan = plan_tiles(frame.shape[1], frame.shape[0], 16, SPEC.auto_halo_px)
     with OpenVinoEngine(path, fp32=True) as exact:
-        upscaler = Upscaler(half, TILING, said.append, in_fp32=lambda: exact)
+        upscaler = FrameUpscaler(half, TILING, said.append, in_fp32=lambda: exact)
         result = upscaler.upscale(frame)
         redone = 0
         for tile in plan.tiles:
@@ -132,7 +132,7 @@ def test_the_second_output_of_an_engine_says_so(model):
 def test_a_frame_is_repeated_as_a_whole(model):
     generator, checkpoint, _ = model
     with TorchEngine(checkpoint) as exact:
-        upscaler = Upscaler(Half(generator), Tiling(tile=0), in_fp32=lambda: exact)
+        upscaler = FrameUpscaler(Half(generator), Tiling(tile=0), in_fp32=lambda: exact)
         assert np.array_equal(upscaler.upscale(image()), exact.upscale(image()[None])[0])
         dark = np.zeros((7, 3, 3), np.uint8)
         upscaler.upscale(dark)
@@ -147,18 +147,18 @@ def test_slots_open_one_engine_between_them(model):
         opened.append(TorchEngine(checkpoint))
         return opened[-1]
 
-    upscaler = Upscaler(Half(generator), TILING, in_fp32=in_fp32)
+    upscaler = FrameUpscaler(Half(generator), TILING, in_fp32=in_fp32)
     frames = [image(40 + n, 50) for n in range(8)]
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(upscaler.upscale, frames))
-    once = Upscaler(Half(generator), TILING, in_fp32=lambda: opened[0])
+    once = FrameUpscaler(Half(generator), TILING, in_fp32=lambda: opened[0])
     assert all(np.array_equal(once.upscale(f), r) for f, r in zip(frames, results, strict=True))
     assert (len(opened), upscaler.tiles_redone) == (1, once.tiles_redone)
 
 
 def test_without_an_engine_in_fp32_it_is_refused(model):
     with pytest.raises(ModelRefused, match=r"tile at x 20, y 0 of a frame is not finite in fp16"):
-        Upscaler(Half(model[0]), TILING).upscale(image())
+        FrameUpscaler(Half(model[0]), TILING).upscale(image())
 
 
 @pytest.mark.parametrize("engine", [TorchEngine, OpenVinoEngine])
@@ -178,7 +178,7 @@ def test_values_beyond_fp32_are_refused(engine, tmp_path):
         with pytest.raises(NotFinite) as raised:
             exact.upscale(dark)
         assert raised.value.frames == [1]
-        upscaler = Upscaler(half, TILING, in_fp32=lambda: exact)
+        upscaler = FrameUpscaler(half, TILING, in_fp32=lambda: exact)
         with pytest.raises(ModelRefused, match=r"neither in fp16 nor in FP32.*with -n") as raised:
             upscaler.upscale(dark[1])
     assert raised.value.exit_code == 6

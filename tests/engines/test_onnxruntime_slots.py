@@ -31,7 +31,7 @@ from srgan_edge.model.library import find_model  # noqa: E402
 from srgan_edge.model.onnx_file import OnnxFile, read_onnx  # noqa: E402
 from srgan_edge.run import spare_for  # noqa: E402
 from srgan_edge.tiling import Tiling  # noqa: E402
-from srgan_edge.upscaler import Upscaler  # noqa: E402
+from srgan_edge.upscaler import FrameUpscaler  # noqa: E402
 
 MODEL = find_model("edge-x4")
 PHOTO = Path(__file__).resolve().parents[2] / "srgan_edge" / "demo" / "photo.png"
@@ -140,7 +140,7 @@ def test_tf32_is_not_fp32():
 
 
 def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
-    """Through `Upscaler`, by a slot that has memory for so many pixels."""
+    """Through `FrameUpscaler`, by a slot that has memory for so many pixels."""
 
     class Small:
         info = engine.info
@@ -153,7 +153,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
 
     said = []
     frame = images(60, 90)
-    tiled = Upscaler(Small(), Tiling(tile=0, overlap="exact"), said.append).upscale(frame)
+    tiled = FrameUpscaler(Small(), Tiling(tile=0, overlap="exact"), said.append).upscale(frame)
     assert np.abs(tiled.astype(int) - engine.upscale(frame[None])[0]).max() <= 1
     assert said == [f"out of memory: going on with tiles of {side} px" for side in (45, 22)]
 

@@ -16,7 +16,7 @@ from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage, enlarged, joined
 from srgan_edge.image.writer import refuse_unwritable
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from tests.test_upscaler import Nearest
 
 SUFFIXES = [".gif", ".webp", ".png"]
@@ -51,7 +51,7 @@ def seen(path: Path) -> list[np.ndarray]:
 
 
 def upscale(source: Path, target: Path) -> ImageReader:
-    upscaler = Upscaler(Nearest(), Tiling(tile=0))
+    upscaler = FrameUpscaler(Nearest(), Tiling(tile=0))
     with ImageReader(source) as reader:
         size = 4 * reader.width, 4 * reader.height
         like = reader.rows(0, 0)

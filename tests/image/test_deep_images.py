@@ -15,7 +15,7 @@ from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage, enlarged, joined
 from srgan_edge.image.writer import write_image
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import Upscaler
+from srgan_edge.upscaler import FrameUpscaler
 from tests.test_upscaler import Nearest
 
 CHANNELS = {"gray16": 1, "ya16": 2, "rgb48": 3, "rgba64": 4}
@@ -172,10 +172,10 @@ def test_stripes_are_the_whole_image(tile: int):
     y, x = np.mgrid[:70, :90]
     pixels = (200 * x[..., None] + (300, 5, 100) * y[..., None]).astype(np.uint16)
     image = StillImage(pixels, noise(70, 90) * (noise(70, 91)[:, 1:] % 3 > 0).astype(np.uint16))
-    upscaler = Upscaler(Nearest(), Tiling(tile=tile, overlap=8))
+    upscaler = FrameUpscaler(Nearest(), Tiling(tile=tile, overlap=8))
     stripes = list(enlarged(image, upscaler, 360, 280))
     assert len(stripes) == (1 if tile == 0 else -(-(70 - 16) // tile))
-    whole = joined(list(enlarged(image, Upscaler(Nearest(), Tiling(tile=0)), 360, 280)))
+    whole = joined(list(enlarged(image, FrameUpscaler(Nearest(), Tiling(tile=0)), 360, 280)))
     assert np.array_equal(joined(stripes).pixels, whole.pixels)
     assert np.array_equal(joined(stripes).alpha, whole.alpha)
 
@@ -183,7 +183,7 @@ def test_stripes_are_the_whole_image(tile: int):
 def test_deep_gray_stays_gray_and_even(tmp_path: Path):
     levels = np.linspace(30_000, 31_500, 64).astype(np.uint16)
     image = StillImage(np.tile(levels[None, :, None], (9, 1, 3)), gray=True)
-    large = joined(list(enlarged(image, Upscaler(Nearest(), Tiling()), 256, 36)))
+    large = joined(list(enlarged(image, FrameUpscaler(Nearest(), Tiling()), 256, 36)))
     write_image(tmp_path / "out.png", large)
     with Image.open(tmp_path / "out.png") as out:
         assert out.mode == "I;16"

@@ -190,12 +190,12 @@ from tests.test_upscaler import Nearest
 from srgan_edge.image.still import enlarged
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.writer import image_file
-from srgan_edge.upscaler import Tiling, Upscaler
+from srgan_edge.upscaler import Tiling, FrameUpscaler
 source, target = map(Path, sys.argv[1:])
 with ImageReader(source) as reader:
     size = 4 * reader.width, 4 * reader.height
     with image_file(target, reader.rows(0, 0), *size) as write:
-        for stripe in enlarged(reader, Upscaler(Nearest(), Tiling(tile=64)), *size):
+        for stripe in enlarged(reader, FrameUpscaler(Nearest(), Tiling(tile=64)), *size):
             write(stripe)
             del stripe
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
