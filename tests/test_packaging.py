@@ -29,7 +29,9 @@ def data_files(package: str) -> set[Path]:
     """What the package's globs find, relative to its folder."""
     folder = folder_of(package)
     globs = PACKAGE_DATA.get(package, [])
-    return {path.relative_to(folder) for glob in globs for path in folder.glob(glob)}
+    return {
+        path.relative_to(folder) for glob in globs for path in folder.glob(glob) if path.is_file()
+    }
 
 
 def published_files() -> set[str]:

@@ -96,28 +96,28 @@ def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
 
 
 SPECTRUM_BINS = 16
-"""From no to half a cycle a pixel."""
+"""Rings between 0 and 0.5 cycles per pixel."""
 
 
 def spectrum(sr: Tensor, hr: Tensor) -> Tensor:
-    """By how much the strength of detail of each size differs, in powers of e.
+    """Return the mean difference of two log power spectra, in nepers.
 
-    (N, 3, H, W) twice -> (). The radially averaged power spectra of both brightnesses, crop by
-    crop, as logarithms: it sees neither where texture lies nor which way it runs, so that a
-    generator is free to invent, but a mesh, whatever its period, is a peak that no photograph has.
+    (N, 3, H, W) twice -> (). The spectra of brightness are averaged over rings, crop by crop. They
+    show neither where texture lies nor its direction, so the generator is free to invent; but a
+    mesh of any period is a peak that no photograph has.
     """
     with torch.autocast(sr.device.type, enabled=False):
-        ours, real = (_radial_spectrum(pictures.float().mean(1)) for pictures in (sr, hr))
+        ours, real = (_radial_spectrum(images.float().mean(1)) for images in (sr, hr))
         return (ours - real)[:, 1:].abs().mean()  # without the mean and the slowest changes
 
 
 def _radial_spectrum(planes: Tensor) -> Tensor:
-    """(N, H, W) -> (N, SPECTRUM_BINS): logarithms of mean power, a level's noise in 255 added."""
+    """(N, H, W) -> (N, SPECTRUM_BINS): log of the mean power plus that of one level of noise."""
     height, width = planes.shape[1:]
     windows = [torch.hann_window(side, device=planes.device) for side in (height, width)]
     window = windows[0][:, None] * windows[1]
-    centred = (planes - planes.mean((1, 2), keepdim=True)) * window
-    power = torch.fft.rfft2(centred).abs().square() / window.square().sum()
+    centered = (planes - planes.mean((1, 2), keepdim=True)) * window
+    power = torch.fft.rfft2(centered).abs().square() / window.square().sum()
     down = torch.fft.fftfreq(height, device=planes.device)
     across = torch.fft.rfftfreq(width, device=planes.device)
     radius = torch.hypot(down[:, None], across)

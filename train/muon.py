@@ -21,7 +21,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _LIKE_ADAM = 0.2
 """Root mean square of Adam's steps over its learning rate: with it, one rate suits both."""
 _BIASES_RATE = 0.1
-"""Of Adam's rate to Muon's. With the same, biases ran away and took features with them."""
+"""Ratio of Adam's learning rate to Muon's; at 1, biases diverged and killed features."""
 
 
 class Muon(torch.optim.Optimizer):
