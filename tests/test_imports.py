@@ -98,9 +98,6 @@ TORCH_LOADERS = (
 """Modules that read a run's own state, a VGG, heads of LPIPS, teachers, or, in a child process,
 weights of other programs."""
 
-NO_PACKAGE = "unfinished"
-"""A folder of `train/` with weights that are not released, and the script that keeps them."""
-
 
 @dataclass(frozen=True)
 class Import:
@@ -117,8 +114,6 @@ def find_modules() -> dict[str, str]:
         folder = ROOT / package.removeprefix("srgan_edge.")
         for path in sorted(folder.rglob("*.py")):
             parts = path.relative_to(folder).with_suffix("").parts
-            if NO_PACKAGE in parts:
-                continue
             name = ".".join([package, *parts]).removesuffix(".__init__")
             modules[name] = path.read_text()
     return modules

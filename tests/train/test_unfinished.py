@@ -15,7 +15,7 @@ from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.library import read_spec
 from srgan_edge.train.loop import train
 
-SCRIPT = Path(__file__).resolve().parents[2] / "train" / "unfinished" / "keep.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "keep_unfinished.py"
 
 
 @pytest.fixture
