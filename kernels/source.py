@@ -35,7 +35,6 @@ KERNELS = {
 
 
 def source_of(kernel: str) -> Path:
-    """Return the .cu file of a kernel."""
     return FOLDER / f"{KERNELS[kernel]}.cu"
 
 

@@ -5,7 +5,7 @@ one graph, so that nothing between two tiles waits for Python.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -232,7 +232,7 @@ class Canvas:
                 *(self.result, *ints(plan.width)),
             )
 
-    def _launch(self, name: str, threads: int, *arguments: Argument) -> None:
+    def _launch(self, name: str, threads: int, *arguments: Any) -> None:  # noqa: ANN401
         self._kernels.launch(name, threads, arguments, self._network.stream)
 
     def _refuse_not_finite(self) -> None:

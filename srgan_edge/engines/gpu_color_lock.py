@@ -1,10 +1,12 @@
 """The color lock on a GPU, for frames of one size; `srgan_edge.color_lock` is the specification."""
 
+from typing import Any
+
 import numpy as np
 
 from srgan_edge.color_lock import lock_axis
 from srgan_edge.kernels import color_lock
-from srgan_edge.kernels.cuda import Argument, Buffers, Cuda, Stream
+from srgan_edge.kernels.cuda import Buffers, Cuda, Stream
 from srgan_edge.kernels.launch import Kernels, ints
 
 
@@ -90,8 +92,7 @@ class GpuColorLock:
         )
 
     def close(self) -> None:
-        """Free the memory."""
         self._buffers.close()
 
-    def _launch(self, name: str, threads: int, *arguments: Argument) -> None:
+    def _launch(self, name: str, threads: int, *arguments: Any) -> None:  # noqa: ANN401
         self._kernels.launch(name, threads, arguments, self._stream)

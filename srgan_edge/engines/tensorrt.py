@@ -128,11 +128,7 @@ class TensorRtEngine(SlotEngine["Slot"]):
         return context
 
     def _shape_for(self, frames: int, height: int, width: int) -> Shape:
-        """Return the shape in which a batch runs: its own, or the only one of a fixed engine.
-
-        Raises:
-            UsageError: the engine was not built for this size.
-        """
+        """Return the shape in which a batch runs: its own, or the only one of a fixed engine."""
         profile = self._passport.profile
         if profile.is_static:
             most, *size = profile.best

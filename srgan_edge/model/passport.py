@@ -173,7 +173,6 @@ class Passport:
 
     @property
     def is_rtx(self) -> bool:
-        """True for an engine of TensorRT-RTX."""
         return self.module == "tensorrt_rtx"
 
     @property
