@@ -22,9 +22,9 @@ def interrupt(signum, frame):
 signal.signal(signal.SIGINT, interrupt)
 signal.signal(signal.SIGTERM, interrupt)
 with ends_within(0.3):
-    print("ready", flush=True)
     while True:
         try:
+            print("ready", flush=True)  # here, where a signal is already swallowed
             time.sleep(60)
         except BaseException:
             pass  # as Python does in a finalizer

@@ -301,7 +301,7 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
     source, result = inputs
     if not Path(source).exists() or Path(result).exists() or set(result) & set("*?["):
         return
-    if Path(result).suffix or result.endswith("/"):
+    if Path(result).suffix or result.endswith("/") or Path(source).is_dir():
         typed = sys.argv[1:]
         if result in typed:
             at = len(typed) - 1 - typed[::-1].index(result)

@@ -107,14 +107,16 @@ def test_every_usage_error_is_one_line(cli, tmp_path, arguments, message):
         ("in.png out.png", "type: srgan-edge upscale in.png -o out.png"),
         ("in.png out.png -n edge-x4", "type: srgan-edge upscale in.png -o out.png -n edge-x4"),
         ("in.png large/", "type: srgan-edge upscale in.png -o large/"),
+        ("photos large", "type: srgan-edge upscale photos -o large"),
     ],
 )
 def test_a_result_without_its_option_is_recognized(cli, tmp_path, arguments, message):
     save(tmp_path / "in.png")
+    save(tmp_path / "photos/a.png")
     code, _, err = cli("upscale", *arguments.split())
     assert code == 2
     assert message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.png", "photos"]
 
 
 def test_f_is_the_type_of_a_file(cli, tmp_path):
