@@ -11,6 +11,13 @@ RUNTIME = .venv/.runtime-installed
 TOOLS = .venv/.tools-installed
 DEMO = srgan_edge/demo
 RESULTS = demo-output
+# Rooms of tests/ whose code or tests differ from the last commit; the tests in its root are those
+# of the modules that lie directly in srgan_edge/.
+TOUCHED = $(shell changed=$$(git status --porcelain --untracked-files=all | cut -c 4-); \
+	for room in $$(ls -d tests/*/ | cut -d / -f 2); do \
+		echo "$$changed" | grep -qE "^(tests/|srgan_edge/|)$$room/" && echo tests/$$room; \
+	done; \
+	echo "$$changed" | grep -qE "^(srgan_edge|tests)/[a-z_]+\.py" && ls tests/test_*.py)
 
 .PHONY: help demo test check types fuzz gpu bench soak wheel pages clean
 
@@ -31,10 +38,10 @@ demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
 test: $(TOOLS) ## Run every test that this machine can run
 	$(BIN)/python -m pytest
 
-check: types ## Lint, format, types and the fast tests: before every commit
+check: types ## Lint, format, types and fast tests of the rooms touched since the last commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" tests/test_imports.py tests/test_words.py $(TOUCHED)
 
 # mypy runs no import hooks: it needs the four folders in the places they have once installed.
 types: $(TOOLS) ## Check the types of all four packages

@@ -1,12 +1,12 @@
-"""What only a GPU can show: every check and every figure, in one JSON.
+"""Run every check and measurement that needs a GPU, and write one JSON.
 
-    make gpu            # or, with any Python that has what is to be checked:
+    make gpu            # or, with any Python that has the packages to check:
     PYTHONPATH=. python benchmarks/gpu.py [--minutes 8] [--only NVDEC] [--out FILE.json]
 
-It runs from a bare checkout, without a network. What is not installed is reported as not run, not
-as passed; any check that fails makes the exit code 1, and with SRGAN_EDGE_REQUIRE_GPU=1 any that
-is not run too. Latencies are p50, p90 and p99 in milliseconds, of the paper's generator and of
-`edge`: on the GPU's clock alone, with the bytes there and back, and from pixels to pixels here.
+It runs from a bare checkout, without a network. Checks whose package is missing are reported as not
+run, not as passed; a failed check makes the exit code 1, and with SRGAN_EDGE_REQUIRE_GPU=1 so does
+a check that is not run. Latencies are p50, p90 and p99 in milliseconds, of the paper's generator
+and of `edge`: on the GPU's clock alone, with copies of the bytes, and end to end in host memory.
 """
 
 import argparse
@@ -42,25 +42,25 @@ from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.model.library import find_model
 
 SIZES = [(480, 270), (640, 360), (1280, 720), (1920, 1080)]
-"""(width, height) of the input; the result is four times as large."""
+"""(width, height) of the input; the sides of the result are four times longer."""
 MODELS = ["srgan-x4", "edge-x4"]
 PACKAGES = ["torch", "triton", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"]
 PACKAGES += ["cuda-core", "cuda-bindings", "pycuda", "numpy", "nvidia-cudnn-cu12"]
 
 
 class NotThere(Exception):
-    """The GPU has no such part, as those of data centers have no NVENC: nothing was left out."""
+    """The GPU lacks this hardware (as data-center cards lack NVENC), so nothing is untested."""
 
 
 class Record:
-    """The JSON, as it grows."""
+    """The JSON under construction."""
 
     def __init__(self) -> None:
         self.checks: list[dict[str, Any]] = []
         self.figures: dict[str, Any] = {}
 
     def check(self, name: str, run: Callable[[], Any]) -> None:
-        """Run one check; what it returns is its detail."""
+        """Run one check and record the detail that it returns."""
         begun = time.monotonic()
         try:
             status, detail = "passed", run()
@@ -68,7 +68,7 @@ class Record:
             status, detail = "not run", str(reason)
         except NotThere as reason:
             status, detail = "not there", str(reason)
-        except Exception as error:  # whatever happens there is the finding
+        except Exception as error:  # any error is a finding
             status, detail = "failed", f"{type(error).__name__}: {error}"
             traceback.print_exc()
         seconds = round(time.monotonic() - begun, 2)
@@ -79,9 +79,9 @@ class Record:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=8, help="no new check begins after that")
-    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="what its name has")
-    parser.add_argument("--out", type=Path, help="else benchmarks/results/<gpu>-<date>.json")
+    parser.add_argument("--minutes", type=float, default=8, help="start no check after this time")
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="pattern of names")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/<gpu>-<date>.json")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     gpu = Gpu.find()
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """All of them, the quick and telling ones first."""
+    """Yield all checks, the quick and informative ones first."""
     yield "launcher", launcher_replays
     yield "kernels equal their references", kernels_equal_references
     yield "speed of kernels", lambda: kernel_speeds(record)
@@ -161,7 +161,7 @@ def checks(record: Record) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def launcher_replays() -> str:
-    """Copies, a graph launched 100 times, and memory that stays as it was."""
+    """Check copies and 100 launches of one graph; returns the name of the binding."""
     cuda = open_cuda()
     with cuda.current():
         stream, memory = cuda.stream(), cuda.memory(1 << 20)
@@ -173,12 +173,12 @@ def launcher_replays() -> str:
             there.array[:] = value
             graph.launch(stream)
             stream.synchronize()
-            assert (back.array == value).all(), f"launch {value} gave back other bytes"
+            assert (back.array == value).all(), f"launch {value} returned different bytes"
     return cuda.binding
 
 
 def kernels_equal_references() -> dict[str, int]:
-    """Bit for bit, at awkward sizes, outputs poisoned before."""
+    """Compare kernels bit for bit at awkward sizes, on poisoned outputs; returns their counts."""
     cuda = open_cuda()
     done: dict[str, int] = {}
     with cuda.current():
@@ -193,9 +193,9 @@ def kernels_equal_references() -> dict[str, int]:
 
 
 def kernel_speeds(record: Record) -> dict[str, Any]:
-    """GB/s on 3840x2160, each taken twice; what must be moved is counted once.
+    """Measure GB/s on 3840x2160, each twice; bytes that must be moved are counted once.
 
-    `of_copy` is the share of what the driver's copy of as many bytes reaches, `of_frame_copy` that
+    `of_copy` is the share of the driver's rate for a copy of as many bytes, `of_frame_copy` that
     of a copy of one frame; a copy reads its bytes and writes them, so it moves them twice.
     """
     cuda, frame_bytes = open_cuda(), 3 * 3840 * 2160
@@ -225,12 +225,12 @@ def _gb_s(moved_bytes: int, times_ms: list[float]) -> list[float]:
 
 @cache
 def image(kernel: str) -> bytes:
-    """The machine code of a kernel and of those beside it, compiled by NVRTC for the GPU here."""
+    """Compile the source file of a kernel by NVRTC for this machine's GPU."""
     return source.compile_with_nvrtc(source.source_of(kernel), gpu_here().compute_capability)
 
 
 def fused(record: Record, model: str) -> dict[str, Any]:
-    """Of every layer: how far from cuDNN's, and TFLOP/s of what it computes on 480x270."""
+    """Measure each layer on 480x270: its difference from cuDNN, and TFLOP/s."""
     torch_with_gpu()
     import gpu_fused
 
@@ -244,13 +244,13 @@ def fused(record: Record, model: str) -> dict[str, Any]:
 
 
 def latencies(record: Record, model: str, width: int, height: int) -> dict[str, Any]:
-    """PyTorch on the GPU's clock: as people have it today, and what is made of it here.
+    """Measure PyTorch on the GPU's clock: plain, and with our optimizations.
 
     The plain network in FP32 and FP16; the rewritten one, alone, in a CUDA graph, with copies, and
-    with the kernels that cuDNN finds the fastest by trial; the same by fused kernels.
+    with the kernels that cuDNN finds fastest by trial; the same with fused kernels.
     """
     torch = torch_with_gpu()
-    gc.collect()  # what the size before left
+    gc.collect()  # frees the memory of the previous size
     torch.cuda.empty_cache()
     from srgan_edge.engines.fused import FusedDeployment, NoKernel
     from srgan_edge.model.half import HalfDeployment
@@ -266,13 +266,13 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
     found: dict[str, Any] = {}
 
     def time_graph(name: str, network: Callable[[Any], Any], *, copies: bool) -> None:
-        network(pixels)  # the first time it loads, allocates and tries, which is not recorded
+        network(pixels)  # the first call loads, allocates and tries, which must not be recorded
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result, _ = network(pixels)
         expected, _ = network(pixels)
         graph.replay()
-        assert torch.equal(result, expected), "the replayed graph gave other bytes"
+        assert torch.equal(result, expected), "the replayed graph returned different bytes"
         found[name] = _timed(torch, graph.replay)
         if copies:
 
@@ -306,7 +306,7 @@ def latencies(record: Record, model: str, width: int, height: int) -> dict[str, 
 def engine_latency(
     record: Record, engine: str, model: str, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """From pixels to pixels; of TensorRT also on the GPU's clock."""
+    """Measure an engine end to end, and TensorRT also on the GPU's clock."""
     found: dict[str, Any] = {"end to end": gpu_engines.end_to_end(engine, model, size)}
     if engine.startswith("tensorrt"):
         found |= gpu_engines.tensorrt_on_gpu(engine, model, size)
@@ -317,7 +317,7 @@ def engine_latency(
 
 
 def soak(record: Record) -> dict[str, Any]:
-    """A video of small frames, of which there are many in the time: every byte, flat memory."""
+    """Run many small frames, whose bytes must all be equal, in constant memory."""
     size = (160, 90)
     with gpu_engines.open_engine("torch fp16", "edge-x4", size, slots=3) as engine:
         found = gpu_engines.soak(engine, size, 10_000)
@@ -326,7 +326,7 @@ def soak(record: Record) -> dict[str, Any]:
 
 
 def ceilings(record: Record) -> dict[str, float]:
-    """TFLOP/s of a large matmul in FP16, and GB/s of a copy on the GPU, by PyTorch."""
+    """Measure TFLOP/s of a large matmul in FP16, and GB/s of a copy on the GPU, by PyTorch."""
     torch = torch_with_gpu()
     n = 8192
     a = torch.randn(n, n, device="cuda", dtype=torch.half)
@@ -354,7 +354,7 @@ def nvenc_figures(record: Record, codec: str) -> dict[str, Any]:
 
 
 def video_by_command(record: Record, model: str) -> dict[str, Any]:
-    """All of `upscale`, to 1920x1080 by libx264, decoded by the CPU and by NVDEC."""
+    """Measure the whole `upscale` command to 1920x1080 by libx264, decoded by CPU and NVDEC."""
     torch_with_gpu()
     with TemporaryDirectory() as folder:
         found = _video().video_by_command(Path(folder), model, (480, 270))
@@ -363,7 +363,7 @@ def video_by_command(record: Record, model: str) -> dict[str, Any]:
 
 
 def video_on_the_gpu(record: Record, engine: str, codec: str) -> dict[str, Any]:
-    """Of the size of SD, as that is what is upscaled to FHD and beyond."""
+    """Measure a video of SD size, the usual source of upscaling to FHD and beyond."""
     size = (960, 540)
     with (
         TemporaryDirectory() as folder,
@@ -380,7 +380,7 @@ def _with_nvenc() -> Iterator[None]:
     try:
         yield
     except ResourcesExhausted as error:
-        if type(error) is not ResourcesExhausted:  # of the engine
+        if type(error) is not ResourcesExhausted:  # a subclass comes from the engine
             raise
         is_absent = type(error.__cause__).__name__ == "ExternalError"
         raise (NotThere if is_absent else NotRun)(str(error)) from None
@@ -393,7 +393,7 @@ def _video() -> Any:  # noqa: ANN401 - a module that needs PyAV
 
 
 def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dict[str, float]:
-    """TFLOP/s of the network as it is published, and their share of a large matmul's."""
+    """Return TFLOP/s of the network as published, and their share of a large matmul's."""
     import onnx
 
     from srgan_edge.export.graph import cost_of
@@ -406,7 +406,7 @@ def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dic
 
 
 def _timed(torch: Any, run: Callable[[], Any]) -> dict[str, float]:  # noqa: ANN401
-    """Milliseconds on the GPU's clock."""
+    """Return percentiles in milliseconds on the GPU's clock."""
     return percentiles(repeated(on_gpus_clock(torch, run)))
 
 
@@ -419,7 +419,7 @@ def _too_late() -> None:
 
 
 def nvidia_smi() -> dict[str, str] | None:
-    """Driver, clocks, power and heat, now."""
+    """Return the present driver, clocks, power and temperature."""
     if shutil.which("nvidia-smi") is None:
         return None
     fields = ["driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw"]

@@ -1,4 +1,4 @@
-"""Engines on the GPU: within the gates of PyTorch on the CPU, memory that stays, and how fast."""
+"""Check engines on the GPU against PyTorch on the CPU, their memory, and their latency."""
 
 import copy
 import importlib
@@ -31,21 +31,21 @@ NAMES = [
     *("onnxruntime cuda", "onnxruntime cuda fp16", "onnxruntime tensorrt", "onnxruntime rtx"),
     *("tensorrt fp16", "tensorrt_rtx fp16"),
 ]
-"""Engines, as the JSON names them."""
+"""Names of the engines in the JSON."""
 PHOTO = Path(__file__).parent.parent / "srgan_edge" / "demo" / "photo.png"
 MAX_RSS_SLOPE = 1024
-"""Bytes of this process's memory that a frame may leave behind."""
+"""Growth of this process's memory per frame that is acceptable, in bytes."""
 
 
 class NotRun(Exception):
-    """Something that a check needs is not here."""
+    """Something that a check needs is missing on this machine."""
 
 
 def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) -> Engine:
-    """One of `NAMES` for frames of (width, height); that of TensorRT is built, or in the cache.
+    """Open one of `NAMES` for frames of (width, height); a TensorRT engine is built or cached.
 
     Raises:
-        NotRun: its runtime or its GPU is not here.
+        NotRun: its runtime or its GPU is missing.
     """
     runtime, _, variant = name.partition(" ")
     if runtime == "torch":
@@ -73,7 +73,7 @@ def open_engine(name: str, model: str, size: tuple[int, int], slots: int = 1) ->
 
 
 def generator_of(model: str) -> tuple[Any, ModelSpec]:
-    """A bundled generator and its spec, read without the package `safetensors`."""
+    """Return a bundled generator and its spec, read without the package `safetensors`."""
     from srgan_edge.model.network import generator_from_spec
 
     path = find_model(model).file(".safetensors")
@@ -93,15 +93,15 @@ def generator_of(model: str) -> tuple[Any, ModelSpec]:
 
 
 def plain_half(generator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - of torch
-    """`Deployment` as people have it today: all of it in FP16, channels last, else as it is.
+    """Return `Deployment` without optimizations, all in FP16 and channels last.
 
-    uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), where the generator is, which is copied.
+    uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), on the device of the generator, which is copied.
     """
     torch = importlib.import_module("torch")
     network = copy.deepcopy(generator).half().to(memory_format=torch.channels_last)
 
     def run(pixels: Any) -> Any:  # noqa: ANN401
-        lr = pixels.permute(0, 3, 1, 2).half() / 255  # in memory, that is channels last
+        lr = pixels.permute(0, 3, 1, 2).half() / 255  # channels last in memory
         levels = (network(lr).clamp(0, 1) * 255).round()
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -109,9 +109,12 @@ def plain_half(generator: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - of tor
 
 
 def parity(name: str, model: str) -> str:
-    """Of an engine with PyTorch in FP32 on the CPU, on a photograph; an AssertionError if too far.
+    """Compare an engine with PyTorch in FP32 on the CPU, on a photograph.
 
-    Each shape comes three times: at first, recorded, and replayed.
+    Each shape is run three times: directly, recorded, and replayed.
+
+    Raises:
+        AssertionError: the engine misses its gate.
     """
     from srgan_edge.engines.torch import TorchEngine
 
@@ -131,22 +134,22 @@ def parity(name: str, model: str) -> str:
 
 
 def replays(name: str, model: str) -> str:
-    """The same bytes, whether computed at once, recorded or replayed, in whichever slot."""
+    """Check that direct, recorded and replayed calls return the same bytes in every slot."""
     frames = _frames(4, 96, 80)
     with open_engine(name, model, (96, 80), slots=3) as engine:
         first = [engine.upscale(frame) for frame in frames]
         with ThreadPoolExecutor(engine.info.slots) as executor:
             later = list(executor.map(engine.upscale, frames * 25))
         for number, result in enumerate(later):
-            assert np.array_equal(result, first[number % 4]), f"call {number} gave other bytes"
+            assert np.array_equal(result, first[number % 4]), f"call {number}: different bytes"
         return f"{engine.info.name}: {len(later)} calls in {engine.info.slots} slots"
 
 
 def soak(engine: Engine, size: tuple[int, int], frames: int) -> dict[str, Any]:
-    """So many frames through the slots as a video goes: every byte, and memory that stays.
+    """Run `frames` frames through the slots like a video; returns speed and memory growth.
 
     Raises:
-        AssertionError: another byte than at first, or memory grew over the second half.
+        AssertionError: a byte differs from the first result, or memory grew over the second half.
     """
     given = _frames(8, *size)
     expected = [engine.upscale(frame) for frame in given]
@@ -159,7 +162,7 @@ def soak(engine: Engine, size: tuple[int, int], frames: int) -> dict[str, Any]:
             if len(waiting) > engine.info.slots:
                 index, result = waiting.popleft()
                 same = np.array_equal(result.result(), expected[index % 8])
-                assert same, f"frame {index} has other bytes than at first"
+                assert same, f"frame {index} differs from its first result"
             if number % max(1, frames // 100) == 0:
                 samples.append((number, _resident_bytes(), _gpu_bytes()))
     fps = frames / (time.perf_counter() - begun)
@@ -172,14 +175,14 @@ def soak(engine: Engine, size: tuple[int, int], frames: int) -> dict[str, Any]:
 
 
 def end_to_end(name: str, model: str, size: tuple[int, int]) -> dict[str, float]:
-    """Milliseconds from pixels to pixels of this machine, one call after the other."""
+    """Measure milliseconds from pixels to pixels in host memory, one call after the other."""
     with open_engine(name, model, size) as engine:
         (frame,) = _frames(1, *size)
         return percentiles(_walls(lambda: engine.upscale(frame)))
 
 
 def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Milliseconds on the GPU's clock of an engine's own slot: its kernels, and with copies."""
+    """Measure an engine's slot on the GPU's clock: its kernels alone, and with copies."""
     with open_engine(name, model, size) as engine:
         cuda, (slot,) = engine.cuda, engine._slots
         with cuda.current():
@@ -200,7 +203,7 @@ def tensorrt_on_gpu(name: str, model: str, size: tuple[int, int]) -> dict[str, A
 
 
 def on_gpus_clock(torch: Any, run: Callable[[], Any]) -> Callable[[], float]:  # noqa: ANN401
-    """What does `run`, waits for it, and gives its milliseconds there, for `repeated`."""
+    """Return a function for `repeated` that runs `run` and returns its milliseconds on the GPU."""
 
     def timed() -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -214,9 +217,9 @@ def on_gpus_clock(torch: Any, run: Callable[[], Any]) -> Callable[[], float]:  #
 
 
 def repeated(timed: Callable[[], float], seconds: float = 1) -> list[float]:
-    """5 to 200 times within `seconds`, after three that are not counted, or ten if they are quick.
+    """Call `timed` 5 to 200 times within `seconds`, after a warm-up of 3 calls, or 10 quick ones.
 
-    `timed` waits for what it times.
+    `timed` waits for the work that it times.
     """
     begun = time.monotonic()
     for number in range(10):
@@ -230,19 +233,19 @@ def repeated(timed: Callable[[], float], seconds: float = 1) -> list[float]:
 
 
 def percentiles(times: list[float]) -> dict[str, float]:
-    """p50, p90 and p99 of milliseconds."""
+    """Return p50, p90 and p99 of milliseconds."""
     at = {share: float(np.percentile(times, share)) for share in (50, 90, 99)}
     return {f"p{share}_ms": round(value, 4) for share, value in at.items()} | {"calls": len(times)}
 
 
 def gpu_here() -> Gpu:
     gpu = Gpu.find()
-    assert gpu is not None, "nothing is run without one"
+    assert gpu is not None, "no check runs without a GPU"
     return gpu
 
 
 def torch_with_gpu() -> Any:  # noqa: ANN401 - a module that may be absent
-    """The module `torch`.
+    """Return the module `torch`.
 
     Raises:
         NotRun: it is not installed, or finds no GPU.
@@ -280,7 +283,7 @@ def _built(runtime: str, model: str, size: tuple[int, int]) -> Path:
 
 
 def _frames(number: int, width: int, height: int) -> list[Pixels]:
-    """uint8 [1, H, W, 3] each: squares of 12 px, each of one color."""
+    """Return frames uint8 [1, H, W, 3] of squares of 12 px, each of one color."""
     rows, columns = -(-height // 12), -(-width // 12)
     random = np.random.default_rng(0)
     colors = random.integers(0, 256, (number, 1, rows, columns, 3), np.uint8)
@@ -302,7 +305,7 @@ def _resident_bytes() -> int:
 
 
 def _gpu_bytes() -> int:
-    """In use on the GPU, by anybody; 0 where nobody can say."""
+    """Return the memory in use on the GPU by all processes; 0 if unknown."""
     try:
         free, total = torch_with_gpu().cuda.mem_get_info()
     except NotRun:

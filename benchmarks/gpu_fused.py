@@ -1,4 +1,4 @@
-"""The network by fused kernels: every layer against cuDNN's, the whole against the slow twin."""
+"""Check the fused kernels: every layer against cuDNN's, the whole network against its slow twin."""
 
 from typing import Any
 
@@ -14,16 +14,17 @@ from srgan_edge.model.half import HalfDeployment
 __all__ = ["NoKernel", "against_cudnn"]
 
 SHAPES = [(1, 1, 1), (2, 9, 5), (2, 31, 17), (3, 80, 96), (1, 270, 480)]
-"""(frames, height, width); in the last one a warpgroup has several tiles, one after the other."""
+"""(frames, height, width); in the last one a warpgroup has several consecutive tiles."""
 FARTHEST = 1e-3
-"""Of a layer's halves from cuDNN's, which rounds thrice: ||difference|| / ||cuDNN's||."""
+"""Largest ||difference|| / ||cuDNN's|| of a layer's halves; cuDNN rounds three times."""
 
 
 def against_cudnn(generator: Any, gpu: Gpu) -> dict[str, Any]:  # noqa: ANN401
-    """
+    """Compare the fused network with cuDNN and time its layers.
+
     Raises:
-        AssertionError: a layer is too far, or an image is more than two levels.
-        NoKernel: none for this GPU.
+        AssertionError: a layer is too far off, or an image by more than two levels.
+        NoKernel: no fused kernels for this GPU.
     """
     half = HalfDeployment(generator).cuda()
     fused = FusedDeployment(half, gpu)
@@ -34,7 +35,7 @@ def against_cudnn(generator: Any, gpu: Gpu) -> dict[str, Any]:  # noqa: ANN401
             (got, totals), (expected, expected_totals) = fused(pixels), half(pixels)
             difference = (got.int() - expected.int()).abs()
             assert difference.max() <= 2, f"{shape}: {difference.max()} levels from cuDNN's"
-            assert torch.allclose(totals, expected_totals, rtol=1e-3), f"{shape}: other totals"
+            assert torch.allclose(totals, expected_totals, rtol=1e-3), f"{shape}: totals differ"
             levels.append(round(difference.float().mean().item(), 4))
         features = {0: fused.entry(pixels)}
         for index, (convolution, layer) in enumerate(
@@ -55,7 +56,7 @@ def against_cudnn(generator: Any, gpu: Gpu) -> dict[str, Any]:  # noqa: ANN401
 
 
 def _by_cudnn(layer: Layer, features: Tensor, added: Tensor | None) -> Tensor:
-    """float32 (N, H, W, C): a layer as PyTorch does it, one operation after the other."""
+    """Compute a layer as PyTorch does, one operation after the other; float32 (N, H, W, C)."""
     source = features[..., : layer.convolution.in_channels].permute(0, 3, 1, 2)
     result = layer.convolution(source)
     if layer.factor > 1:
@@ -74,7 +75,7 @@ def _speed(
     features: Tensor,
     added: Tensor | None,
 ) -> dict[str, float]:
-    """Of ten calls in a graph."""
+    """Measure microseconds per call and TFLOP/s over ten calls in a graph."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(10):
@@ -87,7 +88,7 @@ def _speed(
 
 
 def _squares(frames: int, height: int, width: int) -> Tensor:
-    """uint8 (N, H, W, 3): squares of 9 px, each of one color."""
+    """Return uint8 (N, H, W, 3) of squares of 9 px, each of one color."""
     size = (frames, -(-height // 9), -(-width // 9), 3)
     colors = torch.randint(0, 256, size, dtype=torch.uint8, device="cuda")
     larger = colors.repeat_interleave(9, 1).repeat_interleave(9, 2)
@@ -95,7 +96,7 @@ def _squares(frames: int, height: int, width: int) -> Tensor:
 
 
 class _poisoned:
-    """New memory is NaN, or the largest number, where PyTorch leaves it as it is."""
+    """Fill new memory, which PyTorch leaves uninitialized, with NaN or the largest number."""
 
     def __enter__(self) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)

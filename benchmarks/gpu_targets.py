@@ -1,4 +1,4 @@
-"""What a GPU has to reach with the paper's generator on 480x270, and what it has reached."""
+"""Targets of a GPU for the paper's generator on 480x270, and the values it reached."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 MODEL, SIZE = "srgan-x4", "480x270"
 GRAPHS = ("fp16 graph", "fused fp16 graph")
-"""PyTorch's, by cuDNN wherever there is a GPU, and by kernels of our own where there are such."""
+"""PyTorch's graphs: with cuDNN on any GPU, and with our own kernels where available."""
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and its bound; one that is missed fails nothing."""
+    """A measurement and its bound; missing it fails no check."""
 
     what: str
     bound: Literal[">=", "<="]
@@ -29,7 +29,7 @@ class Target:
 
 
 def targets(figures: Figures) -> list[Target]:
-    """Of all figures of `make gpu`: the fastest way of ours, and the slowest kernel."""
+    """Return the targets for our fastest method and our slowest kernel in `make gpu`'s figures."""
     found = figures.get(MODEL, {}).get(SIZE, {})
     ways = _ways(found)
     way = min(ways, key=lambda it: ways[it][0].get("p50_ms", math.inf))
@@ -47,7 +47,7 @@ def targets(figures: Figures) -> list[Target]:
 
 
 def ratios(found: Figures, way: str) -> dict[str, float]:
-    """Of the figures of a size: the time of what is named to that of a way alone, by p50."""
+    """Return the p50 of other methods at one size, relative to that of `way` alone."""
     alone, with_copies = _ways(found)[way]
     others = {name: found.get(name, {}) for name in ("eager fp32", "plain eager fp16")}
     others["with copies"] = with_copies
@@ -67,7 +67,7 @@ def table(targets: list[Target]) -> str:
 
 
 def _ways(found: Figures) -> dict[str, tuple[Figures, Figures]]:
-    """Our ways of computing a size, each alone and with copies; empty where it was not measured."""
+    """Return our methods' figures at one size, alone and with copies; empty if not measured."""
     ways = {it: (found.get(it, {}), found.get(f"{it} with copies", {})) for it in GRAPHS}
     for name, it in found.items():
         if "alone" in it:

@@ -1,4 +1,4 @@
-"""Videos on the GPU: NVDEC's frames against software's, NVENC's videos, one that never leaves."""
+"""Check videos on the GPU: NVDEC against software, NVENC, and a video that stays on the GPU."""
 
 import time
 from collections.abc import Iterator
@@ -35,13 +35,13 @@ CLIPS: dict[str, tuple[str, str, dict[str, str]]] = {
     "hevc 10 bits": ("libx265", "yuv420p10le", X265),
     "vp9": ("libvpx-vp9", "yuv420p", {"b": "2M", "deadline": "realtime", "cpu-used": "8"}),
 }
-"""By name: codec, pixel format, options."""
+"""Codec, pixel format and options, by name."""
 
 
 def make_clip(
     path: Path, codec: str, pixel_format: str, options: dict[str, str], size: tuple[int, int]
 ) -> Path:
-    """90 frames of moving, colored noise, at a rate that changes, in BT.709."""
+    """Write 90 frames of moving, colored noise, at a variable rate, in BT.709."""
     width, height = size
     coarse = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     image = coarse.repeat(8, axis=0).repeat(8, axis=1)
@@ -65,7 +65,7 @@ def make_clip(
 
 
 def nvdec_equals_software(folder: Path) -> dict[str, str]:
-    """As many frames, at the same times, of the same pixels: to the byte, of every kind of clip."""
+    """Check that NVDEC returns the same frames, times and bytes as software for every clip."""
     found = {}
     for name, clip in CLIPS.items():
         path = make_clip(folder / f"{name}.mkv", *clip, (640, 360))
@@ -88,7 +88,7 @@ def nvdec_equals_software(folder: Path) -> dict[str, str]:
 def nvenc_keeps_frames(
     folder: Path, codec: str, size: tuple[int, int] = (1280, 720)
 ) -> dict[str, Any]:
-    """Every frame at its time, in the quality that there is by itself; and what software makes."""
+    """Check that NVENC keeps frames and times at default quality; measure it and software."""
     path = make_clip(folder / "source.mkv", *CLIPS["h264"], size)
     with VideoReader(path) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
@@ -123,7 +123,7 @@ def nvenc_keeps_frames(
 def video_stays_on_the_gpu(
     folder: Path, engine: FrameEngine, size: tuple[int, int], codec: str
 ) -> dict[str, Any]:
-    """NVDEC, engine, encoder: to the byte what goes by this machine's memory and the references."""
+    """Check that NVDEC, engine and encoder on the GPU equal the host memory path to the byte."""
     width, height = size
     path = make_clip(folder / "video.mkv", *CLIPS["h264"], (width, height))
     matrix = YuvMatrix(*MATRICES[BT709][1:], full_range=False)
@@ -144,7 +144,7 @@ def video_stays_on_the_gpu(
             begun = time.monotonic()
             for number, frame in enumerate(_decoded_on_gpu(path)):
                 upscaled = video.upscale(frame)
-                if number % 30 == 0:  # looked at here, and so not among what is timed
+                if number % 30 == 0:  # checked here, and excluded from the time
                     paused = time.monotonic()
                     rgb = upscaler.upscale(yuv420_to_rgb(*sources[number], matrix))
                     pairs = zip(_planes(upscaled), rgb_to_yuv420(rgb, matrix), strict=True)
@@ -167,7 +167,7 @@ def video_stays_on_the_gpu(
 
 
 def video_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Frames a second of `srgan-edge upscale` once the engine is there: all it does for a video."""
+    """Measure frames per second of `srgan-edge upscale` on a video, without opening the engine."""
     path = _enlarged_demo(folder / "video.mp4", size, 600)
     choice, found = choose_engine(find_model(model), "torch"), {}
     for decoder in ("cpu", "gpu"):
@@ -177,7 +177,7 @@ def video_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[st
 
 
 def _enlarged_demo(path: Path, size: tuple[int, int], frames: int) -> Path:
-    """The demo clip forth and back, in another size."""
+    """Write the demo clip, played forwards and backwards, in another size."""
     width, height = size
     with av.open(str(DEMO_CLIP)) as container:
         images = [it.reformat(width, height, "yuv420p") for it in container.decode(video=0)]
@@ -187,7 +187,7 @@ def _enlarged_demo(path: Path, size: tuple[int, int], frames: int) -> Path:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, image in zip(range(frames), cycle([*images, *images[-2:0:-1]])):
             image.pts, image.time_base = number, Fraction(1, 25)
-            image.pict_type = PictureType.NONE  # as the encoder likes
+            image.pict_type = PictureType.NONE  # lets the encoder choose
             container.mux(stream.encode(image))
         container.mux(stream.encode(None))
     return path
@@ -201,7 +201,7 @@ def _decoded_on_gpu(path: Path) -> Iterator[VideoFrame]:
 
 
 def _planes(frame: VideoFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Luma and chroma of a frame in NV12, brought here if it is elsewhere."""
+    """Return luma and chroma of a frame in NV12, downloaded if it is on the GPU."""
     luma, chroma = (
         np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)
         for plane in frame.reformat(format="nv12").planes

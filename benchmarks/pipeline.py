@@ -1,12 +1,12 @@
-"""How much of the engine's speed reaches the finished video, and what memory it takes.
+"""Measure the share of the engine's speed that reaches the finished video, and the memory used.
 
     python benchmarks/pipeline.py [-n MODEL] [--clip FILE] [--engine NAME] [--out FILE.json]
 
-Measured: frames per second of the engine alone on decoded frames; of the whole command (open,
-decode, upscale, encode, mux) on the clip four times over, as it reports them itself; their ratio;
-and the peak memory of the whole process for the clip and for the fourfold clip. Engine and command
-take turns, and the median counts, since a machine's speed drifts. A table for people, then one
-JSON line.
+It measures frames per second of the engine alone on decoded frames; of the whole command (open,
+decode, upscale, encode, mux) on the clip repeated four times, as the command reports it; their
+ratio; and the peak memory of the process for the clip and for the fourfold clip. Engine and command
+alternate, and the median counts, because a machine's speed drifts. It prints a table, then one line
+of JSON.
 """
 
 import argparse
@@ -38,7 +38,7 @@ DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
 
 @dataclass(frozen=True)
 class Result:
-    """What is printed and stored."""
+    """The result that is printed and stored."""
 
     version: str
     machine: str
@@ -53,7 +53,7 @@ class Result:
     peak_mb: float
     peak_mb_4x: float
     memory_growth: float
-    """Peak of the 4x longer clip over that of the clip."""
+    """Peak memory of the 4x longer clip relative to that of the clip."""
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
 def run_command(
     clip: Path, choice: Choice, tile_px: int, folder: Path, *options: str
 ) -> tuple[float, float]:
-    """Upscale `clip` in a process of its own: frames per second, and its peak memory in MB."""
+    """Upscale `clip` in a child process; returns frames per second and its peak memory in MB."""
     command = [sys.executable, "-m", "srgan_edge", "upscale", str(clip), "--json-events"]
     command += ["-n", str(choice.path), "--engine", choice.kind.name]
     command += ["--tile", str(tile_px), "--overwrite"]
@@ -137,7 +137,7 @@ def run_command(
 
 
 def repeated(clip: Path, times: int, path: Path) -> Path:
-    """The video packets of `clip`, `times` over."""
+    """Write the video packets of `clip`, repeated `times` times."""
     with av.open(str(path), "w") as output:
         stream = None
         for turn in range(times):
@@ -156,7 +156,7 @@ def repeated(clip: Path, times: int, path: Path) -> Path:
 
 
 def processor() -> str:
-    """The CPU's name as Linux gives it."""
+    """Return the CPU's name as Linux reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Makes test sets of what people have out of clean benchmarks: JPEG, H.264 and noise.
+"""Make realistic test sets out of clean benchmarks: JPEG, H.264 and noise.
 
     python benchmarks/real_sets.py ../shared/data/benchmarks/Set14 -o /tmp/real
     srgan-edge eval /tmp/real/Set14-jpeg40 --bicubic -n edge-x4

@@ -1,11 +1,11 @@
-"""What a video of many hours and many deaths does: memory, files and threads, and the bytes.
+"""Soak test of long videos and repeated kills: memory, files, threads, and identical bytes.
 
     python benchmarks/soak.py [--minutes 30] [--kills 1000] [-n MODEL] [--out FILE.json]
 
-First one command upscales a clip, repeated without end, for so many minutes, and its memory, open
-files and threads are looked at once a second; then it is stopped by SIGTERM, as an unattended box
-is, and has to say that it can resume. Then a video is upscaled by processes that are killed at
-random moments, again and again, and every finished video has to have the same bytes.
+First one command upscales an endlessly repeated clip for `--minutes`, while its memory, open files
+and threads are sampled about once a second; then it is stopped by SIGTERM, as on an unattended box,
+and must report that it can resume. Then a video is upscaled by processes that are killed at random
+moments, again and again, and every finished video must have the same bytes.
 """
 
 import argparse
@@ -32,12 +32,12 @@ import clips  # noqa: E402 - a folder of the checkout
 from killing import kill_again_and_again  # noqa: E402
 
 SETTLED = 1 / 3
-"""Of the time is left out of the slope: memory is asked for as buffers fill, and then kept."""
+"""Share of the time before the slope is fitted: memory grows while buffers fill, then stays."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What is printed and stored."""
+    """The result that is printed and stored."""
 
     version: str
     machine: str
@@ -45,19 +45,19 @@ class Result:
     minutes: float
     frames: int
     memory_mb: float
-    """At the end, of the command and its children."""
+    """Memory of the command and its children at the end."""
     memory_mb_per_1000_frames: float
     """Slope of the line through all samples after the first third."""
     open_files: tuple[int, int]
-    """Least and most, after the first third."""
+    """Minimum and maximum after the first third."""
     threads: tuple[int, int]
     stop_seconds: float
-    """From SIGTERM to the end of the process."""
+    """Seconds from SIGTERM to the end of the process."""
     kills: int
     videos: int
-    """Finished between the kills, all of the same bytes."""
+    """Number of videos finished between the kills, all with the same bytes."""
     resumed: int
-    """Runs that went on from what a killed one had finished."""
+    """Number of runs that resumed after a killed one."""
 
 
 def main() -> None:
@@ -96,10 +96,12 @@ def main() -> None:
 
 
 def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, float]":
-    """Frames done; float64 [samples, 4]: frames, memory in MB, files and threads; seconds to stop.
+    """Return the frames done, the samples, and the seconds to stop.
+
+    The samples are float64 [samples, 4]: frames, memory in MB, files and threads.
 
     Raises:
-        AssertionError: the command ended by itself, or does not say that it can go on.
+        AssertionError: the command ended early, or does not report that it can resume.
     """
     endless = repeated(DEMO_CLIP, max(2, round(minutes * 60)), folder / "endless.mp4")
     command = [sys.executable, "-m", "srgan_edge", "upscale", str(endless), "-n", model]
@@ -129,7 +131,7 @@ def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, fl
 
 
 def _used(process_id: int) -> tuple[float, int, int]:
-    """Memory in MB, open files and threads of a process and its children."""
+    """Return memory in MB, open files and threads of a process and its children."""
     parent = psutil.Process(process_id)
     family = [parent, *parent.children(recursive=True)]
     memory_bytes = sum(process.memory_info().rss for process in family)

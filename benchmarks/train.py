@@ -1,10 +1,10 @@
-"""How fast training is: images a second by phase and arithmetic, and what of it is data.
+"""Measure the speed of training: images per second by phase and precision, and the share of data.
 
     python benchmarks/train.py [--recipe srgan] [--batch 16] [--steps 20] [--vgg-weights FILE]
 
-Each row trains a fresh run on photographs made on the spot, after a warm-up that is not counted,
-and is timed with the device idle on both sides. `data` is the share of a step in which the networks
-wait for crops. A table, and last one line of JSON.
+Each row trains a fresh run on synthetic photographs, after a warm-up that is not counted, and is
+timed with the device idle before and after. `data` is the share of a step in which the networks
+wait for crops. It prints a table, then one line of JSON.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WARM_UP_STEPS = 5
 
 @dataclass(frozen=True)
 class Speed:
-    """One row."""
+    """One row of the table."""
 
     phase: str
     precision: str
@@ -43,11 +43,11 @@ class Speed:
     images_per_second: float
     milliseconds_per_step: float
     data_share: float
-    """Of the step's time."""
+    """Share of the step's time spent waiting for crops."""
 
 
 class Stopwatch:
-    """Times the steps of a session, and its crops apart, once the warm-up is over."""
+    """Times the steps of a session after the warm-up, and its crops separately."""
 
     def __init__(self, session_type: type[Session]) -> None:
         self._batch, self._end_step = session_type.batch, session_type.end_step
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def only_phase(recipe: Recipe, phase: str, steps: int) -> Recipe | None:
-    """The recipe with `steps` counted steps of one phase; None if it has no such phase."""
+    """Return the recipe with `steps` counted steps of one phase; None without that phase."""
     if phase not in recipe.phases:
         return None
     every = steps + WARM_UP_STEPS
@@ -130,7 +130,7 @@ def measure(
 
 @contextmanager
 def watched() -> Iterator[Stopwatch]:
-    """The two ends of every step report to a stopwatch while the block runs."""
+    """Let both ends of every step report to a stopwatch while the block runs."""
     watch = Stopwatch(Session)
     batch, end_step = Session.batch, Session.end_step
     Session.batch = lambda session: watch.batch(session)  # type: ignore[method-assign,assignment,return-value]
@@ -142,7 +142,7 @@ def watched() -> Iterator[Stopwatch]:
 
 
 def make_photos(folder: Path) -> Path:
-    """Twelve smooth images of 600x800: the crops cost what those of photographs cost."""
+    """Write twelve smooth images of 600x800, whose crops cost as much as those of photographs."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(12):

@@ -1,1 +1,1 @@
-"""Export: from a checkpoint to the deployment ONNX. Needs `srgan-edge[export]`."""
+"""Export checkpoints to ONNX, TensorRT engines and other forms. Needs `srgan-edge[export]`."""

@@ -1,9 +1,9 @@
-"""Importing other people's weights: a pickled state dict in, our checkpoint out.
+"""Convert foreign weights, a pickled state dict, to our checkpoints.
 
 The keys of foreign generators differ, their layers do not: convolutions, batch norms and PReLUs in
 the order of the forward pass. They are matched by that order and by shape, so SRResNet and SRGAN
 generators of most repositories fit without a table of names, and so do SRVGGNetCompact models of
-Real-ESRGAN, which are our edge network. What does not fit is named and refused.
+Real-ESRGAN, which are our edge network. A layer that does not fit is named and refused.
 """
 
 import json
@@ -26,7 +26,7 @@ from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.spec import Head, ModelSpec, Norm
 
 WRAPPERS = ("params_ema", "params", "ema", "state_dict", "model_state_dict", "generator", "model")
-"""Keys under which training programs keep the weights; the averaged ones come first."""
+"""Keys under which training programs store the weights; averaged weights come first."""
 
 MEMORY_LIMIT_BYTES = 12 << 30
 """Address space of the process that reads the pickle; importing torch alone maps over 3 GiB."""
@@ -49,10 +49,10 @@ def checkpoint_from_pickle(path: Path, out: Path, name: str, head: Head = "linea
     """Convert a `.pth` file of a x4 generator to a `.safetensors` checkpoint; returns its spec.
 
     Args:
-        head: `tanh` if the foreign generator ends in (tanh(x) + 1) / 2, which no key tells.
+        head: `tanh` if the foreign generator ends in (tanh(x) + 1) / 2, which its keys do not show.
 
     Raises:
-        ModelRefused: the file holds more than tensors, or its layers are not one of our
+        ModelRefused: the file contains more than tensors, or its layers are not those of one of our
             generators; the message names the first that differ.
     """
     layers = layers_of(state_from_pickle(path))
@@ -64,10 +64,10 @@ def checkpoint_from_pickle(path: Path, out: Path, name: str, head: Head = "linea
 
 
 def state_from_pickle(path: Path) -> dict[str, Tensor]:
-    """The state dict in a pickle, read with `weights_only` in a process of limited memory.
+    """Read the state dict in a pickle with `weights_only`, in a process of limited memory.
 
-    `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): a crash, or memory
-    without end, is the child's and means a refusal.
+    `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): a crash or a runaway
+    allocation ends only the child, and the file is refused.
     """
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
@@ -82,12 +82,12 @@ def state_from_pickle(path: Path) -> dict[str, Tensor]:
             why = reason.read_text() if reason.exists() else f"reader died ({child.exitcode})"
             raise ModelRefused(f"{path}: not a plain file of weights: {why}")
         with safetensors.safe_open(tensors, "pt") as file:
-            # safetensors sorts its tensors; the order they had is what layers are matched by.
+            # safetensors sorts its tensors, but layers are matched by their original order.
             return {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
 
 
 def layers_of(state: dict[str, Tensor]) -> list[Layer]:
-    """The layers of a state dict in their order there, which is that of the forward pass."""
+    """Return the layers of a state dict in its order, which is that of the forward pass."""
     modules: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in state.items():
         prefix, _, leaf = key.removeprefix("module.").rpartition(".")
@@ -96,7 +96,7 @@ def layers_of(state: dict[str, Tensor]) -> list[Layer]:
 
 
 def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> ModelSpec:
-    """The generator these layers look like, judged by their number and the first kernel."""
+    """Guess the generator of these layers from their number and the first kernel."""
     convolutions = [layer for layer in layers if layer.kind == "conv"]
     if len(convolutions) < 3:
         raise ModelRefused(f"{path}: {len(convolutions)} convolutions; not a generator")
@@ -110,12 +110,12 @@ def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> 
 
 @torch.no_grad()
 def _fill(generator: nn.Module, layers: list[Layer], path: Path) -> None:
-    """Copy the foreign layers over ours, in order; a missing bias is zero, one slope is for all."""
+    """Copy the foreign layers in order; a missing bias becomes zero, one slope serves for all."""
     ours = layers_of(generator.state_dict())
     for mine, theirs in zip_longest(ours, layers):
         if mine is None or theirs is None or not _fits(mine, theirs):
             raise ModelRefused(
-                f"{path}: does not fit a generator of ours: it has {theirs or 'nothing'} where "
+                f"{path}: does not fit any generator of ours: it has {theirs or 'nothing'} where "
                 f"{mine or 'nothing'} is expected"
             )
         for leaf, tensor in mine.tensors.items():
@@ -137,7 +137,7 @@ def _kind(tensors: dict[str, Tensor]) -> str:
 
 
 def _read_pickle(path: Path, tensors: Path, reason: Path) -> None:
-    """The child: everything that touches the pickle happens here."""
+    """Run in the child, the only process that touches the pickle."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""From a model to an engine of TensorRT or TensorRT-RTX, with its passport."""
+"""Build an engine of TensorRT or TensorRT-RTX, with its passport, from a model."""
 
 import hashlib
 import platform
@@ -36,18 +36,20 @@ from srgan_edge.model.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Target:
-    """What an engine shall run on."""
+    """The runtime and the GPUs that an engine is built for."""
 
     runtime: Runtime
     version: str
     compute_capabilities: tuple[str, ...]
     gpu: Gpu | None = None
-    """The one it is built on, where that decides."""
+    """The GPU it is built on, where the engine depends on that."""
     search: Search = Search()  # noqa: RUF009 - it is frozen
 
     @classmethod
     def rtx(cls, compute_capabilities: tuple[str, ...]) -> Self:
-        """TensorRT-RTX on any GPU of these compute capabilities, as `8.9`; needs none here.
+        """Target TensorRT-RTX on GPUs of these compute capabilities, such as `8.9`.
+
+        This machine needs no GPU.
 
         Raises:
             ExtraMissing: tensorrt-rtx is not installed.
@@ -59,7 +61,7 @@ class Target:
 
     @classmethod
     def tensorrt(cls, search: Search) -> Self:
-        """TensorRT on the GPU of this machine.
+        """Target TensorRT on the GPU of this machine.
 
         Raises:
             ExtraMissing: tensorrt is not installed.
@@ -69,13 +71,13 @@ class Target:
         gpu = Gpu.find()
         if gpu is None:
             raise ResourcesExhausted(
-                "TensorRT builds engines on the GPU that they run on, and here is none; "
+                "TensorRT builds engines on the GPU that they run on, and this machine has none; "
                 "type --rtx, which needs no GPU to build, or --onnx"
             )
         return cls("tensorrt", version, (gpu.compute_capability,), gpu, search)
 
     def key(self, graph: onnx.ModelProto, profile: Profile) -> EngineKey:
-        """What decides the bytes of an engine of that graph."""
+        """Return the key of an engine of that graph: everything that determines its bytes."""
         return EngineKey(
             module=self.runtime,
             version=self.version,
@@ -99,19 +101,19 @@ def export_engine(
     say: Callable[[str], None],
     on_step: OnStep = lambda phase, done, steps: None,
 ) -> Path:
-    """The engine of a model with its passport, built unless the cache has it.
+    """Return the path of a model's engine with its passport, built unless the cache has it.
 
-    What is compared with PyTorch is the typed graph, computed to the letter: an engine runs on a
-    GPU alone, which this machine need not have.
+    The typed graph, computed exactly as written, is compared with PyTorch: the engine itself needs
+    a GPU, which this machine may lack.
 
     Args:
         source: a bundled model by name, or a `.safetensors` file.
-        say: takes one line for the user, as each step is done.
+        say: called with one line for the user after each step.
 
     Raises:
-        ModelRefused: the graph misses the gate of its precision, or the builder did not keep to it.
+        ModelRefused: the graph misses the gate of its precision, or the builder ignored its types.
         OutputFailed: the cache cannot be written.
-        Interrupted: SIGINT or SIGTERM while it was built.
+        Interrupted: SIGINT or SIGTERM during the build.
     """
     generator, spec = load_checkpoint(find_model(source).file(".safetensors"))
     if spec.quantized_from and target.runtime == "tensorrt_rtx":

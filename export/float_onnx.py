@@ -1,8 +1,8 @@
-"""The float form of the ONNX, for programs that prepare their own pixels.
+"""The float form of the ONNX, for programs that prepare their own pixels, and its verification.
 
-float32 [N, 3, H, W] RGB in [0, 1], sRGB as stored, in; float32 [N, 3, 4H, 4W], clamped to [0, 1],
-out; any N, H and W. Without the bytes at its ends the graph holds nothing but the network and a
-Clip, which converters to other formats understand. srgan-edge itself runs the form of bytes.
+Its input is float32 [N, 3, H, W], RGB in [0, 1], sRGB as stored; its output float32 [N, 3, 4H, 4W],
+clamped to [0, 1]; any N, H and W. Without bytes at its ends the graph contains only the network and
+a Clip, which converters to other formats understand. srgan-edge itself runs the form of bytes.
 """
 
 import importlib.util
@@ -25,12 +25,43 @@ from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 
+MAX_DIFFERENCE = 1e-4
+"""Largest difference of values in [0, 1]: a fortieth of a level of 255. Another order of addition
+costs the deepest generator less than a tenth of that."""
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+"""float32, RGB in [0, 1], sRGB as stored: [N, 3, H, W]."""
+
+Run: TypeAlias = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A float ONNX, loaded in one runtime."""
+
+    name: str
+    """Name and version."""
+    run: Run
+
+
+@dataclass(frozen=True)
+class FloatParity:
+    """The difference between one runtime and PyTorch."""
+
+    runtime: str
+    """Name and version."""
+    max_difference: float
+    """Largest difference of values in [0, 1], on natural images, including odd and tiny ones."""
+
+    def __str__(self) -> str:
+        return f"{self.runtime} against torch fp32: max {self.max_difference:.1e} of 1"
+
 
 class FloatDeployment(nn.Module):
-    """What the float form computes: the generator and the clamp.
+    """The module that the float form computes: the generator and the clamp.
 
-    float32 (N, 3, H, W) in [0, 1] -> float32 (N, 3, 4H, 4W), clamped to [0, 1]. What `Deployment`
-    adds to it is the way from bytes and back.
+    float32 (N, 3, H, W) in [0, 1] -> float32 (N, 3, 4H, 4W), clamped to [0, 1]. `Deployment` adds
+    the conversions from and to bytes.
     """
 
     def __init__(self, generator: nn.Module) -> None:
@@ -46,7 +77,7 @@ def float_onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, damaged, or in INT8: where two runtimes
-            round to another byte, their values are further apart than this form may be.
+            round to different bytes, they differ by more than this form allows.
         OutputFailed: `path` cannot be written.
     """
     generator, spec = load_checkpoint(checkpoint)
@@ -62,61 +93,16 @@ def float_onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
 
 
 def float_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """The float graph, checked by onnx, with its spec in `metadata_props` and nothing else."""
+    """Return the float graph, checked by onnx, with only its spec in `metadata_props`."""
     example = torch.zeros(2, 3, 17, 19)  # odd and unequal, as for the deployment graph
     return traced(FloatDeployment(generator), example, {0: "n", 2: "h", 3: "w"}, spec)
-
-
-# The float ONNX against its checkpoint, in the values themselves, in every runtime installed.
-MAX_DIFFERENCE = 1e-4
-"""Of values in [0, 1]: a fortieth of one level of 255. Another order of addition costs the deepest
-generator less than a tenth of that."""
-
-Floats: TypeAlias = npt.NDArray[np.float32]
-"""float32, RGB in [0, 1], sRGB as stored: [N, 3, H, W]."""
-
-Run: TypeAlias = Callable[[Floats], Floats]
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """A float ONNX, loaded in one runtime."""
-
-    name: str
-    """With its version."""
-    run: Run
-
-
-def max_difference(reference: Run, candidate: Run, batches: Iterable[Pixels]) -> float:
-    """The largest difference on batches of uint8 [N, H, W, 3], in units of the value range."""
-    differences = []
-    for batch in batches:
-        values = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
-        values /= 255
-        expected, got = reference(values), candidate(values)
-        assert got.shape == expected.shape, f"{got.shape} is not {expected.shape}"
-        differences.append(np.abs(got - expected).max())
-    return float(np.max(differences))
-
-
-@dataclass(frozen=True)
-class FloatParity:
-    """How far one runtime is from PyTorch."""
-
-    runtime: str
-    """With its version."""
-    max_difference: float
-    """Of values in [0, 1], on natural images, odd and tiny ones among them."""
-
-    def __str__(self) -> str:
-        return f"{self.runtime} against torch fp32: max {self.max_difference:.1e} of 1"
 
 
 def prove_float_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None:
     """Compare a float ONNX with its checkpoint in every runtime that is installed, in FP32.
 
     Args:
-        say: takes one line for the user for each runtime.
+        say: called with one line for the user for each runtime.
 
     Raises:
         ModelRefused: a runtime is further off than MAX_DIFFERENCE.
@@ -131,7 +117,7 @@ def prove_float_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -
 
 
 def float_parities(checkpoint: Path, onnx: Path) -> Iterator[FloatParity]:
-    """What each runtime that is installed computes of a float ONNX, against the checkpoint."""
+    """Compare a float ONNX with its checkpoint in each runtime that is installed."""
     reference = torch_reference(checkpoint)
     for name, load in RUNTIMES.items():
         if importlib.util.find_spec(name) is not None:
@@ -140,8 +126,20 @@ def float_parities(checkpoint: Path, onnx: Path) -> Iterator[FloatParity]:
             yield FloatParity(runtime.name, difference)
 
 
+def max_difference(reference: Run, candidate: Run, batches: Iterable[Pixels]) -> float:
+    """Return the largest difference on batches uint8 [N, H, W, 3], in units of the value range."""
+    differences = []
+    for batch in batches:
+        values = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
+        values /= 255
+        expected, got = reference(values), candidate(values)
+        assert got.shape == expected.shape, f"{got.shape} is not {expected.shape}"
+        differences.append(np.abs(got - expected).max())
+    return float(np.max(differences))
+
+
 def torch_reference(checkpoint: Path) -> Run:
-    """The checkpoint in PyTorch, FP32, on the CPU, clamped."""
+    """Load the checkpoint in PyTorch: FP32, on the CPU, clamped."""
     generator, _ = load_checkpoint(checkpoint)
     module = FloatDeployment(generator).eval()
 
@@ -154,7 +152,7 @@ def torch_reference(checkpoint: Path) -> Run:
 
 
 def load_openvino(onnx: Path) -> Runtime:
-    """The graph in OpenVINO on the CPU, in FP32: left alone, it takes BF16 where the CPU has it."""
+    """Load the graph in OpenVINO on the CPU in FP32; its default is BF16 where available."""
     import openvino
 
     compiled = openvino.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -163,7 +161,7 @@ def load_openvino(onnx: Path) -> Runtime:
 
 
 def load_onnxruntime(onnx: Path) -> Runtime:
-    """The graph in ONNX Runtime on the CPU, in FP32."""
+    """Load the graph in ONNX Runtime on the CPU in FP32."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
@@ -175,4 +173,4 @@ RUNTIMES: dict[str, Callable[[Path], Runtime]] = {
     "openvino": load_openvino,
     "onnxruntime": load_onnxruntime,
 }
-"""By the name of the module."""
+"""Loaders by the name of the runtime's module."""

@@ -1,4 +1,4 @@
-"""The few moves on a graph that all changes to it are made of."""
+"""Basic edits of an ONNX graph, its output for non-finite images, and its cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,30 @@ from srgan_edge.model.onnx_file import TOTALS
 
 Array = NDArray[np.float32]
 
+_SIDE_PX = 32
+"""Side of the input for which shapes are computed; it cancels out of the result."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of a deployment graph."""
+
+    nodes: int
+    macs_per_pixel: float
+    """Multiply-accumulates of the convolutions per pixel of the LR image."""
+
+    def __str__(self) -> str:
+        return f"{self.nodes} nodes, {self.macs_per_pixel:,.0f} MAC a pixel"
+
 
 def constant_of(value: ir.Value) -> Array:
-    """The content of an input that does not depend on the image."""
+    """Return the content of an input that does not depend on the image."""
     assert value.const_value is not None, f"{value.name} is no constant"
     return value.const_value.numpy()
 
 
 def add_constant(graph: ir.Graph, name: str, content: NDArray[np.generic] | np.generic) -> ir.Value:
-    """A new constant of the graph, for nodes to read."""
+    """Add a constant to the graph and return its value."""
     value = ir.val(name, const_value=ir.tensor(np.asarray(content, order="C"), name=name))
     graph.register_initializer(value)
     return value
@@ -34,7 +49,7 @@ def insert_before(
     inputs: Sequence[ir.Value | None],
     attributes: Mapping[str, Any] | None = None,
 ) -> ir.Value:
-    """The output of a new node, inserted before `place`."""
+    """Insert a new node before `place` and return its output."""
     node = ir.node(op_type, inputs, attributes=attributes or {})
     graph = place.graph
     assert isinstance(graph, ir.Graph)
@@ -43,19 +58,18 @@ def insert_before(
 
 
 def checked(model: ir.Model) -> onnx.ModelProto:
-    """The model as a message, once onnx found nothing wrong with it."""
+    """Return the model as a message, checked by onnx."""
     result = ir.to_proto(model)
     onnx.checker.check_model(result, full_check=True)
     return result
 
 
-# A second output for graphs in half precision: whether each image is finite.
 def with_totals(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the sum of each image in FP32, float32 [N], checked by onnx.
+    """Return the graph with a second output, the sum of each image in FP32, float32 [N].
 
-    FP16 ends at 65504, and as bytes what lies beyond is black or white: `engines.base.finite`
-    looks at the sums. They are taken of what the last convolution makes, after which nothing is in
-    FP16; taken just before the clamp, they would keep apart what is fused there.
+    FP16 ends at 65504; as bytes, values beyond are black or white, so `engines.base.finite` checks
+    the sums. They are sums over the output of the last convolution, after which nothing is in FP16;
+    taken just before the clamp, they would prevent kernel fusion there. onnx checks the result.
     """
     graph_model = ir.from_proto(model)
     graph = graph_model.graph
@@ -72,23 +86,6 @@ def with_totals(model: onnx.ModelProto) -> onnx.ModelProto:
     totals.shape = ir.Shape(shape[:1])
     graph.outputs.append(totals)
     return checked(graph_model)
-
-
-# What a graph costs: its nodes, and the multiplications for one pixel of the input.
-_SIDE_PX = 32
-"""Of the input for which shapes are computed; any side would do, as all is divided by it again."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one deployment graph."""
-
-    nodes: int
-    macs_per_pixel: float
-    """Multiply-accumulates of the convolutions for each pixel of the LR image."""
-
-    def __str__(self) -> str:
-        return f"{self.nodes} nodes, {self.macs_per_pixel:,.0f} MAC a pixel"
 
 
 def cost_of(model: onnx.ModelProto) -> Cost:

@@ -1,4 +1,16 @@
-"""The deployment ONNX in FP16, for runtimes on a GPU that compute what a graph says."""
+"""The deployment ONNX in FP16, and the half precision of every engine.
+
+TensorRT 11 no longer has a flag for FP16, and older builders may silently ignore theirs. So the
+types of weights and activations are written into the graph; the bytes at both ends stay bytes.
+
+FP16 represents a value in [0.5, 1] to an eighth of a level of 255, BF16 to one level. Whatever
+carries the image itself would lose just that, so three exact rewrites come first: bytes enter as
+multiples of 1/256, which both types represent exactly; the last convolution computes the image
+minus one half, with twice the precision; and the nearest upscale, which the edge network adds to
+its image, stays in FP32, as does the rounding to bytes. On a photograph that took FP16 from 59.9 to
+61.0 dB for `srgan-x4` and from 61.8 to 70.6 dB for `edge-x4`; BF16 from 49.6 to 49.9 and from 50.8
+to 61.6 dB.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +36,21 @@ from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.pixels import Pixels
 
+HalfPrecision = Literal["fp16", "bf16"]
+
+DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+OPSETS = {"BFLOAT16": 22, "INT8": 19}
+"""The first opsets that allow a convolution in BF16, and a scale of bytes in FP16; our other
+operators have not changed since 18."""
+
 
 def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str], None]) -> None:
     """Write the ONNX in FP16 of a `.safetensors` checkpoint to `path`, rewritten as for engines.
 
-    What is compared with PyTorch in FP32 is the graph, computed to the letter.
+    The graph, computed exactly as written, is compared with PyTorch in FP32.
 
     Args:
-        say: takes one line for the user.
+        say: called with one line for the user.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, or misses the gate; nothing is written.
@@ -49,30 +68,8 @@ def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str],
     assert read_onnx(path).precision == "fp16"
 
 
-# Half precision, written into the graph: every engine then computes what the graph says.
-#
-# TensorRT 11 has no flag for FP16 any more, and where there is one, a builder may ignore it and
-# say nothing. So weights and activations get their type here, and the bytes at both ends stay
-# bytes.
-#
-# FP16 holds a value in [0.5, 1] to an eighth of a level of 255, BF16 to one level. What carries
-# the image itself would lose just that, so three rewrites come first, all of them exact: bytes
-# enter as multiples of 1/256, which both types hold exactly; the last convolution makes the
-# image less one half, twice as finely; and what the edge network adds to its image, the
-# nearest upscale, stays in FP32. Rounding to bytes stays there too. On a photograph that took FP16
-# from 59.9 to 61.0 dB for `srgan-x4` and from 61.8 to 70.6 dB for `edge-x4`; BF16 from 49.6 to
-# 49.9 and from 50.8 to 61.6 dB.
-HalfPrecision = Literal["fp16", "bf16"]
-
-DTYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-
-OPSETS = {"BFLOAT16": 22, "INT8": 19}
-"""The first in which a convolution may be in BF16, and a scale of bytes in FP16; nothing else of
-ours has changed since 18."""
-
-
 def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto:
-    """The deployment graph with its convolutions in FP16 or BF16, checked by onnx.
+    """Return the deployment graph with its convolutions in FP16 or BF16, checked by onnx.
 
     Raises:
         ModelRefused: not a deployment graph, or a weight is too large for the type.
@@ -82,7 +79,7 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     clamp = _only(graph, "Clip")
     exact = {clamp, *_after(clamp), *_keep_skip_apart(graph, clamp)}
     _enter_exactly(graph, exact)
-    exact |= _leave_centerd(graph, clamp)
+    exact |= _leave_centered(graph, clamp)
     _narrow(graph, precision, exact)
     _widen_where_exact(graph, exact)
     types = {
@@ -94,8 +91,25 @@ def in_half(model: onnx.ModelProto, precision: HalfPrecision) -> onnx.ModelProto
     return checked(graph_model)
 
 
+class TypedReference:
+    """`upscale` of a deployment graph in FP16 or BF16, bit for bit as the graph defines it.
+
+    Products are summed in FP32, as tensor cores do, and every tensor is rounded to the type that
+    the graph assigns it. A CPU runtime cannot serve as the reference: given FP16, ONNX Runtime
+    computes in FP32 throughout. An engine that fuses kernels rounds less often, never more.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv])
+
+    def upscale(self, batch: Pixels) -> Pixels:
+        """Upscale uint8 [N, H, W, 3] to uint8 [N, 4H, 4W, 3]."""
+        (result,) = cast("list[Pixels]", self._evaluator.run(None, {"input": batch}))
+        return result
+
+
 def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
-    """Give the nearest upscale of the edge network its own way in; returns that way, to the sum."""
+    """Give the nearest upscale of the edge network its own input path, and return that path."""
     add = _producer(clamp)
     resize = next((n for n in map(_producer_of, add.inputs) if n and n.op_type == "Resize"), None)
     if add.op_type != "Add" or resize is None:
@@ -109,7 +123,7 @@ def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
 
 
 def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
-    """Bytes times 1/256 instead of 1/255, which is exact in both types; the first weights repay."""
+    """Scale bytes by 1/256, exact in both types, not 1/255; the first weights compensate."""
     (scale,) = (node for node in _readers_of_bytes(graph) if node not in exact)
     (head,) = scale.outputs[0].consumers()
     factor, weight = scale.inputs[1], head.inputs[1]
@@ -118,8 +132,8 @@ def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:
     _change(graph, scale, 1, np.float32(1 / 256))
 
 
-def _leave_centerd(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
-    """Let the last convolution make the image less one half, added again in FP32."""
+def _leave_centered(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
+    """Let the last convolution compute the image minus one half, added again in FP32."""
     tail = _producer(clamp)
     if tail.op_type != "Conv" or len(tail.inputs) < 3 or tail.inputs[2] is None:
         return set()
@@ -131,14 +145,14 @@ def _leave_centerd(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
 
 
 def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> None:
-    """Give all constants and results the type, but for those of the `exact` nodes."""
+    """Give all constants and results the type, except those of the `exact` nodes."""
     half = DTYPES[precision]
     for node in graph:
         if node in exact:
             continue
         for index, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and value.dtype == ir.DataType.FLOAT:
-                with np.errstate(over="ignore"):  # what it became is looked at
+                with np.errstate(over="ignore"):  # checked below
                     content = constant_of(value).astype(half.numpy())
                 if not np.isfinite(content.astype(np.float32)).all():
                     raise ModelRefused(f"{value.name} holds values too large for {precision}")
@@ -150,7 +164,7 @@ def _narrow(graph: ir.Graph, precision: HalfPrecision, exact: set[ir.Node]) -> N
 
 
 def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:
-    """A cast to FP32 wherever an `exact` node reads a result that is not."""
+    """Insert a cast to FP32 wherever an `exact` node reads a result that is not in FP32."""
     for node in list(graph):
         for index, value in enumerate(node.inputs):
             source = _producer_of(value)
@@ -160,7 +174,7 @@ def _widen_where_exact(graph: ir.Graph, exact: set[ir.Node]) -> None:
 
 
 def _exact(value: ir.Value, like: ir.Value) -> ir.Value:
-    """The value, declared to be FP32 and of the shape of another."""
+    """Declare the value as FP32 with the shape of another, and return it."""
     value.shape, value.dtype = like.shape, ir.DataType.FLOAT
     return value
 
@@ -168,11 +182,11 @@ def _exact(value: ir.Value, like: ir.Value) -> ir.Value:
 def _change(
     graph: ir.Graph, node: ir.Node, index: int, content: NDArray[np.generic] | np.generic
 ) -> None:
-    """Let one input of a node be this constant; others that read the old one keep it."""
+    """Replace one input of a node by this constant; other readers keep the old one."""
     old = node.inputs[index]
     assert old is not None and old.name is not None
     name = f"{old.name}.{np.asarray(content).dtype}"
-    while name in graph.initializers:  # read by several nodes
+    while name in graph.initializers:  # of another node that reads the same constant
         name += "_"
     node.replace_input_with(index, add_constant(graph, name, content))
     if not old.uses():
@@ -180,7 +194,7 @@ def _change(
 
 
 def _readers_of_bytes(graph: ir.Graph) -> list[ir.Node]:
-    """The nodes that scale the bytes: input - cast - transpose - these."""
+    """Return the nodes that scale the bytes, after input, cast and transpose."""
     found: list[ir.Node] = []
     for to_float in graph.inputs[0].consumers():
         for transpose in to_float.outputs[0].consumers():
@@ -189,7 +203,7 @@ def _readers_of_bytes(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _back_from(node: ir.Node | None) -> list[ir.Node]:
-    """The node and those before it, one before the other, from the input on."""
+    """Return the node and its predecessors, back to the input."""
     before: list[ir.Node] = []
     while node is not None:
         before.append(node)
@@ -198,7 +212,7 @@ def _back_from(node: ir.Node | None) -> list[ir.Node]:
 
 
 def _after(node: ir.Node) -> list[ir.Node]:
-    """The nodes that follow, one after the other, to the output."""
+    """Return the nodes that follow, in order, to the output."""
     following: list[ir.Node] = []
     while readers := list(node.outputs[0].consumers()):
         (node,) = readers
@@ -225,13 +239,11 @@ def _producer_of(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
-# A typed graph, computed to the letter: what an engine of that graph may be compared with.
-#
-# Products are summed in FP32, as tensor cores do, and every tensor is rounded to the type that the
-# graph gives it. A CPU runtime will not do for that: given FP16, ONNX Runtime computes in FP32
-# through and through. An engine that fuses kernels rounds less often than this, never more.
 class Conv(OpRun):
-    """onnx's own is in pure numpy, a hundred times slower, and sums in the type of its input."""
+    """A replacement for onnx's convolution, in torch and summing in FP32.
+
+    onnx's own is in pure numpy, a hundred times slower, and sums in the type of its input.
+    """
 
     op_domain = ""
 
@@ -247,18 +259,6 @@ class Conv(OpRun):
         shift = None if bias is None else _float32(bias)
         result = torch.conv2d(_float32(x), _float32(weight), shift, padding=pads[0])
         return (result.numpy().astype(x.dtype),)
-
-
-class TypedReference:
-    """`upscale` of a deployment graph in FP16 or BF16, bit by bit as the graph says."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._evaluator = ReferenceEvaluator(model, new_ops=[Conv])
-
-    def upscale(self, batch: Pixels) -> Pixels:
-        """uint8 [N, H, W, 3] -> uint8 [N, 4H, 4W, 3]."""
-        (result,) = cast("list[Pixels]", self._evaluator.run(None, {"input": batch}))
-        return result
 
 
 def _float32(array: NDArray[np.generic]) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""OpenVINO's own form of the deployment graph, IR: for its C++ and for OpenVINO Model Server.
+"""Export to OpenVINO IR, for its C++ API and OpenVINO Model Server.
 
-srgan-edge itself gives OpenVINO the ONNX, which it looks at first. The pixels are the same.
+srgan-edge itself loads the ONNX into OpenVINO, after checking it. The pixels are the same.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from srgan_edge.pixels import Pixels
 
 
 def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
-    """Write the IR of a `.safetensors` checkpoint; returns how OpenVINO compares with PyTorch.
+    """Write the IR of a `.safetensors` checkpoint; returns the parity of OpenVINO with PyTorch.
 
-    Weights stay in FP32, or in INT8; on a CPU with BF16 the runtime may compute in that all the
-    same, unless it is told `INFERENCE_PRECISION_HINT=f32`, as here. The spec lies in `rt_info`.
+    Weights stay in FP32, or in INT8; on a CPU with BF16 the runtime nevertheless computes in BF16
+    unless `INFERENCE_PRECISION_HINT=f32` is set, as here. The spec is stored in `rt_info`.
 
     Args:
-        path: of the `.xml`; the weights go into the `.bin` beside it.
+        path: path of the `.xml`; the weights go into the `.bin` beside it.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, or its IR misses the gate; nothing is kept.

@@ -1,7 +1,8 @@
-"""From a checkpoint to the deployment ONNX.
+"""Export a checkpoint to the deployment ONNX.
 
-The graph is `Deployment`, traced: uint8 [N, H, W, 3] in, uint8 [N, 4H, 4W, 3] out, with the value
-range, the clamp and the rounding inside, so that every runtime computes the same pixels.
+The graph is `Deployment`, traced. Its input is uint8 [N, H, W, 3], its output uint8
+[N, 4H, 4W, 3]; the value range, the clamp and the rounding are inside, so that every runtime
+computes the same pixels.
 """
 
 import contextlib
@@ -42,12 +43,12 @@ def onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
 
 
 def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """The deployment graph, checked by onnx, with its spec in `metadata_props` and nothing else."""
+    """Return the deployment graph, checked by onnx, with only its spec in `metadata_props`."""
     if spec.quantized_from:
         plain = dataclasses.replace(spec, quantized_from="")
         graph = deployment_graph(in_floating_point(generator, spec), plain)
         return _with_spec(in_bytes(graph, generator), spec)
-    # Odd and unequal example sizes: the tracer must not take two of them for one.
+    # Odd and unequal example sizes, so that the tracer does not mistake two of them for one.
     example = torch.zeros(2, 17, 19, 3, dtype=torch.uint8)
     return traced(Deployment(generator), example, {0: "n", 1: "h", 2: "w"}, spec)
 
@@ -55,17 +56,17 @@ def deployment_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
 def traced(
     module: nn.Module, example: torch.Tensor, sizes: dict[int, str], spec: ModelSpec
 ) -> onnx.ModelProto:
-    """The graph of a module, checked by onnx, with a spec in `metadata_props` and nothing else.
+    """Return the graph of a module, checked by onnx, with only a spec in `metadata_props`.
 
     Args:
         example: an input; its size along the axes of `sizes` does not matter.
-        sizes: names of the sizes that are free, by axis.
+        sizes: names of the variable sizes, by axis.
     """
     free = {axis: torch.export.Dim(name, min=1, max=MAX_SIDE_PX) for axis, name in sizes.items()}
-    # Of the tracer: that operators of torchvision, which ours have none of, are not to be had.
+    # The tracer warns that operators of torchvision, which we do not use, are not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of the tracer, about itself
+        warnings.simplefilter("ignore")  # the tracer warns about its own code
         program = torch.onnx.export(
             module.eval(),
             (example,),
@@ -89,7 +90,7 @@ def _with_spec(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def _forget_origin(model: onnx.ModelProto) -> None:
-    """Drop the tracer's notes on every node: source lines and paths of the machine it ran on."""
+    """Remove the tracer's notes on every node: source lines and paths of this machine."""
     graph = model.graph
     del model.metadata_props[:]
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):

@@ -1,4 +1,4 @@
-"""The INT8 form of a model, without training: scales measured on images, weights as they are."""
+"""Convert a model to INT8 without training: scales measured on images, weights unchanged."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -19,19 +19,19 @@ from srgan_edge.model.quantization import quantized_state
 from srgan_edge.model.spec import ModelSpec
 
 WINDOW_PX = 256
-"""What is taken of each image, from its middle."""
+"""Side of the window taken from the middle of each image."""
 
 
 def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Parity:
-    """Write the INT8 form of a checkpoint; returns how it compares with the original in FP32.
+    """Write the INT8 form of a checkpoint; returns its parity with the original in FP32.
 
     Args:
-        folders: of images like those that it shall enlarge; the folders below them count too.
+        folders: folders of images like those to be upscaled, searched recursively.
 
     Raises:
         InputRefused: no images, or one that cannot be read.
-        ModelRefused: the checkpoint is in INT8 already, has batch normalization, or is too far from
-            itself in INT8.
+        ModelRefused: the checkpoint is already in INT8, has batch normalization, or its INT8 form
+            is too far from it.
         OutputFailed: `path` cannot be written.
     """
     generator, spec = load_checkpoint(source)
@@ -46,8 +46,8 @@ def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Pa
         parity = compare(original.upscale, candidate.upscale, natural_batches())
     if refusals := GATES["int8"].refusals(parity):
         raise ModelRefused(
-            f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; give it images "
-            "like those that it shall enlarge, or train it: srgan-edge train --recipe edge-int8"
+            f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; name images like "
+            "those to be upscaled, or train it: srgan-edge train --recipe edge-int8"
         )
     save_checkpoint(path, quantized, quantized_spec)
     return parity
@@ -73,7 +73,7 @@ def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _middle_of(path: Path) -> Tensor:
-    """float [1, 3, h, w] in [0, 1], h and w at most `WINDOW_PX`."""
+    """Return float [1, 3, h, w] in [0, 1], h and w at most `WINDOW_PX`."""
     pixels = read_pixels(path)
     top, left = (max(0, side - WINDOW_PX) // 2 for side in pixels.shape[:2])
     window = pixels[top : top + WINDOW_PX, left : left + WINDOW_PX]

@@ -1,8 +1,8 @@
-"""Graph rewrites: the deployment graph as a GPU runtime fuses it best, with the same result.
+"""Rewrites of the deployment graph: for better fusion on GPUs, and for convolutions in INT8.
 
-Each one is a function on a graph, changes it in place, and is exact but for the order of additions:
-the FP32 results agree to 1e-5, as `tests/export/test_rewrites.py` proves for each. What they
-bring was counted on engines that TensorRT-RTX built; `docs/export.md` has the table.
+Each rewrite for fusion is a function that changes a graph in place and is exact but for the order
+of additions: the FP32 results agree to 1e-5, as `tests/export/test_rewrites.py` proves for each.
+Their gains were measured on engines that TensorRT-RTX built; `docs/export.md` has the table.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from srgan_edge.model.spec import ModelSpec
 
 
 def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model after all rewrites, checked by onnx; inputs, outputs and metadata as they were."""
+    """Return the model after all rewrites, checked by onnx; inputs, outputs, metadata unchanged."""
     graph_model = ir.from_proto(model)
     for rewrite_graph in REWRITES:
         rewrite_graph(graph_model)
@@ -32,20 +32,20 @@ def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def fold_constants(model: ir.Model) -> None:
-    """Compute at once what does not depend on the input, and drop what nothing reads."""
+    """Compute nodes that do not depend on the input, and drop nodes that nothing reads."""
     optimize_ir(model)
 
 
 def fold_batch_norm(model: ir.Model) -> None:
-    """A batch norm in evaluation mode is a scale and a shift: into the convolution before it."""
+    """Fold each batch norm, a scale and a shift when evaluated, into the convolution before it."""
     rewrite(model, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule])
 
 
 def round_before_shuffle(model: ir.Model) -> None:
-    """Clamp, scale and rounding, done before the last PixelShuffle instead of after it.
+    """Move clamp, scale and rounding before the last PixelShuffle.
 
-    They look at one value at a time, so that its place does not matter; and before the shuffle they
-    fuse into the convolution, which then rounds to bytes what it summed, not what it stored.
+    They work on single values, whose position does not matter; and before the shuffle they fuse
+    into the convolution, which then rounds to bytes its own sums, not values already stored.
     """
     for shuffle in _nodes(model, "DepthToSpace"):
         chain = _value_by_value(shuffle.outputs[0])
@@ -63,7 +63,7 @@ def round_before_shuffle(model: ir.Model) -> None:
 
 
 def prelu_as_max(model: ir.Model) -> None:
-    """PReLU as max(x, a * x), which fuses into the convolution before it; PReLU itself does not.
+    """Write PReLU as max(x, a * x), which fuses into the preceding convolution; PReLU does not.
 
     That is exact where a <= 1, negative slopes included (trained SRGANs have some); where a >= 1 it
     is the minimum. A layer with both becomes max(x, 0) + a * min(x, 0).
@@ -86,15 +86,15 @@ def prelu_as_max(model: ir.Model) -> None:
 
 
 def fold_tail(model: ir.Model) -> None:
-    """A convolution after a PixelShuffle, done before it: four times fewer pixels and channels out.
+    """Move a convolution before a PixelShuffle: four times fewer pixels and channels out.
 
     A pixel of the shuffled image is a channel of the image before, so a 9x9 convolution of 64
     channels on the large image is a 5x5 one of 256 channels on the small one, with an output
     channel for each of the four sub-pixels, shuffled last. Three output channels become twelve,
     which fill a tensor core's tile of sixteen better; and the shuffle moves 3 channels, not 64.
-    A PReLU in between is done before the shuffle too, with its slopes repeated.
+    A PReLU in between also moves before the shuffle, with its slopes repeated.
 
-    Note: for a CPU it is no gain, as it has a quarter more multiplications.
+    Note: on a CPU this gains nothing, because it needs a quarter more multiplications.
     """
     for shuffle in _nodes(model, "DepthToSpace"):
         if shuffle.attributes.get_int("blocksize") != 2:
@@ -110,7 +110,7 @@ def fold_tail(model: ir.Model) -> None:
         assert deep is not None and weight is not None
         kernel = constant_of(weight)
         if kernel.shape[0] * 4 > kernel.shape[1]:
-            continue  # that many output channels would make more work than the shuffle costs
+            continue  # so many output channels cost more than the shuffle
         x = deep
         if prelu is not None:
             slope = prelu.inputs[1]
@@ -139,68 +139,11 @@ REWRITES: tuple[Callable[[ir.Model], None], ...] = (
     round_before_shuffle,
     prelu_as_max,
 )
-"""In the order in which they are applied."""
+"""The rewrites, in the order in which they are applied."""
 
 
-def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
-    return [node for node in model.graph if node.op_type == op_type]
-
-
-def _is_plain(convolution: ir.Node) -> bool:
-    """Square, odd, of stride one, padded to keep the size, neither grouped nor dilated."""
-    weight = convolution.inputs[1]
-    assert weight is not None
-    height, width = constant_of(weight).shape[2:]
-    attributes = convolution.attributes
-    return (
-        height == width
-        and height % 2 == 1
-        and list(attributes.get_ints("pads", [0] * 4)) == [height // 2] * 4
-        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
-        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
-        and attributes.get_int("group", 1) == 1
-    )
-
-
-def _value_by_value(start: ir.Value) -> list[ir.Node]:
-    """The nodes after `start`, while there is one at a time that treats each value by itself."""
-    chain: list[ir.Node] = []
-    value = start
-    while True:
-        readers = list(value.consumers())
-        if len(readers) != 1 or readers[0].op_type not in ("Clip", "Mul", "Add"):
-            return chain
-        others = readers[0].inputs[1:]
-        if readers[0].inputs[0] is not value or not all(_is_number(other) for other in others):
-            return chain
-        chain.append(readers[0])
-        value = readers[0].outputs[0]
-
-
-def _is_number(value: ir.Value | None) -> bool:
-    return value is None or (value.const_value is not None and value.const_value.size == 1)
-
-
-def _replace(node: ir.Node, result: ir.Value) -> None:
-    """Let everything that read the node's output read `result`, and remove the node."""
-    old = node.outputs[0]
-    result.shape, result.type = old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, result)
-    graph = node.graph
-    assert isinstance(graph, ir.Graph)
-    graph.remove(node, safe=True)
-
-
-def _sweep(model: ir.Model) -> None:
-    RemoveUnusedNodesPass()(model)
-
-
-# INT8, written into the graph: convolutions read bytes, and their weights are bytes.
-#
-# QuantizeLinear and DequantizeLinear say what is rounded and how, and a runtime that has
-# convolutions of bytes makes those of them. Any other computes the same values in floating point.
 def in_floating_point(generator: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The generator without its rounding, weights as they are, in evaluation mode."""
+    """Return the generator without its rounding, with the same weights, in evaluation mode."""
     plain = generator_from_spec(dataclasses.replace(spec, quantized_from=""))
     state = generator.state_dict()
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})
@@ -208,9 +151,11 @@ def in_floating_point(generator: nn.Module, spec: ModelSpec) -> nn.Module:
 
 
 def in_bytes(model: onnx.ModelProto, generator: nn.Module) -> onnx.ModelProto:
-    """The graph of `in_floating_point(generator)`, rounded as the generator does; checked by onnx.
+    """Write the generator's INT8 rounding into the graph of `in_floating_point(generator)`.
 
-    Weights are stored as bytes.
+    Convolutions read bytes, and their weights are stored as bytes. QuantizeLinear and
+    DequantizeLinear define the rounding; a runtime with convolutions in INT8 uses those, and any
+    other computes the same values in floating point. onnx checks the result.
     """
     graph_model = ir.from_proto(model)
     graph = graph_model.graph
@@ -242,6 +187,59 @@ def in_bytes(model: onnx.ModelProto, generator: nn.Module) -> onnx.ModelProto:
         node.replace_input_with(1, weights)
         del graph.initializers[weight.name]
     return checked(graph_model)
+
+
+def _nodes(model: ir.Model, op_type: str) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == op_type]
+
+
+def _is_plain(convolution: ir.Node) -> bool:
+    """Return True for an odd square kernel of stride 1, not grouped or dilated, that keeps size."""
+    weight = convolution.inputs[1]
+    assert weight is not None
+    height, width = constant_of(weight).shape[2:]
+    attributes = convolution.attributes
+    return (
+        height == width
+        and height % 2 == 1
+        and list(attributes.get_ints("pads", [0] * 4)) == [height // 2] * 4
+        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
+        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
+        and attributes.get_int("group", 1) == 1
+    )
+
+
+def _value_by_value(start: ir.Value) -> list[ir.Node]:
+    """Return the chain of nodes after `start` that treat each value separately."""
+    chain: list[ir.Node] = []
+    value = start
+    while True:
+        readers = list(value.consumers())
+        if len(readers) != 1 or readers[0].op_type not in ("Clip", "Mul", "Add"):
+            return chain
+        others = readers[0].inputs[1:]
+        if readers[0].inputs[0] is not value or not all(_is_number(other) for other in others):
+            return chain
+        chain.append(readers[0])
+        value = readers[0].outputs[0]
+
+
+def _is_number(value: ir.Value | None) -> bool:
+    return value is None or (value.const_value is not None and value.const_value.size == 1)
+
+
+def _replace(node: ir.Node, result: ir.Value) -> None:
+    """Redirect all readers of the node's output to `result`, and remove the node."""
+    old = node.outputs[0]
+    result.shape, result.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, result)
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    graph.remove(node, safe=True)
+
+
+def _sweep(model: ir.Model) -> None:
+    RemoveUnusedNodesPass()(model)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

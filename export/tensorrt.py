@@ -1,9 +1,9 @@
-"""Engines of TensorRT 10.3 to 11 and of TensorRT-RTX: from a typed graph to a plan.
+"""Build engines of TensorRT 10.3 to 11 and TensorRT-RTX from a typed graph.
 
-One path for all of them, made of calls that every version has. TensorRT times kernels, and so needs
-the GPU that it builds for; TensorRT-RTX builds ahead of time on any machine. Whether a builder did
-what the graph says is not taken on trust: its own list of kernels is read, and a plan with a
-convolution in another precision is refused.
+One code path uses only calls that every version has. TensorRT times kernels, so it needs the GPU
+that it builds for; TensorRT-RTX builds ahead of time on any machine. A builder is not trusted to
+obey the types of the graph: its own list of kernels is read, and a plan with a convolution in
+another precision is refused.
 """
 
 import importlib
@@ -36,20 +36,38 @@ EXTRAS: dict[Runtime, str] = {
 }
 OLDEST: dict[Runtime, tuple[int, int]] = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 7)}
 DATATYPES: dict[HalfPrecision, str] = {"fp16": "Half", "bf16": "BFloat16"}
-"""What the builders call them."""
+"""Names of the precisions in the builders' output."""
 
 OnStep = Callable[[str, int, int], None]
-"""Takes the name of a phase, the steps of it that are done, and how many there are."""
+"""Called with the name of a phase, the number of its steps done, and their total."""
+
+_AGAIN = "srgan-edge export MODEL --fp16"
+_CONVOLVING = re.compile("correlation|runtime_fusion|conv", re.IGNORECASE)
+_LAYER = re.compile(
+    r"Name: (?P<name>\S+), LayerType: (?P<kind>\w+), "
+    r"Inputs: (?P<inputs>\[.*?\]), Constants: (?P<weights>\[.*?\]), "
+    r"Outputs: (?P<outputs>\[.*?\]), (?P<rest>TacticName: .*)"
+)
+_DATATYPE = re.compile(r"Datatype: (\w+)")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_DATATYPES_IN_WORDS = {
+    "UInt8": "uint8",
+    "Int8": "int8",
+    "BFloat16": "bf16|bfloat16",
+    "Half": "fp16|half",
+    "Float": "fp32|float",
+}
+"""Names of types in the logs, with their names in the text of the inspector."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """How TensorRT looks for the fastest kernels; None leaves it to TensorRT."""
+    """Settings of TensorRT's search for the fastest kernels; None keeps its default."""
 
     workspace_mib: int | None = None
-    """Scratch memory on the GPU that a kernel may ask for; all of it if left out."""
+    """Scratch memory on the GPU that a kernel may use; by default all of it."""
     optimization_level: int | None = None
-    """0 takes the first kernel that works, 5 times them all."""
+    """0 takes the first kernel that works, 5 measures all of them."""
 
     def __post_init__(self) -> None:
         if self.workspace_mib is not None and self.workspace_mib < 1:
@@ -66,7 +84,7 @@ class Plan:
     layers: tuple[Layer, ...]
     seconds: float
     timings: bytes = b""
-    """What TensorRT measured, for the next build on this GPU; TensorRT-RTX measures nothing."""
+    """TensorRT's measurements, for the next build on this GPU; TensorRT-RTX measures nothing."""
 
 
 def build_plan(
@@ -82,8 +100,10 @@ def build_plan(
     """Build an engine of a graph that `in_half` typed.
 
     Args:
-        compute_capabilities: of the GPUs it is for, as `8.9`; for TensorRT-RTX alone.
-        search: for TensorRT alone, as are `timings`, of an earlier plan.
+        compute_capabilities: compute capabilities of the target GPUs, such as `8.9`; for
+            TensorRT-RTX only.
+        search: for TensorRT only.
+        timings: those of an earlier plan; for TensorRT only.
 
     Raises:
         ExtraMissing: the runtime is not installed.
@@ -112,7 +132,7 @@ def build_plan(
         for index, capability in enumerate(compute_capabilities):
             config.set_compute_capability(_compute_capability(trt, capability), index)
     else:
-        _say_how_to_search(trt, config, search or Search(), timings)
+        _configure_search(trt, config, search or Search(), timings)
     with stop_signals() as signals:
         monitor = _monitor_of(trt, on_step, signals)
         config.progress_monitor = monitor
@@ -133,9 +153,10 @@ def build_plan(
 
 
 def refuse_unknown_capabilities(compute_capabilities: Sequence[str]) -> None:
-    """
+    """Check that TensorRT-RTX can build for these compute capabilities.
+
     Raises:
-        UsageError: TensorRT-RTX does not know one.
+        UsageError: TensorRT-RTX does not know one of them.
         ExtraMissing: it is not installed.
     """
     trt = _import("tensorrt_rtx")
@@ -144,7 +165,7 @@ def refuse_unknown_capabilities(compute_capabilities: Sequence[str]) -> None:
 
 
 def version_of(runtime: Runtime) -> str:
-    """All parts of it; an engine runs on that version alone.
+    """Return the full version of the runtime; an engine runs on that version only.
 
     Raises:
         ExtraMissing: the runtime is not installed.
@@ -154,7 +175,7 @@ def version_of(runtime: Runtime) -> str:
 
 
 def layers_in_log(lines: Sequence[str]) -> Iterator[Layer]:
-    """The kernels that TensorRT-RTX lists, one a line, in its last message of `Layers:`."""
+    """Yield the kernels that TensorRT-RTX lists, one per line, in its last `Layers:` message."""
     listings = [text for text in lines if text.startswith("Layers:")]
     for line in listings[-1].splitlines() if listings else []:
         if found := _LAYER.match(line):
@@ -166,7 +187,7 @@ def layers_in_log(lines: Sequence[str]) -> Iterator[Layer]:
 
 
 def layers_in_engine(trt: Any, log: Any, content: bytes) -> Iterator[Layer]:  # noqa: ANN401
-    """The kernels that TensorRT's inspector finds in a plan, on the GPU it was built for.
+    """Return the kernels that TensorRT's inspector finds in a plan, on the GPU it was built for.
 
     Raises:
         ModelRefused: the plan cannot be loaded.
@@ -181,7 +202,7 @@ def layers_in_engine(trt: Any, log: Any, content: bytes) -> Iterator[Layer]:  # 
 
 
 def layers_in_json(text: str) -> Iterator[Layer]:
-    """The kernels in what the inspector of TensorRT 10 and 11 writes at DETAILED verbosity."""
+    """Yield the kernels that the inspector of TensorRT 10 and 11 lists at DETAILED verbosity."""
     for record in json.loads(text)["Layers"]:
         if isinstance(record, str):
             continue  # a name alone, where the engine was built without details
@@ -201,7 +222,7 @@ def layers_in_json(text: str) -> Iterator[Layer]:
 def refuse_other_precision(
     layers: Sequence[Layer], model: onnx.ModelProto, precision: HalfPrecision
 ) -> None:
-    """Every convolution of the graph is in a kernel that reads and multiplies in its precision.
+    """Check that every convolution is in a kernel that reads and multiplies in its precision.
 
     That is `precision`, or INT8 where the graph has bytes before it.
 
@@ -221,45 +242,26 @@ def refuse_other_precision(
                 f"{node.name}, so its precision is unknown"
             )
         for layer in kernels:
-            # Biases may be in FP32; of a kernel that multiplies in FP32 all is. Other inputs are
-            # what was fused in: a sum with an image in FP32.
+            # Biases may be in FP32; a kernel that multiplies in FP32 has everything in FP32. Other
+            # inputs belong to fused operations, such as a sum with an image in FP32.
             if wanted not in layer.inputs or wanted not in (layer.weights or (wanted,)):
                 raise ModelRefused(
-                    f"the convolution {node.name} was to be in {wanted}, but its kernel "
+                    f"the convolution {node.name} must be in {wanted}, but its kernel "
                     f"{layer.name} reads {', '.join(layer.inputs)} and has weights in "
-                    f"{', '.join(layer.weights) or 'a type it does not tell'}"
+                    f"{', '.join(layer.weights) or 'an unknown type'}"
                 )
 
 
 def convolutions_of(layers: Sequence[Layer]) -> list[Layer]:
-    """The kernels that convolve, alone or with what was fused into them.
+    """Return the kernels that convolve, alone or with fused operations.
 
-    Others name a convolution too, if they only arrange its input: TensorRT-RTX pads RGB to four.
+    Others name a convolution too but only arrange its input: TensorRT-RTX pads RGB to four.
     """
     return [layer for layer in layers if _CONVOLVING.search(layer.kind)]
 
 
-_CONVOLVING = re.compile("correlation|runtime_fusion|conv", re.IGNORECASE)
-_AGAIN = "srgan-edge export MODEL --fp16"
-_LAYER = re.compile(
-    r"Name: (?P<name>\S+), LayerType: (?P<kind>\w+), "
-    r"Inputs: (?P<inputs>\[.*?\]), Constants: (?P<weights>\[.*?\]), "
-    r"Outputs: (?P<outputs>\[.*?\]), (?P<rest>TacticName: .*)"
-)
-_DATATYPE = re.compile(r"Datatype: (\w+)")
-_ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-_DATATYPES_IN_WORDS = {
-    "UInt8": "uint8",
-    "Int8": "int8",
-    "BFloat16": "bf16|bfloat16",
-    "Half": "fp16|half",
-    "Float": "fp32|float",
-}
-"""As the logs name them, and what they are called in the words of the inspector."""
-
-
 def _datatype(words: str) -> str:
-    """The type in a phrase like `Row major linear FP16 format`, which may also be `Half` alone."""
+    """Return the type in a phrase like `Row major linear FP16 format`, or just `Half`."""
     for name, pattern in _DATATYPES_IN_WORDS.items():
         if re.search(rf"\b({pattern})\b", words, re.IGNORECASE):
             return name
@@ -283,11 +285,11 @@ def _import(runtime: Runtime) -> Any:  # noqa: ANN401 - a module that may be abs
 def _builder_of(trt: Any, log: Any) -> Any:  # noqa: ANN401
     try:
         return trt.Builder(log)
-    except TypeError:  # what the binding makes of nothing; without a GPU TensorRT gives that
+    except TypeError:  # without a GPU TensorRT returns null, and the binding raises this
         raise ResourcesExhausted(f"no builder: {explained(log.errors, _AGAIN)}") from None
 
 
-def _say_how_to_search(trt: Any, config: Any, search: Search, timings: bytes) -> None:  # noqa: ANN401
+def _configure_search(trt: Any, config: Any, search: Search, timings: bytes) -> None:  # noqa: ANN401
     if search.workspace_mib is not None:
         pool = trt.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool, search.workspace_mib << 20)
@@ -295,12 +297,12 @@ def _say_how_to_search(trt: Any, config: Any, search: Search, timings: bytes) ->
         config.builder_optimization_level = search.optimization_level
     cache = config.create_timing_cache(timings)
     if not config.set_timing_cache(cache, ignore_mismatch=False):
-        # Of another version or GPU, or damaged: it would only have saved time.
+        # A cache of another version or GPU, or damaged, which would only have saved time.
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _monitor_of(trt: Any, on_step: OnStep, signals: StopSignals) -> Any:  # noqa: ANN401
-    """What the builder calls after each step, from whichever thread, and may be stopped by."""
+    """Return the builder's monitor, called from any thread, which reports steps and may stop it."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

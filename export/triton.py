@@ -1,7 +1,7 @@
-"""Models as Triton Inference Server finds them: a folder each, with a configuration and a version.
+"""Write model repositories for Triton Inference Server: configuration and version of each model.
 
-What the fields mean: https://docs.nvidia.com/deeplearning/triton-inference-server/, "Model
-Configuration". The text is protobuf's own, and short enough to be written without it.
+The fields are documented at https://docs.nvidia.com/deeplearning/triton-inference-server/, "Model
+Configuration". The format is protobuf text, short enough to be written without that package.
 """
 
 import re
@@ -18,14 +18,14 @@ from srgan_edge.model.passport import Profile, passport_path, read_engine
 from srgan_edge.model.spec import ModelSpec
 
 MAX_BATCH = 4
-"""Images of one size that the server may put into one call: what it assumes by itself for models
-that say nothing. Each takes the memory of one; `srgan-x4` at 1920x1080 has 8 GB in one tensor."""
+"""Images of one size that the server may put into one call; 4 is its own default. The memory grows
+with each: `srgan-x4` at 1920x1080 has 8 GB in one tensor per image."""
 
 PLAN_MODULE = "tensorrt"
 """The runtime whose plans the server's backend loads."""
 
 ANY = -1
-"""A size that each request chooses."""
+"""A size that each request may choose."""
 
 
 def write_onnx_repository(checkpoint: Path, folder: Path, say: Callable[[str], None]) -> Path:
@@ -33,15 +33,15 @@ def write_onnx_repository(checkpoint: Path, folder: Path, say: Callable[[str], N
 
     Args:
         folder: the repository, made if missing.
-        say: takes one line for the user for each runtime that the ONNX is compared in.
+        say: called with one line for the user for each runtime in which the ONNX is compared.
 
     Returns:
-        The folder of the model, which is named like the model in its spec.
+        The folder of the model, named like the model in its spec.
 
     Raises:
-        ModelRefused: the checkpoint is not one of ours, its name is none for a server, or the ONNX
-            differs from it.
-        OutputFailed: such a model is there already, or cannot be written.
+        ModelRefused: the checkpoint is not one of ours, its name is not valid for a server, or the
+            ONNX differs from it.
+        OutputFailed: the model already exists there, or cannot be written.
     """
     generator, spec = load_checkpoint(checkpoint)
     path = folder / _server_name(spec)
@@ -61,18 +61,18 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
         folder: the repository, made if missing.
 
     Returns:
-        The folder of the model, which is named like the model in its spec, and `-tensorrt`.
+        The folder of the model, named like the model in its spec with `-tensorrt` appended.
 
     Raises:
-        ModelRefused: no passport, other bytes than its passport was written for, another runtime
-            than TensorRT, or its name is none for a server.
-        OutputFailed: such a model is there already, or cannot be written.
+        ModelRefused: the engine has no passport, does not match it, is for another runtime than
+            TensorRT, or its name is not valid for a server.
+        OutputFailed: the model already exists there, or cannot be written.
     """
     plan, passport = read_engine(engine)
     if passport.module != PLAN_MODULE:
         raise ModelRefused(
-            f"{engine} is an engine of {passport.module}, and Triton loads those of {PLAN_MODULE} "
-            f"alone; type: srgan-edge export {passport.source} --tensorrt, on its GPU, "
+            f"{engine} is an engine of {passport.module}, and Triton loads only those of "
+            f"{PLAN_MODULE}; type: srgan-edge export {passport.source} --tensorrt, on its GPU, "
             f"or: srgan-edge export {passport.source} --triton {folder}, for the ONNX"
         )
     path = folder / f"{_server_name(passport.spec)}-tensorrt"
@@ -87,9 +87,9 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
 
 
 def onnx_config(name: str) -> str:
-    """The configuration of a deployment ONNX; images of one size that wait together are joined.
+    """Return the configuration of a deployment ONNX, which joins waiting images of one size.
 
-    The batch is not among the sizes: with `max_batch_size` the server puts it before them.
+    The batch is not among the sizes: with `max_batch_size` the server prepends it.
     """
     sizes = (ANY, ANY, 3)
     return (
@@ -103,9 +103,9 @@ def onnx_config(name: str) -> str:
 
 
 def plan_config(name: str, profile: Profile, scale: int) -> str:
-    """The configuration of an engine, which takes the shapes of its profile and no others.
+    """Return the configuration of an engine, which accepts only the shapes of its profile.
 
-    The batch is one of the sizes, and the server joins nothing: an engine for four tiles runs no
+    The batch is one of the sizes, and the server joins nothing: an engine for four tiles cannot run
     three.
     """
     frames, height, width = (
@@ -125,16 +125,16 @@ def plan_config(name: str, profile: Profile, scale: int) -> str:
 
 
 def _tensor(side: str, name: str, data_type: str, sizes: Sequence[int]) -> str:
-    """One line; lines of one side add up."""
+    """Return one line; several lines of one side form a list."""
     dims = ", ".join(map(str, sizes))
     return f'{side} [ {{ name: "{name}", data_type: {data_type}, dims: [ {dims} ] }} ]\n'
 
 
 def _server_name(spec: ModelSpec) -> str:
-    """The name of a model, which becomes a folder, a part of addresses, and a quoted string."""
+    """Return the model's name, which must be valid as a folder, in URLs, and as a string."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", spec.name) is None:
         raise ModelRefused(
-            f"the model is called {spec.name!r}; possible for Triton: letters, digits, '.', '_' "
-            "and '-'; train or convert it under such a name"
+            f"the model is called {spec.name!r}; Triton accepts letters, digits, '.', '_' and '-'; "
+            "train or convert it under such a name"
         )
     return spec.name

@@ -1,4 +1,4 @@
-"""Proof that an engine computes what its checkpoint computes."""
+"""Verify that an engine computes the same pixels as its checkpoint in PyTorch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from srgan_edge.upscaler import FrameUpscaler
 
 PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
 _MANY_SEAMS = Tiling(tile=48, overlap="exact")
-"""Of the tiles that are compared with the whole frame."""
+"""Tiling that is compared with the whole frame."""
 
 
 def verify_engines(
@@ -36,12 +36,12 @@ def verify_engines(
     """Compare engines of a model with a checkpoint in PyTorch, in FP32, on the CPU.
 
     Args:
-        against: the model's checkpoint; of an INT8 form, that of the model it was made of.
+        against: the model's checkpoint; for an INT8 form, that of the model it was made from.
         benchmarks: folders with HR/ and LRx4/, on which the loss of PSNR-Y is measured.
         fp32: forbid the engines any lower precision.
 
     Raises:
-        InputRefused: a benchmark is none.
+        InputRefused: a folder is not a benchmark.
         ModelRefused: the model has no file for one of the engines.
     """
     choices = [Choice(kind, model.file(kind.suffix), kind.devices[0], "verify") for kind in kinds]
@@ -62,17 +62,17 @@ def verify_engines(
 
 
 def verify_onnx(checkpoint: Path, onnx: Path) -> Iterator[Verdict]:
-    """The same for an ONNX in every runtime that is installed, in FP32."""
+    """Compare an ONNX with its checkpoint in every installed runtime, in FP32."""
     kinds = [kind for kind in KINDS.values() if kind.suffix == ".onnx" and kind.installed]
     model = ModelFiles(onnx.stem, {".onnx": onnx})
     return verify_engines(model, checkpoint, kinds, fp32=True)
 
 
 def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None:
-    """Compare an ONNX with its checkpoint in every runtime that is installed.
+    """Refuse an ONNX that differs from its checkpoint in any installed runtime.
 
     Args:
-        say: takes one line for the user for each runtime.
+        say: called with one line for the user for each runtime.
 
     Raises:
         ModelRefused: it misses a gate.
@@ -84,9 +84,9 @@ def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None
 
 
 def natural_batches() -> Iterator[Pixels]:
-    """Crops of a photograph of odd and tiny sizes, singly and by three.
+    """Yield a photograph, and batches of three crops of odd and tiny sizes.
 
-    Never noise: on it activations grow to sizes that no image gives them, and errors with them.
+    They are never noise, on which activations, and errors with them, grow larger than on any image.
     """
     photo = _photo()
     yield photo
@@ -96,12 +96,12 @@ def natural_batches() -> Iterator[Pixels]:
 
 
 def _photo() -> Pixels:
-    """uint8 [1, H, W, 3]."""
+    """Return the photograph as uint8 [1, H, W, 3]."""
     return read_pixels(PHOTO)[None]
 
 
 def _photo_of(frames: int, height: int, width: int) -> Pixels:
-    """uint8 [N, H, W, 3]: the photograph, as large as it has to be, each frame moved by a row."""
+    """Return uint8 [N, H, W, 3]: the photograph resized to fit, each frame moved by a row."""
     side = height + frames - 1
     larger = bicubic.resize(_photo()[0], side, width)
     return np.stack([larger[frame : frame + height] for frame in range(frames)])

@@ -1,4 +1,4 @@
-"""Tiny videos made on the spot, whose frames say which frame they are, and ways to look at a video.
+"""Make tiny videos whose frames show their number, and look at videos.
 
 Each frame carries its number as a row of black and white blocks, large enough to be read back after
 lossy encoding and scaling: lost, doubled and swapped frames show. Looking uses PyAV alone, so that
@@ -26,18 +26,18 @@ _AUDIO_RATE = 44100
 
 @dataclass(frozen=True)
 class Clip:
-    """What to put into a video."""
+    """The content of a video."""
 
     frames: int = 12
     size: tuple[int, int] = (64, 48)
     """Width and height in pixels."""
     time_base: Fraction = Fraction(1, 12800)
     pts: Sequence[int] | None = None
-    """In ticks; None: 25 frames a second from 0."""
+    """Times in ticks; None: 25 frames per second from 0."""
     last_duration: int | None = None
-    """In ticks; None: 1/25 s."""
+    """Duration in ticks; None: 1/25 s."""
     stated_rate: Fraction = Fraction(25)
-    """Frames a second, as the header has it."""
+    """Frames per second in the header."""
     codec: str = "libx264"
     pixel_format: str = "yuv420p"
     options: dict[str, str] = field(default_factory=lambda: {"crf": "18", "bf": "0"})
@@ -49,9 +49,9 @@ class Clip:
     audio: Sequence[str] = ()
     """One AAC stream for each language."""
     audio_start: Fraction = Fraction(0)
-    """In seconds."""
+    """Start of the audio in seconds."""
     subtitles: str | None = None
-    """A codec."""
+    """Codec of the subtitles."""
     subtitle_starts_ms: Sequence[int] = (0, 200)
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
@@ -106,7 +106,7 @@ def barcode(number: int, size: tuple[int, int]) -> Pixels:
 
 
 def read_barcode(pixels: Pixels) -> int:
-    """The number that `barcode` drew, whatever the size is now."""
+    """Return the number that `barcode` drew, at any size."""
     height, width, _ = pixels.shape
     row = pixels[height // 4].mean(axis=1)
     middles = [(2 * bit + 1) * width // (2 * _BITS) for bit in range(_BITS)]
@@ -115,14 +115,14 @@ def read_barcode(pixels: Pixels) -> int:
 
 class SeenFrame(NamedTuple):
     number: int
-    """What its barcode says."""
+    """Number in its barcode."""
     start: Fraction
     """In seconds."""
     end: Fraction
 
 
 def see_frames(path: Path) -> list[SeenFrame]:
-    """The frames of a video, in the order in which they are shown."""
+    """Return the frames of a video in presentation order."""
     with av.open(str(path)) as video:
         stream = video.streams.best("video")
         base = stream.time_base
@@ -144,7 +144,7 @@ class SeenPacket(NamedTuple):
 
 
 def see_packets(path: Path, kind: str) -> list[list[SeenPacket]]:
-    """The packets of each stream of the kind `audio` or `subtitle`."""
+    """Return the packets of each stream of the kind `audio` or `subtitle`."""
     with av.open(str(path)) as video:
         streams = [stream for stream in video.streams if stream.type == kind]
         seen: dict[int, list[SeenPacket]] = {stream.index: [] for stream in streams}

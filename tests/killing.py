@@ -2,8 +2,8 @@
 
     python killing.py SOURCE TARGET
 
-is such a process: the whole product but for the network, whose place a doubling of pixels takes,
-slowed down so that a kill can fall into any part of the work.
+runs one such process: the whole product, except that a slowed-down doubling of pixels replaces the
+network, so that a kill can hit any part of the work.
 """
 
 import os
@@ -21,22 +21,22 @@ FRAME_SECONDS = 0.002
 
 @dataclass
 class Killed:
-    """What a series of kills came to."""
+    """Counts over a series of kills."""
 
     kills: int = 0
     videos: int = 0
-    """That were finished, in spite of the kills."""
+    """Videos that were finished in spite of the kills."""
     resumed: int = 0
     """Runs that found finished segments."""
 
 
 def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> Killed:
-    """Upscale `source` over and over, with SIGKILL at random moments, until there were `kills`.
+    """Upscale `source` again and again, with SIGKILL at random moments, until `kills` were sent.
 
-    Every video that is finished is compared with one that was made without a kill, and removed.
+    Every finished video is compared with one that was made without a kill, and removed.
 
     Raises:
-        AssertionError: bytes differ, something was left over, or a run failed by itself.
+        AssertionError: bytes differ, files were left over, or a run failed without being killed.
     """
     chance, done = random.Random(seed), Killed()
     whole = target.with_stem("whole")
@@ -52,7 +52,7 @@ def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> K
             code = process.wait()
             done.kills += 1
         assert code in (0, -signal.SIGKILL), code
-        if target.exists():  # a process can be killed after its video is at its place
+        if target.exists():  # a process can be killed after publishing its video
             assert target.read_bytes() == whole.read_bytes(), f"after {done}"
             target.unlink()
             done.videos += 1

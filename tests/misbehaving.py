@@ -1,4 +1,4 @@
-"""Children that crash, hang, eat memory or lie: entry points for `Child`, of tests alone."""
+"""Children that crash, hang, exhaust memory or lie: entry points for `Child`, only for tests."""
 
 import json
 import os
@@ -13,10 +13,8 @@ import numpy as np
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation import calls as remote
-from srgan_edge.isolation import images as isolated_image
-from srgan_edge.isolation import videos as isolated_reader
-from srgan_edge.transcode import join as video_join
+from srgan_edge.isolation import calls, images, videos
+from srgan_edge.transcode import join
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.reader import VideoReader
 
@@ -24,7 +22,7 @@ FRAMES_BEFORE = 3
 
 
 def _at_frame(act):
-    """An entry point: the real decoder, in which something happens at a frame."""
+    """Return an entry point: the real decoder, which calls `act` at a frame."""
 
     def serve(parent, request):
         convert, seen = VideoReader._frame, []
@@ -36,7 +34,7 @@ def _at_frame(act):
             return convert(reader, item)
 
         VideoReader._frame = misbehave
-        isolated_reader.serve(parent, request)
+        videos.serve(parent, request)
 
     return serve
 
@@ -60,7 +58,7 @@ leave = _at_frame(lambda: os._exit(3))
 
 
 def tell_rights(parent, request):
-    """What a taken-over child could still do, by name."""
+    """Send the names of everything that a child taken over by an attacker could still do."""
     attempts = {
         "read the video": lambda: Path(request["path"]).open("rb").close(),
         "read another file": lambda: Path(request["other"]).open("rb").close(),
@@ -83,12 +81,12 @@ def tell_rights(parent, request):
 
 
 def be_deaf(parent, request):
-    """It reads nothing that it is sent."""
+    """Read no message at all."""
     time.sleep(1000)
 
 
 def die_unheard(parent, request):
-    """It never reads what it is sent, says two things, and dies."""
+    """Read no message, send two, and crash."""
     while not parent._socket.recv(1, socket.MSG_PEEK):
         time.sleep(0.01)
     parent.send({"word": 1})
@@ -100,7 +98,7 @@ def die_unheard(parent, request):
 
 
 def _lies(*messages):
-    """An entry point: a good start, then these in place of what the decoder would say."""
+    """Return an entry point that starts well, and then sends these instead of a frame."""
 
     def serve(parent, request):
         class Liar:
@@ -116,13 +114,13 @@ def _lies(*messages):
                     time.sleep(1000)
                 parent.send(message)
 
-        isolated_reader.serve(Liar(), request)
+        videos.serve(Liar(), request)
 
     return serve
 
 
 def _notes(nudged):
-    return vars(Notes(nudged)) | {"unkept": []}
+    return calls.pack(Notes(nudged), calls.Heap())
 
 
 LIES = {
@@ -166,7 +164,7 @@ def _lying_info(**changes):
                 parent.send(message)
                 time.sleep(1000)
 
-        isolated_reader.serve(Liar(), request)
+        videos.serve(Liar(), request)
 
     return serve
 
@@ -196,13 +194,13 @@ def unknown_error(parent, request):
     time.sleep(1000)
 
 
-# ---------------------------------------------------------------- functions for `remote.Remote`
+# ---------------------------------------------------------------- functions for `calls.Remote`
 
-_calls = count(1)
+_numbers = count(1)
 
 
 def _counted(text):
-    return f"{text} {next(_calls)}"
+    return f"{text} {next(_numbers)}"
 
 
 def _refuse(text):
@@ -219,7 +217,7 @@ def serve_functions(parent, request):
         "divide": lambda: 1 / 0,
         "ones": lambda count: np.ones(count, np.uint8),
     }
-    remote.serve(parent, functions)
+    calls.serve(parent, functions)
 
 
 def promise_much(parent, request):
@@ -246,14 +244,14 @@ def point_outside(parent, request):
 
 
 def _image_child(facts=None, **changes):
-    """An entry point that answers what an image of 5x8 pixels is asked, with changes."""
-    said = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
+    """Return an entry point that answers as an image of 5x8 pixels would, with changes."""
+    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
     image = StillImage(np.zeros((2, 5, 3), np.uint8))
     functions = {
-        "open": lambda *_: isolated_image.ImageFacts(**(said | (facts or {}))),
+        "open": lambda *_: images.ImageFacts(**(honest | (facts or {}))),
         "rows": lambda *_: replace(image, **changes),
     }
-    return lambda parent, request: remote.serve(parent, functions)
+    return lambda parent, request: calls.serve(parent, functions)
 
 
 image_lie_of_size = _image_child({"width": 1 << 30})
@@ -264,13 +262,13 @@ image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
 
 
 def image_crash(parent, request):
-    remote.serve(parent, {"open": lambda *_: os.abort()})
+    calls.serve(parent, {"open": lambda *_: os.abort()})
 
 
 # ---------------------------------------------------------------- joining
 
 
 def joiner_that_crashes(parent, request):
-    """Rehearses, and then crashes over the join."""
-    video_join._join = lambda order, on_step: os.abort()
-    video_join.serve(parent, request)
+    """Rehearse, and crash in the join."""
+    join._join = lambda order, on_step: os.abort()
+    join.serve(parent, request)

@@ -1,10 +1,10 @@
-"""The processes of a test, and not those of the libraries that it uses."""
+"""Find the child processes that a test started, but not those of libraries."""
 
 import psutil
 
 
 def children() -> list[psutil.Process]:
-    """Those of ours that read strangers' files, and are alive."""
+    """Return the living child processes that read untrusted files."""
     return [process for process in psutil.Process().children() if _is_ours(process)]
 
 

@@ -1,4 +1,4 @@
-"""Videos that flow: sent through pipes and loopback sockets, upscaled by a doubling of pixels."""
+"""Videos sent through pipes and loopback sockets, upscaled by doubling their pixels."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ OPTIONS = Options("doubler", Encoding(preset="ultrafast"), Tiling())
 
 
 class Doubler:
-    """Stands for the upscaler: repeats pixels, and takes its time about it."""
+    """Replaces the upscaler: repeats pixels, after a pause."""
 
     scale = 2
 
@@ -34,7 +34,7 @@ class Doubler:
 
 
 class Listener:
-    """Stands for the reporter: remembers what was said."""
+    """Replaces the reporter: remembers all notes."""
 
     def __init__(self):
         self.notes, self.frames = [], 0
@@ -49,9 +49,9 @@ class Listener:
 
 
 def upscale(source, target, doubler=None, **options):
-    """From a path, bytes (a pipe they come through) or an inlet, to a path or a pipe's format.
+    """Upscale from a path, bytes (sent through a pipe) or an inlet, to a path or a pipe's format.
 
-    Returns what `upscale_stream` does, the listener, and the bytes that came out of a pipe.
+    Returns the result of `upscale_stream`, the listener, and the bytes that came out of a pipe.
     """
     listener, doubler = Listener(), doubler or Doubler()
     with fed(source) as inlet, drained(target) as (outlet, got):
@@ -64,7 +64,7 @@ def upscale(source, target, doubler=None, **options):
 
 @contextmanager
 def fed(source):
-    """What is read: a pipe through which a thread sends `source`, if that is bytes."""
+    """The inlet: a pipe through which a thread sends `source`, if that is bytes."""
     if not isinstance(source, bytes):
         yield None if isinstance(source, Path) else source
         return
@@ -79,7 +79,7 @@ def fed(source):
 
 
 def send(descriptor, pieces):
-    """Write all pieces, unless nobody reads them, and close."""
+    """Write all pieces, as long as somebody reads them, and close."""
     try:
         for piece in pieces:
             while piece:
@@ -92,7 +92,7 @@ def send(descriptor, pieces):
 
 @contextmanager
 def drained(target):
-    """What is written: a pipe whose bytes a thread collects, if `target` is a format."""
+    """The outlet: a pipe whose bytes a thread collects, if `target` is a format."""
     got = bytearray()
     if isinstance(target, Path):
         yield None, got
@@ -114,7 +114,7 @@ def drained(target):
 
 
 def as_format(source, name):
-    """The bytes of a clip in another format: packets as they are, or raw frames."""
+    """Return a clip in another format, with the same packets or with raw frames."""
     path = source.with_suffix(f".as-{name}")
     with av.open(str(source)) as clip, av.open(str(path), "w", format=name) as output:
         if name == "yuv4mpegpipe":

@@ -349,7 +349,7 @@ def test_without_room_for_whole_frames_tiles_go_one_by_one(tensorrt, openvino, t
 
 def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch):
     def absent(*_):
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels")
+        raise ExtraMissing("cuda-core", "srgan-edge[gpu]", "compiling kernels")
 
     monkeypatch.setattr("srgan_edge.engines.tensorrt.machine_code", absent)
     said = []
@@ -358,7 +358,7 @@ def test_without_a_compiler_tiles_go_one_by_one(tensorrt, tmp_path, monkeypatch)
         for _ in range(2):
             assert upscaler.upscale(images(50, 61)).shape == (200, 244, 3)
     (line,) = said
-    assert "pip install 'srgan-edge[rtx]': going on with frames that are cut before" in line
+    assert "pip install 'srgan-edge[gpu]': going on with frames that are cut before" in line
 
 
 def bright(batch):

@@ -92,9 +92,11 @@ TORCH_LOADERS = (
     "srgan_edge.train.run_folder",
     "srgan_edge.train.vgg",
     "srgan_edge.train.perceptual",
+    "srgan_edge.train.teachers",
     "srgan_edge.export.convert",
 )
-"""Read a run's own state, a VGG, LPIPS' heads, and foreign weights in a child process."""
+"""Modules that read a run's own state, a VGG, heads of LPIPS, teachers, or, in a child process,
+weights of other programs."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ def test_keeps_the_rules(module: str) -> None:
         ("srgan_edge.train.loop", "from srgan_edge.export import onnx"),
         ("srgan_edge.export.onnx", "def f():\n    import srgan_edge.train"),
         ("srgan_edge.export.onnx", "import srgan_edge.kernels"),
-        ("srgan_edge.kernels.launch", "from srgan_edge.model.network.spec import ModelSpec"),
+        ("srgan_edge.kernels.launch", "from srgan_edge.spec import ModelSpec"),
         ("srgan_edge.model.checkpoint", "import pickle"),
         ("srgan_edge.model.checkpoint", "torch.load(path, weights_only=True)"),
         ("srgan_edge.train.run_folder", "torch.load(path)"),

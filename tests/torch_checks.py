@@ -242,16 +242,16 @@ def test_a_video_that_was_stopped_goes_on_there(upscale, monkeypatch):
         upscale()
     code, said, _ = upscale()
     assert (code, len(said)) == (0, 1)
-    assert "going on after 4 frames" in said[0]
+    assert "resuming after 4 frames" in said[0]
     assert_equal(planes_of("out.mkv", "yuv420p"), expected_planes(False))
 
 
 @pytest.mark.parametrize(
     ("trouble", "line"),
     [
-        (OutOfMemory(), "going on through this machine's memory"),
-        (EngineLost("the GPU failed"), "the GPU failed; going on through this machine's memory"),
-        (None, "NVDEC fell over; going on through this machine's memory"),
+        (OutOfMemory(), "continuing through host memory"),
+        (EngineLost("the GPU failed"), "the GPU failed; continuing through host memory"),
+        (None, "NVDEC fell over; continuing through host memory"),
     ],
 )
 def test_failures_on_the_gpu_fall_back(upscale, monkeypatch, trouble, line):
@@ -283,8 +283,8 @@ def test_failures_on_the_gpu_fall_back(upscale, monkeypatch, trouble, line):
 @pytest.mark.parametrize(
     ("clip", "options", "reason"),
     [
-        ({"pixel_format": "yuv420p10le"}, [], "NVDEC gave h264 in p010le, not in NV12"),
-        ({"pixel_format": "yuv444p"}, [], "NVDEC gave h264 in yuv444p, not in NV12"),
+        ({"pixel_format": "yuv420p10le"}, [], "NVDEC returned h264 in p010le, not in NV12"),
+        ({"pixel_format": "yuv444p"}, [], "NVDEC returned h264 in yuv444p, not in NV12"),
         ({}, ["--outscale", "3"], "--outscale is done there"),
         ({}, ["--deinterlace"], "--deinterlace is done there"),
         ({}, ["--pix-fmt", "yuv444p"], "yuv444p is made there"),
@@ -295,7 +295,7 @@ def test_reasons_for_leaving_the_gpu_are_reported(upscale, clip, options, reason
     code, said, err = upscale(*options)
     assert code == 0, err
     assert reason in said[0]
-    assert "this machine's memory" in said[0]
+    assert "host memory" in said[0]
     with av.open("out.mkv") as container:
         assert len(list(container.decode(video=0))) == 5
 
@@ -311,5 +311,5 @@ def test_kernels_that_cannot_be_had_are_done_without(upscale, monkeypatch):
     code, said, err = upscale("--color-lock")
     assert code == 0, err
     through, cut = said
-    assert "go through this machine's memory: the GPU failed: no binary for gpu" in through
+    assert "go through host memory: the GPU failed: no binary for gpu" in through
     assert "going on with frames that are cut before they go to the GPU" in cut

@@ -1,4 +1,4 @@
-"""What the tests of training share: photographs, a benchmark, a VGG and recipes, all tiny."""
+"""Helpers for tests of training: photographs, a benchmark, a VGG and recipes, all tiny."""
 
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def tiny_recipe(name: str, *overrides: str) -> Recipe:
 
 
 def natural(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, 3] that is smooth, as photographs mostly are, and not the same everywhere."""
+    """Return uint8 [H, W, 3], smooth like most photographs, but not uniform."""
     return bicubic.resize(random.integers(0, 256, (9, 9, 3), np.uint8), height, width)
 
 
 def write_photos(folder: Path) -> Path:
-    """Three photographs of odd sizes, one that is too small, and one that is no image."""
+    """Write three photographs of odd sizes, one that is too small, and one that is no image."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(5)
     for name, height, width in [("a", 67, 90), ("b", 40, 33), ("c", 100, 41), ("small", 30, 90)]:
@@ -53,7 +53,7 @@ def write_photos(folder: Path) -> Path:
 
 
 def write_benchmark(folder: Path) -> Path:
-    """One pair of 64 and 16 pixels."""
+    """Write one pair of 64 and 16 pixels."""
     hr = natural(np.random.default_rng(6), 64, 64)
     for name, image in [("HR", hr), ("LRx4", bicubic.resize(hr, 16, 16))]:
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def write_benchmark(folder: Path) -> Path:
 
 
 def write_vgg(path: Path) -> Path:
-    """The convolutions of a VGG11, four maps wide, with the keys of torchvision."""
+    """Write the convolutions of a VGG11, four maps wide, with torchvision's keys."""
     torch.manual_seed(3)
     state, width = {}, 3
     for number in (0, 3, 6, 8, 11, 13, 16, 18):

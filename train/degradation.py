@@ -1,9 +1,9 @@
-"""What small images have suffered on their way: blur, resizing, noise and JPEG, at random.
+"""Random degradation of training crops: blur, resizing, noise and JPEG, on their device.
 
 This is the first-order model of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3.1), in
-its order, with the exact benchmark bicubic at the end. A batch is computed at once on the device of
-its crops. Each crop has sizes of its own, so a resize is a pair of matrices for each, and a canvas
-holds the largest result.
+its order, ending with the exact bicubic interpolation of the benchmarks. A batch is computed at
+once. Each crop has its own sizes, so a resize is a pair of matrices per crop, and a canvas holds
+the largest result.
 """
 
 import math
@@ -21,55 +21,57 @@ from srgan_edge.train.jpeg import MCU_PX, jpeg, round_up_half
 from srgan_edge.train.photos import Crops, PhotoPack
 
 _LIMITS = {"blur_sigma": (0.0, 20.0), "jpeg_quality": (1.0, 100.0), "resize_range": (0.1, 8.0)}
-"""Of a range's ends; the others go from 0 to 255. Sizes bound the canvas, sigmas the kernel."""
+"""Limits on the ends of each range; ranges not listed are limited to 0..255. Sizes bound the
+canvas, sigmas the kernel."""
 
 _STREAM = 1
-"""Keeps these draws apart from those that place the crops, whose seed and step are the same."""
+"""Separates these random draws from those that place the crops with the same seed and step."""
 
 _DRAWS = (
     *("blur", "sigma", "other_sigma", "anisotropic", "angle", "resize", "size", "filter"),
     *("noise", "poisson", "strength", "gray", "jpeg", "quality", "noise_seed"),
 )
-"""What is drawn for each crop, whether it will be used or not; in [0, 1)."""
+"""Random numbers in [0, 1) drawn for each crop, used or not."""
 
 _Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Weight by distance in input pixels, [B, new, old], and old size over new, [B, 1, 1]."""
+"""Maps the distance in input pixels, [B, new, old], and old size over new, [B, 1, 1], to a
+weight."""
 
 
 @dataclass(frozen=True)
 class RealDegradation:
-    """How often each degradation happens, and the range its strength is drawn from, uniformly.
+    """The probability of each degradation and the range of its strength, drawn uniformly.
 
-    Defaults are those of Real-ESRGAN's first stage unless said otherwise.
+    Defaults are those of Real-ESRGAN's first stage unless a field notes a choice of ours.
     """
 
     blur_probability: float = 0.8
-    """In [0, 1], like every probability here. Chosen; Real-ESRGAN always blurs, if but a little."""
+    """In [0, 1], like every probability here. Our choice; Real-ESRGAN always blurs, if slightly."""
     blur_sigma: tuple[float, float] = (0.2, 3.0)
-    """Of the Gaussian, in HR pixels, 0 to 20."""
+    """Sigma of the Gaussian in HR pixels, 0 to 20."""
     anisotropic_probability: float = 0.4
-    """Of the blurred: two sigmas, at any angle, instead of one."""
+    """Share of blurred crops that have two sigmas, at any angle, instead of one."""
     resize_probability: float = 1.0
-    """By area, bilinear or bicubic, equally likely, the latter two with their aliasing. What is not
-    resized has the HR's size, and so has the canvas of the whole batch then: twice the time."""
+    """Area, bilinear or bicubic, equally likely; the latter two alias. A crop that is not resized
+    keeps the HR size, and so does the canvas of its whole batch, which takes twice the time."""
     resize_range: tuple[float, float] = (0.6, 2.0)
-    """Side of the image that gets noise and JPEG, over the LR's; 0.1 to 8, uniform in its
-    logarithm. Real-ESRGAN goes on to 6, but from there the last reduction takes most of both away
-    again."""
+    """Side of the image that receives noise and JPEG, relative to the LR side; 0.1 to 8, uniform in
+    its logarithm. Real-ESRGAN goes up to 6, but from such sizes the final reduction removes most
+    of both."""
     noise_probability: float = 0.8
-    """Chosen; Real-ESRGAN's noise is always there."""
+    """Our choice; Real-ESRGAN always adds noise."""
     noise_sigma: tuple[float, float] = (1.0, 30.0)
-    """Of Gaussian noise, in levels, 0 to 255."""
+    """Sigma of Gaussian noise in levels, 0 to 255."""
     poisson_probability: float = 0.5
-    """Of the noisy: noise that grows with the square root of the level instead."""
+    """Share of noisy crops whose noise grows with the square root of the level instead."""
     poisson_scale: tuple[float, float] = (0.05, 3.0)
     """Sigma at level L is this times sqrt(L), in levels; 1 is Poisson noise of L events."""
     gray_noise_probability: float = 0.4
-    """Of the noisy: the same noise in all three channels."""
+    """Share of noisy crops with the same noise in all three channels."""
     jpeg_probability: float = 0.9
-    """Chosen; Real-ESRGAN always compresses."""
+    """Our choice; Real-ESRGAN always compresses."""
     jpeg_quality: tuple[float, float] = (30.0, 95.0)
-    """As libjpeg counts it, 1 to 100, rounded; colors at half resolution (4:2:0)."""
+    """libjpeg's quality, 1 to 100, rounded; chroma has half resolution (4:2:0)."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -85,13 +87,13 @@ class RealDegradation:
 
     @property
     def blur_radius_px(self) -> int:
-        """Of the kernel, in HR pixels: three sigmas hold 99.7 % of a Gaussian."""
+        """Radius of the kernel in HR pixels: three sigmas hold 99.7 % of a Gaussian."""
         return math.ceil(3 * self.blur_sigma[1]) if self.blur_probability else 0
 
     def margin_px(self, scale: int) -> int:
-        """What to show `degrade` around a crop, in HR pixels, a multiple of the scale.
+        """Margin that `degrade` needs around a crop, in HR pixels, a multiple of the scale.
 
-        The reach of the blur, and three LR pixels for each of two cubic kernels at the LR's size.
+        It covers the blur, and three LR pixels for each of two cubic kernels at the LR size.
         """
         return scale * (math.ceil(self.blur_radius_px / scale) + 6)
 
@@ -105,7 +107,7 @@ def real_crops(
     *,
     candidates: int = 1,
 ) -> Crops:
-    """`pack.crops`, but with LR that was degraded instead of only reduced.
+    """Return `pack.crops` with degraded LR instead of merely reduced LR.
 
     HR and teacher are the same pixels as there: a teacher's SR is that of the clean LR.
     """
@@ -129,14 +131,15 @@ def degrade(
     step: int,
     indices: Sequence[int],
 ) -> Tensor:
-    """uint8 [B, 3, H, W] -> uint8 [B, 3, H / scale, W / scale]; H and W multiples of the scale.
+    """Degrade uint8 [B, 3, H, W] to uint8 [B, 3, H / scale, W / scale].
 
-    What happens to a crop is a function of (seed, step, index) alone, whatever else is in the
-    batch; only the noise is another on another kind of device. Edges are replicated.
+    H and W are multiples of the scale. The result for a crop depends only on (seed, step, index),
+    not on the rest of the batch; only the noise differs between kinds of devices. Edges are
+    replicated.
     """
     height, width = hr.shape[2:]
     assert height % scale == width % scale == 0, f"{width}x{height} is no multiple of {scale}"
-    # A row does not depend on how many rows there are.
+    # A row does not depend on the number of rows.
     rows = np.random.default_rng((seed, step, _STREAM)).random((max(indices) + 1, len(_DRAWS)))
     rows = rows[np.asarray(indices)]
     drawn = dict(zip(_DRAWS, torch.from_numpy(rows.T.copy()).to(hr.device), strict=True))
@@ -174,7 +177,7 @@ def _blur(levels: Tensor, degradation: RealDegradation, drawn: dict[str, Tensor]
     )
     kernel = torch.exp(-(along**2 + across**2) / 2)
     kernel = (kernel / kernel.sum((1, 2), keepdim=True)).float()
-    # Each crop has a kernel of its own, so the batch takes the place of the channels.
+    # Each crop has its own kernel, so the batch takes the place of the channels.
     padded = F.pad(levels, (radius,) * 4, mode="replicate").transpose(0, 1)
     return F.conv2d(padded, kernel[:, None], groups=len(kernel)).transpose(0, 1)
 
@@ -182,7 +185,7 @@ def _blur(levels: Tensor, degradation: RealDegradation, drawn: dict[str, Tensor]
 def _resize(
     levels: Tensor, degradation: RealDegradation, drawn: dict[str, Tensor], scale: int
 ) -> tuple[Tensor, Tensor]:
-    """The canvas, sides multiples of `MCU_PX`, and the size of each crop on it, int64 [B, 2].
+    """Return the canvas, sides multiples of `MCU_PX`, and each crop's size on it, int64 [B, 2].
 
     A crop lies in the corner of the canvas, and its last row and column are repeated beyond it.
     """
@@ -210,7 +213,11 @@ def _resize(
 def _add_noise(
     levels: Tensor, degradation: RealDegradation, drawn: dict[str, Tensor], seeds: list[int]
 ) -> Tensor:
-    """Poisson noise as normal noise of its variance (Foi et al. 2008): it differs in the blacks."""
+    """Add Gaussian or Poisson noise.
+
+    Poisson noise is approximated by normal noise of its variance (Foi et al. 2008), which differs
+    in the blacks.
+    """
     off = drawn["noise"] >= degradation.noise_probability
     poisson = drawn["poisson"] < degradation.poisson_probability
     sigma = _between(drawn["strength"], degradation.noise_sigma).masked_fill(off | poisson, 0)
@@ -235,9 +242,9 @@ def _compress(levels: Tensor, degradation: RealDegradation, drawn: dict[str, Ten
 
 
 def _reduce(levels: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [B, 3, height, width] of each crop on the canvas, as `bicubic.resize` makes it.
+    """Reduce each crop on the canvas to uint8 [B, 3, height, width] as `bicubic.resize` does.
 
-    In float64 like that, because for float32 a GPU may be set to TF32 and its ten bits.
+    It works in float64 too, because a GPU may compute float32 in TF32, which has ten bits.
     """
     vertical, horizontal = (
         _resize_matrix(
@@ -260,10 +267,10 @@ def _reduce(levels: Tensor, sizes: Tensor, height: int, width: int) -> Tensor:
 def _resize_matrix(
     size: Tensor, new_size: Tensor, length: int, new_length: int, kernel: _Kernel, reach: int
 ) -> Tensor:
-    """float64 [B, new_length, length]: each crop's first `size` samples to `new_size` of them.
+    """Return float64 [B, new_length, length], which resizes each crop from `size` to `new_size`.
 
-    Samples beyond `size` must repeat its last one, and those beyond `new_size` will. `reach` is at
-    least how far the kernel reads beyond the ends, which are replicated.
+    Samples beyond `size` must repeat the last one, and so will those beyond `new_size`. The kernel
+    reads at most `reach` samples beyond the ends, which are replicated.
     """
     ratio = (size / new_size.double())[:, None]
     index = torch.arange(new_length, device=size.device).minimum(new_size[:, None] - 1)
@@ -278,7 +285,7 @@ def _resize_matrix(
 
 
 def _area_bilinear_or_bicubic(method: Tensor) -> _Kernel:
-    """Each crop by its own: 0, 1 or 2, int64 [B]. As OpenCV's, so the bicubic has a = -0.75."""
+    """Return OpenCV's kernels, with a = -0.75 for bicubic; `method`, int64 [B], is 0, 1 or 2."""
 
     def kernel(distance: Tensor, ratio: Tensor) -> Tensor:
         half = ratio.clamp(min=1) / 2
@@ -290,12 +297,12 @@ def _area_bilinear_or_bicubic(method: Tensor) -> _Kernel:
 
 
 def _matlab_bicubic(distance: Tensor, ratio: Tensor) -> Tensor:
-    """Widened when shrinking, as `bicubic.resize` does it."""
+    """The kernel of `bicubic.resize`, widened when shrinking."""
     return _cubic(distance / ratio.clamp(min=1), -0.5)
 
 
 def _cubic(distance: Tensor, a: float) -> Tensor:
-    """Keys 1981; zero from 2 on."""
+    """The cubic kernel of Keys 1981, zero from 2 on."""
     x = distance.abs().clamp(max=2)
     near = ((a + 2) * x - (a + 3)) * x**2 + 1
     far = a * (((x - 5) * x + 8) * x - 4)

@@ -1,6 +1,6 @@
-"""The discriminators: what the generator has to convince. Training only; never released.
+"""The discriminators, which exist during training only and are never released.
 
-Both give logits, never probabilities: the loss takes them in FP32, where a sigmoid cannot saturate.
+Both return logits, never probabilities: the loss uses them in FP32, where no sigmoid saturates.
 """
 
 import math
@@ -37,15 +37,15 @@ class PaperDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, crop_px, crop_px) in [0, 1] -> logits (N, 1): is the whole crop real?"""
+        """Return logits (N, 1), whether each crop (N, 3, crop_px, crop_px) in [0, 1] is real."""
         return self.head(self.features(images))
 
 
 class UNetDiscriminator(nn.Module):
-    """A U-Net with spectral normalization: one verdict a pixel (Real-ESRGAN, arXiv 2107.10833).
+    """A U-Net with spectral normalization: one logit per pixel (Real-ESRGAN, arXiv 2107.10833).
 
-    Three halvings, three bilinear doublings with skips, at any size. It judges detail where it is,
-    so that the generator hears what is wrong and where.
+    Three halvings, three bilinear doublings with skips, at any size. It judges detail locally, so
+    the generator learns what is wrong and where.
     """
 
     def __init__(self, channels: int) -> None:
@@ -69,7 +69,7 @@ class UNetDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> logits (N, 1, H, W): is each pixel real?"""
+        """Return logits (N, 1, H, W), whether each pixel of (N, 3, H, W) in [0, 1] is real."""
         x = F.leaky_relu(self.first(images), 0.2)
         skips = []
         for convolution in self.down:
@@ -85,5 +85,4 @@ class UNetDiscriminator(nn.Module):
 def build_discriminator(
     kind: Literal["paper", "unet"], crop_px: int, channels: int
 ) -> PaperDiscriminator | UNetDiscriminator:
-    """The discriminator that a recipe names."""
     return PaperDiscriminator(crop_px, channels) if kind == "paper" else UNetDiscriminator(channels)

@@ -1,9 +1,9 @@
-"""JPEG as libjpeg would code and decode it, for a batch on its device, each image at its quality.
+"""JPEG compression as libjpeg performs it, for a batch on its device, each image at its quality.
 
 ITU-T T.81 with the tables of its annex K, scaled as libjpeg scales them; the colors of JFIF; 4:2:0
-chroma, enlarged by the triangle that libjpeg calls fancy upsampling. Coding without loss is left
-out. libjpeg's integer DCT rounds otherwise, so that now and then a coefficient falls on the other
-side.
+chroma, enlarged by the triangle filter that libjpeg calls fancy upsampling. The lossless entropy
+coding is left out. libjpeg's integer DCT rounds differently, so now and then a coefficient is
+rounded to the other side.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MCU_PX = 16
-"""Squares of this side are coded: four blocks of luma, one of each chroma."""
+"""Side of a minimum coded unit: four blocks of luma, one of each chroma."""
 
 _TO_YCC = [
     [0.299, 0.587, 0.114],
@@ -44,7 +44,7 @@ _CHROMA_TABLE = [
 
 
 def jpeg(levels: Tensor, quality: Tensor) -> Tensor:
-    """float [B, 3, H, W] in levels, rounded first -> the same in whole levels.
+    """Compress and decode float [B, 3, H, W] in levels, rounded first; returns whole levels.
 
     Args:
         quality: [B], whole numbers from 1 to 100.
@@ -56,7 +56,7 @@ def jpeg(levels: Tensor, quality: Tensor) -> Tensor:
     ycc[:, 1:] += 128
     ycc = round_up_half(ycc).clamp(0, 255)
     luma, chroma = ycc[:, :1], ycc[:, 1:]
-    # libjpeg rounds means of four up and down by turns, so that they stay true on average.
+    # libjpeg alternates between rounding means of four up and down, which has no bias on average.
     bias = 1 + torch.arange(chroma.shape[3] // 2, device=rgb.device) % 2
     chroma = torch.floor(F.avg_pool2d(chroma, 2) + bias / 4)
     luma = _quantized(luma, _table(_LUMA_TABLE, quality))
@@ -68,7 +68,7 @@ def jpeg(levels: Tensor, quality: Tensor) -> Tensor:
 
 
 def _table(standard: list[list[int]], quality: Tensor) -> Tensor:
-    """[B, 1, 1, 1, 8, 8], as `jpeg_quality_scaling` and `jpeg_add_quant_table` of libjpeg."""
+    """Return [B, 1, 1, 1, 8, 8] as libjpeg's `jpeg_quality_scaling` and `jpeg_add_quant_table`."""
     percent = torch.where(quality < 50, torch.floor(5000 / quality), 200 - 2 * quality)
     table = torch.tensor(standard, device=quality.device) * percent[:, None, None]
     table = torch.floor((table + 50) / 100).clamp(1, 255)
@@ -76,19 +76,19 @@ def _table(standard: list[list[int]], quality: Tensor) -> Tensor:
 
 
 def _quantized(plane: Tensor, table: Tensor) -> Tensor:
-    """[B, C, H, W], sides multiples of 8, through DCT, quantization and back to whole levels."""
+    """Pass [B, C, H, W], sides multiples of 8, through DCT, quantization and the inverse DCT."""
     k = torch.arange(8, device=plane.device, dtype=torch.float64)
     cosines = torch.cos((2 * k + 1) * k[:, None] * math.pi / 16) / 2
     cosines[0] /= math.sqrt(2)
     dct = cosines.float()
     blocks = plane.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4) - 128
     ratio = dct @ blocks @ dct.T / table
-    # Mean levels are often exactly half way between two steps, and libjpeg rounds away from zero.
+    # Mean levels often lie exactly between two steps, and libjpeg rounds away from zero.
     coefficients = ratio.sign() * round_up_half(ratio.abs()) * table
     blocks = round_up_half(dct.T @ coefficients @ dct + 128).clamp(0, 255)
     return blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
 def round_up_half(values: Tensor) -> Tensor:
-    """To whole numbers, halves upwards, as pixels are rounded everywhere here."""
+    """Round to whole numbers, halves upwards, as all pixels of the project are rounded."""
     return torch.floor(values + 0.5)

@@ -1,7 +1,8 @@
-"""What a run writes down: one JSON object a line, and the same with images for TensorBoard.
+"""The log of a run (`log.jsonl` and TensorBoard events) and its final report.
 
-`log.jsonl` holds nothing that depends on the clock, so that a run that was killed and resumed ends
-with the same bytes as one that was not.
+`log.jsonl` has one JSON object per line and nothing that depends on the clock, so a run that was
+killed and resumed ends with the same bytes as an uninterrupted one. The report (`report.md`, curves
+and images) is made from the log and the released weights alone, so it can be written again.
 """
 
 import json
@@ -11,10 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot
-from matplotlib.axes import Axes
 from PIL import Image
 
 from srgan_edge.files import replace_when_whole
@@ -23,11 +21,28 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from torch.utils.tensorboard import SummaryWriter
+
+Curves = tuple[str, tuple[str, ...], bool]
+"""A panel: its title, the keys of the log that it shows, and True for a logarithmic scale."""
+
+PANELS: tuple[Curves, ...] = (
+    ("PSNR-Y of the validation, dB", ("validation/psnr_y",), False),
+    ("VGG distance of the validation", ("validation/perceptual",), False),
+    (
+        "content losses",
+        ("l1", "mse", "perceptual", "distillation", "consistency", "grid", "spectrum"),
+        True,
+    ),
+    ("adversarial losses", ("adversarial", "discriminator"), False),
+    ("what the discriminator believes", ("D(real)", "D(fake)"), False),
+    ("gradient norms", ("gradient_norm/generator", "gradient_norm/discriminator"), True),
+)
 
 
 class RunLog:
-    """The log of one run folder, opened at the step that the run goes on from."""
+    """The log of one run folder, opened at the step from which the run continues."""
 
     def __init__(self, folder: Path, step: int, say: Callable[[str], None]) -> None:
         self._path = folder / "log.jsonl"
@@ -37,7 +52,7 @@ class RunLog:
             say("no events for TensorBoard, only log.jsonl; type: pip install tensorboard")
 
     def cut(self, step: int) -> None:
-        """Forget what came after `step`: it is going to happen again."""
+        """Drop the entries after `step`, because those steps will run again."""
         kept = [entry for entry in read_log(self._path) if entry["step"] <= step]
         with replace_when_whole(self._path) as temporary:
             temporary.write_text("".join(_line(entry) for entry in kept))
@@ -50,7 +65,7 @@ class RunLog:
                 self._board.add_scalar(name, value, step)
 
     def write_speed(self, step: int, steps_per_second: float) -> None:
-        """For TensorBoard alone: it depends on the clock."""
+        """Log the speed for TensorBoard only, because it depends on the clock."""
         if self._board is not None:
             self._board.add_scalar("steps_per_second", steps_per_second, step)
 
@@ -67,46 +82,14 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a `log.jsonl`; none if there is no such file.
+    """Return the entries of a `log.jsonl`; none if there is no such file.
 
-    A last line that was cut off, as by SIGKILL, is passed over.
+    An incomplete last line, for example after SIGKILL, is ignored.
     """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [
-        json.loads(line) for line in lines[:-1]
-    ]  # after the last newline: nothing, or a torn one
-
-
-def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
-    if find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder, purge_step=step)
-
-
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
-
-
-# What a finished run leaves for people: `report.md`, its curves and its images.
-#
-# Everything is read from the run's log and its released weights, so that it can be written again.
-matplotlib.use("Agg")  # no window, on no machine
-
-Curves = tuple[str, tuple[str, ...], bool]
-"""A panel: its title, the keys of the log it shows, and whether its scale is logarithmic."""
-
-PANELS: tuple[Curves, ...] = (
-    ("PSNR-Y of the validation, dB", ("validation/psnr_y",), False),
-    ("VGG distance of the validation", ("validation/perceptual",), False),
-    ("content losses", ("l1", "mse", "perceptual", "distillation", "consistency", "grid"), True),
-    ("adversarial losses", ("adversarial", "discriminator"), False),
-    ("what the discriminator believes", ("D(real)", "D(fake)"), False),
-    ("gradient norms", ("gradient_norm/generator", "gradient_norm/discriminator"), True),
-)
+    *lines, _incomplete = path.read_text().split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def write_report(
@@ -128,7 +111,7 @@ def write_report(
     """
     log = read_log(run / "log.jsonl")
     with replace_when_whole(run / "curves.png") as temporary:
-        draw_curves(log, recipe.pixel.steps, temporary)
+        _draw_curves(log, recipe.pixel.steps, temporary)
     with replace_when_whole(run / "samples.png") as temporary:
         Image.fromarray(grid).save(temporary)
     with replace_when_whole(run / "report.md") as temporary:
@@ -136,13 +119,14 @@ def write_report(
     return run / "report.md"
 
 
-def draw_curves(log: list[dict[str, Any]], pixel_steps: int, path: Path) -> None:
-    """The panels for which the log has something, two a row; a line parts the phases."""
+def _draw_curves(log: list[dict[str, Any]], pixel_steps: int, path: Path) -> None:
+    """Draw the panels for which the log has values; a vertical line separates the phases."""
+    from matplotlib.figure import Figure
+
     panels = [panel for panel in PANELS if any(key in entry for entry in log for key in panel[1])]
     rows = max(1, -(-len(panels) // 2))
-    figure, axes = pyplot.subplots(
-        rows, 2, figsize=(11, 3 * rows), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(11, 3 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax, (title, keys, logarithmic) in zip(axes.flat, panels, strict=False):
@@ -150,11 +134,22 @@ def draw_curves(log: list[dict[str, Any]], pixel_steps: int, path: Path) -> None
         if log and 0 < pixel_steps < log[-1]["step"]:
             ax.axvline(pixel_steps, color="0.6", linewidth=0.8, linestyle=":")
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+
+
+def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
+    if find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder, purge_step=step)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
 
 
 def _draw_panel(
-    ax: Axes, log: list[dict[str, Any]], title: str, keys: tuple[str, ...], logarithmic: bool
+    ax: "Axes", log: list[dict[str, Any]], title: str, keys: tuple[str, ...], logarithmic: bool
 ) -> None:
     for key in keys:
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
@@ -186,7 +181,7 @@ def _text(
     skipped = sum(entry.get("skipped_steps", 0) for entry in log)
     facts = {
         "recipe": training.recipe,
-        "steps": f"{training.steps:,}, of which {skipped} skipped for gradients not finite",
+        "steps": f"{training.steps:,}, {skipped} of them skipped because of gradients not finite",
         "data": training.data + (f"; {len(left_out)} files left out" if left_out else ""),
         "hardware": f"{training.hardware}; {platform.platform()}",
     }

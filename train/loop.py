@@ -1,8 +1,8 @@
 """Training, in the two phases of the paper: fit the pixels, then play against a discriminator.
 
-Read `train`, `pixel_phase` and `adversarial_phase` from top to bottom. Resuming is the same command
-again: networks, optimizers, average and counters come back from the run's newest checkpoint, and
-crops are a function of (seed, step, index). What is released is the moving average of the weights.
+Read `train`, `pixel_phase` and `adversarial_phase` from top to bottom. The same command resumes a
+run: networks, optimizers, average and counters come from its newest checkpoint, and crops are a
+function of (seed, step, index). The moving average of the weights is released.
 """
 
 import math
@@ -25,12 +25,7 @@ from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
 from srgan_edge.train.release import release
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder
-from srgan_edge.train.session import (
-    TIME_IS_UP,
-    Batch,
-    Progress,
-    Session,
-)
+from srgan_edge.train.session import TIME_IS_UP, Batch, Progress, Session
 from srgan_edge.train.state import TrainingState
 
 
@@ -47,25 +42,25 @@ def train(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Train `recipe` on the photographs below `folders`; returns the weights it released.
+    """Train `recipe` on the photographs below `folders`; returns the path of the released weights.
 
     Args:
-        run: folder for checkpoints, log and the released weights; made if missing. If it holds a
-            checkpoint of this recipe, the run goes on from there.
+        run: folder for checkpoints, log and the released weights; made if missing. If it contains a
+            checkpoint of this recipe, the run continues from there.
         validation: folder with `HR/` and `LRx4/`, scored during the run.
         init: weights to start from, in place of the pixel phase if an adversarial one follows.
         vgg_weights: a local VGG for the perceptual loss, instead of torchvision's VGG19.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        max_minutes: stop cleanly after so long; the same command later goes on.
-        say: takes lines that the user should read, such as a checkpoint that could not be written.
+        max_minutes: stop cleanly after this time; the same command resumes the run.
+        say: called with lines for the user, for example if a checkpoint could not be written.
 
     Raises:
-        InputRefused: no usable photograph, or a validation folder that is none.
-        UsageError: `run` holds the state of another recipe.
-        ModelRefused: `init` or the teacher is no checkpoint, or one of another architecture.
+        InputRefused: no usable photograph, or `validation` is not a benchmark folder.
+        UsageError: `run` contains the state of another recipe.
+        ModelRefused: `init` or the teacher is not a checkpoint, or has another architecture.
         OutputFailed: `run` cannot be written, or another process trains into it.
-        ResourcesExhausted: training diverges whatever the crops, or VGG19 cannot be downloaded.
-        Interrupted: SIGINT or SIGTERM; the step at hand was finished, and saved.
+        ResourcesExhausted: training diverges with any crops, or VGG19 cannot be downloaded.
+        Interrupted: SIGINT or SIGTERM; the current step was finished and saved.
     """
     deadline = time.monotonic() + 60 * max_minutes
     if (original := recipe.model.quantized_from) and init is None:
@@ -74,7 +69,7 @@ def train(
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(
-            f"{validation}: no folder HR/ in it; a benchmark has HR/ and LRx4/ in it"
+            f"{validation}: no folder HR/ in it; a benchmark folder contains HR/ and LRx4/"
         )
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
@@ -91,9 +86,7 @@ def train(
         begin(state, recipe, identity, folder, init, photos, precision, processes)
         if state.step:
             done = state.step >= recipe.steps
-            say(
-                f"all {recipe.steps} steps are done" if done else f"going on from step {state.step}"
-            )
+            say(f"all {recipe.steps} steps are done" if done else f"resuming at step {state.step}")
         signals = stack.enter_context(stop_signals())
         session = Session(
             recipe=recipe,
@@ -112,7 +105,7 @@ def train(
             say=say,
         )
 
-        # Left alone, cuDNN computes what is called FP32 in TF32, and sums in any order.
+        # By default cuDNN computes FP32 as TF32, and sums in any order.
         with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             pixel_phase(session)
             adversarial_phase(session)
@@ -197,7 +190,7 @@ def adversarial_phase(session: Session) -> None:
 
 
 def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> dict[str, Tensor]:
-    """Every loss of the phase but the adversarial one, by the name of its weight."""
+    """Return every loss of the phase but the adversarial one, by the name of its weight."""
     terms: dict[str, Tensor] = {}
     if phase.l1:
         terms["l1"] = F.l1_loss(sr, batch.hr)
@@ -223,20 +216,22 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
         terms["consistency"] = losses.consistency(sr, batch.lr)
     if phase.grid:
         terms["grid"] = losses.grid(sr, batch.hr, session.recipe.model.scale)
+    if phase.spectrum:
+        terms["spectrum"] = losses.spectrum(sr, batch.hr)
     return terms
 
 
 def weighted_sum(
     terms: dict[str, Tensor], phase: Phase, weights: dict[str, float] | None = None
 ) -> Tensor:
-    """The loss: each term times its weight in the phase, or in `weights` if it is there."""
+    """Return the sum of all terms times their weights in `weights`, or else in the phase."""
     given = weights or {}
     weighted = [term * given.get(name, getattr(phase, name)) for name, term in terms.items()]
     return torch.stack(weighted).sum()
 
 
 def schedule_at(step: int, phase: Phase) -> float:
-    """What learning rates are multiplied by: linear warm-up, then the phase's decay.
+    """Return the factor of all learning rates: linear warm-up, then the phase's decay.
 
     `step` counts within the phase.
     """
@@ -251,13 +246,13 @@ def schedule_at(step: int, phase: Phase) -> float:
 
 
 def adversarial_weight_at(step: int, phase: AdversarialPhase) -> float:
-    """A straight line from zero over `ramp_steps`."""
+    """Return the weight of the adversarial loss, which rises linearly over `ramp_steps`."""
     ramp = min(1.0, step / phase.ramp_steps) if phase.ramp_steps else 1.0
     return phase.adversarial * ramp
 
 
 def precision_on(device: torch.device, recipe: Recipe) -> Precision:
-    """What the recipe's precision means on this device."""
+    """Return the recipe's precision, with `auto` resolved for this device."""
     if recipe.run.precision != "auto":
         return recipe.run.precision
     if device.type == "cuda":

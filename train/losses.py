@@ -1,8 +1,8 @@
-"""The losses, each a mean in FP32, for images RGB in [0, 1].
+"""The losses, each a mean in FP32, for RGB images in [0, 1].
 
-`perceptual` compares features that `vgg.py` extracted; the weights of the sum are the recipe's.
-Each of them alone reaches the generator, as `tests/train/test_losses.py` proves: reference
-implementations exist whose perceptual or adversarial term has no gradient at all.
+`perceptual` compares features that `vgg.py` extracts; the recipe sets the weights of the sum.
+`tests/train/test_losses.py` proves that each loss reaches the generator: there are reference
+implementations whose perceptual or adversarial term has no gradient at all.
 """
 
 from collections.abc import Callable
@@ -18,15 +18,20 @@ from srgan_edge import bicubic
 Distance = Literal["mse", "l1", "cosine"]
 AdversarialLoss = Literal["vanilla", "relativistic"]
 
+VGG_STRIDE_PX = 16
+"""Stride of the features before the last pooling."""
+GRID_WINDOW = 8
+"""Side of the windows in which a pattern has to persist, in repetitions."""
+
 
 def perceptual(
     sr: list[Tensor], hr: list[Tensor], weights: tuple[float, ...], distance: Distance
 ) -> Tensor:
-    """Weighted distance of VGG features, a list of (N, C, H, W) each.
+    """Return the weighted distance of VGG features, a list of (N, C, H, W) each.
 
     mse: the paper's equation 5. cosine: one minus the cosine of the channels at each place, half of
     what LPIPS sums before its learned weights (Zhang et al. 2018, arXiv 1801.03924): it compares
-    which features there are, not how strong they are, so that contrast cannot drown texture.
+    which features are present, not how strong they are, so contrast cannot drown texture.
     """
     measure = _DISTANCES[distance]
     layers = zip(weights, sr, hr, strict=True)
@@ -44,19 +49,15 @@ _DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-VGG_STRIDE_PX = 16
-"""Of the features before the last pooling."""
-
-
 def shifted_window(images: Tensor, step: int) -> Tensor:
-    """A window of `images` whose place differs at each of 256 steps.
+    """Return a window of `images` whose position differs at each of 256 steps.
 
-    (N, C, H, W) -> (N, C, H - 16, W - 16), or less taken off where less than 16 px would be left.
+    (N, C, H, W) -> (N, C, H - 16, W - 16), or a larger window where less than 16 px would be left.
 
-    Note: a VGG pools, and a generator enlarges, on a grid. Where the two always meet in the same
-    way, the loss likes some columns better than their neighbors, and the generator paints the
-    grid: after 1,000 steps it lay over every lawn. Shifts of both images, as in E-LPIPS (Kettunen
-    et al. 2019, arXiv 1906.03973), average that out; the habit itself is for `grid`.
+    Note: a VGG pools, and a generator enlarges, on a grid. If the two grids are always aligned in
+    the same way, the loss prefers some columns to their neighbors, and the generator paints the
+    grid: after 1,000 steps it covered every lawn. Shifting both images, as in E-LPIPS (Kettunen
+    et al. 2019, arXiv 1906.03973), averages that out; `grid` penalizes the pattern itself.
     """
     whole = images.shape[2:]
     height, width = (max(side - VGG_STRIDE_PX, min(side, VGG_STRIDE_PX)) for side in whole)
@@ -66,30 +67,27 @@ def shifted_window(images: Tensor, step: int) -> Tensor:
 
 
 def total_variation(sr: Tensor) -> Tensor:
-    """Mean absolute difference of neighbors (Aly and Dubois 2005), (N, 3, H, W) -> ()."""
+    """Return the mean absolute difference of neighbors (Aly and Dubois 2005) of (N, 3, H, W)."""
     horizontal = (sr[..., 1:] - sr[..., :-1]).abs().mean()
     return horizontal + (sr[..., 1:, :] - sr[..., :-1, :]).abs().mean()
 
 
 def consistency(sr: Tensor, lr: Tensor) -> Tensor:
-    """L1 between `sr`, reduced again, and the `lr` it came from: what keeps colors where they are.
+    """Return the L1 distance between `sr`, reduced again, and its `lr`, which preserves colors.
 
-    (N, 3, sH, sW) and (N, 3, H, W) -> (). A generator may invent what the bicubic removed, but
-    nothing else: LR-PSNR of GANs is some 40 dB, of the better ones 50 dB (SROOE, CVPR 2023).
+    (N, 3, sH, sW) and (N, 3, H, W) -> (). A generator may invent what bicubic interpolation
+    removed, but nothing else: the LR-PSNR of GANs is about 40 dB, of the better ones 50 dB (SROOE,
+    CVPR 2023).
     """
     return F.l1_loss(bicubic_reduced(sr, sr.shape[-1] // lr.shape[-1]), lr)
 
 
-GRID_WINDOW = 8
-"""Side of the windows in which a pattern has to persist, in repetitions."""
-
-
 def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
-    """Mean amplitude of what repeats every `scale` px in the error: checkerboards, dots, meshes.
+    """Return the mean amplitude of errors that repeat every `scale` px, such as checkerboards.
 
     (N, 3, sH, sW) twice -> (). Each of the scale² sub-pixels has its own weights in a PixelShuffle,
-    which a perceptual loss lets drift apart. The error is averaged over windows, for each sub-pixel
-    by itself: texture averages out, and what differs between the sub-pixels' means is a grid.
+    and a perceptual loss lets them drift apart. The error is averaged over windows, separately for
+    each sub-pixel: texture averages out, and differences between the sub-pixels' means are a grid.
     """
     error = F.pixel_unshuffle(sr - hr, scale)
     side = min(GRID_WINDOW, *error.shape[2:])
@@ -97,11 +95,44 @@ def grid(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
     return (means - means.mean(2, keepdim=True)).abs().mean()
 
 
+SPECTRUM_BINS = 16
+"""Rings between 0 and 0.5 cycles per pixel."""
+
+
+def spectrum(sr: Tensor, hr: Tensor) -> Tensor:
+    """Return the mean difference of two log power spectra, in nepers.
+
+    (N, 3, H, W) twice -> (). The spectra of brightness are averaged over rings, crop by crop. They
+    show neither where texture lies nor its direction, so the generator is free to invent; but a
+    mesh of any period is a peak that no photograph has.
+    """
+    with torch.autocast(sr.device.type, enabled=False):
+        ours, real = (_radial_spectrum(images.float().mean(1)) for images in (sr, hr))
+        return (ours - real)[:, 1:].abs().mean()  # without the mean and the slowest changes
+
+
+def _radial_spectrum(planes: Tensor) -> Tensor:
+    """(N, H, W) -> (N, SPECTRUM_BINS): log of the mean power plus that of one level of noise."""
+    height, width = planes.shape[1:]
+    windows = [torch.hann_window(side, device=planes.device) for side in (height, width)]
+    window = windows[0][:, None] * windows[1]
+    centered = (planes - planes.mean((1, 2), keepdim=True)) * window
+    power = torch.fft.rfft2(centered).abs().square() / window.square().sum()
+    down = torch.fft.fftfreq(height, device=planes.device)
+    across = torch.fft.rfftfreq(width, device=planes.device)
+    radius = torch.hypot(down[:, None], across)
+    number = (2 * SPECTRUM_BINS * radius).long().flatten()
+    inside = number < SPECTRUM_BINS
+    which = F.one_hot(number[inside], SPECTRUM_BINS).to(power)
+    means = power.flatten(1)[:, inside] @ which / which.sum(0)
+    return torch.log(means + 1 / 255**2)
+
+
 def bicubic_reduced(images: Tensor, scale: int) -> Tensor:
-    """`srgan_edge.bicubic.resize` by 1 / `scale`, differentiable and without rounding.
+    """Resize like `srgan_edge.bicubic.resize` by 1 / `scale`, differentiably and without rounding.
 
     (N, 3, H, W) -> (N, 3, H / scale, W / scale) in FP32. Every output sample has the same taps, so
-    that it is one strided convolution along each side; `scale` is even.
+    one strided convolution along each side suffices; `scale` is even.
     """
     reach = 2 * scale
     taps = bicubic.keys_cubic((np.arange(-reach, reach) + 0.5) / scale)
@@ -116,10 +147,10 @@ def bicubic_reduced(images: Tensor, scale: int) -> Tensor:
 
 
 def generator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> Tensor:
-    """What the generator pays while its images are not taken for real.
+    """Return the generator's adversarial loss.
 
     vanilla: -log D(G(x)) (paper, equation 6). relativistic: the average form of Jolicoeur-Martineau
-    2018 (arXiv 1807.00734), in which the real ones shall also look less real than the fakes.
+    2018 (arXiv 1807.00734), in which real crops should also look less real than the fakes.
 
     Args:
         real, fake: logits of any one shape; only relativistic reads `real`.
@@ -131,7 +162,7 @@ def generator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> 
 
 
 def discriminator_adversarial(real: Tensor, fake: Tensor, kind: AdversarialLoss) -> Tensor:
-    """Binary cross-entropy of the discriminator, half for the real crops and half for the fakes.
+    """Return the discriminator's binary cross-entropy, half for real crops and half for fakes.
 
     softplus(-x) is the cross-entropy of logit x for `real`, softplus(x) that for `fake`.
     """

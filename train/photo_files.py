@@ -1,42 +1,32 @@
-"""The files that photographs come in: found below folders, each decoded to 8-bit RGB or refused.
+"""Find the photographs below folders, and decode each to 8-bit RGB or refuse it.
 
-What is made of the photographs is the caller's business. Nothing is repaired: a file that is not
-wholly a photograph is refused with a reason, for the caller to name or to count.
+Nothing is repaired: a file that is not a complete photograph is refused with a reason, which the
+caller may report or count.
 """
 
 import stat
-import struct
-import warnings
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image.opening import FORMATS, MAX_PIXELS
+from srgan_edge.image.levels import levels_of_floats
+from srgan_edge.image.opening import DECODER_ERRORS, FORMATS, MAX_PIXELS, own_limits
 from srgan_edge.image.writer import SUFFIXES
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
 
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
-"""Why a file cannot serve as a photograph to train on."""
+"""The reason that a file cannot serve as a photograph to train on."""
 
 _FORMATS = [name for name in FORMATS if name != "GIF"]
 _SUFFIXES = {suffix for suffix, name in SUFFIXES.items() if name in _FORMATS}
 """A GIF of 256 colors is no photograph."""
 
-_DECODER_ERRORS = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
-    *(struct.error, Image.DecompressionBombError),
-)
-"""What Pillow raises on broken files."""
-
-_WHITE_16_BIT = 65535
-
 
 class UnusablePhoto(InputRefused):
-    """One file that is left out; the message is `path: reason`."""
+    """A file is left out; the message is `path: reason`."""
 
     def __init__(self, path: Path, flaw: Flaw, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -45,7 +35,7 @@ class UnusablePhoto(InputRefused):
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """Everything below `folder` whose name ends like an image's, sorted; no folders.
+    """Return all files below `folder` that have the suffix of an image, sorted.
 
     Raises:
         InputRefused: no such folder.
@@ -57,34 +47,36 @@ def photo_paths(folder: Path) -> list[Path]:
 
 
 def read_photo(path: Path, crop_px: int) -> Pixels:
-    """One photograph, upright, uint8 [H, W, 3], both sides at least `crop_px`.
+    """Return one photograph, upright, uint8 [H, W, 3], both sides at least `crop_px`.
 
-    Orientation (EXIF 2.32, tag 0x0112) is applied. Gray becomes three equal channels, palettes
-    their colors; CMYK is converted without its profile. 16-bit gray is rounded to 8 bits (65535
-    is 255), of 16-bit color Pillow gives the high byte; floating-point gray counts from 0 to 1.
-    Of an animation it is the first image.
+    Orientation (EXIF 2.32, tag 0x0112) is applied. Gray becomes three equal channels and a palette
+    its colors; CMYK is converted without its profile. 16-bit gray is rounded to 8 bits (65535
+    becomes 255); of 16-bit color Pillow returns the high byte. Floating-point gray ranges from 0 to
+    1. Of an animation, the first image is returned.
 
     Raises:
         UnusablePhoto: not an image, cut short, too many pixels (`image.MAX_PIXELS`), not finite,
             in a color space without a defined RGB, transparent anywhere, or smaller than a crop.
     """
     try:
-        # Opening a FIFO would wait for ever.
+        # Opening a FIFO would block for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnusablePhoto(path, "unreadable", "not a regular file")
-        with warnings.catch_warnings():
-            # Pillow warns of sizes, which are checked here, and of sloppy metadata.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                return _decoded(path, image, crop_px)
-    except _DECODER_ERRORS as error:
+        with own_limits(), Image.open(path, formats=_FORMATS) as image:
+            return _decoded(path, image, crop_px)
+    except UnusablePhoto:
+        raise
+    except InputRefused as refusal:
+        reason = str(refusal).removeprefix(f"{path}: ")
+        raise UnusablePhoto(path, "unreadable", reason) from refusal
+    except DECODER_ERRORS as error:
         raise UnusablePhoto(path, "unreadable", _one_line(error)) from error
 
 
 def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        reason = f"{width}x{height} pixels, and {MAX_PIXELS} in all is the limit"
+        reason = f"{width}x{height} pixels, over the limit of {MAX_PIXELS} in total"
         raise UnusablePhoto(path, "unreadable", reason)
     if min(width, height) < crop_px:
         reason = f"{width}x{height} is smaller than a crop of {crop_px}x{crop_px}"
@@ -94,44 +86,33 @@ def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
     if upright.mode.startswith("I;16"):
         return _from_gray_16_bit(path, upright)
     if upright.mode == "F":
-        return _from_gray_float(path, upright)
+        return _in_8_bits(levels_of_floats(path, np.asarray(upright)))
     if upright.mode == "I":
-        raise UnusablePhoto(path, "unreadable", "32-bit levels, and which of them is white?")
+        raise UnusablePhoto(path, "unreadable", "32-bit levels without a defined white")
     if "transparency" in upright.info or upright.mode in {"LA", "PA", "La", "RGBA", "RGBa"}:
         upright = upright.convert("RGBA")
         if np.asarray(upright)[..., 3].min() < 255:
-            # Under transparency there are colors that no camera saw.
+            # Transparent pixels have colors that no camera recorded.
             raise UnusablePhoto(path, "transparent", "transparent in places")
     return np.array(upright.convert("RGB"))
 
 
 def _from_gray_16_bit(path: Path, image: Image.Image) -> Pixels:
-    """`convert` would clip: everything brighter than 255 of 65535 would be white."""
+    """Scale 16-bit gray; Pillow's `convert` would clip everything brighter than 255 of 65535."""
     levels = np.asarray(image).astype(np.uint16)
     if "transparency" in image.info and np.any(levels == image.info["transparency"]):
         raise UnusablePhoto(path, "transparent", "transparent in places")
-    return _three_channels(levels / _WHITE_16_BIT)
+    return _in_8_bits(levels[..., None])
 
 
-def _from_gray_float(path: Path, image: Image.Image) -> Pixels:
-    levels = np.asarray(image)
-    if not np.isfinite(levels).all():
-        raise UnusablePhoto(path, "unreadable", "holds values that are not finite")
-    low, high = float(levels.min()), float(levels.max())
-    if low < 0 or high > 1:
-        reason = f"holds floating-point values from {low:g} to {high:g}; possible: 0 to 1"
-        raise UnusablePhoto(path, "unreadable", reason)
-    return _three_channels(levels)
-
-
-def _three_channels(levels: npt.NDArray[np.floating]) -> Pixels:
-    """[H, W] in [0, 1] -> uint8 [H, W, 3]."""
-    rounded = np.floor(levels * 255 + 0.5).astype(np.uint8)
-    return np.repeat(rounded[..., None], 3, axis=2)
+def _in_8_bits(gray: DeepPixels) -> Pixels:
+    """Round uint16 [H, W, 1] to uint8 [H, W, 3]."""
+    rounded = ((gray.astype(np.uint32) + LEVEL // 2) // LEVEL).astype(np.uint8)
+    return rounded.repeat(3, axis=2)
 
 
 def _one_line(error: BaseException) -> str:
-    """What the decoder said; Pillow's own words name the file again, at times as an address."""
+    """Return the decoder's error without the file's name, which some Pillow messages repeat."""
     if isinstance(error, UnidentifiedImageError):
         return "not a PNG, JPEG, WebP, TIFF or BMP image"
     if isinstance(error, OSError) and error.strerror:

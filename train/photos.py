@@ -58,11 +58,11 @@ class Photo:
 
     path: Path
     height_px: int
-    """Of the HR; a multiple of the scale."""
+    """Height of the HR; a multiple of the scale."""
     width_px: int
-    """Likewise."""
+    """Width of the HR; a multiple of the scale."""
     offset_px: int
-    """Its first pixel in `hr`; in `lr`, this over the scale squared."""
+    """Index of its first pixel in `hr`; in `lr`, this over the scale squared."""
     reduced: float
     """Size relative to the file's own; 1.0 as it is."""
 
@@ -74,7 +74,7 @@ class Crops:
     lr: Tensor
     """uint8 [B, 3, c, c], RGB; strided as [B, c, c, 3], which is channels_last."""
     hr: Tensor
-    """uint8 [B, 3, sc, sc], likewise."""
+    """uint8 [B, 3, sc, sc], RGB, strided like `lr`."""
     teacher: Tensor | None
     """The teacher's SR, like `hr`; None if the pack has none."""
 
@@ -102,7 +102,7 @@ class PhotoPack:
     """uint8 [variants * P / scale², 3], one photograph's variants of `lr` after the other's; see
     `add_sources`."""
     variants: int = 1
-    """Of each photograph in `sources`."""
+    """Number of variants of each photograph in `sources`."""
 
     @classmethod
     def open(
@@ -121,9 +121,9 @@ class PhotoPack:
         modification time it was packed with, and the arguments agree. Packing holds one photograph
         at a time in memory.
 
-        The LR is made once, of the whole photograph, by the exact benchmark bicubic. A crop of it
-        is what a benchmark would show there; reducing each crop by itself would see edges that
-        the photograph does not have, and cost as much at every step.
+        The LR is made once, from the whole photograph, by the benchmarks' exact bicubic
+        interpolation, so a crop of it equals the benchmark's. Reducing each crop separately would
+        introduce edges that the photograph does not have, and cost as much at every step.
 
         Args:
             cache: folder for the arrays, 3.2 bytes a pixel at scale 4; made if missing.
@@ -177,12 +177,12 @@ class PhotoPack:
 
     @property
     def megapixels(self) -> float:
-        """Of HR, reduced copies included."""
+        """Size of the HR in megapixels, reduced copies included."""
         return len(self.hr) / 1e6
 
     @property
     def bytes(self) -> int:
-        """What `to` takes of a device's memory."""
+        """Memory that `to` needs on a device, in bytes."""
         arrays = (self.hr, self.lr, self.teacher, self.sources)
         return sum(array.numel() for array in arrays if array is not None)
 

@@ -1,4 +1,4 @@
-"""What a training run needs before its first step."""
+"""Prepare a training run: its photographs, VGG, identity and first state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +22,8 @@ from srgan_edge.train.state import TrainingState
 from srgan_edge.train.teachers import open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
+_DIFFERENCES_NAMED = 4
+
 
 def open_photos(
     recipe: Recipe,
@@ -30,7 +32,7 @@ def open_photos(
     processes: Processes,
     say: Callable[[str], None],
 ) -> PhotoPack:
-    """The photographs, decoded once by the first process, with the teacher's images if any."""
+    """Return the photographs, decoded once by the first process, with any teacher's images."""
 
     def open_pack() -> PhotoPack:
         pack = PhotoPack.open(
@@ -41,7 +43,7 @@ def open_photos(
             reduced=recipe.data.reduced,
         )
         if recipe.data.degradation == "sources":
-            say("making the sources of this run, once; stopped, it goes on where it was")
+            say("making the sources of this run, once; if interrupted, it resumes where it stopped")
             pack = pack.add_sources(
                 partial(source_of, scale=recipe.model.scale, sources=recipe.sources),
                 sources_name(recipe.sources),
@@ -70,12 +72,12 @@ def open_photos(
 
 
 def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggFeatures | None:
-    """The VGG of the recipe's perceptual loss; None if no phase has one."""
+    """Return the VGG of the recipe's perceptual loss; None if no phase has one."""
     if not any(phase.perceptual for phase in recipe.phases.values()):
         return None
     perceptual = recipe.perceptual
     if not processes.first:
-        processes.wait()  # the first one downloads it for all
+        processes.wait()  # the first process downloads it for all
     vgg = VggFeatures(vgg_convolutions(weights), perceptual.layers, perceptual.before_relu)
     if processes.first:
         processes.wait()
@@ -85,7 +87,7 @@ def open_vgg(recipe: Recipe, weights: Path | None, processes: Processes) -> VggF
 def identity_of(
     recipe: Recipe, photos: PhotoPack, init: Path | None, vgg_weights: Path | None
 ) -> dict[str, str]:
-    """Everything that decides the weights, by name: a run resumes only where all of it agrees."""
+    """Return everything that determines the weights, by name; a run resumes only if all agree."""
     decides = {
         name: value
         for name, value in recipe.flat.items()
@@ -93,8 +95,8 @@ def identity_of(
     }
     return decides | {
         "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
-        "--init": "none" if init is None else digest_of(init),
-        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
+        "--init": "none" if init is None else _digest_of(init),
+        "--vgg-weights": "none" if vgg_weights is None else _digest_of(vgg_weights),
     }
 
 
@@ -108,7 +110,7 @@ def begin(
     precision: Precision,
     processes: Processes,
 ) -> None:
-    """Put the state where the run goes on: at its newest checkpoint, at `init`, or at the start.
+    """Set the state to the run's newest checkpoint, to `init`, or leave it at the start.
 
     Raises:
         UsageError: the checkpoint belongs to another recipe, start or set of photographs.
@@ -118,25 +120,20 @@ def begin(
         record, path = found
         if record["identity"] != identity:
             raise UsageError(
-                f"{path} belongs to another run; train into another folder, or remove it:"
-                f"{_difference(record['identity'], identity)}"
+                f"{path} belongs to another run ({_difference(record['identity'], identity)}); "
+                f"choose another folder with -o, or delete {folder.path} to start over"
             )
         state.restore(record, recipe, precision, processes)
         return
     if init is None:
         return
-    weights = weights_to_start_from(init, recipe, photos)
+    weights = _weights_to_start_from(init, recipe, photos)
     for network in (state.generator, state.average):
         network.load_state_dict(weights)
 
 
-def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
-    """Those of a checkpoint; if the recipe makes its INT8 form, with scales from the photographs.
-
-    Raises:
-        ModelRefused: the checkpoint is of another architecture, or of another model than the
-            recipe's INT8 form.
-    """
+def _weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe."""
     generator, spec = load_checkpoint(init)
     for field in ("architecture", "channels", "blocks", "norm", "head", "activation", "scale"):
         if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
@@ -154,16 +151,19 @@ def weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict
     return generator.state_dict()
 
 
-def digest_of(path: Path) -> str:
-    """The start of a file's SHA-256, in hexadecimal."""
+def _digest_of(path: Path) -> str:
+    """Return the first 12 hexadecimal digits of a file's SHA-256."""
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
     return sha256_of(path)[:12]
 
 
 def _difference(there: dict[str, str], here: dict[str, str]) -> str:
-    return "".join(
-        f"\n  {name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
-        for name in {**there, **here}
+    """Name the first differences between two identities, all in one line."""
+    found = [
+        f"{name}: there {there.get(name, 'absent')}, here {here.get(name, 'absent')}"
+        for name in there | here
         if there.get(name) != here.get(name)
-    )
+    ]
+    more = len(found) - _DIFFERENCES_NAMED
+    return "; ".join(found[:_DIFFERENCES_NAMED] + ([f"and {more} more"] if more > 0 else []))

@@ -1,10 +1,10 @@
-"""The processes of one training run: one alone, or as many as `torchrun` started.
+"""The processes of one training run: a single one, or as many as `torchrun` started.
 
-Each takes its share of every batch; gradients are averaged, so that all hold the same weights.
+Each takes its share of every batch; gradients are averaged, so all processes hold the same weights.
 
-Note: this is what DistributedDataParallel does, without its hooks. Those count on one backward for
-each forward, while here the discriminator runs three times a step and a step may be skipped; one
-explicit reduction after `backward` has no such conditions, and costs little at a few megabytes.
+Note: DistributedDataParallel does the same with hooks, which rely on one backward per forward,
+while here the discriminator runs three times a step and a step may be skipped. One explicit
+reduction after `backward` has no such conditions, and costs little at a few megabytes.
 """
 
 import os
@@ -30,15 +30,15 @@ class Processes:
     size: int = 1
     device: torch.device = CPU
     control: dist.ProcessGroup | None = None
-    """A group on the CPU for decisions, so that agreeing never waits for a GPU."""
+    """A group on the CPU for decisions, so that they never wait for a GPU."""
 
     @property
     def first(self) -> bool:
-        """Whether this one writes the files and talks to the user."""
+        """True for the process that writes the files and reports to the user."""
         return self.rank == 0
 
     def share(self, batch: int) -> range:
-        """The indices of a global batch that fall to this process.
+        """Return the indices of a global batch that this process computes.
 
         Raises:
             UsageError: the batch cannot be divided evenly.
@@ -52,7 +52,7 @@ class Processes:
         return range(self.rank * each, (self.rank + 1) * each)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor, in place, by its mean over all processes: one reduction in all."""
+        """Replace each tensor, in place, by its mean over all processes, in a single reduction."""
         if self.size == 1:
             return
         found = list(tensors)
@@ -65,35 +65,45 @@ class Processes:
             position += tensor.numel()
 
     def highest(self, value: int) -> int:
-        """The largest of what the processes say: how they agree to stop at the same step."""
+        """Return the largest value of all processes, so that they stop at the same step."""
         if self.size == 1:
             return value
-        said = torch.tensor(value)
-        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.control)
-        return int(said)
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.control)
+        return int(largest)
 
     def wait(self) -> None:
-        """Go on when all have come this far."""
+        """Return once all processes have reached this call."""
         if self.size > 1:
             dist.barrier(group=self.control)
 
 
+def resolved_device(device: str) -> str:
+    """Return `device` with `auto` resolved: `cuda` where available, else `cpu`.
+
+    Raises:
+        UsageError: CUDA was requested and torch sees none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if device.startswith("cuda") and not has_cuda:
+        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
+    if device == "auto":
+        return "cuda" if has_cuda else "cpu"
+    return device
+
+
 @contextmanager
 def join_processes(device: str) -> Iterator[Processes]:
-    """The processes that `torchrun` started, or this one alone on `device`.
+    """Join the processes that `torchrun` started, or run alone on `device`.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`. Under torchrun each process takes the GPU of its
             local rank.
 
     Raises:
-        UsageError: CUDA was asked for and torch sees none.
+        UsageError: CUDA was requested and torch sees none.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device here; type --device cpu")
-    family = device
-    if device == "auto":
-        family = "cuda" if torch.cuda.is_available() else "cpu"
+    family = resolved_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes(device=torch.device(family))
         return
@@ -102,7 +112,7 @@ def join_processes(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(family)
     dist.init_process_group("nccl" if family.startswith("cuda") else "gloo")
     try:
-        # The first one may decode photographs for long while the others wait for it.
+        # The first process may decode photographs for hours while the others wait for it.
         control = dist.new_group(backend="gloo", timeout=timedelta(hours=12))
         assert isinstance(control, dist.ProcessGroup)  # every process is a member
         yield Processes(dist.get_rank(), dist.get_world_size(), torch.device(family), control)

@@ -1,7 +1,7 @@
-"""A training recipe: every choice that decides the weights, as frozen values read from TOML.
+"""A training recipe: every choice that determines the weights, read from TOML.
 
-The recipes that ship lie in `recipes/*.toml`; any value can be replaced from the command line as
-`--set section.key=value`. Unknown keys are errors, so a typing slip cannot train for a day.
+Shipped recipes are in `recipes/*.toml`; the command line replaces any value with
+`--set section.key=value`. Unknown keys are errors, so that a typo cannot train for a day.
 """
 
 import dataclasses
@@ -20,33 +20,36 @@ from srgan_edge.train.optimizer import OptimizerKind
 from srgan_edge.train.sources import Sources
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
+"""Losses that can lead a phase; total variation, consistency, grid and spectrum cannot."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the network sees."""
+    """The training data that the network sees."""
 
     crop_px: int = 96
     """Side of an HR crop; a multiple of the scale."""
     batch: int = 16
-    """Crops a step, over all processes together."""
+    """Crops per step, over all processes together."""
     seed: int = 0
-    """With the step and the index in the batch it decides every crop, flip, turn and defect."""
+    """With the step and the index in the batch it determines every crop, flip, turn and defect."""
     reduced: tuple[float, ...] = ()
-    """Further copies of each photograph, made smaller by these factors: more detail a pixel."""
+    """Factors of further, smaller copies of each photograph, with more detail per pixel."""
     candidates: int = 1
-    """So many are drawn for each crop, and the busiest is taken; 2 brought 0.02 to 0.03 dB."""
+    """Number of candidates for each crop, of which the busiest is taken; 2 gained 0.02 to
+    0.03 dB."""
     degradation: Literal["bicubic", "real", "sources"] = "bicubic"
-    """How LR is made from HR: MATLAB's bicubic alone, or after the defects of `[degradation]`, or
-    once for all steps, with real encoders, as `[sources]` says."""
+    """The source of LR: MATLAB's bicubic interpolation of HR alone; `real`, after the defects of
+    `[degradation]`; or `sources`, made once for all steps with real encoders, see `[sources]`."""
     teacher: str = ""
-    """A model by name or path, whose images the generator shall imitate; empty: none. Of several,
-    with commas between them, the mean."""
+    """A model by name or path for the generator to imitate; empty: none. Several, separated by
+    commas, are averaged."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What both phases have in common: how long, how fast, and the weight of each loss.
+    """The settings that both phases share: length, learning rate, and the weight of each loss.
 
     A loss of weight zero is not computed. All are means over pixels or features, RGB in [0, 1].
     """
@@ -59,18 +62,20 @@ class Phase:
     decay: Literal["cosine", "constant", "halfway"] = "cosine"
     """cosine: to zero at the last step. halfway: a tenth from the middle on, as the paper's GAN."""
     optimizer: OptimizerKind = "adam"
-    """Of the generator. muon: for small students, which it takes several times less steps."""
+    """The generator's optimizer. muon: for small students, which need several times fewer steps."""
     ema_decay: float = 0.999
-    """The exponential moving average of the weights is what is evaluated and released."""
+    """Decay of the exponential moving average of the weights, which is evaluated and released."""
     l1: float = 0.0
     mse: float = 0.0
     perceptual: float = 0.0
-    """Distance of VGG features, as `[perceptual]` says."""
+    """Distance of VGG features; see `[perceptual]`."""
     total_variation: float = 0.0
     consistency: float = 0.0
-    """L1 between the result, reduced again by the bicubic, and the LR it came from."""
+    """L1 between the result, reduced again by bicubic interpolation, and its LR."""
     grid: float = 0.0
     """Mean amplitude of patterns with the period of the scale, such as checkerboards."""
+    spectrum: float = 0.0
+    """Difference in the strength of detail of each size; sees meshes of any period."""
     distillation: float = 0.0
     """L1 to the image of `data.teacher`."""
 
@@ -82,7 +87,7 @@ class PixelPhase(Phase):
 
 @dataclass(frozen=True)
 class AdversarialPhase(Phase):
-    """Generator against discriminator, one update each a step (paper, section 3.2)."""
+    """Generator against discriminator, one update of each per step (paper, section 3.2)."""
 
     adversarial: float = 1e-3
     """Weight of the adversarial loss once `ramp_steps` have passed."""
@@ -106,27 +111,27 @@ class Perceptual:
     layer_weights: tuple[float, ...] = (1.0,)
     """One for each layer."""
     before_relu: bool = False
-    """The paper takes features after the activation; ESRGAN before, where all of them speak."""
+    """The paper takes features after the activation; ESRGAN before it, where all are active."""
     distance: Distance = "mse"
-    """cosine compares which features there are, not how strong they are."""
+    """cosine compares which features are present, not how strong they are."""
     shifted: bool = False
-    """Compare a window that is 16 px smaller, elsewhere each step: see `losses.shifted_window`."""
+    """Compare a window that is 16 px smaller and moves each step: see `losses.shifted_window`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How it is computed and watched."""
+    """The computation and monitoring of the run."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the hardware has it (emulated, it is ten times slower), else fp32."""
+    """auto: bf16 where the hardware supports it (emulated, it is ten times slower), else fp32."""
     compile: Literal["none", "inductor", "cudagraphs"] = "none"
     log_every_steps: int = 100
     validate_every_steps: int = 2_000
     checkpoint_every_steps: int = 1_000
     checkpoints_kept: int = 2
-    """The newest; the best by validation is kept besides."""
+    """Number of newest checkpoints kept, besides the best one by validation."""
     skips_before_rollback: int = 20
-    """After so many steps in a row without finite gradients, the last checkpoint comes back."""
+    """Consecutive steps without finite gradients that lead back to the last checkpoint."""
 
 
 _DEGRADATION = RealDegradation()
@@ -170,7 +175,7 @@ class Recipe:
 
     @property
     def phases(self) -> dict[str, Phase]:
-        """The phases that have steps, in their order."""
+        """The phases that have steps, in order."""
         return {
             section: phase
             for section, phase in [("pixel", self.pixel), ("adversarial", self.adversarial)]
@@ -179,16 +184,16 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Of both phases."""
+        """Number of steps of both phases."""
         return self.pixel.steps + self.adversarial.steps
 
     def adversarial_alone(self) -> Self:
-        """The recipe without its pixel phase, for weights that have one behind them."""
+        """Return the recipe without its pixel phase, for weights that have completed one."""
         return dataclasses.replace(self, pixel=dataclasses.replace(self.pixel, steps=0))
 
     @property
     def flat(self) -> dict[str, str]:
-        """Every choice as `section.key`, for showing how two recipes differ."""
+        """Every choice as `section.key`, to show how two recipes differ."""
         return {
             f"{section}.{key}": repr(value)
             for section, table in dataclasses.asdict(self).items()
@@ -198,7 +203,7 @@ class Recipe:
 
     @classmethod
     def load(cls, name: str, overrides: list[str] | None = None) -> Self:
-        """The shipped recipe `name`, or a TOML file, with `section.key=value` overrides.
+        """Return the shipped recipe `name`, or a TOML file, with `section.key=value` overrides.
 
         Raises:
             UsageError: no such recipe, an unknown key, or a value of another type.
@@ -226,12 +231,7 @@ class Recipe:
         )
 
 
-LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
-"""Those that can lead a phase; total variation, consistency and grid only accompany."""
-
-
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package."""
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
 
 
@@ -249,7 +249,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 
 def _build(kind: type[Any], values: dict[str, Any], section: str) -> Any:  # noqa: ANN401
-    """One dataclass from one TOML table, each value checked against its field's type."""
+    """Return one dataclass from one TOML table, each value checked against its field's type."""
     if not isinstance(values, dict):
         raise UsageError(f"{section!r} is not a section of the recipe but {values!r}")
     hints = get_type_hints(kind)
@@ -273,7 +273,7 @@ def _build(kind: type[Any], values: dict[str, Any], section: str) -> Any:  # noq
 
 
 def _fitted(value: Any, hint: Any, key: str) -> Any:  # noqa: ANN401 - TOML's and typing's
-    """A TOML value as the type that the field is annotated with."""
+    """Return a TOML value as the type that the field is annotated with."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         if value not in arguments:

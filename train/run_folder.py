@@ -1,12 +1,12 @@
-"""The folder of a run: one process at a time, checkpoints that are whole, and which of them stay.
+"""The folder of a run, which one process at a time may use, and its complete checkpoints.
 
-    RUN/checkpoints/step-00012000.pt   the newest ones; what resuming reads
+    RUN/checkpoints/step-00012000.pt   the newest ones, from which a run resumes
     RUN/best.safetensors               the averaged weights that validated best
     RUN/log.jsonl                      a line every `run.log_every_steps`, equal in every rerun
     RUN/events.out.tfevents.*          the same and images, for TensorBoard
     RUN/report.md, curves.png          written when the run ends
 
-What is in a checkpoint is `state.py`'s affair.
+`state.py` defines the content of a checkpoint.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ class RunFolder:
         self.log = path / "log.jsonl"
 
     def checkpoints(self) -> list[Path]:
-        """The newest first."""
+        """Return the checkpoints, the newest first."""
         found = (
             (int(match[1]), path)
             for path in self.checkpoints_folder.glob("step-*.pt")
@@ -43,7 +43,7 @@ class RunFolder:
         return [path for _, path in sorted(found, reverse=True)]
 
     def save(self, record: dict[str, Any], step: int, kept: int) -> None:
-        """Write a checkpoint, whole or not at all, then remove all but the `kept` newest.
+        """Write a checkpoint atomically, then remove all but the `kept` newest.
 
         Raises:
             OutputFailed: the disk is full, or the folder cannot be written.
@@ -57,7 +57,7 @@ class RunFolder:
             old.unlink()
 
     def newest(self) -> tuple[dict[str, Any], Path] | None:
-        """The record of the newest checkpoint; None in a new folder.
+        """Return the record and path of the newest checkpoint; None in a new folder.
 
         Raises:
             InputDamaged: it cannot be read; the message names the one before it.
@@ -76,7 +76,7 @@ class RunFolder:
 
 @contextmanager
 def lock_run_folder(path: Path) -> Iterator[RunFolder]:
-    """The folder, made if missing, while no other process trains into it.
+    """Lock the folder, made if missing, so that no other process trains into it.
 
     Raises:
         OutputFailed: it cannot be made or written, or another process has it.
@@ -99,4 +99,4 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield folder
     finally:
-        os.close(descriptor)  # and with it the lock, however the process ends
+        os.close(descriptor)  # releases the lock; the OS does so too if the process is killed

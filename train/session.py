@@ -1,7 +1,7 @@
-"""One sitting of a run: what stays the same from step to step, and what is done around each.
+"""One session of a run: its fixed parts, and the work before and after each step.
 
-The steps themselves, forward, losses and updates, are in `loop.py`; here are the crops that feed
-them and the guard, average, log, validation and checkpoint that follow each.
+`loop.py` has the steps themselves: forward, losses and updates. This module has the crops that feed
+them and the guard, average, log, validation and checkpoint that follow each step.
 """
 
 import time
@@ -34,32 +34,32 @@ from srgan_edge.train.vgg import VggFeatures
 
 MOST_ROLLBACKS = 3
 GRID_STEP = 1 << 40
-"""A step that no run reaches: its crops are those of the images in the log."""
+"""A step that no run reaches; its crops are the images in the log."""
 TIME_IS_UP = -1
-"""What `stopped` says, where a signal would say its number."""
+"""Value of `Session.stopped` at the deadline, where a signal would have its number."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops as the networks take them: float32, RGB in [0, 1], channels last."""
+    """Crops as the networks accept them: float32, RGB in [0, 1], channels last."""
 
     lr: Tensor
     """[N, 3, c, c]"""
     hr: Tensor
     """[N, 3, scale * c, scale * c]"""
     taught: Tensor | None
-    """What the teacher made of the whole photographs, cut as HR is; None without a teacher."""
+    """Crops of the teacher's results for whole photographs, like `hr`; None without a teacher."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the terminal shows while a run goes on."""
+    """The state of a run as the terminal shows it."""
 
     phase: str
     step: int
-    """Over both phases."""
+    """Steps done, over both phases."""
     steps: int
-    """Of both phases."""
+    """Total steps of both phases."""
     steps_per_second: float
     values: dict[str, float]
     """Means since the last report: losses, D(real) and D(fake), norms of gradients."""
@@ -69,11 +69,11 @@ class Progress:
 
 @dataclass
 class Session:
-    """Everything the two loops work with."""
+    """Everything that the two loops use."""
 
     recipe: Recipe
     identity: dict[str, str]
-    """What a checkpoint of this run must agree with: recipe, start, photographs, VGG."""
+    """Recipe, start, photographs and VGG; a checkpoint must agree with all of them."""
     state: TrainingState
     photos: PhotoPack
     vgg: VggFeatures | None
@@ -81,16 +81,16 @@ class Session:
     processes: Processes
     folder: RunFolder
     log: RunLog | None
-    """None in all processes but the first."""
+    """The log of the first process; None in all others."""
     validation: Path | None
     deadline: float
-    """On the clock of `time.monotonic`."""
+    """Time to stop at, on the clock of `time.monotonic`."""
     signals: StopSignals
     on_progress: Callable[[Progress], None]
     say: Callable[[str], None]
-    """Takes one line for the user."""
+    """Called with one line for the user."""
     stopped: int = 0
-    """A signal's number or `TIME_IS_UP`, once this sitting shall end early."""
+    """A signal's number or `TIME_IS_UP`, once this session is to end early."""
     psnr_y: float | None = None
     _reported_at: tuple[int, float] = field(init=False)
     _resumed_at: tuple[float, float] = field(init=False)
@@ -100,24 +100,24 @@ class Session:
         self._reported_at = (self.state.step, now)
         self._resumed_at = (self.state.seconds, now)
 
-    # before a step
+    # Before a step.
 
     def goes_on(self, until_step: int) -> bool:
-        """Whether there is a step to do: all processes give the same answer."""
+        """Return True if there is a step to do; all processes return the same."""
         if self.state.step >= until_step:
             return False
         late = time.monotonic() >= self.deadline
-        # Signals are positive, so that one of them outweighs the clock of another process.
+        # Signals are larger, so that one of them outweighs the clock of another process.
         wish = self.signals.received or (1 if late else 0)
         agreed = self.processes.highest(wish)
         self.stopped = TIME_IS_UP if agreed == 1 else agreed
         return not self.stopped
 
     def batch(self) -> "Batch":
-        """This process's share of the step's batch, on its device."""
+        """Return this process's share of the step's batch, on its device."""
         if self.recipe.run.compile == "cudagraphs":
             torch.compiler.cudagraph_mark_step_begin()
-        # After a rollback the same crops would lead to the same end.
+        # After a rollback, the same crops would diverge again.
         seed = self.recipe.data.seed + (self.state.rollbacks << 32)
         share = self.processes.share(self.recipe.data.batch)
         return draw_batch(
@@ -132,7 +132,7 @@ class Session:
         )
 
     def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        """The network as `run.compile` wants it; its weights stay where they are."""
+        """Return the network compiled as `run.compile` demands, sharing its weights."""
         mode = self.recipe.run.compile
         if mode == "none":
             return network
@@ -141,19 +141,19 @@ class Session:
         replayed = torch.compile(network, mode="reduce-overhead")
         return lambda images: replayed(images).clone()  # the next replay overwrites its output
 
-    # after a step
+    # After a step.
 
     @property
     def phase(self) -> Phase:
-        """The one that the run is in, or has just ended."""
+        """The phase that the run is in, or has just ended."""
         return self.recipe.pixel if self.state.opponent is None else self.recipe.adversarial
 
     def end_step(self, norms: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-        """Average the weights, count the step, and log, validate and save when it is time to.
+        """Average the weights, count the step, and log, validate and save when due.
 
         Args:
-            norms: of the gradients, by network; if one is not finite, the step counts as skipped.
-            values: scalars on the device, to be logged as means.
+            norms: gradient norms by network; if one is not finite, the step counts as skipped.
+            values: scalars on the device, logged as means.
         """
         state, run = self.state, self.recipe.run
         finite = torch.stack(list(norms.values())).isfinite().all()
@@ -171,10 +171,10 @@ class Session:
         if self.validation is not None and state.step % run.validate_every_steps == 0:
             self._validate()
         if state.step % run.checkpoint_every_steps == 0 and not int(state.skips_in_row):
-            self.save()  # what a rollback may return to
+            self.save()  # a good state for a rollback
 
     def save(self, *, must: bool = False) -> None:
-        """Write a checkpoint. A full disk costs the checkpoint, not the run, unless it `must`."""
+        """Write a checkpoint; a full disk fails the run only if the save is a `must`."""
         before, resumed_at = self._resumed_at
         self.state.seconds = before + time.monotonic() - resumed_at
         if self.processes.first:
@@ -214,7 +214,7 @@ class Session:
             self.psnr_y = scores["psnr_y"]
             self.log.write(self.state.step, {f"validation/{k}": v for k, v in scores.items()})
             self.log.write_images(self.state.step, self.sample_grid())
-            # The distance of features if the phase has it, for texture costs PSNR; else PSNR.
+            # Prefer the distance of features, where there is one, because texture costs PSNR.
             merit = -scores["perceptual"] if "perceptual" in scores else scores["psnr_y"]
             if self.state.best is None or merit > self.state.best:
                 self.state.best = merit
@@ -229,15 +229,15 @@ class Session:
         self.processes.wait()
 
     def validation_scores(self) -> dict[str, float]:
-        """Of the averaged weights over the validation folder; `bicubic_scores` is its baseline.
+        """Return the scores of the averaged weights over the validation folder.
 
-        `perceptual`, the recipe's own distance, is there only in a phase that lowers it.
+        `perceptual`, the recipe's own distance, is present only in a phase that lowers it.
         """
         with TorchEngine.from_generator(self.state.average, self.recipe.model) as engine:
             return self._scores_of(engine.upscale)
 
     def bicubic_scores(self) -> dict[str, float]:
-        """The same of MATLAB's bicubic."""
+        """Return the scores of MATLAB's bicubic interpolation, the baseline."""
         return self._scores_of(bicubic_upscale(self.recipe.model.scale))
 
     def _scores_of(self, upscale: Callable[[Pixels], Pixels]) -> dict[str, float]:
@@ -258,7 +258,7 @@ class Session:
         return float(losses.perceptual(ours, real, perceptual.layer_weights, perceptual.distance))
 
     def sample_grid(self) -> Pixels:
-        """LR, bicubic, averaged generator and HR of four fixed crops, side by side, row by row."""
+        """Return LR, bicubic, averaged generator and HR side by side, for four fixed crops."""
         scale = self.recipe.model.scale
         crops = draw_crops(self.photos, self.recipe, self.recipe.data.seed, GRID_STEP, range(4))
         lr, hr = (c.permute(0, 2, 3, 1).cpu().numpy() for c in (crops.lr, crops.hr))
@@ -269,14 +269,14 @@ class Session:
         return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
     def _roll_back(self) -> None:
-        """Go on from the last checkpoint with other crops."""
+        """Return to the last checkpoint and continue with other crops."""
         run, state, rollbacks = self.recipe.run, self.state, self.state.rollbacks + 1
         where = f"step {state.step}: no finite gradient for {run.skips_before_rollback} steps"
         found = self.folder.newest()
         elsewhere = found is None or (found[0]["opponent"] is None) != (state.opponent is None)
         if found is None or elsewhere or rollbacks > MOST_ROLLBACKS:
             raise ResourcesExhausted(
-                f"{where}, and {rollbacks - 1} returns to a checkpoint did not help; "
+                f"{where}, and {rollbacks - 1} rollbacks to a checkpoint did not help; "
                 "lower the learning rate, or the weight of the adversarial loss"
             )
         record, path = found
@@ -291,7 +291,7 @@ class Session:
 def draw_crops(
     photos: PhotoPack, recipe: Recipe, seed: int, step: int, indices: Sequence[int]
 ) -> Crops:
-    """The crops of one step as the recipe's degradation makes them."""
+    """Return the crops of one step, degraded as the recipe demands."""
     if recipe.data.degradation == "real":
         return real_crops(
             photos, recipe.degradation, seed, step, indices, candidates=recipe.data.candidates
@@ -307,7 +307,7 @@ def draw_batch(
     indices: Sequence[int],
     device: torch.device,
 ) -> Batch:
-    """The same, on the device and ready for the networks."""
+    """Return the crops of one step on the device, ready for the networks."""
     crops = draw_crops(photos, recipe, seed, step, indices)
 
     def ready(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Examples of the sources that a recipe trains on, to look at and to test with."""
+"""Write examples of the sources that a recipe trains on, for inspection and tests."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from srgan_edge.train.sources import source_of
 def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: int) -> list[Path]:
     """Write `variants` sources of each photograph as NAME-1.png and so on; returns the files.
 
-    A variant is a function of the recipe, its seed, and the photograph's number among all.
+    A variant depends on the recipe, its seed, and the photograph's position among all.
 
     Args:
         places: photographs, or folders of them.
@@ -34,7 +34,7 @@ def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: i
     if not paths:
         raise InputRefused(f"{places[0]}: no photograph in it")
     if len({path.stem for path in paths}) < len(paths):
-        raise UsageError("two photographs have one name; give them one folder at a time")
+        raise UsageError("two photographs have the same name; name one folder at a time")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,29 +35,29 @@ _LIMITS = {
     "noise_sigma": (0.0, 255.0),
     "motion_px": (0.0, 64.0),
 }
-"""Of the ends of a range; those of qualities, quantizers and rate factors are their scales'."""
+"""Limits on the ends of each range; for qualities, quantizers and rate factors see `_SCALES`."""
 _SCALES = {"quality": (1, 100), "crf": (0, 63), "quantizer": (1, 31)}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """How often each kind of source is drawn, and the ranges that its defects are drawn from.
+    """The probability of each kind of source, and the ranges that its defects are drawn from.
 
     What is neither clean nor a video is a photograph saved as JPEG or WebP. Ranges are uniform, the
     ends included.
     """
 
     variants: int = 4
-    """Of each photograph, 1 to 64; 3 / scale² bytes an HR pixel each."""
+    """Variants of each photograph, 1 to 64; 3 / scale² bytes an HR pixel each."""
     clean_share: float = 0.2
     """In [0, 1], like every share and probability here: MATLAB's bicubic and nothing else, so that
     clean sources lose little."""
     video_share: float = 0.3
 
     first_probability: float = 0.35
-    """That it went through hands before: blurred, resized, noisy, saved. Not for clean ones."""
+    """Probability of an earlier pass: blurred, resized, noisy, saved. Not for clean ones."""
     first_blur_sigma: tuple[float, float] = (0.2, 3.0)
-    """In HR pixels; along and across are drawn each by itself."""
+    """In HR pixels; along and across are drawn separately."""
     first_size: tuple[float, float] = (0.7, 1.6)
     """Side of that earlier image over the LR's."""
     first_noise_sigma: tuple[float, float] = (0.0, 6.0)
@@ -65,40 +65,41 @@ class Sources:
     first_jpeg_quality: tuple[int, int] = (60, 98)
 
     sharpening_probability: float = 0.1
-    """That the LR is sharpened and so has ringing."""
+    """Probability that the LR is sharpened and so has ringing."""
     sharpening: tuple[float, float] = (0.3, 1.5)
-    """How much of what a blur of one pixel takes away is added."""
+    """Share of what a blur of one pixel removes that is added."""
     banding_probability: float = 0.02
-    """That it has 32 to 64 levels a channel."""
+    """Probability that it has 32 to 64 levels a channel."""
     noise_probability: float = 0.3
     noise_sigma: tuple[float, float] = (1.0, 14.0)
     """In levels of 255, in the middle tones of Poisson noise."""
     poisson_probability: float = 0.4
-    """Of the noisy: noise that grows with the root of the level."""
+    """Share of the noisy whose noise grows with the root of the level."""
     gray_noise_probability: float = 0.4
-    """Of the noisy: the same in all three channels."""
+    """Share of the noisy with the same noise in all three channels."""
 
     webp_probability: float = 0.12
-    """Of photographs: WebP instead of JPEG."""
+    """Share of photographs saved as WebP instead of JPEG."""
     jpeg_quality: tuple[int, int] = (25, 96)
     webp_quality: tuple[int, int] = (25, 95)
     whole_chroma_probability: float = 0.15
-    """Of JPEG: colors at full resolution, 4:4:4; else 4:2:0."""
+    """Share of JPEGs with colors at full resolution, 4:4:4; else 4:2:0."""
 
     codecs: tuple[str, ...] = ("h264", "h264", "h264", "hevc", "vp9", "av1", "mpeg2", "mpeg4")
-    """Of videos, each as likely as the others; one named more often is likelier. What this PyAV
-    cannot encode is left out."""
+    """Codecs of videos, equally likely; one named more often is likelier. Those that this PyAV
+    cannot encode are left out."""
     h264_crf: tuple[int, int] = (17, 34)
     hevc_crf: tuple[int, int] = (18, 36)
     vp9_crf: tuple[int, int] = (20, 48)
     av1_crf: tuple[int, int] = (22, 50)
     mpeg_quantizer: tuple[int, int] = (2, 10)
     centerd_chroma_probability: float = 0.2
-    """Of videos: colors lie in the middle of four pixels, not beside the left two."""
+    """Share of videos with colors in the middle of four pixels, not beside the left two."""
     motion_px: tuple[float, float] = (0.0, 6.0)
-    """Of the pan, in LR pixels a frame."""
+    """Speed of the pan, in LR pixels a frame."""
     combing_probability: float = 0.03
-    """Of videos: every other line is a field later, as a bad deinterlacer leaves it."""
+    """Share of videos in which every other line is a field later, as a bad deinterlacer leaves
+    it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -149,7 +150,7 @@ def jpeg_coded(pixels: Pixels, quality: int, *, whole_chroma: bool = False) -> P
 
 
 def video_coded(
-    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centerd: bool = False
+    frames: Sequence[Pixels], codec: str, options: dict[str, str], *, centered: bool = False
 ) -> list[Pixels]:
     """Frames uint8 [H, W, 3] coded as a video in 4:2:0, BT.601 and limited range, and decoded.
 
@@ -159,7 +160,7 @@ def video_coded(
     Args:
         codec: FFmpeg's name of the encoder.
         options: of the encoder.
-        centerd: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
+        centered: chroma lies in the middle of four pixels, as in MPEG-1 and JPEG; else between two
             in the left column, as in all videos since.
 
     Raises:
@@ -177,14 +178,14 @@ def video_coded(
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for pixels in frames:
-            planes = _to_planes(np.pad(pixels, even, mode="edge"), centerd=centerd)
+            planes = _to_planes(np.pad(pixels, even, mode="edge"), centered=centered)
             video.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         video.mux(stream.encode(None))
     file.seek(0)
     with av.open(file, "r") as coded:
         decoded = [frame.to_ndarray(format="yuv420p") for frame in coded.decode(video=0)]
     return [
-        _from_planes(planes.astype(np.uint8), centerd=centerd)[:height, :width]
+        _from_planes(planes.astype(np.uint8), centered=centered)[:height, :width]
         for planes in decoded
     ]
 
@@ -196,12 +197,12 @@ _RANGES = np.array([219, 224, 224]) / 255
 _BLACK = np.array([16.0, 128.0, 128.0])
 
 
-def _to_planes(rgb: Pixels, *, centerd: bool) -> Pixels:
+def _to_planes(rgb: Pixels, *, centered: bool) -> Pixels:
     """uint8 [H, W, 3], H and W even -> uint8 [3H / 2, W], as PyAV lays out yuv420p."""
     height, width = rgb.shape[:2]
     ycc = rgb @ _TO_YCC.T * _RANGES + _BLACK
     chroma = ycc[..., 1:].reshape(height // 2, 2, width, 2).mean(1)
-    if centerd:
+    if centered:
         chroma = chroma.reshape(height // 2, width // 2, 2, 2).mean(2)
     else:
         left = np.pad(chroma, ((0, 0), (1, 0), (0, 0)), mode="edge")[:, :-1:2]
@@ -210,25 +211,25 @@ def _to_planes(rgb: Pixels, *, centerd: bool) -> Pixels:
     return _rounded(planes).reshape(3 * height // 2, width)
 
 
-def _from_planes(planes: Pixels, *, centerd: bool) -> Pixels:
+def _from_planes(planes: Pixels, *, centered: bool) -> Pixels:
     """The inverse, chroma enlarged between its samples."""
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     luma, halves = planes[:height, :, None], planes[height:].reshape(2, height // 2, width // 2)
-    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centerd=True)
-    chroma = _doubled(tall, 1, centerd=centerd)
+    tall = _doubled(halves.transpose(1, 2, 0).astype(np.float64), 0, centered=True)
+    chroma = _doubled(tall, 1, centered=centered)
     ycc = (np.concatenate([luma, chroma], 2) - _BLACK) / _RANGES
     return _rounded(ycc @ np.linalg.inv(_TO_YCC).T)
 
 
 def _doubled(
-    plane: npt.NDArray[np.float64], axis: int, *, centerd: bool
+    plane: npt.NDArray[np.float64], axis: int, *, centered: bool
 ) -> npt.NDArray[np.float64]:
     """Twice as long, linear between samples that lie on the first of two or between both."""
     plane = np.moveaxis(plane, axis, 0)
     before, after = (
         np.concatenate(parts) for parts in [(plane[:1], plane[:-1]), (plane[1:], plane[-1:])]
     )
-    pair = (3 * plane + before, 3 * plane + after) if centerd else (4 * plane, 2 * (plane + after))
+    pair = (3 * plane + before, 3 * plane + after) if centered else (4 * plane, 2 * (plane + after))
     doubled = np.stack(pair, 1).reshape(-1, *plane.shape[1:]) / 4
     return np.moveaxis(doubled, 0, axis)
 
@@ -253,7 +254,7 @@ def pan_over(
 
 @dataclass(frozen=True)
 class _Wear:
-    """What happens to a small image before it is coded, the same for all frames of a video."""
+    """The defects of a small image before it is coded, the same for all frames of a video."""
 
     sharpening_percent: int
     levels: int
@@ -333,7 +334,7 @@ def _through_other_hands(
 
 
 FRAMES = 7
-"""Of a video: enough for a frame between two of those that it is predicted from."""
+"""Frames of a video: enough for a frame between two of those that it is predicted from."""
 
 
 def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
@@ -346,12 +347,12 @@ def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) ->
     clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
     if random.random() < sources.combing_probability:
         clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
-    centerd = bool(random.random() < sources.centerd_chroma_probability)
+    centered = bool(random.random() < sources.centerd_chroma_probability)
     order = random.permutation(len(sources.codecs))
     for codec in dict.fromkeys(sources.codecs[number] for number in order):
         encoder, options = _CODECS[codec]
         try:
-            decoded = video_coded(clip, encoder, options(sources, random), centerd=centerd)
+            decoded = video_coded(clip, encoder, options(sources, random), centered=centered)
         except (av.codec.codec.UnknownCodecError, av.FFmpegError):
             continue  # this PyAV lacks it, or it refuses images so small
         if len(decoded) == FRAMES:
@@ -398,7 +399,7 @@ _CODECS: dict[str, tuple[str, Callable[[Sources, Random], dict[str, str]]]] = {
     "mpeg2": ("mpeg2video", _mpeg),
     "mpeg4": ("mpeg4", _mpeg),
 }
-"""By the names of recipes: the encoder, and the options that it is drawn with."""
+"""Maps the names in recipes to the encoder and the options that it is drawn with."""
 
 
 def _blurred(hr: Pixels, sources: Sources, random: Random) -> Pixels:

@@ -1,7 +1,7 @@
-"""All that changes from step to step, and so all that a checkpoint must hold.
+"""The state that changes from step to step, all of which a checkpoint holds.
 
-Crops, defects and their order are functions of (seed, step, index), so that no random generator has
-a state worth keeping once the weights are drawn; what is drawn later restarts from the step.
+Crops, defects and their order are functions of (seed, step, index), so no random generator has a
+state worth keeping once the weights are drawn; later draws restart from the step.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from srgan_edge.train.recipe import AdversarialPhase, Recipe
 
 @dataclass
 class Opponent:
-    """The discriminator and its optimizer, which exist in the adversarial phase alone."""
+    """The discriminator and its optimizer, which exist in the adversarial phase only."""
 
     discriminator: nn.Module
     optimizer: Optimizer
@@ -35,16 +35,16 @@ class Opponent:
         network = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if processes.size > 1 and processes.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        # Beta 1 as in the paper; a long memory of squares would outlive the generator it judged.
+        # Beta 1 as in the paper; longer averages of squares would outlive the generator judged.
         return cls(network, Optimizer(network.parameters(), (0.9, 0.99), precision, processes))
 
 
 @dataclass
 class Sums:
-    """Running sums of what is logged, on the device: reading them each step would wait for it."""
+    """Running sums of logged values, kept on the device: reading them each step would stall it."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
-    """Over the finite steps."""
+    """Sums over the finite steps."""
     finite: Tensor | int = 0
     steps: int = 0
 
@@ -56,7 +56,7 @@ class Sums:
         self.steps += 1
 
     def take(self) -> tuple[dict[str, float], int]:
-        """Means over the finite steps since the last call, and how many others there were."""
+        """Return the means over the finite steps since the last call, and the number of others."""
         finite, steps = int(self.finite), self.steps
         means = {name: float(value) / finite for name, value in self.values.items() if finite}
         self.values, self.finite, self.steps = {}, 0, 0
@@ -69,19 +69,19 @@ class TrainingState:
 
     generator: nn.Module
     average: nn.Module
-    """The moving average of the generator's weights: what is evaluated and released."""
+    """The moving average of the generator's weights, which is evaluated and released."""
     optimizer: Optimizer
     opponent: Opponent | None = None
     step: int = 0
-    """Over both phases."""
+    """Steps done, over both phases."""
     seconds: float = 0.0
-    """Of training, over all sessions of the run."""
+    """Training time over all sessions of the run."""
     rollbacks: int = 0
     best: float | None = None
-    """The best validation so far, as `loop.py` judges it; it starts anew with each phase."""
+    """The best validation of the phase so far, as `session.py` judges it."""
     sums: Sums = field(default_factory=Sums)
     skips_in_row: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Steps without finite gradients since the last good one; on the device."""
+    """Number of steps without finite gradients since the last good one; on the device."""
 
     @classmethod
     def start(
@@ -104,7 +104,7 @@ class TrainingState:
         return state
 
     def meet_opponent(self, recipe: Recipe, precision: Precision, processes: Processes) -> Opponent:
-        """Enter the adversarial phase: from the averaged weights, with fresh optimizers."""
+        """Enter the adversarial phase from the averaged weights, with fresh optimizers."""
         torch.manual_seed(recipe.data.seed + 1)
         self.generator.load_state_dict(self.average.state_dict())
         self.optimizer = generator_optimizer(
@@ -117,7 +117,7 @@ class TrainingState:
         return self.opponent
 
     def record(self) -> dict[str, Any]:
-        """Tensors, numbers and strings alone, so that `torch.load(weights_only=True)` reads it."""
+        """Return tensors, numbers and strings, which `torch.load(weights_only=True)` accepts."""
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
@@ -139,7 +139,7 @@ class TrainingState:
     def restore(
         self, record: dict[str, Any], recipe: Recipe, precision: Precision, processes: Processes
     ) -> None:
-        """The inverse of `record`. Networks that are there already stay the same objects."""
+        """Invert `record`; existing networks stay the same objects."""
         if record["opponent"] is not None:
             opponent = self.opponent or self.meet_opponent(recipe, precision, processes)
             opponent.discriminator.load_state_dict(record["opponent"]["discriminator"])

@@ -27,7 +27,7 @@ Upscale: TypeAlias = Callable[[Pixels], Pixels]
 """uint8 [N, h, w, 3] to uint8 [N, sh, sw, 3]."""
 
 CACHE_VARIABLE = "SRGAN_EDGE_TEACHERS"
-"""Of the environment: names another folder than `~/.cache/srgan-edge/teachers`."""
+"""Environment variable that names another folder than `~/.cache/srgan-edge/teachers`."""
 
 FOREIGN_HALO_PX = 16
 """Around the tiles of networks whose reach is not known; most photographs go through whole."""
@@ -76,7 +76,7 @@ def open_teachers(names: str, scale: int, device: torch.device) -> Iterator[Teac
 
 
 def teachers_folder() -> Path:
-    """Where results are kept, over all runs: the cache can be removed at any time."""
+    """Return the folder of all runs' results, a cache that can be removed at any time."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -121,7 +121,7 @@ def remembered(upscale: Upscale, folder: Path, scale: int) -> Upscale:
 
 
 def mean_of(upscales: Sequence[Upscale]) -> Upscale:
-    """Each value the mean of what all make, halves upwards: their errors differ, and cancel."""
+    """Each value is the mean of all results, halves upwards: their errors differ, and cancel."""
     if len(upscales) == 1:
         return upscales[0]
 
@@ -189,7 +189,7 @@ def _of_ncnn(path: Path) -> Teacher:
 
 
 def _digest_of(*paths: Path) -> str:
-    """Of the files one after another, 12 hexadecimal digits."""
+    """A digest of the files one after another, 12 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():

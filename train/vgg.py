@@ -1,12 +1,11 @@
 """VGG features: torchvision's VGG19, or the convolutions of any VGG in a local file.
 
-The one value contract is RGB in [0, 1]: the ImageNet normalization happens in here. What a distance
-of features is good for is `losses.py`'s affair.
+Inputs are RGB in [0, 1]; this module applies the ImageNet normalization.
 
-Note: VGGs differ in the size of their features by orders of deviation, and layers of one VGG too.
-The paper divides its own by 12.75, to bring the loss to the scale of a pixel loss (section 3.2).
-Here each layer is divided by its standard deviation over a photograph, so that the weights of a
-recipe mean the same for every VGG: a distance of 1 is a difference as large as features vary.
+Note: the features of different VGGs, and of different layers, differ by orders of magnitude. The
+paper divides its own by 12.75, to bring the loss to the scale of a pixel loss (section 3.2). Here
+each layer is divided by its standard deviation over a photograph, so that a recipe's weights mean
+the same for every VGG: a distance of 1 is one standard deviation of the features.
 """
 
 import difflib
@@ -29,18 +28,20 @@ Zisserman 2015, arXiv 1409.1556, table 1)."""
 
 
 class VggFeatures(nn.Module):
-    """Features phi(i, j) of a frozen VGG, for images (N, 3, H, W), RGB in [0, 1]."""
+    """A frozen VGG that computes features phi(i, j) of images (N, 3, H, W), RGB in [0, 1]."""
 
     mean: Tensor
     std: Tensor
     deviations: Tensor
-    """Standard deviation over `REFERENCE_PHOTO` of each of `layers`, over its channels together."""
+    """Standard deviation of each of `layers` over `REFERENCE_PHOTO`, all channels together."""
 
     def __init__(
         self, convolutions: list[tuple[Tensor, Tensor]], layers: tuple[str, ...], before_relu: bool
     ) -> None:
-        """Args:
-            convolutions: weight and bias of each 3x3 convolution, in their order.
+        """Build the network up to the last of `layers`.
+
+        Args:
+            convolutions: weight and bias of each 3x3 convolution, in order.
             layers: `conv{i}_{j}`, the j-th convolution before the i-th pooling.
             before_relu: take features before the activation, else after it.
 
@@ -68,7 +69,7 @@ class VggFeatures(nn.Module):
         self.deviations = torch.stack([f.var((0, 2, 3)).mean().sqrt() for f in self(photo)])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """One (N, C, H / 2^(i-1), W / 2^(i-1)) for each of `layers`, in their order."""
+        """Return (N, C, H / 2^(i-1), W / 2^(i-1)) for each of `layers`, in their order."""
         with torch.autocast(images.device.type, enabled=False):
             x = (images - self.mean) / self.std
         features: dict[str, Tensor] = {}
@@ -84,11 +85,11 @@ class VggFeatures(nn.Module):
 
 
 def vgg_convolutions(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
-    """The convolutions of a local VGG, or of torchvision's VGG19, which it downloads once.
+    """Return the convolutions of a local VGG, or of torchvision's VGG19, downloaded once.
 
     Args:
         weights: `.safetensors` or `.pth` with the keys of `torchvision.models.vgg*().features`,
-            with or without the prefix `features.`; fully connected layers are passed over.
+            with or without the prefix `features.`; fully connected layers are ignored.
 
     Raises:
         ModelRefused: the file is missing, damaged, or holds no VGG.
@@ -109,7 +110,7 @@ def vgg_convolutions(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
     ]
     if len(found) not in NETWORKS or any(weight.shape[2:] != (3, 3) for weight, _ in found):
         raise ModelRefused(
-            f"{source}: {len(found)} convolutions of the kind of VGG's `features`; "
+            f"{source}: found {len(found)} 3x3 convolutions named as in VGG's `features`; "
             f"a VGG has {', '.join(map(str, NETWORKS))}"
         )
     return found
@@ -134,7 +135,7 @@ def _torchvision_vgg19() -> dict[str, Tensor]:
     except OSError as error:
         raise ResourcesExhausted(
             f"torchvision's VGG19 weights could not be downloaded ({error}); "
-            "give a VGG file with --vgg-weights"
+            "name a local VGG with --vgg-weights FILE"
         ) from None
 
 
@@ -148,5 +149,5 @@ def _read(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # each reader has its own kinds
+    except Exception as error:  # each reader raises its own exceptions
         raise ModelRefused(f"{path}: not a file of weights: {error}") from None

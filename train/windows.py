@@ -1,7 +1,7 @@
-"""Square windows of images that lie flat in one array: cut, flipped and turned in one gather.
+"""Square windows of images stored flat in one array: cut, flipped and turned in one gather.
 
-The specification is slicing, then the transpose and the reversals named at `Windows.turn`; the test
-compares with that. Which windows to take is the caller's business.
+The specification is slicing, then the transpose and the reversals described at `Windows.turn`; the
+test compares with that. The caller chooses the windows.
 """
 
 from dataclasses import dataclass, fields
@@ -17,36 +17,35 @@ Numbers: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Windows:
-    """Where windows of one side lie, in pixels of an array; int64 [B] each."""
+    """Positions of windows of one side, in pixels of an array; int64 [B] each."""
 
     offset: Numbers
-    """The image's first pixel; its rows follow one after another."""
+    """Index of the image's first pixel; its rows follow one after another."""
     height: Numbers
-    """Of the image."""
+    """Height of the image."""
     width: Numbers
-    """Of the image."""
+    """Width of the image."""
     top: Numbers
     left: Numbers
     turn: Numbers
-    """In [0, 8), by bits: 4 exchanges rows and columns, then 2 reverses the rows, 1 the columns."""
+    """Bits in [0, 8): 4 exchanges rows and columns, then 2 reverses the rows, 1 the columns."""
 
     def __getitem__(self, chosen: Numbers) -> "Windows":
-        """Those with these numbers, in this order."""
         return Windows(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def times(self, scale: int) -> "Windows":
-        """The same places in an array of images `scale` times the size."""
+        """Return the same positions in an array of images `scale` times the size."""
         lengths = (self.height, self.width, self.top, self.left)
         height, width, top, left = (scale * length for length in lengths)
         return Windows(scale**2 * self.offset, height, width, top, left, self.turn)
 
 
 def gather(arrays: list[Tensor], windows: Windows, side: int, margin: int) -> list[Tensor]:
-    """The same windows out of each array uint8 [P, 3], on its device.
+    """Cut the same windows out of each array uint8 [P, 3], on its device.
 
     Returns:
-        For each array, uint8 [B, 3, n, n] with n = side + 2 margin, strided as channels_last. Where
-        the margin goes beyond the image, its edge is replicated.
+        uint8 [B, 3, n, n] for each array, with n = side + 2 margin, strided as channels_last. Where
+        the margin extends beyond the image, its edge is replicated.
     """
     device = arrays[0].device
     rows, columns = (torch.from_numpy(step).to(device) for step in _steps(windows, side, margin))
@@ -57,9 +56,9 @@ def gather(arrays: list[Tensor], windows: Windows, side: int, margin: int) -> li
 
 
 def _steps(windows: Windows, side: int, margin: int) -> tuple[Numbers, Numbers]:
-    """int64 [B, n] twice: what a window's row, and what its column, adds to a pixel's index.
+    """Return int64 [B, n] twice: the contributions of row and column to a pixel's index.
 
-    Turning a window only changes which way its rows and columns run through the image.
+    Turning a window only changes the direction of its rows and columns through the image.
     """
     inside = np.arange(-margin, side + margin)
     exchanged = (windows.turn[:, None] & 4) > 0

@@ -63,7 +63,7 @@ KINDS = {
             "srgan-edge[onnx]",
             ("cpu", "cuda", "tensorrt", "rtx"),
         ),
-        EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[train]", ("cpu", "cuda")),
+        EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[gpu]", ("cpu", "cuda")),
         EngineKind(
             "tensorrt",
             "TensorRtEngine",

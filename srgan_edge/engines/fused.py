@@ -132,7 +132,7 @@ def nvidia_bindings() -> "CudaBindings":
     try:
         from srgan_edge.kernels.cuda_bindings import open_device
     except ImportError:
-        raise ExtraMissing("cuda-core", "srgan-edge[rtx]", "compiling kernels") from None
+        raise ExtraMissing("cuda-core", "srgan-edge[gpu]", "compiling kernels") from None
     return open_device()
 
 

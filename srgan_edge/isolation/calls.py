@@ -1,7 +1,13 @@
-"""Functions of ours that are called in a child process, one call after another.
+"""Call our functions in a child process, one call after another.
 
-Both ends of the conversation. Arguments are JSON; results are whatever `wire` takes, their arrays
-in memory that the caller made for them. What is called, and how its failure reads, is the caller's.
+Both ends of the conversation: `Remote` is the caller's, `serve` the child's. Arguments are JSON.
+Results are packed by `pack` and checked by `unpack`; their arrays travel in memory that the caller
+made. The caller decides which functions may be called and how their failures are worded.
+
+A process that reads untrusted files may send anything, so `unpack` never builds an object of a type
+that its receiver did not ask for (unpickling would run code of the sender's choice). Fields are
+numbers, strings, fractions, tuples, dictionaries, dataclasses of these, and arrays and bytes, which
+are stored apart.
 """
 
 import dataclasses
@@ -26,32 +32,30 @@ from srgan_edge.isolation.child import (
 )
 
 T = TypeVar("T")
+Json = Any
+"""A value as `json.loads` returns it."""
 
 SIGN_OF_LIFE = {"alive": True}
-"""What a function that takes long may send its parent meanwhile."""
+"""Message that a slow function may send to its parent so that the call does not time out."""
 
-
-# Values as JSON and raw bytes, checked against their types when they come back.
-#
-# What a process sends that reads strangers' files may be anything, so nothing here builds an
-# object that its receiver did not ask for by type (a pickle would run what it says). Fields are
-# numbers, texts, fractions, tuples, dictionaries, dataclasses of these, and arrays and bytes,
-# which lie apart.
-Json = Any
-"""What `json.loads` returns."""
+_ALIGNMENT = 64
+_DTYPES = ("uint8", "uint16")
+_NONE = memoryview(b"")
+_INT64 = range(-(2**63), 2**63)
 
 
 class Remote:
-    """One child process that serves many calls; after a failure the next call gets another.
+    """A child process that serves many calls; after a failure, the next call starts another one.
 
     Args:
         entry: `module:function`, a function that calls `serve`.
-        readable: files and folders it may read, where the kernel can hold it to that.
-        memory_bytes: how much more than its libraries it may map.
-        seconds: how long one call may take; if it gives signs of life, from one to the next.
-        writable, reports: as of `Child`.
+        readable: files and folders that the child may read, where the kernel can enforce it.
+        memory_bytes: how much memory the child may map beyond its libraries.
+        seconds: time limit for a call, or between two signs of life if the function sends them.
+        writable, reports: as for `Child`.
 
-    The child starts with the first call, and dies with the thread that made that, or at `close`.
+    The child starts with the first call. It dies with the thread that made that call, or at
+    `close`.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class Remote:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a child that knows of earlier calls."""
+        """True if there is a child that remembers earlier calls."""
         return self._child is not None
 
     def close(self) -> None:
@@ -85,12 +89,13 @@ class Remote:
             self._child = None
 
     def call(self, kind: type[T], function: str, *arguments: Json) -> T:
-        """The function's result, which has to be a `kind`.
+        """Call a function in the child and return its result, checked to be a `kind`.
 
         Raises:
-            ChildFailed: it crashed, took too long or too much memory, or answered nonsense.
-            SrganEdgeError: what the function raised, of those that it may report.
-            ResourcesExhausted: no process or no memory to be had.
+            ChildFailed: the child crashed, took too long, used too much memory, or sent an invalid
+                answer.
+            SrganEdgeError: the function raised it, and it is one of `reports`.
+            ResourcesExhausted: the process cannot be started, or there is no memory for the result.
         """
         if self._child is None:
             self._child = Child(
@@ -102,7 +107,7 @@ class Remote:
             self.close()
             raise ChildFailed(f"broke its protocol ({error})") from error
         except SrganEdgeError:
-            raise  # said by the function, which can be called again
+            raise  # from the function itself, which can be called again
         except BaseException:
             self.close()
             raise
@@ -111,7 +116,7 @@ class Remote:
         child.send({"call": function, "arguments": list(arguments)})
         while (message := child.receive(self._seconds)) == SIGN_OF_LIFE:
             pass
-        memory = memoryview(b"")
+        memory = _NONE
         if "size" in message:
             memory = self._memory_for(child, unpack(int, message["size"]))
             message = child.receive(self._seconds)
@@ -128,7 +133,7 @@ class Remote:
 
 
 def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> None:
-    """The child: calls of these functions what it is told to, until nobody is left."""
+    """Run in the child: call the functions that the parent names, until the parent is gone."""
     while True:
         order = parent.receive()
         heap = Heap()
@@ -146,39 +151,30 @@ def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> Non
         parent.send({"result": result})
 
 
-_ALIGNMENT = 64
-
-_DTYPES = ("uint8", "uint16")
-
-_NONE = memoryview(b"")
-
-_INT64 = range(-(2**63), 2**63)
-
-
 class Heap:
-    """The arrays of one value, one after another."""
+    """The arrays of one packed value, laid out one after another."""
 
     def __init__(self) -> None:
         self.size = 0
-        """In bytes, gaps included."""
+        """Size in bytes, including the gaps."""
         self._pieces: list[tuple[int, npt.NDArray[Any]]] = []
 
     def add(self, array: npt.NDArray[Any]) -> int:
-        """Keep an array; returns where it will lie."""
+        """Add an array and return its offset in bytes."""
         offset = -(-self.size // _ALIGNMENT) * _ALIGNMENT
         self._pieces.append((offset, array))
         self.size = offset + array.nbytes
         return offset
 
     def write(self, memory: memoryview) -> None:
-        """Copy everything to where it lies."""
+        """Copy every array to its offset in `memory`."""
         for offset, array in self._pieces:
             place = np.frombuffer(memory, array.dtype, array.size, offset)
             place.reshape(array.shape)[...] = array
 
 
 def pack(value: object, heap: Heap) -> Json:
-    """`value` as what `json.dumps` takes; its arrays and bytes go to `heap`."""
+    """Return `value` in a form that `json.dumps` accepts; its arrays and bytes go to `heap`."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -202,10 +198,10 @@ def pack(value: object, heap: Heap) -> Json:
 
 
 def unpack(kind: type[T], record: Json, memory: memoryview = _NONE) -> T:
-    """The inverse of `pack`: a value of `kind`, whose arrays are views of `memory`.
+    """Undo `pack`: return a value of type `kind`, whose arrays are views of `memory`.
 
     Raises:
-        ValueError: `record` is not one of `kind`, or points out of `memory`.
+        ValueError: `record` does not describe a `kind`, or refers to bytes outside of `memory`.
     """
     return cast(T, _value(kind, record, memory))
 
@@ -265,7 +261,7 @@ def _dataclass(kind: Any, record: Json, memory: memoryview) -> Any:  # noqa: ANN
 
 
 def _array(kind: Any, record: Json, memory: memoryview) -> npt.NDArray[Any]:  # noqa: ANN401
-    """`kind` is an `NDArray[...]` of one scalar type, abstract or not, or a union of them."""
+    """Return an array; `kind` is an `NDArray[...]` of a scalar type or of a union of them."""
     _checked(record, isinstance(record, list) and len(record) == 3)
     offset, name, shape = record
     _, dtype_kind = get_args(kind)

@@ -1,8 +1,9 @@
-"""A child process that reads a stranger's file, and is not believed a word.
+"""A child process that reads an untrusted file, and whose answers are not trusted either.
 
-It starts without a shell, without our environment and our descriptors, gives up what `sandbox`
-takes from it, and talks over one socket: JSON objects of a bounded size, and shared memory that its
-parent made. It may crash, hang or be taken over; its parent then has an exception and goes on.
+The child starts without a shell and inherits neither environment nor descriptors. It drops the
+rights that `sandbox` removes, and communicates over one socket: JSON objects of limited size, and
+shared memory made by its parent. If it crashes, hangs or is taken over, the parent gets an
+exception and goes on.
 """
 
 import fcntl
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -30,41 +31,42 @@ from srgan_edge.errors import (
 )
 from srgan_edge.isolation import sandbox
 
+Reports = tuple[type[SrganEdgeError], ...]
+
 MAX_MESSAGE_BYTES = 1 << 16
 START_SECONDS = 60
-"""For importing what the child needs; a fifth of a second where the disk is not asleep."""
+"""Time limit for the child's imports, which take 0.2 s unless the disk has to spin up."""
 
 _STARTS = (
     "import sys; sys.path[:] = sys.argv[1].split('\\n')\n"
     "from srgan_edge.isolation import child; child.main()"
 )
-# Address space is limited, and each thread of malloc and of OpenBLAS reserves some.
+# The child's address space is limited, and each thread of malloc and OpenBLAS reserves some.
 _VARIABLES = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH",)
 _MAX_TEXT = 2000
-Reports = tuple[type[SrganEdgeError], ...]
 
 
 class ChildFailed(Exception):
-    """It crashed, hung or broke the protocol. The message completes "the decoder ..."."""
+    """The child crashed, hung or broke the protocol. The message completes "the decoder ..."."""
 
 
 class Child:
-    """The parent's end: starts a process that calls `entry`, and talks to it.
+    """The parent's end: starts a process that calls `entry`, and exchanges messages with it.
 
     Args:
-        entry: `module:function`, called there with its `Parent` and the request.
-        request: what to do, as JSON.
-        memory_bytes: how much more than its libraries it may map.
-        readable: the files it may read, where the kernel can hold it to that.
-        writable: the folder in which it may do anything; None: it writes nothing.
-        reports: the errors that it may raise here, beside its own failing.
+        entry: `module:function`, called in the child with its `Parent` and the request.
+        request: JSON object for `entry`.
+        memory_bytes: how much memory the child may map beyond its libraries.
+        readable: files that the child may read, where the kernel can enforce it.
+        writable: folder in which the child may do anything; None: it may not write.
+        reports: errors that the child may raise in the parent, besides `ChildFailed`.
 
-    The process dies with the thread that made this object, and at `close`. It is in a process group
-    of its own, so that Ctrl-C reaches its parent alone.
+    The process dies with the thread that made this object, and at `close`. It has its own process
+    group, so that Ctrl-C reaches only the parent.
 
     Raises:
-        ResourcesExhausted: it cannot be started.
+        ResourcesExhausted: the process cannot be started.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Child:
         reports: Reports = (InputRefused, InputDamaged),
     ) -> None:
         self._memory_bytes, self._reports = memory_bytes, reports
-        self._lock = RLock()  # against closing the socket under a thread that receives
+        self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -86,22 +88,19 @@ class Child:
                 self._process = self._start(theirs, entry)
         except OSError as error:
             raise ResourcesExhausted(f"cannot start a process: {error.strerror}") from error
-        try:
-            orders = {
-                "memory_bytes": memory_bytes,
-                "readable": [os.fspath(path.absolute()) for path in readable],
-                "writable": None if writable is None else os.fspath(writable.absolute()),
-                "request": request,
-            }
-            self.send(orders)
-            self.receive(START_SECONDS)
-        except ChildFailed as failure:
-            last_line = self._last_complaint()
-            self.close()
-            raise ResourcesExhausted(f"a process {failure} before it began{last_line}") from None
-        except BaseException:
-            self.close()
-            raise
+        orders = {
+            "memory_bytes": memory_bytes,
+            "readable": [os.fspath(path.absolute()) for path in readable],
+            "writable": None if writable is None else os.fspath(writable.absolute()),
+            "request": request,
+        }
+        with closed_on_failure(self.close):
+            try:
+                self.send(orders)
+                self.receive(START_SECONDS)
+            except ChildFailed as failure:
+                reason = f"{failure} before it began{self._last_complaint()}"
+                raise ResourcesExhausted(f"a process {reason}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -110,9 +109,9 @@ class Child:
         self.close()
 
     def send(self, message: dict[str, Any], memory: int | None = None) -> None:
-        """Send a message, and the descriptor of shared memory with it; never waits.
+        """Send a message, and with it the descriptor of shared memory, without ever waiting.
 
-        A child that does not take its messages, or is gone, is noticed at the next `receive`.
+        The next `receive` notices if the child does not read its messages or is gone.
         """
         descriptors = [] if memory is None else [memory]
         with self._lock, suppress(BlockingIOError, ConnectionError):
@@ -121,11 +120,11 @@ class Child:
                 socket.send_fds(self._socket, [_encoded(message)], descriptors)
 
     def receive(self, within_seconds: float) -> dict[str, Any]:
-        """The next message.
+        """Return the next message.
 
         Raises:
-            ChildFailed: it ended, or sent none in time or none that is one.
-            SrganEdgeError: what it reports.
+            ChildFailed: the child ended, or sent no message in time, or an invalid one.
+            SrganEdgeError: the child reported it.
         """
         with self._lock:
             if self._closed:
@@ -142,17 +141,17 @@ class Child:
         try:
             message = json.loads(data, parse_constant=_no_number)
         except (ValueError, RecursionError):
-            raise ChildFailed("sent something that is no message") from None
+            raise ChildFailed("sent an invalid message") from None
         if not isinstance(message, dict):
-            raise ChildFailed("sent something that is no message")
+            raise ChildFailed("sent an invalid message")
         if "error" in message:
             raise self._error_from(message)
         return message
 
     def close(self) -> None:
-        """Kill the process, wherever it is. A thread that is in `receive` has a `ChildFailed`."""
+        """Kill the process. A thread waiting in `receive` gets a `ChildFailed`."""
         self._process.kill()
-        with suppress(subprocess.TimeoutExpired):  # a disk that hangs holds it a while longer
+        with suppress(subprocess.TimeoutExpired):  # a hanging disk delays its end
             self._process.wait(1)
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -165,7 +164,7 @@ class Child:
         try:
             return self._socket.recv(MAX_MESSAGE_BYTES + 1)
         except ConnectionResetError:
-            # It died before it read all we sent, which is told once, ahead of what it still said.
+            # The child died with messages unread. This error comes once, before its last messages.
             return self._socket.recv(MAX_MESSAGE_BYTES + 1)
 
     def _start(self, theirs: socket.socket, entry: str) -> subprocess.Popen[bytes]:
@@ -178,7 +177,7 @@ class Child:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._complaints,  # a file of memory: later the child's own limits close it
+            stderr=self._complaints,  # in memory; the child's limits soon forbid writing to it
             env=variables | _VARIABLES,
             pass_fds=[theirs.fileno()],
             process_group=0,
@@ -199,12 +198,12 @@ class Child:
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
-            return "fell silent"
+            return "stopped responding"
         if code >= 0:
-            return f"ended by itself (exit code {code})"
+            return f"exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if -code == signal.SIGKILL:
-            return f"was killed ({name}), by somebody or for want of memory"
+            return f"was killed ({name}), by another process or for lack of memory"
         return f"crashed ({name})"
 
     def _last_complaint(self) -> str:
@@ -214,7 +213,7 @@ class Child:
 
 
 class Parent:
-    """The child's end of the same socket."""
+    """The child's end of the socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -223,16 +222,16 @@ class Parent:
         self._socket.send(_encoded(message))
 
     def receive(self) -> dict[str, Any]:
-        """The next message; waits for it."""
+        """Wait for the next message and return it."""
         message, memory = self.receive_with_memory()
         assert memory is None
         return message
 
     def receive_with_memory(self) -> tuple[dict[str, Any], mmap.mmap | None]:
-        """The next message, and the shared memory that came with it."""
+        """Return the next message and the shared memory that came with it."""
         data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
         if not data:
-            os._exit(0)  # nobody is left to work for
+            os._exit(0)  # the parent is gone
         if not descriptors:
             return json.loads(data), None
         memory = mmap.mmap(descriptors[0], os.fstat(descriptors[0]).st_size)
@@ -242,13 +241,13 @@ class Parent:
 
 @contextmanager
 def shared_memory(size: int) -> Iterator[tuple[mmap.mmap, int]]:
-    """Memory of `size` bytes to share with a child, all of it there, and its descriptor to send.
+    """Allocate `size` bytes to share with a child; yields them and the descriptor to send.
 
-    It outlasts the context, which closes the descriptor. It is sealed: a child that cut it short
-    would kill whoever touches it.
+    The memory outlives the context, which closes the descriptor. It is sealed, because a child that
+    could shrink it would kill every process that touches it.
 
     Raises:
-        ResourcesExhausted: there is not as much.
+        ResourcesExhausted: there is not enough memory.
     """
     try:
         descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -265,13 +264,23 @@ def shared_memory(size: int) -> Iterator[tuple[mmap.mmap, int]]:
         ) from error
 
 
+@contextmanager
+def closed_on_failure(close: Callable[[], None]) -> Iterator[None]:
+    """Call `close` if the body raises anything."""
+    try:
+        yield
+    except BaseException:
+        close()
+        raise
+
+
 def error_message(error: SrganEdgeError) -> dict[str, Any]:
-    """What `Child.receive` raises as the same error, if it is one that a child may raise."""
+    """Return the message for which `Child.receive` raises `error`, if the child may report it."""
     return {"error": type(error).__name__, "text": str(error)[:_MAX_TEXT]}
 
 
 def main() -> None:
-    """Where the child begins: `sys.argv` is import path, descriptor, parent's number, entry."""
+    """Run the child; `sys.argv` holds import path, descriptor, the parent's ID and the entry."""
     _, descriptor, parent_id, entry = sys.argv[1:]
     sandbox.die_with(int(parent_id))
     parent = Parent(socket.socket(fileno=int(descriptor)))
@@ -291,7 +300,7 @@ def main() -> None:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
         parent.send({"error": "bug", "text": text, "trace": traceback.format_exc()[-_MAX_TEXT:]})
-    os._exit(0)  # without the destructors of whatever state the decoder is in
+    os._exit(0)  # skips destructors, whatever state the decoder is in
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
@@ -299,4 +308,4 @@ def _encoded(message: dict[str, Any]) -> bytes:
 
 
 def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

@@ -1,7 +1,7 @@
-"""A few decoded frames in memory that two processes share, without a copy for the one that reads.
+"""A ring of decoded frames in memory shared by two processes; the reader needs no copy.
 
-The process that fills the ring is not believed; that which reads made the memory, and knows which
-slots are whose. What is said between them is left to `isolated_reader`.
+The process that fills the ring is not trusted. The reading process made the memory and keeps track
+of the slots. The messages between the two are up to `isolation.videos`.
 """
 
 import math
@@ -17,31 +17,31 @@ import numpy.typing as npt
 
 from srgan_edge.isolation.child import shared_memory
 
+Samples: TypeAlias = npt.NDArray[Any]
+
 RING_BYTES = 128 << 20
 FEWEST_SLOTS, MOST_SLOTS = 3, 8
-"""Frames in the ring: as many as fit into `RING_BYTES`, within these."""
+"""Limits on the number of frames in the ring, which is as many as fit into `RING_BYTES`."""
 
-_KEPT_SLOTS = 2  # for the filling process to go on with, whatever the reading one holds
-
-Samples: TypeAlias = npt.NDArray[Any]
+_KEPT_SLOTS = 2  # left to the filling process, however many frames the reader holds
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One array of each frame."""
+    """Type and shape of one array of each frame."""
 
     dtype: Literal["uint8", "uint16"]
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, array: Samples) -> Self:
-        """The plane that holds such an array."""
+        """Return the plane that can hold `array`."""
         dtype: Any = array.dtype.name
         return cls(dtype, array.shape)
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -49,12 +49,12 @@ class FrameRing:
     """The reading end.
 
     Args:
-        planes: what a frame is made of.
-        send: gives the number of slots, and the descriptor of the memory, to the other process.
-        lend: frames may stay in their place; else all are copied, so that none holds the memory.
+        planes: the arrays of a frame.
+        send: sends the number of slots and the descriptor of the memory to the other process.
+        lend: frames may stay in the ring; if False, all are copied and none holds the memory.
 
     Raises:
-        ResourcesExhausted: there is not as much memory.
+        ResourcesExhausted: there is not enough memory.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class FrameRing:
         self._freed: deque[int] = deque()  # filled by finalizers, in any thread
 
     def take(self, slot: int) -> list[Samples]:
-        """The frame in a slot: in its place, or copied if too few were left to be filled.
+        """Return the frame in a slot: in place, or as a copy if too few slots would stay free.
 
         The slot is free again when no array refers to it any more.
 
         Raises:
-            ValueError: there is no such slot, or its frame was taken.
+            ValueError: there is no such slot, or its frame was already taken.
         """
         if slot not in range(self.slots) or slot in self._taken:
             raise ValueError(f"a frame in slot {slot}")
         self._taken.add(slot)
         frame = np.frombuffer(self._memory, np.uint8, self._frame_bytes, slot * self._frame_bytes)
-        # Every array that is made of this one, and of no copy, keeps it alive.
+        # Every view of this array keeps it alive.
         weakref.finalize(frame, self._freed.append, slot).atexit = False
         planes = _views(frame, self._planes)
         if self._lend and self.slots - len(self._taken) >= _KEPT_SLOTS:
@@ -88,7 +88,7 @@ class FrameRing:
         return [plane.copy() for plane in planes]
 
     def freed(self) -> Iterator[int]:
-        """Slots that nobody looks at any more, for the other process to fill."""
+        """Yield the slots that no array refers to any more, for the other process to fill."""
         while self._freed:
             slot = self._freed.popleft()
             self._taken.discard(slot)
@@ -99,7 +99,7 @@ class FrameSlots:
     """The filling end.
 
     Args:
-        next_free: waits for the number of a slot that the other end has freed.
+        next_free: waits until the other end frees a slot, and returns its number.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FrameSlots:
         self._free, self._next_free = deque(range(slots)), next_free
 
     def put(self, arrays: list[Samples]) -> int:
-        """Copy a frame into a free slot; waits until there is one. Returns its number."""
+        """Wait for a free slot, copy a frame into it, and return its number."""
         slot = self._free.popleft() if self._free else self._next_free()
         for place, array in zip(self._slots[slot], arrays, strict=True):
             place[...] = array

@@ -1,7 +1,7 @@
-"""Images decoded in a child process that may crash, hang or be taken over: one for many files.
+"""Decode images in a child process that may crash, hang or be taken over; one serves many files.
 
-Both ends of one conversation. The child reads a file with `ImageReader`, of which this one has the
-face; nothing that it says is believed unchecked.
+Both ends of the conversation. The child reads a file with `ImageReader`, and `IsolatedImage` has
+the same interface; all answers of the child are checked.
 """
 
 import os
@@ -17,25 +17,25 @@ from srgan_edge.files import open_regular
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation import calls as remote
 from srgan_edge.isolation.calls import Json, Remote
+from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
 
 T = TypeVar("T")
 
 SECONDS = 120.0
-"""So long one step may take. Decoding 100 megapixels takes a slow box ten."""
+"""Time limit for one step. Decoding 100 megapixels takes ten seconds on a slow machine."""
 
 MEMORY_BYTES = 512 << 20
 BYTES_PER_PIXEL = 32
-"""What the child may map, the second for each pixel of the largest image: some copies of it."""
+"""Memory that the child may map: a base, and room for several copies of the largest image."""
 
-_MOST_FOLDERS = 64  # their names go in one message
+_MOST_FOLDERS = 64  # all their names have to fit into one message
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a file says before any of its rows is asked for, as in `ImageReader`."""
+    """Properties of a file that are known before any row is decoded, as in `ImageReader`."""
 
     width: int
     height: int
@@ -51,13 +51,14 @@ class ImageFacts:
 
 
 class ImageProcess:
-    """The child; it starts with the first image, and after a failure anew with the next.
+    """The child process; starts with the first image, and again with the next one after a failure.
 
     Args:
-        paths: of all images; what is not in the folders of one cannot be read (see `sandbox`).
+        paths: all images that will be opened; only files in their folders can be read (see
+            `sandbox`).
         max_pixels: as for `ImageReader`.
 
-    Open images in the main thread, or in one that lives as long, and one at a time.
+    Open one image at a time, in the main thread or in one that lives as long.
     """
 
     _entry = "srgan_edge.isolation.images:serve"
@@ -84,26 +85,28 @@ class ImageProcess:
         self._remote.close()
 
     def open(self, path: Path, enlargement: float = 1.0) -> "IsolatedImage":
-        """One image.
+        """Open one image.
 
         Raises:
             InputRefused, InputDamaged: as `ImageReader`, with the same message.
-            InputDamaged: the decoder crashed, hung, wanted more memory than it may have, or said
-                what makes no sense.
-            ResourcesExhausted: no process or no memory to be had.
+            InputDamaged: the decoder crashed, hung, exceeded its memory limit, or sent an
+                impossible answer.
+            ResourcesExhausted: the process cannot be started, or memory is exhausted.
         """
         return IsolatedImage(path, self._remote, self.max_pixels, enlargement)
 
 
 class IsolatedImage:
-    """One image in the child, with the face of an `ImageReader`."""
+    """One image in the child, with the interface of an `ImageReader`."""
 
     def __init__(self, path: Path, remote: Remote, max_pixels: int, enlargement: float) -> None:
         self.path, self._remote = path, remote
-        open_regular(path).close()  # refused here for what it is, not there for want of rights
+        open_regular(
+            path
+        ).close()  # raises the right error here; the child could only report missing rights
         facts = self._call(ImageFacts, "open", os.fspath(path), max_pixels, enlargement)
         self.width, self.height = facts.width, facts.height
-        """Of the upright image, in pixels."""
+        """Size of the upright image in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
         self.seconds, self.notes = list(facts.seconds), list(facts.notes)
         counts = (self.width, self.height, self.frames)
@@ -115,33 +118,33 @@ class IsolatedImage:
             or min(self.seconds, default=0) < 0
             or not all(note.isprintable() for note in self.notes)
         ):
-            raise self._nonsense(str(facts)[:200])
+            raise self._protocol_broken(str(facts)[:200])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._remote.is_running:
-            with suppress(SrganEdgeError):  # what there was to say, the rows have said
+            with suppress(SrganEdgeError):  # `rows` has already raised whatever there was to report
                 self._call(bool, "close")
 
     @property
     def is_transparent(self) -> bool:
-        """Anywhere, in the least; looks at the whole image."""
+        """True if any pixel is not fully opaque; decodes the whole image."""
         return self._call(bool, "is_transparent")
 
     def rows(self, start: int, stop: int) -> StillImage:
-        """Those from `start` to before `stop`."""
+        """Return the rows from `start` up to, but not including, `stop`."""
         image = self._call(StillImage, "rows", int(start), int(stop))
         shape, alpha = (stop - start, self.width), image.alpha
         if image.pixels.shape != (*shape, 3) or (
             alpha is not None and (alpha.shape != shape or alpha.dtype != image.pixels.dtype)
         ):
-            raise self._nonsense(f"rows of {image.pixels.shape}")
+            raise self._protocol_broken(f"rows of {image.pixels.shape}")
         return image
 
     def seek(self, frame: int) -> None:
-        """From now on `rows` are of this image of an animation, counted from 0."""
+        """Make `rows` return rows of frame `frame` of an animation, counted from 0."""
         self._call(bool, "seek", frame)
 
     def _call(self, kind: type[T], function: str, *arguments: Json) -> T:
@@ -150,13 +153,13 @@ class IsolatedImage:
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 
-    def _nonsense(self, what: str) -> InputDamaged:
+    def _protocol_broken(self, what: str) -> InputDamaged:
         self._remote.close()
         return InputDamaged(f"{self.path}: damaged: the decoder broke its protocol ({what})")
 
 
 def serve(parent: Parent, _: object) -> None:
-    """The child: everything that touches the files happens here."""
+    """Run in the child, where everything that touches the files happens."""
     opened: list[ImageReader] = []
 
     def close() -> bool:
@@ -180,4 +183,4 @@ def serve(parent: Parent, _: object) -> None:
         "is_transparent": lambda: opened[0].is_transparent,
         "close": close,
     }
-    remote.serve(parent, functions)
+    serve_calls(parent, functions)

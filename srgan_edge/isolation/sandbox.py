@@ -1,8 +1,9 @@
-"""What a process gives up before it reads a stranger's file: memory, files, network, life.
+"""Drop a process's rights before it reads an untrusted file: memory, files, network, outliving us.
 
-Limits of the kernel that need no rights: resource limits (setrlimit(2)), death with its parent
-(prctl(2)) and, where the kernel has it, Landlock (https://docs.kernel.org/userspace-api/landlock.html):
-from then on it can read that file and its own libraries, and write, run and connect to nothing.
+All of these kernel limits work without privileges: resource limits (setrlimit(2)), death with the
+parent (prctl(2)) and, where the kernel has it, Landlock
+(https://docs.kernel.org/userspace-api/landlock.html). The process can then read only that file and
+its own libraries; it can write to nothing, run nothing and connect to nothing.
 """
 
 import ctypes
@@ -23,7 +24,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every 
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _RULE_PATH_BENEATH = 1
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""By version of Landlock's interface, how many kinds of access to files it knows."""
+"""Number of file access rights that each version of the Landlock ABI knows."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -31,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def die_with(parent_id: int) -> None:
     """Let the kernel kill this process when the thread that started it ends.
 
-    `parent_id` is the parent's process number, as it may be gone before this is called.
+    `parent_id` is the parent's process ID; the parent may have ended before this is called.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_id:
@@ -39,9 +40,9 @@ def die_with(parent_id: int) -> None:
 
 
 def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
-    """At most `memory_bytes` more of address space than now; few files, and written to none.
+    """Allow `memory_bytes` more address space than now, few open files, and no writing to them.
 
-    Where memory gets scarce all the same, the kernel takes this process before others.
+    If memory runs out all the same, the kernel kills this process before others.
     """
     address_space = _mapped_bytes() + memory_bytes
     for limit, value in [
@@ -58,17 +59,16 @@ def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
 
 
 def keep_to_files(readable: Iterable[Path], writable: Path | None = None) -> bool:
-    """Give up all of the file system but reading `readable` and Python itself, and the network.
+    """Give up the network and the file system, except for reading `readable` and Python itself.
 
-    In the folder `writable` everything stays allowed.
-
-    Returns whether the kernel can; without Landlock nothing happens.
+    Everything stays allowed in the folder `writable`. Returns False, and does nothing, if the
+    kernel has no Landlock.
     """
     version = landlock_version()
     if version < 1:
         return False
     rights = (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1
-    # All about files; from 4 on TCP; from 6 on signals and sockets to other processes.
+    # Version 1 covers files, version 4 TCP, version 6 signals and sockets to other processes.
     size = 8 if version < 4 else 16 if version < 6 else 24
     handled = struct.pack("=QQQ", rights, 0b11, 0b11)[:size]
     ruleset = _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
@@ -86,7 +86,7 @@ def keep_to_files(readable: Iterable[Path], writable: Path | None = None) -> boo
 
 
 def landlock_version() -> int:
-    """Of the kernel's interface; below 1: it has none, or it is switched off."""
+    """Return the version of the kernel's Landlock ABI; below 1 if it has none or it is off."""
     ask_version = 1
     return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ask_version))
 
@@ -95,7 +95,7 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # what is not there need not be allowed
+        return  # a missing path needs no rule
     try:
         rule = struct.pack("=Qi", rights, descriptor)
         _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
@@ -104,8 +104,10 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
 
 
 def _libraries() -> set[Path]:
-    """Where Python and the loader find what is loaded late; not `sys.path`, as that may hold the
-    working folder."""
+    """Return the folders that Python and the loader may still load from.
+
+    `sys.path` is not among them, as it may contain the working folder.
+    """
     packages = (getattr(module, "__path__", ()) for module in list(sys.modules.values()))
     folders = {sys.prefix, sys.base_prefix, *(entry for path in packages for entry in path)}
     mapped = re.findall(r"(/.*\.so[\d.]*)$", Path("/proc/self/maps").read_text(), re.MULTILINE)

@@ -1,18 +1,19 @@
-"""A video's frames, decoded in a child process that may crash, hang or be taken over.
+"""Decode the frames of a video in a child process that may crash, hang or be taken over.
 
-Both ends of one conversation. The child reads the file with `VideoReader`; pixels come through a
-ring of shared memory, everything else as messages, of which none is believed unchecked.
+Both ends of the conversation. The child reads the file with `VideoReader`. Pixels come through a
+ring of shared memory, everything else as messages, all of which are checked.
 """
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, Unpack
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.isolation.calls import Heap, pack, unpack
-from srgan_edge.isolation.child import Child, ChildFailed, Parent
+from srgan_edge.isolation.child import Child, ChildFailed, Parent, closed_on_failure
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
 from srgan_edge.video.color import MATRICES, RGB
 from srgan_edge.video.frame import (
@@ -27,39 +28,41 @@ from srgan_edge.video.opening import MAX_PIXELS
 from srgan_edge.video.reader import VideoReader
 
 STALL_SECONDS = 60.0
-"""So long a decoder may work on one frame. A 4K frame takes a slow box a second."""
+"""Time limit for decoding one frame. A 4K frame takes a slow machine one second."""
 
 MEMORY_BYTES = min(6 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
-"""What a decoder may map. One of 8K in 10 bits keeps 33 frames of 100 MB."""
+"""Memory that a decoder may map. At 8K in 10 bits, it keeps 33 frames of 100 MB each."""
 
 _LAYOUTS = (("uint8",), ("uint8", "uint16"))
-"""Types of the arrays of a frame: `pixels`, and `deep` where there is one."""
+"""Types of the arrays of a frame: `pixels`, and `deep` if the frame has it."""
+
+_BROKEN = (ChildFailed, ValueError, UsageError)
+"""Errors that mean that the child failed or sent an invalid message."""
 
 
 class IsolatedReader:
     """Reads one video, once, from start to end, as `VideoReader` does, but in another process.
 
-    Iterating yields every `Frame` in order, and no `CopiedPacket`. Its pixels are the caller's for
-    as long as any array refers to them: they lie in shared memory, where the decoder reuses their
-    place only afterwards; to a caller that keeps many, further ones come as copies. The decoder is
-    at most `MOST_SLOTS` frames ahead.
+    Iterating yields every `Frame` in order, and no `CopiedPacket`. Pixels are in shared memory,
+    which the decoder does not reuse as long as any array refers to it. If the caller holds on to
+    many frames, later ones are copied. The decoder is at most `MOST_SLOTS` frames ahead.
 
     Args:
         path: the video.
-        stall_seconds: so long one frame may take to decode before it counts as a hang. Time that
-            the caller spends between frames does not count.
+        stall_seconds: the longest a frame may take before decoding counts as hung. Time that the
+            caller spends between frames does not count.
         memory_bytes: how much memory the decoder may map.
         options: as for `VideoReader`.
 
-    Make it in the main thread, or in one that lives as long: the child dies with that thread.
-    `close` may be called from any thread and takes a moment; it ends an iteration that goes on in
-    another one without an error.
+    Create it in the main thread, or in one that lives as long: the child dies with that thread.
+    `close` may be called from any thread and takes a moment; an iteration in another thread then
+    ends without an error.
 
     Raises:
         InputRefused, InputDamaged: as `VideoReader`, with the same message.
-        InputDamaged: the decoder crashed, hung, ran out of memory or sent what makes no sense, and
-            at which frame; those before it were yielded, and stay.
-        ResourcesExhausted: no process or no memory to be had.
+        InputDamaged: the decoder crashed, hung, ran out of memory or sent an impossible message.
+            The error names the frame; the frames before it were yielded and stay valid.
+        ResourcesExhausted: the process cannot be started, or memory is exhausted.
     """
 
     _entry = "srgan_edge.isolation.videos:serve"
@@ -74,26 +77,23 @@ class IsolatedReader:
     ) -> None:
         self.path = path
         self.notes = Notes()
-        """Up to the frame that was yielded last."""
+        """Counts and remarks up to the frame that was yielded last."""
         self.frames = 0
-        """Frames that the caller has, those passed over included."""
+        """Number of frames yielded, including the skipped ones."""
         self._stall_seconds = stall_seconds
         self._last_pts: int | None = None
         self._closed = False
         self._ring: FrameRing | None = None
         self._news: set[str] = set()
-        """Kinds of messages since the last frame; each may come once."""
+        """Kinds of messages received since the last frame; each may come once."""
         request = {"path": os.fspath(path), "options": options}
         self._child = Child(self._entry, request, memory_bytes, [path])
-        try:
-            self.info = _checked_info(self._receive("info")["info"])
-            """What the file says of its video stream."""
-        except _BROKEN as problem:
-            self.close()
-            raise self._damaged(problem) from problem
-        except BaseException:
-            self.close()
-            raise
+        with closed_on_failure(self.close):
+            try:
+                self.info = _checked_info(self._receive("info")["info"])
+                """Properties of the video stream."""
+            except _BROKEN as problem:
+                raise self._damaged(problem) from problem
 
     def __enter__(self) -> Self:
         return self
@@ -111,10 +111,10 @@ class IsolatedReader:
         return self.after(0)
 
     def after(self, frames: int) -> Iterator[Frame]:
-        """Every frame but the first `frames`, which the caller has already.
+        """Yield every frame after the first `frames`, which the caller already has.
 
-        Those are decoded too, but neither converted nor sent; the times of the others, and what is
-        counted, are as if they had been. Nothing is decoded ahead before this is iterated.
+        The skipped frames are decoded, but neither converted nor sent; times and counts are as if
+        they had been. Nothing is decoded before this is iterated.
         """
         self._child.send({"skip": frames})
         kinds = ("frame", "notes", "layout", "skipped", "end")
@@ -136,12 +136,12 @@ class IsolatedReader:
                 raise
 
     def _receive(self, *kinds: str) -> dict[str, Any]:
-        if (ring := self._ring) is not None:  # which `close` takes away
+        if (ring := self._ring) is not None:  # `close` removes it
             for slot in ring.freed():
                 self._child.send({"free": slot})
         message = self._child.receive(self._stall_seconds)
         kind = "".join(message) if len(message) == 1 else ""
-        if kind not in kinds or kind in self._news:  # what never ends is no sign of life
+        if kind not in kinds or kind in self._news:  # endless repeats do not count as progress
             raise ValueError(f"expected {' or '.join(kinds)}")
         self._news = set() if kind in ("frame", "skipped") else self._news | {kind}
         return message
@@ -159,8 +159,8 @@ class IsolatedReader:
 
     def _note_skipped(self, record: Any, wanted: int) -> None:  # noqa: ANN401
         skipped = unpack(int, record)
-        if not self.frames < skipped <= wanted:  # progress that never ends is none
-            raise ValueError(f"{skipped} frames passed over after {self.frames}")
+        if not self.frames < skipped <= wanted:  # must advance, and must end
+            raise ValueError(f"{skipped} frames skipped after {self.frames}")
         self.frames = skipped
 
     def _frame(self, record: Any) -> Frame:  # noqa: ANN401
@@ -178,11 +178,8 @@ class IsolatedReader:
         return InputDamaged(f"{self.path}: damaged: the decoder {what} at frame {self.frames}")
 
 
-_BROKEN = (ChildFailed, ValueError, UsageError)
-
-
 def serve(parent: Parent, request: dict[str, Any]) -> None:
-    """The child: everything that touches the file happens here."""
+    """Run in the child, where everything that touches the file happens."""
     with VideoReader(Path(request["path"]), **request["options"]) as reader:
         parent.send({"info": pack(reader.info, Heap())})
         _skip(reader, parent.receive()["skip"], parent)
@@ -202,35 +199,35 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
 
 def _say_what_is_new(before: Notes, reader: VideoReader, parent: Parent) -> Notes:
-    notes = reader.notes
-    if notes != before:
-        parent.send({"notes": pack(notes, Heap())})
-    return notes
+    if reader.notes == before:
+        return before
+    parent.send({"notes": pack(reader.notes, Heap())})
+    return deepcopy(reader.notes)
 
 
 def _skip(reader: VideoReader, frames: int, parent: Parent) -> None:
-    """Pass over the first frames, and say once a second how far that is."""
-    said, skipped = monotonic(), 0
+    """Skip the first frames, and report progress once a second."""
+    reported, skipped = monotonic(), 0
     scanned = reader.scan()
     while skipped < frames and (item := next(scanned, None)):
         if isinstance(item, FrameTime):
             skipped += 1
-            if skipped == frames or monotonic() - said > 1:
+            if skipped == frames or monotonic() - reported > 1:
                 parent.send({"skipped": skipped})
-                said = monotonic()
+                reported = monotonic()
 
 
 def _slots_for(planes: tuple[Plane, ...], parent: Parent) -> FrameSlots:
-    """Memory for frames of these arrays, which the parent makes."""
+    """Ask the parent for memory for frames of these planes."""
     parent.send({"layout": pack(planes, Heap())})
     message, memory = parent.receive_with_memory()
-    while memory is None:  # slots of the memory before, freed meanwhile
+    while memory is None:  # slots of the previous memory that were freed in the meantime
         message, memory = parent.receive_with_memory()
     return FrameSlots(memory, planes, message["slots"], lambda: int(parent.receive()["free"]))
 
 
 def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent it
-    """A VideoInfo that `VideoReader` could have made, as far as that matters to its users."""
+    """Return a `VideoInfo` with values that `VideoReader` could have produced."""
     info = unpack(VideoInfo, record)
     find_pixel_format(info.pixel_format)
     positive = (info.average_rate, info.sample_aspect_ratio, info.frames_stated)
@@ -250,11 +247,11 @@ def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent
 
 def _checked_notes(record: Any) -> Notes:  # noqa: ANN401
     notes = unpack(Notes, record)
-    if not _is_plain(notes.recolored, notes.damage, *notes.unkept):
+    if not _is_plain(notes.recolored, str(notes.damage), *notes.unkept):
         raise ValueError(str(notes)[:200])
     return notes
 
 
 def _is_plain(*texts: str) -> bool:
-    """Whether they may be printed: nothing in them that a terminal would obey."""
+    """Return True if the texts contain no control characters that a terminal would obey."""
     return all(text.isprintable() for text in texts)

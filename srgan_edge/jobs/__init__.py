@@ -1,1 +1,1 @@
-"""What is to be done, and the report of what was done."""
+"""Plan the jobs of a command, and report their results."""

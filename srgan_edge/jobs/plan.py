@@ -1,4 +1,7 @@
-"""Which files to upscale, and what the results are called. Opens nothing, touches nothing."""
+"""Options of a command, and its jobs: which files to upscale, and where the results go.
+
+Planning neither opens nor changes any file.
+"""
 
 import os
 from collections import Counter
@@ -23,14 +26,12 @@ from srgan_edge.video.frame import Encoding, ReaderOptions
 from srgan_edge.video.nvidia import Decoder
 
 IMAGE_SUFFIXES = frozenset(SUFFIXES)
-
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
     | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
 )
-
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
-"""Containers we keep; a video in any other becomes .mkv, which holds everything."""
+"""Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
 Kind = Literal["image", "video"]
 
@@ -43,41 +44,88 @@ class Job:
     target: Path
     kind: Kind
     inlet: Inlet | None = None
-    """What is read where that is no file; `source` is what it is called."""
+    """Pipe or address that is read instead of a file; `source` is its name."""
     outlet: OutputPipe | None = None
-    """What is written where that is no file; `target` is what it is called."""
+    """Pipe that is written instead of a file; `target` is its name."""
 
     @property
     def is_stream(self) -> bool:
-        """Whether an end of it is no file, and can be gone through but once."""
+        """True if the input or the output is not a file, so that it can be processed only once."""
         return self.inlet is not None or self.outlet is not None
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How results are called where `-o` does not say."""
+    """Names of results for which `-o` does not name a file."""
 
     suffix: str = "_x4"
-    """Added to the name."""
+    """Text added to the name."""
     extension: str | None = None
-    """Replaces the extension, for example `.png`; None keeps the source's."""
+    """Extension of the result, for example `.png`; None keeps that of the source."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `upscale`, except for the files."""
+
+    model: str
+    encoding: Encoding
+    tiling: Tiling
+    engine: str = "auto"
+    device: str = "auto"
+    fp32: bool = False
+    outscale: float | None = None
+    """Final scale; None: the model's."""
+    decode: Decoder = "cpu"
+    """Device that decodes videos; auto: the GPU if the engine uses it."""
+    existing: Literal["refuse", "replace", "keep"] = "refuse"
+    """Handling of results that already exist."""
+    color_lock: bool | None = None
+    """Preserve the mean colors of the input; None: only if the model may shift them."""
+    on_damage: Literal["skip", "conceal"] = "skip"
+    """Handling of frames that cannot be decoded: leave them out, or repeat the one before."""
+    deinterlace: bool = False
+    """Deinterlace frames before they are upscaled."""
+    live: bool = False
+    """Drop frames rather than fall behind."""
+    restart: bool = False
+    """Discard the finished segments of an earlier run."""
+    max_pixels: int = MAX_PIXELS
+    """Largest input image (all frames of an animation together); a result may be 16x larger."""
+
+    def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
+        """Return width and height in pixels of the result, for a model of the given scale."""
+        factor = scale if self.outscale is None else self.outscale
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    @property
+    def reading(self) -> ReaderOptions:
+        """Options for readers of videos."""
+        return {
+            "allow_8bit": self.encoding.accepts_8bit,
+            "allow_opaque": self.encoding.accepts_opaque,
+            "conceal": self.on_damage == "conceal",
+            "deinterlace": self.deinterlace,
+        }
 
 
 def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Job]:
-    """The jobs for files, folders (with all below them) and globs, in the order given.
+    """Return the jobs for files, folders (searched recursively) and globs, in the order given.
 
-    `output` is a file for one input file, else a folder, which keeps the tree of a source folder.
-    Without it a file's result lies beside it, and a folder's in a new folder beside that.
+    `output` is a file if there is one input file, or else a folder, in which the tree of a source
+    folder is kept. Without it, the result of a file is placed beside the file, and the results of a
+    folder in a new folder beside that folder.
 
     Raises:
-        InputRefused: something is missing, not a media file by its name, or a folder without media.
-        UsageError: an output is its own input, or two results would have one name.
+        InputRefused: an input is missing, its name is not that of an image or video, or a folder
+            contains neither.
+        UsageError: an output is its own input, or two results would have the same name.
     """
     try:
         jobs = [job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1)]
-    except OSError as error:  # a name that is too long, or a folder that is not ours to read
+    except OSError as error:  # the name is too long, or the folder not readable
         raise InputRefused(f"{error.filename}: {error.strerror}") from error
-    jobs = _told_apart(jobs, naming)
+    jobs = _distinguished(jobs, naming)
     targets: dict[Path, Path] = {}
     for job in jobs:
         other = targets.setdefault(job.target.absolute(), job.source)
@@ -91,24 +139,8 @@ def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Jo
     return jobs
 
 
-def _told_apart(jobs: list[Job], naming: Naming) -> list[Job]:
-    """Videos of one name in several containers of which we keep one, as `a.avi` and `a.mkv`."""
-    counts = Counter(job.target.absolute() for job in jobs)
-    return [
-        replace(
-            job,
-            target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
-        )
-        if job.kind == "video"
-        and counts[job.target.absolute()] > 1
-        and job.target.suffix != job.source.suffix
-        else job
-        for job in jobs
-    ]
-
-
 def names_stream(inputs: list[str], output: Path | None) -> bool:
-    """Whether any of these is no file: `-`, or an address to read from."""
+    """Return True if any of these is not a file, but `-` or a network address."""
     return str(output) == PIPE or any(text == PIPE or is_address(text) for text in inputs)
 
 
@@ -119,17 +151,18 @@ def plan_stream(
     *,
     allow_network: bool,
 ) -> Job:
-    """The job for one video, from or to something that is no file.
+    """Return the job for one video that is read from or written to a pipe or an address.
 
     Raises:
-        InputRefused: an image; an address of another kind, or without `allow_network`.
-        UsageError: more than one video, no name for the result, or a terminal where bytes go.
+        InputRefused: the input is an image, an unsupported address, or an address without
+            `allow_network`.
+        UsageError: there is more than one video, no name for the result, or the pipe is a terminal.
     """
     if len(inputs) > 1:
-        raise UsageError(f"{' '.join(inputs)}; possible with a pipe or an address: one video")
+        raise UsageError(f"{' '.join(inputs)}; a pipe or an address takes only one video")
     source, inlet = _source_of(inputs[0], allow_network=allow_network)
     if output is None:
-        raise UsageError(f"the result of {source} needs a name; type -o FILE.mkv, or -o -")
+        raise UsageError(f"the result of {source} needs a name; type -o FILE.mkv or -o -")
     if str(output) == PIPE:
         outlet = OutputPipe(pipe_format)
         outlet.refuse_terminal()
@@ -139,30 +172,11 @@ def plan_stream(
     return Job(source, output, "video", inlet)
 
 
-def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:
-    """What the source is called, and what it is, if no file."""
-    if text == PIPE:
-        pipe = InputPipe()
-        pipe.refuse_terminal()
-        return Path(pipe.name), pipe
-    if is_address(text):
-        address = Address(text)
-        if not allow_network:
-            raise InputRefused(f"{address.name} is in the network; to read it, add --allow-network")
-        return Path(address.name), address
-    path = Path(text)
-    if not path.is_file():
-        raise InputRefused(f"{text}: no such file; possible with -o -: one video file")
-    if kind_of(path) == "image":
-        raise InputRefused(f"{text} is an image; possible with -o -: one video file")
-    return path, None
-
-
 def kind_of(path: Path) -> Kind:
-    """By the name's suffix; what is in the file is checked when it is opened.
+    """Return the kind that the suffix stands for; the content is checked when it is opened.
 
     Raises:
-        InputRefused: neither an image nor a video by its name.
+        InputRefused: the suffix is not that of an image or video.
     """
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
@@ -176,19 +190,20 @@ def kind_of(path: Path) -> Kind:
 def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> list[Job]:
     path = Path(text)
     if several and output is not None and _is_media(output) and not output.is_dir():
-        raise UsageError(f"-o {output} for several inputs; possible: a folder, without a suffix")
+        raise UsageError(
+            f"-o {output} for several inputs; type the name of a folder, without a suffix"
+        )
     if path.is_dir():
         return _folder_jobs(path, output, naming, several)
     if path.exists():
         into_folder = output is not None and (several or _means_folder(output))
         return [_file_job(path, output, naming, into_folder)]
-    matches = sorted(Path().glob(text)) if _is_pattern(text) and not path.is_absolute() else []
-    if path.is_absolute() and _is_pattern(text):
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    matches = [match for match in matches if match.is_file() and _is_media(match)]
+    if not any(character in text for character in "*?["):
+        raise InputRefused(f"{text}: no such file or folder")
+    found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    matches = sorted(match for match in found if match.is_file() and _is_media(match))
     if not matches:
-        what = "no image or video matches" if _is_pattern(text) else "no such file or folder"
-        raise InputRefused(f"{text}: {what}")
+        raise InputRefused(f"{text}: no image or video matches")
     return [_file_job(match, output, naming, output is not None) for match in matches]
 
 
@@ -224,60 +239,45 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
     return Job(source, source.with_name(name) if output is None else output / name, kind)
 
 
+def _distinguished(jobs: list[Job], naming: Naming) -> list[Job]:
+    """Keep the old extension in the names of videos that would collide, as `a.avi` and `a.mkv`."""
+    counts = Counter(job.target.absolute() for job in jobs)
+    return [
+        replace(
+            job,
+            target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
+        )
+        if job.kind == "video"
+        and counts[job.target.absolute()] > 1
+        and job.target.suffix != job.source.suffix
+        else job
+        for job in jobs
+    ]
+
+
+def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:
+    """Return the name of a source, and the pipe or address if it is not a file."""
+    if text == PIPE:
+        pipe = InputPipe()
+        pipe.refuse_terminal()
+        return Path(pipe.name), pipe
+    if is_address(text):
+        address = Address(text)
+        if not allow_network:
+            raise InputRefused(f"{address.name} is on the network; add --allow-network to read it")
+        return Path(address.name), address
+    path = Path(text)
+    if not path.is_file():
+        raise InputRefused(f"{text}: no such file; possible with -o -: one video file")
+    if kind_of(path) == "image":
+        raise InputRefused(f"{text} is an image; possible with -o -: one video file")
+    return path, None
+
+
 def _is_media(path: Path) -> bool:
-    """By its name, which hidden files do not tell: a killed process can have left one."""
+    """Judge by the name; hidden files are ignored, as a killed process may have left them."""
     return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-
-
-def _is_pattern(text: str) -> bool:
-    return any(character in text for character in "*?[")
 
 
 def _means_folder(path: Path) -> bool:
     return path.is_dir() or str(path).endswith(os.sep) or not path.suffix
-
-
-# Everything `upscale` can be told besides which files.
-@dataclass(frozen=True)
-class Options:
-    """As asked for on the command line."""
-
-    model: str
-    encoding: Encoding
-    tiling: Tiling
-    engine: str = "auto"
-    device: str = "auto"
-    fp32: bool = False
-    outscale: float | None = None
-    """Final scale; None: the model's."""
-    decode: Decoder = "cpu"
-    """Where videos are decoded; auto: on the GPU, if the engine is there."""
-    existing: Literal["refuse", "replace", "keep"] = "refuse"
-    """What to do where a result already exists."""
-    color_lock: bool | None = None
-    """Hold the mean colors of the input; None: if the model may shift them."""
-    on_damage: Literal["skip", "conceal"] = "skip"
-    """What becomes of frames that cannot be decoded: left out, or shown as the one before."""
-    deinterlace: bool = False
-    """Make images of two fields into images of one moment, before they are upscaled."""
-    live: bool = False
-    """Rather drop frames than be late."""
-    restart: bool = False
-    """Forget what an earlier run has done of a video."""
-    max_pixels: int = MAX_PIXELS
-    """Largest image, all frames of an animation together; a result may have 16 times as many."""
-
-    def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
-        """Width and height in pixels of the result of a model of that scale."""
-        factor = scale if self.outscale is None else self.outscale
-        return max(1, round(width * factor)), max(1, round(height * factor))
-
-    @property
-    def reading(self) -> ReaderOptions:
-        """What readers of videos are told."""
-        return {
-            "allow_8bit": self.encoding.accepts_8bit,
-            "allow_opaque": self.encoding.accepts_opaque,
-            "conceal": self.on_damage == "conceal",
-            "deinterlace": self.deinterlace,
-        }

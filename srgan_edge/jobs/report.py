@@ -1,6 +1,6 @@
-"""Telling people, or machines, how the work goes. Results are not decided here, only shown.
+"""The results of jobs, and reporters that show them while a command runs.
 
-People get a progress bar with frames per second and the time left on stderr; machines get one JSON
+People get a progress bar with frames per second and the time left on stderr. Machines get one JSON
 object a line on stdout. Errors go to stderr in either case.
 """
 
@@ -31,55 +31,65 @@ from srgan_edge.video.color import MATRICES
 from srgan_edge.video.frame import Notes, VideoInfo
 
 
-# What became of a video, in numbers that can be checked.
 @dataclass(frozen=True)
 class VideoResult:
-    """Of a video of which there is a result. Frames and packets of a file were compared with the
-    input's; of a pipe or a live source they were only counted."""
+    """Facts about an upscaled video that can be checked.
+
+    Frames and packets of a file were compared with those of the input; those of a pipe or a live
+    source were only counted.
+    """
 
     saved_as: str
-    """Where the result is: the target, or `NAME.partial.EXT` of what could be saved."""
+    """Path of the result: the target, or `NAME.partial.EXT` if only a part could be saved."""
     frames: int
-    """In the result; in the input too, but for those dropped or lost to damage."""
+    """Frames in the result: those of the input, except dropped ones and those lost to damage."""
     size: tuple[int, int]
     """Width and height of the result in pixels."""
     frames_resumed: int
-    """Upscaled by an earlier run."""
+    """Frames that an earlier run upscaled."""
     frames_untimed: int
-    """Had no time, and were spaced by their period."""
+    """Frames that had no timestamp and were spaced by their period."""
     frames_nudged: int
-    """Shared a time with the one before, and moved right behind it."""
+    """Frames that had the timestamp of the frame before and were moved just behind it."""
     packets_copied: int
-    """Of audio and subtitles."""
+    """Packets of audio and subtitles."""
     packets_nudged: int
-    """Of these, shared a time with the one before, and moved by a tick."""
+    """Copied packets that had the timestamp of the packet before and were moved by one tick."""
     frames_concealed: int
-    """Could not be decoded, and show another frame in their place."""
+    """Frames that could not be decoded and show another frame instead."""
     left_out: list[str]
-    """Streams and metadata of the input that codec or container of the result cannot hold."""
+    """Streams and metadata of the input that the result's codec or container cannot hold."""
     frames_dropped: int = 0
-    """Of a live source: newer ones were upscaled instead."""
+    """Frames of a live source that were skipped in favor of newer ones."""
 
     def record(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self) | {"size": "{}x{}".format(*self.size)}
+
+
+class VideoDamaged(InputDamaged):
+    """The input is damaged, but there is a result."""
+
+    def __init__(self, line: str, video: VideoResult) -> None:
+        super().__init__(line)
+        self.video = video
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one job ended."""
+    """The outcome of one job."""
 
     job: Job
     frames: int = 0
     seconds: float = 0.0
     size: str = ""
-    """`1280x720`"""
+    """Size of the result, for example `1280x720`."""
     tiles_redone: int = 0
-    """Tiles that were not finite in the engine's precision, and were done again in FP32."""
+    """Tiles that were not finite in the engine's precision and were recomputed in FP32."""
     error: SrganEdgeError | None = None
     skipped: bool = False
     video: VideoResult | None = None
-    """Of a video of which there is a result, be it in part."""
+    """Facts about the video, if there is a result, even a partial one."""
 
     @property
     def exit_code(self) -> int:
@@ -87,28 +97,42 @@ class Outcome:
 
     @property
     def frames_per_second(self) -> float:
-        """Of this run; what an earlier one has done does not count."""
+        """Speed of this run; frames that an earlier run upscaled do not count."""
         done = self.frames - (self.video.frames_resumed if self.video else 0)
         return done / self.seconds if self.seconds else 0.0
 
+    def record(self) -> dict[str, Any]:
+        """Return the fields shared by the report and the `ended` event, as JSON values."""
+        return {
+            "source": str(self.job.source),
+            "target": str(self.job.target),
+            "exit_code": self.exit_code,
+            "error": None if self.error is None else str(self.error),
+            "skipped": self.skipped,
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            "size": self.size,
+            "tiles_redone": self.tiles_redone,
+        }
+
 
 class Reporter(Protocol):
-    """What the run tells while it goes on; used in a `with`, which leaves the terminal in order."""
+    """Receives the events of a run. Use it in a `with` statement, which restores the terminal."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def began(self, text: str, made_by: Mapping[str, Any]) -> None:
-        """The engine is open: in a line, and all that decides the pixels as JSON values."""
+        """Report the open engine: a summary, and all that determines the pixels as JSON values."""
         ...
 
     def note(self, text: str) -> None:
-        """A line worth knowing about the next job or the current one: what was left out."""
+        """Report a remark about the current or the next job, such as what was left out."""
         ...
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        """`frames` is the number to expect, None if the file does not say; `done` are done."""
+        """Report the start of a job of `frames` frames (None: unknown), `done` of them done."""
         ...
 
     def frame_done(self) -> None: ...
@@ -116,12 +140,12 @@ class Reporter(Protocol):
     def ended(self, outcome: Outcome) -> None: ...
 
     def closed(self, outcomes: list[Outcome]) -> None:
-        """All jobs are through."""
+        """Report the end of all jobs."""
         ...
 
 
 class TerminalReporter:
-    """A live bar for a person; with `quiet`, nothing but errors."""
+    """Shows a live progress bar for a person; with `quiet`, only errors."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -141,7 +165,7 @@ class TerminalReporter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()  # stopped in mid-job, it would leave the cursor hidden
+        self._progress.stop()  # if it is left running, the cursor stays hidden
 
     def began(self, text: str, made_by: Mapping[str, Any]) -> None:
         self.note(text)
@@ -151,7 +175,7 @@ class TerminalReporter:
             self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        self._remove_bars()  # of the same job, where it begins again
+        self._remove_bars()  # of the same job, which may start over
         name = escape(job.source.name)
         self._task = self._progress.add_task(name, total=frames, completed=done)
         self._progress.start()
@@ -168,10 +192,10 @@ class TerminalReporter:
             self._console.print(_closing_line(outcome), soft_wrap=True)
 
     def closed(self, outcomes: list[Outcome]) -> None:
-        """A table of what failed, where some of several files did."""
+        """Print a table of the failures if any of several files failed."""
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         if not failed or len(outcomes) == 1 or self._quiet or not self._console.is_terminal:
-            return  # each has had its line
+            return  # each file already has its line
         table = Table("exit", "file", "reason", title=f"{len(failed)} of {len(outcomes)} failed")
         for outcome in failed:
             path, reason = printable(str(outcome.job.source)), printable(str(outcome.error))
@@ -184,7 +208,7 @@ class TerminalReporter:
 
 
 class JsonReporter:
-    """One JSON object a line: `event` is began, note, started, progress, ended or closed."""
+    """Writes a JSON object per line: `event` is began, note, started, progress, ended or closed."""
 
     PROGRESS_SECONDS = 1.0
 
@@ -215,19 +239,7 @@ class JsonReporter:
             _emit("progress", frames=self._frames)
 
     def ended(self, outcome: Outcome) -> None:
-        error = None if outcome.error is None else str(outcome.error)
-        _emit(
-            "ended",
-            source=str(outcome.job.source),
-            target=str(outcome.job.target),
-            exit_code=outcome.exit_code,
-            error=error,
-            skipped=outcome.skipped,
-            frames=outcome.frames,
-            seconds=round(outcome.seconds, 3),
-            size=outcome.size,
-            tiles_redone=outcome.tiles_redone,
-        )
+        _emit("ended", **outcome.record())
         if outcome.error is not None:
             print_error(outcome.error)
 
@@ -260,7 +272,7 @@ class _FpsColumn(ProgressColumn):
 
 
 def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
-    """What is not certain about any video like this."""
+    """Yield remarks on what the video's own properties leave uncertain."""
     if info.interlaced and not options.deinterlace:
         yield "interlaced; its fields are upscaled together, as one image: try --deinterlace"
     if info.color.assumed:
@@ -272,7 +284,7 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
 def remarks_after(
     info: VideoInfo, notes: Notes, options: Options, packets_nudged: int
 ) -> Iterator[str]:
-    """What had to be done to colors and times, and what only the whole video shows."""
+    """Yield remarks on changed colors and times, and on what only the whole video reveals."""
     if notes.recolored:
         yield f"colors change from {notes.recolored}; all are written as the first"
     for lost in notes.unkept:
@@ -286,11 +298,3 @@ def remarks_after(
         yield f"{notes.untimed} frames had no time and were spaced by their period"
     if moved := notes.nudged + packets_nudged:
         yield f"{moved} frames or packets shared a time with the one before and moved behind it"
-
-
-class VideoDamaged(InputDamaged):
-    """The input is damaged, but there is a result of it."""
-
-    def __init__(self, line: str, video: VideoResult) -> None:
-        super().__init__(line)
-        self.video = video

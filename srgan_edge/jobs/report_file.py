@@ -1,4 +1,4 @@
-"""What one `upscale` command did, in a JSON file for machines: `--report`, see docs/report.md."""
+"""Write a JSON report of one `upscale` command: `--report`, see docs/report.md."""
 
 import json
 import os
@@ -14,16 +14,16 @@ from srgan_edge.jobs.plan import Job
 from srgan_edge.jobs.report import Outcome, Reporter
 
 SCHEMA = 1
-"""Goes up when a field is taken away or means something else; a new field leaves it."""
+"""Version of the format: raised when a field is removed or changes meaning, not for new fields."""
 
 
 class ReportFile:
-    """Passes everything on to another reporter, and writes all it heard when the run has ended.
+    """Forwards all events to another reporter, and writes a report of them when the run ends.
 
-    The file is absent or whole, and an older one is replaced.
+    The file is either absent or complete. An older report is replaced.
 
     Raises:
-        OutputFailed: at the end, when it cannot be written.
+        OutputFailed: at the end, if the report cannot be written.
     """
 
     def __init__(self, path: Path, shown: Reporter) -> None:
@@ -33,17 +33,17 @@ class ReportFile:
         self._jobs: list[dict[str, Any]] = []
 
     def refuse_other_file(self) -> None:
-        """Find out before the work whether the report can be written, and over what.
+        """Check before the run that the report can be written and replaces only a report.
 
         Raises:
-            UsageError: what is there is no report.
+            UsageError: the existing file is not a report.
             OutputFailed: there is no such folder, or it is not writable.
         """
         if self._path.exists() and not _is_report(self._path):
-            raise UsageError(f"--report {self._path} is there, and no report; name another file")
+            raise UsageError(f"--report {self._path} exists and is not a report; name another file")
         if not os.access(self._path.parent, os.W_OK):
             raise OutputFailed(
-                f"cannot write {self._path}: no such folder, or not a writable one; "
+                f"cannot write {self._path}: no such folder, or it is not writable; "
                 "name another place with --report"
             )
 
@@ -99,17 +99,8 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
     error, video = outcome.error, outcome.video
     saved_as = outcome.job.target if video is None else Path(video.saved_as)
     has_file = bool(video or not error) and not outcome.skipped and outcome.job.outlet is None
-    record = {
-        "source": str(outcome.job.source),
-        "target": str(outcome.job.target),
+    record = outcome.record() | {
         "kind": outcome.job.kind,
-        "exit_code": outcome.exit_code,
-        "error": None if error is None else str(error),
-        "skipped": outcome.skipped,
-        "size": outcome.size,
-        "frames": outcome.frames,
-        "tiles_redone": outcome.tiles_redone,
-        "seconds": round(outcome.seconds, 3),
         "frames_per_second": round(outcome.frames_per_second, 3),
         "sha256": sha256_of(saved_as) if has_file else None,
     }
@@ -117,6 +108,6 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
 
 
 def _peak_memory_mb() -> float:
-    """Of this process and of the largest of those it started, in megabytes."""
-    people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return round(sum(resource.getrusage(who).ru_maxrss for who in people) * 1024 / 1e6, 1)
+    """Return the peak memory of this process plus that of its largest child, in megabytes."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round(sum(usage.ru_maxrss for usage in usages) * 1024 / 1e6, 1)

@@ -1,7 +1,7 @@
-"""A video that is sent over the network, through as many connections as it takes.
+"""Read pipes and live sources: video that is read once, with no way back and no known size.
 
-It begins at zero, whatever the clock of its source says. After a lost connection it goes on as much
-later as it was away; what was missed stays missing.
+A live video begins at zero, whatever the clock of its source says. After a lost connection it
+resumes as much later as it was away; frames that were missed stay missing.
 """
 
 import threading
@@ -20,48 +20,65 @@ from av.stream import Stream
 from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
 from srgan_edge.pipeline import Channel, ConsumerGone, Item
 from srgan_edge.video.endpoint import PIPED_DEMUXERS, Address, Inlet, InputPipe
-from srgan_edge.video.frame import CopiedPacket, Frame, ReaderOptions, decoding_seconds
+from srgan_edge.video.frame import CopiedPacket, Frame, Notes, ReaderOptions, decoding_seconds
 from srgan_edge.video.nvidia import Nvdec
 from srgan_edge.video.opening import OPEN_OPTIONS
 from srgan_edge.video.reader import VideoReader
 
 TIMEOUT_SECONDS = 10.0
-"""Without a byte, before a connection counts as lost."""
+"""Silence after which a connection counts as lost."""
 
 TRIES = 5
-"""At a new connection, before the source counts as lost."""
+"""Attempts to reconnect before the source counts as lost."""
 
 FIRST_WAIT_SECONDS = 1.0
-"""Before the first of them; twice as long before each other."""
-
+"""Pause before the first attempt; each further pause is twice as long."""
 
 MOST_BEHIND_SECONDS = 1.0
-"""That a paced source may be late before it is taken to have paused, and need not catch up."""
+"""A paced source later than this counts as paused and is not made to catch up."""
 
 GAP_SECONDS = 1.0
-"""Between two frames, from which on it is said that something is missing."""
+"""Shortest distance of two frames that is reported as a gap."""
+
+_PROTOCOLS = {
+    "rtsp": "rtp,udp,tcp",
+    "udp": "udp",
+    "srt": "srt",
+    "http": "http,https,tcp,tls,crypto",
+    "https": "http,https,tcp,tls,crypto",
+}
+"""Protocols that the demuxer of each scheme may open. Never `file`: playlists are untrusted."""
+
+_DEMUXERS = {
+    "rtsp": "rtsp,rtp,mpegts",
+    "udp": "mpegts",
+    "srt": "mpegts",
+    "http": "hls,mpegts,mov,aac",
+    "https": "hls,mpegts,mov,aac",
+}
+"""Formats that each scheme may deliver."""
+
+_ANALYSIS_MICROSECONDS = 2_000_000  # transport streams repeat their description all the time
 
 
 class StreamReader(VideoReader):
-    """Reads one video from a pipe or an address, as `VideoReader` does a file, on the CPU.
-
-    `reached_end` tells, after an error, whether the input ended by itself.
+    """Reads one video from a pipe or an address, on the CPU.
 
     Raises:
-        InputRefused: nothing there, or nothing that is allowed; and as `VideoReader`.
-        InputDamaged: as `VideoReader`.
+        InputRefused: Nothing comes, or no format that is allowed; see also `VideoReader`.
+        InputDamaged: See `VideoReader`.
     """
 
     def __init__(
         self, inlet: Inlet, *, timeout_seconds: float = 10, **reading: Unpack[ReaderOptions]
     ) -> None:
-        """`reading`: as of `VideoReader`. An address may send nothing for `timeout_seconds`."""
+        """An address may be silent for `timeout_seconds`; `reading` goes to `VideoReader`."""
         self._inlet, self._timeout_seconds = inlet, timeout_seconds
         super().__init__(Path(inlet.name), **reading)
 
     @property
     def start_seconds(self) -> Fraction:
-        """When its first frame or audio is due, by its own clock; to be asked before iterating."""
+        """Time of the first frame or audio packet by the source's clock; ask before iterating."""
         first_frame = (self.info.start_pts or 0) * self.info.time_base
         copied = (item.packet for item in self._ahead if isinstance(item, CopiedPacket))
         starts = (decoding_seconds(packet) for packet in copied)
@@ -74,12 +91,12 @@ class StreamReader(VideoReader):
                 return _open_pipe(inlet)
             return _open_address(inlet, self._timeout_seconds)
         except av.FFmpegError as error:
-            # RTSP makes an error of its own of a time that ran out.
+            # RTSP reports a timeout as some other error.
             in_time = time.monotonic() - began < self._timeout_seconds
             raise InputRefused(_why_not(inlet, error, in_time=in_time)) from error
 
     def _demux(self) -> "Iterator[Packet[Stream]]":
-        """Who joins a live source begins at a keyframe: the frames before refer to others."""
+        """Drop frames of a live source before its first keyframe: they refer to earlier ones."""
         has_begun = isinstance(self._inlet, InputPipe)
         for packet in super()._demux():
             is_video = packet.stream_index == self.video.index
@@ -88,30 +105,31 @@ class StreamReader(VideoReader):
                 yield packet
 
     def _examine_container(self) -> None:
-        """Nothing can be read again. But where a length is stated, it must be there."""
-        stated = self.container.duration
-        if stated and "matroska" in self._formats:
-            self._compare_duration(Fraction(stated, 1_000_000))
-        elif stated and "hls" in self._formats:
-            self._compare_duration(Fraction(stated + (self.container.start_time or 0), 1_000_000))
+        """Compare the duration where one is stated; nothing can be read again."""
+        stated, formats = self.container.duration, self.demuxer.formats
+        if stated and "matroska" in formats:
+            self.demuxer.compare_duration(stated)
+        elif stated and "hls" in formats and self.demuxer.reached_end:
+            self.demuxer.compare_duration(stated + (self.container.start_time or 0))
 
 
 class LiveSource:
-    """Iterates over the frames and packets of an address, reconnecting where it must.
+    """Iterates over the frames and packets of an address, and reconnects when necessary.
 
-    With `paced`, what comes in bursts, as HLS does, comes out when it is due: frames that come all
-    at once would look like those of a source that upscaling is too slow for.
+    With `paced`, input that arrives in bursts (HLS) is yielded when it is due. Frames that come all
+    at once would look like those of a source that is too fast for the upscaler.
 
-    A source that says it is at its end is; so is, with an error, one that does not come back, or
-    comes back as a video of another kind.
+    A source that signals its end has ended. One that does not come back, or comes back as another
+    kind of video, ends with an error. Damage on any connection raises `InputDamaged` at the end at
+    the latest, unless the frames that were shown make up for it.
 
     Args:
-        say: takes a line on each connection that was lost or made again, and on what is missing.
-        reading: as of `VideoReader`.
+        say: Receives a line for every lost and new connection and for every gap.
+        reading: Options for `VideoReader`.
     """
 
     reader: StreamReader
-    """The connection that is read from, or was last; its counts are those of all until then."""
+    """The current or last connection."""
 
     def __init__(
         self,
@@ -124,19 +142,24 @@ class LiveSource:
         self._address, self._say, self._reading = address, say, reading
         self._is_paced = paced and address.comes_in_bursts
         self._latest_seconds = Fraction(0)
+        self._before = Notes()  # on the connections before `reader`
+
+    @property
+    def notes(self) -> Notes:
+        """The notes on all connections until now."""
+        return self._before + self.reader.notes
 
     def open(self) -> StreamReader:
-        """Connect, and find out what is in the video.
+        """Connect and decode the first frame.
 
         Raises:
-            InputRefused, InputDamaged: as `StreamReader`.
+            InputRefused, InputDamaged: See `StreamReader`.
         """
         self.reader = self._connect()
         self._kind = _kind_of(self.reader)
         self._shift = -self.reader.start_seconds
-        self._zero = self._arrived = (
-            time.monotonic()
-        )  # when time zero of the video is, by our clock
+        # Time zero of the video by our clock.
+        self._zero = self._arrived = time.monotonic()
         return self.reader
 
     def __iter__(self) -> Iterator[Item]:
@@ -144,14 +167,25 @@ class LiveSource:
             try:
                 for item in self.reader:
                     yield self._shifted(item)
+                self._refuse_damage()
                 return
             except InputDamaged as error:
-                if self.reader.reached_end:
-                    raise
+                if self.reader.demuxer.reached_end:
+                    raise self._final(str(error)) from error
                 lost = error
             finally:
                 self.reader.close()
             self._resume(self._again(lost))
+
+    def _final(self, problem: str) -> InputDamaged:
+        """Return an error that names the damage on earlier connections, too."""
+        before = self._before.damage
+        return InputDamaged(f"{problem}; before it reconnected: {before}" if before else problem)
+
+    def _refuse_damage(self) -> None:
+        damage = self.notes.damage
+        if not damage.is_repaired:
+            raise InputDamaged(f"{self._address.name}: damaged: {damage}")
 
     def _connect(self) -> StreamReader:
         return StreamReader(self._address, timeout_seconds=TIMEOUT_SECONDS, **self._reading)
@@ -171,16 +205,17 @@ class LiveSource:
                 continue
             if _kind_of(reader) != self._kind:
                 reader.close()
-                raise InputDamaged(f"{name}: damaged: it came back as another kind of video")
+                raise self._final(f"{name}: damaged: it came back as another kind of video")
             return reader
-        raise InputDamaged(f"{name}: lost, and not back after {TRIES} tries: {problem}")
+        raise self._final(f"{name}: lost, and not back after {TRIES} tries: {problem}")
 
     def _resume(self, reader: StreamReader) -> None:
         away_seconds = Fraction(time.monotonic() - self._arrived)
         self._shift = self._latest_seconds + away_seconds - reader.start_seconds
-        for count in ("untimed", "nudged", "doubtful", "interlaced"):
-            setattr(reader, count, getattr(self.reader, count) + getattr(reader, count))
-        self.reader = reader
+        # Losing the connection is not damage: the gap is reported, and what follows is whole.
+        before = self.reader.notes
+        before.damage = before.damage.without(self.reader.demuxer.broke_off)
+        self._before, self.reader = self._before + before, reader
         self._say(f"{self._address.name}: back after {float(away_seconds):.1f} s")
 
     def _shifted(self, item: Item) -> Item:
@@ -203,103 +238,34 @@ class LiveSource:
         return CopiedPacket(packet)
 
     def _wait_until(self, seconds: float) -> None:
-        """Until it is that time in the video; a video that is late goes on from now."""
+        """Sleep until that time in the video; a video that is late continues from now."""
         early_seconds = self._zero + seconds - time.monotonic()
         if early_seconds < -MOST_BEHIND_SECONDS:
             self._zero -= early_seconds
         time.sleep(max(0.0, early_seconds))
 
 
-def _kind_of(reader: StreamReader) -> tuple[object, ...]:
-    """What an encoder and a muxer that have begun rely on."""
-    info = reader.info
-    streams = [(stream.type, stream.codec_context.name) for stream in reader.copied]
-    return info.width, info.height, info.pixel_format, info.time_base, info.color, streams
-
-
-# A video from a pipe or over the network, read once: how it is opened, and with what it is trusted.
-#
-# Everything else is as in `video_reader`, of which this is the other end: no going back, no size.
-_PROTOCOLS = {
-    "rtsp": "rtp,udp,tcp",
-    "udp": "udp",
-    "srt": "srt",
-    "http": "http,https,tcp,tls,crypto",
-    "https": "http,https,tcp,tls,crypto",
-}
-"""What the demuxer of each scheme may open. Never `file`: a playlist is a stranger's."""
-
-_DEMUXERS = {
-    "rtsp": "rtsp,rtp,mpegts",
-    "udp": "mpegts",
-    "srt": "mpegts",
-    "http": "hls,mpegts,mov,aac",
-    "https": "hls,mpegts,mov,aac",
-}
-"""What it may find there."""
-
-_ANALYSIS_MICROSECONDS = 2_000_000  # a transport stream says what is in it again and again
-
-
-def _open_pipe(pipe: InputPipe) -> InputContainer:
-    return av.open(
-        f"pipe:{pipe.descriptor}",
-        options=OPEN_OPTIONS | {"protocol_whitelist": "pipe", "format_whitelist": PIPED_DEMUXERS},
-        metadata_errors="replace",
-    )
-
-
-def _open_address(address: Address, timeout_seconds: float) -> InputContainer:
-    options = OPEN_OPTIONS | {
-        "protocol_whitelist": _PROTOCOLS[address.scheme],
-        "format_whitelist": _DEMUXERS[address.scheme],
-        "analyzeduration": str(_ANALYSIS_MICROSECONDS),
-    }
-    if address.scheme == "rtsp":
-        options["rtsp_flags"] = "prefer_tcp"  # loses nothing, and passes firewalls
-    if address.demuxer == "hls":
-        options["seg_max_retry"] = "3"  # afterwards it is passed over
-    return av.open(
-        address.url,
-        format=address.demuxer,
-        options=options,
-        metadata_errors="replace",
-        timeout=timeout_seconds,
-    )
-
-
-def _why_not(inlet: Inlet, error: av.FFmpegError, *, in_time: bool) -> str:
-    if isinstance(inlet, Address):
-        if not in_time:
-            return f"{inlet.name}: nothing came in time"
-        if isinstance(error, av.ProtocolNotFoundError):
-            return f"{inlet.name}: this FFmpeg was built without {inlet.scheme}"
-        return f"{inlet.name}: {error.strerror}"
-    return (
-        f"{inlet.name} is empty, or no video that can be read once through; possible: "
-        f"{PIPED_DEMUXERS.replace(',', ', ')}; type: ffmpeg -i FILE -map 0 -c copy -f nut - | ..."
-    )
-
-
-# A video read in a thread of its own, for sources that may keep a reader waiting for ever.
-#
-# A read from a pipe or a connection cannot be called off. So nobody waits for this thread: it is
-# left behind, and ends with the process if the source sends nothing more.
 class Source(Protocol):
-    """A video that has to be opened; then it says what is in it, and iterating reads it."""
+    """A video that has to be opened before it is read by iterating."""
 
     @property
-    def reader(self) -> VideoReader:
-        """What is read from, once `open` was called."""
+    def notes(self) -> Notes:
+        """Everything found so far that is worth reporting, once `open` was called."""
         ...
 
-    def open(self) -> VideoReader: ...
+    def open(self) -> VideoReader:
+        """Return the reader that knows the facts of the video."""
+        ...
 
     def __iter__(self) -> Iterator[Item]: ...
 
 
 class Intake:
-    """The items of a source, for another thread than that which opens, reads and closes it."""
+    """Reads a source in a thread of its own and hands its items to another thread.
+
+    A read from a pipe or a connection cannot be cancelled and may block forever. Nobody waits for
+    this thread: if the source sends nothing more, it ends with the process.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -309,10 +275,10 @@ class Intake:
         threading.Thread(target=self._read, name="intake", daemon=True).start()
 
     def reader(self) -> VideoReader:
-        """What says what is in the video; waits until it is open. Not to be read from.
+        """Wait until the source is open and return its reader, for facts only.
 
         Raises:
-            SrganEdgeError: it cannot be opened.
+            SrganEdgeError: The source cannot be opened.
         """
         for reader in self._opened:
             return reader
@@ -320,10 +286,10 @@ class Intake:
         raise self._opened.error
 
     def __iter__(self) -> Iterator[Item]:
-        """All items in their order, until the end or `stop`.
+        """Yield all items in order, until the end or `stop`.
 
         Raises:
-            SrganEdgeError: the source is damaged; after everything before it was yielded.
+            SrganEdgeError: The source is damaged; everything before the damage was yielded.
         """
         self._wanted.set()
         yield from self._items
@@ -331,7 +297,7 @@ class Intake:
             raise self._items.error
 
     def stop(self) -> None:
-        """Let the items end here, wherever the source is; from any thread."""
+        """End the iteration now, wherever the source is. May be called from any thread."""
         self._items.abandon()
         self._items.end()
         self._wanted.set()
@@ -355,3 +321,50 @@ class Intake:
                 self._items.end(error)
             else:
                 self._items.end()
+
+
+def _kind_of(reader: StreamReader) -> tuple[object, ...]:
+    """Return everything that must not change once an encoder and a muxer have started."""
+    info = reader.info
+    streams = [(stream.type, stream.codec_context.name) for stream in reader.copied]
+    return info.width, info.height, info.pixel_format, info.time_base, info.color, streams
+
+
+def _open_pipe(pipe: InputPipe) -> InputContainer:
+    return av.open(
+        f"pipe:{pipe.descriptor}",
+        options=OPEN_OPTIONS | {"protocol_whitelist": "pipe", "format_whitelist": PIPED_DEMUXERS},
+        metadata_errors="replace",
+    )
+
+
+def _open_address(address: Address, timeout_seconds: float) -> InputContainer:
+    options = OPEN_OPTIONS | {
+        "protocol_whitelist": _PROTOCOLS[address.scheme],
+        "format_whitelist": _DEMUXERS[address.scheme],
+        "analyzeduration": str(_ANALYSIS_MICROSECONDS),
+    }
+    if address.scheme == "rtsp":
+        options["rtsp_flags"] = "prefer_tcp"  # loses no packets, and passes firewalls
+    if address.demuxer == "hls":
+        options["seg_max_retry"] = "3"  # a segment is skipped afterwards
+    return av.open(
+        address.url,
+        format=address.demuxer,
+        options=options,
+        metadata_errors="replace",
+        timeout=timeout_seconds,
+    )
+
+
+def _why_not(inlet: Inlet, error: av.FFmpegError, *, in_time: bool) -> str:
+    if isinstance(inlet, Address):
+        if not in_time:
+            return f"{inlet.name}: nothing came in time"
+        if isinstance(error, av.ProtocolNotFoundError):
+            return f"{inlet.name}: this FFmpeg was built without {inlet.scheme}"
+        return f"{inlet.name}: {error.strerror}"
+    return (
+        f"{inlet.name} is empty, or no video that can be read once through; possible: "
+        f"{PIPED_DEMUXERS.replace(',', ', ')}; type: ffmpeg -i FILE -map 0 -c copy -f nut - | ..."
+    )

@@ -1,8 +1,8 @@
-"""A video upscaled in one pass, from or to something that is no file.
+"""Upscale a video in one pass, from or to a pipe or a live source.
 
-What cannot be read twice cannot be resumed, joined or compared: frames go straight from the source
-to the result. A live source has no end of its own: there a signal is the end, and where the newest
-frame matters more than every frame, older ones are dropped.
+Input that cannot be read twice cannot be resumed, joined or compared: frames go straight from the
+source to the result. A live source may have no end, so a signal ends it. With `--live`, where the
+newest frame matters more than every frame, older frames are dropped.
 """
 
 import threading
@@ -30,33 +30,42 @@ from srgan_edge.pipeline import (
 from srgan_edge.signals import StopSignals, stop_signals
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.endpoint import Address, InputPipe
-from srgan_edge.video.frame import CodedFrame, CopiedPacket, Encoding, Frame, ReaderOptions
+from srgan_edge.video.frame import (
+    CodedFrame,
+    CopiedPacket,
+    Encoding,
+    Frame,
+    Notes,
+    ReaderOptions,
+    VideoInfo,
+)
 from srgan_edge.video.reader import VideoReader
 
 NEWEST_FRAMES = 2
-"""That wait where others are dropped. With one alone, two that come close together would be one."""
+"""Frames that wait when others are dropped. One alone would drop one of two that arrive close
+together."""
 
 GLANCE_SECONDS = 0.1
-"""Between two looks for a signal, which must not break off what a library does."""
+"""Interval of checking for a signal, which must not interrupt a library call."""
 
 FINISH_SECONDS = 1.0
-"""After a signal, for the frames that are under way. One that takes longer is let go."""
+"""Time after a signal to finish the frames in progress; slower frames are abandoned."""
 
 
 def upscale_stream(
     job: Job, upscaler: FrameUpscaler, options: Options, reporter: Reporter
 ) -> VideoResult:
-    """Upscale from the job's source to its target, one of which at least is no file.
+    """Upscale from the job's source to its target; at least one of them is not a file.
 
-    Returns when the source ends. A target that is a file is absent until it is whole.
+    Returns when the source ends. A target file does not exist until it is complete.
 
     Raises:
-        InputRefused: nothing comes, or no video.
-        InputDamaged: it broke; what came before is saved and named.
-        OutputFailed: the target cannot be written.
-        UsageError: encoder or container take less than is asked of them.
-        Interrupted: a signal came. Of a live source, the result up to there is whole, and named.
-        ReaderGone: nobody reads standard output any more.
+        InputRefused: Nothing comes, or no video.
+        InputDamaged: The source broke; the message names the file with everything before.
+        OutputFailed: The target cannot be written.
+        UsageError: The encoder or the container does not support the request.
+        Interrupted: A signal came. The result of a live source up to there is complete and named.
+        ReaderGone: The reader of standard output closed it.
     """
     is_live = options.live or isinstance(job.inlet, Address)
     if isinstance(job.inlet, Address):
@@ -86,11 +95,11 @@ def upscale_stream(
             frames=writer.frames_written,
             size=size,
             frames_resumed=0,
-            frames_untimed=source.reader.untimed,
-            frames_nudged=source.reader.nudged,
+            frames_untimed=source.notes.untimed,
+            frames_nudged=source.notes.nudged,
             packets_copied=gate.packets,
             packets_nudged=writer.nudged,
-            frames_concealed=source.reader.concealed,
+            frames_concealed=source.notes.concealed,
             left_out=writer.left_out,
             frames_dropped=0 if newest is None else newest.dropped,
         )
@@ -104,7 +113,7 @@ def upscale_stream(
                 if is_live:
                     upscaling.wait(signals, FINISH_SECONDS)
                 if not gate.shut(None if job.outlet is None else FINISH_SECONDS / 2):
-                    life.pop_all()  # a thread is stuck in it, and the process ends before that does
+                    life.pop_all()  # a thread is stuck in it until the process ends
                     raise Interrupted(signals.received)
                 if not is_live:
                     raise Interrupted(signals.received)
@@ -121,16 +130,17 @@ def upscale_stream(
             raise
         line = f"{error}; what came before is in {writer.saved_as}"
         raise VideoDamaged(line, result(writer.saved_as)) from error
-    for remark in _remarks_after(source.reader, options, writer, delays, newest):
+    notes = source.notes
+    for remark in _remarks_after(reader.info, notes, options, writer, delays, newest):
         reporter.note(f"{job.source.name}: {remark}")
     if signals.received:
         kept = f"the {writer.frames_written} frames until then are in {job.target}"
-        if source.reader.damage:
-            kept += f"; damaged: {source.reader.damage}"
+        if notes.damage:
+            kept += f"; damaged: {notes.damage}"
         raise Interrupted(signals.received, kept)
-    if damage := source.reader.damage:  # all of it made up for, or it would have been raised
+    if notes.damage:  # all of it was made up for, or it would have been raised
         raise VideoDamaged(
-            f"{job.source}: damaged: {damage}; {source.reader.concealed} of "
+            f"{job.source}: damaged: {notes.damage}; {notes.concealed} of "
             f"{writer.frames_written} frames show another one; all are in {job.target}",
             result(job.target),
         )
@@ -138,7 +148,7 @@ def upscale_stream(
 
 
 class _Apart(threading.Thread):
-    """A call in a thread of its own, as it may last, while the main one looks out for signals."""
+    """Runs a slow call in its own thread so that the main thread can handle signals."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         super().__init__(name="stream", daemon=True)
@@ -156,7 +166,10 @@ class _Apart(threading.Thread):
             self._ended.set()
 
     def wait(self, signals: StopSignals, grace_seconds: float = 0.0) -> bool:
-        """Until it has ended, or for so long after a signal; tells which. Raises what it raised."""
+        """Wait for the end of the call, or `grace_seconds` after a signal; return whether it ended.
+
+        An error of the call is raised here.
+        """
         while not (signals.received or self._ended.wait(GLANCE_SECONDS)):
             pass
         if not self._ended.wait(grace_seconds):
@@ -166,30 +179,30 @@ class _Apart(threading.Thread):
         return True
 
 
-# How long frames take from the decoder into the result.
 class Delays:
-    """Measures each frame from `arrived` to `left`, which may be called in two threads.
+    """Measures how long frames take from the decoder into the result.
 
-    Frames leave in the order of their arrival; those that never leave are not measured.
+    `arrived` and `left` may be called in two threads. Frames leave in the order of their arrival;
+    those that never leave are not measured.
     """
 
     def __init__(self) -> None:
         self.arrivals = self.departures = 0
         self.longest_seconds = 0.0
         self._sum_seconds = 0.0
-        self._under_way: deque[tuple[int, float]] = deque()  # pts, and when it arrived
+        self._under_way: deque[tuple[int, float]] = deque()  # pts and time of arrival
 
     @property
     def mean_seconds(self) -> float:
         return self._sum_seconds / max(1, self.departures)
 
     def arrived(self, pts: int) -> None:
-        """A frame is decoded."""
+        """Record that a frame was decoded."""
         self.arrivals += 1
         self._under_way.append((pts, time.monotonic()))
 
     def left(self, pts: int) -> None:
-        """A frame is in the result; those that arrived before it and are not will never be."""
+        """Record that a frame is in the result; earlier ones that are not there were dropped."""
         at, since = self._under_way.popleft()
         while at != pts:
             at, since = self._under_way.popleft()
@@ -232,11 +245,11 @@ class _Flow:
 
 
 class _Gate:
-    """Lets items through to a writer until it is shut; from then on, the writer is not in use."""
+    """Passes items to a writer until it is shut; from then on, the writer is not used."""
 
     def __init__(self, writer: VideoWriter, delays: Delays, on_failure: Callable[[], None]) -> None:
         self.packets = 0
-        """Copied ones that went through."""
+        """Copied packets that passed."""
         self._writer, self._delays, self._on_failure = writer, delays, on_failure
         self._passage = threading.Lock()
         self._is_shut = False
@@ -252,7 +265,7 @@ class _Gate:
             self.packets += 1
 
     def shut(self, within_seconds: float | None) -> bool:
-        """Wait for what is passing; False: it did not get through in time. None: however long."""
+        """Wait for the item that is passing, without limit if None; return whether it passed."""
         if not self._passage.acquire(timeout=-1 if within_seconds is None else within_seconds):
             return False
         self._is_shut = True
@@ -272,26 +285,28 @@ class _Gate:
 
 
 class _Once:
-    """A file or a pipe as a source: read once, from its start to its end."""
-
-    reader: VideoReader
+    """A file or a pipe as a source, read once from start to end."""
 
     def __init__(self, job: Job, reading: ReaderOptions) -> None:
         self._job, self._reading = job, reading
 
+    @property
+    def notes(self) -> Notes:
+        return self._reader.notes
+
     def open(self) -> VideoReader:
         if isinstance(self._job.inlet, InputPipe):
-            self.reader = StreamReader(self._job.inlet, **self._reading)
+            self._reader: VideoReader = StreamReader(self._job.inlet, **self._reading)
         else:
-            self.reader = VideoReader(self._job.source, **self._reading)
-        return self.reader
+            self._reader = VideoReader(self._job.source, **self._reading)
+        return self._reader
 
     def __iter__(self) -> Iterator[Item]:
-        return iter(self.reader)
+        return iter(self._reader)
 
 
 def _encoding(options: Options) -> Encoding:
-    """As asked for; where time matters, no encoder that speaks of it waits for later frames."""
+    """Return the requested settings; for a live result, x264 and x265 must not look ahead."""
     encoding = options.encoding
     if options.live and encoding.codec in ("libx264", "libx265"):
         return replace(encoding, options={"tune": "zerolatency"} | encoding.options)
@@ -303,7 +318,7 @@ def _is_frame(item: Item) -> bool:
 
 
 def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) -> Iterator[str]:
-    """What is not as in the source, or not certain, before the first frame."""
+    """Yield what is uncertain or differs from the source, before the first frame."""
     unknown = reader.info.duration_seconds is None
     yield "in one pass, which cannot be resumed" + (
         "; states no length: whether it ends early cannot be known" if unknown else ""
@@ -315,14 +330,15 @@ def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) 
 
 
 def _remarks_after(
-    reader: VideoReader,
+    info: VideoInfo,
+    notes: Notes,
     options: Options,
     writer: VideoWriter,
     delays: Delays,
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
-    """What only the whole video shows, and what became of each frame."""
-    yield from remarks_after(reader.info, reader.notes, options, writer.nudged)
+    """Yield remarks that need the whole video, and the fate of its frames."""
+    yield from remarks_after(info, notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:
         yield (

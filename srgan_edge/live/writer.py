@@ -1,6 +1,6 @@
-"""A video out in one pass: frames encoded at their times, all else copied as it comes.
+"""Write a video in one pass: frames are encoded at their times, everything else is copied.
 
-The encoder is `video_encoder`'s, the container `video_muxer`'s; here they are put together.
+This combines `video.encoder` and `video.muxer`.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,20 @@ from srgan_edge.video.reader import VideoReader
 
 
 class VideoWriter:
-    """Writes upscaled frames, and all else that `reader` found, to a new file or to a pipe.
+    """Writes upscaled frames, and everything else that `reader` found, to a new file or a pipe.
 
-    Making it checks the request; entering its `with` block opens the file and finds out whether the
-    codec and the container take it. Leaving the block well puts the whole file at `path`; leaving
-    it with `InputDamaged` puts what was written so far at `NAME.partial.EXT`; leaving it with any
-    other error leaves nothing, and an older file as it was. What went into a pipe is gone; it is
-    brought to an end where a file would have been kept. Not thread-safe, but for `coded`.
+    The constructor checks the request; entering the `with` block opens the file and checks that the
+    codec and the container accept it. Leaving the block normally puts the complete file at `path`.
+    Leaving it with `InputDamaged` puts everything written so far at `NAME.partial.EXT`; any other
+    error leaves nothing, and an older file unchanged. Bytes in a pipe cannot be taken back: the
+    stream is ended properly in the cases where a file would be kept. Not thread-safe, except for
+    `coded`.
 
     Raises:
-        UsageError: a suffix, codec, option or pixel format that does not exist, or that do not go
-            together; an audio or subtitle codec that the container cannot hold.
-        OutputFailed: the disk is full or the place is not writable; times that the format of a
-            pipe cannot keep.
-        OSError: a pipe cannot be written, as nobody reads it.
+        UsageError: A suffix, codec, option or pixel format does not exist or does not fit the
+            others, or the container cannot hold an audio or subtitle codec.
+        OutputFailed: The disk is full or not writable, or the format of a pipe cannot keep times.
+        OSError: The reader of a pipe closed it.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class VideoWriter:
     ) -> None:
         """`size` is (width, height) in pixels; frames of another size are scaled to it."""
         self.saved_as: Path | None = None
-        """Where the result is, once there is one."""
+        """Path of the result; None until there is one."""
         self.frames_written = 0
-        """Frames that came out of the encoder."""
+        """Frames returned by the encoder."""
         self._target = target
         self._muxer = VideoMuxer(target, reader)
         self._rate: ConstantRate | None = None
@@ -67,7 +67,7 @@ class VideoWriter:
 
     @property
     def nudged(self) -> int:
-        """Copied packets moved forward because their time was not later than the one before."""
+        """Copied packets moved forward because they were not later than the one before."""
         return self._muxer.nudged
 
     def __enter__(self) -> Self:
@@ -87,11 +87,11 @@ class VideoWriter:
         return self._life.__exit__(kind, error, traceback)
 
     def coded(self, frame: Frame) -> CodedFrame:
-        """As `VideoEncoder.coded`: what `write` would do first, in whichever thread."""
+        """Do the first half of `write`, in any thread; see `VideoEncoder.coded`."""
         return self._encoder.coded(frame)
 
     def write(self, frame: Frame | CodedFrame) -> None:
-        """Encode one image, at the time it has in the input."""
+        """Encode one frame at its time in the input."""
         if self._rate is not None:
             frame = self._rate.numbered(frame)
         for packet in self._encoder.encode(frame):
@@ -99,7 +99,7 @@ class VideoWriter:
             self.frames_written += 1
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Add one packet of audio or subtitles. It belongs to the file afterwards."""
+        """Add one packet of audio or subtitles, which belongs to the file afterwards."""
         self._muxer.copy(copied)
 
     @contextmanager
@@ -146,7 +146,7 @@ class VideoWriter:
 
 
 def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
-    """What is asked for, as far as the format of a pipe has to do with it."""
+    """Return the encoder settings that the format of a pipe requires."""
     if pipe.format == "yuv4mpegpipe":
         if replace(encoding, pixel_format=None) != Encoding():
             raise UsageError(
@@ -155,13 +155,13 @@ def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
         sited = {"chroma_sample_location": "left"}
         return Encoding("rawvideo", pixel_format=encoding.pixel_format, options=sited)
     if pipe.format == "nut" and encoding.codec == "libx264":
-        # The muxer of NUT would move a video whose first decoding time is negative.
+        # The NUT muxer would move a video whose first decoding time is negative.
         return replace(encoding, options={"bf": "0"} | encoding.options)
     return encoding
 
 
 def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
-    """What the format of a pipe has no place for, besides streams."""
+    """Yield everything besides streams that the format of a pipe cannot hold."""
     if isinstance(target, Path) or target.format == "matroska":
         return
     info = reader.info
@@ -177,12 +177,11 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
             yield f"which color matrix it is: {matrix}"
 
 
-# Frames numbered at a constant rate, for a format that keeps no times.
 class ConstantRate:
-    """Counts frames, as long as each comes when its number says it should.
+    """Numbers frames at a constant rate, for a format that keeps no times.
 
     Args:
-        info: of the video; its average rate is the constant one.
+        info: The facts of the video, whose average rate becomes the constant one.
     """
 
     def __init__(self, info: VideoInfo) -> None:
@@ -191,13 +190,13 @@ class ConstantRate:
         self._first_pts: int | None = None
         self._frames = 0
         self.info = replace(info, time_base=1 / self._rate)
-        """The same video, its times being numbers of frames."""
+        """Facts of the video with frame numbers as times."""
 
     def numbered(self, frame: Frame | CodedFrame) -> Frame | CodedFrame:
-        """The frame, its time being its number.
+        """Return the frame with its number as its time.
 
         Raises:
-            OutputFailed: it is shown half a frame or more from where a constant rate puts it.
+            OutputFailed: Its time is half a frame or more away from the constant rate.
         """
         if self._first_pts is None:
             self._first_pts = frame.pts

@@ -1,7 +1,7 @@
-"""Whether a video is another one upscaled: every frame at its time, everything else as it was.
+"""Check that a video is another one upscaled: same frame times, audio, subtitles and metadata.
 
-What has to agree is read from each file into a `VideoRecord`, and the two are compared. Pixels are
-not: they are the network's business. Nothing is written here.
+Everything that has to agree is read from each file into a `VideoRecord`, and the two records are
+compared. Pixels are not compared: they are up to the network. Nothing is written.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ from srgan_edge.video.reader import VideoReader
 
 @dataclass
 class Timeline:
-    """When frames or packets are shown or heard; 16 bytes each, so that a long video fits."""
+    """Times of frames or packets, in 16 bytes each, so that those of a long video fit."""
 
     time_base: Fraction
-    """Seconds in one tick."""
+    """Seconds per tick."""
     pts: "array[int]" = field(default_factory=lambda: array("q"))
     durations: "array[int]" = field(default_factory=lambda: array("q"))
 
     def add(self, pts: int, duration: int) -> None:
-        """What comes next, in ticks."""
+        """Append the next time, in ticks."""
         self.pts.append(pts)
         self.durations.append(duration)
 
@@ -39,11 +39,11 @@ class Timeline:
         return len(self.pts)
 
     def starts_seconds(self) -> npt.NDArray[np.float64]:
-        """float64 [N]: exact to a nanosecond within a day."""
+        """Return the start times, float64 [N], exact to a nanosecond within a day."""
         return np.asarray(self.pts, np.float64) * float(self.time_base)
 
     def durations_seconds(self) -> npt.NDArray[np.float64]:
-        """float64 [N]"""
+        """Return the durations, float64 [N]."""
         return np.asarray(self.durations, np.float64) * float(self.time_base)
 
 
@@ -52,16 +52,16 @@ class PacketRecord:
     """The packets of one stream of audio or subtitles."""
 
     name: str
-    """`audio aac`"""
+    """Type and codec of the stream, for example `audio aac`."""
     timeline: Timeline
     digests: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Eight bytes of BLAKE2b over the content of each packet."""
+    """The first eight bytes of the BLAKE2b hash of each packet's content."""
     unplaceable: set[int] = field(default_factory=set)
-    """Numbers of packets whose time no container takes: none, or not after the one before."""
+    """Numbers of packets that no container accepts: without a time, or not after the previous."""
     _last_dts: int | None = None
 
     def add(self, copied: CopiedPacket) -> None:
-        """Record the next packet, before a muxer takes it."""
+        """Record the next packet; call this before a muxer takes it."""
         packet = copied.packet
         dts = packet.pts if packet.dts is None else packet.dts
         if packet.pts is None or (self._last_dts is not None and (dts or 0) <= self._last_dts):
@@ -77,21 +77,21 @@ class PacketRecord:
 
 @dataclass
 class VideoRecord:
-    """All of a video that does not change when it is upscaled."""
+    """Everything in a video that upscaling does not change."""
 
     path: Path
     info: VideoInfo
     format: str
-    """FFmpeg's name of the container."""
+    """Name of the container in FFmpeg."""
     frames: Timeline
     packets: dict[int, PacketRecord]
-    """By index of the stream, in its order."""
+    """Packets by stream index, in the order of the streams."""
     chapters: list[dict[str, str]]
-    """What is said of each."""
+    """Metadata of each chapter."""
 
     @classmethod
     def begin(cls, reader: VideoReader) -> Self:
-        """What is known before the first frame; frames and packets are yet to be added."""
+        """Create a record without frames and packets, which are added as they are read."""
         return cls(
             path=reader.path,
             info=reader.info,
@@ -111,13 +111,13 @@ class VideoRecord:
     def of(
         cls, path: Path, on_step: Callable[[], None] = lambda: None, *, frames_at_once: bool = False
     ) -> Self:
-        """Decode the whole of a file; `on_step` is called with every frame and packet.
+        """Decode a whole file, and call `on_step` for every frame and packet.
 
-        `frames_at_once`: as of `VideoReader`.
+        `frames_at_once` is as for `VideoReader`.
 
         Raises:
-            InputRefused: it is no video.
-            InputDamaged: it is cut off or broken.
+            InputRefused: the file is not a video.
+            InputDamaged: the file is cut off or broken.
         """
         with VideoReader(
             path,
@@ -136,10 +136,10 @@ class VideoRecord:
 
 
 def differences(before: VideoRecord, after: VideoRecord) -> list[str]:
-    """What of `before` is not in `after` as it was; empty if all is.
+    """Describe everything in `before` that differs in `after`; empty if nothing does.
 
-    Times may differ by one unit of the container of `after`. Matroska has no negative times: there,
-    all may be later by as much as the first of them was before zero.
+    Times may differ by one tick of the container of `after`. Matroska has no negative times, so in
+    it all times may be later by as much as the first one was before zero.
     """
     return [
         *_frame_differences(before, after),
@@ -150,11 +150,11 @@ def differences(before: VideoRecord, after: VideoRecord) -> list[str]:
 
 def _frame_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
     if len(before.frames) != len(after.frames):
-        yield f"{len(after.frames)} frames of {len(before.frames)}"
+        yield f"{len(after.frames)} frames instead of {len(before.frames)}"
         return
     tick = float(after.frames.time_base)
     yield from _late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)
-    # MP4 stores decoding times; a frame's own duration is not in it once there are B-frames.
+    # MP4 stores decoding times; with B-frames, it does not contain the duration of a frame.
     if _is_matroska(after):
         wrong = before.frames.durations_seconds() - after.frames.durations_seconds()
         for number in np.flatnonzero(np.abs(wrong) > tick + 1e-9)[:1]:
@@ -163,12 +163,13 @@ def _frame_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]
 
 def _packet_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
     if len(before.packets) != len(after.packets):
-        yield f"{len(after.packets)} streams of audio and subtitles of {len(before.packets)}"
+        counts = f"{len(after.packets)} instead of {len(before.packets)}"
+        yield f"{counts} streams of audio and subtitles"
         return
     shift = _shift_seconds(before, after)
     for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=True):
         if len(ours.digests) != len(theirs.digests):
-            yield f"{ours.name}: {len(theirs.digests)} packets of {len(ours.digests)}"
+            yield f"{ours.name}: {len(theirs.digests)} packets instead of {len(ours.digests)}"
         elif ours.digests != theirs.digests:
             yield f"{ours.name}: the content of packets differs"
         else:
@@ -182,11 +183,12 @@ def _stream_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str
         yield f"{_size(after)} pixels, fewer than {_size(before)}"
     aspects = [record.info.sample_aspect_ratio or 1 for record in (before, after)]
     if aspects[0] != aspects[1]:
-        yield f"pixels of {aspects[1]} instead of {aspects[0]}"
+        yield f"pixel aspect ratio {aspects[1]} instead of {aspects[0]}"
     if before.info.display_matrix != after.info.display_matrix:
-        yield "turned or mirrored another way"
+        yield "rotated or mirrored differently"
     if before.chapters != after.chapters:
-        yield f"{len(after.chapters)} chapters of {len(before.chapters)}, or with other titles"
+        counts = f"{len(after.chapters)} chapters instead of {len(before.chapters)}"
+        yield f"{counts}, or other titles"
 
 
 def _late(
@@ -204,7 +206,7 @@ def _late(
 
 
 def _shift_seconds(before: VideoRecord, after: VideoRecord) -> float:
-    """How much later all of `after` may be: Matroska moves what starts before zero, not always."""
+    """Return how much later `after` may be; Matroska often moves what starts before zero."""
     timelines = [before.frames, *(record.timeline for record in before.packets.values())]
     earliest = min((t.starts_seconds().min() for t in timelines if len(t)), default=0.0)
     if not _is_matroska(after) or earliest >= 0 or not len(after.frames):

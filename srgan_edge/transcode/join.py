@@ -1,7 +1,7 @@
 """The last step of a video: join its segments with the rest of the input, and check the result.
 
-All that touches the input happens in a child process, as decoding does. It may write into the work
-folder alone; what it wrote gets its name elsewhere.
+Everything that touches the input happens in a child process, as for decoding. The child may write
+only to the work folder; its parent then moves the result to its final name.
 """
 
 import os
@@ -33,31 +33,32 @@ from srgan_edge.video.nvidia import SOFTWARE
 from srgan_edge.video.reader import VideoReader
 
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-"""What it may map: an encoder is started in it, as in its parent, and takes by itself 150 MB for 8K
-in each of its threads. Where that is too much for the machine, the kernel takes this one first."""
+"""Memory that the child may map. It starts an encoder, as its parent does, which at 8K needs 150 MB
+in each of its threads. If the machine runs out of memory, the kernel kills the child first."""
 
 STALL_SECONDS = 900.0
-"""So long joining may give no sign of life: an MP4 of many gigabytes is moved once at its end."""
+"""The longest that joining may show no progress: at its end, an MP4 is rewritten once, which takes
+a while for many gigabytes."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Joined:
-    """What went into a result."""
+    """Counts of what was written to a result."""
 
     frames: int
     packets: int
-    """Copied: of audio and subtitles."""
+    """Copied packets of audio and subtitles."""
     nudged: int
-    """Of these, moved by a tick, as they shared a time with the one before."""
+    """Copied packets that had the timestamp of the packet before and were moved by one tick."""
 
 
 class Joiner:
-    """Joins one video, in a child process that starts with the first call and ends with `close`.
+    """Joins one video in a child process, which starts with the first call and ends with the body.
 
-    With an encoder on a GPU, which a child that gave up all devices could not start, it is joined
-    in this process.
+    The child cannot start an encoder on a GPU, because it has given up all devices. With such an
+    encoder, the video is joined in this process.
 
     Args:
         source: the input.
@@ -65,8 +66,8 @@ class Joiner:
         size: (width, height) of their frames, in pixels.
 
     Raises, in any of its calls:
-        InputDamaged: the process crashed, hung or ran out of memory over the input.
-        OutputFailed: the disk is full, or failed.
+        InputDamaged: the child crashed, hung or ran out of memory on the input.
+        OutputFailed: the disk is full or failed.
     """
 
     def __init__(self, source: Path, work: Path, size: tuple[int, int], encoding: Encoding) -> None:
@@ -90,17 +91,17 @@ class Joiner:
             self._remote.close()
 
     def file_for(self, target: Path) -> Path:
-        """Where `join` writes what shall become `target`."""
+        """Return the temporary file that `join` writes and that is then renamed to `target`."""
         return self._work / f"joined{target.suffix}"
 
     def rehearse(self, target: Path) -> list[str]:
-        """Do all that could be refused before the first frame, so that it is refused now.
+        """Start encoder and muxer, so that anything impossible is refused before the first frame.
 
         Returns:
-            One line for each thing in the input that the result will not have.
+            One line for each thing in the input that the result will not contain.
 
         Raises:
-            UsageError: encoder or container take less than is asked of them.
+            UsageError: the encoder or the container does not support the options.
             ResourcesExhausted: the encoder does not start.
         """
         if self._remote is None:
@@ -108,10 +109,10 @@ class Joiner:
         return list(self._call(self._remote, tuple[str, ...], "rehearse", target))
 
     def join(self, target: Path) -> Joined:
-        """Write the segments, and all that the input has besides, to one file; then check it.
+        """Write the segments and everything else in the input to one file, and check it.
 
         Raises:
-            OutputFailed: the result is not as the input.
+            OutputFailed: the result differs from the input.
         """
         if self._remote is None:
             return _join(self._order(target), lambda: None)
@@ -136,7 +137,7 @@ class Joiner:
 
 @dataclass(frozen=True)
 class _Order:
-    """What the child is told."""
+    """Arguments of the child's functions."""
 
     source: str
     work: str
@@ -147,10 +148,10 @@ class _Order:
 
 
 def serve(parent: Parent, request: dict[str, Any]) -> None:
-    """The child."""
+    """Run in the child, where everything that touches the input happens."""
     last_sign = monotonic()
 
-    def give_a_sign() -> None:
+    def show_life() -> None:
         nonlocal last_sign
         if monotonic() - last_sign > 1:
             parent.send(SIGN_OF_LIFE)
@@ -166,7 +167,7 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
         return call
 
-    calls = {"rehearse": on_disk(_rehearse), "join": on_disk(lambda o: _join(o, give_a_sign))}
+    calls = {"rehearse": on_disk(_rehearse), "join": on_disk(lambda o: _join(o, show_life))}
     serve_calls(parent, calls)
 
 
@@ -208,7 +209,7 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
 def _interleaved(
     video: Iterator[VideoPacket], copied: Iterable[CopiedPacket]
 ) -> "Iterator[VideoPacket | CopiedPacket]":
-    """Both in their order, each copied packet after the images that are decoded before it."""
+    """Merge both in order; each copied packet comes after the frames that are decoded before it."""
     ahead = next(video, None)
     for item in copied:
         seconds = decoding_seconds(item.packet)
@@ -226,4 +227,4 @@ def _check(expected: VideoRecord, file: Path, on_step: Callable[[], None]) -> No
     except InputDamaged as error:
         found = [str(error)]
     if found:
-        raise OutputFailed(f"the result is not as {expected.path}: {'; '.join(found)}")
+        raise OutputFailed(f"the result differs from {expected.path}: {'; '.join(found)}")

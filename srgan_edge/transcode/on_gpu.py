@@ -1,6 +1,8 @@
-"""Videos whose frames stay on the GPU, from NVDEC until an encoder takes them, where that can be.
+"""Upscale videos whose frames stay on the GPU, from NVDEC to the encoder.
 
-What cannot be so goes through this machine's memory, in all of its depths, sizes and colors.
+The kernels convert colors within one level of libswscale, in the matrix and range of the video, and
+results have the depth of the network, 8 bits. Nothing passes through host memory, except results
+for an encoder on the CPU. Every other depth, size and color has to go through host memory.
 """
 
 import threading
@@ -22,15 +24,15 @@ from srgan_edge.video.color import MATRICES, ColorDescription
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Encoding, VideoInfo
 from srgan_edge.video.nvidia import SOFTWARE, engines_context
-from srgan_edge.video.reader import CENTERD_CHROMA
+from srgan_edge.video.reader import CENTERED_CHROMA
 
 
 class NotOnGpu(SrganEdgeError):
-    """Why the frames of this video do not stay there; nothing was begun."""
+    """The frames of this video cannot stay on the GPU; nothing was written yet."""
 
 
 def encoder_for(info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> VideoEncoder:
-    """One that takes what `upscaling_on_gpu` gives: NVENC's take frames where they lie."""
+    """Return an encoder for the frames of `upscaling_on_gpu`; NVENC takes them on the GPU."""
     if encoding.codec not in SOFTWARE:
         return VideoEncoder(info, size, encoding)
     in_nv12 = replace(encoding, pixel_format="nv12")
@@ -41,22 +43,22 @@ def encoder_for(info: VideoInfo, size: tuple[int, int], encoding: Encoding) -> V
 def upscaling_on_gpu(
     upscaler: FrameUpscaler, info: VideoInfo, encoder: VideoEncoder, options: Options
 ) -> Iterator[Callable[[CodedFrame], CodedFrame]]:
-    """What upscales a frame in NV12 on the GPU, and gives it as the encoder stores it.
+    """Yield a function that upscales an NV12 frame on the GPU to the encoder's pixel format.
 
-    For NVENC it lies there too, in memory that is valid as long as the body runs; any other encoder
-    gets it in this machine's memory, where half the bytes of RGB come to.
+    For NVENC, the result stays on the GPU, in memory that is valid while the body runs. Any other
+    encoder gets it in host memory, in half the bytes of RGB.
 
     Raises:
-        NotOnGpu: this video, or what is asked for, needs the way through this machine's memory, or
-            there is no room, or the kernels for it cannot be had.
+        NotOnGpu: the video or the options require host memory, the GPU is out of memory, or our
+            kernels do not run on it.
     """
     engine = upscaler.gpu_engine
-    assert engine is not None, "who has none does not come here"
-    if reason := why_not(info, encoder, options, upscaler.scale):
+    assert engine is not None, "callers check for a GPU engine first"
+    if reason := _reason_for_host_memory(info, encoder, options, upscaler.scale):
         raise NotOnGpu(reason)
 
     plan, batch = upscaler.plan(info.width, info.height)
-    wanted = (plan, batch, matrix_of(info.color))
+    wanted = (plan, batch, _matrix_of(info.color))
     try:
         video = GpuVideo(engine, *wanted, lock_colors=upscaler.color_lock)
     except (OutOfMemory, KernelsMissing) as error:
@@ -74,8 +76,68 @@ def upscaling_on_gpu(
         yield upscaled
 
 
+class GpuVideo:
+    """Upscales the frames of one video, from as many threads at once as the engine has slots."""
+
+    def __init__(
+        self,
+        engine: GpuEngine,
+        plan: TilePlan,
+        batch: int,
+        matrix: YuvMatrix,
+        *,
+        lock_colors: bool = False,
+        device: int = CUDA,
+    ) -> None:
+        """Allocate memory in every slot, so that a lack of memory shows now.
+
+        Args:
+            plan: tiles of a frame, whose width and height are even.
+            batch: number of tiles at a time.
+            matrix: color conversion of the video.
+            lock_colors: preserve the mean colors of the video, as `color_lock` does.
+            device: `CUDA`; tests without a GPU pass `CPU`.
+
+        Raises:
+            OutOfMemory: the GPU is out of memory.
+            KernelsMissing: our kernels do not run on this GPU.
+        """
+        self._engine, self._matrix = engine, matrix
+        self._wanted: dict[str, Any] = {"plan": plan, "batch": batch, "lock_colors": lock_colors}
+        scale = engine.info.spec.scale
+        size = (scale * plan.width, scale * plan.height)
+        self._pool = FramePool(engine.cuda, size, device=device)
+        with engine.all_slots() as slots:
+            for slot in slots:
+                engine.canvas(slot, **self._wanted).load_conversions()
+
+    def upscale(self, frame: VideoFrame) -> VideoFrame:
+        """Upscale a frame in NV12 to one in NV12 that has no timestamp.
+
+        Raises:
+            OutOfMemory: the GPU has no room for all the frames that the encoder holds.
+            EngineLost: the GPU failed.
+        """
+        with self._engine.slot() as slot:
+            upscaled, planes = self._pool.take()
+            canvas = self._engine.canvas(slot, **self._wanted)
+            canvas.upscale_planes(planes_of(frame), planes, self._matrix)
+        return upscaled
+
+    def close(self) -> None:
+        """Free the memory of all frames; none of them may be in use any more."""
+        with suppress(EngineLost), self._engine.cuda.current():
+            self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
 class _Calls:
-    """Leaving its body waits for the calls that others still are in: their memory is given back."""
+    """Waits at its end for calls in other threads, as the memory they use is freed afterwards."""
 
     def __init__(self) -> None:
         self._under_way = 0
@@ -100,15 +162,17 @@ class _Calls:
             self._changed.wait_for(lambda: not self._under_way)
 
 
-def why_not(info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int) -> str:
-    """Why frames have to go through this machine's memory; empty if they need not."""
+def _reason_for_host_memory(
+    info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int
+) -> str:
+    """Return why frames have to go through host memory; empty if they can stay on the GPU."""
     if options.deinterlace:
         return "--deinterlace is done there"
     if options.on_damage == "conceal":
         return "--on-damage conceal is done there"
     if options.outscale not in (None, scale):
         return "--outscale is done there"
-    if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTERD_CHROMA:
+    if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTERED_CHROMA:
         return f"{info.pixel_format} of {info.codec} is converted there"
     for wanted in (options.encoding.pixel_format or "nv12", encoder.pixel_format):
         if wanted not in ("yuv420p", "nv12"):
@@ -117,76 +181,11 @@ def why_not(info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int
         return f"color matrix {info.color.matrix} is converted there"
     given, stored = info.color, encoder.color
     if (given.matrix, given.full_range) != (stored.matrix, stored.full_range):
-        return "its colors are stored by another matrix or range"
+        return "its colors are stored in another matrix or range"
     return ""
 
 
-# A video that stays on the GPU: from NVDEC's frames to what NVENC takes.
-#
-# Nothing of a frame comes into this machine's memory. Colors are converted by the kernels, within
-# a level of libswscale, in the matrix and range of the video; results have the depth of the
-# network, 8 bits.
-def matrix_of(color: ColorDescription) -> YuvMatrix:
-    """What the kernels compute with, for one of `color.MATRICES`."""
+def _matrix_of(color: ColorDescription) -> YuvMatrix:
+    """Return the kernels' coefficients for a matrix in `color.MATRICES`."""
     _, k_red, k_blue = MATRICES[color.matrix]
     return YuvMatrix(k_red, k_blue, color.full_range)
-
-
-class GpuVideo:
-    """Upscales the frames of one video; as many threads at once as the engine has slots."""
-
-    def __init__(
-        self,
-        engine: GpuEngine,
-        plan: TilePlan,
-        batch: int,
-        matrix: YuvMatrix,
-        *,
-        lock_colors: bool = False,
-        device: int = CUDA,
-    ) -> None:
-        """Make room in every slot, so that what does not fit shows now.
-
-        Args:
-            plan: how its frames are cut; of an even size.
-            batch: tiles at a time.
-            lock_colors: hold the mean colors of the video, as `color_lock` does.
-            device: where the GPU's memory is in truth.
-
-        Raises:
-            OutOfMemory: it does not fit.
-            KernelsMissing: the kernels cannot be had here.
-        """
-        self._engine, self._matrix = engine, matrix
-        self._wanted: dict[str, Any]
-        self._wanted = {"plan": plan, "batch": batch, "lock_colors": lock_colors}
-        scale = engine.info.spec.scale
-        size = (scale * plan.width, scale * plan.height)
-        self._pool = FramePool(engine.cuda, size, device=device)
-        with engine.all_slots() as slots:
-            for slot in slots:
-                engine.canvas(slot, **self._wanted).load_conversions()
-
-    def upscale(self, frame: VideoFrame) -> VideoFrame:
-        """Upscale a frame in NV12 to one in NV12, without a time.
-
-        Raises:
-            OutOfMemory: the encoder holds more frames than the GPU has room for.
-            EngineLost: the GPU failed.
-        """
-        with self._engine.slot() as slot:
-            upscaled, planes = self._pool.take()
-            canvas = self._engine.canvas(slot, **self._wanted)
-            canvas.upscale_planes(planes_of(frame), planes, self._matrix)
-        return upscaled
-
-    def close(self) -> None:
-        """Give the memory of frames back: whoever has one must be done with it."""
-        with suppress(EngineLost), self._engine.cuda.current():
-            self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

@@ -1,7 +1,7 @@
-"""The video of a video in segments: written one by one, read again as if it had never been cut.
+"""Encode a video in segments, and read them back as if it had never been cut.
 
-A segment is a file of its own, from an encoder of its own, so that it depends on nothing but its
-frames: a video that was stopped anywhere and goes on has the same bytes as one that was not.
+Each segment has its own file and its own encoder, so that it depends only on its frames: a video
+that was stopped anywhere and resumed has the same bytes as one that was not.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,19 +22,19 @@ from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video.muxer import output_errors
 
 SEGMENT_FRAMES = 48
-"""In a segment: half of what a crash can cost, and how often a whole image is stored."""
+"""Frames in a segment: half of what a crash can cost, and the distance between keyframes."""
 
 FEWEST_FRAMES = 8
-"""In a segment of a video that takes long: fewer would make the file much larger."""
+"""Frames in a segment of a slow video; fewer would make the file much larger."""
 
 CPU_MULTIPLICATIONS = 1.5e12
-"""Worth a segment on a CPU: ten seconds of two cores."""
+"""Multiplications for a segment on a CPU, which take two cores ten seconds."""
 
 
 def segment_frames(info: EngineInfo, width: int, height: int) -> int:
-    """How many frames of that size, in pixels, a segment has.
+    """Return the number of frames in a segment, for frames of a size in pixels.
 
-    It is worked out and not measured, as a video that goes on has to come to the same.
+    It is calculated, not measured, because a resumed video needs the same number.
     """
     if info.device != "cpu":
         return SEGMENT_FRAMES
@@ -43,17 +43,17 @@ def segment_frames(info: EngineInfo, width: int, height: int) -> int:
 
 
 class SegmentWriter:
-    """Encodes frames into segments of `work`, from the first frame that is not in them yet.
+    """Encodes frames into segments of `work`, starting with the first frame not yet in them.
 
-    Each has `length` frames. The last segment is short, and finished by `finish`. A segment that
-    is full is finished in a thread of its own while the next one is begun: an encoder that is
-    emptied keeps fewer and fewer cores busy, and disks take their time. Not thread-safe.
+    Each segment has `length` frames; the last one may be shorter and is completed by `finish`. A
+    full segment is finished in another thread while the next one is started, because flushing an
+    encoder keeps fewer and fewer cores busy, and disks are slow. Not thread-safe.
 
     Args:
-        new_encoder: makes one for each segment.
+        new_encoder: creates the encoder of a segment.
 
     Raises:
-        OSError: the disk is full, or failed.
+        OSError: the disk is full or failed.
         OutputFailed: the encoder failed.
     """
 
@@ -67,7 +67,7 @@ class SegmentWriter:
         self._finishing: Future[None] | None = None
 
     def write(self, frame: Frame | CodedFrame) -> None:
-        """Add one frame; with the last one of a segment, that is finished, or soon will be."""
+        """Add one frame; the last one of a segment starts finishing it."""
         if self._current is None:
             path = self._work.segment_path(self._begun)
             self._current = _Segment(path, self._new_encoder(), frame.pts)
@@ -79,10 +79,10 @@ class SegmentWriter:
             self._current = None
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Nothing: audio and subtitles are taken from the input itself when all is joined."""
+        """Ignore the packet: joining copies audio and subtitles from the input itself."""
 
     def finish(self) -> None:
-        """Finish all segments, the one that is being written included."""
+        """Finish all segments, including the one being written."""
         self._wait()
         if self._current is not None:
             self._enter(self._current)
@@ -90,10 +90,10 @@ class SegmentWriter:
         self._finisher.shutdown()
 
     def abandon(self) -> None:
-        """Close the segment that is being written and leave it out; it will be made again."""
+        """Close and discard the segment being written; it will be made again."""
         if self._current is not None:
             self._current.abandon()
-        self._finisher.shutdown()  # a segment that is full gets its place
+        self._finisher.shutdown()  # waits for a full segment to be entered
 
     def _enter(self, segment: "_Segment") -> None:
         segment.finish()
@@ -106,14 +106,14 @@ class SegmentWriter:
 
 
 class _Segment:
-    """One segment while it is written."""
+    """A segment that is being written."""
 
     def __init__(self, path: Path, encoder: VideoEncoder, first_pts: int) -> None:
         self.pts: list[int] = []
         self.durations: list[int] = []
-        self._order: list[int] = []  # the times of the packets in the order of decoding
+        self._order: list[int] = []  # timestamps of the packets in decoding order
         self._path, self._encoder, self._first_pts = path, encoder, first_pts
-        # NUT keeps packets as they are, of every codec, at exact times that are not negative.
+        # NUT stores packets of every codec unchanged, at exact times that are not negative.
         self._container = av.open(
             f"file:{path.absolute()}",
             "w",
@@ -129,21 +129,21 @@ class _Segment:
         self.durations.append(frame.duration)
 
     def finish(self) -> None:
-        """Empty the encoder and close the file."""
+        """Flush the encoder and close the file."""
         for packet in self._encoder.finish():
             self._mux(packet)
         with output_errors(self._path.parent):
             self._container.close()
 
     def abandon(self) -> None:
-        """Close the file as it is."""
         with suppress(av.FFmpegError):
             self._container.close()
 
     @property
     def reorder(self) -> int:
-        """As in `work_folder.Segment`."""
-        return _reorder(self._order, self.pts)
+        """The most places by which a frame is decoded later than shown; see `Segment.reorder`."""
+        place = {pts: number for number, pts in enumerate(self.pts)}
+        return max(number - place[pts] for number, pts in enumerate(self._order))
 
     def _mux(self, packet: VideoPacket) -> None:
         assert packet.pts is not None
@@ -155,13 +155,13 @@ class _Segment:
 
 
 def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket]:
-    """The packets of all finished segments in the order of decoding, as those of one video.
+    """Yield the packets of all finished segments in decoding order, as those of one video.
 
-    Their times are those of the frames, in ticks of `time_base`, that of the input. Decoding times
-    are made anew over all segments: each is the time of the frame shown `reorder` frames earlier.
+    Timestamps are those of the frames, in ticks of `time_base`, that of the input. Decoding times
+    are recomputed over all segments: each is the time of the frame shown `reorder` frames earlier.
 
     Raises:
-        OutputFailed: a segment has not as many packets as frames.
+        OutputFailed: the number of packets in a segment differs from that of its frames.
     """
     reorder = max((segment.reorder for _, segment in work.finished()), default=0)
     shown = chain.from_iterable(segment.pts for _, segment in work.finished())
@@ -171,7 +171,7 @@ def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket
             packets = [packet for packet in container.demux(video=0) if packet.size]
         stored = sorted(_pts(packet) for packet in packets)
         if len(set(stored)) != len(segment.pts):
-            raise OutputFailed(f"{file} has {len(stored)} packets of {len(segment.pts)} frames")
+            raise OutputFailed(f"{file} has {len(stored)} packets for {len(segment.pts)} frames")
         place = {pts: place for place, pts in enumerate(stored)}
         for packet in packets:
             number = place[_pts(packet)]
@@ -182,16 +182,13 @@ def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket
 
 
 def _decoding_times(shown: Iterator[int], reorder: int) -> Iterator[int]:
-    """The rising times `shown`, `reorder` places later; before them, as many at their distances."""
+    """Yield the rising times `shown`, delayed by `reorder` places.
+
+    They are preceded by `reorder` times at the distances of the first ones.
+    """
     first = list(islice(shown, reorder + 1))
     yield from (pts - (first[-1] - first[0]) for pts in first[:-1])
     yield from chain(first, shown)
-
-
-def _reorder(decoded: list[int], shown: list[int]) -> int:
-    """How many places later than it is shown a frame is decoded, at most."""
-    place = {pts: number for number, pts in enumerate(shown)}
-    return max(number - place[pts] for number, pts in enumerate(decoded))
 
 
 def _pts(packet: VideoPacket) -> int:

@@ -1,8 +1,8 @@
-"""One video, upscaled so that nothing finished is lost and nothing unfinished is shown.
+"""Upscale a video file so that no finished work is lost and no unfinished result is visible.
 
-Frames are encoded into segments, which outlive any death of the process. When all are there they
-are joined with the audio and subtitles of the input, the result is compared with the input, and
-only then gets its name.
+Frames are encoded into segments, which survive any crash of the process. Once all are complete,
+they are joined with the audio and subtitles of the input. The result is compared with the input,
+and only then moved to its final name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from srgan_edge.engines.base import NotFinite
-from srgan_edge.errors import (
-    EngineLost,
-    InputDamaged,
-    Interrupted,
-    OutOfMemory,
-    OutputFailed,
-)
+from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
 from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
@@ -28,7 +22,7 @@ from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
-from srgan_edge.transcode.work_folder import WorkFolder, _identity, open_work_folder
+from srgan_edge.transcode.work_folder import WorkFolder, job_identity, open_work_folder
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
@@ -36,7 +30,10 @@ from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.reader import VideoReader
 
 STOP_SECONDS = 1.5
-"""From Ctrl-C on. Ending hard loses as little as ending well: segments are made to outlive both."""
+"""Time to stop after Ctrl-C. A forced exit loses no more than a clean one: segments survive it."""
+
+_Way = Literal["gpu", "nvdec", "cpu"]
+"""Frames stay on the GPU, or NVDEC decodes them into host memory, or the CPU decodes them."""
 
 
 def upscale_video_file(
@@ -48,22 +45,22 @@ def upscale_video_file(
     *,
     exits_on_signal: bool = True,  # a library leaves signals to its caller
 ) -> VideoResult:
-    """Do all of a video that is not done yet; the result is at its place when this returns.
+    """Upscale the video of a job, starting where an earlier run stopped, and publish the result.
 
     Args:
-        made_by: what decides the pixels besides the input, as JSON values. An earlier run that was
-            made by something else is refused.
+        made_by: everything besides the input that determines the pixels, as JSON values. An earlier
+            run with other values is refused.
 
     Raises:
-        InputRefused: the input is no video, or has what would be lost.
-        VideoDamaged: the input ends early or is broken; what could be decoded is saved and named.
-            Where `options` asked to conceal damage and that made up for all of it, this is the
-            whole result under its own name.
-        InputDamaged: nothing of it could be decoded.
-        OutputFailed: the disk failed, or the result is not as the input; finished segments stay.
-        UsageError: encoder or container take less than is asked of them; an earlier run was of
-            another job.
-        Interrupted: a signal came; finished segments stay.
+        InputRefused: the input is not a video, or contains something that would be lost.
+        VideoDamaged: the input ends early or is broken. What could be decoded is saved; the error
+            names the file. If damage was concealed as `options` ask, this is the whole result under
+            its final name.
+        InputDamaged: nothing in the input could be decoded.
+        OutputFailed: the disk failed, or the result differs from the input; finished segments stay.
+        UsageError: the encoder or the container does not support the options, or an earlier run was
+            for another job.
+        Interrupted: a signal was received; finished segments stay.
     """
     with ends_within(STOP_SECONDS) if exits_on_signal else nullcontext():
         nvdec = options.decode == "gpu"
@@ -72,12 +69,11 @@ def upscale_video_file(
             try:
                 return _upscale_video(job, upscaler, options, on_gpu, reporter, "gpu")
             except NotOnGpu as reason:
-                line = f"its frames go through this machine's memory: {reason}"
-                reporter.note(f"{job.source.name}: {line}")
+                reporter.note(f"{job.source.name}: its frames go through host memory: {reason}")
             except (NvdecFailed, OutOfMemory, EngineLost, NotFinite) as trouble:
-                line = "going on through this machine's memory, with slightly different colors"
+                line = "continuing through host memory, with slightly different colors"
                 reporter.note(f"{job.source.name}: {trouble}; {line}")
-                made_by = on_gpu  # what is finished stays
+                made_by = on_gpu  # to keep the finished segments
                 nvdec = not isinstance(trouble, (NvdecFailed, EngineLost))
         if nvdec:
             try:
@@ -85,10 +81,6 @@ def upscale_video_file(
             except NvdecFailed as failure:
                 reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
         return _upscale_video(job, upscaler, options, made_by, reporter, "cpu")
-
-
-_Way = Literal["gpu", "nvdec", "cpu"]
-"""Frames stay on the GPU; or NVDEC decodes them into this machine's memory; or the CPU does."""
 
 
 def _upscale_video(
@@ -111,17 +103,17 @@ def _upscale_video(
 
         encoder = new_encoder()
 
-        def by_this_machine(frame: Frame) -> CodedFrame:
+        def through_host_memory(frame: Frame) -> CodedFrame:
             return encoder.coded(upscaled_frame(frame, upscaler.upscale))
 
         frames_after: Callable[[int], Iterator[Any]] = reader.after
-        upscaled: Callable[[Any], CodedFrame] = by_this_machine
+        upscaled: Callable[[Any], CodedFrame] = through_host_memory
         if way == "gpu":
             assert isinstance(reader, VideoReader)
             frames_after = reader.images_after
             upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
         length = segment_frames(upscaler.info, info.width, info.height)
-        identity = _identity(job.source, size, length, options, made_by)
+        identity = job_identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
             Joiner(job.source, work.path, size, encoding) as joiner,
@@ -155,8 +147,8 @@ def _upscale_video(
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if damaged and isinstance(damaged.__cause__, ChildFailed):
-                # Not the video but the decoder ended, perhaps for want of memory: next time it may
-                # come through, to the bytes of a video in which it never died.
+                # Not the video ended but the decoder, perhaps for lack of memory. The next run may
+                # succeed, and has to produce the bytes of a run in which it never crashed.
                 if work.frames % length:
                     work.forget_last()
             else:
@@ -188,11 +180,7 @@ def _upscale_video(
 
 
 def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:
-    """In a process of its own, unless on the GPU, which that could not reach.
-
-    Raises:
-        NotOnGpu: NVDEC gives no frames that could stay there.
-    """
+    """Open a reader in a child process, unless it needs the GPU, which a child cannot access."""
     if way == "cpu":
         return IsolatedReader(source, **options.reading)
     if way == "nvdec":
@@ -205,7 +193,7 @@ def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoRe
 
 @contextmanager
 def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> Iterator[WorkFolder]:
-    """The work folder, with errors and signals that say what is in it."""
+    """Open the work folder; errors and signals then name the frames that are kept in it."""
     try:
         with open_work_folder(target, identity, restart=restart) as work:
             kept = f"{work.path}; the same command goes on from there"
@@ -228,18 +216,18 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
 def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
     with replace_when_whole(target, partial=joiner.file_for(target)):
         joined = joiner.join(target)
-        if joined.frames != work.frames:  # a segment that was finished is not as it was
-            raise OutputFailed(f"{work.path} has {joined.frames} frames left of {work.frames}")
+        if joined.frames != work.frames:  # a finished segment has changed since
+            raise OutputFailed(f"{work.path} has only {joined.frames} of {work.frames} frames left")
         return joined
 
 
 def _remarks_before(
     info: VideoInfo, options: Options, left_out: list[str], work: WorkFolder
 ) -> Iterator[str]:
-    """What is not as in the source, or not certain, before the first frame."""
+    """Yield remarks on what was lost or assumed that are known before the first frame."""
     if work.damaged:
-        yield f"{work.damaged}; going on before it"
+        yield f"{work.damaged}; resuming before it"
     if work.frames:
-        yield f"going on after {work.frames} frames that are in {work.path}"
+        yield f"resuming after {work.frames} frames in {work.path}"
     yield from (f"left out: {lost}" for lost in left_out)
     yield from remarks_on(info, options)

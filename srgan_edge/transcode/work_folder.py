@@ -1,8 +1,8 @@
-"""The work folder of a video: finished segments and a journal of them, which outlive any death.
+"""The work folder of a video: finished segments and a journal, which survive any crash.
 
-`NAME.EXT.partial/` lies beside the result. `job.json` says what is being made, `journal` has
-a line for every segment that lies on the disk whole, and a lock keeps a second process out. What is
-in a segment is its writer's business.
+The folder `NAME.EXT.partial/` is beside the result. `job.json` describes the job, `journal` has
+a line for every segment that is completely on disk, and a lock keeps a second process out. The
+content of a segment is up to its writer.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,48 +22,50 @@ from srgan_edge.files import file_locked, replace_when_whole, sha256_of, sync
 from srgan_edge.jobs.plan import Options
 from srgan_edge.video.frame import library_versions
 
+_ENDS_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Segment:
-    """Some frames of the video, one after the other, that were encoded by themselves."""
+    """Consecutive frames of the video that were encoded independently of the others."""
 
     pts: list[int]
-    """Of each frame, in the order in which they are shown, in ticks of the input."""
+    """Timestamps of the frames in display order, in ticks of the input."""
     durations: list[int]
-    """Of each frame, in the same ticks."""
+    """Durations of the frames, in the same ticks."""
     reorder: int
-    """How many frames a decoder has to hold back so that they come out in order."""
+    """Number of frames that a decoder has to hold back to return them in order."""
     bytes: int
     sha256: str
 
 
 class WorkFolder:
-    """One video on its way, locked; made by `open_work_folder`."""
+    """The locked folder of an unfinished video, opened by `open_work_folder`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._journal = path / "journal"
         self.segments = 0
-        """How many are finished."""
+        """Number of finished segments."""
         self.frames = 0
-        """How many frames are in them."""
+        """Number of frames in the finished segments."""
         self.damaged: str | None = None
-        """What is wrong with the first segment that has to be made again; None: nothing is."""
+        """Damage of the first segment that has to be redone; None: there is none."""
         self._recover()
 
     def segment_path(self, index: int) -> Path:
-        """Where a segment lies, or will."""
+        """Return the path of a segment, which may not exist yet."""
         return self.path / f"segment-{index:06}.nut"
 
     def add(self, pts: list[int], durations: list[int], reorder: int) -> None:
-        """Enter the next segment, whose file is closed, into the journal; both are then on disk.
+        """Add the next segment, whose file is closed, to the journal, and sync both to disk.
 
         Raises:
-            OSError: the disk is full, or failed.
+            OSError: the disk is full or failed.
         """
         file = self.segment_path(self.segments)
         sync(file)
-        sync(self.path)  # the name of the file is on disk before the line that speaks of it
+        sync(self.path)  # the file's name has to be on disk before the line that refers to it
         segment = Segment(pts, durations, reorder, file.stat().st_size, sha256_of(file))
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
@@ -74,24 +76,24 @@ class WorkFolder:
         self.frames += len(pts)
 
     def finished(self) -> Iterator[tuple[Path, Segment]]:
-        """The files of the finished segments in order, and what the journal says of each."""
+        """Yield the files of the finished segments in order, with their lines of the journal."""
         with self._journal.open("rb") as journal:
             for index, line in zip(range(self.segments), journal, strict=False):
                 yield self.segment_path(index), _parsed(line)
 
     def forget_last(self) -> None:
-        """Have the last segment made again, as if it had not been finished."""
+        """Remove the last segment from the journal, so that it is made again."""
         lines = self._journal.read_bytes().splitlines(keepends=True)
         self.frames -= len(_parsed(lines.pop()).pts)
         self.segments -= 1
         os.truncate(self._journal, sum(map(len, lines)))
 
     def discard(self) -> None:
-        """Remove all of it: the video is whole, or nothing of it is worth keeping."""
+        """Remove the folder: the video is complete, or nothing in it is worth keeping."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def start_afresh(self, job: Mapping[str, Any]) -> None:
-        """Forget what was finished, and begin `job`."""
+        """Remove all finished segments, and start `job`."""
         os.truncate(self._journal, 0)
         self.segments = self.frames = 0
         for segment in self.path.glob("segment-*.nut"):
@@ -100,7 +102,7 @@ class WorkFolder:
             file.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
 
     def job(self) -> dict[str, Any] | None:
-        """What is being made here; None: nothing yet."""
+        """Return the job that was started here; None if there was none."""
         try:
             found = json.loads((self.path / "job.json").read_text())
         except FileNotFoundError:
@@ -110,7 +112,7 @@ class WorkFolder:
         return found if isinstance(found, dict) else {}
 
     def _recover(self) -> None:
-        """Keep the segments up to the first that is not as the journal says."""
+        """Keep the segments up to the first that differs from the journal."""
         self._journal.touch(mode=0o600)
         with self._journal.open("rb") as journal:
             good_bytes = 0
@@ -119,7 +121,7 @@ class WorkFolder:
                     segment = _parsed(line)
                     self._compare(self.segment_path(index), segment)
                 except (ValueError, OSError) as error:
-                    if line.endswith(b"\n"):  # else it was being written when the process died
+                    if line.endswith(b"\n"):  # without it, the process died while writing it
                         self.damaged = f"segment {index}: {error}"
                     break
                 good_bytes += len(line)
@@ -136,23 +138,23 @@ class WorkFolder:
 def open_work_folder(
     target: Path, job: Mapping[str, Any], *, restart: bool = False
 ) -> Iterator[WorkFolder]:
-    """The work folder of the video that will be `target`, made or found, and locked.
+    """Create or open, and lock, the work folder of the video that will be written to `target`.
 
-    It stays when the body raises, unless no segment was finished; the body discards it when it has
-    no use any more.
+    The folder stays if the body raises, unless no segment was finished. The body discards it when
+    it is no longer needed.
 
     Args:
-        job: everything that decides the bytes of the result, as JSON values.
-        restart: whatever was finished is forgotten.
+        job: everything that determines the bytes of the result, as JSON values.
+        restart: discard the finished segments.
 
     Raises:
-        UsageError: the folder is of another job and `restart` was not asked for; nothing in it is
+        UsageError: the folder belongs to another job and `restart` is False; nothing in it is
             changed.
-        OutputFailed: another process is at work on this video, the folder cannot be made, or has
-            something else in it.
+        OutputFailed: another process is upscaling this video, or the folder cannot be created or
+            contains other files.
     """
     path = target.with_name(f"{target.name}.partial")
-    job = json.loads(json.dumps(job))  # as it will be read
+    job = json.loads(json.dumps(job))  # the values that reading it will return
     with _locked(path, target):
         _refuse_others_files(path)
         work = WorkFolder(path)
@@ -161,8 +163,8 @@ def open_work_folder(
             work.start_afresh(job)
         elif started != job:
             raise UsageError(
-                f"{path} is of another job: {_difference(started, job)}; "
-                "type the same command as then, or add --restart to begin anew"
+                f"{path} belongs to another job: {_difference(started, job)}; "
+                "repeat the earlier command, or add --restart to start over"
             )
         try:
             yield work
@@ -171,106 +173,14 @@ def open_work_folder(
                 work.discard()
 
 
-@contextmanager
-def _locked(path: Path, target: Path) -> Iterator[None]:
-    """Hold the folder's lock."""
-
-    def refuse() -> None:
-        raise OutputFailed(f"another process is writing {target}; wait for it, or name another -o")
-
-    with file_locked(path / "lock", lambda: _open_lock(path), refuse):
-        yield
-
-
-def _open_lock(path: Path) -> int:
-    """Make the folder, if need be, and open the lock in it."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    while True:
-        try:
-            path.mkdir(mode=0o700, exist_ok=True)
-            _refuse_foreign(path)
-            return os.open(path / "lock", flags, 0o600)
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                raise
-
-            # Its owner has just finished, and removed it.
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Where everybody may write, somebody else may have laid a folder or a link there."""
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise OutputFailed(f"{path} is not a folder of ours; remove it, or name another -o")
-
-
-def _refuse_others_files(path: Path) -> None:
-    """It will be removed with all that is in it, so that must be ours."""
-    ours = {"lock", "job.json", "journal"}
-    for entry in path.iterdir():
-        if entry.name not in ours and not entry.name.startswith(("segment-", "joined.", ".job.")):
-            raise OutputFailed(f"{entry} is none of ours; move it away, or name another -o")
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Each value that is another one, by its path; of the input, only that it is another one."""
-    was, becomes = _leaves(before), _leaves(now)
-    changed = sorted(key for key in was | becomes if was.get(key) != becomes.get(key))
-    words = [
-        f"{key} was {json.dumps(was.get(key))} and is {json.dumps(becomes.get(key))}"
-        for key in changed
-        if not key.startswith("input.")
-    ]
-    return ", ".join(words if len(words) == len(changed) else ["the input has changed", *words])
-
-
-def _leaves(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value
-    return leaves
-
-
-def _parsed(line: bytes) -> Segment:
-    """One line of the journal.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    digest, _, record = line.partition(b" ")
-    if digest != _digest(record.removesuffix(b"\n")).encode():
-        raise ValueError("its line in the journal is damaged")
-    try:
-        segment = Segment(**json.loads(record))
-        numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
-    except TypeError:
-        numbers = []
-    if not all(type(number) is int for number in numbers) or not numbers:
-        raise ValueError("its line in the journal is damaged")
-    if not segment.pts or len(segment.pts) != len(segment.durations):
-        raise ValueError("its line in the journal is damaged")
-    return segment
-
-
-def _digest(record: bytes) -> str:
-    """What a line begins with: a flipped bit in a time would be a frame at another one."""
-    return hashlib.sha256(record).hexdigest()[:16]
-
-
-_IDENTITY_BYTES = 1 << 20
-
-
-def _identity(
+def job_identity(
     source: Path,
     size: tuple[int, int],
     segment_length: int,
     options: Options,
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that decides the bytes of the segments, by names that a user knows."""
+    """Return everything that determines the bytes of the segments, by names that a user knows."""
     status = source.stat()
     return {
         "input": {
@@ -289,10 +199,90 @@ def _identity(
     }
 
 
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[None]:
+    def refuse() -> None:
+        raise OutputFailed(f"another process is writing {target}; wait or choose another -o")
+
+    with file_locked(path / "lock", lambda: _open_lock(path), refuse):
+        yield
+
+
+def _open_lock(path: Path) -> int:
+    """Create the folder if necessary, and open the lock file in it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+            _refuse_foreign(path)
+            return os.open(path / "lock", flags, 0o600)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            # Otherwise another process has just finished and removed the folder.
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Reject a link or another user's folder, which may exist where everybody can write."""
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise OutputFailed(f"{path} is not a folder of yours; remove it or choose another -o")
+
+
+def _refuse_others_files(path: Path) -> None:
+    """Reject a folder with other files, because it will be removed with everything in it."""
+    ours = {"lock", "job.json", "journal"}
+    for entry in path.iterdir():
+        if entry.name not in ours and not entry.name.startswith(("segment-", "joined.", ".job.")):
+            raise OutputFailed(
+                f"{entry} was not created by srgan-edge; move it away or choose another -o"
+            )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name each value that differs, by its path; for the input, only that it has changed."""
+    was, becomes = _leaves(before), _leaves(now)
+    changed = sorted(key for key in was | becomes if was.get(key) != becomes.get(key))
+    lines = [
+        f"{key} was {json.dumps(was.get(key))} and is {json.dumps(becomes.get(key))}"
+        for key in changed
+        if not key.startswith("input.")
+    ]
+    return ", ".join(lines if len(lines) == len(changed) else ["the input has changed", *lines])
+
+
+def _leaves(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def _parsed(line: bytes) -> Segment:
+    """Parse one line of the journal; raises ValueError if it is damaged."""
+    digest, _, record = line.partition(b" ")
+    if digest == _digest(record.removesuffix(b"\n")).encode():
+        with suppress(TypeError):  # wrong fields, or a number for a list
+            segment = Segment(**json.loads(record))
+            numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
+            are_integers = all(type(number) is int for number in numbers)
+            if are_integers and segment.pts and len(segment.pts) == len(segment.durations):
+                return segment
+    raise ValueError("its line in the journal is damaged")
+
+
+def _digest(record: bytes) -> str:
+    """Return the checksum that starts a line; a flipped bit in a timestamp would move a frame."""
+    return hashlib.sha256(record).hexdigest()[:16]
+
+
 def _ends_sha256(path: Path, size_bytes: int) -> str:
-    """Of the first and the last megabyte: a video of many gigabytes is not read twice for it."""
+    """Hash only the first and the last megabyte, so that a large video is not read twice."""
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_IDENTITY_BYTES))
-        file.seek(max(0, size_bytes - _IDENTITY_BYTES))
-        digest.update(file.read(_IDENTITY_BYTES))
+        digest = hashlib.sha256(file.read(_ENDS_BYTES))
+        file.seek(max(0, size_bytes - _ENDS_BYTES))
+        digest.update(file.read(_ENDS_BYTES))
     return digest.hexdigest()

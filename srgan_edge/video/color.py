@@ -1,7 +1,11 @@
-"""What the numbers in a video frame mean: the color description of ITU-T H.273.
+"""Color description of video frames (ITU-T H.273) and HDR metadata.
 
-Here are the four tags, what is assumed where a file has none, and the conversion to RGB written
-out in floating point. The fast conversion is libswscale's; this one says what it has to give.
+This holds the four color tags, the defaults for files without them, and the conversion to RGB in
+floating point. The fast conversion is libswscale's; this one specifies its result.
+
+Static HDR metadata is handed to the encoder, because it holds for the whole video: SMPTE ST 2086
+describes the display on which a video was graded, CTA-861.3 its brightest light. Metadata that
+changes from frame to frame was made for the pixels of the input, so it is only reported.
 """
 
 import struct
@@ -17,13 +21,9 @@ from av.video.frame import VideoFrame
 from srgan_edge.pixels import Pixels
 
 RGB = 0
-
 BT709 = 1
-
 UNSPECIFIED = 2
-
 BT470BG = 5
-
 SMPTE170M = 6
 
 MATRICES: dict[int, tuple[str, float, float]] = {
@@ -34,25 +34,49 @@ MATRICES: dict[int, tuple[str, float, float]] = {
     7: ("smpte240m", 0.212, 0.087),
     9: ("bt2020", 0.2627, 0.0593),
 }
-"""MatrixCoefficients we convert -> its name in FFmpeg, K_R and K_B (H.273 table 4)."""
+"""Supported MatrixCoefficients -> its name in FFmpeg, K_R and K_B (H.273 table 4)."""
 
-_FULL = 2  # FFmpeg's AVCOL_RANGE_JPEG; 1 is limited, 0 says nothing
+ENCODER_PARAMETERS = {
+    "libx264": "x264-params",
+    "libx265": "x265-params",
+    "libsvtav1": "svtav1-params",
+}
+"""Encoder that can store static HDR metadata -> its option for `key=value:key=value`."""
+
+UNKEPT = {
+    Type.DOVI_RPU_BUFFER: "Dolby Vision metadata",
+    Type.DOVI_METADATA: "Dolby Vision metadata",
+    Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
+    Type.DYNAMIC_HDR_VIVID: "HDR Vivid metadata",
+    Type.AMBIENT_VIEWING_ENVIRONMENT: "ambient viewing environment",
+    Type.A53_CC: "closed captions inside the video",
+    Type.STEREO3D: "stereo 3D arrangement",
+    Type.SPHERICAL: "360-degree projection",
+    Type.ICC_PROFILE: "ICC profile",
+}
+"""Frame metadata that is not written -> its name for people."""
+
+_FULL = 2  # FFmpeg's AVCOL_RANGE_JPEG; 1 is limited, 0 unspecified
+_MASTERING = Type.MASTERING_DISPLAY_METADATA
+
+Point = tuple[Fraction, Fraction]
+"""CIE 1931 x and y."""
 
 
 @dataclass(frozen=True)
 class ColorDescription:
-    """How a stream stores color, as code points of H.273."""
+    """Color description of a stream as code points of H.273."""
 
     matrix: int
     """MatrixCoefficients: a key of `MATRICES`, or `RGB`."""
     full_range: bool
     """Luma fills 0 to 255, rather than 16 to 235 with chroma from 16 to 240."""
     primaries: int = UNSPECIFIED
-    """ColorPrimaries, carried and never used: no gamut is converted."""
+    """ColorPrimaries, passed on and never used: no gamut is converted."""
     transfer: int = UNSPECIFIED
-    """TransferCharacteristics, carried and never used: pixels stay as stored."""
+    """TransferCharacteristics, passed on and never used: pixels stay as stored."""
     assumed: tuple[str, ...] = ()
-    """Which of `matrix` and `range` the file did not state."""
+    """Those of `matrix` and `range` that the file did not state."""
 
     @classmethod
     def from_tags(
@@ -66,11 +90,11 @@ class ColorDescription:
         is_rgb: bool,
         height: int,
     ) -> Self:
-        """The tags of a decoded frame, as FFmpeg numbers them, with the gaps filled.
+        """Return the description for the tags of a decoded frame, by FFmpeg's numbers.
 
-        A frame without a matrix is BT.709 from 720 lines up, and BT.601 below: what players do. A
-        frame without a range is limited, except the formats that are full by definition (`yuvj*`
-        and gray). Primaries and transfer are left unspecified, as no pixel depends on them.
+        Missing tags get the values that players assume. The matrix is BT.709 from 720 lines up, and
+        BT.601 below. The range is limited, except for formats that are full by definition (`yuvj*`
+        and gray). Primaries and transfer stay unspecified, because no pixel depends on them.
         """
         if is_rgb:
             return cls(RGB, True, primaries, transfer)
@@ -91,99 +115,19 @@ class ColorDescription:
 
     @property
     def range_tag(self) -> int:
-        """The range as FFmpeg numbers it: 1 limited, 2 full."""
+        """Color range by FFmpeg's number: 1 limited, 2 full."""
         return _FULL if self.full_range else 1
 
     def stored_as(self, *, is_rgb: bool, height: int) -> Self:
-        """The same colors in a stream that stores RGB, or that does not.
+        """Return the description of the same colors in a stream that stores RGB or YUV.
 
-        `height` in lines decides the matrix where an RGB stream becomes YUV.
+        `height` in lines determines the matrix if an RGB stream becomes YUV.
         """
         if is_rgb == (self.matrix == RGB):
             return self
         if is_rgb:
             return replace(self, matrix=RGB, full_range=True, assumed=())
         return replace(self, matrix=usual_matrix(height), full_range=False)
-
-
-def usual_matrix(height: int) -> int:
-    """What an untagged image of `height` lines is taken to be: BT.709 for HD, else BT.601.
-
-    Both spellings of BT.601 are one matrix; 576 lines get the European one.
-    """
-    if height >= 720:
-        return BT709
-    return BT470BG if height == 576 else SMPTE170M
-
-
-def rgb_from_yuv(yuv: Pixels, color: ColorDescription) -> Pixels:
-    """uint8 [..., 3] Y'CbCr -> uint8 [..., 3] R'G'B', rounded to nearest and clipped to 0..255.
-
-    The specification of every faster conversion.
-    """
-    return (unclipped_rgb(yuv, color) + 0.5).clip(0, 255).astype(np.uint8)
-
-
-def unclipped_rgb(
-    yuv: Pixels | npt.NDArray[np.float64], color: ColorDescription, bits: int = 8
-) -> npt.NDArray[np.float64]:
-    """[..., 3] Y'CbCr codes of `bits` -> float64 [..., 3] R'G'B', where black is 0 and white 255.
-
-    H.273 equations 38 to 43. Codes that no camera writes give values far outside 0..255.
-    """
-    _, k_red, k_blue = MATRICES[color.matrix]
-    step, largest = 2 ** (bits - 8), 2**bits - 1
-    offset, luma_span, chroma_span = (
-        (0, largest, largest) if color.full_range else (16 * step, 219 * step, 224 * step)
-    )
-    luma = (yuv[..., 0] - float(offset)) / luma_span
-    chroma = (yuv[..., 1:] - 128.0 * step) / chroma_span
-    red = luma + 2 * (1 - k_red) * chroma[..., 1]
-    blue = luma + 2 * (1 - k_blue) * chroma[..., 0]
-    green = (luma - k_red * red - k_blue * blue) / (1 - k_red - k_blue)
-    return 255 * np.stack([red, green, blue], axis=-1)
-
-
-# What a video says of its light beside the color tags: static HDR metadata, and what is left out.
-#
-# SMPTE ST 2086 describes the display on which a video was graded, CTA-861.3 its brightest light.
-# Both hold for the whole video and are handed to the encoder. What changes from frame to frame was
-# made for the pixels of the input, and is named instead.
-ENCODER_PARAMETERS = {
-    "libx264": "x264-params",
-    "libx265": "x265-params",
-    "libsvtav1": "svtav1-params",
-}
-"""Encoder that can store static HDR metadata -> its option that takes `key=value:key=value`."""
-
-UNKEPT = {
-    Type.DOVI_RPU_BUFFER: "Dolby Vision metadata",
-    Type.DOVI_METADATA: "Dolby Vision metadata",
-    Type.DYNAMIC_HDR_PLUS: "HDR10+ metadata",
-    Type.DYNAMIC_HDR_VIVID: "HDR Vivid metadata",
-    Type.AMBIENT_VIEWING_ENVIRONMENT: "ambient viewing environment",
-    Type.A53_CC: "closed captions inside the video",
-    Type.STEREO3D: "stereo 3D arrangement",
-    Type.SPHERICAL: "360-degree projection",
-    Type.ICC_PROFILE: "ICC profile",
-}
-"""What can come with a frame and is not written -> what to call it."""
-
-_MASTERING = Type.MASTERING_DISPLAY_METADATA
-
-
-def _unnamed(cls: type[Type], value: Any) -> Type:  # noqa: ANN401 - as in `Enum._missing_`
-    member = object.__new__(cls)
-    member._name_, member._value_ = f"UNNAMED_{value}", value
-    return member
-
-
-# A frame with side data that PyAV 18 has no name for, as the EXIF of motion JPEG, could otherwise
-# not be asked for any.
-Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]
-
-Point = tuple[Fraction, Fraction]
-"""CIE 1931 x and y."""
 
 
 @dataclass(frozen=True)
@@ -195,22 +139,22 @@ class MasteringDisplay:
     blue: Point
     white: Point
     darkest: Fraction
-    """In cd/m2."""
+    """Lowest luminance in cd/m2."""
     brightest: Fraction
-    """In cd/m2."""
+    """Highest luminance in cd/m2."""
 
 
 @dataclass(frozen=True)
 class StaticHdr:
-    """Metadata that holds for the whole video."""
+    """HDR metadata that holds for the whole video."""
 
     display: MasteringDisplay | None
     light_levels: tuple[int, int] | None
-    """MaxCLL and MaxFALL in cd/m2: of the brightest pixel, and of the brightest frame's mean."""
+    """MaxCLL (brightest pixel) and MaxFALL (brightest frame on average) in cd/m2."""
 
     @classmethod
     def from_frame(cls, frame: VideoFrame) -> Self:
-        """What comes with a decoded frame, be it from the stream or from the container."""
+        """Return the metadata of a decoded frame, from the stream or from the container."""
         found = {data.type: bytes(memoryview(data)) for data in _side_data(frame)}
         display = found.get(_MASTERING)
         levels = found.get(Type.CONTENT_LIGHT_LEVEL)
@@ -220,7 +164,7 @@ class StaticHdr:
         )
 
     def encoder_parameters(self, codec: str) -> list[str]:
-        """`key=value` for each part, in the encoder's own words; for `ENCODER_PARAMETERS` only."""
+        """Return `key=value` for each part as `codec` spells it, one of `ENCODER_PARAMETERS`."""
         display_key, levels_key = {
             "libx264": ("mastering-display", "cll"),
             "libx265": ("master-display", "max-cll"),
@@ -241,8 +185,47 @@ class StaticHdr:
         return " and ".join(name for name, part in parts.items() if part is not None)
 
 
+def usual_matrix(height: int) -> int:
+    """Return the matrix of untagged video with `height` lines: BT.709 for HD, else BT.601.
+
+    Both code points of BT.601 are the same matrix; 576 lines get the European one.
+    """
+    if height >= 720:
+        return BT709
+    return BT470BG if height == 576 else SMPTE170M
+
+
+def rgb_from_yuv(yuv: Pixels, color: ColorDescription) -> Pixels:
+    """Convert uint8 [..., 3] Y'CbCr to uint8 [..., 3] R'G'B', rounded and clipped to 0..255.
+
+    This specifies every faster conversion.
+    """
+    return (unclipped_rgb(yuv, color) + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def unclipped_rgb(
+    yuv: Pixels | npt.NDArray[np.float64], color: ColorDescription, bits: int = 8
+) -> npt.NDArray[np.float64]:
+    """Convert [..., 3] Y'CbCr codes of `bits` to float64 R'G'B' with black at 0 and white at 255.
+
+    This follows H.273, equations 38 to 43. Codes that no camera writes become values far outside of
+    0..255.
+    """
+    _, k_red, k_blue = MATRICES[color.matrix]
+    step, largest = 2 ** (bits - 8), 2**bits - 1
+    offset, luma_span, chroma_span = (
+        (0, largest, largest) if color.full_range else (16 * step, 219 * step, 224 * step)
+    )
+    luma = (yuv[..., 0] - float(offset)) / luma_span
+    chroma = (yuv[..., 1:] - 128.0 * step) / chroma_span
+    red = luma + 2 * (1 - k_red) * chroma[..., 1]
+    blue = luma + 2 * (1 - k_blue) * chroma[..., 0]
+    green = (luma - k_red * red - k_blue * blue) / (1 - k_red - k_blue)
+    return 255 * np.stack([red, green, blue], axis=-1)
+
+
 def unkept_metadata(frame: VideoFrame) -> tuple[str, ...]:
-    """What comes with the frame and will not be in the output, by name."""
+    """Return the names of the metadata on a frame that will not be in the output."""
     names = [UNKEPT[data.type] for data in _side_data(frame) if data.type in UNKEPT]
     if _MASTERING in [data.type for data in _side_data(frame)]:
         names += [] if StaticHdr.from_frame(frame).display else ["incomplete mastering display"]
@@ -250,10 +233,10 @@ def unkept_metadata(frame: VideoFrame) -> tuple[str, ...]:
 
 
 def needs_dolby_vision(frame: VideoFrame) -> bool:
-    """Whether the frame is of profile 5, whose colors only its metadata turns into others.
+    """Return True for Dolby Vision profile 5, whose colors make no sense without its metadata.
 
-    It is known by its tags, which say nothing at all. Those of profiles 7 and 8 say what the frame
-    is without the metadata: HDR10, HLG or BT.709.
+    All of its color tags are unspecified. Those of profiles 7 and 8 describe the frame without the
+    metadata: HDR10, HLG or BT.709.
     """
     tags = {frame.colorspace, frame.color_primaries, frame.color_trc}
     return tags == {UNSPECIFIED} and "Dolby Vision metadata" in unkept_metadata(frame)
@@ -265,7 +248,7 @@ def _side_data(frame: VideoFrame) -> list[SideData]:
 
 
 def _mastering_display(data: bytes) -> MasteringDisplay | None:
-    """Of FFmpeg's AVMasteringDisplayMetadata; None where a part of it is missing."""
+    """Parse FFmpeg's AVMasteringDisplayMetadata; return None if a part is missing."""
     *numbers, has_points, has_luminance = struct.unpack("=22i", data[:88])
     if not (has_points and has_luminance) or not all(numbers[1::2]):
         return None
@@ -275,7 +258,7 @@ def _mastering_display(data: bytes) -> MasteringDisplay | None:
 
 
 def _described(display: MasteringDisplay, codec: str) -> str:
-    """x264 and x265 count in the units of ST 2086, SVT-AV1 in whole ones."""
+    """Format the display for an encoder: x264 and x265 use the units of ST 2086, SVT-AV1 floats."""
     in_units = codec != "libsvtav1"
 
     def numbers(values: Point, unit: Fraction) -> str:
@@ -286,3 +269,14 @@ def _described(display: MasteringDisplay, codec: str) -> str:
     points = [name + numbers(point, Fraction(1, 50000)) for name, point in corners.items()]
     luminance = numbers((display.brightest, display.darkest), Fraction(1, 10000))
     return "".join(points) + "L" + luminance
+
+
+def _unnamed(cls: type[Type], value: Any) -> Type:  # noqa: ANN401 - as in `Enum._missing_`
+    member = object.__new__(cls)
+    member._name_, member._value_ = f"UNNAMED_{value}", value
+    return member
+
+
+# PyAV 18 cannot list the side data of a frame if it has no name for one of them, such as the EXIF
+# of motion JPEG.
+Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]

@@ -1,11 +1,10 @@
-"""Video frames of more than 8 bits, to RGB of 16 bits and back, to within the rounding.
+"""Convert video frames to RGB and back; the callers know their colors.
 
-libswscale only resamples here, each plane for itself. What it does between deep Y'CbCr and RGB is
-wrong in more than the last bit (FFmpeg 8.1): white of 10 or 12 bits becomes 65280 of 65535, 4:2:0
-to `rgb48le` is noise, and full-range 4:4:4 changes its luma on the way to 16 bits. So the sums are
-done here, with the matrix that `color.unclipped_rgb` has.
-
-How the colors of a stream are found out is left to `color` and `video_reader`.
+Frames of 8 bits go through libswscale, except where its sums overflow. For deeper frames libswscale
+only resamples single planes, because its conversion between deep Y'CbCr and RGB is wrong in more
+than the last bit (FFmpeg 8.1): white of 10 or 12 bits becomes 65280 of 65535, 4:2:0 to `rgb48le` is
+noise, and full-range 4:4:4 changes its luma on the way to 16 bits. So these sums are done here,
+with the matrix of `color.unclipped_rgb`, and are exact except for rounding.
 """
 
 import re
@@ -32,51 +31,142 @@ from srgan_edge.video.color import (
     unclipped_rgb,
 )
 
+Siting: TypeAlias = Literal["left", "center"]
+"""Position of chroma samples between luma samples, by FFmpeg's name."""
+
+# Chroma is interpolated linearly when decoding, so that it never leaves the range of its neighbors,
+# and filtered bicubically when encoding. Without the three other flags libswscale is faster, but up
+# to 3 levels wrong.
+DECODE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
+ENCODE_FLAGS = "bicubic+accurate_rnd+full_chroma_inp"
+
+WRAPS_AT = 510
+"""Largest blue, on a scale with white at 255, that libswscale can add up: its 32-bit sums turn
+values of 512 and more into 0."""
+
 _Plane: TypeAlias = npt.NDArray[np.unsignedinteger]
 """[H, W]: the samples of one component of a frame, or of one channel of RGB."""
 
 _Floats: TypeAlias = npt.NDArray[np.floating]
 
 _READABLE = re.compile(r"((yuva?4\d\dp|gbrp|gray|ya|p[024]|y2|(rgb|bgr)a?)\d+[lb]e)|gbrap\d+le")
-
 _WRITABLE = re.compile(r"gray|yuvj?4\d\dp|(yuv4\d\dp|gbrp|gray|p[02])\d+le")
 
-_BAND_ROWS = 32  # of a wide frame in float32, about what a processor's cache holds
+_BAND_ROWS = 32  # rows of a wide frame in float32 that fill a processor's cache
 
 
 def depth_bits(pixel_format: str) -> int:
-    """Bits of the deepest component of a format, by FFmpeg's name."""
+    """Return the bits of the deepest component of a pixel format."""
     return max(component.bits for component in VideoFormat(pixel_format, 16, 16).components)
 
 
 def with_depth(pixel_format: str, bits: int) -> str:
-    """The format called `pixel_format` at 8 bits, at another depth."""
+    """Return the name of an 8-bit pixel format at another depth."""
     return pixel_format if bits == 8 else f"{pixel_format}{bits}le"
 
 
 def is_readable(pixel_format: str) -> bool:
-    """Whether `DeepDecoder` takes the format: integers of 9 to 16 bits, Y'CbCr, RGB or gray."""
+    """Return True for formats that `DeepDecoder` accepts: 9 to 16 bits, Y'CbCr, RGB or gray."""
     return _READABLE.fullmatch(pixel_format) is not None
 
 
 def is_writable(pixel_format: str) -> bool:
-    """Whether `DeepEncoder` takes the format: planes of 8 to 16 bits."""
+    """Return True for formats that `DeepEncoder` accepts: planes of 8 to 16 bits."""
     return _WRITABLE.fullmatch(pixel_format) is not None
 
 
-# Frames converted by libswscale: pixel format, size, matrix, range and chroma siting.
-#
-# What the colors of a stream are is found out in `color`; which conversion a video needs is
-# decided in `video_reader` and `video_encoder`.
-Siting: TypeAlias = Literal["left", "center"]
-"""Where chroma samples lie between luma samples, by FFmpeg's name."""
+class Converter:
+    """libswscale with all options explicit, as FFmpeg's `scale` filter, which has chroma siting."""
+
+    def __init__(
+        self, source: tuple[str, int, int], target: tuple[str, int, int], flags: str, colors: str
+    ) -> None:
+        """`source` and `target` are (pixel format, width, height); `colors`: `color_options`."""
+        (source_format, width, height), (target_format, *size) = source, target
+        self._graph = Graph()
+        self._graph.link_nodes(
+            self._graph.add_buffer(
+                format=VideoFormat(source_format), width=width, height=height, time_base=Fraction(1)
+            ),
+            self._graph.add("scale", "{}:{}:flags=".format(*size) + flags + colors),
+            self._graph.add("format", f"pix_fmts={target_format}"),
+            self._graph.add("buffersink"),
+        ).configure()
+
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
+        self._graph.push(frame)
+        converted = self._graph.pull()
+        assert isinstance(converted, VideoFrame)
+        return converted
+
+
+def color_options(
+    side: Literal["in", "out"], color: ColorDescription, siting: Siting = "left"
+) -> str:
+    """Return the color options of the `scale` filter for one side of a conversion."""
+    if color.matrix == RGB:
+        return ""
+    name, *_ = MATRICES[color.matrix]
+    span = "full" if color.full_range else "limited"
+    return f":{side}_color_matrix={name}:{side}_range={span}:{side}_chroma_loc={siting}"
+
+
+class RgbDecoder:
+    """Converts frames of one format, size and color description to RGB, without alpha."""
+
+    def __init__(
+        self, pixel_format: str, size: tuple[int, int], color: ColorDescription, siting: Siting
+    ) -> None:
+        """`size` is (width, height) in pixels; formats of over 8 bits must be `is_readable`."""
+        self.pixel_format, self.color = pixel_format, color
+        self._size, self._siting = size, siting
+        self._deep = None
+        if depth_bits(pixel_format) > 8:
+            self._deep = DeepDecoder(pixel_format, size, color, siting)
+
+    def __call__(self, frame: VideoFrame) -> tuple[Pixels, DeepPixels | None]:
+        """Return [H, W, 3] in 8 bits, and in 16 bits if the frame has more than 8."""
+        if self._deep is not None:
+            deep = self._deep(frame)
+            return shown_to_network(deep), deep
+        if self.pixel_format == "gray":  # libswscale assumes that gray is full range
+            return self._gray_levels[_array(frame)], None
+        if self._may_wrap(frame):
+            return rgb_from_yuv(_array(self._to_yuv444(frame)), self.color), None
+        return _array(self._to_rgb(frame)), None
+
+    def _may_wrap(self, frame: VideoFrame) -> bool:
+        """Check whether the brightest luma and the bluest chroma could overflow."""
+        if self.color.full_range or self.color.matrix == RGB:
+            return False
+        luma = _highest(frame, 0)
+        blueness = _highest(frame, min(1, len(frame.planes) - 1))
+        brightest = np.array([luma, blueness, 128], np.uint8)
+        return bool(unclipped_rgb(brightest, self.color)[2] > WRAPS_AT)
+
+    @cached_property
+    def _to_rgb(self) -> Converter:
+        return self._converter("rgb24")
+
+    @cached_property
+    def _to_yuv444(self) -> Converter:
+        return self._converter("yuv444p", color_options("out", self.color))
+
+    @cached_property
+    def _gray_levels(self) -> Pixels:
+        levels = np.full((256, 3), 128, np.uint8)
+        levels[:, 0] = np.arange(256)
+        return rgb_from_yuv(levels, self.color)
+
+    def _converter(self, pixel_format: str, target_colors: str = "") -> Converter:
+        colors = color_options("in", self.color, self._siting) + target_colors
+        return Converter(
+            (self.pixel_format, *self._size), (pixel_format, *self._size), DECODE_FLAGS, colors
+        )
 
 
 class DeepDecoder:
-    """Turns frames of one format, size and color description into RGB of 16 bits.
-
-    Alpha is left out.
-    """
+    """Converts frames of one format, size and color description to 16-bit RGB, without alpha."""
 
     def __init__(
         self,
@@ -85,7 +175,7 @@ class DeepDecoder:
         color: ColorDescription,
         siting: Siting = "left",
     ) -> None:
-        """`pixel_format` is one that `is_readable`; `size` is (width, height) in pixels."""
+        """`pixel_format` must be `is_readable`; `size` is (width, height) in pixels."""
         bits = depth_bits(pixel_format)
         subsampled = _is_subsampled(pixel_format)
         planar = "yuv444p16le" if subsampled else _planar(pixel_format, bits)
@@ -102,7 +192,7 @@ class DeepDecoder:
         self._matrix, self._offset = matrix, offset
 
     def __call__(self, frame: VideoFrame) -> DeepPixels:
-        """uint16 [H, W, 3]."""
+        """Return uint16 [H, W, 3]."""
         planar = frame if self._resample is None else self._resample(frame)
         rgb = np.empty((frame.height, frame.width, 3), np.uint16)
         channels = [rgb[..., channel] for channel in range(3)]
@@ -111,7 +201,7 @@ class DeepDecoder:
 
 
 class DeepEncoder:
-    """Turns RGB of 16 bits into frames of one format, size and color description."""
+    """Converts 16-bit RGB to frames of one format, size and color description."""
 
     def __init__(
         self,
@@ -120,13 +210,13 @@ class DeepEncoder:
         size: tuple[int, int],
         color: ColorDescription,
     ) -> None:
-        """`pixel_format` is one that `is_writable`; sizes are (width, height) in pixels."""
+        """`pixel_format` must be `is_writable`; sizes are (width, height) in pixels."""
         bits = depth_bits(pixel_format)
         self._pixel_format, self._source_size, self._size = pixel_format, source_size, size
         self._resample = None
         unit_bits = bits
         if _is_subsampled(pixel_format) or source_size != size:
-            # To libswscale, RGB planes are the planes of any 4:4:4: it is to resample, not to add.
+            # RGB planes are passed off as 4:4:4, because libswscale shall resample, not convert.
             label = color if color.matrix != RGB else replace(color, matrix=BT709)
             plain = with_depth("yuv444p", bits)
             self._resample = Converter(
@@ -165,9 +255,9 @@ class DeepEncoder:
 
 
 def _rgb_from_codes(color: ColorDescription, bits: int, unit_bits: int) -> tuple[_Floats, _Floats]:
-    """[3, 3] and [3]: RGB in 0..65535 is one times the codes, plus the other.
+    """Return a matrix [3, 3] and an offset [3]: RGB in 0..65535 is matrix @ codes + offset.
 
-    Codes of `bits` are stored in the upper ones of `unit_bits`.
+    Codes of `bits` are stored in the upper bits of `unit_bits`.
     """
     step = 2 ** (unit_bits - bits)
     if color.matrix == RGB:
@@ -183,7 +273,7 @@ def _transform(
     offset: _Floats,
     largest: int,
 ) -> None:
-    """Into each of `targets`, its row of `matrix` times `sources` plus `offset`, to the nearest."""
+    """Fill `targets` with `matrix` @ `sources` + `offset`, rounded and clipped to `largest`."""
     height, width = sources[0].shape
     factors, rounding = matrix.astype(np.float32), (offset + 0.5).astype(np.float32)
     for top in range(0, height, _BAND_ROWS):
@@ -197,7 +287,7 @@ def _transform(
 
 
 def _planar(pixel_format: str, bits: int) -> str:
-    """The format of separate planes, low byte first, that has the same samples in it."""
+    """Return the planar little-endian format with the same samples."""
     described = VideoFormat(pixel_format, 16, 16)
     colors = sum(not component.is_alpha for component in described.components)
     if colors == 1:
@@ -211,7 +301,7 @@ def _is_subsampled(pixel_format: str) -> bool:
 
 
 def _planes(frame: VideoFrame) -> list[_Plane]:
-    """Of a planar frame, to read or to write; RGB in this order."""
+    """Return writable views of the planes of a frame; RGB in this order."""
     dtype = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
     planes = [
         cast(_Plane, np.frombuffer(memoryview(plane), dtype).reshape(plane.height, -1))[
@@ -222,118 +312,13 @@ def _planes(frame: VideoFrame) -> list[_Plane]:
     return [planes[2], planes[0], planes[1]] if frame.format.is_rgb else planes  # stored G, B, R
 
 
-# Chroma is interpolated linearly on the way in, so that it never leaves the range of its
-# neighbors, and filtered with a cubic on the way out. Without the three other flags libswscale is
-# faster, but up to 3 levels wrong.
-DECODE_FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"
-
-ENCODE_FLAGS = "bicubic+accurate_rnd+full_chroma_inp"
-
-WRAPS_AT = 510
-"""Bluest blue, where white is 255, that it can add: 32-bit sums turn one of 512 or more into 0."""
-
-
-class Converter:
-    """libswscale, told everything; through the `scale` filter, which takes the chroma siting."""
-
-    def __init__(
-        self, source: tuple[str, int, int], target: tuple[str, int, int], flags: str, colors: str
-    ) -> None:
-        """`source` and `target` are (pixel format, width, height); `colors`: `color_options`."""
-        (source_format, width, height), (target_format, *size) = source, target
-        self._graph = Graph()
-        self._graph.link_nodes(
-            self._graph.add_buffer(
-                format=VideoFormat(source_format), width=width, height=height, time_base=Fraction(1)
-            ),
-            self._graph.add("scale", "{}:{}:flags=".format(*size) + flags + colors),
-            self._graph.add("format", f"pix_fmts={target_format}"),
-            self._graph.add("buffersink"),
-        ).configure()
-
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        self._graph.push(frame)
-        converted = self._graph.pull()
-        assert isinstance(converted, VideoFrame)
-        return converted
-
-
-def color_options(
-    side: Literal["in", "out"], color: ColorDescription, siting: Siting = "left"
-) -> str:
-    """One half of what the `scale` filter has to be told about the colors of a conversion."""
-    if color.matrix == RGB:
-        return ""
-    name, *_ = MATRICES[color.matrix]
-    span = "full" if color.full_range else "limited"
-    return f":{side}_color_matrix={name}:{side}_range={span}:{side}_chroma_loc={siting}"
-
-
-# Decoded frames of one format and color description, to RGB.
-#
-# 8 bits go through libswscale, guarded where its sums overflow; more go through `deep_frames`.
-# What the colors are is found out by the caller.
-class RgbDecoder:
-    """Turns frames of one format, size and color description into RGB. Alpha is left out."""
-
-    def __init__(
-        self, pixel_format: str, size: tuple[int, int], color: ColorDescription, siting: Siting
-    ) -> None:
-        """`size` is (width, height) in pixels; more than 8 bits have to be `is_readable`."""
-        self.pixel_format, self.color = pixel_format, color
-        self._size, self._siting = size, siting
-        self._deep = None
-        if depth_bits(pixel_format) > 8:
-            self._deep = DeepDecoder(pixel_format, size, color, siting)
-
-    def __call__(self, frame: VideoFrame) -> tuple[Pixels, DeepPixels | None]:
-        """[H, W, 3] in 8 bits, and in 16 if the frame has more than 8."""
-        if self._deep is not None:
-            deep = self._deep(frame)
-            return shown_to_network(deep), deep
-        if self.pixel_format == "gray":  # libswscale takes all gray for full range
-            return self._gray_levels[_array(frame)], None
-        if self._may_wrap(frame):
-            return rgb_from_yuv(_array(self._to_yuv444(frame)), self.color), None
-        return _array(self._to_rgb(frame)), None
-
-    def _may_wrap(self, frame: VideoFrame) -> bool:
-        """Whether the brightest luma and the bluest chroma of the frame would be too much."""
-        if self.color.full_range or self.color.matrix == RGB:
-            return False
-        luma = _highest(frame, 0)
-        blueness = _highest(frame, min(1, len(frame.planes) - 1))
-        brightest = np.array([luma, blueness, 128], np.uint8)
-        return bool(unclipped_rgb(brightest, self.color)[2] > WRAPS_AT)
-
-    @cached_property
-    def _to_rgb(self) -> Converter:
-        return self._converter("rgb24")
-
-    @cached_property
-    def _to_yuv444(self) -> Converter:
-        return self._converter("yuv444p", color_options("out", self.color))
-
-    @cached_property
-    def _gray_levels(self) -> Pixels:
-        levels = np.full((256, 3), 128, np.uint8)
-        levels[:, 0] = np.arange(256)
-        return rgb_from_yuv(levels, self.color)
-
-    def _converter(self, pixel_format: str, target_colors: str = "") -> Converter:
-        colors = color_options("in", self.color, self._siting) + target_colors
-        return Converter(
-            (self.pixel_format, *self._size), (pixel_format, *self._size), DECODE_FLAGS, colors
-        )
-
-
 def _array(frame: VideoFrame) -> Pixels:
-    """The samples of an 8-bit frame: [H, W] if gray, else [H, W, 3]."""
+    """Return the samples of an 8-bit frame: [H, W] if gray, else [H, W, 3]."""
     return cast(Pixels, frame.to_ndarray(channel_last=True))
 
 
 def _highest(frame: VideoFrame, plane_index: int) -> int:
-    """Largest sample of one plane; padding at the end of rows does not count."""
+    """Return the largest sample of one plane, without the padding of its rows."""
     plane = frame.planes[plane_index]
     row = sum(c.width for c in frame.format.components if c.plane == plane_index)
     samples = np.frombuffer(memoryview(plane), np.uint8)

@@ -1,4 +1,7 @@
-"""Packets of one video stream in, its images out, every one of them accounted for."""
+"""Decode the packets of one video stream, account for every frame, and deinterlace.
+
+All times are in ticks of the stream.
+"""
 
 import heapq
 from collections import deque
@@ -12,81 +15,59 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.video.frame import FrameTime, VideoPacket
+from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
+_ONE_FRAME = Fraction(3, 4)  # of a period: the two fields of a frame are half a period apart
 
-class StillImage(NamedTuple):
-    """A decoded frame, and when it is shown."""
+_BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
+
+
+class DecodedFrame(NamedTuple):
+    """A decoded frame, its presentation time and its duration."""
 
     frame: VideoFrame
     pts: int | None
-    """In ticks of the stream, as all times here; None: the file states none."""
+    """Presentation time; None if the file states none."""
     duration: int
-    """0: the file states none."""
-
-
-# What was found wrong with a video: each kind once, with where it is first and how often.
-class Damage:
-    """The findings about one file. As text, it is what an error says after `damaged:`."""
-
-    def __init__(self) -> None:
-        self.is_repaired = True
-        """Every finding so far is one that the frames shown make up for."""
-        self._findings: dict[str, tuple[Fraction | None, int]] = {}
-
-    def add(self, what: str, at_seconds: Fraction | None = None, *, repaired: bool = False) -> None:
-        """Note a finding, at a place in the video or about all of it."""
-        first, count = self._findings.get(what, (at_seconds, 0))
-        self._findings[what] = first, count + 1
-        self.is_repaired &= repaired
-
-    def __bool__(self) -> bool:
-        return bool(self._findings)
-
-    def __str__(self) -> str:
-        return "; ".join(
-            what
-            + ("" if first is None else f" at {float(first):.2f} s")
-            + (f" and {count - 1} more" if count > 1 else "")
-            for what, (first, count) in self._findings.items()
-        )
+    """Duration; 0 if the file states none."""
 
 
 class VideoDecoder:
-    """Decodes one stream and notes in `damage` what it should have given and did not.
+    """Decodes one stream and records missing and broken frames in `notes`.
 
-    With `conceal`, the image before (at the start, the one after) is shown in place of a frame
-    that cannot be decoded, at the time of that frame. Not thread-safe.
+    With `conceal`, a frame that cannot be decoded is replaced by the frame before it (at the start,
+    by the frame after it), at its own time. Not thread-safe.
 
     Raises:
-        NvdecFailed: it is `nvdec` that decodes, and something is not as it should be.
+        NvdecFailed: `nvdec` decodes, and something differs from what software would decode.
     """
 
     def __init__(
         self,
         stream: VideoStream,
-        damage: Damage,
+        notes: Notes,
         period_ticks: Fraction,
         *,
         one_to_one: bool,
         conceal: bool,
+        deinterlace: bool = False,
         frames_at_once: bool = False,
         nvdec: Nvdec | None = None,
     ) -> None:
         """
         Args:
-            one_to_one: in this container each packet is a frame, from the first keyframe on.
-            frames_at_once: each thread takes a frame of its own. Frames behind a broken one at the
-                end of the file are lost then, and it is reported some packets late.
+            notes: Receives `damage` and the numbers of `concealed` and `interlaced` frames.
+            one_to_one: In this container each packet is a frame, from the first keyframe on.
+            frames_at_once: Every thread decodes a frame of its own. Frames behind a broken one at
+                the end of the file are then lost, and it is reported some packets late.
         """
-        self.concealed = 0
-        """Images shown in place of one that could not be decoded."""
         self._stream, self._nvdec = stream, nvdec
         self._time_base = stream.time_base or Fraction(1, 1000)
-        self._damage = damage
+        self._notes = notes
         self._one_to_one = one_to_one
         self._conceal = conceal
+        self._deinterlacer = Deinterlacer() if deinterlace else None
         self._ledger = FrameLedger(period_ticks)
         self._lost: set[int] = set()  # times
         self._last: VideoFrame | None = None
@@ -95,32 +76,44 @@ class VideoDecoder:
         self._first_pts: int | None = None  # in the order of the file
         stream.codec_context.thread_type = "FRAME" if frames_at_once else "SLICE"
 
-    def decode(self, packet: VideoPacket) -> Iterator[StillImage]:
-        """The images that come out when this packet goes in."""
+    def decode(self, packet: VideoPacket) -> Iterator[DecodedFrame]:
+        """Yield the frames that the decoder returns for this packet."""
         if packet.pts is None:
             self._has_untimed_packets = True
         elif not packet.is_discard and not self._is_hidden(packet):
             self._ledger.send(packet.pts, packet.duration or 0)
             if self._first_pts is None:
                 self._first_pts = packet.pts
-        yield from self._images(packet)
+        yield from self._progressive(self._decoded(packet))
 
-    def finish(self) -> Iterator[StillImage]:
-        """What the decoder still holds. Afterwards `damage` is complete, as far as frames go."""
-        yield from self._images(None)
-        yield from self._make_up_for(self._ledger.close())
-        repaired = self.concealed == len(self._lost) and not self._has_untimed_packets
+    def finish(self) -> Iterator[DecodedFrame]:
+        """Yield the remaining frames. Afterwards all damage to frames is recorded."""
+        yield from self._progressive(self._decoded(None))
+        yield from self._progressive(self._make_up_for(self._ledger.close()))
+        self.note_losses()
+        if self._deinterlacer:
+            yield from self._deinterlacer.finish()
+
+    def note_losses(self) -> None:
+        """Record the frames that are known to be lost, if decoding ends here."""
+        repaired = self._notes.concealed == len(self._lost) and not self._has_untimed_packets
         for pts in sorted(self._lost):
             seconds = pts * self._time_base
-            self._damage.add("a frame cannot be decoded", seconds, repaired=repaired)
+            self._notes.damage.add("a frame cannot be decoded", seconds, repaired=repaired)
         if self._error and not self._lost:
-            self._damage.add(*self._error)
+            self._notes.damage.add(*self._error)
+        self._lost, self._error = set(), None
+
+    def _progressive(self, frames: Iterator[DecodedFrame]) -> Iterator[DecodedFrame]:
+        for decoded in frames:
+            self._notes.interlaced += decoded.frame.interlaced_frame
+            yield from self._deinterlacer.push(decoded) if self._deinterlacer else (decoded,)
 
     def _is_hidden(self, packet: VideoPacket) -> bool:
-        """Whether the frame in it is only referred to: `show_frame` of RFC 6386, section 9.1."""
+        """Check whether the frame is a reference only: `show_frame` in RFC 6386, section 9.1."""
         return self._stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
 
-    def _images(self, packet: "VideoPacket | None") -> Iterator[StillImage]:
+    def _decoded(self, packet: "VideoPacket | None") -> Iterator[DecodedFrame]:
         try:
             if self._nvdec is None:
                 frames = self._stream.decode(packet)
@@ -134,73 +127,70 @@ class VideoDecoder:
             pts = _stated_time(frame)
             if frame.is_corrupt:
                 seconds = (pts or 0) * self._time_base
-                self._damage.add("part of a frame is missing", seconds, repaired=self._conceal)
+                self._notes.damage.add(
+                    "part of a frame is missing", seconds, repaired=self._conceal
+                )
             if frame.pts is not None:
                 if self._conceal and frame.pts in self._lost:
-                    continue  # too late: its place is taken
+                    continue  # too late: a replacement was already shown
                 self._lost.discard(frame.pts)
                 unseen = self._ledger.receive(frame.pts, has_fields=frame.interlaced_frame)
                 yield from self._make_up_for(unseen, frame)
             self._last = frame
-            yield StillImage(frame, pts, frame.duration)
+            yield DecodedFrame(frame, pts, frame.duration)
 
     def _make_up_for(
         self, unseen: list[FrameTime], following: VideoFrame | None = None
-    ) -> Iterator[StillImage]:
+    ) -> Iterator[DecodedFrame]:
         if self._nvdec and unseen and (self._last is not None or following is None):
             seconds = float(unseen[0].pts * self._time_base)
-            raise NvdecFailed(f"NVDEC gave no frame for the packet at {seconds:.2f} s")
+            raise NvdecFailed(f"NVDEC returned no frame for the packet at {seconds:.2f} s")
         lost = [sent for sent in unseen if self._is_damage(sent)]
         self._lost.update(sent.pts for sent in lost)
         shown = self._last or following
         if self._conceal and shown is not None:
-            self.concealed += len(lost)
-            yield from (StillImage(shown, *sent) for sent in lost)
+            self._notes.concealed += len(lost)
+            yield from (DecodedFrame(shown, *sent) for sent in lost)
 
     def _is_damage(self, unseen: FrameTime) -> bool:
-        """Whether a frame that did not come was lost.
+        """Check whether a frame that the decoder did not return was lost.
 
-        Where nothing else is wrong, it may also be one that is shown before the first keyframe and
-        refers to what came before the start of the video; and some containers say little about
-        their packets.
+        If nothing else is wrong, it may also belong before the first keyframe and refer to frames
+        from before the start of the video; and some containers describe their packets poorly.
         """
-        if self._error or self._damage:
+        if self._error or self._notes.damage:
             return True
         return self._one_to_one and self._first_pts is not None and unseen.pts >= self._first_pts
 
 
 def _stated_time(frame: VideoFrame) -> int | None:
-    """Containers that store one time only, as AVI, store the decoder's, which then is the frame's.
+    """Return the presentation time, or the decoding time in containers that store only that (AVI).
 
-    FFmpeg's own derivation of the other (GENPTS) puts frames between B-frames in the wrong order.
+    FFmpeg's own derivation (GENPTS) puts frames between B-frames in the wrong order.
     """
     return frame.dts if frame.pts is None else frame.pts
 
 
-# Which of the frames that a decoder was given came out of it. Knows times alone, no packets.
-_ONE_IMAGE = Fraction(3, 4)  # of a period: two fields are half of one apart
-
-
 class FrameLedger:
-    """Finds frames that a decoder swallowed, which it may do without a word.
+    """Finds frames that a decoder dropped silently, from their times alone.
 
-    Frames come out in the order of their times: of what was sent for a time before that of the
-    frame that comes, nothing will come any more. All times are ticks of one time base.
+    Decoders return frames in the order of their times, so a frame that was sent for an earlier time
+    than the one returned now will not be returned any more. All times are ticks of one time base.
     """
 
     def __init__(self, period_ticks: Fraction) -> None:
-        """`period_ticks`: between two frames on average; tells two fields from two frames."""
+        """`period_ticks`: average distance of two frames, to tell two fields from two frames."""
         self._period_ticks = period_ticks
         self._awaited: list[FrameTime] = []  # a heap
         self._latest: int | None = None
         self._latest_has_fields = False
 
     def send(self, pts: int, duration: int) -> None:
-        """A packet with one frame, or with one field of a frame, goes to the decoder."""
+        """Record a packet with one frame, or one field of a frame, that is sent to the decoder."""
         heapq.heappush(self._awaited, FrameTime(pts, duration))
 
     def receive(self, pts: int, *, has_fields: bool = False) -> list[FrameTime]:
-        """A frame comes out; returns what should have come before it and is missing by now."""
+        """Record a decoded frame; return the frames before it that are now known to be missing."""
         lost = self._give_up(before=pts)
         if self._awaited and self._awaited[0].pts == pts:
             heapq.heappop(self._awaited)
@@ -208,7 +198,7 @@ class FrameLedger:
         return lost
 
     def close(self) -> list[FrameTime]:
-        """The decoder is empty; returns what is missing at the end."""
+        """Return the frames that are missing at the end, once the decoder is empty."""
         return self._give_up(before=None)
 
     def _give_up(self, before: int | None) -> list[FrameTime]:
@@ -222,32 +212,27 @@ class FrameLedger:
     def _is_second_field(self, pts: int) -> bool:
         if self._latest is None or not self._latest_has_fields:
             return False
-        return 0 < pts - self._latest < _ONE_IMAGE * self._period_ticks
-
-
-# Images of two fields, half of a period apart, made into images of one moment.
-#
-# Left as they are, moving edges are combs, and a network takes the teeth for detail.
-_BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
+        return 0 < pts - self._latest < _ONE_FRAME * self._period_ticks
 
 
 class Deinterlacer:
-    """FFmpeg's bwdif: for each image one, at its time, of the moment of its first field.
+    """FFmpeg's bwdif: turns each frame of two fields into one frame at the time of its first field.
 
-    Which field is first, and whether there are two at all, is for each image what its own flags
-    say. What is not interlaced comes out as it went in, and so does a video of one frame, which has
-    no other to tell movement by. Not thread-safe.
+    Without it, moving edges are combs, and the network takes the teeth for detail. The flags of
+    each frame decide whether it is interlaced and which field is first. Progressive frames pass
+    unchanged, and so does a video of one frame, which has no other to detect motion with. Not
+    thread-safe.
     """
 
     def __init__(self) -> None:
         self._graph: Graph | None = None
-        self._inside: deque[StillImage] = deque()
+        self._inside: deque[DecodedFrame] = deque()
 
-    def push(self, image: StillImage) -> Iterator[StillImage]:
-        """What is ready when this image goes in: bwdif looks one ahead.
+    def push(self, image: DecodedFrame) -> Iterator[DecodedFrame]:
+        """Yield the frames that are ready after this one; bwdif looks one frame ahead.
 
         Raises:
-            InputRefused: bwdif does not take pixels of this format.
+            InputRefused: bwdif does not support the pixel format.
         """
         if self._inside and _shape(image.frame) != _shape(self._inside[-1].frame):
             yield from self.finish()
@@ -260,14 +245,14 @@ class Deinterlacer:
         self._graph.vpush(image.frame)
         yield from self._ready(self._graph)
 
-    def finish(self) -> Iterator[StillImage]:
-        """The images that are still inside."""
+    def finish(self) -> Iterator[DecodedFrame]:
+        """Yield the frames that are still inside."""
         if self._graph is not None:
             self._graph.vpush(None)
             yield from self._ready(self._graph)
             self._graph = None
 
-    def _ready(self, graph: Graph) -> Iterator[StillImage]:
+    def _ready(self, graph: Graph) -> Iterator[DecodedFrame]:
         while True:
             try:
                 frame = graph.vpull()
@@ -281,7 +266,7 @@ class Deinterlacer:
             yield given._replace(frame=frame)
 
 
-def _build_graph(image: StillImage) -> Graph:
+def _build_graph(image: DecodedFrame) -> Graph:
     frame, graph = image.frame, Graph()
     source = graph.add_buffer(
         width=frame.width,

@@ -1,7 +1,6 @@
-"""Frames in, compressed packets out: one encoder, told the size, the colors and the options.
+"""Encode frames to compressed packets, for any container.
 
-What the codec cannot do is refused before the first frame. Which container the packets go to, and
-what else lies in it, is left to the caller.
+Requests that the codec cannot fulfill are refused before the first frame.
 """
 
 import threading
@@ -50,27 +49,27 @@ from srgan_edge.video.nvidia import (
 )
 
 DEFAULT_CRF = {"libx264": 18, "libx265": 20, "libsvtav1": 26}
-"""Visually lossless, about: an upscaled video is a master, not a stream."""
+"""Constant rate factors, about visually lossless: an upscaled video is a master, not a stream."""
 
 DEFAULT_SPEED = {
     "libx264": {"preset": "superfast", "weightp": "0", "b_strategy": "0", "sc_threshold": "0"}
 }
-"""Where the network runs on the same cores, a slower encoder is a slower video: `medium` takes half
-of it. Without the look-ahead that the last three switch off, `superfast` takes a quarter less time
-for a file of the same size and PSNR."""
+"""Speed options per codec. The network runs on the same cores, so a slow encoder slows the video
+down: `medium` takes half of the time. The last three options switch off the look-ahead, so that
+`superfast` takes a quarter less time for a file of the same size and PSNR."""
 
-_DEPTHS = (8, 10, 12, 16)  # bits a sample, of the formats that encoders have
-_ANY_DEPTH = ("libx264", "libx265", "ffv1")  # to be named, the first that can
+_DEPTHS = (8, 10, 12, 16)  # bits per sample in the formats of encoders
+_ANY_DEPTH = ("libx264", "libx265", "ffv1")  # suggestions, in the order of preference
 
 
 class VideoEncoder:
-    """Encodes upscaled frames at the times they have in the input.
+    """Encodes upscaled frames at their times in the input.
 
-    `add_to` starts it, as often as wanted: every start is a new encoder, whose packets depend on
-    nothing that came before. Not thread-safe, but for `coded`.
+    `add_to` starts it and may be called repeatedly: every start makes a new encoder, whose packets
+    do not depend on earlier ones. Not thread-safe, except for `coded`.
 
     Raises:
-        UsageError: a codec, option or pixel format that does not exist, or that do not go together.
+        UsageError: The codec, an option or the pixel format does not exist or does not fit.
     """
 
     def __init__(
@@ -84,37 +83,37 @@ class VideoEncoder:
         """
         Args:
             size: (width, height) in pixels; frames of another size are scaled to it.
-            on_gpu: where coded frames lie, if not in this machine's memory.
+            on_gpu: The GPU context of coded frames; None if they are in host memory.
         """
         self.codec = encoding.codec
         self._info, self._size, self._encoding = info, size, encoding
         self._on_gpu = on_gpu
         self.left_out = list(info.unkept)
-        """One line for each thing said of the images that the output will not say."""
+        """One line for each kind of metadata on frames that the output will not have."""
         if info.hdr and encoding.codec not in ENCODER_PARAMETERS:
             possible = ", ".join(ENCODER_PARAMETERS)
             self.left_out.append(
                 f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
             )
         self.pixel_format = _pixel_format(encoding, info, size)
-        """Of the stream, by FFmpeg's name."""
+        """Pixel format of the stream, by FFmpeg's name."""
         self.color = info.color.stored_as(
             is_rgb=VideoFormat(self.pixel_format).is_rgb, height=info.height
         )
-        if self.pixel_format.startswith("yuvj"):  # FFmpeg's old word for full range
+        """Color description of the stream."""
+        if self.pixel_format.startswith("yuvj"):  # FFmpeg's old names for full range
             self.color = replace(self.color, full_range=True)
-        """Of the stream."""
-        self._durations: dict[int, int] = {}  # by pts: of the frames inside the encoder
+        self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._frames_taken = 0
         self._conversion = _Conversion()
 
     def add_to(self, container: OutputContainer) -> VideoStream:
-        """Start anew, with a stream of `container` for the packets.
+        """Start a new encoder, and add the stream for its packets to `container`.
 
         Raises:
-            UsageError: the codec does not take the options.
-            ResourcesExhausted: one of NVENC's, which is not to be had here.
-            ValueError: the container cannot hold the codec.
+            UsageError: The codec does not support the options.
+            ResourcesExhausted: NVENC is not available here.
+            ValueError: The container cannot hold the codec.
         """
         encoding, info = self._encoding, self._info
         rate = info.average_rate or 25
@@ -130,7 +129,7 @@ class VideoEncoder:
         context.thread_type = "AUTO"  # PyAV's default makes x264 cut each frame into slices
         is_mp4 = container.format.name in ("mp4", "mov")
         if is_mp4 and context.codec.canonical_name == "hevc":
-            context.codec_tag = "hvc1"  # the only spelling that Apple plays
+            context.codec_tag = "hvc1"  # the only tag that Apple players accept
         stream.set_display_matrix(info.display_matrix)
         _open_encoder(stream, encoding, info.hdr)
         self._stream = stream
@@ -139,10 +138,10 @@ class VideoEncoder:
         return stream
 
     def coded(self, frame: Frame) -> CodedFrame:
-        """The frame as the stream stores it: half of the work, which several threads can share.
+        """Convert a frame for the stream: half of the work, which several threads can share.
 
         Raises:
-            UsageError: it has more bits than the stream, which was chosen by a frame that had not.
+            UsageError: The frame is deeper than the stream, whose depth is that of the first frame.
         """
         if frame.deep is not None and depth_bits(self.pixel_format) == 8:
             raise UsageError(
@@ -158,20 +157,20 @@ class VideoEncoder:
         return CodedFrame(convert(frame), frame.pts, frame.duration)
 
     def encode(self, frame: Frame | CodedFrame) -> Iterator[VideoPacket]:
-        """The packets that are ready now that `frame` has come: often those of earlier frames."""
+        """Encode a frame and yield the packets that are ready, often those of earlier frames."""
         coded = self.coded(frame) if isinstance(frame, Frame) else frame
         image = coded.image
         image.pts, image.time_base = coded.pts, self._info.time_base
-        self._tag(image)  # from which some encoders take them
+        self._tag(image)  # some encoders use the tags of frames
         self._durations[coded.pts] = coded.duration
         self._frames_taken += 1
         yield from self._packets(image)
 
     def finish(self) -> Iterator[VideoPacket]:
-        """The packets still inside; the encoder takes no more frames.
+        """End encoding and yield the remaining packets.
 
         Raises:
-            OutputFailed: fewer packets than frames.
+            OutputFailed: The encoder returned fewer packets than frames.
         """
         yield from self._packets(None)
         if self._durations:
@@ -181,7 +180,7 @@ class VideoEncoder:
 
     @property
     def holds_frames(self) -> bool:
-        """Whether `finish` has packets to give."""
+        """`finish` will yield packets."""
         return bool(self._durations)
 
     def _packets(self, frame: VideoFrame | None) -> Iterator[VideoPacket]:
@@ -193,7 +192,7 @@ class VideoEncoder:
             raise OutputFailed(f"{self.codec} failed: {error.strerror}") from error
         for packet in packets:
             assert packet.pts is not None
-            if self._frames_taken < 3:  # too few for B-frames, and for x265, which makes times up
+            if self._frames_taken < 3:  # too few for B-frames; and x265 invents times
                 packet.dts = packet.pts
             packet.duration = self._durations.pop(packet.pts)  # not every encoder keeps it
             yield packet
@@ -206,7 +205,7 @@ class VideoEncoder:
 
 
 class _Conversion(threading.local):
-    """From RGB to what a stream stores; libswscale does one frame after the other."""
+    """The conversion of each thread: one libswscale context serves one frame at a time."""
 
     of_this_thread: Callable[[Frame], VideoFrame] | None = None
 
@@ -214,10 +213,10 @@ class _Conversion(threading.local):
 def _conversion(
     source_size: tuple[int, int], pixel_format: str, size: tuple[int, int], color: ColorDescription
 ) -> Callable[[Frame], VideoFrame]:
-    """By libswscale where that is exact, which is faster.
+    """Return the conversion from RGB to the stream: libswscale where it is exact, as it is faster.
 
-    Of 8 bits it rounds full-range chroma down, by half a level on average, and takes all gray for
-    full range.
+    For 8 bits it rounds full-range chroma down, by half a level on average, and assumes that gray
+    is full range.
     """
     is_plain = depth_bits(pixel_format) == 8 and not color.full_range and pixel_format != "gray"
     if is_plain or not is_writable(pixel_format):
@@ -254,26 +253,26 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
 
 
 def _with_all_of(pixel_format: str) -> str:
-    """The usual format with at least the depth and the chroma resolution of `pixel_format`."""
+    """Return the usual format with at least the depth and chroma resolution of `pixel_format`."""
     source = VideoFormat(pixel_format, 16, 16)
     colors = sum(not component.is_alpha for component in source.components)
     halves = (source.chroma_width(16) < 16, source.chroma_height(16) < 16)
-    if colors < 3 and not source.has_palette:  # gray: players know 4:2:0
+    if colors < 3 and not source.has_palette:  # gray: players support 4:2:0
         halves = (True, True)
     family = {(True, True): "yuv420p", (True, False): "yuv422p"}.get(halves, "yuv444p")
     return with_depth(family, next(b for b in _DEPTHS if b >= depth_bits(pixel_format)))
 
 
 def _stored_by(codec: str) -> list[str]:
-    """What a codec takes and can be made here, by FFmpeg's names; empty: it does not say."""
+    """Return the pixel formats that a codec accepts and that can be made here; empty if unknown."""
     formats = _video_encoder(codec).video_formats or []
     return [known.name for known in formats if _can_be_made(known.name)]
 
 
 def _can_be_made(pixel_format: str) -> bool:
-    """Transparency has gone, and libswscale is not to be trusted with more than 8 bits.
+    """Check whether frames of a format can be made from RGB: no transparency, no GPU formats.
 
-    Formats without components are of a GPU's memory.
+    GPU formats have no components. libswscale is not exact for more than 8 bits.
     """
     components = VideoFormat(pixel_format, 16, 16).components
     if not components or any(component.is_alpha for component in components):
@@ -289,7 +288,7 @@ def _video_encoder(name: str) -> Codec:
         hint = f"did you mean {' or '.join(close[:3])}?" if close else "for example libx264"
         raise UsageError(f"no video codec is called {name}; {hint}") from None
     if codec.type != "video":
-        raise UsageError(f"{name} is no video codec; for example libx264")
+        raise UsageError(f"{name} is not a video codec; for example libx264")
     return codec
 
 
@@ -311,10 +310,10 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
             raise missing from error
         said = " ".join(f"{key}={value}" for key, value in options.items())
         raise UsageError(
-            f"{encoding.codec} does not take {said} for {context.width}x{context.height} "
+            f"{encoding.codec} does not accept {said} for {context.width}x{context.height} "
             f"{context.pix_fmt}: {error.strerror}"
         ) from error
-    if context.options:  # what it did not recognize
+    if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)
         raise UsageError(f"{encoding.codec} has no option {unknown}")
 
@@ -323,8 +322,8 @@ def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
     options = dict(encoding.options)
     if encoding.codec in ENCODER_PARAMETERS:
         key = ENCODER_PARAMETERS[encoding.codec]
-        quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # av.logging is not its
-        given = [options[key]] if key in options else []  # of two that differ, the last one counts
+        quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # it ignores av.logging
+        given = [options[key]] if key in options else []  # the last one of two counts
         if parameters := [*quiet, *hdr.encoder_parameters(encoding.codec), *given]:
             options[key] = ":".join(parameters)
     crf = encoding.crf

@@ -1,7 +1,4 @@
-"""Where a video comes from or goes to that is no file: a pipe, or an address in the network.
-
-Values, and what can be refused before anything is opened.
-"""
+"""Pipes and network addresses as plain values, checked before anything is opened."""
 
 import os
 import re
@@ -12,13 +9,13 @@ from urllib.parse import urlsplit
 from srgan_edge.errors import InputRefused, UsageError
 
 PIPE = "-"
-"""How the command line names standard input and output."""
+"""Name of standard input and output on the command line."""
 
 PipeFormat: TypeAlias = Literal["matroska", "nut", "yuv4mpegpipe"]
-"""FFmpeg's names of the formats that can be written from start to end without going back."""
+"""Formats that can be written from start to end, by FFmpeg's names."""
 
 PIPED_DEMUXERS = "matroska,nut,yuv4mpegpipe,mpegts"
-"""What a pipe may hold: formats that can be read from start to end."""
+"""Formats accepted from a pipe: those that can be read from start to end."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,10 @@ class InputPipe:
     name: ClassVar[str] = "standard input"
 
     def refuse_terminal(self) -> None:
-        """Nobody types a video.
+        """Refuse to wait for a video that nobody will type.
 
         Raises:
-            UsageError: it is a terminal.
+            UsageError: The descriptor is a terminal.
         """
         if os.isatty(self.descriptor):
             raise UsageError(
@@ -43,17 +40,17 @@ class InputPipe:
 
 @dataclass(frozen=True)
 class OutputPipe:
-    """Standard output, or another descriptor that is open for writing, and what goes into it."""
+    """Standard output, or another descriptor that is open for writing, and its format."""
 
     format: PipeFormat
     descriptor: int = 1
     name: ClassVar[str] = "standard output"
 
     def refuse_terminal(self) -> None:
-        """A video would paint it.
+        """Refuse to write a video to the screen.
 
         Raises:
-            UsageError: it is a terminal.
+            UsageError: The descriptor is a terminal.
         """
         if os.isatty(self.descriptor):
             raise UsageError(
@@ -61,7 +58,7 @@ class OutputPipe:
             )
 
     def claim(self) -> Self:
-        """The same pipe for the video alone: what anybody prints goes to stderr from now on."""
+        """Return the same pipe for the video alone; all other output goes to stderr from now on."""
         claimed = replace(self, descriptor=os.dup(self.descriptor))
         os.dup2(2, self.descriptor)
         return claimed
@@ -72,7 +69,7 @@ class Address:
     """A live source: MPEG-TS over UDP or SRT, RTSP, or HLS over HTTP.
 
     Raises:
-        InputRefused: an address of another kind.
+        InputRefused: The address is of another kind.
     """
 
     url: str
@@ -81,7 +78,7 @@ class Address:
         scheme = self.scheme
         if scheme not in DEMUXERS:
             raise InputRefused(
-                f"{self.name}: no {scheme} here; possible: {', '.join(DEMUXERS)}, or a file"
+                f"{self.name}: {scheme} is not supported; possible: a file or {', '.join(DEMUXERS)}"
             )
         if scheme in ("http", "https") and not urlsplit(self.url).path.endswith(".m3u8"):
             raise InputRefused(f"{self.name}: possible over {scheme}: HLS, a name in .m3u8")
@@ -92,27 +89,27 @@ class Address:
 
     @property
     def comes_in_bursts(self) -> bool:
-        """HLS: some seconds of video at a time."""
+        """HLS delivers some seconds of video at a time."""
         return self.demuxer == "hls"
 
     @property
     def name(self) -> str:
-        """To be shown: host and path, without the password and the tokens that may be beside."""
+        """Host and path for messages, without passwords and tokens."""
         parts = urlsplit(self.url)
         return parts.netloc.rpartition("@")[2] + parts.path
 
     @property
     def demuxer(self) -> str:
-        """The one that its bytes are for; none is guessed from what a stranger sends."""
+        """FFmpeg's demuxer for the scheme; it is never guessed from untrusted bytes."""
         return DEMUXERS[self.scheme]
 
 
 Inlet: TypeAlias = InputPipe | Address
 
 DEMUXERS = {"rtsp": "rtsp", "udp": "mpegts", "srt": "mpegts", "http": "hls", "https": "hls"}
-"""Scheme of an address -> FFmpeg's name of what reads it."""
+"""Scheme of an address -> FFmpeg's name of its demuxer."""
 
 
 def is_address(text: str) -> bool:
-    """Whether an input is an address by its form, and not a file."""
+    """Return True if an input has the form of an address, and is not a file."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None

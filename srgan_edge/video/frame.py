@@ -1,11 +1,11 @@
-"""What video is made of: the stream, its frames, packets to copy, and how it is compressed.
+"""Plain values for video: the stream, its frames, packets to copy, findings and encoder settings.
 
-Values only. Reading a file is left to `video_reader`, compressing to `video_encoder`,
-the container of a result to `video_muxer`.
+Files are read in `reader`, frames compressed in `encoder`, and containers written in `muxer`.
 """
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias, TypedDict
 
@@ -20,47 +20,48 @@ from srgan_edge.errors import UsageError
 from srgan_edge.pixels import DeepPixels, Pixels
 from srgan_edge.video.color import ColorDescription, StaticHdr
 
-av.logging.set_level(None)  # its callback takes the GIL from FFmpeg's threads, and can deadlock
-os.environ.setdefault("SVT_LOG", "1")  # errors alone; SVT-AV1 prints past FFmpeg
+av.logging.set_level(None)  # its callback takes the GIL in FFmpeg's threads, and can deadlock
+os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 prints without going through FFmpeg
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header and the first frame say about the video stream."""
+    """The facts of a video stream, from the header and the first frame."""
 
     width: int
-    """In pixels, as coded: `display_matrix` is not applied."""
+    """Coded width in pixels; `display_matrix` is not applied."""
     height: int
+    """Coded height in pixels."""
     time_base: Fraction
-    """Seconds in one tick of a timestamp."""
+    """Length of one timestamp tick in seconds."""
     start_pts: int | None
-    """Time of the first frame in ticks; None: it has none."""
+    """Time of the first frame in ticks; None if it has no timestamp."""
     average_rate: Fraction | None
-    """Frames a second, for display only. Times come from the timestamps."""
+    """Frames per second, for display only; frame times come from the timestamps."""
     duration_seconds: float | None
-    """As stated or estimated by the container, for display only."""
+    """Duration as the container states or estimates it, for display only."""
     frames_stated: int | None
-    """Number of frames in the header, where the container has one."""
+    """Number of frames according to the header; None if the container does not store it."""
     codec: str
     pixel_format: str
-    """FFmpeg's name, for example `yuv420p`."""
+    """Pixel format by FFmpeg's name, for example `yuv420p`."""
     color: ColorDescription
     hdr: StaticHdr
     unkept: tuple[str, ...]
-    """Names of what came with the first frame and is not here, for example Dolby Vision."""
+    """Names of metadata on the first frame that is not kept, for example Dolby Vision."""
     sample_aspect_ratio: Fraction | None
-    """Width of a pixel over its height; None: not stated."""
+    """Pixel width divided by pixel height; None if not stated."""
     display_matrix: tuple[int, ...] | None
-    """How a player turns or mirrors the image: nine numbers as in ISO/IEC 14496-12 `tkhd`."""
+    """Rotation and mirroring for players: nine numbers as in ISO/IEC 14496-12 `tkhd`."""
     interlaced: bool
-    """The first frame holds two fields. In the result no frame does, and none says so: what was one
-    line is several, and the network has drawn across the fields."""
+    """The first frame holds two fields. Frames of the result are never marked as interlaced: one
+    line has become several, and the network has drawn across the fields."""
 
     @property
     def frames_expected(self) -> int | None:
-        """For progress: as stated, else by duration and rate, else None."""
+        """Frame count for progress displays: stated, else estimated by duration, else None."""
         if self.frames_stated is None and self.duration_seconds and self.average_rate:
             return round(self.duration_seconds * self.average_rate)
         return self.frames_stated
@@ -68,66 +69,147 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One image of the video, and when it is shown."""
+    """One decoded frame and its presentation time."""
 
     pixels: Pixels
     """uint8 [H, W, 3], RGB, in the primaries and transfer of `VideoInfo.color`."""
     pts: int
     """Presentation time in ticks of `VideoInfo.time_base`; may start anywhere, may be negative."""
     duration: int
-    """For how many ticks it is shown; what the last frame of a stream is known by."""
+    """Duration in ticks; needed to time the last frame."""
     deep: DeepPixels | None = None
-    """The same image in 16 bits, uint16 [H, W, 3]; None: there is no more to it than 8."""
+    """The same frame in 16 bits, uint16 [H, W, 3]; None if the source has only 8 bits."""
 
 
 @dataclass(frozen=True)
 class CodedFrame:
-    """An image in the size, pixel format and colors of a stream, as its encoder takes it."""
+    """A frame in the size, pixel format and colors that the encoder of a stream expects."""
 
     image: VideoFrame
     pts: int
-    """As that of `Frame`."""
+    """Presentation time in ticks, like `Frame.pts`."""
     duration: int
+    """Duration in ticks."""
 
 
 class FrameTime(NamedTuple):
-    """When an image of the video is shown, in ticks of `VideoInfo.time_base`."""
+    """Presentation time and duration of a frame, in ticks of `VideoInfo.time_base`."""
 
     pts: int
     duration: int
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One kind of damage in a video."""
+
+    first_seconds: Fraction | None
+    """Place of the first occurrence in seconds; None if it concerns the whole file."""
+    count: int = 1
+    """Number of occurrences."""
+    repaired: bool = False
+    """The frames that are shown make up for every occurrence."""
+
+    def __add__(self, later: "Finding") -> "Finding":
+        repaired = self.repaired and later.repaired
+        return Finding(self.first_seconds, self.count + later.count, repaired)
+
+
+@dataclass
+class Damage:
+    """The findings about one video. Its text follows `damaged:` in error messages."""
+
+    findings: dict[str, Finding] = field(default_factory=dict)
+    """Description of each kind of damage -> its occurrences, in the order of discovery."""
+
+    @property
+    def is_repaired(self) -> bool:
+        """True if the frames that are shown make up for every finding."""
+        return all(finding.repaired for finding in self.findings.values())
+
+    def add(self, what: str, at_seconds: Fraction | None = None, *, repaired: bool = False) -> None:
+        """Record a finding at one place in the video, or about all of it."""
+        self._merge(what, Finding(at_seconds, repaired=repaired))
+
+    def without(self, what: str) -> "Damage":
+        """Return a copy with one occurrence of `what` less, if there is any."""
+        less = {
+            name: replace(found, count=found.count - (name == what))
+            for name, found in self.findings.items()
+        }
+        return Damage({name: found for name, found in less.items() if found.count})
+
+    def __add__(self, later: "Damage") -> "Damage":
+        total = Damage(dict(self.findings))
+        for what, finding in later.findings.items():
+            total._merge(what, finding)
+        return total
+
+    def __bool__(self) -> bool:
+        return bool(self.findings)
+
+    def __str__(self) -> str:
+        return "; ".join(
+            what
+            + ("" if found.first_seconds is None else f" at {float(found.first_seconds):.2f} s")
+            + (f" and {found.count - 1} more" if found.count > 1 else "")
+            for what, found in self.findings.items()
+        )
+
+    def _merge(self, what: str, finding: Finding) -> None:
+        known = self.findings.get(what)
+        self.findings[what] = finding if known is None else known + finding
+
+
+@dataclass
 class Notes:
-    """What a reader found out about a video by the frame that it yielded last."""
+    """Everything worth reporting about a video, up to the frame that its reader yielded last."""
 
     nudged: int = 0
-    """Frames moved forward because their time was not later than that of the one before."""
+    """Frames moved forward because they were not later than the frame before."""
     untimed: int = 0
-    """Frames for which the file states no time, placed right after the one before."""
+    """Frames without a timestamp, placed right after the frame before."""
     interlaced: int = 0
-    """Frames that hold two fields, whether they were deinterlaced or not."""
+    """Frames that hold two fields, deinterlaced or not."""
     concealed: int = 0
     """Frames that could not be decoded and were replaced."""
     doubtful: int = 0
-    """Packets that may lack a part, as the count in a transport stream was interrupted."""
+    """Packets that may be incomplete because the packet count of a transport stream was
+    interrupted. Recordings joined end to end have such places too, with nothing missing."""
     recolored: str = ""
-    """From what the frames change to what, and when; empty: they do not."""
+    """The first change of pixel format or colors, with its time; empty if there was none."""
     unkept: tuple[str, ...] = ()
-    """Names of what came with frames and is not in `Frame`, in order."""
-    damage: str = ""
-    """What was found wrong; complete once the last frame was yielded."""
+    """Names of metadata on the frames that is not in `Frame`, in the order of discovery."""
+    damage: Damage = field(default_factory=Damage)
+    """Damage found in the video; complete once the last frame was yielded."""
+
+    def add_unkept(self, names: Iterable[str]) -> None:
+        """Record metadata on a frame that is not kept, each name once."""
+        self.unkept = tuple(dict.fromkeys((*self.unkept, *names)))
+
+    def __add__(self, later: "Notes") -> "Notes":
+        """Return the notes on two parts of one video, `self` being the first part."""
+        return Notes(
+            nudged=self.nudged + later.nudged,
+            untimed=self.untimed + later.untimed,
+            interlaced=self.interlaced + later.interlaced,
+            concealed=self.concealed + later.concealed,
+            doubtful=self.doubtful + later.doubtful,
+            recolored=self.recolored or later.recolored,
+            unkept=tuple(dict.fromkeys(self.unkept + later.unkept)),
+            damage=self.damage + later.damage,
+        )
 
 
 @dataclass(frozen=True)
 class CopiedPacket:
-    """One packet of audio or subtitles, to be handed to `VideoMuxer.copy` as it is."""
+    """One packet of audio or subtitles, for `VideoMuxer.copy`."""
 
     packet: "Packet[Stream]"
 
 
 class ReaderOptions(TypedDict, total=False):
-    """What `VideoReader` can be told, by the same names."""
+    """Keyword arguments of `VideoReader` that callers may pass on."""
 
     allow_8bit: bool
     allow_opaque: bool
@@ -137,22 +219,22 @@ class ReaderOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the video stream is compressed."""
+    """Encoder settings for the video stream."""
 
     codec: str = "libx264"
     """An FFmpeg encoder, for example `libx265` or `libsvtav1`."""
     crf: int | None = None
-    """Constant quality, lower is better; None: that of `video_encoder`, or the codec's own."""
+    """Constant rate factor, lower is better; None: `encoder.DEFAULT_CRF` or the codec's own."""
     preset: str | None = None
-    """The codec's own word for its speed, for example `slow`; None: that of `video_encoder`."""
+    """Encoder speed preset, for example `slow`; None: `encoder.DEFAULT_SPEED`."""
     pixel_format: str | None = None
-    """For example `yuv444p`; None: with the depth and the chroma resolution of the input."""
+    """Pixel format, for example `yuv444p`; None keeps depth and chroma resolution of the input."""
     options: dict[str, str] = field(default_factory=dict)
-    """Any other option of the codec, by its FFmpeg name."""
+    """Further codec options by their FFmpeg names."""
 
     @property
     def accepts_8bit(self) -> bool:
-        """Whether an 8-bit format was named, so that nobody is surprised by one."""
+        """The user named an 8-bit format, so reducing the depth is no surprise."""
         if self.pixel_format is None:
             return False
         components = find_pixel_format(self.pixel_format).components
@@ -160,21 +242,21 @@ class Encoding:
 
     @property
     def accepts_opaque(self) -> bool:
-        """Whether a format was named: none that can be written has transparency."""
+        """The user named a format; no format that can be written has transparency."""
         return self.pixel_format is not None
 
 
 def decoding_seconds(packet: "VideoPacket | Packet[Stream]") -> Fraction | None:
-    """When a decoder takes a packet, or else when it is shown; None: it has no time."""
+    """Return the decoding time of a packet in seconds, else its presentation time, else None."""
     time = packet.pts if packet.dts is None else packet.dts
     return None if time is None or packet.time_base is None else time * packet.time_base
 
 
 def find_pixel_format(name: str) -> VideoFormat:
-    """The pixel format that FFmpeg knows by this name.
+    """Return the pixel format that FFmpeg knows by this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: There is none.
     """
     try:
         return VideoFormat(name, 16, 16)
@@ -183,6 +265,6 @@ def find_pixel_format(name: str) -> VideoFormat:
 
 
 def library_versions() -> dict[str, str]:
-    """PyAV and the parts of FFmpeg in it, each with its version."""
+    """Return the versions of PyAV and of the FFmpeg libraries in it."""
     parts = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
     return {"PyAV": av.__version__, **parts}

@@ -1,8 +1,7 @@
-"""The container of a result: one video stream, and everything else in the input carried across.
+"""Write the container of a result: the new video stream and everything else from the input.
 
-Audio and subtitles go packet by packet; chapters, tags and attachments as they are. What the
-container cannot keep is refused before the first packet. Where the packets of the video come from,
-and when the file gets its name, is left to the caller.
+Audio and subtitles are copied packet by packet; chapters, tags and attachments are copied as they
+are. Streams that the container cannot keep are refused before the first packet.
 """
 
 import math
@@ -33,9 +32,9 @@ CONTAINERS: dict[str, str] = {
     ".mkv": "matroska",
     ".webm": "webm",
 }
-"""Lower-case suffix of an output -> its format: those that keep exact timestamps."""
+"""Lower-case suffix of an output -> its format. All of these keep exact timestamps."""
 
-# True of the file they were written for, and not of the one that is made from it.
+# Tags that describe the input file and not its copy.
 _OWN_METADATA = {
     "MAJOR_BRAND",
     "MINOR_VERSION",
@@ -50,31 +49,38 @@ _OWN_METADATA = {
     "_STATISTICS_TAGS",
 }
 
-_MOST_AHEAD_MICROSECONDS = 1_000_000
-"""That audio waits for an image, or an image for the next subtitle, before it goes out alone."""
+# AAC, ISO/IEC 14496-3: 1.6.2.1 (AudioSpecificConfig, once per stream) and 1.A.2.2 (ADTS, a header
+# before each frame).
+_SAMPLE_RATES = (
+    *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350),
+)
+_ADTS_SYNC, _ADTS_SYNC_BITS = 0xFFF0, 0xFFF6  # twelve bits that are set, and the layer, which is 0
+_LOW_COMPLEXITY = 2  # audio object type
 
-_MP4_SUBTITLE_GAP = b"\0\0"  # text of no length
+_MOST_AHEAD_MICROSECONDS = 1_000_000
+"""Longest wait of audio for a frame, or of a frame for a subtitle, before it is written alone."""
+
+_MP4_SUBTITLE_GAP = b"\0\0"  # an empty text
 
 
 class VideoMuxer:
-    """Writes packets of the upscaled video, and those of `reader` that are copied, to one file.
+    """Writes packets of the upscaled video, and the copied packets of `reader`, to one file.
 
-    Making it checks the request and touches nothing; `open` writes the header, `close` the end.
-    Leaving its `with` block without having closed it leaves an unfinished file behind.
+    The constructor checks the request and writes nothing; `open` writes the header, `close` the
+    end. Leaving the `with` block without `close` leaves an unfinished file.
 
     Times are those of the input, in the units of the container: Matroska rounds to milliseconds,
-    and moves all streams alike if one (usually audio) starts before zero.
+    and shifts all streams equally if one (usually audio) starts before zero.
 
     Raises:
-        UsageError: a suffix that is no container, or a video that starts before the container does.
+        UsageError: The suffix is not one of `CONTAINERS`, or the container cannot store negative
+            times.
     """
 
     def __init__(self, target: Path | OutputPipe, reader: VideoReader) -> None:
-        """`target` is the final place, whose suffix decides; nothing is written there."""
+        """The suffix of `target`, the final path, decides the format; nothing is written there."""
         self._is_pipe = isinstance(target, OutputPipe)
         self.path = path = Path(target.name) if isinstance(target, OutputPipe) else target
-        self.nudged = 0
-        """Copied packets moved forward because their time was not later than the one before."""
         self._reader = reader
         self._format = _container_format(target)
         self._is_mp4 = self._format in ("mp4", "mov")
@@ -86,17 +92,22 @@ class VideoMuxer:
         self.left_out = [_describe(s) for s in reader.container.streams if not self._keeps(s)]
         """One line for each stream of the input that the output will not have."""
         self._streams: dict[int, Stream] = {}  # by index in the input
-        self._next_dts: dict[int, int] = {}  # by index in the output
+        self._times = _RisingTimes()
         self._container: OutputContainer | None = None
 
+    @property
+    def nudged(self) -> int:
+        """Copied packets moved forward because they were not later than the one before."""
+        return self._times.nudged
+
     def open(self, file: Path | OutputPipe, encoder: VideoEncoder) -> None:
-        """Write the header to `file`; the stream of the video is as `encoder` describes it.
+        """Write the header to `file`, with the video stream of `encoder`.
 
         Raises:
-            UsageError: the container cannot hold the video, an audio or a subtitle codec.
-            OSError: the file cannot be written.
+            UsageError: The container cannot hold the video, an audio or a subtitle codec.
+            OSError: The file cannot be written.
         """
-        self._streams, self._next_dts = {}, {}
+        self._streams, self._times = {}, _RisingTimes()
         if isinstance(file, OutputPipe):
             url = f"pipe:{file.descriptor}"
         else:
@@ -110,14 +121,14 @@ class VideoMuxer:
         self._write_header(self._container, encoder)
 
     def mux(self, packet: VideoPacket) -> None:
-        """Add one packet of the video, in the order of decoding."""
+        """Add one packet of the video, in decoding order."""
         assert self._container is not None
         packet.stream = self._video
         with output_errors(self.path):
             self._container.mux_one(packet)
 
     def copy(self, copied: CopiedPacket) -> None:
-        """Add one packet of audio or subtitles. It belongs to the file afterwards."""
+        """Add one packet of audio or subtitles, which belongs to the file afterwards."""
         packet = copied.packet
         if packet.stream_index not in self._streams:
             return  # left out
@@ -128,12 +139,13 @@ class VideoMuxer:
         assert stream.time_base is not None
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base))
-        self._make_dts_rise(packet)
+        nonstrict = bool(self._container.format.flags & cast(int, Flags.ts_nonstrict.value))
+        self._times.correct(packet, may_repeat=nonstrict or stream.type == "subtitle")
         with output_errors(self.path):
             self._container.mux_one(packet)
 
     def close(self) -> None:
-        """Write what is left and the index; a full disk may show only here."""
+        """Write the remaining packets and the index. A full disk may only be noticed here."""
         assert self._container is not None
         container, self._container = self._container, None
         with output_errors(self.path):
@@ -147,44 +159,17 @@ class VideoMuxer:
             with suppress(av.FFmpegError):
                 self._container.close()
 
-    def _make_dts_rise(self, packet: "Packet[Stream]") -> None:
-        least = self._next_dts.get(packet.stream_index)
-        if packet.dts is None:
-            packet.dts = least or 0 if packet.pts is None else packet.pts
-        if least is not None and packet.dts < least:
-            packet.dts = least
-            self.nudged += 1
-        if packet.pts is None or packet.pts < packet.dts:
-            packet.pts = packet.dts
-        assert self._container is not None
-        may_repeat = packet.stream.type == "subtitle" or bool(
-            self._container.format.flags & cast(int, Flags.ts_nonstrict.value)
-        )
-        self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
-
     def _container_options(self) -> dict[str, str]:
         options = {"fflags": "+bitexact"}  # the same input gives the same bytes
-        if self._is_pipe:  # somebody is waiting
+        if self._is_pipe:  # its reader is waiting
             options["flush_packets"] = "1"
             options["max_interleave_delta"] = str(_MOST_AHEAD_MICROSECONDS)
         if self._format == "yuv4mpegpipe":
-            options["strict"] = "unofficial"  # which more than 8 bits are, though all read them
+            options["strict"] = "unofficial"  # more than 8 bits, which all programs read
         if self._is_mp4:
             options["movflags"] = "+faststart"
-            options["movie_timescale"] = str(self._movie_timescale())
+            options["movie_timescale"] = str(_movie_timescale(self._reader))
         return options
-
-    def _movie_timescale(self) -> int:
-        """The unit in which MP4 states where each stream starts: 1/1000 s if nothing is said.
-
-        That would move a video that starts at frame 1 of 30000/1001 a second. A unit of the video's
-        and the audio's own is exact, as long as the times in it fit 32 bits.
-        """
-        streams = [self._reader.video, *self._reader.copied]
-        video, *_ = bases = [stream.time_base.denominator for stream in streams if stream.time_base]
-        seconds = self._reader.info.duration_seconds or 86400.0
-        units = (math.lcm(*bases), video)
-        return next((unit for unit in units if unit * max(seconds, 2) < 2**32), 1000)
 
     def _write_header(self, output: OutputContainer, encoder: VideoEncoder) -> None:
         source = self._reader.container
@@ -207,8 +192,8 @@ class VideoMuxer:
                 output.mux_one(image)
 
     def _keeps(self, stream: Stream) -> bool:
-        is_chapters = stream.discard == Discard.all  # as MP4 stores them; the muxer makes its own
-        is_timecode = self._is_mp4 and _is_timecode(stream)  # the same
+        is_chapters = stream.discard == Discard.all  # of MP4; the muxer writes its own
+        is_timecode = self._is_mp4 and _is_timecode(stream)  # written by the muxer, too
         is_video = stream is self._reader.video
         is_made_anew = is_chapters or is_timecode or is_video
         return is_made_anew or self._is_copied(stream) or self._is_attached(stream)
@@ -221,13 +206,13 @@ class VideoMuxer:
         )
 
     def _is_attached(self, stream: Stream) -> bool:
-        """Matroska has cover art, and fonts for subtitles, as files of their own."""
+        """Matroska stores cover art, and fonts for subtitles, as attached files."""
         return self._format == "matroska" and (
             isinstance(stream, AttachmentStream) or stream.index in self._reader.cover_art
         )
 
     def _add_stream(self, output: OutputContainer, stream: Stream, encoder: VideoEncoder) -> None:
-        """Streams are added in the order of the input, so that their numbers stay."""
+        """Add one stream; calls in the order of the input keep the stream numbers."""
         if self._is_attached(stream):
             self._attach(output, stream)
             return
@@ -275,19 +260,71 @@ class VideoMuxer:
         return f"use -o {self.path.with_suffix(suffix).name}"
 
 
+class _RisingTimes:
+    """Corrects the times of copied packets where a container would refuse them."""
+
+    def __init__(self) -> None:
+        self.nudged = 0
+        """Packets moved forward."""
+        self._next_dts: dict[int, int] = {}  # by index of the stream in the output
+
+    def correct(self, packet: "Packet[Stream]", *, may_repeat: bool) -> None:
+        """Make decoding times rise, or at least not fall if they `may_repeat`."""
+        least = self._next_dts.get(packet.stream_index)
+        if packet.dts is None:
+            packet.dts = least or 0 if packet.pts is None else packet.pts
+        if least is not None and packet.dts < least:
+            packet.dts = least
+            self.nudged += 1
+        if packet.pts is None or packet.pts < packet.dts:
+            packet.pts = packet.dts
+        self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
+
+
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """FFmpeg's errors while `path` is written, as ours; those of the disk as `OSError`.
+    """Translate FFmpeg's errors while `path` is written.
 
     Raises:
-        OutputFailed: in place of any other error of FFmpeg.
+        OSError: The disk failed.
+        OutputFailed: Any other error of FFmpeg.
     """
     try:
         yield
     except av.FFmpegError as error:
-        if isinstance(error, OSError):  # whoever opened the file knows what to advise
+        if isinstance(error, OSError):  # the caller that opened the file knows what to advise
             raise
         raise OutputFailed(f"cannot write {path}: {error.strerror}") from error
+
+
+def low_complexity_config(sample_rate: int, channels: int) -> bytes | None:
+    """Return the AudioSpecificConfig of AAC-LC in two bytes; None if the format takes more."""
+    if sample_rate not in _SAMPLE_RATES or channels not in (1, 2, 3, 4, 5, 6, 8):
+        return None
+    frequency_index = _SAMPLE_RATES.index(sample_rate)
+    channel_configuration = 7 if channels == 8 else channels
+    config = _LOW_COMPLEXITY << 11 | frequency_index << 7 | channel_configuration << 3
+    return config.to_bytes(2, "big")
+
+
+def without_adts_header(frame: bytes) -> bytes:
+    """Return an AAC frame without its ADTS header of seven bytes, or nine with a checksum."""
+    if int.from_bytes(frame[:2], "big") & _ADTS_SYNC_BITS != _ADTS_SYNC:
+        return frame
+    return frame[7 if frame[1] & 1 else 9 :]
+
+
+def _movie_timescale(reader: VideoReader) -> int:
+    """Return the unit in which MP4 states the start of each stream; its default is 1/1000 s.
+
+    The default would shift a video that starts at frame 1 of 30000/1001 per second. A common unit
+    of video and audio is exact, as long as the times in it fit 32 bits.
+    """
+    streams = [reader.video, *reader.copied]
+    video, *_ = bases = [stream.time_base.denominator for stream in streams if stream.time_base]
+    seconds = reader.info.duration_seconds or 86400.0
+    units = (math.lcm(*bases), video)
+    return next((unit for unit in units if unit * max(seconds, 2) < 2**32), 1000)
 
 
 def _describe(stream: Stream) -> str:
@@ -306,7 +343,7 @@ def _is_timecode(stream: Stream) -> bool:
 
 
 def _describe_aac(stream: Stream, added: Stream) -> None:
-    """Say at once what is said in each packet of a broadcast: a pipe is not gone back in."""
+    """Put the AAC description of each broadcast packet into the header: a pipe cannot seek back."""
     context = stream.codec_context
     if (
         isinstance(context, AudioCodecContext)
@@ -330,32 +367,3 @@ def _container_format(target: Path | OutputPipe) -> str:
         raise UsageError(
             f"cannot write {target.name}: possible suffixes are {' '.join(CONTAINERS)}"
         ) from None
-
-
-# AAC as containers have it: described once for all frames, or by a header before each (ADTS).
-#
-# ISO/IEC 14496-3, 1.6.2.1 (AudioSpecificConfig) and 1.A.2.2 (ADTS).
-_SAMPLE_RATES = (
-    *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350),
-)
-
-_ADTS_SYNC, _ADTS_SYNC_BITS = 0xFFF0, 0xFFF6  # twelve that are set, and the layer, which is 0
-
-_LOW_COMPLEXITY = 2  # the audio object type
-
-
-def low_complexity_config(sample_rate: int, channels: int) -> bytes | None:
-    """AudioSpecificConfig of AAC-LC, in two bytes; None: such a rate or number takes more."""
-    if sample_rate not in _SAMPLE_RATES or channels not in (1, 2, 3, 4, 5, 6, 8):
-        return None
-    frequency_index = _SAMPLE_RATES.index(sample_rate)
-    channel_configuration = 7 if channels == 8 else channels
-    config = _LOW_COMPLEXITY << 11 | frequency_index << 7 | channel_configuration << 3
-    return config.to_bytes(2, "big")
-
-
-def without_adts_header(frame: bytes) -> bytes:
-    """What other containers have of a frame: without seven bytes, or nine with a checksum."""
-    if int.from_bytes(frame[:2], "big") & _ADTS_SYNC_BITS != _ADTS_SYNC:
-        return frame
-    return frame[7 if frame[1] & 1 else 9 :]

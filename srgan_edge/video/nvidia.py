@@ -1,9 +1,11 @@
-"""NVDEC, the decoder in NVIDIA's GPUs: the very frames that software decodes, or none of them.
+"""NVDEC and NVENC, the video decoders and encoders in NVIDIA's GPUs.
 
-Only codecs are taken whose standards leave nothing to the decoder, so that frames are the same to
-the bit. `video_decoder` holds what comes out against the packets that went in; at the first doubt
-the video is for the software decoder. NVDEC goes around damage without a word: what is inside a
-packet, and unknown to the container, is not noticed.
+NVDEC decodes exactly the frames that software decodes, or none. It is only used for codecs whose
+standards prescribe every bit of the result. `decoder` checks its frames against the packets that
+were sent; at the first doubt the video goes to the software decoder. NVDEC skips damage silently:
+damage inside of a packet that the container does not know about is not noticed.
+
+NVENC reports failures as numbers only, because FFmpeg's log with their text stays off.
 """
 
 import ctypes
@@ -26,31 +28,59 @@ from srgan_edge.video.frame import Encoding, VideoPacket
 Decoder = Literal["auto", "cpu", "gpu"]
 
 EXACT_CODECS = {"h264", "hevc", "vp8", "vp9", "av1"}
-"""By FFmpeg's names. MPEG-1, 2 and 4 and VC-1 let each decoder round its cosines."""
+"""Codecs with exact decoding. MPEG-1, 2 and 4 and VC-1 let each decoder round its cosines."""
 
 SOFTWARE_FORMATS = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
-"""What it gives -> the same samples in the planes that the software decoder gives."""
+"""Pixel format of NVDEC -> format of the software decoder with the same samples."""
 
 _LIBRARY = "libnvcuvid.so.1"
-"""That FFmpeg loads with a video's first frame; without it, it decodes in software."""
+"""Library that FFmpeg loads with the first frame; without it, FFmpeg decodes in software."""
 
 MOST_PACKETS_BEHIND = 64
-"""Later than that no frame comes any more: the standards let 16 images wait for their turn."""
+"""Packets without a frame after which none will come: codecs reorder 16 frames at most."""
+
+
+# NVENC. The options and errors below were read in FFmpeg's `nvenc.c`; nothing here was measured.
+
+SOFTWARE = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
+"""Encoder of NVENC -> software encoder of the same codec."""
+
+DEFAULT_CQ = {"h264_nvenc": 19, "hevc_nvenc": 21, "av1_nvenc": 26}
+"""Default quality, close to that of `encoder.DEFAULT_CRF` according to published tables."""
+
+DEFAULT_PRESET = "p5"
+"""Default preset: the slowest with one pass, since NVENC does not slow the network down."""
+
+PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7")
+"""Presets, the fastest first."""
+
+STORED_AS = {"yuv420p10le": "p010le"}
+"""Usual pixel format -> format with the same samples that NVENC accepts."""
+
+_RATE_OPTIONS = {"b", "cq", "qp", "rc"}
+"""Options that choose a rate, so that no default applies."""
+
+_REASONS = {
+    errno.EPERM: "the driver's library for it, libnvidia-encode.so.1, is missing; a container "
+    "needs NVIDIA_DRIVER_CAPABILITIES=all",
+    errno.ENOSYS: "the driver is too old for it",
+    errno.ENOMEM: "the GPU is out of memory, or encodes as many videos as it can",
+}
 
 
 class NvdecFailed(ResourcesExhausted):
-    """Something is not as in software, where this video has to be decoded instead."""
+    """NVDEC cannot decode this video exactly; software has to decode it instead."""
 
 
 def choose_decoder(wanted: Decoder, engine_device: str, say: Callable[[str], None]) -> Decoder:
-    """`cpu` or `gpu`: `auto` is the GPU where frames go there anyway, and it opens.
+    """Return `cpu` or `gpu`; `auto` is the GPU if the engine runs there and NVDEC works.
 
     Args:
         engine_device: `EngineInfo.device`.
-        say: takes the line that tells why it is not the GPU where it should be.
+        say: Receives the reason if `auto` would be the GPU, but NVDEC does not work.
 
     Raises:
-        ResourcesExhausted: the GPU was asked for by name, and there is none.
+        ResourcesExhausted: `gpu` was requested, but NVDEC does not work.
     """
     if wanted == "cpu" or (wanted == "auto" and not engine_device.startswith("cuda")):
         return "cpu"
@@ -64,14 +94,14 @@ def choose_decoder(wanted: Decoder, engine_device: str, say: Callable[[str], Non
 
 
 def why_not_here() -> str | None:
-    """Why nothing can be decoded on a GPU; None if it can."""
+    """Return why NVDEC does not work here; None if it does."""
     if Gpu.find() is None:
         return NOT_HERE
     try:
         ctypes.CDLL(_LIBRARY)
     except OSError:
         return (
-            f"the driver's library for it, {_LIBRARY}, is not here; a container needs "
+            f"the driver's library for it, {_LIBRARY}, is missing; a container needs "
             "NVIDIA_DRIVER_CAPABILITIES=all"
         )
     try:
@@ -84,7 +114,7 @@ def why_not_here() -> str | None:
 
 
 def _context() -> dict[str, object]:
-    """The one that engines work in, if FFmpeg takes it; one of its own costs memory on the GPU."""
+    """Options for the CUDA context of the engines, if possible: another one costs GPU memory."""
     return {"primary_ctx": "1"} if share_primary_context() else {}
 
 
@@ -94,60 +124,61 @@ class Nvdec:
     def __init__(self, *, stays: bool = False) -> None:
         """
         Args:
-            stays: frames are left where NVDEC puts them, in the context that engines work in, and
-                have to be of 8 bits; else they come into this machine's memory.
+            stays: Leave frames on the GPU, in the CUDA context of the engines; they must have 8
+                bits. Otherwise they are copied to host memory.
 
         Raises:
-            NvdecFailed: FFmpeg does not take that context.
+            NvdecFailed: FFmpeg does not accept that context.
         """
         self.stays, context = stays, _context()
         if stays and not context:
-            raise NvdecFailed("FFmpeg does not take the engine's context of the GPU")
-        # Where NVDEC does not take a stream, FFmpeg decodes it itself: the format of frames tells.
+            raise NvdecFailed("FFmpeg does not accept the engine's context of the GPU")
+        # If NVDEC does not support a stream, FFmpeg decodes it in software, which shows in
+        # the pixel format of its frames.
         self.hwaccel: HWAccel | None = HWAccel(
             "cuda", allow_software_fallback=True, is_hw_owned=stays, options=context
         )
-        """For `av.open`."""
+        """Argument for `av.open`."""
         self._packets_behind = 0
 
     def decode(self, stream: VideoStream, packet: "VideoPacket | None") -> list[VideoFrame]:
-        """As `stream.decode`, with frames in the pixel format of the software decoder, or in NV12
-        if they stay on the GPU.
+        """Decode like `stream.decode`, to the pixel format of the software decoder, or to NV12 if
+        frames stay on the GPU.
 
         Raises:
-            NvdecFailed: it does not take this stream, gave an error or a damaged frame, or none for
-                long; or a packet has no time, by which the loss of its frame would show.
+            NvdecFailed: NVDEC does not support this stream, failed, returned a damaged frame or
+                none for long; or a packet has no time, so the loss of its frame would not show.
         """
         if (codec := stream.codec_context.codec.canonical_name) not in EXACT_CODECS:
-            raise NvdecFailed(f"{codec} has no exact decoder, and each rounds by itself")
+            raise NvdecFailed(f"{codec} has no exact decoder: each one rounds differently")
         if packet is not None and packet.is_corrupt:
             raise NvdecFailed("a packet is damaged")
         if packet is not None and packet.pts is None:
-            raise NvdecFailed("a packet has no time, by which the loss of its frame would show")
+            raise NvdecFailed("a packet has no time, so the loss of its frame would not show")
         try:
             frames = self._decoded(stream, packet)
         except av.FFmpegError as error:
             raise NvdecFailed(f"NVDEC failed ({error.strerror})") from error
         self._packets_behind = 0 if frames else self._packets_behind + 1
         if self._packets_behind > MOST_PACKETS_BEHIND:
-            raise NvdecFailed(f"NVDEC gave no frame for {self._packets_behind} packets")
-        taken = _on_the_gpu if self.stays else _in_software_format
-        return [taken(frame, stream) for frame in frames]
+            raise NvdecFailed(f"NVDEC returned no frame for {self._packets_behind} packets")
+        checked = _on_the_gpu if self.stays else _in_software_format
+        return [checked(frame, stream) for frame in frames]
 
     def compare(self, first: VideoFrame, expected: VideoFrame) -> None:
-        """Refuse a video whose first frame is not that of the software decoder.
+        """Refuse a video whose first frame differs from that of the software decoder.
 
-        It may be cropped elsewhere: FFmpeg cannot move the edge of an image that is on a GPU.
+        It may be cropped differently: FFmpeg cannot crop the left and top edges on a GPU.
 
         Raises:
-            NvdecFailed: they differ in any sample.
+            NvdecFailed: The frames differ in any sample.
         """
         here = first
         if self.stays:
             here = first.reformat(format="nv12").reformat(format=SOFTWARE_FORMATS["nv12"])
         pairs = zip(_samples(here), _samples(expected), strict=True)
         if first.pts != expected.pts or not all(np.array_equal(*pair) for pair in pairs):
-            raise NvdecFailed("NVDEC's first frame is not that of the software decoder")
+            raise NvdecFailed("NVDEC's first frame differs from that of the software decoder")
 
     def _decoded(self, stream: VideoStream, packet: "VideoPacket | None") -> list[VideoFrame]:
         return stream.decode(packet)
@@ -156,25 +187,27 @@ class Nvdec:
 def _in_software_format(frame: VideoFrame, stream: VideoStream) -> VideoFrame:
     given = frame.format.name
     if frame.is_corrupt:
-        raise NvdecFailed("NVDEC gave a damaged frame")
+        raise NvdecFailed("NVDEC returned a damaged frame")
     if given not in SOFTWARE_FORMATS:
-        raise NvdecFailed(f"NVDEC does not take {stream.codec_context.name} in {given} here")
+        raise NvdecFailed(f"NVDEC does not support {stream.codec_context.name} in {given} here")
     if given == "p010le" and (frame.width % 2 or frame.height % 2):
-        raise NvdecFailed("10 bits in an odd size")  # libswscale gets these wrong
+        raise NvdecFailed("10 bits in an odd size")  # libswscale converts these wrongly
     return frame.reformat(format=SOFTWARE_FORMATS[given])
 
 
 def _on_the_gpu(frame: VideoFrame, stream: VideoStream) -> VideoFrame:
     stored = frame.sw_format or frame.format
     if frame.is_corrupt:
-        raise NvdecFailed("NVDEC gave a damaged frame")
+        raise NvdecFailed("NVDEC returned a damaged frame")
     if stored.name != "nv12":
-        raise NvdecFailed(f"NVDEC gave {stream.codec_context.name} in {stored.name}, not in NV12")
+        raise NvdecFailed(
+            f"NVDEC returned {stream.codec_context.name} in {stored.name}, not in NV12"
+        )
     return frame
 
 
 def _samples(frame: VideoFrame) -> list[npt.NDArray[np.uint8]]:
-    """The bytes of each plane [H, ...], without what lies between rows."""
+    """Return the bytes of each plane [H, ...], without the padding of rows."""
     size = max(component.bits for component in frame.format.components) // 9 + 1
     return [
         np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[
@@ -184,43 +217,19 @@ def _samples(frame: VideoFrame) -> list[npt.NDArray[np.uint8]]:
     ]
 
 
-# NVENC, the encoders in NVIDIA's GPUs: what they are told, and why one does not start.
-#
-# FFmpeg has words for a failure in its log alone, which stays off. What is left is a number, and
-# what it can stand for was read in its `nvenc.c`. **No figure here was measured: none was run
-# yet.**
-SOFTWARE = {"h264_nvenc": "libx264", "hevc_nvenc": "libx265", "av1_nvenc": "libsvtav1"}
-"""NVENC's encoders -> what encodes the same without a GPU."""
-
-DEFAULT_CQ = {"h264_nvenc": 19, "hevc_nvenc": 21, "av1_nvenc": 26}
-"""About the quality of `video_encoder.DEFAULT_CRF`, as far as tables tell."""
-
-DEFAULT_PRESET = "p5"
-"""It works beside the network, on silicon of its own: the last step before two passes."""
-
-PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7")
-"""The fastest first."""
-
-STORED_AS = {"yuv420p10le": "p010le"}
-"""A usual pixel format -> the one of the same samples that they take."""
-
-_RATE_OPTIONS = {"b", "cq", "qp", "rc"}
-"""Who sets one of these has chosen a rate, and gets no default."""
-
-
 def engines_context() -> HWAccel:
-    """For who has its frames on the GPU, in the context that engines work in."""
+    """Return the device for frames that are already on the GPU, in the engine's CUDA context."""
     return HWAccel("cuda", is_hw_owned=True, options={"primary_ctx": "1"})
 
 
 def nvenc_options(encoding: Encoding) -> dict[str, str]:
-    """FFmpeg's options for one of `SOFTWARE`'s encoders.
+    """Return FFmpeg's options for an encoder of `SOFTWARE`.
 
-    `--crf` is their `cq`: constant quality in a variable bitrate, without the 2 Mbit/s that FFmpeg
-    aims at by itself.
+    `--crf` becomes `cq`: constant quality at a variable bitrate, without FFmpeg's default of 2
+    Mbit/s.
 
     Raises:
-        UsageError: a quality or a preset that they have not, or two ways to state a rate.
+        UsageError: The quality or the preset does not exist, or two options choose a rate.
     """
     codec, crf, options = encoding.codec, encoding.crf, dict(encoding.options)
     if "crf" in options:
@@ -245,7 +254,7 @@ def nvenc_options(encoding: Encoding) -> dict[str, str]:
 
 
 def why_not_started(codec: str, error: av.FFmpegError) -> ResourcesExhausted | None:
-    """What to say when an encoder did not open; None: it refuses the options."""
+    """Return the error for an encoder that did not open; None if it refused the options."""
     if Gpu.find() is None:
         reason = NOT_HERE
     elif isinstance(error, av.error.ExternalError):
@@ -256,16 +265,8 @@ def why_not_started(codec: str, error: av.FFmpegError) -> ResourcesExhausted | N
 
 
 def failure_in_video(codec: str, error: av.FFmpegError) -> ResourcesExhausted:
-    """What to say when an encoder that worked does so no longer."""
+    """Return the error for an encoder that stopped working."""
     return _use_software(codec, f"failed ({error.strerror}); the GPU is lost, or out of memory")
-
-
-_REASONS = {
-    errno.EPERM: "the driver's library for it, libnvidia-encode.so.1, is not here; a container "
-    "needs NVIDIA_DRIVER_CAPABILITIES=all",
-    errno.ENOSYS: "the driver is too old for it",
-    errno.ENOMEM: "the GPU is out of memory, or encodes as many videos as it can",
-}
 
 
 def _use_software(codec: str, what: str) -> ResourcesExhausted:

@@ -1,42 +1,58 @@
-"""What of a stranger's video FFmpeg is allowed to try: formats, decoders, sizes, other files.
+"""Open untrusted videos: which formats, decoders and sizes FFmpeg may try, and the first facts.
 
-It knows some 350 containers and 300 video decoders, most of them of one game or one camera of 1998,
-and most of what was ever wrong with it was in those. What people video with, edit with, broadcast
-and keep archives in is here; `docs/hostile-input.md` says how to convert the rest.
+FFmpeg has some 350 demuxers and 300 video decoders. Most serve a single game or a camera of 1998,
+and most of its security bugs were in those. The lists here hold the formats that people record,
+edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert the rest.
 """
 
+import struct
+from fractions import Fraction
 from pathlib import Path
 from shlex import quote
+from typing import cast
 
 import av
+from av.container import Flags as ContainerFlags
 from av.container import InputContainer
-from av.stream import Stream
+from av.sidedata.sidedata import SideData
+from av.stream import Disposition, Stream
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.files import first_bytes
-from srgan_edge.video.color import ColorDescription
+from srgan_edge.video.color import (
+    MATRICES,
+    RGB,
+    ColorDescription,
+    StaticHdr,
+    needs_dolby_vision,
+    unkept_metadata,
+)
+from srgan_edge.video.convert import depth_bits, is_readable
+from srgan_edge.video.frame import VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 MAX_PIXELS = 2**26
-"""Largest frame, in decoded pixels (8192x8192): a few kilobytes can claim to be one of any size."""
+"""Largest frame in decoded pixels (8192x8192): a file of a few kilobytes can claim any size."""
 
 MAX_RESULT_PIXELS = 2**28
-"""The same of what we made ourselves and read again: a video of 4K becomes one of 16K, twice
-`MAX_PIXELS`. FFmpeg takes no more than about this."""
+"""Largest frame of a result that is read again: 4K video becomes 16K, twice `MAX_PIXELS`. FFmpeg's
+own limit is about the same."""
 
 MAX_STREAMS = 256
-"""Fonts count: subtitled videos have had a hundred attached."""
+"""Most streams in a file. Attached fonts count: some subtitled videos have a hundred of them."""
 
 DEMUXERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "yuv4mpegpipe")
-"""Containers. Playlists are none: those of FFmpeg open other files."""
+"""Containers. Playlists are excluded because FFmpeg's playlist demuxers open other files."""
 
 _VIDEO = (
-    "av1,h264,hevc,libdav1d,libvpx,libvpx-vp9,theora,vp8,vp9,vvc,"  # as videos are sent
+    "av1,h264,hevc,libdav1d,libvpx,libvpx-vp9,theora,vp8,vp9,vvc,"  # today's distribution
     "mpeg1video,mpeg2video,vc1,wmv1,wmv2,wmv3,flv,h263,h263p,mpeg4,msmpeg4,msmpeg4v2,svq1,svq3,"
-    "vp6,vp6a,vp6f,"  # as they were
-    "cfhd,dnxhd,dvvideo,mjpeg,prores,"  # as they are shot and cut
-    "ffv1,ffvhuff,huffyuv,magicyuv,png,qtrle,rawvideo,utvideo,v210"  # and kept
+    "vp6,vp6a,vp6f,"  # older distribution
+    "cfhd,dnxhd,dvvideo,mjpeg,prores,"  # recording and editing
+    "ffv1,ffvhuff,huffyuv,magicyuv,png,qtrle,rawvideo,utvideo,v210"  # archives
 )
 
 VIDEO_DECODERS = frozenset(_VIDEO.split(","))
@@ -50,30 +66,21 @@ _NOT_DECODED = (
     "ass,cc_dec,dvbsub,dvdsub,mov_text,pgssub,srt,ssa,subrip,text,webvtt,xsub,"
     "bmp,gif"  # cover art
 )
-"""For what is copied: audio, subtitles, covers. Some containers need them to say what it is."""
+"""Codecs of audio, subtitles and cover art: some containers need the decoder to identify them."""
 
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": ",".join(DEMUXERS),
     "codec_whitelist": f"{_VIDEO},{_NOT_DECODED}",
-    "max_pixels": str(MAX_PIXELS),  # probing decodes
-    "max_streams": str(MAX_STREAMS + 1),  # so that one too many shows: Matroska drops the rest
+    "max_pixels": str(MAX_PIXELS),  # because probing decodes
+    "max_streams": str(MAX_STREAMS + 1),  # one more, to notice: Matroska drops the rest
 }
-"""For whoever opens a video, be it to decode it or to copy its audio."""
+"""FFmpeg options for opening any video, to decode it or to copy its audio."""
 
 FileIdentity = tuple[int, int, int] | None
+"""Inode, size and modification time of a file; None if it does not exist."""
 
-
-def file_identity(path: Path) -> FileIdentity:
-    """What a file has another of once it was written to or replaced; None: it is gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-MAGIC = (  # offset, bytes: how the formats of `video_limits` begin
+_MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
     (4, b"ftyp"),
     (4, b"moov"),
     (4, b"mdat"),
@@ -90,7 +97,23 @@ MAGIC = (  # offset, bytes: how the formats of `video_limits` begin
 )
 
 
+def file_identity(path: Path) -> FileIdentity:
+    """Return a value that changes when the file is written or replaced; None if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:
+    """Open a video file.
+
+    Raises:
+        InputRefused: It is not a video of a known format, or has too many streams.
+        InputDamaged: It starts like a known format, but is cut off or lacks its index.
+        NvdecFailed: It does not open with `nvdec`.
+    """
     head = first_bytes(path)
     try:
         return av.open(
@@ -100,11 +123,11 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:
-        if nvdec is not None:  # of the device, or of the file, which will show without it
+        if nvdec is not None:  # device or file? Opening it without NVDEC will tell
             raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
         if isinstance(error, av.MemoryError):
             raise too_many_streams(path) from error
-        if any(head[at:].startswith(magic) for at, magic in MAGIC):
+        if any(head[at:].startswith(magic) for at, magic in _MAGIC):
             raise InputDamaged(
                 f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"
             ) from error
@@ -114,13 +137,115 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
 
 
 def too_many_streams(path: Path) -> InputRefused:
+    """Return the error for a file with more than `MAX_STREAMS` streams."""
     return InputRefused(
         f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
         f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
     )
 
 
+def best_video(container: InputContainer, path: Path, max_pixels: int) -> VideoStream:
+    """Return the main video stream, ready to be decoded.
+
+    Raises:
+        InputRefused: There is none, its codec is not allowed here, or its frames are too large.
+    """
+    if len(container.streams) > MAX_STREAMS:
+        raise too_many_streams(path)
+    best = container.streams.best("video")
+    if best is None or best.disposition & Disposition.attached_pic:
+        raise InputRefused(f"{path} has no video stream")
+    assert isinstance(best, VideoStream)
+    if best.codec_context is None:
+        raise InputRefused(f"{path}: this FFmpeg has no decoder for its video stream")
+    if (name := best.codec_context.name) not in VIDEO_DECODERS:
+        raise InputRefused(
+            f"{path}: its video is {name}, which is not supported; convert it first, for "
+            f"example with: ffmpeg -i {quote(str(path))} -c:v ffv1 -c:a copy converted.mkv"
+        )
+    if not 0 < best.codec_context.width * best.codec_context.height <= max_pixels:
+        raise InputRefused(
+            f"{path}: no readable frames, or frames of more than {max_pixels} pixels"
+        )
+    container.flags &= ~cast(int, ContainerFlags.gen_pts.value)  # see `decoder._stated_time`
+    best.codec_context.options = {"max_pixels": str(max_pixels)}
+    return best
+
+
+def describe(
+    container: InputContainer,
+    video: VideoStream,
+    first: VideoFrame,
+    start_pts: int | None,
+    interlaced: bool,
+) -> VideoInfo:
+    """Return the facts of a video stream; `first` is its first frame, shown at `start_pts`."""
+    total = container.duration
+    matrix = cast(SideData | None, first.side_data.get("DISPLAYMATRIX"))
+    return VideoInfo(
+        width=first.width,
+        height=first.height,
+        time_base=video.time_base or Fraction(1, 1000),
+        start_pts=start_pts,
+        average_rate=video.average_rate or video.guessed_rate,
+        duration_seconds=None if total is None else total / 1e6,
+        frames_stated=video.frames or None,
+        codec=video.codec_context.name,
+        pixel_format=first.format.name,
+        color=color_of(first),
+        hdr=StaticHdr.from_frame(first),
+        unkept=unkept_metadata(first),
+        sample_aspect_ratio=video.sample_aspect_ratio or None,
+        display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
+        interlaced=interlaced,
+    )
+
+
+def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_opaque: bool) -> None:
+    """Refuse a video whose colors or, unless allowed, whose transparency would be lost.
+
+    Raises:
+        InputRefused: The message names what to do about it.
+    """
+    if needs_dolby_vision(first):
+        raise InputRefused(
+            f"{path} is Dolby Vision of profile 5, whose colors are not supported; "
+            "convert it to HDR10 first"
+        )
+    if allow_opaque:
+        return
+    pixel_format = first.format.name
+    components = VideoFormat(pixel_format, 16, 16).components
+    hidden_alpha = video.metadata.get("alpha_mode") == "1"  # VP8 and VP9: not decoded here
+    if hidden_alpha or any(component.is_alpha for component in components):
+        name = pixel_format
+        opaque = name.replace("yuva", "yuv") if name.startswith("yuv") else "yuv444p"
+        raise InputRefused(
+            f"{path} ({name}) has transparency, which would be lost; "
+            f"to accept that, name a format without: --pix-fmt {opaque}"
+        )
+
+
+def refuse_unreadable(path: Path, pixel_format: str, color: ColorDescription) -> None:
+    """Refuse colors that cannot be converted to RGB.
+
+    Raises:
+        InputRefused: The pixel format or the color matrix is not supported.
+    """
+    if depth_bits(pixel_format) > 8 and not is_readable(pixel_format):
+        raise InputRefused(
+            f"{path}: pixel format {pixel_format}; possible: Y'CbCr, RGB or gray of up "
+            "to 16 bits in integers"
+        )
+    if color.matrix not in (RGB, *MATRICES):
+        possible = ", ".join(name for name, *_ in MATRICES.values())
+        raise InputRefused(
+            f"{path}: color matrix {color.matrix} of H.273; possible: {possible}, RGB"
+        )
+
+
 def color_of(frame: VideoFrame) -> ColorDescription:
+    """Return the color description of a decoded frame, from its own tags."""
     return ColorDescription.from_tags(
         matrix=frame.colorspace,
         color_range=frame.color_range,
@@ -133,4 +258,5 @@ def color_of(frame: VideoFrame) -> ColorDescription:
 
 
 def is_copied(stream: Stream) -> bool:
+    """Return True if the packets of a stream are copied to the result: audio and subtitles."""
     return stream.type in ("audio", "subtitle") and stream.codec_context is not None

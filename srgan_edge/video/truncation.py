@@ -1,7 +1,8 @@
-"""Whether a Matroska or WebM file is whole, by its own structure (RFC 8794 and RFC 9559).
+"""Find out whether a file is complete, from the structure of its container.
 
-FFmpeg reads over a place where the structure is broken and goes on at the next cluster, without a
-word about what lay between. Here nothing is decoded: sizes add up, or the file is damaged.
+Nothing is decoded here. FFmpeg skips a broken place in a Matroska or WebM file silently and resumes
+at the next cluster, so these are checked against RFC 8794 and RFC 9559. MP4, MOV and AVI files
+state their size in boxes and chunks.
 """
 
 import string
@@ -11,13 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _HEADER, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
-
 _TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
-
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
-
 _ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
-
 _INTEGERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: one bit away from a block
 
 _IN_CLUSTER = {
@@ -27,14 +24,14 @@ _IN_CLUSTER = {
 }
 
 _IN_SEGMENT = {
-    *_IN_CLUSTER,  # a cluster of unknown size is taken for one without content
+    *_IN_CLUSTER,  # a cluster of unknown size counts as one without content
     *(_CLUSTER, _TRACKS, 0x114D9B74, 0x1549A966),  # SeekHead, Info
     *(0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367),  # Cues, Attachments, Chapters, Tags
 }
 
 _IN_BLOCK_GROUP = {
     *(_BLOCK, 0x75A1, 0x9B, 0xFA, 0xFB),  # BlockAdditions to ReferenceBlock
-    *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding, and no longer in use
+    *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding and deprecated elements
     *_ANYWHERE,
 }
 
@@ -44,31 +41,45 @@ _CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
 
 _CHUNK_BYTES = 2**20
 
-
-class _Broken(Exception):
-    """What is wrong, in words."""
+_BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
 
 
 def find_break(path: Path) -> str | None:
-    """Where the structure of the file is broken, in words; None: all that was written is there.
+    """Describe where the structure of a Matroska file is broken; None if it is complete.
 
-    Frames are skipped over, so that this takes little time.
+    Frames are skipped, so this is quick.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     return _first_broken(path, _check_structure)
 
 
 def find_wrong_checksum(path: Path) -> str | None:
-    """Which part of a file whose structure is whole is not as written, in words.
+    """Describe which part of a Matroska file with a complete structure has a wrong checksum.
 
-    None: every cluster is, or has no checksum. Those that have one are read from end to end.
+    Clusters that have a checksum are read from end to end. Returns None if no checksum is wrong.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     return _first_broken(path, _check_checksums)
+
+
+def missing_bytes(path: Path) -> int:
+    """Return how many bytes an MP4, MOV or AVI file is shorter than it states; 0 if unknown."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        riff = file.read(12)
+        if (riff[:4], riff[8:]) == (b"RIFF", b"AVI "):
+            ends: Iterator[int] = _riff_ends(file)
+        else:
+            ends = _box_ends(file)
+        return next((end - size for end in ends if end > size), 0)
+
+
+class _Broken(Exception):
+    """Raised with a description of the damage."""
 
 
 def _first_broken(path: Path, check: Callable[[BinaryIO, int], None]) -> str | None:
@@ -83,8 +94,9 @@ def _first_broken(path: Path, check: Callable[[BinaryIO, int], None]) -> str | N
 class _Element(NamedTuple):
     kind: int
     start: int
-    """Of the content, in bytes from the start of the file."""
+    """Start of the content, in bytes from the start of the file."""
     end: int
+    """End of the content, in bytes from the start of the file."""
 
 
 def _check_structure(file: BinaryIO, size: int) -> None:
@@ -118,7 +130,7 @@ def _read_segment(file: BinaryIO, size: int) -> _Element:
 
 
 def _walk(file: BinaryIO, parent: _Element, possible: set[int]) -> Iterator[_Element]:
-    """What is in the parent, and in that, as far as frames go."""
+    """Yield the elements inside the parent, and those inside of them down to single frames."""
     for element in _children(file, parent):
         too_long = element.kind in _INTEGERS and element.end - element.start > 8
         if element.kind not in possible or too_long:
@@ -148,7 +160,7 @@ def _track_numbers(file: BinaryIO, tracks: _Element) -> Iterator[int]:
 
 
 def _checksum_agrees(file: BinaryIO, element: _Element) -> bool:
-    """If there is one, it is the first child and covers the others: RFC 8794, section 11.3.1."""
+    """Verify the checksum, if any: the first child, covering the others (RFC 8794, 11.3.1)."""
     file.seek(element.start)
     first = file.read(_CHECKSUM_BYTES)
     if first[:2] != _CHECKSUM:
@@ -160,7 +172,10 @@ def _checksum_agrees(file: BinaryIO, element: _Element) -> bool:
 
 
 def _read_element(file: BinaryIO, at: int, unknown_end: int | None = None) -> _Element:
-    """`unknown_end`: where an element of unknown size ends; None: where its content starts."""
+    """Read the head of an element, which ends at `unknown_end` if its size is unknown.
+
+    With None, an element of unknown size counts as empty.
+    """
     _, size_at = _read_number(file, at)
     file.seek(at)
     kind = int.from_bytes(file.read(size_at - at), "big")
@@ -171,7 +186,7 @@ def _read_element(file: BinaryIO, at: int, unknown_end: int | None = None) -> _E
 
 
 def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
-    """A number of variable length (RFC 8794, section 4), and where it ends."""
+    """Return a number of variable length (RFC 8794, section 4) and the place behind it."""
     file.seek(at)
     first = file.read(1)
     if not first or not first[0]:
@@ -184,24 +199,8 @@ def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
     return number, at + length
 
 
-# How long a file says it is: MP4 and MOV by their boxes, AVI by its chunks. Nothing is decoded.
-_BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
-
-
-def missing_bytes(path: Path) -> int:
-    """By how many bytes the file is shorter than it says; 0: it is whole, or does not say."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        riff = file.read(12)
-        if (riff[:4], riff[8:]) == (b"RIFF", b"AVI "):
-            ends: Iterator[int] = _riff_ends(file)
-        else:
-            ends = _box_ends(file)
-        return next((end - size for end in ends if end > size), 0)
-
-
 def _riff_ends(file: BinaryIO) -> Iterator[int]:
-    """Long videos have several, one behind the other, each of up to 2 GiB (OpenDML)."""
+    """Yield the ends of all RIFF chunks: long videos have several of up to 2 GiB (OpenDML)."""
     end = 0
     while (head := _read_at(file, end, 8)).startswith(b"RIFF"):
         end += 8 + int.from_bytes(head[4:], "little")
@@ -209,13 +208,13 @@ def _riff_ends(file: BinaryIO) -> Iterator[int]:
 
 
 def _box_ends(file: BinaryIO) -> Iterator[int]:
-    """Of the outermost boxes: ISO/IEC 14496-12, section 4.2. What is no box ends the search."""
+    """Yield the ends of the outermost boxes (ISO/IEC 14496-12, section 4.2), up to a non-box."""
     end = 0
     while len(head := _read_at(file, end, 16)) >= 8 and _BOX_LETTERS.issuperset(head[4:8]):
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:], "big")
-        if size < 8:  # 0: up to the end of the file, wherever that is
+        if size < 8:  # 0: reaches to the end of the file
             return
         end += size
         yield end

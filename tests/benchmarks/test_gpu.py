@@ -1,4 +1,4 @@
-"""What only a CUDA GPU can show, of the tests; `make gpu` checks and measures more."""
+"""Tests that need a CUDA GPU; `make gpu` checks and measures more."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from srgan_edge.model.library import find_model  # noqa: E402
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_torch_on_cuda_equals_torch_on_the_cpu(precision):
-    """In FP32 only the order of additions differs, as TF32 is off; in FP16 as much as it may."""
+    """In FP32 only the order of additions differs, because TF32 is off; FP16 meets its gate."""
     files = find_model("edge-x4")
     with (
         open_engine(choose_engine(files, "torch", "cpu")) as cpu,

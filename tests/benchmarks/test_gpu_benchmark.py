@@ -1,4 +1,4 @@
-"""`make gpu` as far as it goes without a GPU: it runs, from a bare checkout, and claims nothing."""
+"""`make gpu` without a GPU: it runs from a bare checkout and reports no check as passed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from srgan_edge.model.library import find_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ["av", "openvino", "safetensors", "onnxscript", "onnx_ir", "onnxruntime", "torchvision"]
-"""What a machine with a GPU that is lent for an hour need not have."""
+"""Packages that a GPU machine rented for an hour may lack."""
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu_engines  # noqa: E402
@@ -63,8 +63,8 @@ def test_without_a_gpu_everything_is_not_run(tmp_path, required, code):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("name", gpu_engines.NAMES)
-def test_engines_that_are_not_here_are_not_run(name):
-    """Each by itself, as on a machine whose GPU they do not know."""
+def test_missing_engines_are_not_run(name):
+    """Each engine is missing separately, as on a machine whose GPU it does not support."""
     if name == "tensorrt_rtx fp16":
         pytest.skip("TensorRT-RTX builds without a GPU")
     absent = (gpu_engines.NotRun, ExtraMissing)
@@ -84,7 +84,7 @@ def test_weights_are_read_without_safetensors(model):
 
 @pytest.fixture
 def on_the_cpu(monkeypatch):
-    """Engines of the checks, on the CPU; `wrong` counts the calls after which they err."""
+    """The checks' engines on the CPU; they are wrong after `wrong` calls."""
 
     class Engine(TorchEngine):
         wrong = 1 << 30
@@ -112,7 +112,7 @@ def test_an_engine_within_its_gate_passes_and_one_beyond_fails(on_the_cpu):
 def test_replays_are_compared_byte_by_byte(on_the_cpu):
     assert "100 calls" in gpu_engines.replays("torch fp16", "edge-x4")
     on_the_cpu.wrong = 50
-    with pytest.raises(AssertionError, match=r"call 46 gave other bytes"):
+    with pytest.raises(AssertionError, match=r"call 46: different bytes"):
         gpu_engines.replays("torch fp16", "edge-x4")
 
 
@@ -129,7 +129,7 @@ def test_a_video_is_compared_and_its_memory_watched(on_the_cpu, monkeypatch):
         with pytest.raises(AssertionError, match="bytes more of the GPU"):
             gpu_engines.soak(engine, (16, 12), 100)
         on_the_cpu.wrong = 40
-        with pytest.raises(AssertionError, match=r"frame 32 has other bytes"):
+        with pytest.raises(AssertionError, match=r"frame 32 differs from its first result"):
             gpu_engines.soak(engine, (16, 12), 100)
 
 

@@ -1,4 +1,4 @@
-"""Foreign weights: what fits is equal to the bit, what does not is named, nothing is run."""
+"""Foreign weights: matching ones convert exactly, others are named, and no code is run."""
 
 import pickle
 
@@ -30,7 +30,7 @@ class Residual(nn.Module):
 
 
 class ForeignSRGAN(nn.Module):
-    """Other names, one slope a PReLU, batch norm, no biases in the blocks, tanh at the end."""
+    """Other names, one slope per PReLU, batch norm, no biases in the blocks, tanh at the end."""
 
     def __init__(self, bias=False, blocks=2):
         super().__init__()
@@ -119,7 +119,7 @@ def altered(change):
         ([1, 2], "not a plain file of weights"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path, state, said):
+def test_a_layer_that_does_not_fit_is_named(tmp_path, state, said):
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(ModelRefused, match=said):
         checkpoint_from_pickle(tmp_path / "x.pth", tmp_path / "x.safetensors", "x")

@@ -57,7 +57,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_says_what_it_takes_and_what_it_is(exported, name):
+def test_it_declares_its_input_and_its_spec(exported, name):
     model = onnx.load(exported[name])
     onnx.checker.check_model(model, full_check=True)
     types = [tensor.type.tensor_type for tensor in (model.graph.input[0], model.graph.output[0])]
@@ -80,7 +80,7 @@ def test_runtimes_agree_with_pytorch(exported, runtime, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ncnn_agrees_with_pytorch(exported, tmp_path, name):
-    """One conversion, run at every size."""
+    """One conversion serves every size."""
     stem = converted_by_pnnx(exported[name], tmp_path)
     reference = torch_reference(checkpoint(name))
     assert max_difference(reference, load_ncnn(stem), crops()) < MAX_DIFFERENCE / 10
@@ -98,7 +98,7 @@ def converted_by_pnnx(path, folder):
 
 
 def load_ncnn(stem):
-    """float32 [N, 3, H, W] -> float32 [N, 3, 4H, 4W] in ncnn, which takes one image at a time."""
+    """Run float32 [N, 3, H, W] -> float32 [N, 3, 4H, 4W] in ncnn, one image at a time."""
     ncnn = pytest.importorskip("ncnn")
     net = ncnn.Net()
     net.opt.num_threads = 1
@@ -136,7 +136,7 @@ def test_a_runtime_that_is_off_is_refused(exported, monkeypatch, wrong):
     assert len(said) == 1
 
 
-def test_our_own_engines_say_what_to_type_instead(exported):
+def test_our_own_engines_name_the_command_to_type_instead(exported):
     with pytest.raises(
         ModelRefused, match=r"float form of edge-x4, .*type: srgan-edge export MODEL --onnx"
     ):

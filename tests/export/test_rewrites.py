@@ -1,4 +1,4 @@
-"""Every rewrite computes what the graph computed before, on natural crops of awkward sizes."""
+"""Every rewrite preserves the results of the graph, on natural crops of awkward sizes."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def crops(shape):
 
 
 def before_the_bytes(model, batch):
-    """What the graph is about to round to bytes, in units of 1, not of 255."""
+    """The values that the graph rounds to bytes, in units of 1, not of 255."""
     shown = onnx.ModelProto.FromString(model.SerializeToString())
     shown.graph.output.append(
         onnx.helper.make_empty_tensor_value_info(shown.graph.node[-1].input[0])

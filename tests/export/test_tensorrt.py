@@ -48,7 +48,7 @@ def fast():
     ("name", "plain", "rewritten_to"), [("srgan-x4", 58, 41), ("edge-x4", 25, 16)]
 )
 def test_rewriting_leaves_fewer_kernels(fast, name, plain, rewritten_to):
-    """Counted with TensorRT-RTX 1.7.1; more than that would be a loss nobody sees."""
+    """Counted with TensorRT-RTX 1.7.1; more kernels would be an unnoticed loss of speed."""
     before = build_plan(in_half(graph_of(name), "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
     after = build_plan(in_half(fast[name], "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
     assert len(before.layers) == plain
@@ -72,7 +72,7 @@ def test_every_convolution_is_in_half_precision(fast, precision, profile):
 
 def test_a_graph_in_fp32_is_no_fp16_engine(fast):
     with pytest.raises(
-        ModelRefused, match=r"node_conv2d was to be in Half, but its kernel \S+ reads Float"
+        ModelRefused, match=r"node_conv2d must be in Half, but its kernel \S+ reads Float"
     ):
         build_plan(fast["edge-x4"], "fp16", TILE, "tensorrt_rtx", ["8.9"])
 
@@ -87,7 +87,7 @@ def test_a_log_without_a_list_has_no_kernels():
     assert list(layers_in_log(["Engine generation completed", "Layersaurus:"])) == []
 
 
-def test_the_builder_tells_how_far_it_is(fast):
+def test_the_builder_reports_its_progress(fast):
     steps = []
     on_step = lambda *step: steps.append(step)  # noqa: E731 - as callers write it
     typed = in_half(fast["edge-x4"], "fp16")
@@ -99,7 +99,7 @@ def test_the_builder_tells_how_far_it_is(fast):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_aborts_the_build(fast, number):
-    """Sent while it works; Python hears of it when the builder next tells of a step."""
+    """The signal is sent during the build; Python handles it at the builder's next step."""
     heard = []
 
     def on_step(phase, done, steps):
@@ -147,14 +147,14 @@ def engine(tmp_path_factory):
     return path, read_passport(path), said
 
 
-def test_an_export_says_what_it_did(engine):
+def test_an_export_reports_its_steps(engine):
     _, _, said = engine
     assert [line.split()[0] for line in said] == ["graph", "parity", "engine"]
     assert "57,672 MAC a pixel" in said[0]
     assert "every convolution in fp16" in said[2]
 
 
-def test_a_passport_says_everything(engine):
+def test_a_passport_is_complete(engine):
     path, passport, _ = engine
     plan, read = read_engine(path)
     assert read == passport == read_passport(path)
@@ -281,6 +281,6 @@ def _typed(profile):
         ((None, None, None, "1x1x1,1x9x9,1x2x3"), "possible: smallest, best and largest"),
     ],
 )
-def test_shapes_that_are_none_are_refused(options, message):
+def test_invalid_shapes_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         Profile.from_options(find_model("edge-x4").spec, *options)

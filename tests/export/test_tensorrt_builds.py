@@ -57,7 +57,7 @@ def fast():
 
 
 def record_of(plan):
-    """What the recorded builder was told."""
+    """The calls that the recorded builder received."""
     return json.loads(plan.content[4:])
 
 
@@ -86,7 +86,7 @@ def test_every_version_builds_by_the_same_calls(install, fast, version, precisio
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_not_asked_for_is_left_to_tensorrt(install, fast, version):
+def test_settings_not_given_are_left_to_tensorrt(install, fast, version):
     install(version)
     record = record_of(build_plan(in_half(fast, "fp16"), "fp16", TILE, "tensorrt"))
     assert (record["workspace_bytes"], record["level"]) == (None, 3)
@@ -95,14 +95,14 @@ def test_what_is_not_asked_for_is_left_to_tensorrt(install, fast, version):
 @pytest.mark.parametrize(
     ("timings", "known"), [(b"timings of a GPU", True), (b"of another", False), (b"", False)]
 )
-def test_timings_of_this_gpu_alone_are_used(install, fast, timings, known):
+def test_only_timings_of_this_gpu_are_used(install, fast, timings, known):
     install("10.16.1")
     plan = build_plan(in_half(fast, "fp16"), "fp16", TILE, "tensorrt", timings=timings)
     assert record_of(plan)["knew_timings"] is known
 
 
 @pytest.mark.parametrize("name", ["platform_has_fast_fp16", "num_compute_capabilities"])
-def test_the_record_refuses_what_a_version_has_not(name):
+def test_the_record_refuses_names_that_a_version_lacks(name):
     trt = recorded("11.4.1")
     builder = trt.Builder(None)
     with pytest.raises(AttributeError, match=rf"TensorRT 11\.4\.1 has no Builder\.{name}"):
@@ -119,7 +119,7 @@ def test_the_record_knows_when_names_came_and_went():
 
 
 def test_the_record_agrees_with_a_real_binding():
-    """TensorRT-RTX has the same names but for what it does not support."""
+    """TensorRT-RTX has the same names except for features it does not support."""
     trt = pytest.importorskip("tensorrt_rtx")
     missing = {
         f"{kind}.{name}"
@@ -145,7 +145,7 @@ def test_the_record_has_no_names_but_those_that_were_found(shared_data):
 
 def test_a_graph_in_fp32_is_no_fp16_engine(install, fast):
     install("10.3.0")
-    with pytest.raises(ModelRefused, match=r"was to be in Half, but its kernel \S+ reads Float"):
+    with pytest.raises(ModelRefused, match=r"must be in Half, but its kernel \S+ reads Float"):
         build_plan(fast, "fp16", TILE, "tensorrt")
 
 
@@ -183,7 +183,7 @@ def test_a_graph_it_cannot_read_is_refused(install, fast):
         ),
     ],
 )
-def test_failures_are_told_in_a_sentence(install, fast, step, said, error, message):
+def test_failures_are_explained_in_a_sentence(install, fast, step, said, error, message):
     install("10.16.1", (step, said))
     with pytest.raises(error, match=message):
         build_plan(in_half(fast, "fp16"), "fp16", TILE, "tensorrt")
@@ -196,13 +196,13 @@ def test_a_version_that_is_too_old_is_refused(install, version):
         Target.tensorrt(Search())
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_names_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExtraMissing, match=r"pip install 'srgan-edge\[tensorrt\]'"):
         Target.tensorrt(Search())
 
 
-def test_without_a_gpu_it_says_what_needs_none(install):
+def test_without_a_gpu_the_error_names_targets_that_need_none(install):
     install("10.16.1", gpu=None)
     with pytest.raises(ResourcesExhausted, match="here is none; type --rtx"):
         Target.tensorrt(Search())
@@ -283,7 +283,7 @@ def test_the_inspector_of_names_alone_has_no_kernels():
     assert list(layers_in_json('{"Layers": ["conv1 + relu1", "conv2"], "Bindings": ["x"]}')) == []
 
 
-def test_tensorrt_is_the_rule_where_it_is_installed(install, tmp_path, monkeypatch, capsys):
+def test_tensorrt_is_the_default_where_it_is_installed(install, tmp_path, monkeypatch, capsys):
     install("11.4.1")
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "cache"))
     app(["export", "edge-x4", "--fp16", "--shape", "1x16x17"], standalone_mode=False)
@@ -351,5 +351,5 @@ def test_every_known_text_has_its_sentence(said, sentence):
     assert explained(["something before it", said][said == "a novelty" :], "REBUILD") == sentence
 
 
-def test_silence_is_told_too():
+def test_a_failure_without_a_message_is_explained_too():
     assert explained([], "REBUILD") == "TensorRT gave no reason"

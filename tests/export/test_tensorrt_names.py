@@ -52,12 +52,12 @@ def real(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_what_is_recorded_is_there(real, kind):
+def test_recorded_names_exist(real, kind):
     number, names = real
     assert names_of(kind, number) <= names[kind]
 
 
-def test_what_is_recorded_as_removed_is_not(real):
+def test_names_recorded_as_removed_do_not_exist(real):
     number, names = real
     (removed,) = REMOVED.values()
     assert number >= "11"

@@ -30,7 +30,7 @@ TILE = Profile.static(2, 36, 28)
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A repository with the ONNX of edge-x4 in it, and what was said of it."""
+    """A repository with the ONNX of edge-x4, and the lines for the user."""
     folder = tmp_path_factory.mktemp("models") / "not" / "there"
     said = []
     path = write_onnx_repository(EDGE.file(".safetensors"), folder, said.append)
@@ -40,7 +40,7 @@ def repository(tmp_path_factory):
 
 @pytest.fixture
 def engine(tmp_path):
-    """Write an engine with such fields in its passport; nothing here looks into its bytes."""
+    """Write an engine with these fields in its passport; its bytes are never read here."""
 
     def engine(**fields):
         record = {
@@ -70,7 +70,7 @@ def engine(tmp_path):
 
 
 def parsed(text):
-    """As the server does, and refusing what it does not know."""
+    """Parse a configuration as the server does, refusing unknown fields."""
     from google.protobuf import text_format
 
     config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
@@ -144,7 +144,7 @@ def test_an_engine_of_tensorrt_rtx_is_refused(engine, tmp_path):
     folder = tmp_path / "models"
     with pytest.raises(
         ModelRefused,
-        match=r"engine of tensorrt_rtx, and Triton loads those of tensorrt alone; "
+        match=r"engine of tensorrt_rtx, and Triton loads only those of tensorrt; "
         r"type: srgan-edge export edge-x4 --tensorrt, on its GPU, "
         r"or: srgan-edge export edge-x4 --triton \S+models, for the ONNX",
     ):
@@ -165,11 +165,11 @@ def test_an_engine_with_other_bytes_is_refused(engine, tmp_path):
 @pytest.mark.parametrize("name", ["../up", "a b", 'a"', "", ".hidden", "a/b"])
 def test_a_name_that_is_no_folder_is_refused(engine, tmp_path, name):
     spec = EDGE.spec.__class__(**vars(EDGE.spec) | {"name": name})
-    with pytest.raises(ModelRefused, match="possible for Triton: letters, digits"):
+    with pytest.raises(ModelRefused, match="Triton accepts letters, digits"):
         write_plan_repository(engine(spec=spec), tmp_path / "models")
 
 
-def test_what_is_there_is_kept(engine, tmp_path):
+def test_an_existing_model_is_kept(engine, tmp_path):
     path = write_plan_repository(engine(), tmp_path)
     before = files(tmp_path)
     with pytest.raises(
@@ -180,7 +180,7 @@ def test_what_is_there_is_kept(engine, tmp_path):
     assert path.is_dir()
 
 
-def test_an_onnx_that_is_off_is_not_put_there(tmp_path, monkeypatch):
+def test_an_onnx_that_differs_is_not_written(tmp_path, monkeypatch):
     def off(checkpoint, path, say):
         raise ModelRefused("it is off")
 

@@ -1,4 +1,4 @@
-"""Functions called in a child process: their results, their errors, and what ends them."""
+"""Functions called in a child process: their results, their errors, and the ways they fail."""
 
 import numpy as np
 import numpy.typing as npt

@@ -92,7 +92,7 @@ def test_limits_are_those_of_the_reader(folder):
             images.open(folder / "1.png", enlargement=10)
 
 
-def test_a_image_that_is_too_much_for_the_child_is_damage(folder):
+def test_an_image_that_exceeds_the_memory_limit_is_damaged(folder):
     Image.new("RGB", (9000, 9000)).save(folder / "large.png")
     message = r"large\.png: damaged: the decoder needs more than the 64 MiB it may have"
     with ImageProcess(sorted(folder.iterdir()), memory_bytes=64 << 20) as images:
@@ -116,7 +116,7 @@ def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name)
         images.open(folder / "1.png").rows(0, 2)
 
 
-def test_no_other_child_is_started_to_close_a_image(folder, monkeypatch):
+def test_no_other_child_is_started_to_close_an_image(folder, monkeypatch):
     monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_lie_of_rows")
     with ImageProcess(sorted(folder.iterdir())) as images:
         with (

@@ -41,7 +41,7 @@ def video(tmp_path_factory):
 
 @pytest.fixture
 def entry(monkeypatch):
-    """Let the child be another one, by the name of a function in `misbehaving`."""
+    """Return a function that replaces the child by one of those in `misbehaving`, by name."""
     return lambda name: monkeypatch.setattr(IsolatedReader, "_entry", f"misbehaving:{name}")
 
 
@@ -67,7 +67,7 @@ def numbers(frames):
         ("http:a%d\n\udcff.mkv", {"frames": 1}),
     ],
 )
-def test_frames_times_and_facts_are_those_of_the_reader(tmp_path, name, wanted):
+def test_frames_times_and_properties_are_those_of_the_reader(tmp_path, name, wanted):
     source = make(tmp_path / "plain.mkv" if "\n" in name else tmp_path / name, **wanted)
     source = source.rename(tmp_path / name)
     expected, reader = read_in_process(source)
@@ -101,8 +101,8 @@ def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
         assert reader.notes.nudged == 2
 
 
-def test_a_frame_is_its_holders_for_as_long_as_any_part_of_it_is(video):
-    """The place of a frame must not be used again while an array, however derived, looks at it."""
+def test_a_frame_is_valid_as_long_as_any_view_of_it_exists(video):
+    """The slot of a frame must not be reused while any array refers to it, however derived."""
     rows = []
     with IsolatedReader(video) as reader:
         for number, frame in enumerate(reader):
@@ -134,7 +134,7 @@ def test_deep_frames_come_with_both_their_arrays(tmp_path):
         assert np.array_equal(frame.deep, other.deep)
 
 
-def test_videos_that_become_deeper_on_the_way(tmp_path):
+def test_videos_that_become_deeper_midway(tmp_path):
     parts = [
         make(tmp_path / f"{depth}.ts", time_base=TICK, pixel_format=name, pts=pts)
         for depth, name, pts in [
@@ -148,7 +148,7 @@ def test_videos_that_become_deeper_on_the_way(tmp_path):
     with IsolatedReader(source) as isolated:
         frames = list(isolated)
         assert isolated.notes == reader.notes
-    assert reader.recolored
+    assert reader.notes.recolored
     assert [frame.deep is None for frame in frames] == [True] * 12 + [False] * 12
     for frame, other in zip(frames, expected, strict=True):
         assert np.array_equal(frame.pixels, other.pixels)
@@ -188,7 +188,7 @@ def test_damage_comes_after_the_frames_before_it(tmp_path):
         ("abort", r"crashed \(SIGABRT\)"),
         ("fault", r"crashed \(SIGSEGV\)"),
         ("divide", r"failed \(ZeroDivisionError: division by zero\)"),
-        ("leave", r"ended by itself \(exit code 3\)"),
+        ("leave", "exited with code 3"),
         ("eat", "needs more than the 512 MiB it may have"),
         ("hang", "gave no sign of life for 3 s"),
     ],
@@ -222,7 +222,7 @@ def test_a_child_killed_from_outside(video):
             list(frames)
 
 
-def test_a_slow_consumer_is_no_hang(video):
+def test_a_slow_consumer_does_not_count_as_a_hang(video):
     with IsolatedReader(video, stall_seconds=3) as reader:
         frames = iter(reader)
         kept = [next(frames)]
@@ -251,7 +251,7 @@ def test_no_descriptors_are_left(video, monkeypatch):
         IsolatedReader(video)
 
 
-def test_descriptors_and_processes_are_given_back(video):
+def test_descriptors_and_processes_are_released(video):
     gc.collect()
     before = psutil.Process().num_fds()
     for _ in range(3):
@@ -293,7 +293,7 @@ with IsolatedReader(Path(sys.argv[1])) as reader:
 
 @pytest.fixture
 def program(video):
-    """A program in a group of its own, as a terminal starts it, whose decoder hangs."""
+    """A program in its own process group, as a terminal starts it, whose decoder hangs."""
     folders = os.pathsep.join(map(os.path.abspath, sys.path))
     parent = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, video],
@@ -352,7 +352,7 @@ def test_impossible_facts_are_noticed(video, entry, name):
         IsolatedReader(video, stall_seconds=20)
 
 
-def test_what_it_says_cannot_move_the_cursor(video, entry):
+def test_its_messages_cannot_move_the_cursor(video, entry):
     entry("terminal")
     with pytest.raises(InputDamaged) as damage:
         IsolatedReader(video)
@@ -366,7 +366,7 @@ def test_it_cannot_choose_an_exception(video, entry):
         IsolatedReader(video)
 
 
-def test_what_it_may_still_do(video, tmp_path):
+def test_its_remaining_rights(video, tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("key")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -382,7 +382,7 @@ def test_what_it_may_still_do(video, tmp_path):
         assert answer["could"] == ["read the video"]
 
 
-def test_a_child_that_does_not_listen_holds_nobody_up():
+def test_a_child_that_does_not_listen_delays_nothing():
     with Child("misbehaving:be_deaf", {}, 512 << 20, []) as child:
         started = time.monotonic()
         for _ in range(2000):
@@ -393,7 +393,7 @@ def test_a_child_that_does_not_listen_holds_nobody_up():
     child.send({"to": "nobody"})  # after its end, neither
 
 
-def test_the_last_words_of_a_child_are_heard():
+def test_the_last_messages_of_a_child_are_received():
     with Child("misbehaving:die_unheard", {}, 512 << 20, []) as child:
         (process,) = children()
         child.send({"to": "nobody"})
@@ -404,10 +404,10 @@ def test_the_last_words_of_a_child_are_heard():
             child.receive(20)
 
 
-def test_a_child_that_is_gone_is_noticed_at_the_next_word(video):
+def test_a_child_that_has_ended_is_noticed_at_the_next_receive(video):
     request = {"path": str(video), "other": str(video), "address": ["127.0.0.1", 1]}
     with Child("misbehaving:tell_rights", request, 512 << 20, [video]) as child:
         child.receive(20)
         child.send({"to": "nobody"})
-        with pytest.raises(ChildFailed, match="ended by itself"):
+        with pytest.raises(ChildFailed, match="exited with code 0"):
             child.receive(20)

@@ -1,4 +1,4 @@
-"""What a process can no longer do once it gave it up, on kernels old and new."""
+"""A sandboxed process has lost its rights, on old and new kernels."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ VERSIONS = range(1, sandbox.landlock_version() + 1)
 PROGRAM = """
 import json, socket, sys
 from pathlib import Path
-from srgan_edge import sandbox
+from srgan_edge.isolation import sandbox
 
 version, allowed, other, port = sys.argv[1:]
 sandbox.landlock_version = lambda: int(version)
@@ -30,7 +30,7 @@ def can(attempt):
         pass
     return True
 
-import decimal, wave  # libraries that nobody has loaded yet can still be
+import decimal, wave  # libraries can still be loaded
 print(json.dumps({
     "done": done,
     "read the one": can(Path(allowed).read_bytes),
@@ -66,7 +66,7 @@ def test_one_file_is_left_whatever_the_kernel_knows(tmp_path, version):
     }
 
 
-def test_without_landlock_nothing_is_lost_and_that_is_said(tmp_path):
+def test_without_landlock_nothing_is_lost_and_false_is_returned(tmp_path):
     can = can_still(0, tmp_path)
     assert not can.pop("done")
     assert all(can.values())

@@ -1,4 +1,4 @@
-"""What is sent comes back equal, and what nobody would send comes back as an error."""
+"""Packed values come back equal, and invalid records raise an error."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -98,7 +98,7 @@ def test_every_type_comes_back(number, dtype, raw):
         (Everything, 7),
     ],
 )
-def test_what_is_of_another_type_is_noticed(kind, record):
+def test_records_of_another_type_are_rejected(kind, record):
     with pytest.raises(ValueError, match="unexpected"):
         unpack(kind, record, memoryview(bytearray(16)))
 
@@ -112,7 +112,7 @@ def test_any_json_is_a_value_or_an_error(kind, record):
         unpack(kind, record)
 
 
-def test_what_cannot_be_sent_is_a_bug():
+def test_values_that_cannot_be_sent_are_a_bug():
     with pytest.raises(TypeError, match="set cannot be sent"):
         pack({1}, Heap())
     with pytest.raises(TypeError, match="cannot be received"):

@@ -81,7 +81,7 @@ def test_a_name_that_looks_like_a_glob_is_a_name_if_it_exists(folder):
         (["in/deep/er/../../../empty"], "no image or video in it"),
     ],
 )
-def test_what_is_not_there_is_refused(folder, inputs, said):
+def test_missing_inputs_are_refused(folder, inputs, said):
     (folder / "empty").mkdir()
     with pytest.raises(InputRefused, match=said):
         plan_jobs(inputs, None, Naming())

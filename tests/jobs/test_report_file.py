@@ -1,4 +1,4 @@
-"""The report says what was done, and the page about it says what is in it."""
+"""The report describes the run, and its page in docs/ lists all its fields."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 
 @pytest.fixture
 def report(cli, tmp_path):
-    """Of one run over a video, an image and something else."""
+    """The report of one run over a video, a text file and an image."""
     (tmp_path / "in").mkdir()
     clips.make(tmp_path / "in/a.mp4", frames=7, size=(32, 24), audio=["eng"])
     (tmp_path / "in/b.mp4").write_text("hello")
@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_files(report, tmp_path):
     assert 20 < report["peak_memory_mb"] < 20_000
 
 
-def test_what_could_be_saved_of_a_damaged_video_is_in_the_report(cli, tmp_path):
+def test_the_saved_part_of_a_damaged_video_is_in_the_report(cli, tmp_path):
     video = clips.make(tmp_path / "in.mkv", frames=40, size=(32, 24))
     video.write_bytes(video.read_bytes()[:-2000])
     assert cli("upscale", "in.mkv", "-n", "edge-x4", "-q", "--report", "report.json")[0] == 4

@@ -1,7 +1,9 @@
 """Live sources on loopback: real servers, lost connections, and frames dropped for newer ones."""
 
+import errno
 import functools
 import http.server
+import io
 import os
 import shutil
 import signal
@@ -18,10 +20,11 @@ from pathlib import Path
 import av
 import pytest
 from clips import MS, make, read_barcode, see_frames, see_packets
-from streams import OPTIONS, Doubler, Listener, upscale
+from streams import OPTIONS, Doubler, Listener, as_format, upscale
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.jobs.plan import Job
+from srgan_edge.jobs.report import VideoDamaged
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
@@ -31,6 +34,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 RATE = 25
+FRAMES_OF_TWO_CONNECTIONS = 48 + 50  # two are still in the demuxer when the first one breaks
 QUICK = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}
 
 
@@ -116,7 +120,7 @@ def test_a_fast_engine_drops_no_more_than_what_came_while_it_was_probed(tmp_path
 
 
 def drift(frames):
-    """How far the times of numbered frames are from those they were made with, at 25 a second."""
+    """Return how far the times of numbered frames are from their original ones at 25 per second."""
     offsets = [frame.start - frame.number * 40 * MS for frame in frames]
     return max(offsets) - min(offsets)
 
@@ -127,21 +131,21 @@ def test_without_live_a_slow_engine_holds_the_source_up(tmp_path, video):
     assert (result.frames, result.frames_dropped) == (50, 0)
 
 
-def test_no_frame_waits_on_its_way_out_of_a_pipe(clip):
-    """From the moment a frame is due to that at which the upscaled one can be read."""
+def test_no_frame_waits_on_its_way_out_of_a_pipe(video):
+    """Measure from the time a frame is due until the upscaled one can be read."""
     read_end, write_end = os.pipe()
     late = []
 
     def watch():
         with av.open(f"pipe:{read_end}", options=QUICK) as result:
-            video = result.streams.video[0]
-            for frame in result.decode(video):
+            stream = result.streams.video[0]
+            for frame in result.decode(stream):
                 number = read_barcode(frame.to_ndarray(format="rgb24"))
                 late.append(time.monotonic() - begun - number / RATE)
 
     watcher = threading.Thread(target=watch)
     begun = time.monotonic()
-    with paced(clip) as pipe:
+    with paced(video) as pipe:
         watcher.start()
         job = Job(Path(pipe.name), Path("out"), "video", pipe, OutputPipe("nut", write_end))
         upscale_stream(job, Doubler(0.1), replace(OPTIONS, live=True), Listener())
@@ -204,7 +208,7 @@ def test_hls_is_read_over_http_to_its_end(tmp_path, video, live):
 
 
 def test_broadcast_audio_goes_into_a_pipe(tmp_path, video):
-    """In a transport stream each packet says what it is, in Matroska the header does."""
+    """A transport stream describes AAC in each packet, Matroska in the header."""
     folder = tmp_path / "www"
     folder.mkdir()
     write_hls(video, folder)
@@ -305,7 +309,7 @@ def test_a_broadcast_is_joined_in_its_midst_and_lost_at_its_end(tmp_path, video)
 
 @pytest.mark.slow
 def test_a_lost_connection_is_made_again(tmp_path, video):
-    """The stream goes on as much later as it was away, and says so."""
+    """The stream resumes as much later as it was away, with a note."""
     target, port = tmp_path / "out.mkv", free_udp_port()
     with broadcast(video, port, repeats=2, pause=2.5) as url, pytest.raises(InputDamaged):
         listener = Listener()
@@ -320,7 +324,7 @@ def test_a_lost_connection_is_made_again(tmp_path, video):
 
 
 class DyingServer(http.server.SimpleHTTPRequestHandler):
-    """Serves two segments, and for all others fails."""
+    """Serves two segments and fails for all others."""
 
     def do_GET(self):
         if self.path.endswith(("2.ts", "3.ts", "4.ts")):
@@ -338,6 +342,63 @@ def test_a_server_that_dies_leaves_what_came_before(tmp_path, video):
         upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
     assert "ends at 0.8" in str(lost.value)
     assert 15 < len(see_frames(tmp_path / "out.partial.mkv")) < 30
+
+
+class Connection:
+    """Bytes that come over a network, and then either the end or the loss of the connection."""
+
+    def __init__(self, content, *, is_lost):
+        self._content, self._is_lost = io.BytesIO(content), is_lost
+
+    def read(self, size):
+        piece = self._content.read(size)
+        if self._is_lost and not piece:
+            raise av.error.ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        return piece
+
+
+def connect_to(monkeypatch, *connections):
+    """Let an address be these connections, one after the other."""
+    waiting = iter(connections)
+    monkeypatch.setattr(
+        live_source, "_open_address", lambda *_: av.open(next(waiting), format="mpegts")
+    )
+
+
+def with_a_broken_frame(stream, number):
+    """A transport stream of which the header of one frame is nonsense."""
+    with av.open(io.BytesIO(stream)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    header = packets[number][packets[number].rindex(b"\0\0\1") :][:24]
+    assert stream.count(header) == 1
+    return stream.replace(header, header[:4] + b"\xff\xff\xff" + header[7:])
+
+
+@pytest.mark.parametrize("on_damage", ["conceal", "skip"])
+def test_damage_before_a_lost_connection_is_not_forgotten(tmp_path, monkeypatch, video, on_damage):
+    whole = as_format(video, "mpegts")
+    broken = with_a_broken_frame(whole, 12)
+    connect_to(monkeypatch, Connection(broken, is_lost=True), Connection(whole, is_lost=False))
+    target, listener = tmp_path / "out.mkv", Listener()
+    job = Job(Path("udp"), target, "video", Address("udp://127.0.0.1:9"))
+    with pytest.raises(VideoDamaged) as damaged:
+        upscale_stream(job, Doubler(), replace(OPTIONS, on_damage=on_damage), listener)
+    assert sum("back after" in note for note in listener.notes) == 1
+    assert "damaged: a frame cannot be decoded at" in str(damaged.value)
+    assert "reset" not in str(damaged.value)
+    result, conceal = damaged.value.video, on_damage == "conceal"
+    assert result.frames_concealed == conceal
+    assert result.frames == FRAMES_OF_TWO_CONNECTIONS - (not conceal)
+    assert len(see_frames(Path(result.saved_as))) == result.frames
+    assert Path(result.saved_as) == (target if conceal else tmp_path / "out.partial.mkv")
+
+
+def test_a_lost_connection_alone_is_no_damage(tmp_path, monkeypatch, video):
+    whole = as_format(video, "mpegts")
+    connect_to(monkeypatch, Connection(whole, is_lost=True), Connection(whole, is_lost=False))
+    result, listener, _ = upscale(Address("udp://127.0.0.1:9"), tmp_path / "out.mkv")
+    assert sum("back after" in note for note in listener.notes) == 1
+    assert (result.frames, result.frames_concealed) == (FRAMES_OF_TWO_CONNECTIONS, 0)
 
 
 PROBE = "import gi; gi.require_version('GstRtspServer', '1.0')"
@@ -363,7 +424,7 @@ GLib.MainLoop().run()
 
 @contextmanager
 def rtsp_server(video):
-    """A real one, GStreamer's, where the machine's own Python has it."""
+    """A real server, GStreamer's, if the system's Python has it."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if not python or subprocess.run([python, "-c", PROBE], capture_output=True).returncode:
         pytest.skip("needs gir1.2-gst-rtsp-server-1.0, python3-gi and GStreamer's plugins")

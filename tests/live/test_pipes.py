@@ -1,4 +1,4 @@
-"""Videos through pipes, in every format on either side: each frame at its time, nothing else."""
+"""Videos through pipes, in every format on either side: each frame at its time."""
 
 import itertools
 import json
@@ -248,7 +248,7 @@ def command(*arguments, **options):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["a.mkv", "b.mkv", "-o", "-"], 2, "possible with a pipe or an address: one video"),
+        (["a.mkv", "b.mkv", "-o", "-"], 2, "a pipe or an address takes only one video"),
         (["in.png", "-o", "-"], 3, "is an image"),
         (["missing.mkv", "-o", "-"], 3, "no such file"),
         (["in.mkv", "--pipe-format", "nut"], 2, "--pipe-format nut is for -o -"),
@@ -312,7 +312,7 @@ def test_a_reader_that_leaves_ends_the_command_like_a_filter(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_though_nothing_comes(tmp_path, video, number):
-    """A file that cannot be whole is absent, and a stalled pipe holds nobody."""
+    """An incomplete file is not left behind, and a stalled pipe blocks nobody."""
     target = tmp_path / "out.mkv"
     content = as_format(video, "nut")
     with command("-", "-o", target, *EDGE, stdin=subprocess.PIPE) as process:

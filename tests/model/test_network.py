@@ -9,7 +9,11 @@ import torch.nn.functional as F  # noqa: E402
 from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
-SPECS = [ModelSpec("srresnet", "srresnet", 16, 2), ModelSpec("edge", "edge", 8, 2)]
+SPECS = [
+    ModelSpec("srresnet", "srresnet", 16, 2),
+    ModelSpec("edge", "edge", 8, 2),
+    ModelSpec("relu", "edge", 16, 2, activation="relu"),
+]
 NAMES = [spec.name for spec in SPECS]
 
 
@@ -54,3 +58,12 @@ def test_head_and_tail_see_no_bf16():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         generator(smooth(8, 8))
     assert seen == {"head": torch.float32, "upsample": torch.bfloat16, "tail": torch.float32}
+
+
+def test_features_of_the_relu_network_live_at_the_start():
+    torch.manual_seed(3)
+    features = smooth(24, 24)
+    for layer in generator_from_spec(ModelSpec("relu", "edge", 16, 8, activation="relu")).body:
+        features = layer(features)
+        if isinstance(layer, torch.nn.ReLU):
+            assert (features.amax((0, 2, 3)) > 0).float().mean() > 0.7

@@ -1,9 +1,13 @@
 """Commands are found in a page of a few lines, and changed as a table says."""
 
+import re
+from pathlib import Path
+
 import pytest
 from page_commands import commands_of
-from run_pages import Change, plan, verb_of
+from run_pages import ROOT, Change, plan, verb_of
 
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 PAGE = """# A title
 
 Prose with `srgan-edge info edge-x4`, with `srgan-edge
@@ -92,3 +96,15 @@ def test_what_is_not_run_has_its_reason() -> None:
 def test_verbs_of_a_command(text: str, found: set[str]) -> None:
     verbs = ["upscale", "check", "data check", "train", "export", "verify", "verify-tiles"]
     assert verb_of(text, verbs) == found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    code = re.findall(
+        r"`((?:srgan_edge|train|export|kernels|tests|benchmarks|docs)/[\w./-]+)`", text
+    )
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [name for name in code if not (ROOT / name).exists() and "NAME" not in name]
+    assert missing == []

@@ -1,4 +1,4 @@
-"""Blending two generators: the ends, the middle, and what does not mix."""
+"""Blending two generators: the ends, the middle, and models that do not mix."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from srgan_edge.train.release import blend_checkpoints  # noqa: E402
 
 @pytest.fixture
 def models(tmp_path):
-    """A pixel model, a GAN model, and one each that differs in what must not."""
+    """A pixel model, a GAN model, and models that each differ in a field that must agree."""
     specs = {
         "pixel": ModelSpec("pixel", "srresnet", 4, 1, training=Training("srresnet", "some", 3)),
         "gan": ModelSpec("gan", "srresnet", 4, 1, halo_px=9),

@@ -78,7 +78,7 @@ def test_with_everything_off_it_is_the_exact_bicubic(height, width, scale):
         {"blur_probability": 1e-12, "noise_probability": 1e-12, "jpeg_probability": 1e-12},
     ],
 )
-def test_what_does_not_happen_changes_nothing(nothing):
+def test_a_degradation_of_probability_zero_changes_nothing(nothing):
     hr = photographs(3, 36, 52)
     assert torch.equal(degraded(hr, only(**nothing)), reduced(hr, (9, 13)))
 
@@ -88,7 +88,7 @@ def test_what_does_not_happen_changes_nothing(nothing):
 
 @pytest.mark.parametrize("anisotropic", [0.0, 1.0])
 def test_blur_is_a_gaussian(anisotropic):
-    """Of a single white pixel it leaves the Gaussian itself, at scale 1."""
+    """A single white pixel becomes the Gaussian itself, at scale 1."""
     dot = torch.zeros(4, 3, 41, 41, dtype=torch.uint8)
     dot[:, :, 20, 20] = 255
     blur = only(blur_probability=1.0, blur_sigma=(1.0, 3.0), anisotropic_probability=anisotropic)
@@ -131,8 +131,8 @@ def twin_of_resizing(hr, factor, mode):
         (1.37, ["bilinear", "bicubic"]),
     ],
 )
-def test_resizing_is_that_of_torch(factor, modes):
-    """Each crop by one of the three; the twin rounds once more in between, hence two levels."""
+def test_resizing_equals_torchs(factor, modes):
+    """Each crop uses one of three methods; the twin rounds once more, hence two levels."""
     hr = photographs(12, 96, 112)
     resized = degraded(hr, only(resize_probability=1.0, resize_range=(factor, factor)))
     twins = {mode: twin_of_resizing(hr, factor, mode) for mode in modes}
@@ -163,7 +163,7 @@ AT_LR = {"resize_probability": 1.0, "resize_range": (1.0, 1.0), "noise_probabili
 
 
 @pytest.mark.parametrize("sigma", [2.0, 12.0])
-def test_gaussian_noise_has_the_sigma_asked_for(sigma):
+def test_gaussian_noise_has_the_requested_sigma(sigma):
     noise = only(**AT_LR, noise_sigma=(sigma, sigma), poisson_probability=0.0)
     noisy = degraded(gray_hr(128), noise).float()
     assert noisy.std(dim=(1, 2, 3)).numpy() == pytest.approx(np.full(6, sigma), rel=0.1)
@@ -196,8 +196,8 @@ def by_libjpeg(image, quality):
 
 
 @pytest.mark.parametrize("size", [(176, 240), (61, 43), (21, 34)])
-def test_jpeg_is_that_of_libjpeg(size):
-    """Of a photograph: rounding in integers now and then moves a coefficient by a whole step."""
+def test_jpeg_equals_libjpegs(size):
+    """Integer rounding sometimes moves a coefficient of a photograph by a whole step."""
     qualities = [10, 30, 49, 50, 75, 95, 100]
     photograph = np.asarray(Image.open(PHOTOGRAPH).convert("RGB"))[: size[0], : size[1]]
     batch = torch.from_numpy(photograph.copy()).permute(2, 0, 1).repeat(len(qualities), 1, 1, 1)
@@ -248,7 +248,7 @@ def test_a_crop_is_degraded_the_same_in_any_batch(degradation):
     assert not torch.equal(whole, degrade(hr, degradation, SCALE, 2, 7, range(8)))
 
 
-def test_the_same_crop_suffers_differently_at_each_step():
+def test_the_same_crop_is_degraded_differently_at_each_step():
     hr = photographs(1, 48, 48)
     results = [degrade(hr, RealDegradation(), SCALE, 0, step, [0]) for step in range(20)]
     assert len({result.numpy().tobytes() for result in results}) == 20
@@ -269,7 +269,7 @@ def pack(tmp_path):
     return PhotoPack.open([tmp_path], tmp_path / "cache", crop_px=48, scale=SCALE)
 
 
-def test_real_crops_are_the_packs_with_other_lr(pack):
+def test_real_crops_equal_the_packs_except_for_the_lr(pack):
     plain = pack.crops(3, 4, range(6))
     crops = real_crops(pack, RealDegradation(), 3, 4, range(6))
     assert torch.equal(crops.hr, plain.hr)
@@ -283,9 +283,9 @@ def test_real_crops_are_the_packs_with_other_lr(pack):
     )
 
 
-def test_degradation_sees_what_is_around_a_crop(pack):
-    """With everything off, LR is that of the whole photograph; but its rows were reduced before
-    its columns, so a crop that exchanges the two is rounded otherwise."""
+def test_degradation_uses_the_pixels_around_a_crop(pack):
+    """Without degradations, LR equals that of the whole photograph; but its rows were reduced
+    before its columns, so a crop that exchanges the two is rounded differently."""
     crops, plain = real_crops(pack, only(), 3, 4, range(40)), pack.crops(3, 4, range(40))
     exchanged = np.random.default_rng((3, 4)).random((40, 4))[:, 3] * 8 >= 4
     assert 10 < exchanged.sum() < 30
@@ -303,7 +303,7 @@ def test_the_margin_holds_the_blur_and_is_a_multiple_of_the_scale():
 
 @pytest.mark.gpu
 def test_the_gpu_degrades_like_the_cpu():
-    """Apart from noise, which has another generator there; and one step of a rounding."""
+    """They agree except for noise, which has a different generator, and one rounding step."""
     hr = photographs(8, 96, 96)
     degradation = RealDegradation(noise_probability=0.0)
     here = degraded(hr, degradation)

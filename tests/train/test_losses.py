@@ -1,4 +1,4 @@
-"""Every loss reaches the generator by itself, and is zero, or least, where it should be."""
+"""Every loss alone reaches the generator, and is zero, or minimal, where it should be."""
 
 import numpy as np
 import pytest
@@ -53,6 +53,7 @@ TERMS = {
     "mse": lambda sr, hr, lr, vgg_file: F.mse_loss(sr, hr),
     "consistency": lambda sr, hr, lr, vgg_file: losses.consistency(sr, lr),
     "grid": lambda sr, hr, lr, vgg_file: losses.grid(sr, hr, 4),
+    "spectrum": lambda sr, hr, lr, vgg_file: losses.spectrum(sr, hr),
     "total variation": lambda sr, hr, lr, vgg_file: losses.total_variation(sr),
     "perceptual, mse after": perceptual("mse", False),
     "perceptual, l1 before": perceptual("l1", True),
@@ -78,7 +79,7 @@ def test_each_term_alone_reaches_the_first_layer_of_the_generator(term, vgg_file
 
 
 @pytest.mark.parametrize("term", ["l1", "mse", "perceptual, mse after", "perceptual, l1 before"])
-def test_content_losses_are_zero_for_equal_images_alone(term, vgg_file):
+def test_content_losses_are_zero_only_for_equal_images(term, vgg_file):
     hr, other = crops(2, 32), crops(3, 32)
     assert TERMS[term](hr, hr, None, vgg_file) == 0
     assert TERMS[term](other, hr, None, vgg_file) > 0
@@ -120,8 +121,19 @@ def test_consistency_sees_a_cast_and_not_an_invented_texture():
     assert losses.consistency(hr + 0.02, lr) == pytest.approx(0.02, abs=1e-4)
 
 
+def test_spectrum_sees_meshes_and_not_where_texture_lies():
+    torch.manual_seed(0)
+    hr = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
+    other = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    mesh = 0.2 * torch.sin(2 * torch.pi * x / 3.3) * torch.sin(2 * torch.pi * y / 3.3)
+    assert losses.spectrum(hr, hr) == 0
+    assert 2 * losses.spectrum(other, hr) < losses.spectrum(hr + mesh, hr)
+    assert losses.spectrum(0.5 + 0.1 * (hr - 0.5), hr) > 1  # and texture that is missing
+
+
 @pytest.mark.parametrize("period", [2, 4])
-def test_grid_sees_what_repeats_and_neither_texture_nor_a_cast(period):
+def test_grid_sees_repeated_errors_but_neither_texture_nor_a_cast(period):
     hr = crops(5, 64)
     diagonal = torch.arange(64)[:, None] + torch.arange(64)
     checkers = 0.02 * ((diagonal % period < period / 2).float() - 0.5)

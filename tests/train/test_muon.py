@@ -30,9 +30,9 @@ def test_a_kernels_step_is_as_long_as_adams_whatever_its_gradient():
         assert 0.014 < kernel.detach().square().mean().sqrt() < 0.026  # 0.2 of the rate
 
 
-def test_what_is_no_kernel_moves_as_by_adam():
+def test_biases_and_slopes_move_as_with_adam():
     bias, like = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
-    muon = Muon([bias], lr=0.1, betas=(0.9, 0.99))
+    muon = Muon([bias], lr=1.0, betas=(0.9, 0.99))
     adam = torch.optim.Adam([like], lr=0.1, betas=(0.9, 0.99))
     torch.manual_seed(2)
     for _ in range(5):
@@ -43,7 +43,7 @@ def test_what_is_no_kernel_moves_as_by_adam():
     assert torch.allclose(bias, like, atol=1e-6)
 
 
-def test_it_goes_on_from_its_state_to_the_bit():
+def test_it_resumes_from_its_state_bit_for_bit():
     torch.manual_seed(4)
     one = torch.nn.Conv2d(3, 4, 3)
     gradients = [[torch.randn_like(p) for p in one.parameters()] for _ in range(4)]

@@ -22,7 +22,7 @@ RISES_WITH_DAMAGE = {"gmsd": 1, "haarpsi": -1, "lpips_vgg16_hed": 1}
 
 @pytest.fixture(params=BEST)
 def measured(request):
-    """A metric's name, and it as a function of two images."""
+    """A metric's name, and the metric as a function of two images."""
     weights = None
     if request.param == "lpips_vgg16_hed":
         weights = request.getfixturevalue("shared_data") / "vgg16_hed_features.safetensors"
@@ -56,7 +56,7 @@ def test_more_blur_is_worse(measured):
     assert values[-1] > values[0] + 0.05
 
 
-def test_a_image_below_32_pixels_has_no_value(measured):
+def test_an_image_below_32_pixels_has_no_value(measured):
     _, measure = measured
     assert np.isfinite(measure(photo()[:32, :32], photo(1)[:32, :32]))
     with pytest.raises(Undefined, match="32x32 pixels, not 40x31"):
@@ -70,8 +70,8 @@ def test_gray_and_read_only_images_are_fine(measured):
     assert np.isfinite(measure(gray, gray))
 
 
-def test_lpips_is_that_of_torchmetrics_given_the_same_network(tmp_path):
-    """The slow twin: its class with random convolutions, and ours on the file of them."""
+def test_lpips_equals_that_of_torchmetrics_with_the_same_network(tmp_path):
+    """Compare torchmetrics' class with random convolutions, and ours on a file of them."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def test_lpips_is_that_of_torchmetrics_given_the_same_network(tmp_path):
 
 @pytest.mark.slow
 def test_lpips_of_bicubic_calibration(shared_data):
-    """What reads the baseline differently reads every model differently."""
+    """A metric that scores the baseline differently scores every model differently."""
     weights = shared_data / "vgg16_hed_features.safetensors"
     measures = open_measures(["lpips_vgg16_hed"], weights, "cpu")
     folder = shared_data / "benchmarks" / "Set5"
@@ -98,7 +98,7 @@ def test_lpips_of_bicubic_calibration(shared_data):
     assert evaluation.mean["lpips_vgg16_hed"] == pytest.approx(0.129, abs=0.002)
 
 
-def test_only_a_vgg16_will_do(tmp_path):
+def test_only_a_vgg16_is_accepted(tmp_path):
     with pytest.raises(ModelRefused, match="no such file"):
         open_measures(["lpips_vgg16_hed"], tmp_path / "vgg16.safetensors", "cpu")
     sizes = [(3, 2), *[(2, 2)] * 15]  # as many as VGG19 has
@@ -124,7 +124,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, n
 
 @pytest.mark.slow
 def test_lpips_takes_alexnet_from_the_cache(tmp_path, monkeypatch):
-    """With random weights under torchvision's name: what is there is not downloaded."""
+    """Random weights under torchvision's name in the cache are not downloaded again."""
     from torchvision.models import AlexNet_Weights, alexnet
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -139,6 +139,6 @@ def test_lpips_takes_alexnet_from_the_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_where_there_is_none_is_refused():
+def test_cuda_without_a_device_is_refused():
     with pytest.raises(UsageError, match="--device cpu"):
         open_measures(["gmsd"], None, "cuda")

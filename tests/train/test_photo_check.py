@@ -1,4 +1,4 @@
-"""The check of a collection: every finding, what is left, and the command."""
+"""The check of a collection: every finding, the clean rest, and the command."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def through_jpeg(tmp_path, pixels, quality):
 
 @pytest.fixture
 def collection(tmp_path):
-    """A good photograph, and one of each of the bad ones."""
+    """A good photograph, and one with each problem."""
     folder = tmp_path / "photos"
     folder.mkdir()
     good = photograph()
@@ -53,7 +53,7 @@ def collection(tmp_path):
     return folder
 
 
-def test_every_kind_of_finding_and_what_is_left(collection):
+def test_every_kind_of_finding_and_the_clean_rest(collection):
     seen = []
     check = check_photos([collection], 48, lambda *done: seen.append(done))
     found = {(finding.path.name, finding.problem) for finding in check.findings}
@@ -157,7 +157,9 @@ def test_the_command_prints_json(monkeypatch, capsys, collection):
     }
 
 
-def test_the_command_refuses_what_cannot_be_trained_on(monkeypatch, capsys, collection):
+def test_the_command_refuses_a_collection_without_usable_photographs(
+    monkeypatch, capsys, collection
+):
     code, out, err = run(monkeypatch, capsys, collection, "--crop", "128")
     assert (code, out) == (3, "")
     assert err.startswith("srgan-edge: error: no usable photograph of at least 128x128 in ")

@@ -33,7 +33,7 @@ def save(path, pixels, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three photographs of odd sizes, one of them in a folder within."""
+    """Three photographs of odd sizes, one of them in a subfolder."""
     for seed, (name, size) in enumerate(SIZES.items()):
         place = tmp_path / "photos" / ("within" if name == "b" else ".")
         save(place / f"{name}.png", photograph(*size, seed))
@@ -142,7 +142,7 @@ def write_floats(path, value):
         ),
     ],
 )
-def test_what_is_no_photograph_is_named_and_left_out(folder, tmp_path, write, flaw, said):
+def test_an_unusable_file_is_named_and_left_out(folder, tmp_path, write, flaw, said):
     path = folder / "bad.png"
     write(path)
     with pytest.raises(UnusablePhoto, match=said) as caught:
@@ -209,7 +209,7 @@ def test_a_pack_is_used_again_without_reading_a_photograph(folder, tmp_path):
     assert third.key != first.key
 
 
-def test_the_key_tells_contents_apart_and_nothing_else(folder, tmp_path):
+def test_the_key_depends_on_the_contents_only(folder, tmp_path):
     first = open_pack(folder, tmp_path / "cache")
     moved = folder.rename(tmp_path / "moved")
     os.utime(moved / "a.png")
@@ -220,7 +220,7 @@ def test_the_key_tells_contents_apart_and_nothing_else(folder, tmp_path):
     assert open_pack(moved, tmp_path / "cache").key != first.key
 
 
-def test_packs_of_other_arguments_are_others(folder, tmp_path):
+def test_other_arguments_make_another_pack(folder, tmp_path):
     cache = tmp_path / "cache"
     plain = open_pack(folder, cache)
     reduced = open_pack(folder, cache, reduced=(0.5,))
@@ -251,7 +251,7 @@ def test_a_broken_pack_is_packed_again(folder, tmp_path, name, harm):
 
 
 def test_arrays_of_another_pack_are_not_taken_for_this_one(folder, tmp_path):
-    """As two runs that share a cache could leave them: sizes agree, photographs do not."""
+    """Two runs that share a cache could leave arrays of equal sizes but other photographs."""
     first = open_pack(folder, tmp_path / "cache")
     pixels = first.hr.clone()
     save(folder / "a.png", photograph(*SIZES["a"], seed=9))
@@ -333,7 +333,7 @@ def test_a_crop_is_slicing_flipping_and_turning(folder, tmp_path, margin):
 
 
 def test_every_pixel_of_every_photograph_is_reached(folder, tmp_path):
-    """Photographs by their area, and crops up to every border."""
+    """Photographs are drawn in proportion to their area, and crops reach every border."""
     pack = open_pack(folder, tmp_path / "cache")
     marked = torch.zeros_like(pack.lr)
     for photo in pack.photos:
@@ -368,7 +368,7 @@ def test_a_crop_is_a_function_of_seed_step_and_index(folder, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_pack_on_the_gpu_gives_the_same_crops(folder, tmp_path):
+def test_a_pack_on_the_gpu_returns_the_same_crops(folder, tmp_path):
     pack = open_pack(folder, tmp_path / "cache")
     here, there = pack.crops(1, 2, range(9)), pack.to("cuda").crops(1, 2, range(9))
     assert there.hr.is_cuda

@@ -1,4 +1,4 @@
-"""Recipes: what ships loads, and every slip is refused with what would be right."""
+"""Recipes: shipped ones load, and every mistake is refused with a correction."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from srgan_edge.train.recipe import RECIPES_FOLDER, Recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_shipped_recipes_load_and_say_what_they_are(name):
+def test_shipped_recipes_load(name):
     recipe = Recipe.load(name)
     assert recipe.name == name
     assert recipe.model.licence == "Apache-2.0"
@@ -64,13 +64,13 @@ def test_two_shipped_models_never_share_a_name():
         ('perceptual.layers=["conv1_1", "conv2_1"]', "names 2 layers"),
     ],
 )
-def test_slips_are_refused(override, said):
+def test_mistakes_are_refused(override, said):
     with pytest.raises(Exception, match=said) as caught:
         Recipe.load("srresnet", [override])
     assert caught.value.exit_code in (2, 6)
 
 
-def test_files_that_are_no_recipe(tmp_path):
+def test_files_that_are_not_recipes_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"edge, .*srresnet.*or a TOML file"):
         Recipe.load("esrgan")
     path = tmp_path / "mine.toml"
@@ -84,7 +84,7 @@ def test_files_that_are_no_recipe(tmp_path):
             Recipe.load(str(path))
 
 
-def test_an_own_recipe_is_read_whole(tmp_path):
+def test_a_users_recipe_is_read_completely(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         "[model]\nname = 'm'\narchitecture = 'edge'\nchannels = 8\nblocks = 2\n"

@@ -1,4 +1,4 @@
-"""Sources as people have them: images saved and videoed, seeded, in variants made once."""
+"""Realistic sources: images saved as JPEG or coded as video, seeded, in variants made once."""
 
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from srgan_edge.train.sources import (
 )
 
 SCALE = 4
-PHOTOGRAPH = Path(__file__).resolve().parent.parent / "srgan_edge" / "demo" / "photo.png"
+PHOTOGRAPH = Path(__file__).resolve().parents[2] / "srgan_edge" / "demo" / "photo.png"
 HR = np.array(Image.open(PHOTOGRAPH).convert("RGB"))[:176, :240]
 LR = bicubic.resize(HR, 44, 60)
 QUIET = {
@@ -109,12 +109,12 @@ def test_odd_sizes_go_through_a_video():
     assert np.abs(frames[1].astype(float) - odd).mean() < 6
 
 
-@pytest.mark.parametrize("centerd", [False, True])
-def test_a_video_shifts_neither_colors_nor_their_place(centerd):
-    """Of a slope of colors, which every step of the way could push to one side or make darker."""
+@pytest.mark.parametrize("centered", [False, True])
+def test_a_video_shifts_neither_colors_nor_their_place(centered):
+    """Every step could shift or darken a slope of colors."""
     x, y = np.meshgrid(np.linspace(40, 200, 64), np.linspace(60, 180, 48))
     slope = np.stack([x, y, 240 - x], 2).round().astype(np.uint8)
-    (frame,) = video_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centerd=centerd)
+    (frame,) = video_coded([slope], "mpeg4", {"qmin": "1", "qmax": "1"}, centered=centered)
     difference = frame[4:-4, 4:-4].astype(float) - slope[4:-4, 4:-4]
     assert np.abs(difference.mean((0, 1))).max() < 0.3
     assert np.abs(difference).max() <= 6
@@ -139,14 +139,14 @@ def test_wear_changes_images_and_is_seeded():
         ({"variants": 0}, "1 to 64"),
     ],
 )
-def test_what_is_out_of_range_is_refused(options, said):
+def test_values_out_of_range_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
         Sources(**options)
     assert sources_name(Sources()) != sources_name(Sources(variants=5))
 
 
 def numbered(hr, random):
-    """A source that says which draw it is."""
+    """A source whose pixels encode its random draw."""
     level = random.integers(256)
     return np.full((hr.shape[0] // SCALE, hr.shape[1] // SCALE, 3), level, np.uint8)
 
@@ -169,7 +169,7 @@ def test_crops_come_from_the_variants_in_the_places_of_the_lr(pack):
     assert len(several[:, 0, 0, 0].unique()) == 3 * 3
 
 
-def test_sources_are_made_once_and_go_on_where_they_were(pack):
+def test_sources_are_made_once_and_resume_where_they_stopped(pack):
     calls = []
 
     def counted(hr, random, fail_at=99):

@@ -1,4 +1,4 @@
-"""Teachers: each image computed once on a machine, means of several, files that are none."""
+"""Teachers: each image computed once on a machine, means of several, invalid files."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def image(value, height=3, width=5):
     return np.full((1, height, width, 3), value, np.uint8)
 
 
-def test_a_image_is_computed_once_whatever_the_run(tmp_path):
+def test_an_image_is_computed_once_for_all_runs(tmp_path):
     calls = []
 
     def teacher(batch):
@@ -41,7 +41,7 @@ def test_a_image_is_computed_once_whatever_the_run(tmp_path):
     assert len(calls) == 3
 
 
-def test_what_was_cut_short_is_computed_again(tmp_path):
+def test_an_incomplete_result_is_computed_again(tmp_path):
     kept = remembered(doubled, tmp_path, 2)
     kept(image(7))
     (file,) = tmp_path.iterdir()
@@ -50,7 +50,7 @@ def test_what_was_cut_short_is_computed_again(tmp_path):
     assert file.stat().st_size == 4 * image(7).size
 
 
-def test_a_teacher_that_is_stopped_loses_the_image_at_hand_alone(tmp_path):
+def test_a_teacher_that_is_stopped_loses_only_the_current_image(tmp_path):
     def teacher(batch):
         if batch[0, 0, 0, 0] == 9:
             raise KeyboardInterrupt

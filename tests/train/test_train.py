@@ -1,4 +1,4 @@
-"""Training: a loss that falls, two phases, and every way of stopping and going on."""
+"""Training: a falling loss, two phases, and every way of stopping and resuming."""
 
 import errno
 import itertools
@@ -81,7 +81,7 @@ def weights_of(path):
 
 
 def assert_same_run(one, other):
-    """Weights and log, bit by bit."""
+    """The weights and the log, bit for bit."""
     (a,), (b,) = (list(run.glob("*-x4.safetensors")) for run in (one, other))
     for name, tensor in weights_of(a).items():
         assert torch.equal(tensor, weights_of(b)[name]), name
@@ -89,7 +89,7 @@ def assert_same_run(one, other):
 
 
 class Killed(Exception):
-    """Raised in the middle of a run, where a power cut might be."""
+    """Raised in the middle of a run, in place of a power cut."""
 
 
 def kill_at(step):
@@ -100,7 +100,7 @@ def kill_at(step):
     return on_progress
 
 
-# What the phases do
+# The two phases
 
 
 def test_training_lowers_the_loss_and_releases_a_checkpoint(photos, benchmark, tmp_path):
@@ -168,7 +168,7 @@ def test_every_adversarial_recipe_trains(photos, vgg_file, tmp_path):
         assert before.state_dict().keys() == after.keys()
 
 
-def test_a_gan_alone_starts_from_the_weights_it_is_given(photos, vgg_file, tmp_path):
+def test_a_gan_alone_starts_from_given_weights(photos, vgg_file, tmp_path):
     first = train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path / "pixels")
     recipe = tiny_recipe("srgan", "adversarial.learning_rate=0.0")
     path = train(recipe, [photos], tmp_path / "gan", init=first, vgg_weights=vgg_file)
@@ -228,13 +228,15 @@ def test_the_average_moves_towards_the_weights():
     assert ours.weight.item() == pytest.approx(0.1)
 
 
-# Stopping, and going on
+# Stopping and resuming
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [2, 6, 10])
-def test_a_run_that_died_ends_as_if_it_had_not(photos, benchmark, vgg_file, tmp_path, killed_at):
-    """In either phase, between checkpoints, with checkpoints of partial sums."""
+def test_a_killed_run_ends_like_an_uninterrupted_one(
+    photos, benchmark, vgg_file, tmp_path, killed_at
+):
+    """The run is killed in either phase, between checkpoints that contain partial sums."""
     recipe = tiny_recipe("srgan", "run.log_every_steps=1", "run.checkpoint_every_steps=3")
     given = {"validation": benchmark, "vgg_weights": vgg_file}
     train(recipe, [photos], tmp_path / "whole", **given)
@@ -246,15 +248,15 @@ def test_a_run_that_died_ends_as_if_it_had_not(photos, benchmark, vgg_file, tmp_
 
 
 def test_a_signal_in_the_middle_of_a_mean(photos, tmp_path, monkeypatch):
-    """The partial sums are saved too: the next line of the log is the whole one."""
+    """Partial sums are saved too, so the next line of the log covers all of its steps."""
     recipe = tiny_recipe("srresnet", "pixel.steps=8", "run.log_every_steps=4")
     train(recipe, [photos], tmp_path / "whole")
     crops = PhotoPack.crops
 
-    def interrupted(pack, seed, step, indices):
+    def interrupted(pack, seed, step, indices, **options):
         if step == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return crops(pack, seed, step, indices)
+        return crops(pack, seed, step, indices, **options)
 
     monkeypatch.setattr(PhotoPack, "crops", interrupted)
     with pytest.raises(Interrupted, match="step 6 is saved"):
@@ -284,7 +286,7 @@ def arguments(run, photos, vgg_file, *more):
 
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-"""Sums depend on the number of threads: every process of a comparison has the same."""
+"""Sums depend on the number of threads, so every process of a comparison uses the same."""
 
 
 def start(command):
@@ -321,7 +323,7 @@ def test_sigkill_at_any_step_changes_nothing(photos, vgg_file, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_step_and_says_so(photos, vgg_file, tmp_path, number):
+def test_a_signal_saves_the_step_and_reports_it(photos, vgg_file, tmp_path, number):
     endless = ["pixel.steps=100000", "run.checkpoint_every_steps=100000"]
     process = start(arguments(tmp_path / "run", photos, vgg_file, *endless))
     wait_for_line(tmp_path / "run", process, 2)
@@ -352,7 +354,7 @@ def test_the_newest_checkpoints_are_kept(photos, tmp_path):
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(photos, tmp_path):
-    """The system's own limit on the size of files stands for the disk; it goes before the end."""
+    """The system's limit on file sizes stands in for a full disk; it is lifted before the end."""
     said = []
     recipe = tiny_recipe("srresnet", "model.channels=16", "pixel.steps=12")
     train(recipe, [photos], tmp_path / "run", max_minutes=0)  # packs the photographs
@@ -383,10 +385,10 @@ def test_the_last_checkpoint_must_succeed(photos, tmp_path, monkeypatch):
         train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path)
 
 
-# Half precision, and numbers that are none
+# Half precision, and values that are not finite
 
 
-def test_fp16_scales_its_losses_and_each_network_by_its_own(photos, vgg_file, tmp_path):
+def test_fp16_scales_losses_with_one_scale_per_network(photos, vgg_file, tmp_path):
     recipe = tiny_recipe("srgan", "run.precision=fp16", "run.log_every_steps=1")
     train(recipe, [photos], tmp_path, vgg_weights=vgg_file)
     last = read_log(tmp_path / "log.jsonl")[-1]
@@ -420,7 +422,7 @@ def test_a_step_that_is_not_finite_is_not_taken(precision):
 
 
 class Poison(torch.nn.Module):
-    """The loss of some steps is not a number."""
+    """The loss of some steps is NaN."""
 
     def __init__(self, sick):
         super().__init__()
@@ -440,7 +442,7 @@ def test_single_bad_steps_are_skipped_counted_and_not_averaged(photos, tmp_path,
     assert all(tensor.isfinite().all() for tensor in weights_of(path).values())
 
 
-def test_a_row_of_bad_steps_goes_back_and_takes_other_crops(photos, tmp_path, monkeypatch):
+def test_a_row_of_bad_steps_rolls_back_to_other_crops(photos, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison({7, 8, 9, 10}))
     recipe = tiny_recipe("srresnet", "pixel.steps=12", "run.skips_before_rollback=3")
@@ -454,8 +456,8 @@ def test_a_row_of_bad_steps_goes_back_and_takes_other_crops(photos, tmp_path, mo
     assert sick[2]["l1"] != well[2]["l1"]
 
 
-def test_going_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, monkeypatch):
-    """The discriminator that comes back is the one that goes on to be trained."""
+def test_rolling_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, monkeypatch):
+    """The restored discriminator is the one that is trained afterwards."""
     said = []
     monkeypatch.setattr("srgan_edge.train.loop.F.l1_loss", Poison({7, 8}))
     pixels_alone = ["adversarial.consistency=0.0", "perceptual.distance=mse"]  # use l1_loss
@@ -463,7 +465,7 @@ def test_going_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, mon
     train(recipe, [photos], tmp_path, vgg_weights=vgg_file, say=said.append)
     assert any("back to step-00000006.pt" in line for line in said), said
     record = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
-    judge = record["opponent"]["optimizer"]["adam"]["state"]
+    judge = record["opponent"]["optimizer"]["method"]["state"]
     assert {int(moments["step"]) for moments in judge.values()} == {6}
     assert record["rollbacks"] == 1
 
@@ -533,7 +535,29 @@ def test_a_run_of_another_recipe_is_refused_and_the_difference_shown(photos, tmp
     assert "crop_px" not in str(caught.value)
 
 
-def test_how_a_run_is_watched_may_change(photos, tmp_path):
+def test_the_command_names_what_differs_from_another_run_in_one_line(photos, tmp_path, cli):
+    settings = [f"--set={change}" for change in [*TINY, "pixel.steps=2"]]
+    given = ("train", "--recipe", "srresnet", "--data", photos, "-o", "run", *settings)
+    assert cli(*given)[0] == 0
+    code, _, err = cli(*given, "--set=data.seed=7")
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        "srgan-edge: error: run/checkpoints/step-00000002.pt belongs to another run "
+        "(data.seed: there 0, here 7); choose another folder with -o, or delete run to start over"
+    )
+    code, _, err = cli(*given, *(f"--set=pixel.{name}=0.5" for name in ("mse", "l1", "grid")))
+    assert "pixel.l1: there" in err
+    assert "; pixel.mse: there" in err
+    assert "\\n" not in err
+
+
+def test_a_long_list_of_differences_is_cut(photos, tmp_path):
+    train(tiny_recipe("srresnet", "pixel.steps=2"), [photos], tmp_path)
+    with pytest.raises(UsageError, match=r"; and \d+ more\); choose another folder"):
+        train(tiny_recipe("edge"), [photos], tmp_path)
+
+
+def test_the_monitoring_of_a_run_may_change(photos, tmp_path):
     train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path, max_minutes=0)
     train(tiny_recipe("srresnet", "pixel.steps=4", "run.log_every_steps=1"), [photos], tmp_path)
     assert len(read_log(tmp_path / "log.jsonl")) == 4
@@ -581,7 +605,7 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(photos, tmp_path):
     train(recipe, [photos], tmp_path)
 
 
-def test_a_torn_line_of_the_log_is_passed_over(tmp_path):
+def test_an_incomplete_line_of_the_log_is_ignored(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
 
@@ -616,7 +640,7 @@ def test_the_command_line_trains(photos, benchmark, tmp_path):
     assert "`'real'`" in (tmp_path / "report.md").read_text()
 
 
-# What is left for people
+# The report
 
 
 def test_the_report_shows_curves_scores_and_images(photos, benchmark, vgg_file, tmp_path):

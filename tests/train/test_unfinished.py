@@ -15,7 +15,7 @@ from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.library import read_spec
 from srgan_edge.train.loop import train
 
-SCRIPT = Path(__file__).resolve().parent.parent / "train" / "unfinished" / "keep.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "keep_unfinished.py"
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def script(monkeypatch, tmp_path):
     return module
 
 
-def test_what_is_kept_is_the_average_and_a_run_starts_from_it(script, tmp_path):
+def test_the_average_is_kept_and_a_run_starts_from_it(script, tmp_path):
     photos = write_photos(tmp_path / "photos")
     settings = ("data.teacher=", "pixel.distillation=0.0", "pixel.warmup_steps=0")
     recipe = tiny_recipe("edge-relu", *settings, "pixel.steps=4")

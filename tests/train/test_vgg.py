@@ -1,4 +1,4 @@
-"""VGG features: which layer is which, where normalization happens, and what is refused."""
+"""VGG features: names of layers, normalization, and refusals."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def image(height=37, width=50):
 
 @pytest.mark.parametrize("before_relu", [False, True])
 def test_layers_are_those_of_torchvision(before_relu):
-    """The slow twin: torchvision's own VGG19, with random weights, cut by hand."""
+    """Compare with torchvision's own VGG19, with random weights, cut by hand."""
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
     whole = torchvision.models.vgg19().features.eval()
@@ -40,7 +40,7 @@ def test_layers_are_those_of_torchvision(before_relu):
         assert torch.allclose(ours, theirs / deviation, atol=1e-4), layer
 
 
-def test_features_vary_by_about_one_whatever_the_network(vgg_file, tmp_path):
+def test_features_vary_by_about_one_in_every_network(vgg_file, tmp_path):
     louder = {name: 30 * tensor for name, tensor in load_file(vgg_file).items()}
     save_file(louder, tmp_path / "louder.safetensors")
     for path in (vgg_file, tmp_path / "louder.safetensors"):
@@ -59,12 +59,12 @@ def test_keys_with_and_without_prefix_and_pickles_are_read(vgg_file, tmp_path):
         assert torch.equal(ours[0], theirs[0])
 
 
-def test_a_layer_it_has_not_is_refused_with_one_it_has(vgg_file):
+def test_an_unknown_layer_is_refused_with_a_suggestion(vgg_file):
     with pytest.raises(UsageError, match=r"VGG11 has no such layer.*conv5_2"):
         VggFeatures(vgg_convolutions(vgg_file), ("conv5_4",), False)
 
 
-def test_files_that_hold_no_vgg_are_refused(vgg_file, tmp_path):
+def test_files_without_a_vgg_are_refused(vgg_file, tmp_path):
     with pytest.raises(ModelRefused, match="no such file"):
         vgg_convolutions(tmp_path / "missing.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")
@@ -77,7 +77,7 @@ def test_files_that_hold_no_vgg_are_refused(vgg_file, tmp_path):
 
 
 def test_torchvisions_weights_come_from_its_own_cache_or_cost_a_line(monkeypatch, tmp_path):
-    """The real download code; there is no network to reach, so it must say so, not hang."""
+    """The real download code must report a missing network, not hang."""
     pytest.importorskip("torchvision")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there

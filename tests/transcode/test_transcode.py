@@ -1,4 +1,4 @@
-"""Videos stopped anywhere: nothing finished is lost, and the result is the same to the byte."""
+"""Videos stopped anywhere: no finished segment is lost, and the result is the same to the byte."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ class Death(BaseException):
 
 
 class Doubler:
-    """Stands for the upscaler: repeats pixels; `dies_at` raises when it is given that frame."""
+    """Replaces the upscaler: repeats pixels, and raises `error` at the frame `dies_at`."""
 
     scale, slots = 2, 2
     info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
@@ -55,7 +55,7 @@ class Doubler:
 
 
 class Listener:
-    """Stands for the reporter: remembers what was said."""
+    """Replaces the reporter: remembers the notes and counts."""
 
     def __init__(self):
         self.notes, self.frames, self.expected = [], 0, None
@@ -72,9 +72,9 @@ class Listener:
 
 @pytest.fixture(autouse=True)
 def one_process(request, monkeypatch):
-    """Without the children that read the input, whose start would be most of each test's time.
+    """Run without the children that read the input, which take longer to start than most tests.
 
-    What is marked `children` has them, and so have the tests of kills and of the command line.
+    Tests marked `children` run with them, as do those of kills and of the command line.
     """
     if request.node.get_closest_marker("children"):
         return
@@ -99,7 +99,7 @@ def upscale(source, target, doubler=None, options=OPTIONS, made_by=None):
 
 
 def in_one_pass(source, target, encoding=OPTIONS.encoding):
-    """What the segments have to come to: one encoder, and all that is copied as it comes."""
+    """Write the result that segments have to equal, with one encoder and one muxer."""
     with VideoReader(source) as reader:
         size = (2 * reader.info.width, 2 * reader.info.height)
         with VideoWriter(target, reader, size, encoding) as writer:
@@ -152,7 +152,7 @@ def test_segments_come_to_what_one_pass_does(tmp_path, name, suffix):
     encoding = Encoding(preset="ultrafast", options={"bf": "3"})
     in_one_pass(source, whole, encoding)
     upscale(source, joined, options=replace(OPTIONS, encoding=encoding))
-    # Starts alone: how long a frame lasts is not in an MP4 with B-frames, but for the last one.
+    # Only start times: an MP4 with B-frames does not contain durations, except for the last frame.
     assert [f[:2] for f in see_frames(joined)] == [f[:2] for f in see_frames(whole)]
     assert see_frames(joined)[-1].end == see_frames(whole)[-1].end or suffix == ".mp4"
     assert see_packets(joined, "audio") == see_packets(whole, "audio")
@@ -200,7 +200,7 @@ def test_segments_are_short_where_a_frame_takes_long(monkeypatch, model, device,
 
 
 def test_multiplications_are_those_of_the_graph():
-    """As `srgan-edge export` counts them, for a network at the scale that it has."""
+    """The counts are those that `srgan-edge export` prints, for networks at their own scale."""
     assert multiplications_per_px(find_model("srgan-x4").spec) == pytest.approx(2_218_176, rel=0.01)
     assert multiplications_per_px(find_model("edge-x4").spec) == pytest.approx(57_672, rel=0.02)
 
@@ -210,7 +210,7 @@ def test_multiplications_are_those_of_the_graph():
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 @pytest.mark.parametrize("dies_at", [3, SEGMENT + 3, 2 * SEGMENT, 16])
-def test_a_video_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
+def test_a_video_that_died_resumes_to_the_same_bytes(tmp_path, dies_at, suffix):
     source = make(tmp_path / "in.mkv", frames=17, audio=["eng"], options=B_FRAMES)
     whole, target = tmp_path / f"whole{suffix}", tmp_path / f"out{suffix}"
     upscale(source, whole)
@@ -221,14 +221,14 @@ def test_a_video_that_died_goes_on_to_the_same_bytes(tmp_path, dies_at, suffix):
     done, heard = upscale(source, target, again)
     assert target.read_bytes() == whole.read_bytes()
     assert done.frames_resumed == min(again.seen)
-    # Frames are upscaled ahead of the encoder, so that one segment more than it may have to go.
+    # Frames are upscaled ahead of the encoder, so up to one segment more has to be redone.
     assert 0 <= dies_at - done.frames_resumed < 2 * SEGMENT
     assert heard.frames == 17
-    assert any("going on after" in note for note in heard.notes) == bool(done.frames_resumed)
+    assert any("resuming after" in note for note in heard.notes) == bool(done.frames_resumed)
     assert names_in(tmp_path) == sorted(["in.mkv", whole.name, target.name])
 
 
-def test_a_video_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path, monkeypatch):
+def test_a_video_that_dies_while_it_is_joined_redoes_no_frame(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
     upscale(source, tmp_path / "whole.mkv")
 
@@ -245,7 +245,7 @@ def test_a_video_that_dies_while_it_is_joined_has_no_frame_to_do_again(tmp_path,
     assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 
-def test_an_interrupted_video_says_what_is_kept(tmp_path):
+def test_an_interrupted_video_reports_what_is_kept(tmp_path):
     source = make(tmp_path / "in.mkv", frames=17)
     with pytest.raises(Interrupted) as stopped:
         upscale(source, tmp_path / "out.mkv", Doubler(14, Interrupted(15)))
@@ -256,7 +256,7 @@ def test_an_interrupted_video_says_what_is_kept(tmp_path):
     assert "the same command goes on from there" in str(stopped.value)
 
 
-def test_nothing_stays_of_a_video_of_which_nothing_was_finished(tmp_path):
+def test_no_folder_stays_without_a_finished_segment(tmp_path):
     source = make(tmp_path / "in.mkv", frames=17)
     with pytest.raises(Death):
         upscale(source, tmp_path / "out.mkv", Doubler(0))
@@ -264,7 +264,7 @@ def test_nothing_stays_of_a_video_of_which_nothing_was_finished(tmp_path):
 
 
 def half_done(tmp_path):
-    """A video that died after two segments."""
+    """Return source, target and work folder of a video that died after two segments."""
     source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
     with pytest.raises(Death):
         upscale(source, target, Doubler(16))
@@ -282,7 +282,7 @@ def test_other_options_are_refused_with_the_difference(tmp_path, change, said):
     source, target, work = half_done(tmp_path)
     before = {path.name: path.read_bytes() for path in work.iterdir()}
     with pytest.raises(
-        UsageError, match=rf"out\.mkv\.partial is of another job: {said}.*--restart"
+        UsageError, match=rf"out\.mkv\.partial belongs to another job: {said}.*--restart"
     ):
         upscale(source, target, options=replace(OPTIONS, **change))
     assert {path.name: path.read_bytes() for path in work.iterdir()} == before
@@ -304,7 +304,7 @@ def test_a_changed_input_is_refused(tmp_path):
     content[-1] ^= 1
     source.write_bytes(content)
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(UsageError, match=r"is of another job: the input has changed; "):
+    with pytest.raises(UsageError, match=r"belongs to another job: the input has changed; "):
         upscale(source, target)
 
 
@@ -345,17 +345,17 @@ def test_a_second_process_is_kept_out(tmp_path):
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_what_somebody_else_keeps_in_a_folder_of_that_name_stays(tmp_path, restart):
+def test_foreign_files_in_a_folder_of_that_name_stay(tmp_path, restart):
     source = make(tmp_path / "in.mkv", frames=3)
     precious = tmp_path / "out.mkv.partial" / "photos" / "precious"
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    with pytest.raises(OutputFailed, match=r"photos is none of ours; move it away"):
+    with pytest.raises(OutputFailed, match=r"photos was not created by srgan-edge; move it away"):
         upscale(source, tmp_path / "out.mkv", options=replace(OPTIONS, restart=restart))
     assert precious.read_text() == "mine"
 
 
-def test_the_work_folder_is_for_its_owner_alone(tmp_path):
+def test_only_its_owner_can_read_the_work_folder(tmp_path):
     *_, work = half_done(tmp_path)
     assert stat.S_IMODE(work.stat().st_mode) == 0o700
 
@@ -364,7 +364,7 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
     source = make(tmp_path / "in.mkv", frames=3)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out.mkv.partial").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputFailed, match="is not a folder of ours"):
+    with pytest.raises(OutputFailed, match="is not a folder of yours"):
         upscale(source, tmp_path / "out.mkv")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
@@ -374,7 +374,7 @@ def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):
 
 @pytest.mark.children
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_children_come_to_the_same(tmp_path, monkeypatch, suffix):
+def test_children_produce_the_same_bytes(tmp_path, monkeypatch, suffix):
     source = make(tmp_path / "in.mkv", frames=17, audio=["eng"], chapters=True)
     with pytest.raises(Death):
         upscale(source, tmp_path / f"out{suffix}", Doubler(12))
@@ -390,13 +390,13 @@ def test_children_come_to_the_same(tmp_path, monkeypatch, suffix):
 @pytest.mark.skipif(video_join.MEMORY_BYTES < 12 << 30, reason="no machine for that many threads")
 def test_an_encoder_of_many_threads_starts_where_videos_are_joined(tmp_path):
     source = make(tmp_path / "in.mkv", frames=1)
-    encoding = Encoding(options={"threads": "24"})  # as of 16 cores
+    encoding = Encoding(options={"threads": "24"})  # as on a machine with 16 cores
     with video_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
         assert joiner.rehearse(tmp_path / "out.mkv") == []
 
 
 @pytest.mark.parametrize("dies_at", [3, 2 * SEGMENT, 13])
-def test_a_decoder_that_dies_costs_what_is_not_in_a_whole_segment(tmp_path, monkeypatch, dies_at):
+def test_a_decoder_that_dies_costs_only_the_unfinished_segment(tmp_path, monkeypatch, dies_at):
     source, target = (
         make(tmp_path / "in.mkv", frames=17, audio=["eng"]),
         tmp_path / "out.mkv",
@@ -442,7 +442,7 @@ def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypa
     assert again.seen == []
 
 
-def test_what_came_before_damage_is_saved_with_its_audio(tmp_path):
+def test_frames_before_damage_are_saved_with_their_audio(tmp_path):
     source = make(tmp_path / "in.mkv", frames=40, audio=["eng"])
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
     with pytest.raises(InputDamaged, match=r"what could be decoded is in .*out\.partial\.mkv"):
@@ -453,7 +453,7 @@ def test_what_came_before_damage_is_saved_with_its_audio(tmp_path):
     assert len(numbers) > SEGMENT
 
 
-def test_a_segment_that_is_lost_before_the_end_is_no_shorter_video(tmp_path, monkeypatch):
+def test_a_lost_segment_does_not_shorten_the_video(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
     join = video_join.Joiner.join
 
@@ -463,14 +463,14 @@ def test_a_segment_that_is_lost_before_the_end_is_no_shorter_video(tmp_path, mon
 
     with monkeypatch.context() as losing:
         losing.setattr(video_join.Joiner, "join", join_what_is_left)
-        with pytest.raises(OutputFailed, match=r"\d+ frames left of 17"):
+        with pytest.raises(OutputFailed, match=r"only \d+ of 17 frames left"):
             upscale(source, target)
     assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
     done, _ = upscale(source, target)
     assert (done.frames, [frame.number for frame in see_frames(target)]) == (17, list(range(17)))
 
 
-def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
+def test_a_result_that_differs_from_its_input_gets_no_name(tmp_path, monkeypatch):
     source, target = (
         make(tmp_path / "in.mkv", frames=12, audio=["eng"]),
         tmp_path / "out.mkv",
@@ -481,13 +481,15 @@ def test_a_result_that_is_not_as_its_input_gets_no_name(tmp_path, monkeypatch):
         "copy",
         lambda muxer, copied: None if copied.packet.pts == 0 else muxed(muxer, copied),
     )
-    with pytest.raises(OutputFailed, match=r"not as .*in\.mkv: audio aac: \d+ packets of \d+"):
+    with pytest.raises(
+        OutputFailed, match=r"differs from .*in\.mkv: audio aac: \d+ packets instead of \d+"
+    ):
         upscale(source, target)
     assert names_in(tmp_path) == ["in.mkv", "out.mkv.partial"]
 
 
 class FailingDisk:
-    """Counts what reaches the disk by name, and fails the call of a given number."""
+    """Counts the calls that change the disk, and makes the one of a given number fail."""
 
     def __init__(self, monkeypatch, fails_at=None):
         self.calls, self.fails_at = [], fails_at
@@ -505,8 +507,8 @@ class FailingDisk:
         return call
 
 
-def test_whichever_call_fails_the_name_is_absent_and_the_next_run_is_the_same(tmp_path):
-    """SQLite's method: fail the Nth call to the disk, for every N."""
+def test_whichever_call_fails_the_old_result_stays_and_the_next_run_is_the_same(tmp_path):
+    """Let the Nth call to the disk fail, for every N, as SQLite's tests do."""
     source = make(tmp_path / "in.mkv", frames=12, audio=["eng"])
     upscale(source, tmp_path / "whole.mkv")
     whole = (tmp_path / "whole.mkv").read_bytes()
@@ -528,8 +530,8 @@ def test_whichever_call_fails_the_name_is_absent_and_the_next_run_is_the_same(tm
     assert 10 < number < 200
 
 
-def test_what_speaks_of_something_is_written_after_it_is_on_the_disk(tmp_path, monkeypatch):
-    """What a power cut can leave: no line of the journal without its segment, no torn result."""
+def test_references_are_written_after_their_targets_are_on_disk(tmp_path, monkeypatch):
+    """A power cut must not leave a line of the journal without its segment, or a partial result."""
     source = make(tmp_path / "in.mkv", frames=2 * SEGMENT)
     order = []
     monkeypatch.setattr(
@@ -562,8 +564,8 @@ def mount(*arguments):
     return subprocess.run(["mount", *arguments], capture_output=True).returncode
 
 
-def test_a_full_disk_keeps_what_was_finished(tmp_path):
-    """On a real file system of its own, which only root can mount."""
+def test_a_full_disk_keeps_finished_segments(tmp_path):
+    """Runs on a real file system, which only root can mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or mount("-t", "tmpfs", "-o", "size=200k", "tmpfs", disk):

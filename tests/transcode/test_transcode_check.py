@@ -1,4 +1,4 @@
-"""Every difference between a video and its result is found, and none where there is none."""
+"""Every difference between a video and its result is found, and equal ones show none."""
 
 from fractions import Fraction
 
@@ -33,14 +33,14 @@ def compare(tmp_path, suffix, changes):
     [
         ({}, []),
         ({"codec": "mpeg4", "size": (128, 96), "options": {"bf": "2"}}, []),
-        ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames of 8"]),
+        ({"pts": PTS[:-1], "last_duration": 120}, ["7 frames instead of 8"]),
         ({"pts": [0, 40, 80, 120, 160, 200, 280, 360]}, ["frame 3 is -10.0 ms late"]),
-        ({"audio": []}, ["0 streams of audio and subtitles of 1"]),
-        ({"audio": ["eng", "deu"]}, ["2 streams of audio and subtitles of 1"]),
-        ({"chapters": False}, ["0 chapters of 2, or with other titles"]),
-        ({"aspect": Fraction(5, 4)}, ["pixels of 5/4 instead of 4/3"]),
-        ({"display": (180, False)}, ["turned or mirrored another way"]),
-        ({"display": (90, True)}, ["turned or mirrored another way"]),
+        ({"audio": []}, ["0 instead of 1 streams of audio and subtitles"]),
+        ({"audio": ["eng", "deu"]}, ["2 instead of 1 streams of audio and subtitles"]),
+        ({"chapters": False}, ["0 chapters instead of 2, or other titles"]),
+        ({"aspect": Fraction(5, 4)}, ["pixel aspect ratio 5/4 instead of 4/3"]),
+        ({"display": (180, False)}, ["rotated or mirrored differently"]),
+        ({"display": (90, True)}, ["rotated or mirrored differently"]),
     ],
 )
 def test_differences_are_named(tmp_path, suffix, changes, found):
@@ -52,13 +52,13 @@ def test_late_audio_is_named(tmp_path):
     assert any("audio aac 0 is +100.0 ms late" in line for line in found)
 
 
-def test_a_longer_frame_is_named_where_the_container_says_how_long(tmp_path):
+def test_a_longer_frame_is_named_if_the_container_stores_durations(tmp_path):
     found = compare(tmp_path, ".mkv", {"last_duration": 90, "audio": []})
     assert "frame 7 is shown +50.0 ms longer" in found
 
 
 @pytest.mark.parametrize("damage", ["drop", "flip", "shift"])
-def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
+def test_one_changed_packet_is_named(tmp_path, damage):
     before, after = make(tmp_path / "in.mkv", **VIDEO), tmp_path / "out.mkv"
     with av.open(str(before)) as source, av.open(str(after), "w") as target:
         streams = {s.index: target.add_stream_from_template(s, opaque=True) for s in source.streams}
@@ -88,7 +88,7 @@ def test_one_packet_that_is_not_as_it_was(tmp_path, damage):
             target.mux_one(packet)
     (found,) = differences(VideoRecord.of(before), VideoRecord.of(after))
     assert {
-        "drop": "packets of",
+        "drop": "packets instead of",
         "flip": "audio aac: the content of packets differs",
         "shift": "audio aac 4 is +7.0 ms late",
     }[damage] in found

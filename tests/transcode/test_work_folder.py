@@ -1,4 +1,4 @@
-"""A journal may be torn, flipped or replaced: what is used of it is what it said, or nothing."""
+"""A journal may be cut, corrupted or replaced: only lines that are intact are used."""
 
 import json
 from dataclasses import asdict
@@ -30,7 +30,7 @@ def reopened(folder, journal):
     return work, [segment for _, segment in work.finished()]
 
 
-def test_what_was_finished_is_found_again(finished):
+def test_finished_segments_are_found_again(finished):
     work, segments = reopened(*finished)
     assert (work.segments, work.frames, work.damaged) == (3, 9, None)
     assert [segment.pts for segment in segments] == [list(pts) for pts in TIMES]
@@ -38,17 +38,17 @@ def test_what_was_finished_is_found_again(finished):
 
 
 @given(length=st.integers(0, 2000))
-def test_a_journal_cut_anywhere_is_that_of_the_whole_lines(finished, length):
+def test_of_a_cut_journal_the_whole_lines_are_used(finished, length):
     folder, journal = finished
     work, segments = reopened(folder, journal[:length])
     whole_lines = journal[:length].count(b"\n")
-    # The last line is whole without its end of line, too, but nobody can know that it is.
+    # The last line may be complete even without its end of line.
     assert work.segments in (whole_lines, min(3, whole_lines + 1))
     assert [segment.pts for segment in segments] == list(map(list, TIMES[: work.segments]))
 
 
 @given(at=st.integers(0, 700), flip=st.integers(1, 255))
-def test_a_flipped_byte_never_changes_what_is_in_a_segment(finished, at, flip):
+def test_a_flipped_byte_never_changes_a_segment(finished, at, flip):
     folder, journal = finished
     changed = bytearray(journal)
     changed[at % len(changed)] ^= flip
@@ -67,7 +67,7 @@ FIELDS = st.sampled_from([*asdict(Segment([0], [1], 0, 1, "")), "surprise"])
 
 @given(st.lists(VALUES | st.dictionaries(FIELDS, VALUES), max_size=4))
 def test_lines_of_any_json_are_no_segments(finished, lines):
-    """Though their checksums are right."""
+    """Valid checksums do not make arbitrary JSON a segment."""
     folder, _ = finished
     records = [json.dumps(line).encode() for line in lines]
     journal = b"".join(_digest(record).encode() + b" " + record + b"\n" for record in records)

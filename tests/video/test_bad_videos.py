@@ -1,4 +1,4 @@
-"""Videos that are broken, odd or hostile, each with what must come of it. This list only grows.
+"""Broken, odd and hostile videos, each with the expected outcome. This list only grows.
 
 Every row is a whole run of the command line over an older result, which is either replaced by a
 whole video or left as it was. The input never changes.
@@ -39,7 +39,7 @@ CONCEAL = ["--on-damage", "conceal"]
 
 @dataclass(frozen=True)
 class Row:
-    """One video and what must come of it."""
+    """One video and its expected outcome."""
 
     name: str
     make: Callable[[Path], object]
@@ -73,7 +73,7 @@ def cut(percent, **wanted):
 
 
 def broken(numbers, **wanted):
-    """A video of which these packets, in the order of the file, are noise."""
+    """A video in which these packets, in the order of the file, are noise."""
 
     def write(path):
         make(path, **LONG | wanted)
@@ -89,7 +89,7 @@ def broken(numbers, **wanted):
 
 
 def joined(*parts):
-    """Transport streams, one after the other: `cat` makes a video of them, more or less."""
+    """Transport streams one after the other, as `cat` joins them."""
 
     def write(path):
         part_path = path.with_suffix(".part.ts")
@@ -101,7 +101,7 @@ def joined(*parts):
 
 
 def remuxed(change, **wanted):
-    """A video whose packets were changed, or left out, on their way into the file."""
+    """A video whose packets were changed before they were written."""
 
     def write(path):
         plain = make(path.with_suffix(".plain.mkv"), **wanted)
@@ -116,7 +116,7 @@ def remuxed(change, **wanted):
 
 
 def retimed(kind, later_ms, **wanted):
-    """An MKV whose packets of one kind, by number, are later than they were: no muxer does that."""
+    """An MKV in which some packets of one kind are later than before: no muxer writes that."""
 
     def write(path):
         make(path, **NO_CHECKSUMS, **wanted)
@@ -133,7 +133,7 @@ def retimed(kind, later_ms, **wanted):
 
 
 def not_to_be_shown(number, packet):
-    """Frame 5 of VP8 becomes one that is only referred to (RFC 6386, section 9.1)."""
+    """Frame 5 of VP8 becomes a reference that is not shown (RFC 6386, section 9.1)."""
     if number != 5:
         return packet
     content = bytearray(packet)
@@ -343,7 +343,7 @@ def test_what_comes_of_a_bad_video(cli, tmp_path, row):
 
 
 def assert_nothing_moved(source, result):
-    """Times to a millisecond, as some of the rows need a nudge; `test_video_times` is exact."""
+    """Compare times to a millisecond, since some frames are nudged; `test_video_times` is exact."""
     before, after = see_times(source), see_times(result)
     shift = after[0] - before[0]
     assert all(abs(a - b - shift) <= MS for a, b in zip(after, before, strict=True))
@@ -382,14 +382,14 @@ ANYWHERE = [
 
 
 def read(path, **options):
-    """Times of all frames there are, and whether the reader is content with the file."""
+    """Return the times of all frames, and whether the reader found no damage."""
     times = []
     try:
         with VideoReader(path, **options) as reader:
             for item in reader.scan():
                 if isinstance(item, FrameTime):
                     times.append(item.pts)
-            return times, not reader.damage and not reader.doubtful
+            return times, not reader.notes.damage and not reader.notes.doubtful
     except SrganEdgeError:
         return times, False
 
@@ -436,7 +436,7 @@ def test_no_flip_changes_the_number_of_frames_unnoticed(tmp_path, suffix, wanted
     ],
 )
 def test_concealed_the_frames_stay_as_many_and_at_their_times(tmp_path, suffix, codec):
-    """Whatever is wrong inside of packets."""
+    """Any kind of damage inside of packets."""
     options = {
         "libx264": LONG["options"],
         "libx265": {"x265-params": "log-level=none"},

@@ -1,4 +1,4 @@
-"""Colors: the written specification, and that files go through it to within one level."""
+"""Colors follow the specification, and files keep them to within one level."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ SCHEMES = [(matrix, full) for matrix in (BT709, SMPTE170M, BT2020) for full in (
 
 
 def yuv_from_rgb(rgb, matrix, full_range, bits=8):
-    """H.273 equations 44 to 49, the other way round from the code under test."""
+    """Apply H.273, equations 44 to 49: the inverse of the code under test."""
     step = 2 ** (bits - 8)
     _, k_red, k_blue = MATRICES[matrix]
     red, green, blue = np.moveaxis(rgb / 255.0, -1, 0)
@@ -186,7 +186,7 @@ def rewrite(source: Path, target: Path, encoding: Encoding, pixels=None, size=No
 
 
 def test_chroma_lies_on_the_left_luma_sample(tmp_path):
-    """H.264 puts it there; libswscale, if not told, takes it to be half a pixel to the right.
+    """H.264 puts chroma there; libswscale by default assumes half a pixel further right.
 
     A red slope shows it: rounding averages out, a shift does not.
     """

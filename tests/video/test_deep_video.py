@@ -1,4 +1,4 @@
-"""Videos of more than 8 bits and HDR: read, upscaled and written with all that they have."""
+"""Deep and HDR videos are read, upscaled and written without loss."""
 
 import re
 from dataclasses import replace
@@ -53,7 +53,7 @@ def write(path, frames, codec="ffv1", color=(BT709, 1, 2, 2), options=None):
 
 
 def upscale(source, target, encoding, scale=1, **allowed):
-    """The whole product, with the nearest neighbor for a network."""
+    """Upscale a whole video, with nearest neighbors instead of a network."""
     with VideoReader(source, **allowed) as reader:
         size = (reader.info.width * scale, reader.info.height * scale)
         with VideoWriter(target, reader, size, encoding) as writer:
@@ -126,7 +126,7 @@ def test_the_format_is_the_usual_one_with_all_of_the_input(tmp_path, given, code
     "named", ["gbrp10le", "gray10le", "yuv444p12le", "yuv420p", "yuvj420p", "gray"]
 )
 def test_a_named_format_is_obeyed(tmp_path, named):
-    """Gray, so that each of them can show it: 0.2, 0.5 and 0.8 of white."""
+    """Use gray levels, which every format can store: 0.2, 0.5 and 0.8 of white."""
     color = ColorDescription(BT709, False)
     rgb = np.array([0.2, 0.5, 0.8, 0.5] * 16)[:, None].repeat(3, 1)
     codes = np.round(codes_of(rgb, color, 10))
@@ -185,7 +185,7 @@ def test_a_ten_bit_slope_keeps_its_steps(tmp_path):
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
 def test_hdr_metadata_is_carried(tmp_path, codec, suffix):
-    """As a decoder reports it: x264 and x265 to the digit, SVT-AV1 in its own units."""
+    """HDR metadata as a decoder reports it: exact with x264 and x265, rounded with SVT-AV1."""
     pq = (BT2020, 1, 9, PQ)
     image = frame_of(np.full((64, 128, 3), 512), "yuv420p10le")
     source = write(tmp_path / "in.mkv", [image] * 3, "libx265", pq, HDR10)
@@ -292,8 +292,8 @@ def test_tags_that_change_are_followed_and_said_once(tmp_path):
     source = join(tmp_path / "in.ts", *parts)
     with VideoReader(source) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
-        assert reader.recolored.startswith("yuv420p, smpte170m limited")
-        assert "to yuv444p, bt709 limited" in reader.recolored
+        assert reader.notes.recolored.startswith("yuv420p, smpte170m limited")
+        assert "to yuv444p, bt709 limited" in reader.notes.recolored
     assert len(frames) == 15
     for first, second in zip(frames[:5], frames[5:10], strict=True):
         assert np.abs(first.pixels.astype(int) - second.pixels).mean() < 2

@@ -1,4 +1,4 @@
-"""Two fields become one image: of the first field's moment, at the same time, nothing else."""
+"""Two fields become one frame, with the content and the time of the first field."""
 
 import av
 import numpy as np
@@ -13,7 +13,7 @@ from srgan_edge.video.reader import VideoReader
 SIZE = (64, 48)
 PTS = [0, 40, 80, 125, 1000, 1040]
 TOP, BOTTOM, NEITHER = "tff", "bff", "prog"
-"""Which field is first, as FFmpeg's `setfield` calls it."""
+"""Field orders by the names of FFmpeg's `setfield`."""
 
 
 def moment(number):
@@ -24,7 +24,7 @@ def moment(number):
 
 
 def image(number, order):
-    """Two moments in one image, the first in the lines that `order` says."""
+    """Two moments in one frame, the first one in the lines given by `order`."""
     if order == NEITHER:
         return moment(2 * number)
     first = 0 if order == TOP else 1
@@ -82,7 +82,7 @@ def test_a_frame_becomes_the_moment_of_its_first_field(tmp_path, orders):
     source = make(tmp_path / "in.mkv", orders)
     woven, before = read(source)
     clean, after = read(source, deinterlace=True)
-    assert before.interlaced == after.interlaced == len(orders) - orders.count(NEITHER)
+    assert before.notes.interlaced == after.notes.interlaced == len(orders) - orders.count(NEITHER)
     assert [frame.pts for frame in clean] == [frame.pts for frame in woven] == PTS[: len(orders)]
     assert [frame.duration for frame in clean] == [frame.duration for frame in woven]
     for number, (frame, order) in enumerate(zip(clean, orders, strict=True)):
@@ -118,4 +118,4 @@ def test_the_command_line_says_what_it_does_with_fields(cli, tmp_path):
     assert (code, "interlaced" in said) == (0, False)
     with VideoReader(tmp_path / "in_x4.mkv") as result:
         assert len(list(result)) == 6
-        assert (result.interlaced, result.video.codec_context.field_order) == (0, 1)
+        assert (result.notes.interlaced, result.video.codec_context.field_order) == (0, 1)

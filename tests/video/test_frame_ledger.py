@@ -1,4 +1,4 @@
-"""Which frames a decoder swallowed, from times alone."""
+"""Frames that a decoder dropped are found by their times alone."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ from srgan_edge.video.decoder import FrameLedger
 
 
 def play(events, period=10):
-    """Times that are missing, where `events` are times sent, or received if in a tuple."""
+    """Return the missing times; `events` are times sent, or received if in a tuple."""
     ledger, missing = FrameLedger(Fraction(period)), []
     for event in events:
         if isinstance(event, tuple):

@@ -23,7 +23,7 @@ READERS = pytest.mark.parametrize("reader", [VideoReader, IsolatedReader])
 
 @pytest.fixture
 def server():
-    """A socket that must see no connection."""
+    """A socket that must not receive a connection."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         yield "{}:{}".format(*listening.getsockname())

@@ -1,4 +1,4 @@
-"""The structure of Matroska files: whole ones are found whole, others not, and nothing hangs."""
+"""The structure of Matroska files: damage is found, complete files pass, and nothing hangs."""
 
 import random
 
@@ -51,7 +51,7 @@ def test_a_cut_says_how_much_is_missing(tmp_path):
 
 
 def test_clusters_of_unknown_size(tmp_path):
-    """Live recordings have them. Their blocks are looked at all the same."""
+    """Live recordings have clusters of unknown size. Their blocks are examined all the same."""
     whole = make(tmp_path / "whole.mkv", frames=20, container_options={"write_crc32": "0"})
     content = bytearray(whole.read_bytes())
     segment = content.index(b"\x18\x53\x80\x67") + 4

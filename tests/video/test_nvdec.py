@@ -1,4 +1,4 @@
-"""NVDEC without a GPU: software decodes in its place, and gives frames as it would, or fails.
+"""NVDEC without a GPU: software decodes instead and returns frames like NVDEC, or fails.
 
 What is shown is what becomes of them. That NVDEC gives the same samples is for `make gpu` to show.
 """
@@ -28,7 +28,7 @@ GIVEN = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 
 
 class Stand(Nvdec):
-    """Software in NVDEC's place; `lost` are frames that do not come, by number."""
+    """A software decoder in place of NVDEC; `lost` are the numbers of missing frames."""
 
     def __init__(self, lost=(), fails_at=None, damaged_at=None, software_at=None):
         super().__init__()
@@ -53,7 +53,7 @@ class Stand(Nvdec):
 def read(path, stand=None):
     with VideoReader(path, nvdec=stand) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
-        return reader.info, frames, (reader.nudged, reader.untimed)
+        return reader.info, frames, (reader.notes.nudged, reader.notes.untimed)
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ def test_fields_become_the_same_images(tmp_path):
     for stand in (None, Stand()):
         with VideoReader(path, deinterlace=True, nvdec=stand) as reader:
             seen.append([item.pixels for item in reader if isinstance(item, Frame)])
-            assert reader.interlaced == 12
+            assert reader.notes.interlaced == 12
     assert all(np.array_equal(*pair) for pair in zip(*seen, strict=True))
 
 
 @pytest.mark.parametrize(
     ("stand", "message"),
     [
-        ({"lost": [7]}, r"gave no frame for the packet at 0\.28 s"),
-        ({"lost": [11]}, r"gave no frame for the packet at 0\.44 s"),
-        ({"lost": range(3, 12)}, r"gave no frame for the packet at 0\.12 s"),
+        ({"lost": [7]}, r"returned no frame for the packet at 0\.28 s"),
+        ({"lost": [11]}, r"returned no frame for the packet at 0\.44 s"),
+        ({"lost": range(3, 12)}, r"returned no frame for the packet at 0\.12 s"),
         ({"fails_at": 5}, r"NVDEC failed \(Generic error"),
-        ({"software_at": 0}, "does not take h264 in yuv420p here"),
-        ({"software_at": 6}, "does not take h264 in yuv420p here"),
+        ({"software_at": 0}, "does not support h264 in yuv420p here"),
+        ({"software_at": 6}, "does not support h264 in yuv420p here"),
     ],
 )
 @pytest.mark.parametrize("options", [{"crf": "18", "bf": "0"}, B_FRAMES], ids=["IP", "IBP"])
@@ -136,13 +136,13 @@ def test_a_first_frame_that_differs_is_the_end_of_it(tmp_path):
             return frames
 
     path = make(tmp_path / "in.mp4")
-    with pytest.raises(NvdecFailed, match="first frame is not that of the software decoder"):
+    with pytest.raises(NvdecFailed, match="first frame differs from that of the software decoder"):
         read(path, Shifted())
 
 
 def test_packets_without_times_are_for_software(tmp_path):
     path = make(tmp_path / "in.avi", options=B_FRAMES)
-    with pytest.raises(NvdecFailed, match="a packet has no time, by which the loss"):
+    with pytest.raises(NvdecFailed, match="a packet has no time, so the loss"):
         read(path, Stand())
 
 
@@ -155,7 +155,7 @@ def test_a_decoder_that_gives_nothing_is_noticed_soon(tmp_path):
 
 
 def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
-    """A capture begins anywhere: its first images lean on what is not in it."""
+    """A capture begins anywhere, so its first frames refer to frames that it lacks."""
     whole = make(tmp_path / "in.ts", frames=30, options={"bf": "2", "g": "10"})
     packets = 188
     cut = tmp_path / "cut.ts"
@@ -169,7 +169,7 @@ def test_what_precedes_the_first_frame_is_for_nobody_to_decode(tmp_path):
 
 @pytest.fixture
 def gpu_video(monkeypatch):
-    """What `make gpu` does with videos; what needs a GPU is stood in for by who uses this."""
+    """Run the video part of `make gpu`; callers replace everything that needs a GPU."""
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import gpu_video
 
@@ -221,9 +221,9 @@ def test_without_a_gpu():
 
 @pytest.mark.skipif(Gpu.find() is not None, reason="there is a GPU")
 def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
-    """For real: FFmpeg tries to load the driver here, and fails."""
+    """Without mocks: FFmpeg tries to load the driver and fails."""
     monkeypatch.setattr(Gpu, "find", lambda: Gpu("Busy", 1, "8.9", "13.0"))
-    assert "libnvcuvid.so.1, is not here; a container needs NVIDIA_DRIVER_" in why_not_here()
+    assert "libnvcuvid.so.1, is missing; a container needs NVIDIA_DRIVER_" in why_not_here()
     monkeypatch.setattr(nvdec_module, "_LIBRARY", "libc.so.6")
     assert "does not open for decoding (Operation not permitted)" in why_not_here()
     path = make(tmp_path / "in.mp4", frames=2)
@@ -235,7 +235,7 @@ def test_a_gpu_that_ffmpeg_does_not_get(monkeypatch, tmp_path):
     "stand", [{}, {"lost": [7]}, {"lost": [60]}, {"fails_at": 0}, {"fails_at": 55}], ids=str
 )
 def test_a_video_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsys, stand):
-    """Of more than one segment: what was finished before NVDEC failed stays."""
+    """Segments that were finished before NVDEC failed are kept."""
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "in.mp4", audio=["eng"], options=B_FRAMES, frames=64, size=(32, 16))
     monkeypatch.setattr(nvdec_module, "why_not_here", lambda: None)
@@ -248,7 +248,7 @@ def test_a_video_is_the_same_however_it_was_decoded(tmp_path, monkeypatch, capsy
     said = capsys.readouterr().out
     assert ("; decoding it on the CPU instead" in said) == bool(stand)
     late = max(stand.get("lost", [stand.get("fails_at", 0)])) > SEGMENT_FRAMES
-    assert ("going on after 48 frames" in said) == late
+    assert ("resuming after 48 frames" in said) == late
     assert (tmp_path / "cpu.mp4").read_bytes() == (tmp_path / "gpu.mp4").read_bytes()
     assert [frame.number for frame in see_frames(tmp_path / "gpu.mp4")] == list(range(64))
     assert not list(tmp_path.glob("*.partial*"))

@@ -1,4 +1,4 @@
-"""NVENC without a GPU: the options it would be given, and what people read where there is none."""
+"""NVENC without a GPU: the options it would get, and the messages if there is none."""
 
 import errno
 
@@ -79,7 +79,7 @@ def test_formats_of_a_gpus_memory_are_not_offered(tmp_path):
 
 @pytest.mark.parametrize("named", [None, "yuv420p10le", "p010le"])
 def test_videos_of_10_bits_stay_so(tmp_path, named):
-    """Under the name that NVENC has for them; the samples are those of any other encoder."""
+    """10-bit frames get NVENC's name of the format; the samples are the same."""
     make(tmp_path / "in.mkv", frames=1, pixel_format="yuv420p10le")
     with VideoReader(tmp_path / "in.mkv") as reader:
         encoder = VideoEncoder(reader.info, (64, 48), Encoding("hevc_nvenc", pixel_format=named))
@@ -97,7 +97,7 @@ def test_videos_of_10_bits_stay_so(tmp_path, named):
 @pytest.mark.skipif(Gpu.find() is not None, reason="there is a GPU")
 @EVERY_ENCODER
 def test_without_a_gpu_it_names_what_to_type(tmp_path, codec):
-    """For real: FFmpeg tries to load the driver here, and fails."""
+    """Without mocks: FFmpeg tries to load the driver and fails."""
     make(tmp_path / "in.mp4", frames=2)
     with (
         pytest.raises(
@@ -125,7 +125,7 @@ def test_the_command_ends_with_its_code(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (av.error.PermissionError(errno.EPERM, "x"), "libnvidia-encode.so.1, is not here; a cont"),
+        (av.error.PermissionError(errno.EPERM, "x"), "libnvidia-encode.so.1, is missing; a cont"),
         (av.FFmpegError(errno.ENOSYS, "x"), "the driver is too old"),
         (av.error.MemoryError(errno.ENOMEM, "x"), "out of memory, or encodes as many videos as it"),
         (av.error.ExternalError(-0x20545845, "x"), "does not encode this codec in this format"),
@@ -145,7 +145,7 @@ def test_refused_options_are_the_users_to_change(monkeypatch):
 
 
 def test_a_gpu_lost_in_the_middle_of_a_video(tmp_path):
-    """The stream of another encoder, which fails as NVENC would."""
+    """A stream of another encoder that fails like NVENC."""
     make(tmp_path / "in.mp4", frames=3)
 
     class Lost:

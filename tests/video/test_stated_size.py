@@ -1,4 +1,4 @@
-"""How long MP4 and AVI say they are, to the byte."""
+"""The size that MP4 and AVI files state, to the byte."""
 
 from fractions import Fraction
 

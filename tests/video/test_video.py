@@ -1,4 +1,4 @@
-"""Video files: every frame once, in order, at its time, and all else in the file carried across."""
+"""Video files keep every frame once, in order and at its time, and all other streams."""
 
 import io
 import os
@@ -30,7 +30,7 @@ BOTH = pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 
 
 def upscale(source: Path, target: Path, encoding: Encoding = FAST, scale: int = 2) -> VideoWriter:
-    """The whole product, with the nearest neighbor for a network."""
+    """Upscale a whole video, with nearest neighbors instead of a network."""
     with VideoReader(source) as reader:
         size = (reader.info.width * scale, reader.info.height * scale)
         writer = VideoWriter(target, reader, size, encoding)
@@ -122,8 +122,10 @@ def test_containers_without_presentation_times(tmp_path, suffix, codec):
     with VideoReader(source) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
         period = Fraction(1, 25) / reader.info.time_base
-        assert reader.nudged == 0
-        assert reader.untimed <= 2  # the last ones, which left the decoder after the last packet
+        assert reader.notes.nudged == 0
+        assert (
+            reader.notes.untimed <= 2
+        )  # the last ones, which left the decoder after the last packet
     assert [clips.read_barcode(frame.pixels) for frame in frames] == list(range(12))
     assert {b.pts - a.pts for a, b in pairwise(frames)} == {period}
 
@@ -134,7 +136,7 @@ def test_two_frames_at_one_time_are_kept_apart(tmp_path):
     )
     with VideoReader(source) as reader:
         assert [item.pts for item in reader if isinstance(item, Frame)] == [0, 40, 41, 80, 120]
-        assert reader.nudged == 1
+        assert reader.notes.nudged == 1
 
 
 def test_resized_frames_show_the_same_image(tmp_path):
@@ -281,7 +283,7 @@ def test_other_codecs_keep_frames_and_times(tmp_path, codec, suffix):
 
 @BOTH
 def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
-    """Their decoding times it takes from memory that earlier videos have left behind."""
+    """x265 takes their decoding times from memory that earlier videos left behind."""
     encoding = Encoding("libx265", preset="medium", options={"x265-params": "log-level=none"})
     for n, frames in enumerate([3, 1, 2, 1, 2, 1]):
         source = make(tmp_path / f"{n}{suffix}", size=(64, 64), frames=frames)
@@ -298,9 +300,9 @@ def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
     [
         ("out.avi", Encoding(), r"out\.avi: possible suffixes are \.mp4"),
         ("out.mp4", Encoding("libx246"), "no video codec is called libx246; did you mean libx26"),
-        ("out.mp4", Encoding("aac"), "aac is no video codec"),
+        ("out.mp4", Encoding("aac"), "aac is not a video codec"),
         ("out.webm", Encoding(), r"out\.webm cannot hold libx264; use -o out\.mkv"),
-        ("out.mp4", Encoding(preset="quick"), "libx264 does not take .*preset=quick"),
+        ("out.mp4", Encoding(preset="quick"), "libx264 does not accept .*preset=quick"),
         ("out.mp4", Encoding(options={"crv": "3"}), "libx264 has no option crv"),
         ("out.mp4", Encoding("mpeg4", crf=3), "mpeg4 has no option crf"),
         ("out.mp4", Encoding(pixel_format="yuv42p"), "no pixel format is called yuv42p"),
@@ -335,7 +337,7 @@ def test_odd_sizes_need_full_chroma(tmp_path):
 
 
 def test_a_video_that_starts_before_zero_is_not_cut(tmp_path):
-    """MP4 hides what is before zero. Such files exist (here: FLV's signed times)."""
+    """MP4 hides everything before zero. Such files exist (here: FLV's signed times)."""
     source = make(tmp_path / "in.mkv", frames=3)
     with VideoReader(source) as reader:
         reader.info = replace(reader.info, start_pts=-80)
@@ -433,7 +435,7 @@ def test_transparency_is_refused_unless_a_format_without_is_named(tmp_path):
 
 
 def test_motion_jpeg_of_a_camera(tmp_path):
-    """Its EXIF comes with every frame, as a kind of side data that PyAV has no name for."""
+    """Every frame carries EXIF as a kind of side data that PyAV has no name for."""
     exif = Image.Exif()
     exif[0x0112] = 6  # on its side, which FFmpeg makes a display matrix of
     still = io.BytesIO()

@@ -1,4 +1,4 @@
-"""When frames are shown and audio is heard: to the tick as in the input."""
+"""Times of frames and audio equal those of the input to the tick."""
 
 from fractions import Fraction
 from itertools import accumulate
@@ -124,7 +124,7 @@ def test_every_stream_starts_where_it_did(tmp_path, suffix, video_start, audio_s
 @pytest.mark.parametrize("b_frames", [0, 3])
 @pytest.mark.parametrize("hidden", [1, 5, 12])
 def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path, suffix, b_frames, hidden):
-    """Cameras and cutters hide what is before the first keyframe they were asked for."""
+    """Cameras and editors hide frames before the first requested keyframe."""
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     make(
         source,
@@ -140,7 +140,7 @@ def test_frames_that_an_edit_list_hides_stay_hidden(tmp_path, suffix, b_frames, 
 
 
 def test_a_start_before_zero_is_kept_by_moving_all(tmp_path):
-    """FLV and cut MKV have it. What is said of MP4 is in `test_video`."""
+    """FLV and cut MKV have negative times. MP4 is tested in `test_video`."""
     source, target = tmp_path / "in.ts", tmp_path / "out.mkv"
     first = 2**33 - 9000  # a clock that wraps in the video starts before zero
     make(

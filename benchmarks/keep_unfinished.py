@@ -1,9 +1,9 @@
 """Keeps the averaged weights of runs that are not done, so that another machine can go on.
 
-    python train/unfinished/keep.py RUN...
+    python benchmarks/keep_unfinished.py RUN...
 
-Of each run folder the newest checkpoint's average is written beside this file, in FP16 and without
-the optimizer, as NAME.safetensors of the recipe's model; `--init` starts from it.
+Of each run folder the newest checkpoint's average is written into `train/unfinished`, in FP16 and
+without the optimizer, as NAME.safetensors of the recipe's model; `--init` starts from it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from srgan_edge.files import replace_when_whole
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec, Training
 from srgan_edge.train.run_folder import RunFolder
 
-FOLDER = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent.parent / "train" / "unfinished"
 
 
 def keep(run: Path) -> Path:

@@ -1,0 +1,116 @@
+"""Read the packets of an open video, and find out whether the input was complete."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from srgan_edge.errors import InputRefused
+from srgan_edge.video.frame import Notes
+from srgan_edge.video.opening import FileIdentity, file_identity
+from srgan_edge.video.truncation import find_break, find_wrong_checksum, missing_bytes
+
+_STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
+
+
+class Demuxer:
+    """Iterates over the packets of all streams, once.
+
+    Damage to the container is recorded in `notes`.
+    """
+
+    def __init__(
+        self, path: Path, container: InputContainer, video: VideoStream, notes: Notes
+    ) -> None:
+        self.formats = set(container.format.name.split(","))
+        """FFmpeg's names of the container format."""
+        self.reached_end = False
+        """Reading ended because the input ended, and not because of an error."""
+        self.broke_off = ""
+        """The error that ended reading before the end of the input; empty if there was none."""
+        self._path, self._container, self._video, self._notes = path, container, video, notes
+        self._video_packets = 0
+        self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
+        rate, time_base = video.average_rate or video.guessed_rate, video.time_base
+        self._period_seconds = 1 / rate if rate else time_base or Fraction(1, 1000)
+
+    def __iter__(self) -> Iterator["Packet[Stream]"]:
+        """Yield every packet with content; PyAV marks the end with a packet without.
+
+        Raises:
+            InputRefused: The video is encrypted.
+        """
+        packets = self._container.demux()
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self.broke_off = str(error.strerror)
+                self._notes.damage.add(self.broke_off, self._end_seconds)
+                return
+            if packet is None:
+                self.reached_end = True
+                return
+            if not packet.size:
+                continue
+            if packet.has_sidedata("encryption_info"):
+                raise InputRefused(f"{self._path} is encrypted; possible: a video without DRM")
+            self._count(packet)
+            yield packet
+
+    def examine_file(self, opened: FileIdentity, *, conceal: bool) -> None:
+        """Record what is missing or changed in a file that was read to its end.
+
+        A file that was cut off decodes without any error. `opened` is its identity when it was
+        opened. With `conceal`, a wrong checksum counts as repaired.
+
+        Raises:
+            OSError: The file cannot be read again.
+        """
+        path, damage = self._path, self._notes.damage
+        if file_identity(path) != opened:
+            damage.add("the file was changed or removed while it was read")
+        if "matroska" in self.formats:
+            if broken := find_break(path):
+                damage.add(broken)
+            elif changed := find_wrong_checksum(path):
+                damage.add(changed, repaired=conceal)
+        elif self.formats & {"mov", "avi"}:
+            missing = max(missing_bytes(path), self._end_of_index() - self._container.size)
+            if missing > 0:
+                damage.add(f"cut off, {missing} bytes are missing")
+        if "avi" in self.formats:
+            listed = sum(entry.size > 0 for entry in self._video.index_entries)
+            if self._video_packets < listed:
+                damage.add(f"{self._video_packets} of {listed} frames can be found")
+        if self.formats & _STATED_DURATION and self._container.duration:
+            self.compare_duration(self._container.duration)
+
+    def compare_duration(self, stated_microseconds: int) -> None:
+        """Record that the video ends well before its stated duration.
+
+        MPEG transport and program streams state none, so a cut cannot be noticed there.
+        """
+        stated_seconds = Fraction(stated_microseconds, 1_000_000)
+        slack = max(2 * self._period_seconds, Fraction(1, 10))
+        if self._end_seconds < stated_seconds - slack:
+            end, whole = float(self._end_seconds), float(stated_seconds)
+            self._notes.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
+
+    def _count(self, packet: "Packet[Stream]") -> None:
+        self._notes.doubtful += packet.is_corrupt
+        self._video_packets += packet.stream_index == self._video.index
+        start = packet.dts if packet.pts is None else packet.pts
+        if start is not None and packet.time_base:
+            end = (start + (packet.duration or 0)) * packet.time_base
+            self._end_seconds = max(self._end_seconds, end)
+
+    def _end_of_index(self) -> int:
+        """Return where the last sample in the index ends, in bytes; exact to the last frame."""
+        indices = (stream.index_entries for stream in self._container.streams)
+        return max((entry.pos + entry.size for index in indices for entry in index), default=0)
