@@ -24,7 +24,7 @@ from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs
-from srgan_edge.jobs.report import Outcome, VideoResult
+from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale

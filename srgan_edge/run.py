@@ -15,7 +15,7 @@ from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import Outcome, Reporter, VideoDamaged
+from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx

@@ -35,7 +35,7 @@ Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 def open_measures(
     names: Iterable[str], vgg_weights: Path | None, device: str
 ) -> dict[str, Measure]:
-    """Return the perceptual metrics of `scores.METRICS`, by name.
+    """Return the perceptual metrics of `evaluate.METRICS`, by name.
 
     Args:
         names: any of gmsd, haarpsi, lpips_vgg16_hed, lpips and dists.

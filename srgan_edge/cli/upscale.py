@@ -194,8 +194,8 @@ def upscale(
     from dataclasses import replace
 
     from srgan_edge.jobs.plan import Naming, Options, names_stream, plan_jobs, plan_stream
-    from srgan_edge.jobs.report import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.jobs.report_file import ReportFile
+    from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.run import run_jobs
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.frame import Encoding

@@ -11,7 +11,7 @@ from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import replace_when_whole, sha256_of
 from srgan_edge.jobs.plan import Job
-from srgan_edge.jobs.report import Outcome, Reporter
+from srgan_edge.jobs.reporters import Outcome, Reporter
 
 SCHEMA = 1
 """Version of the format: raised when a field is removed or changes meaning, not for new fields."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
+from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.live.source import Intake, LiveSource, Source, StreamReader
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.pipeline import (

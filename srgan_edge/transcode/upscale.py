@@ -16,7 +16,7 @@ from srgan_edge.files import output_failed, partial_result, replace_when_whole
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.report import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
+from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joined, Joiner

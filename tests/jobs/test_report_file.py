@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.jobs.report import TerminalReporter
 from srgan_edge.jobs.report_file import ReportFile
+from srgan_edge.jobs.reporters import TerminalReporter
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 

@@ -24,7 +24,7 @@ from streams import OPTIONS, Doubler, Listener, as_format, upscale
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.jobs.plan import Job
-from srgan_edge.jobs.report import VideoDamaged
+from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
