@@ -156,7 +156,7 @@ def test_a_tile_larger_than_the_frame_is_fine(cli, tmp_path):
     [
         (("in.png", "--suffix", "/x"), 2, "a part of a name, without /"),
         (("in.png", "--overwrite", "--skip-existing"), 2, "possible: one of them"),
-        (("in.png", "in.png", "-o", "new.png"), 2, "possible: a folder, without a suffix"),
+        (("in.png", "in.png", "-o", "new.png"), 2, "type the name of a folder, without a suffix"),
         (("in.png", "--report", "in.png"), 2, "is not a report; name another file"),
         (("in.png", "--report", "none/r.json"), 5, "name another place with --report"),
         (("a" * 300 + ".png",), 3, "File name too long"),

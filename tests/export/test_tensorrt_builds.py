@@ -204,7 +204,7 @@ def test_without_the_package_the_error_names_it(monkeypatch):
 
 def test_without_a_gpu_the_error_names_targets_that_need_none(install):
     install("10.16.1", gpu=None)
-    with pytest.raises(ResourcesExhausted, match="here is none; type --rtx"):
+    with pytest.raises(ResourcesExhausted, match="this machine has none; type --rtx"):
         Target.tensorrt(Search())
 
 

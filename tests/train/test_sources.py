@@ -209,4 +209,4 @@ def test_the_command_writes_examples(cli, tmp_path):
     assert cli("degrade", "photos", "-o", "out", "--set", "sources.variants=0")[0] == 2
     assert cli("degrade", "photos", "-o", "photos/a.png")[0] == 5
     code, _, err = cli("degrade", "photos", "photos", "-o", "out")
-    assert (code, "one name" in err) == (2, True)
+    assert (code, "have the same name" in err) == (2, True)
