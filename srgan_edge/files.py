@@ -105,6 +105,14 @@ def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def cache_folder(variable: str, name: str) -> Path:
+    """Return the folder that `variable` names, or else `srgan-edge/NAME` in the user's cache."""
+    if named := os.environ.get(variable):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "srgan-edge" / name
+
+
 def partial_result(path: Path) -> Path:
     """Return the name of the partial result that is kept when the input of `path` is damaged."""
     return path.with_name(f"{path.stem}.partial{path.suffix}")

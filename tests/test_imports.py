@@ -156,7 +156,7 @@ def direction_allowed(module: str, found: Import) -> bool:
     source, target = room_of(module), room_of(found.name)
     if source == target:
         return True
-    if source == "cli":  # the other folders need libraries that an edge box has not
+    if source == "cli":  # the other folders need libraries that an edge box lacks
         return found.late or package_of(found.name) == RUNTIME
     if source == "kernels":
         return is_in(found.name, "srgan_edge.errors")

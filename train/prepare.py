@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.files import sha256_of
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
 from srgan_edge.train.optimizer import Precision
@@ -19,7 +18,7 @@ from srgan_edge.train.release import calibration_images
 from srgan_edge.train.run_folder import RunFolder
 from srgan_edge.train.sources import source_of, sources_name
 from srgan_edge.train.state import TrainingState
-from srgan_edge.train.teachers import open_teachers
+from srgan_edge.train.teachers import digest_of, open_teachers
 from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 
 _DIFFERENCES_NAMED = 4
@@ -95,8 +94,8 @@ def identity_of(
     }
     return decides | {
         "photographs": f"{photos.megapixels:.1f} megapixels, {photos.key[:12]}",
-        "--init": "none" if init is None else _digest_of(init),
-        "--vgg-weights": "none" if vgg_weights is None else _digest_of(vgg_weights),
+        "--init": "none" if init is None else digest_of(init),
+        "--vgg-weights": "none" if vgg_weights is None else digest_of(vgg_weights),
     }
 
 
@@ -149,13 +148,6 @@ def _weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dic
     if original and not spec.quantized_from:
         return quantized_state(generator, calibration_images(photos, recipe))
     return generator.state_dict()
-
-
-def _digest_of(path: Path) -> str:
-    """Return the first 12 hexadecimal digits of a file's SHA-256."""
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file")
-    return sha256_of(path)[:12]
 
 
 def _difference(there: dict[str, str], here: dict[str, str]) -> str:

@@ -93,7 +93,7 @@ class Sources:
     vp9_crf: tuple[int, int] = (20, 48)
     av1_crf: tuple[int, int] = (22, 50)
     mpeg_quantizer: tuple[int, int] = (2, 10)
-    centerd_chroma_probability: float = 0.2
+    centered_chroma_probability: float = 0.2
     """Share of videos with colors in the middle of four pixels, not beside the left two."""
     motion_px: tuple[float, float] = (0.0, 6.0)
     """Speed of the pan, in LR pixels a frame."""
@@ -347,7 +347,7 @@ def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) ->
     clip = [wear.of(frame, random) for frame in pan_over(hr, scale, FRAMES, middle, motion)]
     if random.random() < sources.combing_probability:
         clip = [_combed(frame, later) for frame, later in pairwise([*clip, clip[-1]])]
-    centered = bool(random.random() < sources.centerd_chroma_probability)
+    centered = bool(random.random() < sources.centered_chroma_probability)
     order = random.permutation(len(sources.codecs))
     for codec in dict.fromkeys(sources.codecs[number] for number in order):
         encoder, options = _CODECS[codec]

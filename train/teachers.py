@@ -7,7 +7,6 @@ its recipe; a run that is stopped loses the image at hand.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ExtraMissing, ModelRefused, OutputFailed
-from srgan_edge.files import replace_when_whole, sha256_of
+from srgan_edge.files import cache_folder, replace_when_whole, sha256_of
 from srgan_edge.model.library import find_model
 from srgan_edge.pixels import Pixels
 
@@ -64,8 +63,8 @@ def open_teachers(names: str, scale: int, device: torch.device) -> Iterator[Teac
                 checkpoint = find_model(name).file(".safetensors")
                 engine = stack.enter_context(TorchEngine(checkpoint, str(device), fp32=True))
                 halo_px = engine.info.spec.receptive_radius_px
-                teacher = Teacher(_digest_of(checkpoint), halo_px, engine.upscale)
-            folder = teachers_folder() / teacher.name
+                teacher = Teacher(digest_of(checkpoint), halo_px, engine.upscale)
+            folder = cache_folder(CACHE_VARIABLE, "teachers") / teacher.name
             kept = remembered(teacher.upscale, folder, scale)
             opened.append(Teacher(teacher.name, teacher.halo_px, kept))
         yield Teacher(
@@ -73,14 +72,6 @@ def open_teachers(names: str, scale: int, device: torch.device) -> Iterator[Teac
             max(teacher.halo_px for teacher in opened),
             mean_of([teacher.upscale for teacher in opened]),
         )
-
-
-def teachers_folder() -> Path:
-    """Return the folder of all runs' results, a cache that can be removed at any time."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "srgan-edge" / "teachers"
 
 
 def remembered(upscale: Upscale, folder: Path, scale: int) -> Upscale:
@@ -134,14 +125,15 @@ def mean_of(upscales: Sequence[Upscale]) -> Upscale:
 
 
 def _of_spandrel(path: Path, scale: int, device: torch.device) -> Teacher:
-    digest = _digest_of(path)
+    digest = digest_of(path)
     try:
         import spandrel
     except ImportError:
         raise ExtraMissing("spandrel", "spandrel", f"the teacher {path.name}") from None
+    loader = spandrel.ModelLoader(device)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network = spandrel.Modeloader(device).load_from_state_dict(state)
+        network = loader.load_from_state_dict(state)
     except Exception as error:
         raise ModelRefused(f"{path}: not a network that spandrel knows: {error}") from error
     if network.scale != scale:
@@ -159,7 +151,7 @@ def _of_spandrel(path: Path, scale: int, device: torch.device) -> Teacher:
 
 
 def _of_ncnn(path: Path) -> Teacher:
-    digest = _digest_of(path, path.with_suffix(".bin"))
+    digest = digest_of(path, path.with_suffix(".bin"))
     try:
         import ncnn
     except ImportError:
@@ -188,8 +180,11 @@ def _of_ncnn(path: Path) -> Teacher:
     return Teacher(digest, FOREIGN_HALO_PX, upscale)
 
 
-def _digest_of(*paths: Path) -> str:
-    """A digest of the files one after another, 12 hexadecimal digits."""
+def digest_of(*paths: Path) -> str:
+    """Return a digest of the files one after another, in 12 hexadecimal digits.
+
+    For a single file these are the first of its SHA-256.
+    """
     digest = hashlib.sha256()
     for path in paths:
         if not path.is_file():

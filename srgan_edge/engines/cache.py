@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
-from srgan_edge.files import file_locked, replace_when_whole
+from srgan_edge.files import cache_folder, file_locked, replace_when_whole
 from srgan_edge.kernels.source import compile_with_nvrtc, nvrtc_digest
 from srgan_edge.machine import Gpu, installed_version
 from srgan_edge.model.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
@@ -82,7 +82,7 @@ class EngineCache:
             OutputFailed: the folder cannot be created.
             ModelRefused: another user owns the folder or may write to it.
         """
-        self.folder = folder or _default_folder()
+        self.folder = folder or cache_folder(CACHE_VARIABLE, "engines")
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = self.folder.stat()
@@ -219,13 +219,6 @@ def machine_code(source: Path, compute_capability: str) -> bytes:
     with suppress(OutputFailed), replace_when_whole(path) as temporary:
         temporary.write_bytes(image)
     return image
-
-
-def _default_folder() -> Path:
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "srgan-edge" / "engines"
 
 
 def _examine(path: Path) -> CachedEngine:
