@@ -181,17 +181,26 @@ def test_nothing_to_upscale(cli):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_within_two_seconds_and_leaves_nothing(tmp_path, number, code):
-    clips.make(tmp_path / "in.mp4", frames=400, size=(160, 120))
+    clips.make(tmp_path / "in.mp4", frames=400, size=(80, 60))
     command = [sys.executable, "-m", "srgan_edge", "upscale", "in.mp4", "--json-events"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             events = map(json.loads, process.stdout)
             assert any(event["event"] == "progress" for event in events)
             process.send_signal(number)
-            assert process.wait(timeout=20) == code  # two seconds where nothing else runs
+            _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
+    assert process.returncode == code
+    # Where other work holds the cores, the end is forced after two seconds: what is there stays.
+    forced = "the same command goes on from there" in stderr
+    kept = ["in_x4.mp4.partial"] if forced else []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", *kept]
