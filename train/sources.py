@@ -25,6 +25,7 @@ from PIL import Image, ImageFilter
 from srgan_edge import bicubic
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
+from srgan_edge.video.encoder import keeping_priority
 
 Random: TypeAlias = np.random.Generator
 
@@ -172,11 +173,14 @@ def video_coded(
     height, width = frames[0].shape[:2]
     even = ((0, height % 2), (0, width % 2), (0, 0))
     with av.open(file, "w", format="matroska") as video:
-        stream = video.add_stream(codec, rate=Fraction(25), options=options)
+        stream = video.add_stream(codec, rate=Fraction(25))
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
+        stream.codec_context.options = dict(options)
+        with keeping_priority():
+            stream.codec_context.open()
         for pixels in frames:
             planes = _to_planes(np.pad(pixels, even, mode="edge"), centered=centered)
             video.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))

@@ -95,7 +95,7 @@ def vgg_convolutions(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
         ModelRefused: the file is missing, damaged, or holds no VGG.
         ResourcesExhausted: torchvision could not download its weights.
     """
-    state = _torchvision_vgg19() if weights is None else _read(weights)
+    state = _torchvision_vgg19() if weights is None else read_weights(weights)
     source = "torchvision's VGG19" if weights is None else str(weights)
     pattern = re.compile(r"(?:features\.)?(\d+)\.weight")
     numbers = sorted(
@@ -114,6 +114,25 @@ def vgg_convolutions(weights: Path | None) -> list[tuple[Tensor, Tensor]]:
             f"a VGG has {', '.join(map(str, NETWORKS))}"
         )
     return found
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` or `.pth` file by their names.
+
+    Raises:
+        ModelRefused: the file is missing or is no such file.
+    """
+    if not path.is_file():
+        raise ModelRefused(f"{path}: no such file; weights are in a .safetensors or .pth")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    except Exception as error:  # each reader raises its own exceptions
+        raise ModelRefused(f"{path}: not a file of weights: {error}") from None
 
 
 def _layer_names(convolutions: list[tuple[Tensor, Tensor]]) -> list[str]:
@@ -137,17 +156,3 @@ def _torchvision_vgg19() -> dict[str, Tensor]:
             f"torchvision's VGG19 weights could not be downloaded ({error}); "
             "name a local VGG with --vgg-weights FILE"
         ) from None
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file; --vgg-weights names a .safetensors or .pth")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    except Exception as error:  # each reader raises its own exceptions
-        raise ModelRefused(f"{path}: not a file of weights: {error}") from None

@@ -93,11 +93,16 @@ def evaluate(
     ] = None,
     metrics: Annotated[
         str,
-        typer.Option(metavar="NAME,...", help="basic, offline, all, or names: psnr_y,lpips,..."),
+        typer.Option(
+            metavar="NAME,...", help="basic, offline, all, or names: psnr_y,lpips_alex,..."
+        ),
     ] = "basic",
-    vgg_weights: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A local VGG16, which adds lpips_vgg16_hed."),
+    feature_weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A local AlexNet or VGG16, which adds lpips_alex or lpips_vgg; repeatable.",
+        ),
     ] = None,
     figure: Annotated[
         Path | None,
@@ -128,8 +133,7 @@ def evaluate(
         raise UsageError("--crops is for a figure; type --figure FILE.png too")
     if crops is not None and crops < 1:
         raise UsageError(f"--crops {crops}; possible: 1 or more")
-    names = metrics_from_text(metrics, with_file=vgg_weights is not None)
-    measures = _measures(names, vgg_weights, device)
+    measures = _measures(metrics_from_text(metrics), feature_weights or [], device)
     baselines = [NEAREST, BICUBIC] if figure else [BICUBIC] if bicubic else []
     others = [ready_made(text, folders) for text in results or []]
     named = models or ([] if bicubic or others else [DEFAULT_MODEL])
@@ -264,16 +268,18 @@ def verify_tiles(
         typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")
 
 
-def _measures(names: tuple[str, ...], vgg_weights: Path | None, device: str) -> dict[str, Any]:
+def _measures(names: tuple[str, ...], files: list[Path], device: str) -> dict[str, Any]:
     """Return the measures in the order of the names; PyTorch is imported only if one needs it."""
     from srgan_edge.evaluation.evaluate import MEASURES
 
     learned = [name for name in names if name not in MEASURES]
-    if not learned:
+    if not learned and not files:
         return {name: MEASURES[name] for name in names}
+    reason = f"--metrics {learned[0]}" if learned else "--feature-weights"
     for module in ("torch", "torchvision", "piq", "torchmetrics"):
-        require(module, "srgan-edge[train]", f"--metrics {learned[0]}")
+        require(module, "srgan-edge[train]", reason)
     from srgan_edge.train.perceptual import open_measures
 
-    measures = MEASURES | open_measures(learned, vgg_weights, device)
-    return {name: measures[name] for name in names}
+    found = open_measures(learned, files, device)
+    measures = MEASURES | found
+    return {name: measures[name] for name in dict.fromkeys([*names, *found])}

@@ -46,8 +46,8 @@ class Metric:
     """Heading of the column, two lines at most."""
     decimals: int
     better: Literal["higher", "lower", "nearer zero"]
-    needs: Literal["nothing", "torch", "file", "download"] = "nothing"
-    """Requirement besides the runtime; the last two stand for network weights and imply torch."""
+    needs: Literal["nothing", "torch", "download"] = "nothing"
+    """Requirement besides the runtime; the last stands for network weights and implies torch."""
 
     def text(self, value: float) -> str:
         """Format a value for a table; `--` if the metric is undefined."""
@@ -78,8 +78,8 @@ METRICS = {
         Metric("shift_blue", "shift\nB", 2, "nearer zero"),
         Metric("gmsd", "GMSD", 4, "lower", "torch"),
         Metric("haarpsi", "HaarPSI", 4, "higher", "torch"),
-        Metric("lpips_vgg16_hed", "LPIPS\nVGG16-HED", 4, "lower", "file"),
-        Metric("lpips", "LPIPS", 4, "lower", "download"),
+        Metric("lpips_alex", "LPIPS\nAlex", 4, "lower", "download"),
+        Metric("lpips_vgg", "LPIPS\nVGG", 4, "lower", "download"),
         Metric("dists", "DISTS", 4, "lower", "download"),
     )
 }
@@ -87,12 +87,9 @@ METRICS = {
 GROUPS = {
     "basic": tuple(name for name, metric in METRICS.items() if metric.needs == "nothing"),
     "offline": tuple(n for n, metric in METRICS.items() if metric.needs in ("nothing", "torch")),
-    "all": tuple(name for name, metric in METRICS.items() if metric.needs != "file"),
+    "all": tuple(METRICS),
 }
 """Word for several metrics -> their names: without PyTorch; without downloads; all."""
-
-WITH_FILE = "lpips_vgg16_hed"
-"""The one metric whose network is a file of the user, and which is therefore in no group."""
 
 
 @dataclass(frozen=True)
@@ -198,25 +195,15 @@ def mean_scores(images: Sequence[Scores]) -> Scores:
     return Scores({name: total / len(images) for name, total in sums.items()}, undefined)
 
 
-def metrics_from_text(text: str, *, with_file: bool) -> tuple[str, ...]:
-    """Return the names in a list such as `psnr_y,lpips` or `offline`, in its order, each once.
-
-    Args:
-        with_file: a file for `lpips_vgg16_hed` is present, and the metric is always included.
+def metrics_from_text(text: str) -> tuple[str, ...]:
+    """Return the names in a list such as `psnr_y,dists` or `offline`, in its order, each once.
 
     Raises:
-        UsageError: a name is unknown, the list is empty, or `lpips_vgg16_hed` has no file.
+        UsageError: a name is unknown, or the list is empty.
     """
     names: dict[str, None] = {}
     for word in filter(None, (word.strip() for word in text.split(","))):
         names |= dict.fromkeys(GROUPS.get(word) or (_known(word),))
-    if with_file:
-        names[WITH_FILE] = None
-    elif WITH_FILE in names:
-        raise UsageError(
-            f"--metrics {WITH_FILE} needs the features of a VGG16; "
-            "type --vgg-weights FILE.safetensors"
-        )
     if not names:
         raise UsageError("--metrics names no metric; type for example --metrics psnr_y,ssim_y")
     return tuple(names)

@@ -33,7 +33,7 @@ from srgan_edge.pixels import Pixels
 CROP_PX = 80
 """Side of a crop in pixels of the result; smaller for smaller images."""
 
-CAPTIONS = (("psnr_y", "ssim_y"), ("lpips", "lpips_vgg16_hed", "dists"))
+CAPTIONS = (("psnr_y", "ssim_y"), ("lpips_alex", "lpips_vgg", "dists"))
 """Metrics under a crop, line by line; those that were not measured are left out."""
 
 _CELL_PX = 3 * CROP_PX

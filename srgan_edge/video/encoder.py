@@ -3,11 +3,13 @@
 Requests that the codec cannot fulfill are refused before the first frame.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 
 import av
 import numpy as np
@@ -204,6 +206,30 @@ class VideoEncoder:
         target.color_trc = self.color.transfer
 
 
+@contextmanager
+def keeping_priority() -> Iterator[None]:
+    """Return threads that an encoder made real-time ones in the block to ordinary scheduling.
+
+    SVT-AV1 does so to its own threads and to the caller's where it is run as root, as in
+    containers. A real-time thread keeps all other processes from its core.
+    """
+    before = set(_real_time_threads())
+    try:
+        yield
+    finally:
+        for thread in set(_real_time_threads()) - before:
+            with suppress(ProcessLookupError):
+                os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _real_time_threads() -> Iterator[int]:
+    for task in Path("/proc/self/task").iterdir():
+        thread = int(task.name)
+        with suppress(ProcessLookupError):
+            if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
+                yield thread
+
+
 class _Conversion(threading.local):
     """The conversion of each thread: one libswscale context serves one frame at a time."""
 
@@ -304,7 +330,8 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
     context = stream.codec_context
     context.options = dict(options)
     try:
-        context.open()
+        with keeping_priority():
+            context.open()
     except av.FFmpegError as error:
         if is_nvenc and (missing := why_not_started(encoding.codec, error)):
             raise missing from error

@@ -64,39 +64,37 @@ def bench(tmp_path):
         ("psnr_y", ("psnr_y",)),
         (" dists, psnr_y ,dists", ("dists", "psnr_y")),
         ("niqe,basic", ("niqe", *(name for name in GROUPS["basic"] if name != "niqe"))),
-        ("all", tuple(name for name in METRICS if name != "lpips_vgg16_hed")),
+        ("all", tuple(METRICS)),
     ],
 )
 def test_names_are_kept_in_order_and_once(text, names):
-    assert metrics_from_text(text, with_file=False) == names
+    assert metrics_from_text(text) == names
 
 
 def test_the_groups_are_without_torch_without_downloads_and_all():
     assert set(GROUPS["basic"]) == set(MEASURES)
     assert set(GROUPS["offline"]) - set(GROUPS["basic"]) == {"gmsd", "haarpsi"}
-    assert set(GROUPS["all"]) - set(GROUPS["offline"]) == {"lpips", "dists"}
-
-
-def test_a_file_for_a_metric_asks_for_it():
-    assert metrics_from_text("psnr_y", with_file=True) == ("psnr_y", "lpips_vgg16_hed")
-    both = metrics_from_text("lpips_vgg16_hed,psnr_y", with_file=True)
-    assert both == ("lpips_vgg16_hed", "psnr_y")
+    assert set(GROUPS["all"]) - set(GROUPS["offline"]) == {
+        "lpips_alex",
+        "lpips_vgg",
+        "dists",
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("psnr", "did you mean 'psnr_y'"),
-        ("LPIPS", "possible: psnr_y.*, all"),
+        ("lpips", "did you mean 'lpips_"),
+        ("PSNR", "possible: psnr_y.*, all"),
         ("psnr_y,harpsi", "did you mean 'haarpsi'"),
-        ("lpips_vgg16_hed", "--vgg-weights FILE"),
         ("", "names no metric"),
         (" , ", "names no metric"),
     ],
 )
 def test_other_names_are_refused(text, message):
     with pytest.raises(UsageError, match=message):
-        metrics_from_text(text, with_file=False)
+        metrics_from_text(text)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_a_line_of_captions_is_there_only_for_what_was_measured():
 
     plain = compared(hr)
     scores = {
-        name: Scores({**scores.values, "lpips": 0.1}) for name, scores in plain.scores.items()
+        name: Scores({**scores.values, "lpips_alex": 0.1}) for name, scores in plain.scores.items()
     }
     assert height(Comparison(plain.pair, plain.results, scores)) == height(plain) + 23
     assert height(compared(hr, metrics=["psnr_y"])) == height(plain)

@@ -13,20 +13,26 @@ from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
 from srgan_edge.evaluation.evaluate import evaluate_folder
 from srgan_edge.evaluation.metrics import Undefined
 from srgan_edge.evaluation.systems import Pair, bicubic_upscale
-from srgan_edge.train.perceptual import LpipsVgg, open_measures
+from srgan_edge.train.perceptual import TRUNKS, Lpips, open_measures
 
 DEMO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
-BEST = {"gmsd": 0, "haarpsi": 1, "lpips_vgg16_hed": 0}
-RISES_WITH_DAMAGE = {"gmsd": 1, "haarpsi": -1, "lpips_vgg16_hed": 1}
+BEST = {"gmsd": 0, "haarpsi": 1, "lpips_alex": 0, "lpips_vgg": 0}
+RISES_WITH_DAMAGE = {"gmsd": 1, "haarpsi": -1, "lpips_alex": 1, "lpips_vgg": 1}
+FILES = {
+    "lpips_alex": "alexnet_imagenet_features.safetensors",
+    "lpips_vgg": "vgg16_imagenet_features.safetensors",
+}
+PUBLISHED = {"Set5": 0.3407, "Set14": 0.4393}
+"""LPIPS on AlexNet of MATLAB's bicubic, in the comparisons of Park, Moon and Cho, CVPR 2023."""
 
 
 @pytest.fixture(params=BEST)
 def measured(request):
     """A metric's name, and the metric as a function of two images."""
-    weights = None
-    if request.param == "lpips_vgg16_hed":
-        weights = request.getfixturevalue("shared_data") / "vgg16_hed_features.safetensors"
-    measure = open_measures([request.param], weights, "cpu")[request.param]
+    files = []
+    if request.param in FILES:
+        files = [request.getfixturevalue("shared_data") / FILES[request.param]]
+    measure = open_measures([request.param], files, "cpu")[request.param]
     return request.param, lambda a, b: measure(a, pair_of(b))
 
 
@@ -70,18 +76,28 @@ def test_gray_and_read_only_images_are_fine(measured):
     assert np.isfinite(measure(gray, gray))
 
 
-def test_lpips_equals_that_of_torchmetrics_with_the_same_network(tmp_path):
-    """Compare torchmetrics' class with random convolutions, and ours on a file of them."""
+def features_file(path, metric):
+    """Random weights of the metric's trunk, with the names and sizes of torchvision's."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = TRUNKS[metric].build().features.state_dict()
+    state = {f"features.{key}": 0.05 * torch.randn(it.shape) for key, it in shapes.items()}
+    save_file(state, path)
+    return path
+
+
+@pytest.mark.parametrize(("net", "metric"), [("alex", "lpips_alex"), ("vgg", "lpips_vgg")])
+def test_lpips_equals_that_of_torchmetrics_with_the_same_network(net, metric):
+    """Compare torchmetrics' class with random convolutions, and ours with the same."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
     torch.manual_seed(0)
-    theirs = _LPIPS(pretrained=True, net="vgg", pnet_rand=True)
+    theirs = _LPIPS(pretrained=True, net=net, pnet_rand=True)
     state = {
-        key.partition(".")[2]: value.contiguous()  # slice3.10.weight is features.10.weight
+        key.partition(".")[2]: value  # slice3.10.weight is features.10.weight
         for key, value in theirs.net.state_dict().items()
     }
-    save_file(state, tmp_path / "vgg16.safetensors")
-    ours = LpipsVgg(tmp_path / "vgg16.safetensors")
+    ours = Lpips(TRUNKS[metric], state)
     a, b = torch.rand(2, 3, 48, 64), torch.rand(2, 3, 48, 64)
     with torch.inference_mode():
         expected = theirs(a, b, normalize=True).flatten()
@@ -89,32 +105,60 @@ def test_lpips_equals_that_of_torchmetrics_with_the_same_network(tmp_path):
 
 
 @pytest.mark.slow
-def test_lpips_of_bicubic_calibration(shared_data):
-    """A metric that scores the baseline differently scores every model differently."""
-    weights = shared_data / "vgg16_hed_features.safetensors"
-    measures = open_measures(["lpips_vgg16_hed"], weights, "cpu")
-    folder = shared_data / "benchmarks" / "Set5"
+@pytest.mark.parametrize("benchmark", PUBLISHED)
+def test_lpips_of_bicubic_is_the_published_one(shared_data, benchmark):
+    measures = open_measures([], [shared_data / FILES["lpips_alex"]], "cpu")
+    folder = shared_data / "benchmarks" / benchmark
     evaluation = evaluate_folder(bicubic_upscale(4), folder, 4, measures)
-    assert evaluation.mean["lpips_vgg16_hed"] == pytest.approx(0.129, abs=0.002)
+    assert evaluation.mean["lpips_alex"] == pytest.approx(PUBLISHED[benchmark], abs=0.002)
 
 
-def test_only_a_vgg16_is_accepted(tmp_path):
+def test_a_file_adds_the_metric_that_it_serves(tmp_path):
+    alex = features_file(tmp_path / "a.safetensors", "lpips_alex")
+    vgg = features_file(tmp_path / "b.safetensors", "lpips_vgg")
+    assert list(open_measures([], [vgg], "cpu")) == ["lpips_vgg"]
+    assert list(open_measures(["gmsd", "lpips_alex"], [vgg, alex], "cpu")) == [
+        "gmsd",
+        "lpips_alex",
+        "lpips_vgg",
+    ]
+    with pytest.raises(UsageError, match="a second AlexNet"):
+        open_measures([], [alex, vgg, alex], "cpu")
+
+
+def test_other_networks_are_refused(tmp_path):
     with pytest.raises(ModelRefused, match="no such file"):
-        open_measures(["lpips_vgg16_hed"], tmp_path / "vgg16.safetensors", "cpu")
-    sizes = [(3, 2), *[(2, 2)] * 15]  # as many as VGG19 has
+        open_measures([], [tmp_path / "vgg16.safetensors"], "cpu")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ModelRefused, match="not a file of weights"):
+        open_measures([], [tmp_path / "text.safetensors"], "cpu")
+    sizes = [(3, 2), *[(2, 2)] * 15]  # as many convolutions as VGG19 has
     state = {f"{n}.weight": torch.zeros(o, i, 3, 3) for n, (i, o) in enumerate(sizes)}
     state |= {f"{n}.bias": torch.zeros(o) for n, (_, o) in enumerate(sizes)}
     save_file(state, tmp_path / "vgg19.safetensors")
-    with pytest.raises(ModelRefused, match=r"16 convolutions; .* the 13 of VGG16"):
-        open_measures(["lpips_vgg16_hed"], tmp_path / "vgg19.safetensors", "cpu")
+    with pytest.raises(ModelRefused, match="takes AlexNet and VGG16"):
+        open_measures([], [tmp_path / "vgg19.safetensors"], "cpu")
 
 
-@pytest.mark.parametrize("name", ["lpips", "dists"])
+def test_a_vgg19_is_not_taken_for_a_vgg16(tmp_path):
+    """Its first convolutions have the names and sizes of a VGG16's."""
+    from torchvision.models import vgg19
+
+    with torch.device("meta"):
+        shapes = vgg19().features.state_dict()
+    save_file(
+        {key: torch.zeros(it.shape) for key, it in shapes.items()}, tmp_path / "v.safetensors"
+    )
+    with pytest.raises(ModelRefused, match="takes AlexNet and VGG16"):
+        open_measures([], [tmp_path / "v.safetensors"], "cpu")
+
+
+@pytest.mark.parametrize("name", ["lpips_alex", "lpips_vgg", "dists"])
 def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # the port where nobody answers
     with pytest.raises(ResourcesExhausted) as refused:
-        open_measures([name], None, "cpu")
+        open_measures([name], [], "cpu")
     line = str(refused.value)
     assert line.startswith(f"--metrics {name} needs weights that are not in {tmp_path}")
     assert "could not be downloaded" in line
@@ -122,23 +166,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch, n
     assert "\n" not in line
 
 
-@pytest.mark.slow
-def test_lpips_takes_alexnet_from_the_cache(tmp_path, monkeypatch):
-    """Random weights under torchvision's name in the cache are not downloaded again."""
-    from torchvision.models import AlexNet_Weights, alexnet
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    path = tmp_path / "hub" / "checkpoints" / Path(AlexNet_Weights.DEFAULT.url).name
-    path.parent.mkdir(parents=True)
-    torch.save(alexnet(weights=None).state_dict(), path)
-    measure = open_measures(["lpips"], None, "cpu")["lpips"]
-    path.unlink()  # 244 MB
-    assert measure(photo(), pair_of(photo())) == pytest.approx(0, abs=1e-6)
-    assert 0 < measure(photo(1), pair_of(photo())) < measure(photo(4), pair_of(photo()))
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_without_a_device_is_refused():
     with pytest.raises(UsageError, match="--device cpu"):
-        open_measures(["gmsd"], None, "cuda")
+        open_measures(["gmsd"], [], "cuda")

@@ -281,6 +281,19 @@ def test_other_codecs_keep_frames_and_times(tmp_path, codec, suffix):
     assert [f[:2] for f in after] == [f[:2] for f in see_frames(source)]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+def test_no_encoder_makes_real_time_threads(tmp_path, codec):
+    """SVT-AV1 does where it is run as root, and then nothing else gets that core."""
+    source = make(tmp_path / "in.mkv", size=(128, 64), frames=2)
+    with VideoReader(source) as reader:
+        frames = list(reader)
+        with VideoWriter(tmp_path / "out.mkv", reader, (128, 64), Encoding(codec)) as writer:
+            for frame in frames:
+                writer.write(frame)
+            for thread in Path("/proc/self/task").iterdir():
+                assert os.sched_getscheduler(int(thread.name)) == os.SCHED_OTHER
+
+
 @BOTH
 def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
     """x265 takes their decoding times from memory that earlier videos left behind."""
