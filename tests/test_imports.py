@@ -36,7 +36,7 @@ ROOMS = {
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
     # The other folders of the checkout.
-    "train": ("image", "model", "engines", "evaluation"),
+    "train": ("video", "image", "model", "engines", "evaluation"),
     "export": ("image", "model", "engines", "evaluation"),
     "kernels": (),
 }
