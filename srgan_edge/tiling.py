@@ -172,7 +172,7 @@ def fit_windows(
         highest_core_px: largest height of a core, with the same exception.
     """
     if width * height <= budget_px and height <= highest_core_px:
-        return plan_tiles(width, height, 0, 0)
+        return plan_tiles(width, height, 0, halo_px)
     all_rows, all_columns = _counts(height, halo_px), _counts(width, halo_px)
     grids = [
         (rows * columns * high * wide, high * wide, rows, columns)
