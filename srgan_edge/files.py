@@ -194,9 +194,10 @@ def read_at_most(path: Path, max_bytes: int) -> bytes:
     """
     with open_model(path) as file:
         try:
-            if os.fstat(file.fileno()).st_size > max_bytes:
+            size = os.fstat(file.fileno()).st_size  # `read` reserves as much as it is asked for
+            if size > max_bytes:
                 raise ModelRefused(f"{path}: larger than {max_bytes} bytes")
-            return file.read(max_bytes)
+            return file.read(size)
         except OSError as error:
             raise ModelRefused(f"{path}: {error.strerror}") from None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from srgan_edge.errors import InputDamaged, OutputFailed
-from srgan_edge.files import folder_when_whole, replace_when_whole
+from srgan_edge.files import folder_when_whole, read_at_most, replace_when_whole
 
 
 def test_name_appears_only_when_whole(tmp_path: Path):
@@ -175,3 +175,8 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path):
         folder_when_whole(tmp_path / "file" / "model", "--to"),
     ):
         pytest.fail("the body has run")
+
+
+def test_reading_a_small_model_reserves_no_more_than_its_size(tmp_path: Path):
+    (tmp_path / "model").write_bytes(b"weights")
+    assert read_at_most(tmp_path / "model", 1 << 50) == b"weights"

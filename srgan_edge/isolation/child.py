@@ -82,7 +82,7 @@ class Child:
         self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket, theirs = _socket_pair()
             with theirs:
                 self._complaints = os.fdopen(os.memfd_create("stderr"), "r+b")
                 self._process = self._start(theirs, entry)
@@ -301,6 +301,21 @@ def main() -> None:
         text = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
         parent.send({"error": "bug", "text": text, "trace": traceback.format_exc()[-_MAX_TEXT:]})
     os._exit(0)  # skips destructors, whatever state the decoder is in
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets, neither of them with the number of a standard stream.
+
+    In a process that was started with closed standard streams they would get those numbers, and
+    the child's own streams would take the place of its socket.
+    """
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with pair[0], pair[1]:
+        ours, theirs = (
+            socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+            for end in pair
+        )
+    return ours, theirs
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
