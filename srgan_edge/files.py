@@ -57,6 +57,7 @@ def replace_when_whole(
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # fails now rather than after an hour of upscaling
         yield partial
+        _refuse_exchanged(partial)
         sync(partial)
         partial.replace(path)
         # The file is whole either way, and some network file systems cannot sync a folder.
@@ -256,6 +257,13 @@ def _opened(path: Path) -> tuple[int, os.stat_result]:
     """Open anything without waiting: a FIFO would block forever, so callers check the mode."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return descriptor, os.fstat(descriptor)
+
+
+def _refuse_exchanged(path: Path) -> None:
+    """Raise if a link or a device has the name of a file that was made here."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise OSError(errno.EINVAL, f"{path} is not the file that was made there")
 
 
 def _refuse_special(path: Path) -> None:

@@ -1,10 +1,14 @@
 """Children that crash, hang, exhaust memory or lie: entry points for `Child`, only for tests."""
 
+import ctypes
 import json
 import os
+import platform
+import resource
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -78,6 +82,53 @@ def tell_rights(parent, request):
         except OSError:
             pass
     parent.send({"could": could, "environment": sorted(os.environ)})
+
+
+def attack_the_kernel(parent, request):
+    """Send how the kernel answers what Landlock does not forbid."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mine = request["file"]
+
+    def asked(number, *arguments):
+        if libc.syscall(number, *arguments) < 0:
+            raise OSError(ctypes.get_errno(), "refused")
+
+    attempts = {
+        "chmod": lambda: Path(mine).chmod(0),
+        "utime": lambda: os.utime(mine, (1, 1)),
+        "chown": lambda: os.chown(mine, 12345, 12345),
+        "xattr": lambda: os.setxattr(mine, "user.x", b"1"),
+        "UNIX socket": lambda: socket.socket(socket.AF_UNIX).connect(request["service"]),
+        "MPTCP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262),
+        "UDP": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "fork": lambda: os.fork() or os._exit(0),
+        "session": os.setsid,
+        "io_uring": lambda: asked(425, 4, ctypes.create_string_buffer(120)),
+        "user namespace": lambda: asked(_NUMBERS["unshare"][platform.machine()], 0x10000000),
+        "memory file": lambda: os.memfd_create("x"),
+        "outlive the parent": lambda: _done(libc.prctl(1, 0)),
+        "more memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
+        "priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "read another": lambda: Path(mine).read_bytes(),
+        "program": lambda: os.execv("/bin/true", ["true"]),
+    }
+    answers = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            answers[name] = 0
+        except OSError as error:
+            answers[name] = error.errno
+    parent.send(answers)
+
+
+_NUMBERS = {"unshare": {"x86_64": 272, "aarch64": 97}}
+
+
+def _done(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
 
 
 def be_deaf(parent, request):
@@ -261,6 +312,21 @@ image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
 image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
 
 
+def image_looks_around(parent, request):
+    """Say which of the files beside the image can be read."""
+
+    def look(file, path, *_):
+        os.close(file)
+        read = []
+        for other in Path(path).parent.glob("*.txt"):
+            with suppress(OSError):
+                read.append(other.read_text())
+        honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": ()}
+        return images.ImageFacts(**honest, notes=tuple(read))
+
+    calls.serve(parent, {"open": look, "close": lambda: True})
+
+
 def image_crash(parent, request):
     calls.serve(parent, {"open": lambda *_: os.abort()})
 
@@ -271,4 +337,20 @@ def image_crash(parent, request):
 def joiner_that_crashes(parent, request):
     """Rehearse, and crash in the join."""
     join._join = lambda order, on_step: os.abort()
+    join.serve(parent, request)
+
+
+def joiner_that_plants_links(parent, request):
+    """Try to make links to a key in the work folder, and in place of the result."""
+    honest = join._join
+
+    def plant(order, on_step):
+        joined, key = honest(order, on_step), Path(order.work).parent / "key"
+        for name in ("journal", "segment-000000.nut", order.file):
+            with suppress(OSError):
+                (Path(order.work) / name).unlink()
+                (Path(order.work) / name).symlink_to(key)
+        return joined
+
+    join._join = plant
     join.serve(parent, request)

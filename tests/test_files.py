@@ -180,3 +180,18 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path):
 def test_reading_a_small_model_reserves_no_more_than_its_size(tmp_path: Path):
     (tmp_path / "model").write_bytes(b"weights")
     assert read_at_most(tmp_path / "model", 1 << 50) == b"weights"
+
+
+@pytest.mark.parametrize("exchange", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_in_place_of_the_file_is_not_published(
+    tmp_path: Path, exchange: Callable[[Path, Path], None]
+):
+    (tmp_path / "key").write_text("secret")
+    with (
+        pytest.raises(OutputFailed, match="is not the file that was made there"),
+        replace_when_whole(tmp_path / "out.mkv") as partial,
+    ):
+        partial.unlink()
+        exchange(partial, tmp_path / "key")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").read_text() == "secret"

@@ -49,10 +49,9 @@ class Remote:
 
     Args:
         entry: `module:function`, a function that calls `serve`.
-        readable: files and folders that the child may read, where the kernel can enforce it.
         memory_bytes: how much memory the child may map beyond its libraries.
         seconds: time limit for a call, or between two signs of life if the function sends them.
-        writable, reports: as for `Child`.
+        readable, folder, writable, reports: as for `Child`.
 
     The child starts with the first call. It dies with the thread that made that call, or at
     `close`.
@@ -64,10 +63,11 @@ class Remote:
         readable: list[Path],
         memory_bytes: int,
         seconds: float,
+        folder: Path | None = None,
         writable: Path | None = None,
         reports: Reports = (InputRefused, InputDamaged),
     ) -> None:
-        self._entry, self._readable = entry, readable
+        self._entry, self._readable, self._folder = entry, readable, folder
         self._writable, self._reports = writable, reports
         self._memory_bytes, self._seconds = memory_bytes, seconds
         self._child: Child | None = None
@@ -88,8 +88,11 @@ class Remote:
             self._child.close()
             self._child = None
 
-    def call(self, kind: type[T], function: str, *arguments: Json) -> T:
+    def call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
         """Call a function in the child and return its result, checked to be a `kind`.
+
+        Args:
+            file: a descriptor that the function gets as its first argument, and has to close.
 
         Raises:
             ChildFailed: the child crashed, took too long, used too much memory, or sent an invalid
@@ -99,10 +102,18 @@ class Remote:
         """
         if self._child is None:
             self._child = Child(
-                self._entry, {}, self._memory_bytes, self._readable, self._writable, self._reports
+                self._entry,
+                {},
+                self._memory_bytes,
+                self._readable,
+                self._folder,
+                self._writable,
+                self._reports,
             )
         try:
-            return self._answer(self._child, kind, function, arguments)
+            order = {"call": function, "arguments": list(arguments)}
+            self._child.send(order, *([] if file is None else [file]))
+            return self._answer(self._child, kind)
         except ValueError as error:
             self.close()
             raise ChildFailed(f"broke its protocol ({error})") from error
@@ -112,8 +123,7 @@ class Remote:
             self.close()
             raise
 
-    def _answer(self, child: Child, kind: type[T], function: str, arguments: tuple[Json, ...]) -> T:
-        child.send({"call": function, "arguments": list(arguments)})
+    def _answer(self, child: Child, kind: type[T]) -> T:
         while (message := child.receive(self._seconds)) == SIGN_OF_LIFE:
             pass
         memory = _NONE
@@ -135,10 +145,10 @@ class Remote:
 def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> None:
     """Run in the child: call the functions that the parent names, until the parent is gone."""
     while True:
-        order = parent.receive()
+        order, files = parent.receive_with_descriptors()
         heap = Heap()
         try:
-            result = pack(functions[order["call"]](*order["arguments"]), heap)
+            result = pack(functions[order["call"]](*files, *order["arguments"]), heap)
         except SrganEdgeError as error:
             parent.send(error_message(error))
             continue

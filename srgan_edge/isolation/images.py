@@ -30,8 +30,6 @@ MEMORY_BYTES = 512 << 20
 BYTES_PER_PIXEL = 32
 """Memory that the child may map: a base, and room for several copies of the largest image."""
 
-_MOST_FOLDERS = 64  # all their names have to fit into one message
-
 
 @dataclass(frozen=True)
 class ImageFacts:
@@ -53,9 +51,9 @@ class ImageFacts:
 class ImageProcess:
     """The child process; starts with the first image, and again with the next one after a failure.
 
+    It gets each image as an open file, and can itself open none but those of Python.
+
     Args:
-        paths: all images that will be opened; only files in their folders can be read (see
-            `sandbox`).
         max_pixels: as for `ImageReader`.
 
     Open one image at a time, in the main thread or in one that lives as long.
@@ -65,7 +63,6 @@ class ImageProcess:
 
     def __init__(
         self,
-        paths: list[Path],
         max_pixels: int = MAX_PIXELS,
         *,
         memory_bytes: int | None = None,
@@ -73,10 +70,7 @@ class ImageProcess:
     ) -> None:
         self.max_pixels = max_pixels
         most = MEMORY_BYTES + BYTES_PER_PIXEL * max_pixels
-        folders = {path.resolve().parent for path in paths if path.is_file()}
-        if len(folders) > _MOST_FOLDERS:
-            folders = {Path(os.path.commonpath(folders))}
-        self._remote = Remote(self._entry, sorted(folders), memory_bytes or most, seconds)
+        self._remote = Remote(self._entry, [], memory_bytes or most, seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +95,9 @@ class IsolatedImage:
 
     def __init__(self, path: Path, remote: Remote, max_pixels: int, enlargement: float) -> None:
         self.path, self._remote = path, remote
-        open_regular(
-            path
-        ).close()  # raises the right error here; the child could only report missing rights
-        facts = self._call(ImageFacts, "open", os.fspath(path), max_pixels, enlargement)
+        with open_regular(path) as file:
+            arguments = (os.fspath(path), max_pixels, enlargement)
+            facts = self._call(ImageFacts, "open", *arguments, file=file.fileno())
         self.width, self.height = facts.width, facts.height
         """Size of the upright image in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
@@ -147,9 +140,9 @@ class IsolatedImage:
         """Make `rows` return rows of frame `frame` of an animation, counted from 0."""
         self._call(bool, "seek", frame)
 
-    def _call(self, kind: type[T], function: str, *arguments: Json) -> T:
+    def _call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
         try:
-            return self._remote.call(kind, function, *arguments)
+            return self._remote.call(kind, function, *arguments, file=file)
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 
@@ -167,9 +160,9 @@ def serve(parent: Parent, _: object) -> None:
             opened.pop().__exit__()
         return True
 
-    def open_still(path: str, max_pixels: int, enlargement: float) -> ImageFacts:
+    def open_still(file: int, path: str, max_pixels: int, enlargement: float) -> ImageFacts:
         close()
-        opened.append(ImageReader(Path(path), max_pixels, enlargement))
+        opened.append(ImageReader(Path(path), max_pixels, enlargement, os.fdopen(file, "rb")))
         return ImageFacts.of(opened[0])
 
     def seek(frame: int) -> bool:

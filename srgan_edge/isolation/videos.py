@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, Self, Unpack
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.files import first_bytes
 from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.isolation.child import Child, ChildFailed, Parent, closed_on_failure
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
@@ -86,6 +87,7 @@ class IsolatedReader:
         self._ring: FrameRing | None = None
         self._news: set[str] = set()
         """Kinds of messages received since the last frame; each may come once."""
+        first_bytes(path)  # raises the right error here; the child could only report missing rights
         request = {"path": os.fspath(path), "options": options}
         self._child = Child(self._entry, request, memory_bytes, [path])
         with closed_on_failure(self.close):
