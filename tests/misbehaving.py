@@ -17,7 +17,7 @@ import numpy as np
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation import calls, images, videos
+from srgan_edge.isolation import calls, images, videos, wire
 from srgan_edge.transcode import join
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.reader import VideoReader
@@ -171,7 +171,7 @@ def _lies(*messages):
 
 
 def _notes(nudged):
-    return calls.pack(Notes(nudged), calls.Heap())
+    return wire.pack(Notes(nudged), wire.Heap())
 
 
 LIES = {
@@ -181,6 +181,8 @@ LIES = {
     "time runs back": [{"frame": [0, 5, 1]}, {"frame": [1, 4, 1]}],
     "a time too long": [{"frame": [0, 2**70, 1]}],
     "a negative duration": [{"frame": [0, 0, -1]}],
+    "a time far away": [{"frame": [0, 2**62, 1]}],
+    "a duration too long": [{"frame": [0, 0, 2**62]}],
     "negative counts": [{"frame": [0, 0, 1, -1, 0]}],
     "counts too many": [{"frame": [0, 0, 1, 0]}],
     "text for a slot": [{"frame": ["0", 0, 1]}],
@@ -266,6 +268,7 @@ def serve_functions(parent, request):
         "crash": os.abort,
         "eat": _eat,
         "divide": lambda: 1 / 0,
+        "repeat": lambda text, count: (text,) * count,
         "ones": lambda count: np.ones(count, np.uint8),
     }
     calls.serve(parent, functions)
@@ -294,9 +297,12 @@ def point_outside(parent, request):
 # ---------------------------------------------------------------- images
 
 
+_STILL = np.empty((0, 2), np.uint32)
+
+
 def _image_child(facts=None, **changes):
     """Return an entry point that answers as an image of 5x8 pixels would, with changes."""
-    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
+    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL, "notes": ()}
     image = StillImage(np.zeros((2, 5, 3), np.uint8))
     functions = {
         "open": lambda *_: images.ImageFacts(**(honest | (facts or {}))),
@@ -307,9 +313,13 @@ def _image_child(facts=None, **changes):
 
 image_lie_of_size = _image_child({"width": 1 << 30})
 image_lie_of_frames = _image_child({"frames": 3})
-image_lie_of_notes = _image_child({"notes": ("\x1b[2J",)})
 image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
 image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
+
+
+def image_lie_of_notes(parent, request):
+    wire.printable = str
+    _image_child({"notes": ("\x1b[2J",)})(parent, request)
 
 
 def image_looks_around(parent, request):
@@ -321,7 +331,7 @@ def image_looks_around(parent, request):
         for other in Path(path).parent.glob("*.txt"):
             with suppress(OSError):
                 read.append(other.read_text())
-        honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": ()}
+        honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL}
         return images.ImageFacts(**honest, notes=tuple(read))
 
     calls.serve(parent, {"open": look, "close": lambda: True})

@@ -142,10 +142,7 @@ class Child:
             raise ChildFailed(self._how_it_ended())
         if len(data) > MAX_MESSAGE_BYTES:
             raise ChildFailed("sent a message that is too long")
-        try:
-            message = json.loads(data, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            raise ChildFailed("sent an invalid message") from None
+        message = parsed(data)
         if not isinstance(message, dict):
             raise ChildFailed("sent an invalid message")
         if "error" in message:
@@ -354,6 +351,18 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
             for end in pair
         )
     return ours, theirs
+
+
+def parsed(data: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Parse JSON from a child.
+
+    Raises:
+        ChildFailed: it is none.
+    """
+    try:
+        return json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise ChildFailed("sent an invalid message") from None
 
 
 def _encoded(message: dict[str, Any]) -> bytes:

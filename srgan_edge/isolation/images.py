@@ -12,14 +12,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation.calls import Json, Remote
+from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
+from srgan_edge.isolation.wire import Json, Side
 
 T = TypeVar("T")
 
@@ -35,17 +39,20 @@ BYTES_PER_PIXEL = 32
 class ImageFacts:
     """Properties of a file that are known before any row is decoded, as in `ImageReader`."""
 
-    width: int
-    height: int
+    width: Side
+    height: Side
     frames: int
     plays: int
-    seconds: tuple[Fraction, ...]
+    seconds: npt.NDArray[np.uint32]
+    """[frames, 2], numerator and denominator of the duration of each frame."""
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, reader: ImageReader) -> Self:
         size = (reader.width, reader.height, reader.frames)
-        return cls(*size, reader.plays, tuple(reader.seconds), tuple(reader.notes))
+        ratios = [(second.numerator, second.denominator) for second in reader.seconds]
+        seconds = np.array(ratios, np.uint32).reshape(-1, 2)
+        return cls(*size, reader.plays, seconds, tuple(reader.notes))
 
 
 class ImageProcess:
@@ -101,17 +108,15 @@ class IsolatedImage:
         self.width, self.height = facts.width, facts.height
         """Size of the upright image in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
-        self.seconds, self.notes = list(facts.seconds), list(facts.notes)
-        counts = (self.width, self.height, self.frames)
         if (
-            min(counts) < 1
+            self.frames < 1
             or self.width * self.height * self.frames > max_pixels
-            or self.plays < 0
-            or len(self.seconds) != (self.frames if self.frames > 1 else 0)
-            or min(self.seconds, default=0) < 0
-            or not all(note.isprintable() for note in self.notes)
+            or facts.seconds.shape != (self.frames if self.frames > 1 else 0, 2)
+            or not facts.seconds[:, 1].all()
         ):
-            raise self._protocol_broken(str(facts)[:200])
+            raise self._protocol_broken(f"{self.frames} frames of {self.width}x{self.height}")
+        self.seconds = [Fraction(*map(int, ratio)) for ratio in facts.seconds]
+        self.notes = list(facts.notes)
 
     def __enter__(self) -> Self:
         return self

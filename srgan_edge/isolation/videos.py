@@ -13,19 +13,16 @@ from typing import Any, Self, Unpack
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.files import first_bytes
-from srgan_edge.isolation.calls import Heap, pack, unpack
 from srgan_edge.isolation.child import Child, ChildFailed, Parent, closed_on_failure
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.video.color import MATRICES, RGB
+from srgan_edge.isolation.wire import Duration, Heap, Ticks, pack, unpack
 from srgan_edge.video.frame import (
     Frame,
     FrameTime,
     Notes,
     ReaderOptions,
     VideoInfo,
-    find_pixel_format,
 )
-from srgan_edge.video.opening import MAX_PIXELS
 from srgan_edge.video.reader import VideoReader
 
 STALL_SECONDS = 60.0
@@ -92,7 +89,7 @@ class IsolatedReader:
         self._child = Child(self._entry, request, memory_bytes, [path])
         with closed_on_failure(self.close):
             try:
-                self.info = _checked_info(self._receive("info")["info"])
+                self.info = unpack(VideoInfo, self._receive("info")["info"])
                 """Properties of the video stream."""
             except _BROKEN as problem:
                 raise self._damaged(problem) from problem
@@ -129,7 +126,7 @@ class IsolatedReader:
                 elif "layout" in message:
                     self._make_ring(message["layout"])
                 else:
-                    self.notes = _checked_notes(message["notes"])
+                    self.notes = unpack(Notes, message["notes"])
         except _BROKEN as problem:
             if not self._closed:
                 raise self._damaged(problem) from problem
@@ -166,9 +163,9 @@ class IsolatedReader:
         self.frames = skipped
 
     def _frame(self, record: Any) -> Frame:  # noqa: ANN401
-        slot, pts, duration = unpack(tuple[int, int, int], record)
+        slot, pts, duration = unpack(tuple[int, Ticks, Duration], record)
         is_later = self._last_pts is None or pts > self._last_pts
-        if self._ring is None or duration < 0 or not is_later:
+        if self._ring is None or not is_later:
             raise ValueError(f"a frame at {pts} for {duration}")
         pixels, *deep = self._ring.take(slot)
         self._last_pts = pts
@@ -226,34 +223,3 @@ def _slots_for(planes: tuple[Plane, ...], parent: Parent) -> FrameSlots:
     while memory is None:  # slots of the previous memory that were freed in the meantime
         message, memory = parent.receive_with_memory()
     return FrameSlots(memory, planes, message["slots"], lambda: int(parent.receive()["free"]))
-
-
-def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent it
-    """Return a `VideoInfo` with values that `VideoReader` could have produced."""
-    info = unpack(VideoInfo, record)
-    find_pixel_format(info.pixel_format)
-    positive = (info.average_rate, info.sample_aspect_ratio, info.frames_stated)
-    if (
-        info.width < 1
-        or info.height < 1
-        or info.width * info.height > MAX_PIXELS
-        or info.time_base <= 0
-        or any(number is not None and number <= 0 for number in positive)
-        or info.color.matrix not in (RGB, *MATRICES)
-        or len(info.display_matrix or range(9)) != 9
-        or not _is_plain(info.codec, *info.unkept, *info.color.assumed)
-    ):
-        raise ValueError(str(info)[:200])
-    return info
-
-
-def _checked_notes(record: Any) -> Notes:  # noqa: ANN401
-    notes = unpack(Notes, record)
-    if not _is_plain(notes.recolored, str(notes.damage), *notes.unkept):
-        raise ValueError(str(notes)[:200])
-    return notes
-
-
-def _is_plain(*texts: str) -> bool:
-    """Return True if the texts contain no control characters that a terminal would obey."""
-    return all(text.isprintable() for text in texts)

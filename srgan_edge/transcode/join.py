@@ -15,6 +15,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
@@ -23,9 +25,10 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.files import output_failed
-from srgan_edge.isolation.calls import SIGN_OF_LIFE, Heap, Json, Remote, pack, unpack
+from srgan_edge.isolation.calls import SIGN_OF_LIFE, Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
+from srgan_edge.isolation.wire import Json
 from srgan_edge.transcode.check import VideoRecord, differences
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
@@ -141,7 +144,7 @@ class Joiner:
 
     def _call(self, remote: Remote, kind: type[T], function: str, target: Path) -> T:
         try:
-            return remote.call(kind, function, pack(self._order(target), Heap()))
+            return remote.call(kind, function, msgspec.to_builtins(self._order(target)))
         except ChildFailed as failure:
             raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
 
@@ -170,7 +173,7 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
     def on_disk(work: Callable[[_Order], T]) -> Callable[[Json], T]:
         def call(record: Json) -> T:
-            order = unpack(_Order, record)
+            order = msgspec.convert(record, _Order)
             try:
                 return work(order)
             except OSError as error:

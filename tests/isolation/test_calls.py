@@ -54,8 +54,15 @@ def test_lies_are_noticed(entry):
 
 
 def test_a_result_of_another_type_is_a_failure():
-    with make_remote() as remote, pytest.raises(ChildFailed, match="unexpected 'a 1'"):
+    with make_remote() as remote, pytest.raises(ChildFailed, match="Expected `int`, got `str`"):
         remote.call(int, "count", "a")
+
+
+def test_long_results_come_through_memory():
+    with make_remote() as remote:
+        assert remote.call(tuple[str, ...], "repeat", "x" * 1000, 900) == ("x" * 1000,) * 900
+        with pytest.raises(ChildFailed, match="broke its protocol"):
+            remote.call(tuple[str, ...], "repeat", "x" * 1000, 9000)
 
 
 def test_arrays_outlive_the_next_call_and_the_child():

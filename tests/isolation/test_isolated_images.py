@@ -1,6 +1,7 @@
 """Images decoded in a child process: the same rows, and every way in which the child can fail."""
 
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from processes import children
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.isolation import sandbox
-from srgan_edge.isolation.images import ImageFacts, ImageProcess
+from srgan_edge.isolation.images import ImageProcess
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,8 @@ def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
                 assert str(same.value) == str(error)
                 continue
             with expected, images.open(path) as reader:
-                assert ImageFacts.of(reader) == ImageFacts.of(expected)
+                for name in ("width", "height", "frames", "plays", "seconds", "notes"):
+                    assert getattr(reader, name) == getattr(expected, name)
                 assert reader.is_transparent == expected.is_transparent
                 for frame in range(expected.frames):
                     if expected.frames > 1:
@@ -94,6 +96,14 @@ def test_images_of_many_folders(folder):
         paths[-1].write_bytes((folder / "1.png").read_bytes())
     with ImageProcess() as images, images.open(paths[77]) as reader:
         assert reader.height == 8
+
+
+def test_an_animation_of_many_frames(tmp_path):
+    """Their durations alone are more than a message holds."""
+    frames = [Image.new("L", (1, 1), n % 2 * 255) for n in range(12_000)]
+    frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:], duration=30)
+    with ImageProcess() as images, images.open(tmp_path / "long.gif") as reader:
+        assert reader.seconds == [Fraction(3, 100)] * 12_000
 
 
 def test_limits_are_those_of_the_reader(folder):
