@@ -19,7 +19,6 @@ from srgan_edge.errors import InputRefused
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation import calls, images, videos, wire
 from srgan_edge.transcode import join
-from srgan_edge.video.frame import Notes
 from srgan_edge.video.reader import VideoReader
 
 FRAMES_BEFORE = 3
@@ -148,59 +147,69 @@ def die_unheard(parent, request):
 # ---------------------------------------------------------------- taken over
 
 
+class _Liar:
+    """A `Parent` that `change` sends something else to."""
+
+    def __init__(self, parent, change):
+        self._parent, self._change = parent, change
+
+    def __getattr__(self, name):
+        return getattr(self._parent, name)
+
+    def send(self, message):
+        self._change(self._parent, message)
+
+
 def _lies(*messages):
     """Return an entry point that starts well, and then sends these instead of a frame."""
 
-    def serve(parent, request):
-        class Liar:
-            receive = parent.receive
-            receive_with_memory = parent.receive_with_memory
+    def lie(parent, message):
+        result = message["result"]
+        if isinstance(result, dict) and result.get("frame"):
+            for lie in messages:
+                parent._socket.send(lie if isinstance(lie, bytes) else json.dumps(lie).encode())
+            time.sleep(1000)
+        parent.send(message)
 
-            def send(self, message):
-                if "frame" in message:
-                    for lie in messages:
-                        parent._socket.send(
-                            lie if isinstance(lie, bytes) else json.dumps(lie).encode()
-                        )
-                    time.sleep(1000)
-                parent.send(message)
-
-        videos.serve(Liar(), request)
-
-    return serve
+    return lambda parent, request: videos.serve(_Liar(parent, lie), request)
 
 
-def _notes(nudged):
-    return wire.pack(Notes(nudged), wire.Heap())
+def _step(frame=None, planes=None, notes=None):
+    return {"result": {"frame": frame, "planes": planes, "notes": notes}}
 
+
+_PLANE = {"dtype": "uint8", "shape": [48, 64, 3]}
 
 LIES = {
-    "another slot": [{"frame": [99, 0, 1]}],
-    "a slot below": [{"frame": [-1, 0, 1]}],
-    "a slot twice": [{"frame": [0, 0, 1]}, {"frame": [0, 1, 1]}],
-    "time runs back": [{"frame": [0, 5, 1]}, {"frame": [1, 4, 1]}],
-    "a time too long": [{"frame": [0, 2**70, 1]}],
-    "a negative duration": [{"frame": [0, 0, -1]}],
-    "a time far away": [{"frame": [0, 2**62, 1]}],
-    "a duration too long": [{"frame": [0, 0, 2**62]}],
-    "negative counts": [{"frame": [0, 0, 1, -1, 0]}],
-    "counts too many": [{"frame": [0, 0, 1, 0]}],
-    "text for a slot": [{"frame": ["0", 0, 1]}],
-    "true for a slot": [{"frame": [True, 0, 1]}],
-    "nothing in a frame": [{"frame": []}],
-    "a frame that is a number": [{"frame": 7}],
-    "another size": [{"layout": [{"dtype": "uint8", "shape": [48, 65, 3]}]}],
-    "another type": [{"layout": [{"dtype": "uint16", "shape": [48, 64, 3]}]}],
-    "no planes": [{"layout": []}],
-    "layouts without end": [{"layout": [{"dtype": "uint8", "shape": [48, 64, 3]}]}] * 2,
-    "progress that is none": [{"skipped": 1}],
+    "time runs back": [_step([5, 1]), _step([4, 1])],
+    "a time too long": [_step([2**70, 1])],
+    "a time far away": [_step([2**62, 1])],
+    "a negative duration": [_step([0, -1])],
+    "a duration too long": [_step([0, 2**62])],
+    "a duration too many": [_step([0, 1, 1])],
+    "text for a time": [_step(["0", 1])],
+    "true for a time": [_step([True, 1])],
+    "nothing in a frame": [_step([])],
+    "a frame that is a number": [_step(7)],
+    "negative counts": [_step([0, 1], notes={"nudged": -1})],
+    "another size": [_step(planes=[_PLANE | {"shape": [48, 65, 3]}])],
+    "another type": [_step(planes=[_PLANE | {"dtype": "uint16"}])],
+    "memory without end": [_step(planes=[_PLANE])],
+    "a frame while memory is made": [
+        _step(planes=[_PLANE, _PLANE | {"dtype": "uint16"}]),
+        *[_step([0, 1])] * 8,
+    ],
     "another kind": [{"pickle": "gASV"}],
-    "two kinds": [{"frame": [0, 0, 1, 0, 0], "end": None}],
+    "two kinds": [{**_step([0, 1]), "end": None}],
+    "no result": [{}],
+    "a size of nothing": [{"size": 0}],
+    "a size without end": [{"size": 1 << 60}],
+    "a long result nowhere": [{"long": [0, 8]}],
     "a list": [[1, 2, 3]],
     "no JSON": [b"\x80\x04\x95"],
     "JSON without end": [b"[" * 60_000],
-    "JSON not a number": [b'{"frame": [NaN]}'],
-    "a number without end": [b'{"frame": [' + b"9" * 60_000 + b"]}"],
+    "JSON not a number": [b'{"result": [NaN]}'],
+    "a number without end": [b'{"result": [' + b"9" * 60_000 + b"]}"],
     "a message too long": [b" " * 70_000],
 }
 for _name, _messages in LIES.items():
@@ -208,18 +217,12 @@ for _name, _messages in LIES.items():
 
 
 def _lying_info(**changes):
-    def serve(parent, request):
-        class Liar:
-            receive = parent.receive
+    def lie(parent, message):
+        message["result"] |= changes
+        parent.send(message)
+        time.sleep(1000)
 
-            def send(self, message):
-                message["info"] |= changes
-                parent.send(message)
-                time.sleep(1000)
-
-        videos.serve(Liar(), request)
-
-    return serve
+    return lambda parent, request: videos.serve(_Liar(parent, lie), request)
 
 
 INFOS = {
@@ -289,7 +292,7 @@ def give_nothing(parent, request):
 def point_outside(parent, request):
     parent.receive()
     parent.send({"size": 8})
-    parent.receive_with_memory()
+    parent.receive_with_descriptors()
     parent.send({"result": [4, "uint8", [8]]})
     time.sleep(1000)
 

@@ -6,9 +6,11 @@ decides which functions may be called and how their failures are worded.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from threading import Lock
+from typing import Any, Self, TypeVar
 
 from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
 from srgan_edge.isolation.child import (
@@ -18,6 +20,7 @@ from srgan_edge.isolation.child import (
     Parent,
     Reports,
     error_message,
+    mapped,
     parsed,
     shared_memory,
 )
@@ -33,6 +36,7 @@ MAX_RESULT_BYTES = 1 << 20
 
 MAX_SHORT_BYTES = MAX_MESSAGE_BYTES // 2
 
+_HERE_IS_MEMORY = {"memory": True}
 _NONE = memoryview(b"")
 
 
@@ -46,7 +50,10 @@ class Remote:
         readable, folder, writable, reports: as for `Child`.
 
     The child starts with the first call. It dies with the thread that made that call, or at
-    `close`.
+    `close`, which any thread may call; a call that waits in another one then fails.
+
+    Several calls may be under way: `ask` sends one without waiting, and `answer` returns the
+    results in the order of the calls.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class Remote:
         self._writable, self._reports = writable, reports
         self._memory_bytes, self._seconds = memory_bytes, seconds
         self._child: Child | None = None
+        self._closed = False
+        self._lock = Lock()  # so that no child starts once `close` was called
 
     def __enter__(self) -> Self:
         return self
@@ -76,43 +85,69 @@ class Remote:
         return self._child is not None
 
     def close(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        """Kill the child, and start no other one."""
+        with self._lock:
+            self._closed = True
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the child; the next call starts another one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.close()
 
     def call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
-        """Call a function in the child and return its result, checked to be a `kind`.
+        """Call a function in the child and return its result; see `ask` and `answer`."""
+        self.ask(function, *arguments, file=file)
+        return self.answer(kind)
+
+    def ask(self, function: str, *arguments: Json, file: int | None = None) -> None:
+        """Send a call to the child, which starts if there is none.
 
         Args:
             file: a descriptor that the function gets as its first argument, and has to close.
 
         Raises:
+            ChildFailed: this was closed.
+            ResourcesExhausted: the process cannot be started.
+        """
+        with self._lock:
+            if self._closed:
+                raise ChildFailed("was closed")
+            if self._child is None:
+                self._child = Child(
+                    self._entry,
+                    {},
+                    self._memory_bytes,
+                    self._readable,
+                    self._folder,
+                    self._writable,
+                    self._reports,
+                )
+            order = {"call": function, "arguments": list(arguments)}
+            self._child.send(order, *([] if file is None else [file]))
+
+    def answer(self, kind: type[T]) -> T:
+        """Wait for the result of the earliest call that has none, checked to be a `kind`.
+
+        Raises:
             ChildFailed: the child crashed, took too long, used too much memory, or sent an invalid
                 answer.
             SrganEdgeError: the function raised it, and it is one of `reports`.
-            ResourcesExhausted: the process cannot be started, or there is no memory for the result.
+            ResourcesExhausted: there is no memory for the result.
         """
-        if self._child is None:
-            self._child = Child(
-                self._entry,
-                {},
-                self._memory_bytes,
-                self._readable,
-                self._folder,
-                self._writable,
-                self._reports,
-            )
+        child = self._child
+        if child is None:
+            raise ChildFailed("was closed")
         try:
-            order = {"call": function, "arguments": list(arguments)}
-            self._child.send(order, *([] if file is None else [file]))
-            return self._answer(self._child, kind)
+            return self._answer(child, kind)
         except ValueError as error:
-            self.close()
+            self.kill()
             raise ChildFailed(f"broke its protocol ({error})") from error
         except SrganEdgeError:
             raise  # from the function itself, which can be called again
         except BaseException:
-            self.close()
+            self.kill()
             raise
 
     def _answer(self, child: Child, kind: type[T]) -> T:
@@ -135,14 +170,15 @@ class Remote:
         if not 0 < size <= self._memory_bytes:
             raise ValueError(f"a result of {size} bytes")
         with shared_memory(size) as (memory, descriptor):
-            child.send({}, descriptor)
+            child.send(_HERE_IS_MEMORY, descriptor)
         return memoryview(memory)
 
 
 def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> None:
     """Run in the child: call the functions that the parent names, until the parent is gone."""
+    waiting: deque[tuple[dict[str, Any], list[int]]] = deque()
     while True:
-        order, files = parent.receive_with_descriptors()
+        order, files = waiting.popleft() if waiting else parent.receive_with_descriptors()
         heap = Heap()
         try:
             result = pack(functions[order["call"]](*files, *order["arguments"]), heap)
@@ -155,8 +191,8 @@ def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> Non
             answer = {"long": pack(text, heap)}
         if heap.size:
             parent.send({"size": heap.size})
-            _, memory = parent.receive_with_memory()
-            assert memory is not None
-            heap.write(memoryview(memory))
-            memory.close()
+            while (received := parent.receive_with_descriptors())[0] != _HERE_IS_MEMORY:
+                waiting.append(received)
+            with mapped(received[1][0]) as memory:
+                heap.write(memoryview(memory))
         parent.send(answer)

@@ -237,14 +237,13 @@ class Parent:
             os._exit(0)  # the parent is gone
         return json.loads(data), descriptors
 
-    def receive_with_memory(self) -> tuple[dict[str, Any], mmap.mmap | None]:
-        """Return the next message and the shared memory that came with it."""
-        message, descriptors = self.receive_with_descriptors()
-        if not descriptors:
-            return message, None
-        memory = mmap.mmap(descriptors[0], os.fstat(descriptors[0]).st_size)
-        os.close(descriptors[0])
-        return message, memory
+
+def mapped(descriptor: int) -> mmap.mmap:
+    """Map the shared memory behind a descriptor, and close the descriptor."""
+    try:
+        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -152,7 +152,7 @@ class IsolatedImage:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 
     def _protocol_broken(self, what: str) -> InputDamaged:
-        self._remote.close()
+        self._remote.kill()
         return InputDamaged(f"{self.path}: damaged: the decoder broke its protocol ({what})")
 
 
