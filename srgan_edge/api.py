@@ -263,7 +263,7 @@ class Upscaler:
         is_video, listener = job.kind == "video", _Listener(progress)
         with (
             self._engines.using(video_slots() if is_video else 1, listener) as opened,
-            ImageProcess([job.source], max_pixels) as images,
+            ImageProcess(max_pixels) as images,
         ):
             if is_video:
                 device = opened.upscaler.info.device

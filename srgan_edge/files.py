@@ -59,6 +59,7 @@ def replace_when_whole(
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # fails now rather than after an hour of upscaling
         yield partial
+        _refuse_exchanged(partial)
         sync(partial)
         if overwrite:
             partial.replace(path)
@@ -272,9 +273,10 @@ def read_at_most(path: Path, max_bytes: int) -> bytes:
     """
     with open_model(path) as file:
         try:
-            if os.fstat(file.fileno()).st_size > max_bytes:
+            size = os.fstat(file.fileno()).st_size  # `read` reserves as much as it is asked for
+            if size > max_bytes:
                 raise ModelRefused(f"{path}: larger than {max_bytes} bytes")
-            return file.read(max_bytes)
+            return file.read(size)
         except OSError as error:
             raise ModelRefused(f"{path}: {error.strerror}") from None
 
@@ -349,6 +351,13 @@ def _rename_to_free(path: Path, target: Path) -> None:
         if is_taken(target):
             raise FileExistsError from None
         path.rename(target)
+
+
+def _refuse_exchanged(path: Path) -> None:
+    """Raise if a link or a device has the name of a file that was made here."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise OSError(errno.EINVAL, f"{path} is not the file that was made there")
 
 
 def _refuse_special(path: Path) -> None:

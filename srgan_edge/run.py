@@ -44,11 +44,10 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     """
     refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
-    paths = [job.source for job in jobs if job.kind == "image"]
     outcomes = []
     with (
         open_upscaler(options, reporter.note, slots) as opened,
-        ImageProcess(paths, options.max_pixels) as images,
+        ImageProcess(options.max_pixels) as images,
     ):
         reporter.began(opened.summary, opened.made_by)
         if any(job.kind == "video" for job in jobs):

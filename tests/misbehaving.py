@@ -1,10 +1,14 @@
 """Children that crash, hang, exhaust memory or lie: entry points for `Child`, only for tests."""
 
+import ctypes
 import json
 import os
+import platform
+import resource
 import signal
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,9 +17,8 @@ import numpy as np
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation import calls, images, videos
+from srgan_edge.isolation import calls, images, videos, wire
 from srgan_edge.transcode import join
-from srgan_edge.video.frame import Notes
 from srgan_edge.video.reader import VideoReader
 
 FRAMES_BEFORE = 3
@@ -80,6 +83,53 @@ def tell_rights(parent, request):
     parent.send({"could": could, "environment": sorted(os.environ)})
 
 
+def attack_the_kernel(parent, request):
+    """Send how the kernel answers what Landlock does not forbid."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    mine = request["file"]
+
+    def asked(number, *arguments):
+        if libc.syscall(number, *arguments) < 0:
+            raise OSError(ctypes.get_errno(), "refused")
+
+    attempts = {
+        "chmod": lambda: Path(mine).chmod(0),
+        "utime": lambda: os.utime(mine, (1, 1)),
+        "chown": lambda: os.chown(mine, 12345, 12345),
+        "xattr": lambda: os.setxattr(mine, "user.x", b"1"),
+        "UNIX socket": lambda: socket.socket(socket.AF_UNIX).connect(request["service"]),
+        "MPTCP": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262),
+        "UDP": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        "fork": lambda: os.fork() or os._exit(0),
+        "session": os.setsid,
+        "io_uring": lambda: asked(425, 4, ctypes.create_string_buffer(120)),
+        "user namespace": lambda: asked(_NUMBERS["unshare"][platform.machine()], 0x10000000),
+        "memory file": lambda: os.memfd_create("x"),
+        "outlive the parent": lambda: _done(libc.prctl(1, 0)),
+        "more memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
+        "priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "read another": lambda: Path(mine).read_bytes(),
+        "program": lambda: os.execv("/bin/true", ["true"]),
+    }
+    answers = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+            answers[name] = 0
+        except OSError as error:
+            answers[name] = error.errno
+    parent.send(answers)
+
+
+_NUMBERS = {"unshare": {"x86_64": 272, "aarch64": 97}}
+
+
+def _done(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
 def be_deaf(parent, request):
     """Read no message at all."""
     time.sleep(1000)
@@ -97,57 +147,69 @@ def die_unheard(parent, request):
 # ---------------------------------------------------------------- taken over
 
 
+class _Liar:
+    """A `Parent` that `change` sends something else to."""
+
+    def __init__(self, parent, change):
+        self._parent, self._change = parent, change
+
+    def __getattr__(self, name):
+        return getattr(self._parent, name)
+
+    def send(self, message):
+        self._change(self._parent, message)
+
+
 def _lies(*messages):
     """Return an entry point that starts well, and then sends these instead of a frame."""
 
-    def serve(parent, request):
-        class Liar:
-            receive = parent.receive
-            receive_with_memory = parent.receive_with_memory
+    def lie(parent, message):
+        result = message["result"]
+        if isinstance(result, dict) and result.get("frame"):
+            for lie in messages:
+                parent._socket.send(lie if isinstance(lie, bytes) else json.dumps(lie).encode())
+            time.sleep(1000)
+        parent.send(message)
 
-            def send(self, message):
-                if "frame" in message:
-                    for lie in messages:
-                        parent._socket.send(
-                            lie if isinstance(lie, bytes) else json.dumps(lie).encode()
-                        )
-                    time.sleep(1000)
-                parent.send(message)
-
-        videos.serve(Liar(), request)
-
-    return serve
+    return lambda parent, request: videos.serve(_Liar(parent, lie), request)
 
 
-def _notes(nudged):
-    return calls.pack(Notes(nudged), calls.Heap())
+def _step(frame=None, planes=None, notes=None):
+    return {"result": {"frame": frame, "planes": planes, "notes": notes}}
 
+
+_PLANE = {"dtype": "uint8", "shape": [48, 64, 3]}
 
 LIES = {
-    "another slot": [{"frame": [99, 0, 1]}],
-    "a slot below": [{"frame": [-1, 0, 1]}],
-    "a slot twice": [{"frame": [0, 0, 1]}, {"frame": [0, 1, 1]}],
-    "time runs back": [{"frame": [0, 5, 1]}, {"frame": [1, 4, 1]}],
-    "a time too long": [{"frame": [0, 2**70, 1]}],
-    "a negative duration": [{"frame": [0, 0, -1]}],
-    "negative counts": [{"frame": [0, 0, 1, -1, 0]}],
-    "counts too many": [{"frame": [0, 0, 1, 0]}],
-    "text for a slot": [{"frame": ["0", 0, 1]}],
-    "true for a slot": [{"frame": [True, 0, 1]}],
-    "nothing in a frame": [{"frame": []}],
-    "a frame that is a number": [{"frame": 7}],
-    "another size": [{"layout": [{"dtype": "uint8", "shape": [48, 65, 3]}]}],
-    "another type": [{"layout": [{"dtype": "uint16", "shape": [48, 64, 3]}]}],
-    "no planes": [{"layout": []}],
-    "layouts without end": [{"layout": [{"dtype": "uint8", "shape": [48, 64, 3]}]}] * 2,
-    "progress that is none": [{"skipped": 1}],
+    "time runs back": [_step([5, 1]), _step([4, 1])],
+    "a time too long": [_step([2**70, 1])],
+    "a time far away": [_step([2**62, 1])],
+    "a negative duration": [_step([0, -1])],
+    "a duration too long": [_step([0, 2**62])],
+    "a duration too many": [_step([0, 1, 1])],
+    "text for a time": [_step(["0", 1])],
+    "true for a time": [_step([True, 1])],
+    "nothing in a frame": [_step([])],
+    "a frame that is a number": [_step(7)],
+    "negative counts": [_step([0, 1], notes={"nudged": -1})],
+    "another size": [_step(planes=[_PLANE | {"shape": [48, 65, 3]}])],
+    "another type": [_step(planes=[_PLANE | {"dtype": "uint16"}])],
+    "memory without end": [_step(planes=[_PLANE])],
+    "a frame while memory is made": [
+        _step(planes=[_PLANE, _PLANE | {"dtype": "uint16"}]),
+        *[_step([0, 1])] * 8,
+    ],
     "another kind": [{"pickle": "gASV"}],
-    "two kinds": [{"frame": [0, 0, 1, 0, 0], "end": None}],
+    "two kinds": [{**_step([0, 1]), "end": None}],
+    "no result": [{}],
+    "a size of nothing": [{"size": 0}],
+    "a size without end": [{"size": 1 << 60}],
+    "a long result nowhere": [{"long": [0, 8]}],
     "a list": [[1, 2, 3]],
     "no JSON": [b"\x80\x04\x95"],
     "JSON without end": [b"[" * 60_000],
-    "JSON not a number": [b'{"frame": [NaN]}'],
-    "a number without end": [b'{"frame": [' + b"9" * 60_000 + b"]}"],
+    "JSON not a number": [b'{"result": [NaN]}'],
+    "a number without end": [b'{"result": [' + b"9" * 60_000 + b"]}"],
     "a message too long": [b" " * 70_000],
 }
 for _name, _messages in LIES.items():
@@ -155,18 +217,12 @@ for _name, _messages in LIES.items():
 
 
 def _lying_info(**changes):
-    def serve(parent, request):
-        class Liar:
-            receive = parent.receive
+    def lie(parent, message):
+        message["result"] |= changes
+        parent.send(message)
+        time.sleep(1000)
 
-            def send(self, message):
-                message["info"] |= changes
-                parent.send(message)
-                time.sleep(1000)
-
-        videos.serve(Liar(), request)
-
-    return serve
+    return lambda parent, request: videos.serve(_Liar(parent, lie), request)
 
 
 INFOS = {
@@ -215,6 +271,7 @@ def serve_functions(parent, request):
         "crash": os.abort,
         "eat": _eat,
         "divide": lambda: 1 / 0,
+        "repeat": lambda text, count: (text,) * count,
         "ones": lambda count: np.ones(count, np.uint8),
     }
     calls.serve(parent, functions)
@@ -235,7 +292,7 @@ def give_nothing(parent, request):
 def point_outside(parent, request):
     parent.receive()
     parent.send({"size": 8})
-    parent.receive_with_memory()
+    parent.receive_with_descriptors()
     parent.send({"result": [4, "uint8", [8]]})
     time.sleep(1000)
 
@@ -243,9 +300,12 @@ def point_outside(parent, request):
 # ---------------------------------------------------------------- images
 
 
+_STILL = np.empty((0, 2), np.uint32)
+
+
 def _image_child(facts=None, **changes):
     """Return an entry point that answers as an image of 5x8 pixels would, with changes."""
-    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": (), "notes": ()}
+    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL, "notes": ()}
     image = StillImage(np.zeros((2, 5, 3), np.uint8))
     functions = {
         "open": lambda *_: images.ImageFacts(**(honest | (facts or {}))),
@@ -256,9 +316,28 @@ def _image_child(facts=None, **changes):
 
 image_lie_of_size = _image_child({"width": 1 << 30})
 image_lie_of_frames = _image_child({"frames": 3})
-image_lie_of_notes = _image_child({"notes": ("\x1b[2J",)})
 image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
 image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
+
+
+def image_lie_of_notes(parent, request):
+    wire.printable = str
+    _image_child({"notes": ("\x1b[2J",)})(parent, request)
+
+
+def image_looks_around(parent, request):
+    """Say which of the files beside the image can be read."""
+
+    def look(file, path, *_):
+        os.close(file)
+        read = []
+        for other in Path(path).parent.glob("*.txt"):
+            with suppress(OSError):
+                read.append(other.read_text())
+        honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL}
+        return images.ImageFacts(**honest, notes=tuple(read))
+
+    calls.serve(parent, {"open": look, "close": lambda: True})
 
 
 def image_crash(parent, request):
@@ -271,4 +350,20 @@ def image_crash(parent, request):
 def joiner_that_crashes(parent, request):
     """Rehearse, and crash in the join."""
     join._join = lambda order, on_step: os.abort()
+    join.serve(parent, request)
+
+
+def joiner_that_plants_links(parent, request):
+    """Try to make links to a key in the work folder, and in place of the result."""
+    honest = join._join
+
+    def plant(order, on_step):
+        joined, key = honest(order, on_step), Path(order.work).parent / "key"
+        for name in ("journal", "segment-000000.nut", order.file):
+            with suppress(OSError):
+                (Path(order.work) / name).unlink()
+                (Path(order.work) / name).symlink_to(key)
+        return joined
+
+    join._join = plant
     join.serve(parent, request)

@@ -15,6 +15,7 @@ from srgan_edge.files import (
     folder_when_whole,
     free_partial_result,
     identity_of,
+    read_at_most,
     refuse_replacing,
     replace_when_whole,
 )
@@ -258,3 +259,23 @@ def test_partial_results_do_not_replace_one_another(tmp_path: Path):
         "a.partial-3.mkv",
     ]
     assert free_partial_result(target, overwrite=True) == names[0]
+
+
+def test_reading_a_small_model_reserves_no_more_than_its_size(tmp_path: Path):
+    (tmp_path / "model").write_bytes(b"weights")
+    assert read_at_most(tmp_path / "model", 1 << 50) == b"weights"
+
+
+@pytest.mark.parametrize("exchange", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_in_place_of_the_file_is_not_published(
+    tmp_path: Path, exchange: Callable[[Path, Path], None]
+):
+    (tmp_path / "key").write_text("secret")
+    with (
+        pytest.raises(OutputFailed, match="is not the file that was made there"),
+        replace_when_whole(tmp_path / "out.mkv") as partial,
+    ):
+        partial.unlink()
+        exchange(partial, tmp_path / "key")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert (tmp_path / "key").read_text() == "secret"

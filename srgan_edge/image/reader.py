@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from shlex import quote
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,7 @@ class ImageReader:
         max_pixels: limit on the pixels of all frames together; the result may have
             `RESULT_TO_SOURCE` times as many.
         enlargement: factor by which the sides of the result are longer.
+        file: the open file, which this closes, if `path` is only its name in messages.
 
     Raises:
         InputRefused: no such file, not a regular file, empty, not one of the six formats, beyond
@@ -86,7 +87,13 @@ class ImageReader:
         InputDamaged: one of the six formats, but cut short or broken.
     """
 
-    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS, enlargement: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_pixels: int = MAX_PIXELS,
+        enlargement: float = 1.0,
+        file: BinaryIO | None = None,
+    ) -> None:
         self.path = path
         self.notes: list[str] = []
         """One line for each thing in the file that the rows lack, or hold in another form."""
@@ -95,7 +102,7 @@ class ImageReader:
         self._like: StillImage
         self.plays = 1
         """Number of times that an animation is played; 0: forever."""
-        self._file = open_regular(path)
+        self._file = file or open_regular(path)
         try:
             with own_limits():
                 image = open_image(path, self._file)

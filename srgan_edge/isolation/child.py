@@ -13,11 +13,12 @@ import mmap
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any, Self
@@ -29,11 +30,13 @@ from srgan_edge.errors import (
     SrganEdgeError,
     printable,
 )
-from srgan_edge.isolation import sandbox
+from srgan_edge.isolation import sandbox, system_calls
 
 Reports = tuple[type[SrganEdgeError], ...]
 
 MAX_MESSAGE_BYTES = 1 << 16
+MAX_DESCRIPTORS = 8
+"""Most descriptors that come with one message."""
 START_SECONDS = 60
 """Time limit for the child's imports, which take 0.2 s unless the disk has to spin up."""
 
@@ -58,8 +61,10 @@ class Child:
         entry: `module:function`, called in the child with its `Parent` and the request.
         request: JSON object for `entry`.
         memory_bytes: how much memory the child may map beyond its libraries.
-        readable: files that the child may read, where the kernel can enforce it.
-        writable: folder in which the child may do anything; None: it may not write.
+        readable: files that the child may read, where the kernel can enforce it; what is no regular
+            file is not among them.
+        folder: folder in which it may read everything; None: there is none.
+        writable: folder in which it may make and change regular files; None: it may not write.
         reports: errors that the child may raise in the parent, besides `ChildFailed`.
 
     The process dies with the thread that made this object, and at `close`. It has its own process
@@ -75,6 +80,7 @@ class Child:
         request: dict[str, Any],
         memory_bytes: int,
         readable: list[Path],
+        folder: Path | None = None,
         writable: Path | None = None,
         reports: Reports = (InputRefused, InputDamaged),
     ) -> None:
@@ -82,21 +88,20 @@ class Child:
         self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._socket, theirs = _socket_pair()
             with theirs:
                 self._complaints = os.fdopen(os.memfd_create("stderr"), "r+b")
                 self._process = self._start(theirs, entry)
         except OSError as error:
             raise ResourcesExhausted(f"cannot start a process: {error.strerror}") from error
-        orders = {
-            "memory_bytes": memory_bytes,
-            "readable": [os.fspath(path.absolute()) for path in readable],
-            "writable": None if writable is None else os.fspath(writable.absolute()),
-            "request": request,
-        }
-        with closed_on_failure(self.close):
+        with closed_on_failure(self.close), _handles(readable, folder, writable) as handles:
+            orders = {
+                "memory_bytes": memory_bytes,
+                "folders": [folder is not None, writable is not None],
+                "request": request,
+            }
             try:
-                self.send(orders)
+                self.send(orders, *handles)
                 self.receive(START_SECONDS)
             except ChildFailed as failure:
                 reason = f"{failure} before it began{self._last_complaint()}"
@@ -108,16 +113,15 @@ class Child:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def send(self, message: dict[str, Any], memory: int | None = None) -> None:
-        """Send a message, and with it the descriptor of shared memory, without ever waiting.
+    def send(self, message: dict[str, Any], *descriptors: int) -> None:
+        """Send a message, and with it descriptors of files or shared memory, without ever waiting.
 
         The next `receive` notices if the child does not read its messages or is gone.
         """
-        descriptors = [] if memory is None else [memory]
         with self._lock, suppress(BlockingIOError, ConnectionError):
             if not self._closed:
                 self._socket.settimeout(0)
-                socket.send_fds(self._socket, [_encoded(message)], descriptors)
+                socket.send_fds(self._socket, [_encoded(message)], list(descriptors))
 
     def receive(self, within_seconds: float) -> dict[str, Any]:
         """Return the next message.
@@ -138,10 +142,7 @@ class Child:
             raise ChildFailed(self._how_it_ended())
         if len(data) > MAX_MESSAGE_BYTES:
             raise ChildFailed("sent a message that is too long")
-        try:
-            message = json.loads(data, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            raise ChildFailed("sent an invalid message") from None
+        message = parsed(data)
         if not isinstance(message, dict):
             raise ChildFailed("sent an invalid message")
         if "error" in message:
@@ -149,8 +150,10 @@ class Child:
         return message
 
     def close(self) -> None:
-        """Kill the process. A thread waiting in `receive` gets a `ChildFailed`."""
-        self._process.kill()
+        """Kill the process and its group. A thread waiting in `receive` gets a `ChildFailed`."""
+        if self._process.poll() is None:  # until then its number belongs to its group
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # a hanging disk delays its end
             self._process.wait(1)
         with suppress(OSError):
@@ -223,20 +226,24 @@ class Parent:
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next message and return it."""
-        message, memory = self.receive_with_memory()
-        assert memory is None
+        message, descriptors = self.receive_with_descriptors()
+        assert not descriptors
         return message
 
-    def receive_with_memory(self) -> tuple[dict[str, Any], mmap.mmap | None]:
-        """Return the next message and the shared memory that came with it."""
-        data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+    def receive_with_descriptors(self) -> tuple[dict[str, Any], list[int]]:
+        """Return the next message and the descriptors that came with it."""
+        data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         if not data:
             os._exit(0)  # the parent is gone
-        if not descriptors:
-            return json.loads(data), None
-        memory = mmap.mmap(descriptors[0], os.fstat(descriptors[0]).st_size)
-        os.close(descriptors[0])
-        return json.loads(data), memory
+        return json.loads(data), descriptors
+
+
+def mapped(descriptor: int) -> mmap.mmap:
+    """Map the shared memory behind a descriptor, and close the descriptor."""
+    try:
+        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -284,12 +291,18 @@ def main() -> None:
     _, descriptor, parent_id, entry = sys.argv[1:]
     sandbox.die_with(int(parent_id))
     parent = Parent(socket.socket(fileno=int(descriptor)))
-    orders = parent.receive()
+    orders, handles = parent.receive_with_descriptors()
     module, _, function = entry.partition(":")
     serve = getattr(importlib.import_module(module), function)
-    writable = None if orders["writable"] is None else Path(orders["writable"])
-    sandbox.limit_resources(orders["memory_bytes"], writes=writable is not None)
-    sandbox.keep_to_files(map(Path, orders["readable"]), writable)
+    files = list(handles)
+    has_folder, writes = orders["folders"]
+    writable = files.pop() if writes else None
+    folder = files.pop() if has_folder else None
+    sandbox.limit_resources(orders["memory_bytes"], writes=writes)
+    sandbox.keep_to_files(files, folder, writable)
+    system_calls.keep_to_decoding(writes=writes)
+    for handle in handles:
+        os.close(handle)
     parent.send({"ready": True})
     try:
         serve(parent, orders["request"])
@@ -301,6 +314,54 @@ def main() -> None:
         text = f"{type(error).__name__}: {error}"[:_MAX_TEXT]
         parent.send({"error": "bug", "text": text, "trace": traceback.format_exc()[-_MAX_TEXT:]})
     os._exit(0)  # skips destructors, whatever state the decoder is in
+
+
+@contextmanager
+def _handles(files: list[Path], *folders: Path | None) -> Iterator[list[int]]:
+    """Yield descriptors that only name the regular files, and the folders, for the sandbox.
+
+    What is missing or of another kind is left out; opening it says why it cannot be read.
+    """
+    with ExitStack() as opened:
+        handles = []
+        for path in files:
+            with suppress(OSError):
+                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                opened.callback(os.close, handle)
+                if stat.S_ISREG(os.fstat(handle).st_mode):
+                    handles.append(handle)
+        for folder in filter(None, folders):
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            handles.append(os.open(folder, flags))
+            opened.callback(os.close, handles[-1])
+        yield handles
+
+
+def _socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected sockets, neither of them with the number of a standard stream.
+
+    In a process that was started with closed standard streams they would get those numbers, and
+    the child's own streams would take the place of its socket.
+    """
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with pair[0], pair[1]:
+        ours, theirs = (
+            socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+            for end in pair
+        )
+    return ours, theirs
+
+
+def parsed(data: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Parse JSON from a child.
+
+    Raises:
+        ChildFailed: it is none.
+    """
+    try:
+        return json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise ChildFailed("sent an invalid message") from None
 
 
 def _encoded(message: dict[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """A ring of decoded frames in memory shared by two processes; the reader needs no copy.
 
-The process that fills the ring is not trusted. The reading process made the memory and keeps track
-of the slots. The messages between the two are up to `isolation.videos`.
+The process that fills the ring is not trusted. The reading process made the memory, keeps track of
+the slots and says which one is filled next; how is up to `isolation.videos`.
 """
 
 import math
@@ -66,18 +66,13 @@ class FrameRing:
         with shared_memory(self.slots * self._frame_bytes) as (self._memory, descriptor):
             send(self.slots, descriptor)
         self._taken: set[int] = set()
-        self._freed: deque[int] = deque()  # filled by finalizers, in any thread
+        self._freed = deque(range(self.slots))  # filled by finalizers, in any thread
 
     def take(self, slot: int) -> list[Samples]:
         """Return the frame in a slot: in place, or as a copy if too few slots would stay free.
 
         The slot is free again when no array refers to it any more.
-
-        Raises:
-            ValueError: there is no such slot, or its frame was already taken.
         """
-        if slot not in range(self.slots) or slot in self._taken:
-            raise ValueError(f"a frame in slot {slot}")
         self._taken.add(slot)
         frame = np.frombuffer(self._memory, np.uint8, self._frame_bytes, slot * self._frame_bytes)
         # Every view of this array keeps it alive.
@@ -88,7 +83,7 @@ class FrameRing:
         return [plane.copy() for plane in planes]
 
     def freed(self) -> Iterator[int]:
-        """Yield the slots that no array refers to any more, for the other process to fill."""
+        """Yield the slots that no array refers to, each once, for the other process to fill."""
         while self._freed:
             slot = self._freed.popleft()
             self._taken.discard(slot)
@@ -96,30 +91,17 @@ class FrameRing:
 
 
 class FrameSlots:
-    """The filling end.
+    """The filling end."""
 
-    Args:
-        next_free: waits until the other end frees a slot, and returns its number.
-    """
-
-    def __init__(
-        self,
-        memory: mmap.mmap,
-        planes: tuple[Plane, ...],
-        slots: int,
-        next_free: Callable[[], int],
-    ) -> None:
+    def __init__(self, memory: mmap.mmap, planes: tuple[Plane, ...], slots: int) -> None:
         self.planes = planes
         frames = np.frombuffer(memory, np.uint8).reshape(slots, -1)
         self._slots = [_views(frame, planes) for frame in frames]
-        self._free, self._next_free = deque(range(slots)), next_free
 
-    def put(self, arrays: list[Samples]) -> int:
-        """Wait for a free slot, copy a frame into it, and return its number."""
-        slot = self._free.popleft() if self._free else self._next_free()
+    def put(self, slot: int, arrays: list[Samples]) -> None:
+        """Copy a frame into a slot."""
         for place, array in zip(self._slots[slot], arrays, strict=True):
             place[...] = array
-        return slot
 
 
 def _views(frame: Samples, planes: tuple[Plane, ...]) -> list[Samples]:

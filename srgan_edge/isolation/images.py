@@ -12,14 +12,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Self, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation.calls import Json, Remote
+from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
+from srgan_edge.isolation.wire import Json, Side
 
 T = TypeVar("T")
 
@@ -30,32 +34,33 @@ MEMORY_BYTES = 512 << 20
 BYTES_PER_PIXEL = 32
 """Memory that the child may map: a base, and room for several copies of the largest image."""
 
-_MOST_FOLDERS = 64  # all their names have to fit into one message
-
 
 @dataclass(frozen=True)
 class ImageFacts:
     """Properties of a file that are known before any row is decoded, as in `ImageReader`."""
 
-    width: int
-    height: int
+    width: Side
+    height: Side
     frames: int
     plays: int
-    seconds: tuple[Fraction, ...]
+    seconds: npt.NDArray[np.uint32]
+    """[frames, 2], numerator and denominator of the duration of each frame."""
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, reader: ImageReader) -> Self:
         size = (reader.width, reader.height, reader.frames)
-        return cls(*size, reader.plays, tuple(reader.seconds), tuple(reader.notes))
+        ratios = [(second.numerator, second.denominator) for second in reader.seconds]
+        seconds = np.array(ratios, np.uint32).reshape(-1, 2)
+        return cls(*size, reader.plays, seconds, tuple(reader.notes))
 
 
 class ImageProcess:
     """The child process; starts with the first image, and again with the next one after a failure.
 
+    It gets each image as an open file, and can itself open none but those of Python.
+
     Args:
-        paths: all images that will be opened; only files in their folders can be read (see
-            `sandbox`).
         max_pixels: as for `ImageReader`.
 
     Open one image at a time, in the main thread or in one that lives as long.
@@ -65,7 +70,6 @@ class ImageProcess:
 
     def __init__(
         self,
-        paths: list[Path],
         max_pixels: int = MAX_PIXELS,
         *,
         memory_bytes: int | None = None,
@@ -73,10 +77,7 @@ class ImageProcess:
     ) -> None:
         self.max_pixels = max_pixels
         most = MEMORY_BYTES + BYTES_PER_PIXEL * max_pixels
-        folders = {path.resolve().parent for path in paths if path.is_file()}
-        if len(folders) > _MOST_FOLDERS:
-            folders = {Path(os.path.commonpath(folders))}
-        self._remote = Remote(self._entry, sorted(folders), memory_bytes or most, seconds)
+        self._remote = Remote(self._entry, [], memory_bytes or most, seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -101,24 +102,21 @@ class IsolatedImage:
 
     def __init__(self, path: Path, remote: Remote, max_pixels: int, enlargement: float) -> None:
         self.path, self._remote = path, remote
-        open_regular(
-            path
-        ).close()  # raises the right error here; the child could only report missing rights
-        facts = self._call(ImageFacts, "open", os.fspath(path), max_pixels, enlargement)
+        with open_regular(path) as file:
+            arguments = (os.fspath(path), max_pixels, enlargement)
+            facts = self._call(ImageFacts, "open", *arguments, file=file.fileno())
         self.width, self.height = facts.width, facts.height
         """Size of the upright image in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
-        self.seconds, self.notes = list(facts.seconds), list(facts.notes)
-        counts = (self.width, self.height, self.frames)
         if (
-            min(counts) < 1
+            self.frames < 1
             or self.width * self.height * self.frames > max_pixels
-            or self.plays < 0
-            or len(self.seconds) != (self.frames if self.frames > 1 else 0)
-            or min(self.seconds, default=0) < 0
-            or not all(note.isprintable() for note in self.notes)
+            or facts.seconds.shape != (self.frames if self.frames > 1 else 0, 2)
+            or not facts.seconds[:, 1].all()
         ):
-            raise self._protocol_broken(str(facts)[:200])
+            raise self._protocol_broken(f"{self.frames} frames of {self.width}x{self.height}")
+        self.seconds = [Fraction(*map(int, ratio)) for ratio in facts.seconds]
+        self.notes = list(facts.notes)
 
     def __enter__(self) -> Self:
         return self
@@ -147,14 +145,14 @@ class IsolatedImage:
         """Make `rows` return rows of frame `frame` of an animation, counted from 0."""
         self._call(bool, "seek", frame)
 
-    def _call(self, kind: type[T], function: str, *arguments: Json) -> T:
+    def _call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
         try:
-            return self._remote.call(kind, function, *arguments)
+            return self._remote.call(kind, function, *arguments, file=file)
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 
     def _protocol_broken(self, what: str) -> InputDamaged:
-        self._remote.close()
+        self._remote.kill()
         return InputDamaged(f"{self.path}: damaged: the decoder broke its protocol ({what})")
 
 
@@ -167,9 +165,9 @@ def serve(parent: Parent, _: object) -> None:
             opened.pop().__exit__()
         return True
 
-    def open_still(path: str, max_pixels: int, enlargement: float) -> ImageFacts:
+    def open_still(file: int, path: str, max_pixels: int, enlargement: float) -> ImageFacts:
         close()
-        opened.append(ImageReader(Path(path), max_pixels, enlargement))
+        opened.append(ImageReader(Path(path), max_pixels, enlargement, os.fdopen(file, "rb")))
         return ImageFacts.of(opened[0])
 
     def seek(frame: int) -> bool:

@@ -1,9 +1,10 @@
 """Drop a process's rights before it reads an untrusted file: memory, files, network, outliving us.
 
 All of these kernel limits work without privileges: resource limits (setrlimit(2)), death with the
-parent (prctl(2)) and, where the kernel has it, Landlock
-(https://docs.kernel.org/userspace-api/landlock.html). The process can then read only that file and
-its own libraries; it can write to nothing, run nothing and connect to nothing.
+parent (prctl(2)) and, where the kernel has them, Landlock
+(https://docs.kernel.org/userspace-api/landlock.html) and seccomp (`system_calls`). The process can
+then read only the files that it was given and its own libraries; it can write to nothing, run
+nothing, connect to nothing and leave nothing behind.
 """
 
 import ctypes
@@ -19,9 +20,15 @@ from pathlib import Path
 
 MAX_OPEN_FILES = 64
 
+MORE_THREADS = 4096
+"""Threads that may be added to those of the whole machine, of whatever user."""
+
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_WRITE_FILE, _REMOVE_FILE, _MAKE_REGULAR, _TRUNCATE = 1 << 1, 1 << 5, 1 << 8, 1 << 14
+_IN_FOLDER = _READ_FILE | _READ_DIR
+_IN_WRITABLE = _IN_FOLDER | _WRITE_FILE | _REMOVE_FILE | _MAKE_REGULAR | _TRUNCATE  # no links
 _RULE_PATH_BENEATH = 1
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """Number of file access rights that each version of the Landlock ABI knows."""
@@ -50,6 +57,7 @@ def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
         (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
         (resource.RLIMIT_FSIZE, resource.RLIM_INFINITY if writes else 0),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, _threads_of_the_machine() + MORE_THREADS),
     ]:
         _, hard = resource.getrlimit(limit)
         lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -58,27 +66,41 @@ def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def keep_to_files(readable: Iterable[Path], writable: Path | None = None) -> bool:
-    """Give up the network and the file system, except for reading `readable` and Python itself.
+def keep_to_files(
+    files: Iterable[int], folder: int | None = None, writable: int | None = None
+) -> bool:
+    """Give up the network and the file system, except for reading some files and Python itself.
 
-    Everything stays allowed in the folder `writable`. Returns False, and does nothing, if the
-    kernel has no Landlock.
+    The arguments are descriptors, so that no name can lead elsewhere in the meantime; any will do,
+    also one opened with `O_PATH`.
+
+    Args:
+        files: may be read.
+        folder: everything in it may be read.
+        writable: regular files in it may be made, read, changed and removed, and nothing else.
+
+    Returns False, and does nothing, if the kernel has no Landlock.
     """
     version = landlock_version()
     if version < 1:
         return False
-    rights = (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1
+    known = (1 << _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))]) - 1
     # Version 1 covers files, version 4 TCP, version 6 signals and sockets to other processes.
     size = 8 if version < 4 else 16 if version < 6 else 24
-    handled = struct.pack("=QQQ", rights, 0b11, 0b11)[:size]
+    handled = struct.pack("=QQQ", known, 0b11, 0b11)[:size]
     ruleset = _libc.syscall(_CREATE_RULESET, handled, ctypes.c_size_t(len(handled)), 0)
     if ruleset < 0:
         return False
     try:
-        for path in {*readable, *_libraries()}:
-            _allow(ruleset, path, _READ_FILE | (_READ_DIR if path.is_dir() else 0))
+        for file in files:
+            _allow(ruleset, file, _READ_FILE)
+        if folder is not None:
+            _allow(ruleset, folder, _IN_FOLDER)
         if writable is not None:
-            _allow(ruleset, writable, rights)
+            _allow(ruleset, writable, _IN_WRITABLE & known)
+            _allow_path(ruleset, Path("/proc/self/task"))  # an encoder's threads are looked up
+        for path in _libraries():
+            _allow_path(ruleset, path)
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         return bool(_libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
     finally:
@@ -91,14 +113,18 @@ def landlock_version() -> int:
     return int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ask_version))
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _allow(ruleset: int, descriptor: int, rights: int) -> None:
+    rule = struct.pack("=Qi", rights, descriptor)
+    _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+
+
+def _allow_path(ruleset: int, path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # a missing path needs no rule
     try:
-        rule = struct.pack("=Qi", rights, descriptor)
-        _libc.syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+        _allow(ruleset, descriptor, _READ_FILE | (_READ_DIR if path.is_dir() else 0))
     finally:
         os.close(descriptor)
 
@@ -118,3 +144,9 @@ def _libraries() -> set[Path]:
 def _mapped_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
+
+
+def _threads_of_the_machine() -> int:
+    """Return the number of threads of all users; the kernel limits those of one."""
+    _, _, _, threads, _ = Path("/proc/loadavg").read_text().split()
+    return int(threads.partition("/")[2])

@@ -1,30 +1,32 @@
 """Decode the frames of a video in a child process that may crash, hang or be taken over.
 
-Both ends of the conversation. The child reads the file with `VideoReader`. Pixels come through a
-ring of shared memory, everything else as messages, all of which are checked.
+Both ends of the conversation. The child reads the file with `VideoReader`, and the parent calls its
+functions (`calls`): for each free slot of a ring of shared memory, it asks for one frame ahead.
 """
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
-from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
-from srgan_edge.isolation.calls import Heap, pack, unpack
-from srgan_edge.isolation.child import Child, ChildFailed, Parent, closed_on_failure
+from srgan_edge.errors import InputDamaged, SrganEdgeError
+from srgan_edge.files import first_bytes
+from srgan_edge.isolation.calls import Remote
+from srgan_edge.isolation.calls import serve as serve_calls
+from srgan_edge.isolation.child import ChildFailed, Parent, closed_on_failure, mapped
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.video.color import MATRICES, RGB
+from srgan_edge.isolation.wire import Duration, Ticks
 from srgan_edge.video.frame import (
     Frame,
     FrameTime,
     Notes,
     ReaderOptions,
     VideoInfo,
-    find_pixel_format,
 )
-from srgan_edge.video.opening import MAX_PIXELS
 from srgan_edge.video.reader import VideoReader
 
 STALL_SECONDS = 60.0
@@ -36,8 +38,17 @@ MEMORY_BYTES = min(6 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SI
 _LAYOUTS = (("uint8",), ("uint8", "uint16"))
 """Types of the arrays of a frame: `pixels`, and `deep` if the frame has it."""
 
-_BROKEN = (ChildFailed, ValueError, UsageError)
-"""Errors that mean that the child failed or sent an invalid message."""
+
+@dataclass(frozen=True)
+class Step:
+    """The answer of a child that was asked for a frame; all None at the end."""
+
+    frame: tuple[Ticks, Duration] | None
+    """Presentation time and duration of the frame that is in the slot now."""
+    planes: tuple[Plane, ...] | None
+    """Arrays of the next frame, which needs other memory than there is."""
+    notes: Notes | None
+    """All notes up to this frame, if there are new ones."""
 
 
 class IsolatedReader:
@@ -80,20 +91,19 @@ class IsolatedReader:
         """Counts and remarks up to the frame that was yielded last."""
         self.frames = 0
         """Number of frames yielded, including the skipped ones."""
-        self._stall_seconds = stall_seconds
         self._last_pts: int | None = None
         self._closed = False
         self._ring: FrameRing | None = None
-        self._news: set[str] = set()
-        """Kinds of messages received since the last frame; each may come once."""
-        request = {"path": os.fspath(path), "options": options}
-        self._child = Child(self._entry, request, memory_bytes, [path])
+        self._asked: deque[int] = deque()
+        """Slots that frames were asked for, in order."""
+        first_bytes(path)  # raises the right error here; the child could only report missing rights
+        self._remote = Remote(self._entry, [path], memory_bytes, stall_seconds)
         with closed_on_failure(self.close):
             try:
-                self.info = _checked_info(self._receive("info")["info"])
+                self.info = self._remote.call(VideoInfo, "open", os.fspath(path), dict(options))
                 """Properties of the video stream."""
-            except _BROKEN as problem:
-                raise self._damaged(problem) from problem
+            except ChildFailed as failure:
+                raise self._damaged(failure) from failure
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +114,7 @@ class IsolatedReader:
     def close(self) -> None:
         """Kill the decoder. Frames that were yielded stay valid."""
         self._closed = True
-        self._child.close()
+        self._remote.close()
         self._ring = None
 
     def __iter__(self) -> Iterator[Frame]:
@@ -116,142 +126,140 @@ class IsolatedReader:
         The skipped frames are decoded, but neither converted nor sent; times and counts are as if
         they had been. Nothing is decoded before this is iterated.
         """
-        self._child.send({"skip": frames})
-        kinds = ("frame", "notes", "layout", "skipped", "end")
         try:
-            while "end" not in (message := self._receive(*kinds)):
-                if "frame" in message:
-                    yield self._frame(message["frame"])
-                elif "skipped" in message:
-                    self._note_skipped(message["skipped"], frames)
-                elif "layout" in message:
-                    self._make_ring(message["layout"])
-                else:
-                    self.notes = _checked_notes(message["notes"])
-        except _BROKEN as problem:
+            self._skip(frames)
+            yield from self._frames()
+        except ChildFailed as failure:
             if not self._closed:
-                raise self._damaged(problem) from problem
+                raise self._damaged(failure) from failure
         except SrganEdgeError:
             if not self._closed:
                 raise
 
-    def _receive(self, *kinds: str) -> dict[str, Any]:
-        if (ring := self._ring) is not None:  # `close` removes it
-            for slot in ring.freed():
-                self._child.send({"free": slot})
-        message = self._child.receive(self._stall_seconds)
-        kind = "".join(message) if len(message) == 1 else ""
-        if kind not in kinds or kind in self._news:  # endless repeats do not count as progress
-            raise ValueError(f"expected {' or '.join(kinds)}")
-        self._news = set() if kind in ("frame", "skipped") else self._news | {kind}
-        return message
+    def _skip(self, frames: int) -> None:
+        while self.frames < frames:
+            skipped = self._remote.call(int, "skip", frames - self.frames)
+            if skipped > frames - self.frames:
+                raise self._broken(f"{skipped} frames skipped")
+            self.frames += skipped
+            if not skipped:
+                return
 
-    def _make_ring(self, record: Any) -> None:  # noqa: ANN401 - as the child sent it
-        planes = unpack(tuple[Plane, ...], record)
-        size = (self.info.height, self.info.width, 3)
-        dtypes = tuple(plane.dtype for plane in planes)
-        if dtypes not in _LAYOUTS or any(plane.shape != size for plane in planes):
-            raise ValueError(f"frames of {planes}")
-        self._ring = FrameRing(planes, self._send_ring, lend=self._ring is None)
+    def _frames(self) -> Iterator[Frame]:
+        self._ask(0)  # it has no place yet: the answer says how much memory frames need
+        is_new_ring = False
+        while True:
+            step = self._remote.answer(Step)
+            slot = self._asked.popleft()
+            if step.notes is not None:
+                self.notes = step.notes
+            if step.frame is not None:
+                yield self._frame(slot, *step.frame)
+            elif step.planes and not is_new_ring:  # endless repeats are no progress
+                self._make_ring(step.planes)
+            elif step.planes:
+                raise self._broken("no frame for the memory")
+            else:
+                return
+            is_new_ring = step.frame is None
+            if (ring := self._ring) is not None:  # `close` removes it
+                for free in ring.freed():
+                    self._ask(free)
 
-    def _send_ring(self, slots: int, descriptor: int) -> None:
-        self._child.send({"slots": slots}, descriptor)
+    def _ask(self, slot: int) -> None:
+        self._remote.ask("frame", slot)
+        self._asked.append(slot)
 
-    def _note_skipped(self, record: Any, wanted: int) -> None:  # noqa: ANN401
-        skipped = unpack(int, record)
-        if not self.frames < skipped <= wanted:  # must advance, and must end
-            raise ValueError(f"{skipped} frames skipped after {self.frames}")
-        self.frames = skipped
-
-    def _frame(self, record: Any) -> Frame:  # noqa: ANN401
-        slot, pts, duration = unpack(tuple[int, int, int], record)
+    def _frame(self, slot: int, pts: int, duration: int) -> Frame:
         is_later = self._last_pts is None or pts > self._last_pts
-        if self._ring is None or duration < 0 or not is_later:
-            raise ValueError(f"a frame at {pts} for {duration}")
-        pixels, *deep = self._ring.take(slot)
+        if (ring := self._ring) is None or not is_later:
+            raise self._broken(f"a frame at {pts}")
+        pixels, *deep = ring.take(slot)
         self._last_pts = pts
         self.frames += 1
         return Frame(pixels, pts, duration, *deep)
 
-    def _damaged(self, problem: Exception) -> InputDamaged:
-        what = problem if isinstance(problem, ChildFailed) else f"broke its protocol ({problem})"
-        return InputDamaged(f"{self.path}: damaged: the decoder {what} at frame {self.frames}")
+    def _make_ring(self, planes: tuple[Plane, ...]) -> None:
+        """Make memory for the next frame, which has other planes than those before it."""
+        size = (self.info.height, self.info.width, 3)
+        dtypes = tuple(plane.dtype for plane in planes)
+        if dtypes not in _LAYOUTS or any(plane.shape != size for plane in planes):
+            raise self._broken(f"frames of {len(planes)} planes")
+        while self._asked:  # for slots of the memory before
+            if self._remote.answer(Step) != Step(None, planes, None):
+                raise self._broken("a frame without memory")
+            self._asked.popleft()
+        self._ring = FrameRing(planes, self._send_ring, lend=self._ring is None)
+
+    def _send_ring(self, slots: int, descriptor: int) -> None:
+        self._remote.call(bool, "memory", slots, file=descriptor)
+
+    def _broken(self, what: str) -> ChildFailed:
+        return ChildFailed(f"broke its protocol ({what})")
+
+    def _damaged(self, failure: ChildFailed) -> InputDamaged:
+        return InputDamaged(f"{self.path}: damaged: the decoder {failure} at frame {self.frames}")
 
 
-def serve(parent: Parent, request: dict[str, Any]) -> None:
+def serve(parent: Parent, _: object) -> None:
     """Run in the child, where everything that touches the file happens."""
-    with VideoReader(Path(request["path"]), **request["options"]) as reader:
-        parent.send({"info": pack(reader.info, Heap())})
-        _skip(reader, parent.receive()["skip"], parent)
-        notes, slots = Notes(), None
-        arrays: list[Samples]
-        for frame in reader:
-            if not isinstance(frame, Frame):
-                continue
-            notes = _say_what_is_new(notes, reader, parent)
-            arrays = [frame.pixels] if frame.deep is None else [frame.pixels, frame.deep]
-            planes = tuple(Plane.of(array) for array in arrays)
-            if slots is None or slots.planes != planes:
-                slots = _slots_for(planes, parent)
-            parent.send({"frame": [slots.put(arrays), frame.pts, frame.duration]})
-        _say_what_is_new(notes, reader, parent)
-    parent.send({"end": None})
+    decoding = _Decoding()
+    functions: dict[str, Callable[..., object]] = {
+        "open": decoding.open,
+        "skip": decoding.skip,
+        "frame": decoding.frame,
+        "memory": decoding.memory,
+    }
+    serve_calls(parent, functions)
 
 
-def _say_what_is_new(before: Notes, reader: VideoReader, parent: Parent) -> Notes:
-    if reader.notes == before:
-        return before
-    parent.send({"notes": pack(reader.notes, Heap())})
-    return deepcopy(reader.notes)
+class _Decoding:
+    """One video in the child; each function but `open` needs the one before it."""
 
+    def __init__(self) -> None:
+        self._slots: FrameSlots | None = None
+        self._told = Notes()
+        self._next: Frame | None = None
 
-def _skip(reader: VideoReader, frames: int, parent: Parent) -> None:
-    """Skip the first frames, and report progress once a second."""
-    reported, skipped = monotonic(), 0
-    scanned = reader.scan()
-    while skipped < frames and (item := next(scanned, None)):
-        if isinstance(item, FrameTime):
-            skipped += 1
-            if skipped == frames or monotonic() - reported > 1:
-                parent.send({"skipped": skipped})
-                reported = monotonic()
+    def open(self, path: str, options: ReaderOptions) -> VideoInfo:
+        self._reader = VideoReader(Path(path), **options)
+        self._items = iter(self._reader)
+        return self._reader.info
 
+    def skip(self, frames: int) -> int:
+        """Skip frames for about a second; return how many, 0 at the end."""
+        began, skipped = monotonic(), 0
+        scanned = self._reader.scan()
+        while skipped < frames and (item := next(scanned, None)):
+            skipped += isinstance(item, FrameTime)
+            if skipped and monotonic() - began > 1:
+                break
+        return skipped
 
-def _slots_for(planes: tuple[Plane, ...], parent: Parent) -> FrameSlots:
-    """Ask the parent for memory for frames of these planes."""
-    parent.send({"layout": pack(planes, Heap())})
-    message, memory = parent.receive_with_memory()
-    while memory is None:  # slots of the previous memory that were freed in the meantime
-        message, memory = parent.receive_with_memory()
-    return FrameSlots(memory, planes, message["slots"], lambda: int(parent.receive()["free"]))
+    def frame(self, slot: int) -> Step:
+        """Put the next frame into a slot, unless it needs other memory."""
+        frame = self._next = self._next or self._decoded()
+        if frame is None:
+            return Step(None, None, self._news())
+        arrays: list[Samples] = [frame.pixels] if frame.deep is None else [frame.pixels, frame.deep]
+        planes = tuple(Plane.of(array) for array in arrays)
+        if self._slots is None or self._slots.planes != planes:
+            self._planes = planes
+            return Step(None, planes, None)
+        self._slots.put(slot, arrays)
+        self._next = None
+        return Step((frame.pts, frame.duration), None, self._news())
 
+    def memory(self, descriptor: int, slots: int) -> bool:
+        """Take memory for frames of the planes that were named last."""
+        self._slots = FrameSlots(mapped(descriptor), self._planes, slots)
+        return True
 
-def _checked_info(record: Any) -> VideoInfo:  # noqa: ANN401 - as the child sent it
-    """Return a `VideoInfo` with values that `VideoReader` could have produced."""
-    info = unpack(VideoInfo, record)
-    find_pixel_format(info.pixel_format)
-    positive = (info.average_rate, info.sample_aspect_ratio, info.frames_stated)
-    if (
-        info.width < 1
-        or info.height < 1
-        or info.width * info.height > MAX_PIXELS
-        or info.time_base <= 0
-        or any(number is not None and number <= 0 for number in positive)
-        or info.color.matrix not in (RGB, *MATRICES)
-        or len(info.display_matrix or range(9)) != 9
-        or not _is_plain(info.codec, *info.unkept, *info.color.assumed)
-    ):
-        raise ValueError(str(info)[:200])
-    return info
+    def _decoded(self) -> Frame | None:
+        return next((item for item in self._items if isinstance(item, Frame)), None)
 
-
-def _checked_notes(record: Any) -> Notes:  # noqa: ANN401
-    notes = unpack(Notes, record)
-    if not _is_plain(notes.recolored, str(notes.damage), *notes.unkept):
-        raise ValueError(str(notes)[:200])
-    return notes
-
-
-def _is_plain(*texts: str) -> bool:
-    """Return True if the texts contain no control characters that a terminal would obey."""
-    return all(text.isprintable() for text in texts)
+    def _news(self) -> Notes | None:
+        if self._reader.notes == self._told:
+            return None
+        self._told = deepcopy(self._reader.notes)
+        return self._told

@@ -1,16 +1,21 @@
 """The last step of a video: join its segments with the rest of the input, and check the result.
 
 Everything that touches the input happens in a child process, as for decoding. The child may write
-only to the work folder; its parent then moves the result to its final name.
+only to a folder of its own inside the work folder, which it may read; its parent then moves the
+result to its final name.
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
+
+import msgspec
 
 from srgan_edge.errors import (
     InputDamaged,
@@ -20,9 +25,10 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.files import output_failed
-from srgan_edge.isolation.calls import SIGN_OF_LIFE, Heap, Json, Remote, pack, unpack
+from srgan_edge.isolation.calls import SIGN_OF_LIFE, Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
+from srgan_edge.isolation.wire import Json
 from srgan_edge.transcode.check import VideoRecord, differences
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
@@ -39,6 +45,9 @@ in each of its threads. If the machine runs out of memory, the kernel kills the 
 STALL_SECONDS = 900.0
 """The longest that joining may show no progress: at its end, an MP4 is rewritten once, which takes
 a while for many gigabytes."""
+
+FOLDER = "joined.files"
+"""Folder inside the work folder in which the child writes."""
 
 T = TypeVar("T")
 
@@ -72,6 +81,7 @@ class Joiner:
 
     def __init__(self, source: Path, work: Path, size: tuple[int, int], encoding: Encoding) -> None:
         self._source, self._work, self._size, self._encoding = source, work, size, encoding
+        self._folder = _empty(work / FOLDER)
         self._remote: Remote | None = None
         if encoding.codec not in SOFTWARE:
             self._remote = Remote(
@@ -79,7 +89,8 @@ class Joiner:
                 readable=[source],
                 memory_bytes=MEMORY_BYTES,
                 seconds=STALL_SECONDS,
-                writable=work,
+                folder=work,
+                writable=self._folder,
                 reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
             )
 
@@ -89,10 +100,11 @@ class Joiner:
     def __exit__(self, *exception: object) -> None:
         if self._remote is not None:
             self._remote.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def file_for(self, target: Path) -> Path:
         """Return the temporary file that `join` writes and that is then renamed to `target`."""
-        return self._work / f"joined{target.suffix}"
+        return self._folder / f"joined{target.suffix}"
 
     def rehearse(self, target: Path) -> list[str]:
         """Start encoder and muxer, so that anything impossible is refused before the first frame.
@@ -116,7 +128,9 @@ class Joiner:
         """
         if self._remote is None:
             return _join(self._order(target), lambda: None)
-        return self._call(self._remote, Joined, "join", target)
+        joined = self._call(self._remote, Joined, "join", target)
+        self._remote.close()  # nothing can exchange the file any more
+        return joined
 
     def _order(self, target: Path) -> "_Order":
         return _Order(
@@ -130,7 +144,7 @@ class Joiner:
 
     def _call(self, remote: Remote, kind: type[T], function: str, target: Path) -> T:
         try:
-            return remote.call(kind, function, pack(self._order(target), Heap()))
+            return remote.call(kind, function, msgspec.to_builtins(self._order(target)))
         except ChildFailed as failure:
             raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
 
@@ -159,7 +173,7 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
     def on_disk(work: Callable[[_Order], T]) -> Callable[[Json], T]:
         def call(record: Json) -> T:
-            order = unpack(_Order, record)
+            order = msgspec.convert(record, _Order)
             try:
                 return work(order)
             except OSError as error:
@@ -169,6 +183,15 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
     calls = {"rehearse": on_disk(_rehearse), "join": on_disk(lambda o: _join(o, show_life))}
     serve_calls(parent, calls)
+
+
+def _empty(folder: Path) -> Path:
+    """Make a folder, without whatever an earlier process left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # a link, which rmtree does not follow, or a file
+        folder.unlink()
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _rehearse(order: _Order) -> list[str]:
@@ -182,7 +205,7 @@ def _rehearse(order: _Order) -> list[str]:
 
 
 def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
-    work = WorkFolder(Path(order.work))
+    work = WorkFolder(Path(order.work), read_only=True)
     with (
         VideoReader(Path(order.source), allow_8bit=True) as reader,
         VideoMuxer(Path(order.target), reader) as muxer,

@@ -46,10 +46,13 @@ class Segment:
 
 
 class WorkFolder:
-    """The locked folder of an unfinished video, opened by `open_work_folder`."""
+    """The locked folder of an unfinished video, opened by `open_work_folder`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `read_only`, what is damaged is passed over, and stays as it is.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path, self._read_only = path, read_only
         self._journal = path / "journal"
         self.segments = 0
         """Number of finished segments."""
@@ -119,7 +122,8 @@ class WorkFolder:
 
     def _recover(self) -> None:
         """Keep the segments up to the first that differs from the journal."""
-        self._journal.touch(mode=0o600)
+        if not self._read_only:
+            self._journal.touch(mode=0o600)
         with self._journal.open("rb") as journal:
             good_bytes = 0
             for index, line in enumerate(journal):
@@ -133,7 +137,8 @@ class WorkFolder:
                 good_bytes += len(line)
                 self.segments += 1
                 self.frames += len(segment.pts)
-        os.truncate(self._journal, good_bytes)
+        if not self._read_only:
+            os.truncate(self._journal, good_bytes)
 
     def _compare(self, file: Path, segment: Segment) -> None:
         if file.stat().st_size != segment.bytes or sha256_of(file) != segment.sha256:
@@ -239,7 +244,8 @@ def _refuse_others_files(path: Path) -> None:
     """Reject a folder with other files, because it will be removed with everything in it."""
     ours = {"lock", "job.json", "journal"}
     for entry in path.iterdir():
-        if entry.name not in ours and not entry.name.startswith(("segment-", "joined.", ".job.")):
+        is_ours = entry.name in ours or entry.name.startswith(("segment-", "joined.", ".job."))
+        if entry.is_symlink() or not is_ours:
             raise OutputFailed(
                 f"{entry} was not created by srgan-edge; move it away or choose another -o"
             )

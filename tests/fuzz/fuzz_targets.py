@@ -18,7 +18,7 @@ from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.isolation.calls import unpack
+from srgan_edge.isolation.wire import unpack
 from srgan_edge.model.library import bundled_models, safetensors_spec
 from srgan_edge.model.onnx_file import read_onnx_spec
 from srgan_edge.model.passport import Passport

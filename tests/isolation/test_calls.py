@@ -1,5 +1,9 @@
 """Functions called in a child process: their results, their errors, and the ways they fail."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -50,8 +54,15 @@ def test_lies_are_noticed(entry):
 
 
 def test_a_result_of_another_type_is_a_failure():
-    with make_remote() as remote, pytest.raises(ChildFailed, match="unexpected 'a 1'"):
+    with make_remote() as remote, pytest.raises(ChildFailed, match="Expected `int`, got `str`"):
         remote.call(int, "count", "a")
+
+
+def test_long_results_come_through_memory():
+    with make_remote() as remote:
+        assert remote.call(tuple[str, ...], "repeat", "x" * 1000, 900) == ("x" * 1000,) * 900
+        with pytest.raises(ChildFailed, match="broke its protocol"):
+            remote.call(tuple[str, ...], "repeat", "x" * 1000, 9000)
 
 
 def test_arrays_outlive_the_next_call_and_the_child():
@@ -61,3 +72,20 @@ def test_arrays_outlive_the_next_call_and_the_child():
         first[:] += second[0]
     assert first.sum() == 2_000_000
     assert second.tolist() == [1, 1, 1]
+
+
+PROGRAM = """
+import os
+from srgan_edge.isolation.calls import Remote
+os.closerange(0, 3)
+with Remote("misbehaving:serve_functions", [], 512 << 20, 40) as remote:
+    os._exit(7 if remote.call(str, "count", "a") == "a 1" else 1)
+"""
+
+
+def test_a_program_started_without_standard_streams_has_children_too():
+    folders = os.pathsep.join(map(os.path.abspath, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=os.environ | {"PYTHONPATH": folders}, check=False
+    )
+    assert done.returncode == 7

@@ -1,6 +1,7 @@
 """Images decoded in a child process: the same rows, and every way in which the child can fail."""
 
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from processes import children
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.isolation.images import ImageFacts, ImageProcess
+from srgan_edge.isolation import sandbox
+from srgan_edge.isolation.images import ImageProcess
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,7 @@ def same_rows(reader, other, start, stop):
 
 
 def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
-    with ImageProcess(sorted(folder.iterdir())) as images:
+    with ImageProcess() as images:
         for path in sorted(folder.iterdir()):
             try:
                 expected = ImageReader(path)
@@ -50,7 +52,8 @@ def test_rows_facts_and_refusals_are_those_of_the_reader(folder):
                 assert str(same.value) == str(error)
                 continue
             with expected, images.open(path) as reader:
-                assert ImageFacts.of(reader) == ImageFacts.of(expected)
+                for name in ("width", "height", "frames", "plays", "seconds", "notes"):
+                    assert getattr(reader, name) == getattr(expected, name)
                 assert reader.is_transparent == expected.is_transparent
                 for frame in range(expected.frames):
                     if expected.frames > 1:
@@ -66,11 +69,23 @@ def test_a_link_leads_to_its_image_and_not_to_a_device(folder, tmp_path_factory)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "link.png").symlink_to(folder / "1.png")
     (elsewhere / "zero.png").symlink_to("/dev/zero")
-    with ImageProcess(sorted(elsewhere.iterdir())) as images:
+    with ImageProcess() as images:
         with images.open(elsewhere / "link.png") as reader:
             assert reader.height == 8
         with pytest.raises(InputRefused, match="not a regular file"):
             images.open(elsewhere / "zero.png")
+
+
+@pytest.mark.skipif(sandbox.landlock_version() < 1, reason="a kernel without Landlock")
+def test_nothing_beside_an_image_can_be_read(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_looks_around")
+    (folder / "key.txt").write_text("secret")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "link.png").symlink_to(folder / "key.txt")
+    with ImageProcess() as images:
+        for path in (folder / "1.png", elsewhere / "link.png"):
+            with images.open(path) as image:
+                assert image.notes == []
 
 
 def test_images_of_many_folders(folder):
@@ -79,12 +94,20 @@ def test_images_of_many_folders(folder):
         paths.append(folder / f"{number:0200}" / "a.png")
         paths[-1].parent.mkdir()
         paths[-1].write_bytes((folder / "1.png").read_bytes())
-    with ImageProcess(paths) as images, images.open(paths[77]) as reader:
+    with ImageProcess() as images, images.open(paths[77]) as reader:
         assert reader.height == 8
 
 
+def test_an_animation_of_many_frames(tmp_path):
+    """Their durations alone are more than a message holds."""
+    frames = [Image.new("L", (1, 1), n % 2 * 255) for n in range(12_000)]
+    frames[0].save(tmp_path / "long.gif", save_all=True, append_images=frames[1:], duration=30)
+    with ImageProcess() as images, images.open(tmp_path / "long.gif") as reader:
+        assert reader.seconds == [Fraction(3, 100)] * 12_000
+
+
 def test_limits_are_those_of_the_reader(folder):
-    with ImageProcess(sorted(folder.iterdir()), max_pixels=40) as images:
+    with ImageProcess(max_pixels=40) as images:
         images.open(folder / "1.png")
         with pytest.raises(InputRefused, match="45 pixels, and 40 is the limit"):
             images.open(folder / "2.png")
@@ -95,7 +118,7 @@ def test_limits_are_those_of_the_reader(folder):
 def test_an_image_that_exceeds_the_memory_limit_is_damaged(folder):
     Image.new("RGB", (9000, 9000)).save(folder / "large.png")
     message = r"large\.png: damaged: the decoder needs more than the 64 MiB it may have"
-    with ImageProcess(sorted(folder.iterdir()), memory_bytes=64 << 20) as images:
+    with ImageProcess(memory_bytes=64 << 20) as images:
         with pytest.raises(InputDamaged, match=message):
             images.open(folder / "large.png")
         with images.open(folder / "1.png") as reader:
@@ -110,7 +133,7 @@ def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name)
     monkeypatch.setattr(ImageProcess, "_entry", f"misbehaving:image_{name}")
     message = r"1\.png: damaged: the decoder (crashed|broke its protocol)"
     with (
-        ImageProcess(sorted(folder.iterdir())) as images,
+        ImageProcess() as images,
         pytest.raises(InputDamaged, match=message),
     ):
         images.open(folder / "1.png").rows(0, 2)
@@ -118,7 +141,7 @@ def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name)
 
 def test_no_other_child_is_started_to_close_an_image(folder, monkeypatch):
     monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_lie_of_rows")
-    with ImageProcess(sorted(folder.iterdir())) as images:
+    with ImageProcess() as images:
         with (
             pytest.raises(InputDamaged, match="broke its protocol"),
             images.open(folder / "1.png") as reader,
@@ -128,7 +151,7 @@ def test_no_other_child_is_started_to_close_an_image(folder, monkeypatch):
 
 
 def test_many_small_images_cost_little(folder):
-    with ImageProcess(sorted(folder.iterdir())) as images:
+    with ImageProcess() as images:
         images.open(folder / "0.png")
         started = time.monotonic()
         for _ in range(100):

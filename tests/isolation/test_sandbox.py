@@ -1,6 +1,7 @@
 """A sandboxed process has lost its rights, on old and new kernels."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = range(1, sandbox.landlock_version() + 1)
 
 PROGRAM = """
-import json, socket, sys
+import json, os, socket, sys
 from pathlib import Path
 from srgan_edge.isolation import sandbox
 
 version, allowed, other, port = sys.argv[1:]
 sandbox.landlock_version = lambda: int(version)
-done = sandbox.keep_to_files([Path(allowed)])
+done = sandbox.keep_to_files([os.open(allowed, os.O_PATH)])
 
 def can(attempt):
     try:
@@ -70,3 +71,9 @@ def test_without_landlock_nothing_is_lost_and_false_is_returned(tmp_path):
     can = can_still(0, tmp_path)
     assert not can.pop("done")
     assert all(can.values())
+
+
+def test_a_process_whose_parent_has_ended_before_it_began_ends_too():
+    program = "from srgan_edge.isolation import sandbox; sandbox.die_with(2**22); print('alive')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation.calls import Heap, pack, unpack
+from srgan_edge.isolation.wire import Duration, Heap, Ticks, pack, unpack
 from srgan_edge.video.frame import VideoInfo
 
-INT64 = st.integers(-(2**63), 2**63 - 1)
+COUNTS = st.integers(0, 2**40)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
@@ -54,7 +54,7 @@ def test_images_come_back(shape):
     )
 
 
-@given(INT64, st.sampled_from(["uint8", "uint16"]), st.binary(max_size=9))
+@given(COUNTS, st.sampled_from(["uint8", "uint16"]), st.binary(max_size=9))
 def test_every_type_comes_back(number, dtype, raw):
     value = Everything(
         number, Fraction(-2, 3), "b", ("x", ""), (0.5, True), {"k": 3}, raw,
@@ -70,6 +70,18 @@ def test_every_type_comes_back(number, dtype, raw):
 @pytest.mark.parametrize(
     ("kind", "record"),
     [
+        (int, -1),
+        (int, 2**40 + 1),
+        (Ticks, 2**61 + 1),
+        (Duration, -1),
+        (float, 1e300),
+        (str, "\x1b[2J"),
+        (str, "\u202e"),
+        (str, "x" * 2001),
+        (dict[str, int], {"\n": 1}),
+        (Fraction, [1, 2**31]),
+        (Fraction, [2**63, 1]),
+        (tuple[int, ...], [1] * 10_001),
         (int, True),
         (int, 1.0),
         (int, 2**63),
@@ -103,6 +115,59 @@ def test_records_of_another_type_are_rejected(kind, record):
         unpack(kind, record, memoryview(bytearray(16)))
 
 
+INFO = {
+    "width": 64,
+    "height": 48,
+    "time_base": [1, 25],
+    "start_pts": 0,
+    "average_rate": [25, 1],
+    "duration_seconds": 1.0,
+    "frames_stated": None,
+    "codec": "h264",
+    "pixel_format": "yuv420p",
+    "color": {"matrix": 1, "full_range": False, "primaries": 2, "transfer": 2, "assumed": []},
+    "hdr": {"display": None, "light_levels": [1000, 400]},
+    "unkept": [],
+    "sample_aspect_ratio": None,
+    "display_matrix": [1] * 9,
+    "interlaced": False,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 0},
+        {"width": 2**16, "height": 2**11},
+        {"time_base": [1, 2**31]},
+        {"time_base": [0, 1]},
+        {"average_rate": [2**60, 1]},
+        {"average_rate": [1, 2**60]},
+        {"sample_aspect_ratio": [2**50, 3]},
+        {"display_matrix": [2**40] * 9},
+        {"display_matrix": [1] * 8},
+        {"duration_seconds": 1e308},
+        {"frames_stated": 0},
+        {"start_pts": -(2**62)},
+        {"codec": "x" * 30_000},
+        {"codec": "\x1b[2J"},
+        {"pixel_format": "cuda"},
+        {"pixel_format": "gbrpf32le"},
+        {"color": INFO["color"] | {"primaries": 2**40}},
+        {"color": INFO["color"] | {"transfer": -7}},
+        {"color": INFO["color"] | {"matrix": 99}},
+        {"color": INFO["color"] | {"matrix": 0, "assumed": ["matrix"]}},
+        {"hdr": {"display": None, "light_levels": [-5, 1]}},
+        {"unkept": ["\n"]},
+        {"surprise": 1},
+    ],
+)
+def test_facts_that_no_decoder_has_are_rejected(changes):
+    assert unpack(VideoInfo, INFO).width == 64
+    with pytest.raises(ValueError, match="unexpected"):
+        unpack(VideoInfo, INFO | changes)
+
+
 @pytest.mark.parametrize(
     "kind", [VideoInfo, StillImage, Everything], ids=lambda kind: kind.__name__
 )
@@ -117,3 +182,7 @@ def test_values_that_cannot_be_sent_are_a_bug():
         pack({1}, Heap())
     with pytest.raises(TypeError, match="cannot be received"):
         unpack(set, [1])
+
+
+def test_texts_are_made_printable_and_cut():
+    assert sent("\x1b[2J" + "x" * 3000) == r"\x1b[2J" + "x" * 1993

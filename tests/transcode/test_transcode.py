@@ -16,6 +16,7 @@ from clips import MS, make, see_frames, see_packets
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
 from srgan_edge.files import sync
+from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.live.writer import VideoWriter
@@ -440,6 +441,26 @@ def test_a_process_that_crashes_while_it_joins_costs_no_frame(tmp_path, monkeypa
     again = Doubler()
     upscale(source, target, again)
     assert again.seen == []
+
+
+@pytest.mark.children
+@pytest.mark.parametrize("module", ["misbehaving", "misbehaving_unfiltered"])
+def test_a_process_that_joins_cannot_lead_elsewhere(tmp_path, monkeypatch, module):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+    (tmp_path / "key").write_text("secret")
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1])
+    remote = video_join.Remote
+    monkeypatch.setattr(
+        video_join,
+        "Remote",
+        lambda entry, **rest: remote(f"{module}:joiner_that_plants_links", **rest),
+    )
+    with pytest.raises(OutputFailed):  # the result is gone, or a link
+        upscale(source, target)
+    assert (tmp_path / "key").read_text() == "secret"
+    assert names_in(tmp_path) == ["in.mkv", "key", "out.mkv.partial"]
+    if module == "misbehaving" and sandbox.landlock_version() >= 1:
+        assert not any(path.is_symlink() for path in (tmp_path / "out.mkv.partial").iterdir())
 
 
 def test_frames_before_damage_are_saved_with_their_audio(tmp_path):
