@@ -13,7 +13,14 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import InputRefused
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.opening import FileIdentity, file_identity
-from srgan_edge.video.truncation import find_break, find_wrong_checksum, missing_bytes
+from srgan_edge.video.truncation import (
+    find_break,
+    find_ogg_break,
+    find_wrong_checksum,
+    find_y4m_break,
+    missing_asf_bytes,
+    missing_bytes,
+)
 
 _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
 
@@ -35,6 +42,7 @@ class Demuxer:
         """The error that ended reading before the end of the input; empty if there was none."""
         self._path, self._container, self._video, self._notes = path, container, video, notes
         self._video_packets = 0
+        self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
         rate, time_base = video.average_rate or video.guessed_rate, video.time_base
         self._period_seconds = 1 / rate if rate else time_base or Fraction(1, 1000)
@@ -84,6 +92,8 @@ class Demuxer:
             missing = max(missing_bytes(path), self._end_of_index() - self._container.size)
             if missing > 0:
                 damage.add(f"cut off, {missing} bytes are missing")
+        elif broken := self._broken_by_its_own_account():
+            damage.add(broken)
         if "avi" in self.formats:
             listed = sum(entry.size > 0 for entry in self._video.index_entries)
             if self._video_packets < listed:
@@ -102,8 +112,19 @@ class Demuxer:
             end, whole = float(self._end_seconds), float(stated_seconds)
             self._notes.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
 
+    def _broken_by_its_own_account(self) -> str | None:
+        """Describe what an Ogg, ASF or Y4M file lacks of what it states."""
+        if "ogg" in self.formats:
+            return find_ogg_break(self._path)
+        if "asf" in self.formats and (missing := missing_asf_bytes(self._path)):
+            return f"cut off, {missing} bytes are missing"
+        if "yuv4mpegpipe" in self.formats and self._frame_bytes:
+            return find_y4m_break(self._path, self._frame_bytes)
+        return None
+
     def _count(self, packet: "Packet[Stream]") -> None:
         self._notes.doubtful += packet.is_corrupt
+        self._frame_bytes = self._frame_bytes or packet.size
         self._video_packets += packet.stream_index == self._video.index
         start = packet.dts if packet.pts is None else packet.pts
         if start is not None and packet.time_base:

@@ -1,8 +1,9 @@
 """Find out whether a file is complete, from the structure of its container.
 
 Nothing is decoded here. FFmpeg skips a broken place in a Matroska or WebM file silently and resumes
-at the next cluster, so these are checked against RFC 8794 and RFC 9559. MP4, MOV and AVI files
-state their size in boxes and chunks.
+at the next cluster, so these are checked against RFC 8794 and RFC 9559, and so are the pages of Ogg
+(RFC 3533). MP4, MOV and AVI files state their size in boxes and chunks, ASF (WMV) in its header,
+and every frame of Y4M is of one size. Transport and program streams state nothing of the kind.
 """
 
 import string
@@ -41,6 +42,12 @@ _CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
 
 _CHUNK_BYTES = 2**20
 
+_OGG_HEAD_BYTES, _OGG_FIRST, _OGG_LAST = 27, 2, 4
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+_ASF_OBJECT_BYTES, _ASF_BROADCAST = 24, 1
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
 _BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
 
 
@@ -76,6 +83,40 @@ def missing_bytes(path: Path) -> int:
         else:
             ends = _box_ends(file)
         return next((end - size for end in ends if end > size), 0)
+
+
+def find_ogg_break(path: Path) -> str | None:
+    """Describe where an Ogg file is broken: a page changed, missing or cut; None if it is complete.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _first_broken(path, _check_ogg)
+
+
+def find_y4m_break(path: Path, frame_bytes: int) -> str | None:
+    """Describe where a Y4M file whose frames have this size is broken; None if it is complete.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _first_broken(path, lambda file, size: _check_y4m(file, size, frame_bytes))
+
+
+def missing_asf_bytes(path: Path) -> int:
+    """Return how many bytes an ASF file is shorter than it states; 0 for a broadcast.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_ASF_OBJECT_BYTES + 6)
+        header = file.read(min(int.from_bytes(head[16:24], "little"), _CHUNK_BYTES))
+        at = header.find(_ASF_PROPERTIES)
+        fields = header[at + _ASF_OBJECT_BYTES :]
+        if at < 0 or len(fields) < 68 or fields[64] & _ASF_BROADCAST:
+            return 0
+        return max(0, int.from_bytes(fields[16:24], "little") - path.stat().st_size)
 
 
 class _Broken(Exception):
@@ -197,6 +238,53 @@ def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
         raise _Broken(f"its structure is broken at byte {at}")
     number = int.from_bytes(first + rest, "big") & (1 << 7 * length) - 1
     return number, at + length
+
+
+def _check_ogg(file: BinaryIO, size: int) -> None:
+    expected: dict[bytes, int] = {}
+    ended: set[bytes] = set()
+    at = 0
+    while at < size:
+        head = _read_at(file, at, _OGG_HEAD_BYTES)
+        if not head.startswith(b"OggS"[: len(head)]):
+            raise _Broken(f"its structure is broken at byte {at}")
+        lengths = file.read(head[-1])
+        content = file.read(sum(lengths))
+        if len(head) < _OGG_HEAD_BYTES or len(lengths) < head[-1] or len(content) < sum(lengths):
+            raise _Broken(f"cut off in the page at byte {at}")
+        checked = head[:22] + bytes(4) + head[26:] + lengths + content
+        if _ogg_checksum(checked) != int.from_bytes(head[22:26], "little"):
+            raise _Broken(f"a checksum differs at byte {at}")
+        stream, number = head[14:18], int.from_bytes(head[18:22], "little")
+        if head[5] & _OGG_FIRST:  # of a video, which may follow another one of the same number
+            expected[stream] = number
+            ended.discard(stream)
+        if missing := (number - expected.get(stream, 0)) % 2**32:
+            raise _Broken(f"{missing} pages are missing before byte {at}")
+        expected[stream] = number + 1
+        if head[5] & _OGG_LAST:
+            ended.add(stream)
+        at += len(head) + len(lengths) + len(content)
+    if expected.keys() - ended:
+        raise _Broken("cut off, the end of a stream is missing")
+
+
+def _ogg_checksum(content: bytes) -> int:
+    """Return the CRC-32 of RFC 3533: zlib's with bits in the other order, and begun at zero."""
+    mirrored = zlib.crc32(content.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
+
+
+def _check_y4m(file: BinaryIO, size: int, frame_bytes: int) -> None:
+    at = len(file.readline(_CHUNK_BYTES))
+    while at < size:
+        file.seek(at)
+        line = file.readline(_CHUNK_BYTES)
+        if not line.startswith(b"FRAME"[: len(line)]):
+            raise _Broken(f"its structure is broken at byte {at}")
+        at += len(line) + frame_bytes
+    if at > size:
+        raise _Broken(f"cut off, {at - size} bytes are missing")
 
 
 def _riff_ends(file: BinaryIO) -> Iterator[int]:
