@@ -11,7 +11,7 @@ import onnx
 
 from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache, EngineKey
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import ModelRefused, ResourcesExhausted
+from srgan_edge.errors import ModelRefused, ResourcesExhausted, quoted
 from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.export.graph import cost_of, with_totals
 from srgan_edge.export.half_onnx import HalfPrecision, TypedReference, in_half
@@ -119,7 +119,7 @@ def export_engine(
     if spec.quantized_from and target.runtime == "tensorrt_rtx":
         raise ModelRefused(
             f"{spec.name} is in INT8, and TensorRT-RTX has no convolutions in INT8; "
-            f"type --tensorrt, or: srgan-edge export {spec.quantized_from} --rtx"
+            f"type --tensorrt, or: srgan-edge export {quoted(spec.quantized_from)} --rtx"
         )
     graph = deployment_graph(generator, spec)
     fast = rewritten(graph)

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, quoted
 from srgan_edge.export.onnx import traced
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
@@ -84,7 +84,7 @@ def float_onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
     if spec.quantized_from:
         raise ModelRefused(
             f"{checkpoint} is in INT8, and --io float is for models in floating point; "
-            f"type: srgan-edge export {spec.quantized_from} --onnx --io float"
+            f"type: srgan-edge export {quoted(spec.quantized_from)} --onnx --io float"
         )
     model = float_graph(generator, spec)
     with replace_when_whole(path) as temporary:

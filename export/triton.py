@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, quoted
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import prove_onnx
 from srgan_edge.files import folder_when_whole
@@ -70,10 +70,11 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
     """
     plan, passport = read_engine(engine)
     if passport.module != PLAN_MODULE:
+        source = quoted(passport.source)
         raise ModelRefused(
             f"{engine} is an engine of {passport.module}, and Triton loads only those of "
-            f"{PLAN_MODULE}; type: srgan-edge export {passport.source} --tensorrt, on its GPU, "
-            f"or: srgan-edge export {passport.source} --triton {folder}, for the ONNX"
+            f"{PLAN_MODULE}; type: srgan-edge export {source} --tensorrt, on its GPU, "
+            f"or: srgan-edge export {source} --triton {quoted(folder)}, for the ONNX"
         )
     path = folder / f"{_server_name(passport.spec)}-tensorrt"
     with folder_when_whole(path, "--triton") as partial:

@@ -4,6 +4,7 @@ Every message is one line that names what was found, what is possible and what t
 that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
 """
 
+import shlex
 import signal
 import sys
 from typing import ClassVar
@@ -101,6 +102,11 @@ class ExtraMissing(SrganEdgeError):
 def print_error(error: SrganEdgeError) -> None:
     """Print the one line that a failure gets on stderr."""
     sys.stderr.write(f"srgan-edge: error: {printable(str(error))}\n")
+
+
+def quoted(word: object) -> str:
+    """Quote a word of a command that a message tells the user to type, such as a file's name."""
+    return shlex.quote(str(word))
 
 
 def printable(text: str) -> str:

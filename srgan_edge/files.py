@@ -8,15 +8,15 @@ import fcntl
 import hashlib
 import os
 import secrets
-import shlex
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
-from srgan_edge.errors import InputRefused, ModelRefused, OutputFailed
+from srgan_edge.errors import InputRefused, ModelRefused, OutputFailed, UsageError, quoted
 
 _ELSEWHERE = "name another place with {option}"
 
@@ -30,18 +30,20 @@ _ADVICE = {
 
 @contextmanager
 def replace_when_whole(
-    path: Path, option: str = "-o", partial: Path | None = None
+    path: Path, option: str = "-o", partial: Path | None = None, *, overwrite: bool = True
 ) -> Iterator[Path]:
     """Yield an empty file beside `path`, with the same suffix, that becomes `path` at the end.
 
     When the body ends, the file is synced to disk and renamed over `path`. When the body raises
     anything at all, it is removed and an older `path` stays as it was. A symbolic link at `path` is
-    itself replaced; what it points to is not touched.
+    itself replaced; what it points to is not touched. Callers refuse first what must not be
+    replaced: see `refuse_replacing`.
 
     Args:
         option: the option that names another place, for error messages.
         partial: another place for the file until then, on the same file system; a file that a dead
             process left there is replaced.
+        overwrite: replace a file that appears at `path` in the meantime; else it is kept.
 
     Raises:
         OutputFailed: the folder is missing or not writable (before the body runs), `path` is a
@@ -59,10 +61,18 @@ def replace_when_whole(
         yield partial
         _refuse_exchanged(partial)
         sync(partial)
-        partial.replace(path)
+        if overwrite:
+            partial.replace(path)
+        else:
+            _rename_to_free(partial, path)
         # The file is whole either way, and some network file systems cannot sync a folder.
         with suppress(OSError):
             sync(path.parent)
+    except FileExistsError:
+        raise OutputFailed(
+            f"{path} appeared during the work and is kept; type --overwrite to replace it, or name "
+            f"another file with {option}"
+        ) from None
     except OSError as error:
         raise output_failed(path, error, option) from error
     finally:
@@ -88,7 +98,7 @@ def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
     partial = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
     if path.exists() or path.is_symlink():
         raise OutputFailed(
-            f"{path} is there already; type: rm -r {shlex.quote(str(path))}, "
+            f"{path} is there already; type: rm -r {quoted(path)}, "
             f"or name another place with {option}"
         )
     try:
@@ -114,9 +124,77 @@ def cache_folder(variable: str, name: str) -> Path:
     return Path(base) / "srgan-edge" / name
 
 
-def partial_result(path: Path) -> Path:
+Identity: TypeAlias = tuple[int | str, ...]
+
+
+def identity_of(path: Path) -> Identity:
+    """Return what a name stands for: equal for all names of one file, whether it exists or not.
+
+    A file is known by its device and inode, and one that does not exist by its folder's and by its
+    name.
+    """
+    with suppress(OSError, ValueError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    with suppress(OSError, ValueError):
+        folder = path.parent.stat()
+        return folder.st_dev, folder.st_ino, path.name
+    return (str(path.absolute()),)
+
+
+def is_taken(path: Path) -> bool:
+    """Return True if anything has this name, even a symbolic link to nothing.
+
+    Raises:
+        OSError: the name is too long, or the folder not accessible.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def refuse_replacing(
+    path: Path, inputs: Iterable[Path] = (), *, overwrite: bool, option: str = "-o"
+) -> None:
+    """Refuse a result that would replace a file without having been told to, or an input ever.
+
+    Args:
+        inputs: files that the command reads.
+        option: what names another place, for error messages.
+
+    Raises:
+        UsageError: `path` is one of the inputs, or exists and `overwrite` is false.
+        OutputFailed: the name is impossible, or its folder is not accessible.
+    """
+    wanted = identity_of(path)
+    if any(identity_of(source) == wanted for source in inputs):
+        raise UsageError(f"{path} is an input itself; name another file with {option}")
+    try:
+        if is_taken(path) and not overwrite:
+            raise UsageError(
+                f"{path} exists; type --overwrite to replace it, or name another file with {option}"
+            )
+    except OSError as error:
+        raise output_failed(path, error, option) from error
+
+
+def partial_result(path: Path, number: int = 1) -> Path:
     """Return the name of the partial result that is kept when the input of `path` is damaged."""
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    which = "" if number == 1 else f"-{number}"
+    return path.with_name(f"{path.stem}.partial{which}{path.suffix}")
+
+
+def free_partial_result(path: Path, *, overwrite: bool) -> Path:
+    """Return the first name of a partial result that nothing has; with `overwrite`, the first."""
+    names = (partial_result(path, number) for number in count(1))
+    return next(name for name in names if overwrite or not is_taken(name))
+
+
+def work_folder_of(path: Path) -> Path:
+    """Return the folder beside the result of a video in which its finished segments are kept."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def output_failed(path: Path, error: OSError, option: str = "-o") -> OutputFailed:
@@ -257,6 +335,22 @@ def _opened(path: Path) -> tuple[int, os.stat_result]:
     """Open anything without waiting: a FIFO would block forever, so callers check the mode."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return descriptor, os.fstat(descriptor)
+
+
+def _rename_to_free(path: Path, target: Path) -> None:
+    """Rename a file to a name that nothing has.
+
+    Raises:
+        FileExistsError: something has it.
+    """
+    try:
+        os.link(path, target)  # unlike a rename, never replaces anything
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no hard links
+        if is_taken(target):
+            raise FileExistsError from None
+        path.rename(target)
 
 
 def _refuse_exchanged(path: Path) -> None:

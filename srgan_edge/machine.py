@@ -1,8 +1,13 @@
-"""This machine's CUDA GPU, read from its driver without the CUDA toolkit or PyTorch."""
+"""This machine: its memory, and its CUDA GPU, read from the driver without CUDA's toolkit."""
 
 import ctypes
 import importlib.metadata
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 LIBRARY = "libcuda.so.1"
@@ -10,8 +15,7 @@ LIBRARY = "libcuda.so.1"
 NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
 """Error message for callers that need a GPU when `Gpu.find` returns None."""
 
-ACTIVATION_BUDGET_BYTES = 512 << 20
-"""Budget on a CPU, and the minimum on a GPU: see `activation_budget_bytes`."""
+MIN_ACTIVATION_BUDGET_BYTES = 256 << 20
 
 _BLOCKING_SYNC = 4
 """`CU_CTX_SCHED_BLOCKING_SYNC`: a thread waiting for the GPU sleeps instead of spinning."""
@@ -105,9 +109,44 @@ def installed_version(distribution: str) -> str | None:
 def activation_budget_bytes(device: str) -> int:
     """Return the memory that `--tile auto` allows for activations, in all slots together.
 
-    On a GPU, a quarter of its total memory. It does not depend on what is free, so that a video is
-    cut into the same tiles every time.
+    A quarter of the GPU's total memory, or of the host memory that this process may use. It does
+    not depend on what is free, so that a video is cut into the same tiles every time.
     """
     family, _, index = device.partition(":")
     memory_bytes = gpu_memory_bytes(int(index or 0)) if family == "cuda" else None
-    return max(ACTIVATION_BUDGET_BYTES, (memory_bytes or 0) // 4)
+    return max(MIN_ACTIVATION_BUDGET_BYTES, (memory_bytes or host_memory_bytes()) // 4)
+
+
+def host_memory_bytes(root: Path = Path("/")) -> int:
+    """Return the host memory that this process may use at most, used or free.
+
+    The smallest of the machine's memory, the limits of its control groups (containers, services)
+    and `ulimit -v`. The files of control groups are read below `root`.
+    """
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [machine_bytes, *_control_group_limits(root)]
+    address_space_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space_bytes != resource.RLIM_INFINITY:
+        limits.append(address_space_bytes)
+    return min(limits)
+
+
+def _control_group_limits(root: Path) -> Iterator[int]:
+    """Yield the memory limits in bytes of this process's control groups and of those above them."""
+    groups = ""
+    with suppress(OSError):
+        groups = (root / "proc/self/cgroup").read_text()
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            folder, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            folder, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inner = folder / path.lstrip("/")
+        for group in (inner, *inner.parents):
+            with suppress(OSError, ValueError):  # the group of another namespace, or "max"
+                yield int((group / name).read_text())
+            if group == folder:
+                break

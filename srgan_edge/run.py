@@ -9,7 +9,7 @@ from typing import Any
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import SrganEdgeError, UsageError
-from srgan_edge.files import output_failed, sha256_of
+from srgan_edge.files import is_taken, output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
@@ -116,7 +116,7 @@ def do_job(
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
     try:
-        if job.outlet is None and job.target.exists() and options.existing != "replace":
+        if job.outlet is None and options.existing != "replace" and is_taken(job.target):
             if options.existing == "keep":
                 return Outcome(job, skipped=True)
             raise UsageError(
@@ -210,13 +210,20 @@ def _upscale_image(
             reporter.note(f"{job.source.name}: {remark}")
         reporter.started(job, reader.frames)
         if reader.frames == 1:
-            with image_file(job.target, like, *size) as write:
+            with image_file(job.target, like, *size, overwrite=options.overwrite) as write:
                 for stripe in enlarged(reader, upscaler, *size):
                     write(stripe)
                     del stripe  # before the next one is made
             reporter.frame_done()
         else:
-            with animation_file(job.target, like, size, reader.seconds, reader.plays) as write:
+            with animation_file(
+                job.target,
+                like,
+                size,
+                reader.seconds,
+                reader.plays,
+                overwrite=options.overwrite,
+            ) as write:
                 for frame in range(reader.frames):
                     reader.seek(frame)
                     write(joined(list(enlarged(reader, upscaler, *size))))

@@ -21,6 +21,12 @@ from srgan_edge.pixels import Pixels
 MIN_TILE_PX = 16
 """In smaller tiles nearly all of the work would be in the halo."""
 
+SHORTEST_PX = 64
+"""Shortest core that `fit_windows` cuts."""
+
+LITTLE_MORE = 1.02
+"""Share of pixels for which smaller windows are worth it: less than timings vary by."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -152,11 +158,53 @@ def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px:
     return _planned(width, height, rows, columns)
 
 
-def largest_tile_px(width: int, height: int, halo: int, budget_px: int) -> int:
-    """Return the core's side of the largest tile within `budget_px`; 0 if the whole frame fits."""
-    if width * height <= budget_px:
-        return 0
-    return max(64, int(budget_px**0.5) - 2 * halo)
+def fit_windows(
+    width: int, height: int, halo_px: int, budget_px: int, highest_core_px: int
+) -> TilePlan:
+    """Keep a frame whole where it fits, or cut it into the windows that cost the least.
+
+    Of all grids of equal windows within the budget, those that compute at most `LITTLE_MORE` than
+    the best one; of these, the one with the smallest windows, since they need the least memory.
+
+    Args:
+        budget_px: largest area of a window, halo included; no core is shorter than `SHORTEST_PX`
+            for that.
+        highest_core_px: largest height of a core, with the same exception.
+    """
+    if width * height <= budget_px and height <= highest_core_px:
+        return plan_tiles(width, height, 0, halo_px)
+    all_rows, all_columns = _counts(height, halo_px), _counts(width, halo_px)
+    grids = [
+        (rows * columns * high * wide, high * wide, rows, columns)
+        for rows in all_rows
+        for high in [_window_px(height, rows, halo_px)]
+        if high - (halo_px if rows > 1 else 0) <= highest_core_px
+        for columns in all_columns
+        for wide in [_window_px(width, columns, halo_px)]
+        if high * wide <= budget_px
+    ]
+    rows, columns = all_rows[-1], all_columns[-1]
+    if grids:
+        enough = LITTLE_MORE * min(total for total, *_ in grids)
+        *_, rows, columns = min(
+            (area, total, rows, columns) for total, area, rows, columns in grids if total <= enough
+        )
+    return _planned(
+        width,
+        height,
+        list(_plan_axis(height, _window_px(height, rows, halo_px) - 2 * halo_px, halo_px)),
+        list(_plan_axis(width, _window_px(width, columns, halo_px) - 2 * halo_px, halo_px)),
+    )
+
+
+def _counts(length: int, halo_px: int) -> range:
+    """Return the possible numbers of windows along an axis."""
+    return range(1, max(1, (length - 2 * halo_px) // SHORTEST_PX) + 1)
+
+
+def _window_px(length: int, count: int, halo_px: int) -> int:
+    """Return the smallest window of which `count` cover an axis, each overlapping by two halos."""
+    return -(-(length + 2 * halo_px * (count - 1)) // count)
 
 
 def upscale_tiled(

@@ -19,7 +19,7 @@ from srgan_edge.tiling import (
     Tile,
     TilePlan,
     Tiling,
-    largest_tile_px,
+    fit_windows,
     plan_tiles,
     plan_windows,
     upscale_row,
@@ -300,19 +300,18 @@ class _Cutter:
         if fixed_shape is not None:
             _, window_height, window_width = fixed_shape
             return plan_windows(width, height, (window_width, window_height), self.halo_px)
-        tile_px = self._auto_tile_px(width, height) if load.tile == "auto" else load.tile
-        return plan_tiles(width, height, tile_px, self.halo_px)
+        if load.tile == "auto":
+            return self._fitting(width, height)
+        return plan_tiles(width, height, load.tile, self.halo_px)
 
-    def _auto_tile_px(self, width: int, height: int) -> int:
-        """Return the largest tile for which the network and a row of its results have memory."""
+    def _fitting(self, width: int, height: int) -> TilePlan:
+        """Cut a frame so that the network and a row of its results have memory."""
         info = self.info
         budget_bytes = activation_budget_bytes(info.device) // info.slots
         budget_px = budget_bytes // activation_bytes_per_px(info.spec)
-        tile_px = largest_tile_px(width, height, self.halo_px, budget_px)
         row_bytes = 3 * width * info.spec.scale**2
-        if height * row_bytes <= STRIPE_BYTES:
-            return tile_px
-        return min(tile_px or height, max(64, STRIPE_BYTES // row_bytes - self.halo_px))
+        highest_px = height if height * row_bytes <= STRIPE_BYTES else STRIPE_BYTES // row_bytes
+        return fit_windows(width, height, self.halo_px, budget_px, highest_px)
 
 
 def _halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from srgan_edge.errors import InputDamaged, OutputFailed
-from srgan_edge.files import folder_when_whole, read_at_most, replace_when_whole
+from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
+from srgan_edge.files import (
+    folder_when_whole,
+    free_partial_result,
+    identity_of,
+    read_at_most,
+    refuse_replacing,
+    replace_when_whole,
+)
 
 
 def test_name_appears_only_when_whole(tmp_path: Path):
@@ -175,6 +182,83 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path):
         folder_when_whole(tmp_path / "file" / "model", "--to"),
     ):
         pytest.fail("the body has run")
+
+
+def test_a_file_that_appears_in_the_meantime_is_kept(tmp_path: Path, monkeypatch):
+    path = tmp_path / "out.png"
+
+    def write() -> None:
+        with replace_when_whole(path, overwrite=False) as partial:
+            partial.write_bytes(b"new")
+            path.write_bytes(b"somebody's")
+
+    for has_links in (True, False):
+        if not has_links:
+            monkeypatch.setattr(os, "link", refusing_links)
+        path.unlink(missing_ok=True)
+        with pytest.raises(OutputFailed, match="appeared during the work and is kept"):
+            write()
+        assert path.read_bytes() == b"somebody's"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def refusing_links(source: Path, target: Path) -> None:
+    raise PermissionError(errno.EPERM, "as FAT does")
+
+
+def test_a_free_name_is_taken_without_hard_links_too(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "link", refusing_links)
+    with replace_when_whole(tmp_path / "out.png", overwrite=False) as partial:
+        partial.write_bytes(b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
+def test_names_of_one_file_have_one_identity(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file, folder = tmp_path / "a", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    (tmp_path / "hard").hardlink_to(file)
+    (tmp_path / "soft").symlink_to("a")
+    (tmp_path / "linked").symlink_to(folder)
+    names = [file, Path("a"), Path("folder/../a"), tmp_path / "hard", tmp_path / "soft"]
+    assert len({identity_of(name) for name in names}) == 1
+    absent = [folder / "new", Path("linked/new"), Path("folder/../linked/new")]
+    assert len({identity_of(name) for name in absent}) == 1
+    others = [file, folder / "new", folder / "newer", tmp_path / "no/folder", Path("a" * 300)]
+    assert len({identity_of(name) for name in others}) == len(others)
+
+
+def test_nothing_is_replaced_unasked_and_an_input_never(tmp_path: Path):
+    source, result = tmp_path / "a", tmp_path / "b"
+    source.touch()
+    refuse_replacing(result, [source], overwrite=False)
+    result.symlink_to("nowhere")  # what is at the end of a link may be elsewhere for now
+    with pytest.raises(
+        UsageError, match=r"b exists; type --overwrite to replace it, or .* with -x"
+    ):
+        refuse_replacing(result, [source], overwrite=False, option="-x")
+    refuse_replacing(result, [source], overwrite=True)
+    (tmp_path / "again").symlink_to(source)
+    for name in (source, tmp_path / "again"):
+        with pytest.raises(UsageError, match="is an input itself; name another file with -o"):
+            refuse_replacing(name, [source], overwrite=True)
+    with pytest.raises(OutputFailed, match="File name too long"):
+        refuse_replacing(tmp_path / ("a" * 300), overwrite=False)
+
+
+def test_partial_results_do_not_replace_one_another(tmp_path: Path):
+    target = tmp_path / "a.mkv"
+    names = []
+    for _ in range(3):
+        names.append(free_partial_result(target, overwrite=False))
+        names[-1].touch()
+    assert [name.name for name in names] == [
+        "a.partial.mkv",
+        "a.partial-2.mkv",
+        "a.partial-3.mkv",
+    ]
+    assert free_partial_result(target, overwrite=True) == names[0]
 
 
 def test_reading_a_small_model_reserves_no_more_than_its_size(tmp_path: Path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from srgan_edge.errors import UsageError
 from srgan_edge.evaluation.parity import HaloError, smallest_halo_px
-from srgan_edge.tiling import plan_tiles, upscale_tiled
+from srgan_edge.tiling import LITTLE_MORE, SHORTEST_PX, fit_windows, plan_tiles, upscale_tiled
 
 sizes = st.integers(1, 400)
 tiles = st.one_of(st.just(0), st.integers(16, 300))
@@ -41,6 +41,55 @@ def test_windows_have_one_shape_lie_inside_and_hold_the_halo(width, height, tile
         assert (tile.window_x.length, tile.window_y.length) == plan.window_size
     if tile_px:
         assert plan.window_size[0] <= tile_px + 2 * halo_px
+
+
+@given(sizes, sizes, halos, st.integers(1, 200_000), st.integers(1, 500))
+def test_fitted_windows_partition_the_frame_within_the_budget(
+    width, height, halo_px, budget_px, highest_px
+):
+    plan = fit_windows(width, height, halo_px, budget_px, highest_px)
+    covered = np.zeros((height, width), int)
+    for tile in plan.tiles:
+        covered[tile.core_y.slice(), tile.core_x.slice()] += 1
+        for window, core, length in [
+            (tile.window_x, tile.core_x, width),
+            (tile.window_y, tile.core_y, height),
+        ]:
+            assert 0 <= window.start <= core.start < core.stop <= window.stop <= length
+            assert core.start - window.start >= halo_px or window.start == 0
+            assert window.stop - core.stop >= halo_px or window.stop == length
+        assert (tile.window_x.length, tile.window_y.length) == plan.window_size
+    assert (covered == 1).all()
+    wide, high = plan.window_size
+    smallest = max(wide, high) <= max(2 * SHORTEST_PX + 2 * halo_px, 2 * halo_px + 1)
+    cores = [tile.core_y.length for tile in plan.tiles]
+    assert smallest or (wide * high <= budget_px and max(cores) <= highest_px)
+
+
+@given(sizes, sizes, st.integers(0, 20), st.integers(10_000, 200_000))
+def test_no_square_tiles_within_the_budget_compute_less(width, height, halo_px, budget_px):
+    plan = fit_windows(width, height, halo_px, budget_px, height)
+    for tile_px in range(SHORTEST_PX, 400, 16):
+        other = plan_tiles(width, height, tile_px, halo_px)
+        wide, high = other.window_size
+        if wide * high <= budget_px:
+            assert plan.overhead <= LITTLE_MORE * other.overhead
+
+
+@pytest.mark.parametrize(
+    ("budget_px", "windows", "overhead"),
+    [(57_600, (320, 180), 1), (57_599, (168, 180), 1.05), (20_000, (168, 98), 1.15)],
+)
+def test_windows_have_the_shape_of_the_frame(budget_px, windows, overhead):
+    plan = fit_windows(320, 180, 8, budget_px, 180)
+    assert plan.window_size == windows
+    assert plan.overhead == pytest.approx(overhead, abs=0.01)
+
+
+def test_a_large_image_is_not_cut_more_coarsely_than_pays():
+    plan = fit_windows(20_000, 20_000, 8, 50_000_000, 20_000)
+    assert plan.overhead < 1.03
+    assert plan.window_size[0] * plan.window_size[1] < 3_000_000
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(16, 70), st.integers(0, 9), halos)

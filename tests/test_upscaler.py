@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,12 +187,22 @@ def test_a_row_of_tiles_is_bounded():
     assert next(rows).nbytes <= STRIPE_BYTES
 
 
-def test_a_gpu_gives_a_quarter_of_its_memory_to_tiles(monkeypatch):
-    """And no less than a CPU does."""
+def test_a_quarter_of_the_memory_is_for_tiles(monkeypatch):
     tiles = []
-    for memory_bytes in (None, 1 << 30, 8 << 30):
-        monkeypatch.setattr("srgan_edge.machine.gpu_memory_bytes", lambda index, n=memory_bytes: n)
-        upscaler = FrameUpscaler(Nearest(), Tiling())
-        plan, _ = upscaler.plan(1280, 720)
+    for memory_bytes in (64 << 20, 2 << 30, 8 << 30):
+        monkeypatch.setattr("srgan_edge.machine.host_memory_bytes", lambda n=memory_bytes: n)
+        engine = Nearest()
+        engine.info = replace(engine.info, device="cpu")
+        plan, _ = FrameUpscaler(engine, Tiling()).plan(1280, 720)
         tiles.append(len(plan.tiles))
-    assert tiles[0] == tiles[1] > tiles[2] == 1
+    assert tiles[0] > tiles[1] > tiles[2] == 1
+
+
+def test_a_gpu_uses_its_own_memory(monkeypatch):
+    monkeypatch.setattr("srgan_edge.machine.host_memory_bytes", lambda: 64 << 30)
+    tiles = []
+    for memory_bytes in (1 << 30, 8 << 30):
+        monkeypatch.setattr("srgan_edge.machine.gpu_memory_bytes", lambda index, n=memory_bytes: n)
+        plan, _ = FrameUpscaler(Nearest(), Tiling()).plan(1280, 720)
+        tiles.append(len(plan.tiles))
+    assert tiles[0] > tiles[1] == 1

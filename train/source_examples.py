@@ -1,18 +1,21 @@
 """Write examples of the sources that a recipe trains on, for inspection and tests."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import refuse_replacing, replace_when_whole
 from srgan_edge.train.photo_files import photo_paths, read_photo
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.sources import source_of
 
 
-def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: int) -> list[Path]:
+def write_examples(
+    places: list[Path], folder: Path, recipe: Recipe, variants: int, *, overwrite: bool = False
+) -> list[Path]:
     """Write `variants` sources of each photograph as NAME-1.png and so on; returns the files.
 
     A variant depends on the recipe, its seed, and the photograph's position among all.
@@ -20,11 +23,13 @@ def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: i
     Args:
         places: photographs, or folders of them.
         folder: made if missing.
+        overwrite: replace examples that exist.
 
     Raises:
         InputRefused: nothing there, or no photograph.
         OutputFailed: the folder cannot be written.
-        UsageError: fewer variants than one, or two photographs of one name.
+        UsageError: fewer variants than one, two photographs of one name, or an example is a
+            photograph, or exists and may not be replaced.
     """
     if variants < 1:
         raise UsageError(f"{variants} variants; possible: 1 or more")
@@ -35,6 +40,11 @@ def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: i
         raise InputRefused(f"{places[0]}: no photograph in it")
     if len({path.stem for path in paths}) < len(paths):
         raise UsageError("two photographs have the same name; name one folder at a time")
+    names = {
+        path: [f"{path.stem}-{number + 1}.png" for number in range(variants)] for path in paths
+    }
+    for name in chain.from_iterable(names.values()):
+        refuse_replacing(folder / name, paths, overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,11 +55,11 @@ def write_examples(places: list[Path], folder: Path, recipe: Recipe, variants: i
     for number, path in enumerate(paths):
         photograph = read_photo(path, scale * 8)
         height, width = (side // scale * scale for side in photograph.shape[:2])
-        for variant in range(variants):
+        for variant, name in enumerate(names[path]):
             random = np.random.default_rng((recipe.data.seed, number, variant))
             hr = photograph[:height, :width]
             small = source_of(hr, random, scale=scale, sources=recipe.sources)
-            written.append(folder / f"{path.stem}-{variant + 1}.png")
+            written.append(folder / name)
             with replace_when_whole(written[-1]) as partial:
                 Image.fromarray(small).save(partial, "PNG")
     return written

@@ -1,12 +1,14 @@
 """Options that several commands have, and what they do with them."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from srgan_edge.errors import UsageError
-from srgan_edge.files import output_failed
+from srgan_edge.errors import UsageError, printable
+from srgan_edge.files import output_failed, refuse_replacing
 
 MODEL_PANEL = "Model"
 
@@ -63,6 +65,9 @@ OutputFileOption = Annotated[
 ]
 
 
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a result that exists.")]
+
+
 def require(module: str, requirement: str, purpose: str) -> None:
     """One line with the pip command, instead of a traceback from deep inside."""
     from importlib.util import find_spec
@@ -83,27 +88,34 @@ def pixels_or(option: str, text: str, *words: str) -> Any:  # noqa: ANN401 - int
         raise UsageError(f"{option} {text!r}; possible: a number of pixels, {possible}") from None
 
 
-def output_file(output: str | None, default: Path) -> Path:
+def output_file(
+    output: str | None, default: Path, inputs: Iterable[Path] = (), *, overwrite: bool
+) -> Path:
     """The file that `-o` names; for a folder, the default name in it. A missing folder is made.
 
+    Args:
+        inputs: files that the command reads, which no result replaces.
+        overwrite: the result may replace another file.
+
     Raises:
-        UsageError: a file with another suffix than `default` has.
+        UsageError: a file with another suffix than `default` has, an input, or a file that exists
+            and may not be replaced.
         OutputFailed: the folder cannot be made.
     """
-    if output is None:
-        return default
-    path = Path(output)
-    if output.endswith("/") or path.is_dir():
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_failed(path, error) from error
-        return path / default.name
-    if path.suffix != default.suffix:
-        raise UsageError(
-            f"-o {path}; possible: a name that ends in {default.suffix}, or a folder ({path}/)"
-        )
+    path = default if output is None else _named_file(output, default)
+    refuse_replacing(path, inputs, overwrite=overwrite)
     return path
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines to stdout, or stderr with `err`, whatever strangers wrote into them."""
+    for line in lines:
+        typer.echo(printable(line), err=err)
+
+
+def say_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON holds
+    """Print JSON to stdout; control characters are escaped in it."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
@@ -121,3 +133,18 @@ def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can r
     unbounded = console.options.update(max_width=10_000)
     console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)
+
+
+def _named_file(output: str, default: Path) -> Path:
+    path = Path(output)
+    if output.endswith("/") or path.is_dir():
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_failed(path, error) from error
+        return path / default.name
+    if path.suffix != default.suffix:
+        raise UsageError(
+            f"-o {path}; possible: a name that ends in {default.suffix}, or a folder ({path}/)"
+        )
+    return path

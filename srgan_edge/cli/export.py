@@ -1,6 +1,5 @@
 """Commands that turn a model into another form: `export`, `convert`, `quantize`, `engines`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,17 @@ import typer
 from srgan_edge.cli.common import (
     JsonOption,
     OutputFileOption,
+    OverwriteOption,
     bundled_names,
     output_file,
     print_whole_table,
     require,
+    say,
+    say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import UsageError
+from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
@@ -71,6 +74,7 @@ def export(
         ),
     ] = None,
     output: OutputFileOption = None,
+    overwrite: OverwriteOption = False,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Export in FP16 (the default for engines).")
     ] = False,
@@ -156,13 +160,13 @@ def export(
     require("onnx", "srgan-edge[export]", "exporting")
     chosen = model or DEFAULT_MODEL
     if model is None or not any(named.values()):
-        typer.echo(_announcement(chosen, target, in_half=fp16))
+        say(_announcement(chosen, target, in_half=fp16))
     if triton is not None:
         _export_to_triton(chosen, triton)
     elif target == "--onnx":
-        _export_onnx(chosen, output, in_floats=io == "float", in_half=fp16)
+        _export_onnx(chosen, output, overwrite=overwrite, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
-        _export_ir(chosen, output)
+        _export_ir(chosen, output, overwrite=overwrite)
     else:
         from srgan_edge.export.engine import Target
         from srgan_edge.export.tensorrt import Search
@@ -176,7 +180,8 @@ def export(
             builder = Target.rtx(tuple(capabilities.split(",")))
         else:
             builder = Target.tensorrt(Search(workspace, optimization_level))
-        _export_engine(chosen, output, "bf16" if bf16 else "fp16", profile, builder)
+        precision: Literal["fp16", "bf16"] = "bf16" if bf16 else "fp16"
+        _export_engine(chosen, output, precision, profile, builder, overwrite=overwrite)
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Export")
@@ -185,6 +190,7 @@ def convert(
         Path, typer.Argument(metavar="FILE.pth", help="An x4 generator of another program.")
     ],
     output: OutputFileOption = None,
+    overwrite: OverwriteOption = False,
     head: Annotated[
         Head,
         typer.Option(
@@ -196,9 +202,10 @@ def convert(
     require("torch", "srgan-edge[export]", "converting")
     from srgan_edge.export.convert import checkpoint_from_pickle
 
-    path = output_file(output, weights.with_suffix(".safetensors"))
+    default = weights.with_suffix(".safetensors")
+    path = output_file(output, default, [weights], overwrite=overwrite)
     spec = checkpoint_from_pickle(weights, path, path.stem, head)
-    typer.echo(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
+    say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Export")
@@ -216,6 +223,7 @@ def quantize(
         typer.Option(metavar="DIR", help="Folder of images to measure scales on; repeatable."),
     ],
     output: OutputFileOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Make the INT8 form of a model. Processors with fast INT8 arithmetic run it faster."""
     require("torch", "srgan-edge[export]", "quantizing")
@@ -224,11 +232,10 @@ def quantize(
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output_file(output, Path(f"{checkpoint.stem}-int8.safetensors"))
-    if path.exists() and path.samefile(checkpoint):
-        raise UsageError(f"-o {path} is the model itself; name another file")
+    default = Path(f"{checkpoint.stem}-int8.safetensors")
+    path = output_file(output, default, [checkpoint], overwrite=overwrite)
     parity = quantize_checkpoint(checkpoint, data, path)
-    typer.echo(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
+    say(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
 
 @engines.command("list", cls=PlainCommand)
@@ -243,11 +250,11 @@ def list_engines(as_json: JsonOption = False) -> None:
     found = cache.engines()
     if as_json:
         records = [asdict(engine) | {"path": str(engine.path)} for engine in found]
-        typer.echo(json.dumps(records, indent=2))
+        say_json(records)
     elif found:
         print_whole_table(engines_table(found))
     else:
-        typer.echo(f"no engines in {cache.folder}")
+        say(f"no engines in {cache.folder}")
 
 
 @engines.command("rm", cls=PlainCommand)
@@ -259,7 +266,7 @@ def remove_engines(
 
     cache = EngineCache()
     for name in names:
-        typer.echo(f"removed {cache.remove(name)}")
+        say(f"removed {cache.remove(name)}")
 
 
 @engines.command("prune", cls=PlainCommand)
@@ -269,9 +276,9 @@ def prune_engines() -> None:
 
     removed = EngineCache().prune()
     for engine in removed:
-        typer.echo(f"removed {engine.path}: {engine.trouble}")
+        say(f"removed {engine.path}: {engine.trouble}")
     if not removed:
-        typer.echo("nothing to remove")
+        say("nothing to remove")
 
 
 def _named_target(named: Mapping[str, bool]) -> str | None:
@@ -321,6 +328,8 @@ def _export_engine(
     precision: Literal["fp16", "bf16"],
     profile: "Profile",
     builder: "Target",
+    *,
+    overwrite: bool,
 ) -> None:
     from srgan_edge.cli.progress import build_bar
     from srgan_edge.engines.cache import EngineCache
@@ -328,20 +337,22 @@ def _export_engine(
     from srgan_edge.model.passport import ENGINE_SUFFIX, read_engine, write_engine
 
     if output is not None:  # refuse another suffix before the engine is built
-        output_file(output, Path(f"{model}{ENGINE_SUFFIX}"))
+        output_file(output, Path(f"{model}{ENGINE_SUFFIX}"), overwrite=overwrite)
     cache = EngineCache()
-    with build_bar() as (say, show):
-        path = export_engine(model, precision, profile, builder, cache, say, show)
+    with build_bar() as (say_between, show):
+        path = export_engine(model, precision, profile, builder, cache, say_between, show)
     if output is not None:
-        typer.echo(f"cache     {path}")
-        target = output_file(output, path)
+        say(f"cache     {path}")
+        target = output_file(output, path, overwrite=overwrite)
         write_engine(target, *read_engine(path))
         path = target
     size_kib = path.stat().st_size / 1024
-    typer.echo(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+    say(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
 
 
-def _export_onnx(model: str, output: str | None, *, in_floats: bool, in_half: bool) -> None:
+def _export_onnx(
+    model: str, output: str | None, *, overwrite: bool, in_floats: bool, in_half: bool
+) -> None:
     from srgan_edge.export.float_onnx import float_onnx_from_checkpoint, prove_float_onnx
     from srgan_edge.export.half_onnx import half_onnx_from_checkpoint
     from srgan_edge.export.onnx import onnx_from_checkpoint
@@ -352,10 +363,11 @@ def _export_onnx(model: str, output: str | None, *, in_floats: bool, in_half: bo
     if in_floats and in_half:
         raise UsageError("--io float and --fp16; possible: one of them")
     form = "-float" if in_floats else "-fp16" if in_half else ""
-    path = output_file(output, Path(f"{checkpoint.stem}{form}.onnx"))
+    default = Path(f"{checkpoint.stem}{form}.onnx")
+    path = output_file(output, default, [checkpoint], overwrite=overwrite)
     if in_half:
-        half_onnx_from_checkpoint(checkpoint, path, typer.echo)
-        typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+        half_onnx_from_checkpoint(checkpoint, path, say)
+        say(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
         return
     write, prove = (
         (float_onnx_from_checkpoint, prove_float_onnx)
@@ -363,18 +375,19 @@ def _export_onnx(model: str, output: str | None, *, in_floats: bool, in_half: bo
         else (onnx_from_checkpoint, prove_onnx)
     )
     write(checkpoint, path)
-    typer.echo(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-    prove(checkpoint, path, say=typer.echo)
+    say(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
+    prove(checkpoint, path, say=say)
 
 
-def _export_ir(model: str, output: str | None) -> None:
+def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
     from srgan_edge.export.ir import ir_from_checkpoint, weights_path
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output_file(output, Path(f"{checkpoint.stem}.xml"))
+    path = output_file(output, Path(f"{checkpoint.stem}.xml"), [checkpoint], overwrite=overwrite)
+    refuse_replacing(weights_path(path), overwrite=overwrite)
     parity = ir_from_checkpoint(checkpoint, path)
-    typer.echo(f"wrote {path} and {weights_path(path)}\n  openvino against torch fp32: {parity}")
+    say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
 
 
 def _export_to_triton(model: str, folder: Path) -> None:
@@ -386,5 +399,5 @@ def _export_to_triton(model: str, folder: Path) -> None:
         path = write_plan_repository(Path(model), folder)
     else:
         checkpoint = find_model(model).file(".safetensors")
-        path = write_onnx_repository(checkpoint, folder, say=typer.echo)
-    typer.echo(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")
+        path = write_onnx_repository(checkpoint, folder, say=say)
+    say(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")

@@ -14,13 +14,17 @@ from srgan_edge.cli.common import (
     Fp32Option,
     JsonOption,
     ModelOption,
+    OverwriteOption,
     bundled_names,
     print_table,
     print_whole_table,
     require,
+    say,
+    say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
@@ -44,10 +48,10 @@ def info(
 
     found = [find_model(model)] if model else list(bundled_models().values())
     if as_json:
-        typer.echo(json.dumps([json.loads(files.spec.to_json()) for files in found], indent=2))
+        say_json([json.loads(files.spec.to_json()) for files in found])
         return
     width = get_terminal_size().columns
-    typer.echo("\n".join(line for files in found for line in spec_lines(files, width)))
+    say(*(line for files in found for line in spec_lines(files, width)))
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Measure")
@@ -60,7 +64,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say_json([asdict(finding) for finding in findings])
     else:
         print_table(doctor_table(findings))
     if any(finding.status == "broken" for finding in findings):
@@ -108,6 +112,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw crops of all systems side by side."),
     ] = None,
+    overwrite: OverwriteOption = False,
     crops: Annotated[
         int | None, typer.Option(metavar="N", help="Rows of the figure (default: 3).")
     ] = None,
@@ -129,6 +134,7 @@ def evaluate(
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
+        refuse_replacing(figure, overwrite=overwrite, option="--figure")
     elif crops is not None:
         raise UsageError("--crops is for a figure; type --figure FILE.png too")
     if crops is not None and crops < 1:
@@ -144,12 +150,12 @@ def evaluate(
         evaluations = evaluate_systems(systems, folders, SCALE, measures, look)
     if as_json:
         records = [evaluation_record(system, evaluations[system.name]) for system in systems]
-        typer.echo(json.dumps(records if len(records) > 1 else records[0], indent=2))
+        say_json(records if len(records) > 1 else records[0])
     else:
         print_whole_table(evaluation_table(systems, evaluations))
     if figure is not None:
         write_image(figure, StillImage(draw_figure(showcase.exhibits)))
-        typer.echo(f"wrote {figure}", err=as_json)
+        say(f"wrote {figure}", err=as_json)
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Export")
@@ -210,7 +216,7 @@ def verify(
     reference = origin.file(".safetensors")
     verdicts = list(verify_engines(files, reference, kinds, benchmarks or [], fp32=fp32))
     if as_json:
-        typer.echo(json.dumps([verdict_record(verdict) for verdict in verdicts], indent=2))
+        say_json([verdict_record(verdict) for verdict in verdicts])
     else:
         print_whole_table(verdict_table(verdicts))
     refused = [f"{it.info.name}: {'; '.join(it.refusals)}" for it in verdicts if it.refusals]
@@ -233,11 +239,13 @@ def verify_tiles(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Plot the error against the halo.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Measure the halo that a model needs around its tiles."""
     require("torch", "srgan-edge[train]", "verify-tiles")
     if plot is not None:
         require("matplotlib", "srgan-edge[train]", "--plot")
+        refuse_replacing(plot, images, overwrite=overwrite, option="--plot")
     from dataclasses import replace
 
     from srgan_edge.cli.tables import halo_table
@@ -262,10 +270,10 @@ def verify_tiles(
 
         title = f"{spec.name}, tiles of {tile} px against whole images"
         draw_halo_plot(errors, halo_px, title, plot)
-        typer.echo(f"wrote {plot}")
+        say(f"wrote {plot}")
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
-        typer.echo(f"wrote halo_px {halo_px} to {checkpoint}")
+        say(f"wrote halo_px {halo_px} to {checkpoint}")
 
 
 def _measures(names: tuple[str, ...], files: list[Path], device: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from srgan_edge.cli.common import say
+from srgan_edge.errors import printable
 
 if TYPE_CHECKING:  # which needs torch
     from srgan_edge.train.session import Progress as TrainingProgress
@@ -45,7 +47,7 @@ class LiveLine:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        self._progress.console.print(escape(line), soft_wrap=True)
+        self._progress.console.print(escape(printable(line)), soft_wrap=True)
 
 
 @contextmanager
@@ -75,16 +77,16 @@ def build_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
     progress = Progress(console=console, disable=not console.is_terminal, transient=True)
     task = progress.add_task("building", total=None)
 
-    def say(line: str) -> None:
+    def say_between(line: str) -> None:
         progress.stop()
-        typer.echo(line)
+        say(line)
 
     def show(phase: str, done: int, steps: int) -> None:
         progress.start()
         progress.update(task, description=phase, completed=done, total=steps)
 
     try:
-        yield say, show
+        yield say_between, show
     finally:
         progress.stop()
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from srgan_edge.cli.doctor import Finding
 from srgan_edge.engines.cache import CachedEngine
+from srgan_edge.errors import printable
 from srgan_edge.evaluation.evaluate import METRICS, Evaluation, Scores
 from srgan_edge.evaluation.parity import HaloError, Verdict
 from srgan_edge.evaluation.systems import System, benchmark_name
@@ -69,7 +70,7 @@ def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Tab
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        title="\n".join(escape(system.description) for system in systems),
+        title="\n".join(_shown(system.description) for system in systems),
         title_justify="left",
         caption_justify="left",
     )
@@ -86,13 +87,13 @@ def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Tab
         for system, mean in zip(systems, means, strict=True):
             texts = {name: METRICS[name].text(mean[name]) for name in columns}
             if len(systems) == 1:
-                table.add_row(escape(first), *texts.values())
+                table.add_row(_shown(first), *texts.values())
                 continue
             marked = [f"[bold]{t}[/]" if t == best[name] else t for name, t in texts.items()]
-            table.add_row(escape(first), escape(system.name), *marked)
+            table.add_row(_shown(first), _shown(system.name), *marked)
             first = ""
         notes |= {f"-- {name}: {why}": None for m in means for name, why in m.undefined.items()}
-    table.caption = escape("\n".join(notes)) or None
+    table.caption = "\n".join(map(_shown, notes)) or None
     return table
 
 
@@ -129,9 +130,9 @@ def doctor_table(findings: list[Finding]) -> Table:
         if finding.group != group:
             group = finding.group
             table.add_row(f"[bold]{group}[/]")
-        detail = escape(finding.detail)
+        detail = _shown(finding.detail)
         if finding.advice:
-            detail += f"  [dim]{escape(finding.advice)}[/]"
+            detail += f"  [dim]{_shown(finding.advice)}[/]"
         table.add_row(f"  {finding.name}", _SIGNS[finding.status], detail)
     return table
 
@@ -144,17 +145,19 @@ def engines_table(engines: list[CachedEngine]) -> Table:
     for engine in engines:
         size = f"{engine.bytes / 2**20:.1f}"
         if (passport := engine.passport) is None:
-            table.add_row(engine.path.name, size, "", "", f"[red]{escape(engine.trouble)}[/]")
+            table.add_row(
+                _shown(engine.path.name), size, "", "", f"[red]{_shown(engine.trouble)}[/]"
+            )
             continue
-        runtime = f"{passport.module} {passport.version}"
+        runtime = _shown(f"{passport.module} {passport.version}")
         if engine.trouble:
-            runtime = f"[red]{escape(engine.trouble)}[/]"
+            runtime = f"[red]{_shown(engine.trouble)}[/]"
         parity = ", ".join(f"{figures['psnr_db']:.1f} dB" for figures in passport.parity.values())
         table.add_row(
-            engine.path.name,
+            _shown(engine.path.name),
             size,
-            str(passport.profile),
-            ", ".join(passport.compute_capabilities),
+            _shown(passport.profile),
+            _shown(", ".join(passport.compute_capabilities)),
             runtime,
             parity,
         )
@@ -165,7 +168,7 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
     """Tabulate engines: differences in levels of 255, and the result of the gate."""
     table = Table(box=SIMPLE_HEAD)
     benchmarks = list(verdicts[0].psnr_y_loss_db) if verdicts else []
-    losses = [f"{name} loss dB" for name in benchmarks]
+    losses = [_shown(f"{name} loss dB") for name in benchmarks]
     for heading in ("engine", "precision"):
         table.add_column(heading)
     for heading in ("max", "p99.9", "mean", "PSNR dB", "tiles max", *losses):
@@ -174,8 +177,8 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
     for verdict in verdicts:
         parity = verdict.parity
         table.add_row(
-            verdict.info.name,
-            verdict.info.arithmetic,
+            _shown(verdict.info.name),
+            _shown(verdict.info.arithmetic),
             str(parity.max_levels),
             str(parity.p999_levels),
             f"{parity.mean_levels:.4f}",
@@ -213,7 +216,7 @@ def check_table(check: "PhotoCheck") -> Group:
     for finding in check.findings:
         color = "red" if finding.problem in get_args(Flaw) else "yellow"
         table.add_row(
-            escape(str(finding.path)), f"[{color}]{finding.problem}[/]", escape(finding.detail)
+            _shown(finding.path), f"[{color}]{finding.problem}[/]", _shown(finding.detail)
         )
     counts = ", ".join(f"{count} {problem}" for problem, count in check.counts.items() if count)
     return Group(
@@ -222,3 +225,8 @@ def check_table(check: "PhotoCheck") -> Group:
         f"usable            {check.usable} photographs, {check.usable_megapixels:.1f} megapixels",
         f"without a finding {check.clean} photographs, {check.clean_megapixels:.1f} megapixels",
     )
+
+
+def _shown(value: object) -> str:
+    """Return the markup of a text that may be a stranger's: neither markup nor control codes."""
+    return escape(printable(str(value)))

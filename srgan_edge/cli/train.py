@@ -1,6 +1,5 @@
 """Commands around training: `train`, `blend`, `degrade` and `data`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,15 @@ from srgan_edge.cli.common import (
     DeviceOption,
     JsonOption,
     OutputFileOption,
+    OverwriteOption,
     output_file,
     print_table,
     require,
+    say,
+    say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import UsageError, quoted
 
 commands = typer.Typer()
 data = typer.Typer()
@@ -135,7 +137,7 @@ def train(
     if not data and recipe is not None:
         raise UsageError(
             f"--recipe {recipe} needs photographs; "
-            f"type: srgan-edge train --recipe {recipe} --data PHOTOS/"
+            f"type: srgan-edge train --recipe {quoted(recipe)} --data PHOTOS/"
         )
     require("torch", "srgan-edge[train]", "training")
     from srgan_edge.cli.progress import live_line
@@ -172,9 +174,9 @@ def train(
             on_progress=live.show,
             say=live.say,
         )
-    typer.echo(f"wrote {released}")
+    say(f"wrote {released}")
     if not data:
-        typer.echo(f"try it: srgan-edge upscale IMAGE -n {released}")
+        say(f"try it: srgan-edge upscale IMAGE -n {released}")
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Train")
@@ -187,6 +189,7 @@ def blend(
         float, typer.Option(metavar="X", help="Share of B: 0 gives A, 1 gives B.")
     ] = 0.8,
     output: OutputFileOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Mix the weights of two models: fidelity against texture."""
     require("torch", "srgan-edge[train]", "blending")
@@ -194,10 +197,11 @@ def blend(
     from srgan_edge.train.release import blend_checkpoints
 
     ours, theirs = (find_model(name).file(".safetensors") for name in (pixel, gan))
-    path = output_file(output, Path(f"{theirs.stem}-{alpha:g}.safetensors"))
+    default = Path(f"{theirs.stem}-{alpha:g}.safetensors")
+    path = output_file(output, default, [ours, theirs], overwrite=overwrite)
     spec = blend_checkpoints(ours, theirs, alpha, path)
     assert spec.training is not None
-    typer.echo(f"wrote {path}: {spec.training.recipe}")
+    say(f"wrote {path}: {spec.training.recipe}")
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Train")
@@ -221,6 +225,7 @@ def degrade(
             "--set", metavar="SECTION.KEY=VALUE", help="Change a value of the recipe; repeatable."
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Make small, damaged images of photographs.
 
@@ -230,8 +235,9 @@ def degrade(
     from srgan_edge.train.recipe import Recipe
     from srgan_edge.train.source_examples import write_examples
 
-    written = write_examples(photographs, output, Recipe.load(recipe, overrides), variants)
-    typer.echo(f"wrote {len(written)} images into {output}")
+    chosen = Recipe.load(recipe, overrides)
+    written = write_examples(photographs, output, chosen, variants, overwrite=overwrite)
+    say(f"wrote {len(written)} images into {output}")
 
 
 @data.command("check", cls=PlainCommand)
@@ -256,6 +262,6 @@ def check_data(
             folders, crop, lambda done, total: progress.update(task, completed=done, total=total)
         )
     if as_json:
-        typer.echo(json.dumps(check_record(found), indent=2))
+        say_json(check_record(found))
     else:
         print_table(check_table(found))

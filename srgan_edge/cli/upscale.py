@@ -14,10 +14,13 @@ from srgan_edge.cli.common import (
     EngineOption,
     Fp32Option,
     ModelOption,
+    OverwriteOption,
     pixels_or,
+    say,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError
+from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
@@ -87,9 +90,13 @@ def upscale(
     overwrite: Annotated[bool, _common("--overwrite", help="Replace results that exist.")] = False,
     quiet: Annotated[bool, _common("-q", "--quiet", help="Print errors only.")] = False,
     suffix: Annotated[
-        str,
-        _output(metavar="TEXT", help="Added to the name of a result that -o does not name."),
-    ] = "_x4",
+        str | None,
+        _output(
+            metavar="TEXT",
+            help="Added to the name of a result that -o does not name. By default _x and the "
+            "scale: _x4.",
+        ),
+    ] = None,
     skip_existing: Annotated[
         bool, _output("--skip-existing", help="Skip inputs whose result exists.")
     ] = False,
@@ -193,7 +200,14 @@ def upscale(
     """Upscale images and videos: files, folders or a stream."""
     from dataclasses import replace
 
-    from srgan_edge.jobs.plan import Naming, Options, names_stream, plan_jobs, plan_stream
+    from srgan_edge.jobs.plan import (
+        Naming,
+        Options,
+        names_stream,
+        plan_jobs,
+        plan_stream,
+        refuse_clashes,
+    )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.run import run_jobs
@@ -206,6 +220,8 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    if suffix is None:
+        suffix = f"_x{4 if outscale is None else outscale:g}"
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
@@ -214,10 +230,13 @@ def upscale(
             f"--pipe-format {pipe_format} is for -o -; a file's format is that of its suffix"
         )
     _refuse_pipe_format(ext, output)
+    remarks: list[str] = []
     if names_stream(wanted, output):
         jobs = [plan_stream(wanted, output, pipe_format or "matroska", allow_network=allow_network)]
     else:
-        jobs = plan_jobs(wanted, output, Naming(suffix, extension))
+        naming = Naming(suffix, extension)
+        jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
+    refuse_clashes(jobs, {} if report is None else {"--report": report})
     if live and jobs[0].inlet is None:
         raise UsageError("--live with files, which wait; possible: with - or an address")
     if live and pipe_format == "yuv4mpegpipe":
@@ -251,6 +270,8 @@ def upscale(
         chosen = ReportFile(report, chosen)
         chosen.refuse_other_file()
     with chosen as reporter:
+        for remark in remarks:
+            reporter.note(remark)
         sys.exit(run_jobs(jobs, options, reporter))
 
 
@@ -266,7 +287,7 @@ def check(
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in before.packets.values())
-    typer.echo(
+    say(
         f"{result} is whole, {before.info.width}x{before.info.height} to "
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
         f"{packets} packets of audio and subtitles as they were"
@@ -281,6 +302,7 @@ def compare(
     crop: Annotated[
         str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Save a side-by-side comparison with bicubic interpolation."""
     from srgan_edge.evaluation.drawing import Crop, side_by_side
@@ -288,10 +310,11 @@ def compare(
     from srgan_edge.image.still import StillImage
     from srgan_edge.image.writer import write_image
 
+    refuse_replacing(output, [before, after], overwrite=overwrite)
     detail = None if crop is None else Crop.from_text(crop)
     images = read_pixels(before), read_pixels(after)
     write_image(output, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
-    typer.echo(f"wrote {output}")
+    say(f"wrote {output}")
 
 
 def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:

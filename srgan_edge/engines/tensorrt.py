@@ -24,6 +24,7 @@ from srgan_edge.errors import (
     OutputFailed,
     ResourcesExhausted,
     UsageError,
+    quoted,
 )
 from srgan_edge.files import replace_when_whole
 from srgan_edge.kernels.cuda import Buffers, Cuda, Graph, open_cuda
@@ -141,7 +142,7 @@ class TensorRtEngine(SlotEngine["Slot"]):
                 return shape
         raise UsageError(
             f"the engine accepts {profile}, not {frames}x{height}x{width}; "
-            f"build one for that size: srgan-edge export {self._passport.source}"
+            f"build one for that size: srgan-edge export {quoted(self._passport.source)}"
         )
 
     @contextmanager

@@ -29,7 +29,13 @@ from srgan_edge.image.writer import (
 
 @contextmanager
 def animation_file(
-    path: Path, like: StillImage, size: tuple[int, int], seconds: Sequence[Fraction], plays: int
+    path: Path,
+    like: StillImage,
+    size: tuple[int, int],
+    seconds: Sequence[Fraction],
+    plays: int,
+    *,
+    overwrite: bool = True,
 ) -> Iterator[Callable[[StillImage], None]]:
     """Yield a function that takes the frames in order; `path` appears once all are written.
 
@@ -42,12 +48,13 @@ def animation_file(
         size: (width, height) of every frame in pixels.
         seconds: duration of each frame.
         plays: number of times the animation is played; 0: forever.
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         OutputFailed: the file cannot be written.
     """
     name = format_from_suffix(path)
-    with replace_when_whole(path) as partial, partial.open("wb") as file:
+    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
         if name == "PNG":
             has_alpha = like.alpha is not None
             channels = samples(like, with_alpha=has_alpha).shape[2]

@@ -74,7 +74,7 @@ def write_image(path: Path, image: StillImage) -> None:
 
 @contextmanager
 def image_file(
-    path: Path, like: StillImage, width: int, height: int
+    path: Path, like: StillImage, width: int, height: int, *, overwrite: bool = True
 ) -> Iterator[Callable[[StillImage], None]]:
     """Yield a function that takes stripes from the top; `path` appears once all are written.
 
@@ -83,6 +83,7 @@ def image_file(
 
     Args:
         like: the image, or any of its rows, used for everything but its pixels.
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         UsageError: as in `refuse_unwritable`, or a stripe is transparent and the format cannot be.
@@ -92,7 +93,7 @@ def image_file(
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
     channels = (1 if like.gray else 3) + has_alpha
-    with replace_when_whole(path) as partial, partial.open("wb") as file:
+    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
         writer = _writer(path, file, like, (width, height), channels)
 
         def write(stripe: StillImage) -> None:

@@ -4,12 +4,15 @@ Planning neither opens nor changes any file.
 """
 
 import os
+import re
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.tiling import Tiling
@@ -93,6 +96,11 @@ class Options:
     max_pixels: int = MAX_PIXELS
     """Largest input image (all frames of an animation together); a result may be 16x larger."""
 
+    @property
+    def overwrite(self) -> bool:
+        """True if results that exist may be replaced."""
+        return self.existing == "replace"
+
     def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
         """Return width and height in pixels of the result, for a model of the given scale."""
         factor = scale if self.outscale is None else self.outscale
@@ -109,34 +117,85 @@ class Options:
         }
 
 
-def plan_jobs(inputs: list[str], output: Path | None, naming: Naming) -> list[Job]:
+def plan_jobs(
+    inputs: list[str],
+    output: Path | None,
+    naming: Naming,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Job]:
     """Return the jobs for files, folders (searched recursively) and globs, in the order given.
 
     `output` is a file if there is one input file, or else a folder, in which the tree of a source
     folder is kept. Without it, the result of a file is placed beside the file, and the results of a
-    folder in a new folder beside that folder.
+    folder in a new folder beside that folder. An input that is the result of another one, as after
+    `upscale *.png` twice, is left out.
+
+    Args:
+        overwrite: results that exist will be replaced, so that no result may be an input.
+        say: called with a line for the user about what was left out.
 
     Raises:
         InputRefused: an input is missing, its name is not that of an image or video, or a folder
             contains neither.
-        UsageError: an output is its own input, or two results would have the same name.
+        UsageError: a result would replace an input, or two results would have the same name.
     """
     try:
-        jobs = [job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1)]
-    except OSError as error:  # the name is too long, or the folder not readable
+        jobs = [
+            job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1, say)
+        ]
+    except OSError as error:  # the folder is not readable
         raise InputRefused(f"{error.filename}: {error.strerror}") from error
-    jobs = _distinguished(jobs, naming)
-    targets: dict[Path, Path] = {}
-    for job in jobs:
-        other = targets.setdefault(job.target.absolute(), job.source)
-        if other != job.source:
-            raise UsageError(
-                f"{other} and {job.source} would both become {job.target}; "
-                "name an -o folder for each"
-            )
-        if job.target.exists() and job.source.samefile(job.target):
-            raise UsageError(f"{job.target} is the input itself; name another file with -o")
+    jobs = _without_results(_distinguished(jobs, naming), overwrite=overwrite, say=say)
+    refuse_clashes(jobs)
     return jobs
+
+
+def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None) -> None:
+    """Refuse jobs of which one would write what another reads or writes.
+
+    Files are compared by identity: a symbolic or hard link to an input is that input.
+
+    Args:
+        others: other files that the command writes, by the option that names them.
+
+    Raises:
+        UsageError: two of the names stand for one file.
+    """
+    sources = {identity_of(job.source): job.source for job in jobs if job.inlet is None}
+    written: dict[Identity, Path] = {}
+    for job in jobs:
+        for path in names_written(job):
+            identity = identity_of(path)
+            if read := sources.get(identity):
+                what = "the input itself" if read == job.source else f"{read}, another input"
+                raise UsageError(
+                    f"{path}, which the result of {job.source} may be called, is {what}; "
+                    "name another file with -o"
+                )
+            if other := written.get(identity):
+                raise UsageError(
+                    f"{other} and {job.source} would both become {path}; name an -o folder for each"
+                )
+            written[identity] = job.source
+    for option, path in (others or {}).items():
+        identity = identity_of(path)
+        if identity in sources:
+            raise UsageError(f"{option} {path} is an input itself; name another file")
+        if identity in written:
+            raise UsageError(
+                f"{option} {path} is the result of {written[identity]}; name another file"
+            )
+
+
+def names_written(job: Job) -> list[Path]:
+    """Return the names that a job may give to a file or folder of its own."""
+    if job.outlet is not None:
+        return []
+    if job.kind == "image":
+        return [job.target]
+    return [job.target, partial_result(job.target), work_folder_of(job.target)]
 
 
 def names_stream(inputs: list[str], output: Path | None) -> bool:
@@ -187,30 +246,43 @@ def kind_of(path: Path) -> Kind:
     raise InputRefused(f"{path}: not an image or video by its name; possible: {possible}")
 
 
-def _jobs_of(text: str, output: Path | None, naming: Naming, several: bool) -> list[Job]:
+def _jobs_of(
+    text: str, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
+) -> list[Job]:
     path = Path(text)
     if several and output is not None and _is_media(output) and not output.is_dir():
         raise UsageError(
             f"-o {output} for several inputs; type the name of a folder, without a suffix"
         )
     if path.is_dir():
-        return _folder_jobs(path, output, naming, several)
+        return _folder_jobs(path, output, naming, several, say)
     if path.exists():
         into_folder = output is not None and (several or _means_folder(output))
         return [_file_job(path, output, naming, into_folder)]
     if not any(character in text for character in "*?["):
         raise InputRefused(f"{text}: no such file or folder")
     found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    matches = sorted(match for match in found if match.is_file() and _is_media(match))
+    matches = sorted((it for it in found if it.is_file() and _is_media(it)), key=_natural_order)
     if not matches:
         raise InputRefused(f"{text}: no image or video matches")
     return [_file_job(match, output, naming, output is not None) for match in matches]
 
 
-def _folder_jobs(folder: Path, output: Path | None, naming: Naming, several: bool) -> list[Job]:
-    sources = sorted(path for path in folder.rglob("*") if _is_media(path) and path.is_file())
+def _folder_jobs(
+    folder: Path, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
+) -> list[Job]:
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=_natural_order)
+    sources = [path for path in files if _is_media(path)]
     if not sources:
         raise InputRefused(f"{folder}: no image or video in it or below it")
+    others = Counter(
+        path.suffix.lower() or "no suffix"
+        for path in files
+        if not _is_media(path) and not path.name.startswith(".")
+    )
+    if others:
+        kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
+        say(f"{folder}: passed over {others.total()} files that are no images or videos: {kinds}")
     if output is None:
         root = folder.resolve().with_name(folder.resolve().name + naming.suffix)
     else:
@@ -220,6 +292,14 @@ def _folder_jobs(folder: Path, output: Path | None, naming: Naming, several: boo
         target_folder = root / source.relative_to(folder).parent
         jobs.append(_file_job(source, target_folder, naming, into_folder=True))
     return jobs
+
+
+def _natural_order(path: Path) -> list[list[tuple[int, int | str]]]:
+    """Return a sorting key under which `2.png` comes before `10.png`, folder by folder."""
+    return [
+        [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name)]
+        for name in path.parts
+    ]
 
 
 def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bool) -> Job:
@@ -253,6 +333,28 @@ def _distinguished(jobs: list[Job], naming: Naming) -> list[Job]:
         else job
         for job in jobs
     ]
+
+
+def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], None]) -> list[Job]:
+    """Leave out inputs that are results of other inputs."""
+    made_from = {
+        identity_of(job.target): job.source
+        for job in jobs
+        if identity_of(job.target) != identity_of(job.source)
+    }
+    kept = []
+    for job in jobs:
+        origin = made_from.get(identity_of(job.source))
+        if origin is None:
+            kept.append(job)
+        elif overwrite:
+            raise UsageError(
+                f"{job.source} is an input, and --overwrite would replace it by the result of "
+                f"{origin}; leave it out, or name a folder for the results with -o"
+            )
+        else:
+            say(f"left out {job.source}: it is the result of {origin}")
+    return kept
 
 
 def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:

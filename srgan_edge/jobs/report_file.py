@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.files import replace_when_whole, sha256_of
+from srgan_edge.files import is_taken, replace_when_whole, sha256_of
 from srgan_edge.jobs.plan import Job
 from srgan_edge.jobs.reporters import Outcome, Reporter
 
@@ -33,13 +33,13 @@ class ReportFile:
         self._jobs: list[dict[str, Any]] = []
 
     def refuse_other_file(self) -> None:
-        """Check before the run that the report can be written and replaces only a report.
+        """Check before the run that the report can be written and replaces only an older one.
 
         Raises:
             UsageError: the existing file is not a report.
             OutputFailed: there is no such folder, or it is not writable.
         """
-        if self._path.exists() and not _is_report(self._path):
+        if is_taken(self._path) and not _is_report(self._path):
             raise UsageError(f"--report {self._path} exists and is not a report; name another file")
         if not os.access(self._path.parent, os.W_OK):
             raise OutputFailed(
@@ -89,10 +89,12 @@ class ReportFile:
 
 def _is_report(path: Path) -> bool:
     try:
+        if not path.is_file() or path.is_symlink():
+            return False
         record = json.loads(path.read_bytes())
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return False
-    return isinstance(record, dict) and "schema" in record
+    return isinstance(record, dict) and record.keys() >= {"schema", "srgan_edge", "made_by", "jobs"}
 
 
 def _job_record(outcome: Outcome) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class TerminalReporter:
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
         self._remove_bars()  # of the same job, which may start over
-        name = escape(job.source.name)
+        name = escape(printable(job.source.name))
         self._task = self._progress.add_task(name, total=frames, completed=done)
         self._progress.start()
 

@@ -76,7 +76,7 @@ def upscale_stream(
     reader = intake.reader()
     size = options.final_size(reader.info.width, reader.info.height, upscaler.scale)
     target = job.target if job.outlet is None else job.outlet
-    writer = VideoWriter(target, reader, size, _encoding(options))
+    writer = VideoWriter(target, reader, size, _encoding(options), overwrite=options.overwrite)
     for remark in _remarks_before(reader, options, writer):
         reporter.note(f"{job.source.name}: {remark}")
     reporter.started(job, reader.info.frames_expected)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
-from srgan_edge.files import partial_result, replace_when_whole
+from srgan_edge.files import free_partial_result, replace_when_whole
 from srgan_edge.video.color import MATRICES
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.endpoint import OutputPipe
@@ -27,7 +27,8 @@ class VideoWriter:
 
     The constructor checks the request; entering the `with` block opens the file and checks that the
     codec and the container accept it. Leaving the block normally puts the complete file at `path`.
-    Leaving it with `InputDamaged` puts everything written so far at `NAME.partial.EXT`; any other
+    Leaving it with `InputDamaged` puts everything written so far at `NAME.partial.EXT`, or if that
+    is taken `NAME.partial-2.EXT`; any other
     error leaves nothing, and an older file unchanged. Bytes in a pipe cannot be taken back: the
     stream is ended properly in the cases where a file would be kept. Not thread-safe, except for
     `coded`.
@@ -45,13 +46,20 @@ class VideoWriter:
         reader: VideoReader,
         size: tuple[int, int],
         encoding: Encoding,
+        *,
+        overwrite: bool = True,
     ) -> None:
-        """`size` is (width, height) in pixels; frames of another size are scaled to it."""
+        """Check the request.
+
+        Args:
+            size: (width, height) in pixels; frames of another size are scaled to it.
+            overwrite: replace files that appear under the names of results in the meantime.
+        """
         self.saved_as: Path | None = None
         """Path of the result; None until there is one."""
         self.frames_written = 0
         """Frames returned by the encoder."""
-        self._target = target
+        self._target, self._overwrite = target, overwrite
         self._muxer = VideoMuxer(target, reader)
         self._rate: ConstantRate | None = None
         info = reader.info
@@ -104,7 +112,7 @@ class VideoWriter:
 
     @contextmanager
     def _whole_or_absent(self, path: Path) -> Iterator[None]:
-        with replace_when_whole(path) as temporary, self._muxer:
+        with replace_when_whole(path, overwrite=self._overwrite) as temporary, self._muxer:
             try:
                 self._muxer.open(temporary, self._encoder)
                 try:
@@ -133,8 +141,8 @@ class VideoWriter:
             self._finish()
 
     def _publish_partial(self, temporary: Path, path: Path) -> None:
-        partial = partial_result(path)
-        with replace_when_whole(partial) as place:
+        partial = free_partial_result(path, overwrite=self._overwrite)
+        with replace_when_whole(partial, overwrite=self._overwrite) as place:
             temporary.replace(place)
         self.saved_as = partial
 

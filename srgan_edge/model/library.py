@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.files import foreign, open_model
 from srgan_edge.model.onnx_file import read_onnx_spec
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
@@ -50,7 +50,7 @@ class ModelFiles:
         """
         if suffix not in self.files:
             have = next(iter(self.files.values()))
-            advice = f"; type: srgan-edge export {have} --onnx" if suffix == ".onnx" else ""
+            advice = f"; type: srgan-edge export {quoted(have)} --onnx" if suffix == ".onnx" else ""
             raise ModelRefused(f"{self.name} has no {suffix} file, only {have.name}{advice}")
         return self.files[suffix]
 
@@ -95,7 +95,9 @@ def read_spec(path: Path) -> ModelSpec:
     if path.suffix == ".onnx":
         return read_onnx_spec(path)
     if path.suffix in {".pth", ".pt", ".ckpt"}:
-        raise ModelRefused(f"{path}: pickled weights can run code; type: srgan-edge convert {path}")
+        raise ModelRefused(
+            f"{path}: pickled weights can run code; type: srgan-edge convert {quoted(path)}"
+        )
     if path.suffix == ENGINE_SUFFIX:
         return read_passport(path).spec
     raise ModelRefused(
@@ -124,7 +126,7 @@ def safetensors_spec(path: Path, content: bytes) -> ModelSpec:
     if content.startswith(_PICKLES) and content[8:9] != b"{":  # a header length may look the same
         raise ModelRefused(
             f"{path}: looks like a pickle, which can run code, not like a safetensors file; "
-            f"type: srgan-edge convert {path}"
+            f"type: srgan-edge convert {quoted(path)}"
         )
     if not 2 <= length <= min(MAX_HEADER_BYTES, len(content) - 8):
         raise ModelRefused(f"{path}: not a safetensors file (header of {length} bytes)")

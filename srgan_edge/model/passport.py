@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.files import read_at_most, replace_when_whole
 from srgan_edge.model.spec import ModelSpec
 
@@ -189,8 +189,8 @@ class Passport:
         if self.is_rtx:
             options["--compute-capability"] = ",".join(self.compute_capabilities)
         target = "--rtx" if self.is_rtx else "--tensorrt"
-        words = [self.source, target, f"--{self.precision}", shape_option]
-        words += [f"{name} {value}" for name, value in options.items() if value is not None]
+        words = [quoted(self.source), target, f"--{self.precision}", shape_option]
+        words += [f"{name} {quoted(value)}" for name, value in options.items() if value is not None]
         return f"srgan-edge export {' '.join(words)}"
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
-from srgan_edge.files import output_failed, partial_result, replace_when_whole
+from srgan_edge.files import free_partial_result, output_failed, replace_when_whole
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
@@ -142,8 +142,12 @@ def _upscale_video(
                 raise
             if damaged and not work.segments:
                 raise damaged
-            saved_as = job.target if not damaged else partial_result(job.target)
-            joined = _publish(joiner, work, saved_as)
+            saved_as = (
+                free_partial_result(job.target, overwrite=options.overwrite)
+                if damaged
+                else job.target
+            )
+            joined = _publish(joiner, work, saved_as, overwrite=options.overwrite)
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if damaged and isinstance(damaged.__cause__, ChildFailed):
@@ -213,8 +217,8 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
         raise output_failed(target, error) from error
 
 
-def _publish(joiner: Joiner, work: WorkFolder, target: Path) -> Joined:
-    with replace_when_whole(target, partial=joiner.file_for(target)):
+def _publish(joiner: Joiner, work: WorkFolder, target: Path, *, overwrite: bool) -> Joined:
+    with replace_when_whole(target, partial=joiner.file_for(target), overwrite=overwrite):
         joined = joiner.join(target)
         if joined.frames != work.frames:  # a finished segment has changed since
             raise OutputFailed(f"{work.path} has only {joined.frames} of {work.frames} frames left")

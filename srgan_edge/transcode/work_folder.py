@@ -18,7 +18,13 @@ from typing import Any
 
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.files import file_locked, replace_when_whole, sha256_of, sync
+from srgan_edge.files import (
+    file_locked,
+    replace_when_whole,
+    sha256_of,
+    sync,
+    work_folder_of,
+)
 from srgan_edge.jobs.plan import Options
 from srgan_edge.video.frame import library_versions
 
@@ -158,7 +164,7 @@ def open_work_folder(
         OutputFailed: another process is upscaling this video, or the folder cannot be created or
             contains other files.
     """
-    path = target.with_name(f"{target.name}.partial")
+    path = work_folder_of(target)
     job = json.loads(json.dumps(job))  # the values that reading it will return
     with _locked(path, target):
         _refuse_others_files(path)

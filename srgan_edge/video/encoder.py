@@ -223,8 +223,10 @@ def keeping_priority() -> Iterator[None]:
 
 
 def _real_time_threads() -> Iterator[int]:
-    for task in Path("/proc/self/task").iterdir():
-        thread = int(task.name)
+    threads = [threading.get_native_id()]
+    with suppress(PermissionError):  # a sandboxed process sees its own thread only
+        threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    for thread in threads:
         with suppress(ProcessLookupError):
             if os.sched_getscheduler(thread) in (os.SCHED_FIFO, os.SCHED_RR):
                 yield thread

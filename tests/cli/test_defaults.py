@@ -31,8 +31,8 @@ def test_export_chooses_the_best_target(cli, monkeypatch, installed, options, ta
     made = []
     monkeypatch.setattr(exporting, "_is_installed", lambda name: name in installed)
     monkeypatch.setattr(exporting, "_export_onnx", lambda *given, **_: made.append(given))
-    monkeypatch.setattr(exporting, "_export_ir", lambda *given: made.append(given))
-    monkeypatch.setattr(exporting, "_export_engine", lambda *given: made.append(given))
+    monkeypatch.setattr(exporting, "_export_ir", lambda *given, **_: made.append(given))
+    monkeypatch.setattr(exporting, "_export_engine", lambda *given, **_: made.append(given))
     monkeypatch.setattr("srgan_edge.export.engine.Target.tensorrt", lambda search: "tensorrt")
     code, out, err = cli("export", *options)
     assert code == 0, err

@@ -176,7 +176,7 @@ def test_the_halo_of_a_bundled_model_is_not_overwritten(cli):
 def test_quantizing_into_the_model_itself_is_refused(cli, tmp_path):
     shutil.copy(find_model("edge-x4").file(".safetensors"), tmp_path / "m.safetensors")
     before = (tmp_path / "m.safetensors").read_bytes()
-    for name, message in [("m.safetensors", "is the model itself"), ("m.onnx", "ends in .safeten")]:
+    for name, message in [("m.safetensors", "is an input itself"), ("m.onnx", "ends in .safeten")]:
         code, _, err = cli("quantize", "m.safetensors", "--data", ".", "-o", name)
         assert code == 2
         assert message in err

@@ -82,7 +82,7 @@ def test_a_video_keeps_its_frames_times_and_audio(cli, tmp_path):
 def test_a_video_at_another_scale(cli, tmp_path):
     clips.make(tmp_path / "in.mkv", frames=3, size=(64, 48))
     assert cli("upscale", "in.mkv", "-s", "2", "--crf", 20, "--preset", "ultrafast")[0] == 0
-    assert len(clips.see_frames(tmp_path / "in_x4.mkv")) == 3
+    assert len(clips.see_frames(tmp_path / "in_x2.mkv")) == 3
 
 
 def test_a_folder_goes_on_past_a_bad_file_and_names_it(cli, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.jobs.plan import Naming, plan_jobs
+from srgan_edge.jobs.plan import Naming, plan_jobs, refuse_clashes
 
 
 @pytest.fixture
@@ -104,3 +104,78 @@ def test_two_results_never_share_a_name(folder):
     (folder / "in/a.webp").touch()
     with pytest.raises(UsageError, match="would both become"):
         plan_jobs(["in"], None, Naming(extension=".png"))
+
+
+def test_a_result_never_replaces_another_input(folder):
+    (folder / "in/b_x4.JPG").touch()
+    with pytest.raises(UsageError, match=r"b_x4.JPG is an input, and --overwrite .* in/b.JPG"):
+        plan_jobs(["in/b.JPG", "in/b_x4.JPG"], None, Naming(), overwrite=True)
+    (folder / "in/b_x4.JPG").unlink()
+    (folder / "in/b_x4.JPG").symlink_to(folder / "in/a.png")
+    with pytest.raises(UsageError, match=r"a.png is an input, and --overwrite"):
+        plan_jobs(["in/b.JPG", "in/a.png"], None, Naming(), overwrite=True)
+
+
+def test_results_of_an_earlier_run_are_no_inputs(folder):
+    (folder / "in/a_x4.png").touch()
+    said = []
+    jobs = plan_jobs(["in/*.png"], None, Naming(), say=said.append)
+    assert [str(job.source) for job in jobs] == ["in/a.png"]
+    assert said == ["left out in/a_x4.png: it is the result of in/a.png"]
+
+
+@pytest.mark.parametrize("name", ["film_x4.partial.mkv", "film_x4.mkv.partial"])
+def test_what_a_video_may_leave_behind_is_no_input(folder, name):
+    (folder / "film.mkv").touch()
+    (folder / name).touch()
+    (folder / "link.mkv").symlink_to(folder / name)
+    with pytest.raises(UsageError, match=r"film_x4.*partial.*is link.mkv, another input"):
+        plan_jobs(["film.mkv", "link.mkv"], None, Naming())
+
+
+def test_a_broken_download_is_not_its_own_partial_result(folder):
+    (folder / "film.partial.mkv").touch()
+    with pytest.raises(UsageError, match=r"film.partial.mkv.* is the input itself; name another"):
+        plan_jobs(["film.partial.mkv"], Path("film.mkv"), Naming())
+
+
+def test_no_other_file_of_the_command_is_an_input_or_a_result(folder):
+    jobs = plan_jobs(["in/a.png", "in/video.mp4"], None, Naming())
+    refuse_clashes(jobs, {"--report": folder / "report.json"})
+    for name, what in {
+        "in/a.png": "is an input itself",
+        "in/a_x4.png": "is the result of in/a.png",
+        "in/../in/video_x4.partial.mp4": "is the result of in/video.mp4",
+    }.items():
+        with pytest.raises(UsageError, match=what):
+            refuse_clashes(jobs, {"--report": folder / name})
+
+
+def test_numbers_are_in_their_own_order(folder):
+    for name in ("10.png", "2.png", "1.png", "b2/1.png", "b10/1.png"):
+        path = folder / "many" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    expected = ["1.png", "2.png", "10.png", "b2/1.png", "b10/1.png"]
+    jobs = plan_jobs(["many"], Path("out"), Naming())
+    assert [str(job.source) for job in jobs] == [f"many/{name}" for name in expected]
+    jobs = plan_jobs(["many/*.png"], Path("out"), Naming())
+    assert [job.source.name for job in jobs] == ["1.png", "2.png", "10.png"]
+
+
+def test_a_folder_names_the_files_that_it_passes_over(folder):
+    (folder / "in/Makefile").touch()
+    (folder / "in/more.TXT").touch()
+    said = []
+    plan_jobs(["in"], None, Naming(), say=said.append)
+    assert said == [
+        "in: passed over 3 files that are no images or videos: 2 .txt, 1 no suffix",
+    ]
+
+
+@pytest.mark.parametrize("length", [251, 255])
+def test_a_name_without_room_for_more_is_a_job_like_others(folder, length):
+    """Its result cannot be written, which is for the job to find out: others can."""
+    (folder / f"{'a' * (length - 4)}.png").touch()
+    (folder / "b.png").touch()
+    assert len(plan_jobs(["*.png"], None, Naming())) == 2

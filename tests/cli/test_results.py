@@ -1,0 +1,180 @@
+"""No verb replaces a file unasked, or an input ever; and no name reaches the terminal as it is."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import clips
+import pytest
+from command_inputs import EDGE, save, snapshot
+
+from srgan_edge.model.library import find_model
+
+CHECKPOINT = find_model("edge-x4").file(".safetensors")
+ESCAPE = "\x1b]0;pwned\x07\x1b[31m"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """One file of each kind that commands read, and one that is in the way of their results."""
+    save(tmp_path / "a.png")
+    save(tmp_path / "a4.png", 208, 160)
+    (tmp_path / "m.safetensors").write_bytes(CHECKPOINT.read_bytes())
+    for folder in ("photos", "bench/HR", "bench/LRx4"):
+        save(tmp_path / folder / "a.png", *((13, 10) if "LR" in folder else (52, 40)))
+    for name in ("there.png", "there.onnx", "there.xml", "there.safetensors", "examples/a-1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("somebody's")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("upscale", "a.png", "-n", EDGE, "-o", "there.png"),
+        ("compare", "a.png", "a4.png", "-o", "there.png"),
+        ("convert", "m.safetensors", "-o", "there.safetensors"),
+        ("export", "m.safetensors", "--onnx", "-o", "there.onnx"),
+        ("export", "m.safetensors", "--onnx", "--fp16", "-o", "there.onnx"),
+        ("export", "m.safetensors", "--openvino", "-o", "there.xml"),
+        ("quantize", "m.safetensors", "--data", "photos", "-o", "there.safetensors"),
+        ("blend", "m.safetensors", "edge-x4", "-o", "there.safetensors"),
+        ("eval", "bench", "-n", EDGE, "--figure", "there.png"),
+        ("verify-tiles", "a.png", "-n", "m.safetensors", "--plot", "there.png"),
+        ("degrade", "photos", "-o", "examples"),
+    ],
+    ids=lambda command: " ".join(command[:1]),
+)
+def test_no_verb_replaces_a_file_unasked(cli, files, command):
+    before = snapshot(files)
+    code, out, err = cli(*command)
+    assert (code, out) == (2, "")
+    assert "exists; type --overwrite" in err
+    assert snapshot(files) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("upscale", "a.png", "-n", EDGE, "-o", "a.png"),
+        ("compare", "a.png", "a4.png", "-o", "a4.png"),
+        ("quantize", "m.safetensors", "--data", "photos", "-o", "m.safetensors"),
+        ("blend", "edge-x4", "m.safetensors", "-o", "m.safetensors"),
+        ("verify-tiles", "a.png", "-n", "m.safetensors", "--plot", "a.png"),
+        ("degrade", "photos", "a-1.png", "-o", "."),
+    ],
+    ids=lambda command: " ".join(command[:1]),
+)
+def test_no_verb_replaces_its_input_even_if_asked(cli, files, command):
+    save(files / "a-1.png")
+    before = snapshot(files)
+    code, out, err = cli(*command, "--overwrite")
+    assert (code, out) == (2, "")
+    assert "input itself" in err
+    assert snapshot(files) == before
+
+
+def test_a_link_to_nothing_is_in_the_way_too(cli, files):
+    (files / "link.png").symlink_to("elsewhere.png")
+    code, _, err = cli("upscale", "a.png", "-n", EDGE, "-o", "link.png")
+    assert code == 2
+    assert "link.png exists; type --overwrite" in err
+    assert (files / "link.png").is_symlink()
+
+
+@pytest.mark.parametrize("content", ["{}", '{"schema": 1, "precious": 2}', "[" * 100_000, None])
+def test_a_report_replaces_only_a_report(cli, files, content):
+    report = files / "r.json"
+    if content is None:
+        os.mkfifo(report)  # opening one waits for a writer
+    else:
+        report.write_text(content)
+    code, _, err = cli("upscale", "a.png", "-n", EDGE, "--report", "r.json", "--overwrite")
+    assert code == 2
+    assert "exists and is not a report" in err
+    assert not (files / "a_x4.png").exists()
+
+
+def test_a_damaged_video_replaces_no_partial_result_of_another(cli, tmp_path):
+    whole = clips.make(tmp_path / "whole.mkv", frames=30, size=(48, 32)).read_bytes()
+    (tmp_path / "in.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "in_x4.partial.mkv").write_text("somebody's")
+    code, _, err = cli("upscale", "in.mkv", "-n", EDGE)
+    assert code == 4
+    assert "in in_x4.partial-2.mkv" in err
+    assert (tmp_path / "in_x4.partial.mkv").read_text() == "somebody's"
+    assert clips.see_frames(tmp_path / "in_x4.partial-2.mkv")
+
+
+def test_one_name_that_is_too_long_ends_one_job(cli, tmp_path):
+    """In a folder with results from before, too, which every name is compared with."""
+    name = "a" * 251 + ".png"
+    save(tmp_path / "in/z.png")
+    (tmp_path / "in" / name).write_bytes((tmp_path / "in/z.png").read_bytes())
+    for _ in range(2):
+        code, _, err = cli("upscale", "in", "-n", EDGE, "--skip-existing")
+        assert code == 5
+        assert "File name too long" in err
+        assert (tmp_path / "in_x4/z_x4.png").exists()
+
+
+def in_terminal(folder: Path, *command: str) -> str:
+    """Return all that a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with subprocess.Popen(
+        [sys.executable, "-m", "srgan_edge", *command],
+        cwd=folder,
+        env=environment | {"TERM": "xterm-256color", "COLUMNS": "80"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        pieces = []
+        while True:
+            try:
+                pieces.append(os.read(ours, 1 << 16))
+            except OSError:  # the terminal has no writer left
+                break
+    os.close(ours)
+    return b"".join(pieces).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("upscale", "hostile", "-n", EDGE),
+        ("compare", "a.png", "a4.png", "-o", f"{ESCAPE}.png"),
+        ("info", "hostile.safetensors"),
+        ("data", "check", "hostile"),
+        ("engines", "list"),
+        ("degrade", "hostile", "-o", ESCAPE),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_strangers_wrote_is_no_command_to_the_terminal(files, command, monkeypatch):
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(files / "cache"))
+    save(files / "hostile" / f"{ESCAPE}[bold].png", 120, 104)
+    (files / "hostile" / f"{ESCAPE}.jpg").write_text("no image")
+    (files / "cache").mkdir()
+    (files / "cache" / f"{ESCAPE}.engine").write_text("no engine")
+    (files / "hostile.safetensors").write_bytes(with_name(CHECKPOINT.read_bytes(), ESCAPE))
+    shown = in_terminal(files, *command)
+    assert "pwned" in shown
+    assert "\x1b]0;" not in shown
+    assert "\x07" not in shown
+
+
+def with_name(content: bytes, name: str) -> bytes:
+    """Return a safetensors file whose spec has another name."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    key, text = next(iter(header["__metadata__"].items()))
+    header["__metadata__"][key] = json.dumps(json.loads(text) | {"name": name})
+    changed = json.dumps(header).encode()
+    return len(changed).to_bytes(8, "little") + changed + content[8 + length :]
