@@ -31,7 +31,7 @@ MAX_MEMORY_BYTES = 1 << 22
 
 
 class _Script:
-    """A socket and a process at once."""
+    """A socket and a process at once, which has ended."""
 
     returncode = 0
 
@@ -49,9 +49,6 @@ class _Script:
 
     def close(self) -> None: ...
 
-    def poll(self) -> int:
-        return 0
-
     def wait(self, seconds: float) -> int:
         return 0
 
@@ -62,6 +59,9 @@ class _ScriptedChild(Child):
         self._memory_bytes, self._reports = MAX_MEMORY_BYTES, (InputRefused, InputDamaged)
         self._lock, self._closed = mock.MagicMock(), False
         self._socket = self._process = self._complaints = script
+
+    def _how_it_ended(self) -> str:
+        return "exited with code 0"
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _read_image(path: Path) -> None:
 
 
 def _join(path: Path) -> None:
-    with calls.Remote("", [path], MAX_MEMORY_BYTES, 1) as remote:
+    with calls.Remote("", [path], MAX_MEMORY_BYTES, 1, shows_life=True) as remote:
         assert all(line.isprintable() for line in remote.call(tuple[str, ...], "rehearse"))
         assert remote.call(Joined, "join").frames >= 0
 
