@@ -17,6 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 MAX_OPEN_FILES = 64
@@ -136,7 +137,10 @@ def _libraries() -> set[Path]:
     `sys.path` is not among them, as it may contain the working folder; nor is `sys.prefix`, as
     somebody's environment may be made in a folder of other things.
     """
-    packages = (getattr(module, "__path__", ()) for module in list(sys.modules.values()))
+    specs = (getattr(module, "__spec__", None) for module in list(sys.modules.values()))
+    packages = (
+        spec.submodule_search_locations or () for spec in specs if isinstance(spec, ModuleSpec)
+    )
     installed = {
         sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
     }
