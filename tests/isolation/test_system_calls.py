@@ -21,6 +21,8 @@ from srgan_edge.isolation.system_calls import (
     ARCHITECTURES,
     NUMBERS,
     filter_program,
+    is_available,
+    keep_to_decoding,
 )
 
 HEADERS = {
@@ -104,6 +106,12 @@ def test_numbers_are_those_of_the_kernel(machine):
     assert {name: both[which] for name, both in NUMBERS.items()} == {
         name: numbers.get(name) for name in NUMBERS
     }
+
+
+def test_other_machines_have_no_filter(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not is_available()
+    assert not keep_to_decoding()
 
 
 @FILTERED
