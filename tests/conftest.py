@@ -12,6 +12,7 @@ import pytest
 from processes import children
 
 from srgan_edge.cli import main
+from srgan_edge.video.encoder import keeping_priority
 
 GPU_REQUIRED = os.environ.get("SRGAN_EDGE_REQUIRE_GPU") == "1"
 
@@ -71,6 +72,13 @@ def cli(monkeypatch, capsys, tmp_path):
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """Clips that a test encodes with SVT-AV1 as root would make this a real-time process."""
+    with keeping_priority():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -218,7 +218,7 @@ def keeping_priority() -> Iterator[None]:
         yield
     finally:
         for thread in set(_real_time_threads()) - before:
-            with suppress(ProcessLookupError):
+            with suppress(OSError):  # it has ended, or this process is not allowed to
                 os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
 
 

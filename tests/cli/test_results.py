@@ -103,7 +103,7 @@ def test_a_damaged_video_replaces_no_partial_result_of_another(cli, tmp_path):
     (tmp_path / "in.mkv").write_bytes(whole[: len(whole) * 2 // 3])
     (tmp_path / "in_x4.partial.mkv").write_text("somebody's")
     code, _, err = cli("upscale", "in.mkv", "-n", EDGE)
-    assert code == 4
+    assert code == 4, err
     assert "in in_x4.partial-2.mkv" in err
     assert (tmp_path / "in_x4.partial.mkv").read_text() == "somebody's"
     assert clips.see_frames(tmp_path / "in_x4.partial-2.mkv")

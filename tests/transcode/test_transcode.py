@@ -30,7 +30,7 @@ from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
 
-OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling())
+OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling(), existing="replace")
 B_FRAMES = {"crf": "18", "bf": "3"}
 SEGMENT = 5
 
