@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self, TypeVar
 
-from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
+from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted, SrganEdgeError
 from srgan_edge.isolation.child import (
     MAX_MESSAGE_BYTES,
     Child,
@@ -173,8 +173,12 @@ class Remote:
             size = unpack(int, message["size"])
             if not 0 < size <= max_bytes:
                 raise ValueError(f"a result of {size} bytes")
-            with shared_memory(size) as (shared, descriptor):
-                child.send(_HERE_IS_MEMORY, descriptor)
+            try:
+                with shared_memory(size) as (shared, descriptor):
+                    child.send(_HERE_IS_MEMORY, descriptor)
+            except ResourcesExhausted:
+                self.kill()  # it would wait for its memory
+                raise
             memory = memoryview(shared)
             message = child.receive(self._seconds)
         if message.keys() == {"long"}:
