@@ -51,9 +51,9 @@ types: $(TOOLS) ## Check the types of all four packages
 
 fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 	$(BIN)/python -m pip install --quiet 'atheris>=3.0'
-	@for target in image video safetensors onnx spec passport wire; do \
+	@for target in image video safetensors onnx spec passport wire protocol; do \
 		echo "fuzzing $$target"; \
-		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 85 || exit 1; \
+		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 75 || exit 1; \
 	done
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's

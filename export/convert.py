@@ -7,8 +7,7 @@ Real-ESRGAN, which are our edge network. A layer that does not fit is named and 
 """
 
 import json
-import multiprocessing
-import resource
+import os
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,6 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.isolation.calls import Remote
+from srgan_edge.isolation.calls import serve as serve_calls
+from srgan_edge.isolation.child import ChildFailed, Parent
 from srgan_edge.model.checkpoint import save_checkpoint
 from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.spec import Head, ModelSpec, Norm
@@ -28,8 +30,14 @@ from srgan_edge.model.spec import Head, ModelSpec, Norm
 WRAPPERS = ("params_ema", "params", "ema", "state_dict", "model_state_dict", "generator", "model")
 """Keys under which training programs store the weights; averaged weights come first."""
 
-MEMORY_LIMIT_BYTES = 12 << 30
-"""Address space of the process that reads the pickle; importing torch alone maps over 3 GiB."""
+MEMORY_BYTES = 8 << 30
+"""Memory that the process that reads the pickle may map beyond PyTorch itself."""
+
+SECONDS = 300.0
+"""Longest time to read a pickle; one that contains itself would take forever."""
+
+MAX_VALUES = 1 << 28
+"""Most numbers in all tensors: a pickle of a kilobyte can state any shape."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +72,32 @@ def checkpoint_from_pickle(path: Path, out: Path, name: str, head: Head = "linea
 
 
 def state_from_pickle(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a pickle with `weights_only`, in a process of limited memory.
+    """Read the state dict in a pickle with `weights_only`, in a child process.
 
-    `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): a crash or a runaway
-    allocation ends only the child, and the file is refused.
+    `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): the child can read that
+    file, write to a temporary folder and do nothing else, and whatever becomes of it, the file is
+    refused.
     """
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
     with tempfile.TemporaryDirectory() as folder:
-        tensors, reason = Path(folder) / "tensors.safetensors", Path(folder) / "reason.txt"
-        child = multiprocessing.get_context("spawn").Process(
-            target=_read_pickle, args=(path.resolve(), tensors, reason)
-        )
-        child.start()
-        child.join()
-        if not tensors.exists():
-            why = reason.read_text() if reason.exists() else f"reader died ({child.exitcode})"
-            raise ModelRefused(f"{path}: not a plain file of weights: {why}")
+        tensors = Path(folder) / "tensors.safetensors"
+        with Remote(
+            "srgan_edge.export.convert:serve",
+            [path],
+            MEMORY_BYTES,
+            SECONDS,
+            writable=Path(folder),
+            reports=(ModelRefused,),
+        ) as reader:
+            try:
+                reader.call(bool, "read", os.fspath(path.absolute()), os.fspath(tensors))
+            except ChildFailed as failure:
+                raise _not_weights(path, f"reading it {failure}") from failure
+            except ModelRefused as refusal:
+                raise _not_weights(path, str(refusal)) from refusal
+        if tensors.is_symlink() or not tensors.is_file():
+            raise _not_weights(path, "its reader wrote no file")
         with safetensors.safe_open(tensors, "pt") as file:
             # safetensors sorts its tensors, but layers are matched by their original order.
             return {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
@@ -136,19 +153,34 @@ def _kind(tensors: dict[str, Tensor]) -> str:
     return {4: "conv", 1: "prelu"}.get(dimensions, "unknown layer")
 
 
-def _read_pickle(path: Path, tensors: Path, reason: Path) -> None:
+def serve(parent: Parent, _: object) -> None:
     """Run in the child, the only process that touches the pickle."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+    serve_calls(parent, {"read": _read_pickle})
+
+
+def _read_pickle(path: str, tensors: str) -> bool:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        depth = 0
         while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), dict)), None):
-            state = state[wrapper]
+            state, depth = state[wrapper], depth + 1
+            if depth > len(WRAPPERS):
+                raise ValueError("it contains itself")
         odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if odd:
             raise ValueError(f"{odd[0]!r} is not a tensor")
+        values = sum(value.numel() for value in state.values())
+        if values > MAX_VALUES:
+            raise ValueError(f"{values} numbers, and {MAX_VALUES} is the limit")
         dense = {key: value.to_dense().contiguous().clone() for key, value in state.items()}
-        partial = tensors.with_suffix(".partial")
-        safetensors.torch.save_file(dense, partial, metadata={"order": json.dumps(list(dense))})
-        partial.rename(tensors)
+        safetensors.torch.save_file(dense, tensors, metadata={"order": json.dumps(list(dense))})
+    except MemoryError:
+        raise  # the parent knows how much there was
     except Exception as error:
-        reason.write_text(f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        said = str(error).splitlines() or [""]
+        raise ModelRefused(f"{type(error).__name__}: {said[0]}") from error
+    return True
+
+
+def _not_weights(path: Path, why: str) -> ModelRefused:
+    return ModelRefused(f"{path}: not a plain file of weights: {why}")

@@ -202,6 +202,8 @@ LIES = {
     "another kind": [{"pickle": "gASV"}],
     "two kinds": [{**_step([0, 1]), "end": None}],
     "no result": [{}],
+    "life without an answer": [{"alive": True}] * 2,
+    "more memory than the call needs": [{"size": 2 << 20}],
     "a size of nothing": [{"size": 0}],
     "a size without end": [{"size": 1 << 60}],
     "a long result nowhere": [{"long": [0, 8]}],

@@ -15,13 +15,14 @@ from srgan_edge import __version__, bicubic
 from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.evaluation import metrics
+from srgan_edge.isolation import sandbox, system_calls
 from srgan_edge.machine import installed_version
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels
 
 Status = Literal["ok", "absent", "broken"]
 
-RUNTIME_PACKAGES = ("numpy", "pillow", "av", "typer", "rich", "openvino")
+RUNTIME_PACKAGES = ("numpy", "pillow", "av", "msgspec", "typer", "rich", "openvino")
 OPTIONAL_PACKAGES = {
     "torch": "train",
     "torchvision": "train",
@@ -87,7 +88,17 @@ def _system() -> list[Finding]:
         Finding("system", "Python", "ok", python),
         Finding("system", "platform", "ok", system),
         Finding("system", "CPU", "ok", f"{os.cpu_count()} cores, {features}"),
+        _sandbox(),
     ]
+
+
+def _sandbox() -> Finding:
+    """Say which of the limits of `docs/hostile-input.md` this kernel enforces."""
+    version, filters = sandbox.landlock_version(), system_calls.is_available()
+    files = f"files by Landlock {version}" if version > 0 else "files not limited (no Landlock)"
+    calls = "system calls by seccomp" if filters else "system calls not limited (no seccomp)"
+    status: Status = "ok" if version > 0 and filters else "absent"
+    return Finding("system", "sandbox", status, f"{files}, {calls}")
 
 
 def cpu_flags() -> set[str]:

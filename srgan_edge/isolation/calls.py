@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self, TypeVar
 
-from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
+from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted, SrganEdgeError
 from srgan_edge.isolation.child import (
     MAX_MESSAGE_BYTES,
     Child,
@@ -46,7 +46,8 @@ class Remote:
     Args:
         entry: `module:function`, a function that calls `serve`.
         memory_bytes: how much memory the child may map beyond its libraries.
-        seconds: time limit for a call, or between two signs of life if the function sends them.
+        seconds: time limit for a call, or between two signs of life.
+        shows_life: functions may send `SIGN_OF_LIFE`; otherwise that is no answer.
         readable, folder, writable, reports: as for `Child`.
 
     The child starts with the first call. It dies with the thread that made that call, or at
@@ -65,8 +66,11 @@ class Remote:
         folder: Path | None = None,
         writable: Path | None = None,
         reports: Reports = (InputRefused, InputDamaged),
+        *,
+        shows_life: bool = False,
     ) -> None:
         self._entry, self._readable, self._folder = entry, readable, folder
+        self._shows_life = shows_life
         self._writable, self._reports = writable, reports
         self._memory_bytes, self._seconds = memory_bytes, seconds
         self._child: Child | None = None
@@ -96,10 +100,17 @@ class Remote:
         if child is not None:
             child.close()
 
-    def call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
+    def call(
+        self,
+        kind: type[T],
+        function: str,
+        *arguments: Json,
+        file: int | None = None,
+        max_bytes: int = MAX_RESULT_BYTES,
+    ) -> T:
         """Call a function in the child and return its result; see `ask` and `answer`."""
         self.ask(function, *arguments, file=file)
-        return self.answer(kind)
+        return self.answer(kind, max_bytes)
 
     def ask(self, function: str, *arguments: Json, file: int | None = None) -> None:
         """Send a call to the child, which starts if there is none.
@@ -127,8 +138,11 @@ class Remote:
             order = {"call": function, "arguments": list(arguments)}
             self._child.send(order, *([] if file is None else [file]))
 
-    def answer(self, kind: type[T]) -> T:
+    def answer(self, kind: type[T], max_bytes: int = MAX_RESULT_BYTES) -> T:
         """Wait for the result of the earliest call that has none, checked to be a `kind`.
+
+        Args:
+            max_bytes: most memory that the arrays, bytes and long texts of the result may take.
 
         Raises:
             ChildFailed: the child crashed, took too long, used too much memory, or sent an invalid
@@ -140,7 +154,7 @@ class Remote:
         if child is None:
             raise ChildFailed("was closed")
         try:
-            return self._answer(child, kind)
+            return self._answer(child, kind, max_bytes)
         except ValueError as error:
             self.kill()
             raise ChildFailed(f"broke its protocol ({error})") from error
@@ -150,12 +164,22 @@ class Remote:
             self.kill()
             raise
 
-    def _answer(self, child: Child, kind: type[T]) -> T:
-        while (message := child.receive(self._seconds)) == SIGN_OF_LIFE:
-            pass
+    def _answer(self, child: Child, kind: type[T], max_bytes: int) -> T:
+        message = child.receive(self._seconds)
+        while self._shows_life and message == SIGN_OF_LIFE:
+            message = child.receive(self._seconds)
         memory = _NONE
         if "size" in message:
-            memory = self._memory_for(child, unpack(int, message["size"]))
+            size = unpack(int, message["size"])
+            if not 0 < size <= max_bytes:
+                raise ValueError(f"a result of {size} bytes")
+            try:
+                with shared_memory(size) as (shared, descriptor):
+                    child.send(_HERE_IS_MEMORY, descriptor)
+            except ResourcesExhausted:
+                self.kill()  # it would wait for its memory
+                raise
+            memory = memoryview(shared)
             message = child.receive(self._seconds)
         if message.keys() == {"long"}:
             text = unpack(bytes, message["long"], memory)
@@ -165,13 +189,6 @@ class Remote:
         if message.keys() != {"result"}:
             raise ValueError("no result")
         return unpack(kind, message["result"], memory)
-
-    def _memory_for(self, child: Child, size: int) -> memoryview:
-        if not 0 < size <= self._memory_bytes:
-            raise ValueError(f"a result of {size} bytes")
-        with shared_memory(size) as (memory, descriptor):
-            child.send(_HERE_IS_MEMORY, descriptor)
-        return memoryview(memory)
 
 
 def serve(parent: Parent, functions: Mapping[str, Callable[..., object]]) -> None:

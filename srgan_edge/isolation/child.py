@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
+from time import monotonic, sleep
 from typing import Any, Self
 
 from srgan_edge.errors import (
@@ -151,9 +152,7 @@ class Child:
 
     def close(self) -> None:
         """Kill the process and its group. A thread waiting in `receive` gets a `ChildFailed`."""
-        if self._process.poll() is None:  # until then its number belongs to its group
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        self._kill_group()
         with suppress(subprocess.TimeoutExpired):  # a hanging disk delays its end
             self._process.wait(1)
         with suppress(OSError):
@@ -197,11 +196,21 @@ class Child:
         failure.add_note(str(message.get("trace"))[:_MAX_TEXT])
         return failure
 
+    def _kill_group(self) -> None:
+        if self._process.returncode is None:  # until then its number is that of no other group
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(1)
-        except subprocess.TimeoutExpired:
-            return "stopped responding"
+        deadline = monotonic() + 1
+        with suppress(ChildProcessError):  # another thread closed this
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            while os.waitid(os.P_PID, self._process.pid, options) is None:
+                if monotonic() > deadline:
+                    return "stopped responding"
+                sleep(0.001)
+        self._kill_group()  # what it left behind
+        code = self._process.wait()
         if code >= 0:
             return f"exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

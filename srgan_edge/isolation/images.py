@@ -20,7 +20,7 @@ from srgan_edge.files import open_regular
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
-from srgan_edge.isolation.calls import Remote
+from srgan_edge.isolation.calls import MAX_RESULT_BYTES, Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
 from srgan_edge.isolation.wire import Json, Side
@@ -33,6 +33,11 @@ SECONDS = 120.0
 MEMORY_BYTES = 512 << 20
 BYTES_PER_PIXEL = 32
 """Memory that the child may map: a base, and room for several copies of the largest image."""
+
+METADATA_BYTES = 128 << 20
+"""Most memory for the metadata of an image, or for the durations of the frames of an animation."""
+
+_LARGEST_PIXEL_BYTES = 4 * 2  # RGB and alpha in 16 bits
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,9 @@ class IsolatedImage:
         self.path, self._remote = path, remote
         with open_regular(path) as file:
             arguments = (os.fspath(path), max_pixels, enlargement)
-            facts = self._call(ImageFacts, "open", *arguments, file=file.fileno())
+            facts = self._call(
+                ImageFacts, "open", *arguments, file=file.fileno(), max_bytes=METADATA_BYTES
+            )
         self.width, self.height = facts.width, facts.height
         """Size of the upright image in pixels."""
         self.frames, self.plays = facts.frames, facts.plays
@@ -133,7 +140,8 @@ class IsolatedImage:
 
     def rows(self, start: int, stop: int) -> StillImage:
         """Return the rows from `start` up to, but not including, `stop`."""
-        image = self._call(StillImage, "rows", int(start), int(stop))
+        most = METADATA_BYTES + (stop - start) * self.width * _LARGEST_PIXEL_BYTES
+        image = self._call(StillImage, "rows", int(start), int(stop), max_bytes=most)
         shape, alpha = (stop - start, self.width), image.alpha
         if image.pixels.shape != (*shape, 3) or (
             alpha is not None and (alpha.shape != shape or alpha.dtype != image.pixels.dtype)
@@ -145,9 +153,16 @@ class IsolatedImage:
         """Make `rows` return rows of frame `frame` of an animation, counted from 0."""
         self._call(bool, "seek", frame)
 
-    def _call(self, kind: type[T], function: str, *arguments: Json, file: int | None = None) -> T:
+    def _call(
+        self,
+        kind: type[T],
+        function: str,
+        *arguments: Json,
+        file: int | None = None,
+        max_bytes: int = MAX_RESULT_BYTES,
+    ) -> T:
         try:
-            return self._remote.call(kind, function, *arguments, file=file)
+            return self._remote.call(kind, function, *arguments, file=file, max_bytes=max_bytes)
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 

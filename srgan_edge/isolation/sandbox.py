@@ -14,8 +14,10 @@ import resource
 import signal
 import struct
 import sys
+import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 MAX_OPEN_FILES = 64
@@ -132,10 +134,17 @@ def _allow_path(ruleset: int, path: Path) -> None:
 def _libraries() -> set[Path]:
     """Return the folders that Python and the loader may still load from.
 
-    `sys.path` is not among them, as it may contain the working folder.
+    `sys.path` is not among them, as it may contain the working folder; nor is `sys.prefix`, as
+    somebody's environment may be made in a folder of other things.
     """
-    packages = (getattr(module, "__path__", ()) for module in list(sys.modules.values()))
-    folders = {sys.prefix, sys.base_prefix, *(entry for path in packages for entry in path)}
+    specs = (getattr(module, "__spec__", None) for module in list(sys.modules.values()))
+    packages = (
+        spec.submodule_search_locations or () for spec in specs if isinstance(spec, ModuleSpec)
+    )
+    installed = {
+        sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+    folders = {*installed, *(entry for path in packages for entry in path)}
     mapped = re.findall(r"(/.*\.so[\d.]*)$", Path("/proc/self/maps").read_text(), re.MULTILINE)
     beside = {Path(library).parent for library in mapped}
     return {*beside, *map(Path, folders), Path("/etc/ld.so.cache")}

@@ -135,7 +135,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 """System call -> its number on x86_64 and on aarch64; None: it does not exist there."""
 
 _PR_SET_NO_NEW_PRIVS = 38
-_SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1
+_SET_MODE_FILTER, _ACTION_AVAILABLE, _FILTER_FLAG_TSYNC = 1, 2, 1
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 
 _LOAD, _JUMP_EQUAL, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # of 32-bit words
@@ -188,15 +188,28 @@ def conditions(process_id: int, *, writes: bool) -> dict[str, tuple[Condition, .
     }
 
 
+def is_available() -> bool:
+    """Return True if `keep_to_decoding` works on this machine."""
+    machine = platform.machine()
+    if machine not in _SECCOMP or struct.calcsize("P") != 8:
+        return False
+    action = ctypes.c_uint32(_REFUSE & 0x7FFF0000)
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = libc.syscall(
+        _SECCOMP[machine], _ACTION_AVAILABLE, ctypes.c_ulong(0), ctypes.byref(action)
+    )
+    return bool(answer == 0)
+
+
 def keep_to_decoding(*, writes: bool = False) -> bool:
     """Give up every system call that decoding does not need; with `writes`, nor writing a file.
 
     Holds for all threads of this process, and for good. Returns False, and does nothing, on other
     machines than `ARCHITECTURES`, and if the kernel refuses the filter.
     """
-    machine = platform.machine()
-    if machine not in ARCHITECTURES or struct.calcsize("P") != 8:
+    if not is_available():
         return False
+    machine = platform.machine()
     program = b"".join(
         struct.pack("=HBBI", *instruction)
         for instruction in filter_program(machine, os.getpid(), writes=writes)

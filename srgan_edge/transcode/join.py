@@ -92,6 +92,7 @@ class Joiner:
                 folder=work,
                 writable=self._folder,
                 reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
+                shows_life=True,
             )
 
     def __enter__(self) -> Self:

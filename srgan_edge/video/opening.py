@@ -188,7 +188,7 @@ def describe(
         time_base=video.time_base or Fraction(1, 1000),
         start_pts=start_pts,
         average_rate=video.average_rate or video.guessed_rate,
-        duration_seconds=None if total is None else total / 1e6,
+        duration_seconds=None if total is None or total < 0 else total / 1e6,
         frames_stated=video.frames or None,
         codec=video.codec_context.name,
         pixel_format=first.format.name,

@@ -146,6 +146,26 @@ def test_a_pickle_that_runs_code_does_not(tmp_path):
     assert not canary.exists()
 
 
+def containing_itself():
+    state = {}
+    state["params"] = state
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (containing_itself(), "it contains itself"),
+        ({"a.weight": torch.zeros(()).expand(1 << 20, 1 << 20)}, "numbers, and 268435456 is"),
+    ],
+)
+def test_a_small_pickle_without_end_is_refused(tmp_path, state, said):
+    torch.save(state, tmp_path / "x.pth")
+    assert (tmp_path / "x.pth").stat().st_size < 3000
+    with pytest.raises(ModelRefused, match=said):
+        checkpoint_from_pickle(tmp_path / "x.pth", tmp_path / "x.safetensors", "x")
+
+
 def test_no_file_and_no_pickle(tmp_path):
     with pytest.raises(ModelRefused, match="no such file"):
         checkpoint_from_pickle(tmp_path / "none.pth", tmp_path / "x.safetensors", "x")

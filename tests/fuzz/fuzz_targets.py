@@ -13,11 +13,20 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import scripted_child
 from clips import make
 from PIL import Image
 
-from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused
+from srgan_edge.errors import (
+    InputDamaged,
+    InputRefused,
+    ModelRefused,
+    OutputFailed,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.image.reader import ImageReader
+from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.wire import unpack
 from srgan_edge.model.library import bundled_models, safetensors_spec
 from srgan_edge.model.onnx_file import read_onnx_spec
@@ -205,5 +214,13 @@ TARGETS = {
         lambda content: unpack(VideoInfo, json.loads(content)),
         (ValueError, RecursionError),
         _facts,
+    ),
+    "protocol": Target(
+        lambda content: scripted_child.play(content, _file(b"a video or an image")),
+        (
+            *(InputRefused, InputDamaged, ChildFailed, ResourcesExhausted),
+            *(UsageError, OutputFailed),  # of the encoder, for what a video may be but it cannot
+        ),
+        scripted_child.seeds,
     ),
 }

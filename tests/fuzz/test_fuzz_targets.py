@@ -10,7 +10,7 @@ from srgan_edge.model.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 
-MUTATIONS = {"video": 60, "image": 300, "onnx": 150}
+MUTATIONS = {"video": 60, "image": 300, "onnx": 150, "protocol": 300}
 
 
 @pytest.mark.parametrize("name", TARGETS)

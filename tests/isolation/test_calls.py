@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from processes import children
 
-from srgan_edge.errors import InputRefused
+from srgan_edge.errors import InputRefused, ResourcesExhausted
+from srgan_edge.isolation import calls
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.child import ChildFailed
 
@@ -56,6 +57,26 @@ def test_lies_are_noticed(entry):
 def test_a_result_of_another_type_is_a_failure():
     with make_remote() as remote, pytest.raises(ChildFailed, match="Expected `int`, got `str`"):
         remote.call(int, "count", "a")
+
+
+def test_a_result_without_memory_costs_no_later_call(monkeypatch):
+    def no_memory(size):
+        raise ResourcesExhausted("no memory")
+
+    with make_remote(seconds=5) as remote:
+        assert remote.call(str, "count", "a") == "a 1"
+        with monkeypatch.context() as full, pytest.raises(ResourcesExhausted):
+            full.setattr(calls, "shared_memory", no_memory)
+            remote.call(Bytes, "ones", 3)
+        assert remote.call(str, "count", "a") == "a 1"
+
+
+def test_a_call_after_the_end_starts_no_child():
+    with make_remote() as remote:
+        remote.call(str, "count", "a")
+    with pytest.raises(ChildFailed, match="was closed"):
+        remote.call(str, "count", "a")
+    assert children() == []
 
 
 def test_long_results_come_through_memory():

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from srgan_edge.isolation import sandbox
-from srgan_edge.isolation.child import Child
+from srgan_edge.isolation.child import Child, ChildFailed
 from srgan_edge.isolation.system_calls import (
     _ALLOW,
     _KILL,
@@ -21,6 +21,8 @@ from srgan_edge.isolation.system_calls import (
     ARCHITECTURES,
     NUMBERS,
     filter_program,
+    is_available,
+    keep_to_decoding,
 )
 
 HEADERS = {
@@ -106,6 +108,12 @@ def test_numbers_are_those_of_the_kernel(machine):
     }
 
 
+def test_other_machines_have_no_filter(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert not is_available()
+    assert not keep_to_decoding()
+
+
 @FILTERED
 @pytest.mark.slow
 def test_nothing_but_decoding_is_left(tmp_path):
@@ -126,10 +134,14 @@ def test_nothing_but_decoding_is_left(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_end_of_a_child_is_that_of_its_group():
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_end_of_a_child_is_that_of_its_group(ends):
     """Where no filter forbids it, a child that was taken over can leave another one behind."""
-    with Child("misbehaving_unfiltered:leave_another", {}, 512 << 20, []) as child:
+    with Child("misbehaving_unfiltered:leave_another", {"ends": ends}, 512 << 20, []) as child:
         other = psutil.Process(child.receive(20)["left"])
+        if ends:
+            with pytest.raises(ChildFailed):  # the other one keeps the socket open
+                child.receive(0.5)
     deadline = time.monotonic() + 20
     while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
