@@ -204,6 +204,8 @@ def _upscale_image(
             *size,
             transparent=lambda: reader.is_transparent,
             frames=reader.frames,
+            seconds=reader.seconds,
+            plays=reader.plays,
         )
         left_out = (f"left out: {lost}" for lost in left_out_by(job.target, like))
         for remark in (*reader.notes, *left_out):

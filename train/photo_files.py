@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.image.levels import levels_of_floats
+from srgan_edge.image.levels import deep_gray
 from srgan_edge.image.opening import DECODER_ERRORS, FORMATS, MAX_PIXELS, own_limits
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
@@ -84,9 +84,13 @@ def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):
-        return _from_gray_16_bit(path, upright)
+        if "transparency" in upright.info:
+            levels = np.asarray(upright).astype(np.uint16)
+            if np.any(levels == upright.info["transparency"]):
+                raise UnusablePhoto(path, "transparent", "transparent in places")
+        return _in_8_bits(deep_gray(path, upright, image))
     if upright.mode == "F":
-        return _in_8_bits(levels_of_floats(path, np.asarray(upright)))
+        return _in_8_bits(deep_gray(path, upright, image))
     if upright.mode == "I":
         raise UnusablePhoto(path, "unreadable", "32-bit levels without a defined white")
     if "transparency" in upright.info or upright.mode in {"LA", "PA", "La", "RGBA", "RGBa"}:
@@ -95,14 +99,6 @@ def _decoded(path: Path, image: ImageFile.ImageFile, crop_px: int) -> Pixels:
             # Transparent pixels have colors that no camera recorded.
             raise UnusablePhoto(path, "transparent", "transparent in places")
     return np.array(upright.convert("RGB"))
-
-
-def _from_gray_16_bit(path: Path, image: Image.Image) -> Pixels:
-    """Scale 16-bit gray; Pillow's `convert` would clip everything brighter than 255 of 65535."""
-    levels = np.asarray(image).astype(np.uint16)
-    if "transparency" in image.info and np.any(levels == image.info["transparency"]):
-        raise UnusablePhoto(path, "transparent", "transparent in places")
-    return _in_8_bits(levels[..., None])
 
 
 def _in_8_bits(gray: DeepPixels) -> Pixels:

@@ -11,44 +11,38 @@ import numpy as np
 import numpy.typing as npt
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.pixels import DeepPixels
 
+_WHITE = 65535
+
+_PHOTOMETRIC = 262
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
 _AS_PNG = "save it as .png first"
 
 
-def levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels:
-    """Convert [H, W] from 0 to 1 to uint16 [H, W, 1].
+def deep_gray(path: Path, image: Image.Image, original: Image.Image | None = None) -> DeepPixels:
+    """Convert gray of mode I;16, I or F to uint16 [H, W, 1], 0 black.
+
+    Args:
+        original: the opened file, if `image` was made from it: a TIFF in which 0 is white is
+            inverted, which Pillow does for 8 bits alone.
 
     Raises:
-        InputRefused: a level is not finite or outside that range.
+        InputRefused: a level is not finite, or outside of 0 to 1 (F) or 0 to 65535 (I).
     """
-    if not np.isfinite(levels).all():
-        raise InputRefused(f"{path}: holds values that are not finite; replace them first")
-    low, high = float(levels.min()), float(levels.max())
-    if low < 0 or high > 1:
-        raise InputRefused(
-            f"{path}: holds floating-point levels from {low:g} to {high:g}; possible: 0 to 1"
-        )
-    return np.rint(levels.astype(np.float64) * 65535).astype(np.uint16)[..., None]
-
-
-def levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixels:
-    """Convert [H, W] from 0 to 65535 to uint16 [H, W, 1].
-
-    Raises:
-        InputRefused: a level is outside that range.
-    """
-    low, high = int(levels.min()), int(levels.max())
-    if low < 0 or high > 65535:
-        raise InputRefused(
-            f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535"
-        )
-    return levels.astype(np.uint16)[..., None]
+    if image.mode == "F":
+        levels = _levels_of_floats(path, np.asarray(image))
+    elif image.mode == "I":
+        levels = _levels_of_integers(path, np.asarray(image))
+    else:
+        levels = np.asarray(image).astype(np.uint16)[..., None]
+    tags = original or image
+    is_inverted = isinstance(tags, TiffImageFile) and tags.tag_v2.get(_PHOTOMETRIC) == 0
+    return np.uint16(_WHITE) - levels if is_inverted else levels
 
 
 def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
@@ -72,11 +66,31 @@ def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepP
             deep = deep[..., :3]  # a fourth sample that is not alpha
     if premultiplied:
         alpha = deep[..., 3:].astype(np.uint64)
-        colors = (deep[..., :3] * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
-        deep = np.dstack([np.minimum(colors, 65535), alpha]).astype(np.uint16)
+        colors = (deep[..., :3] * np.uint64(_WHITE) + alpha // 2) // np.maximum(alpha, 1)
+        deep = np.dstack([np.minimum(colors, _WHITE), alpha]).astype(np.uint16)
     elif not np.array_equal(_high_bytes(deep), np.asarray(image)[..., :3]):
         raise InputRefused(f"{path}: two decoders disagree about its colors; {_AS_PNG}")
     return deep
+
+
+def _levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels:
+    if not np.isfinite(levels).all():
+        raise InputRefused(f"{path}: holds values that are not finite; replace them first")
+    low, high = float(levels.min()), float(levels.max())
+    if low < 0 or high > 1:
+        raise InputRefused(
+            f"{path}: holds floating-point levels from {low:g} to {high:g}; possible: 0 to 1"
+        )
+    return np.rint(levels.astype(np.float64) * _WHITE).astype(np.uint16)[..., None]
+
+
+def _levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixels:
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high > 65535:
+        raise InputRefused(
+            f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535"
+        )
+    return levels.astype(np.uint16)[..., None]
 
 
 def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:

@@ -3,11 +3,13 @@
 Kinds and sizes that cannot be kept exactly, or that exceed the limits, are refused.
 """
 
+import os
 import re
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import BinaryIO
@@ -15,7 +17,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base
 from PIL.MpoImagePlugin import MpoImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.image.png import lacks_rows
@@ -35,9 +37,15 @@ GRAY_MODES = {"1", "L", "LA"}
 
 DECODER_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
-    struct.error,
+    *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
 """Exceptions that Pillow raises on broken files."""
+
+_NOT_CONFIGURED = "decoder error -2"
+"""Error of Pillow where libtiff lacks a compression; for a broken file the number is another."""
+
+_SAMPLE_FORMAT = 339
+_SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 
 _ANIMATED = {"GIF", "WEBP", "PNG"}
 _COLOR_MODES = {"P", "PA", "RGB", "RGBA"}
@@ -73,6 +81,7 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
         return Image.open(file, formats=FORMATS)
     except DECODER_ERRORS as error:
         _refuse_text_bomb(path, error)
+        _refuse_other_tiff(path, file, error)
         file.seek(0)
         if _SIGNATURE.match(file.read(16)):
             raise InputDamaged(
@@ -108,8 +117,7 @@ def frames_to_keep(
     if not deep and (bits > 8 or mode not in GRAY_MODES | _COLOR_MODES | {"CMYK"}):
         raise InputRefused(
             f"{path}: has {bits} bits per channel and {mode} colors; possible: gray and RGB with 8 "
-            f"or 16 bits, CMYK with 8; convert it first, for example with: magick "
-            f"{quote(str(path))} -depth 16 -colorspace sRGB {quote(f'{path.stem}-rgb.png')}"
+            f"or 16 bits, CMYK with 8; {_conversion(path)}"
         )
     if deep and mode in _COLOR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
         raise InputRefused(  # FFmpeg decodes no more, margins included
@@ -122,13 +130,26 @@ def frames_to_keep(
     return frames
 
 
-def load(image: ImageFile.ImageFile, file: BinaryIO) -> None:
-    """Decode the image, or its first frame; raise one of `DECODER_ERRORS` if that fails."""
+def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """Decode the image, or its first frame; raise one of `DECODER_ERRORS` if that fails.
+
+    Raises:
+        InputRefused: a TIFF whose compression this Pillow was built without.
+    """
     # Pillow spreads 2- and 4-bit gray over 0..255, but not the level that means transparent.
     step = {"L;2": 85, "L;4": 17}.get(_png_layout(image))
     if step is not None and image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] *= step
-    image.load()
+    try:
+        image.load()
+    except OSError as error:
+        if isinstance(image, TiffImageFile) and str(error) == _NOT_CONFIGURED:
+            compression = image.info.get("compression")
+            raise InputRefused(
+                f"{path}: TIFF compressed by {compression}, which this Pillow cannot decode; "
+                f"{_conversion(path)}"
+            ) from error
+        raise
     # In both formats Pillow leaves rows black that the header declares and the file lacks.
     if _lacks_strips(image) or (image.format == "PNG" and lacks_rows(file)):
         raise ValueError("rows are missing")
@@ -168,6 +189,38 @@ def _refuse_text_bomb(path: Path, error: BaseException) -> None:
             f"{path}: its text or color profile inflates beyond the limit, like a decompression "
             "bomb; if you trust the image, save it again without metadata"
         ) from error
+
+
+def _refuse_other_tiff(path: Path, file: BinaryIO, error: BaseException) -> None:
+    """Raise if the file is a TIFF whose tags can be read, but of a kind that Pillow does not know.
+
+    Floating-point or 64-bit colors, or compression by JPEG XL: nothing is broken in it.
+    """
+    file.seek(0)
+    with suppress(*DECODER_ERRORS):
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        offsets = tags.get(Base.StripOffsets, tags.get(Base.TileOffsets, ()))
+        lengths = tags.get(Base.StripByteCounts, tags.get(Base.TileByteCounts, ()))
+        ends = [start + length for start, length in zip(offsets, lengths, strict=True)]
+        if not ends or max(ends) > file.seek(0, os.SEEK_END):
+            return
+        bits = max(tags.get(Base.BitsPerSample, (1,)))
+        kind = _SAMPLE_FORMATS.get(max(tags.get(_SAMPLE_FORMAT, (1,))), "unknown")
+        raise InputRefused(
+            f"{path}: a TIFF of {tags.get(Base.SamplesPerPixel, 1)} samples with {bits} {kind} "
+            f"bits a pixel, compression {tags.get(Base.Compression, 1)}; possible: gray and RGB "
+            f"with 8 or 16 bits, and floating-point gray with 32; {_conversion(path)}"
+        ) from error
+
+
+def _conversion(path: Path) -> str:
+    """Return the advice to convert an image of an unsupported kind."""
+    return (
+        f"convert it first, for example with: magick {quote(str(path))} -depth 16 -colorspace sRGB "
+        f"{quote(f'{path.stem}-rgb.png')}"
+    )
 
 
 def _refuse_too_large(

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
-from srgan_edge.image.levels import deep_colors, levels_of_floats, levels_of_integers
+from srgan_edge.image.levels import deep_colors, deep_gray
 from srgan_edge.image.opening import (
     DECODER_ERRORS,
     GRAY_MODES,
@@ -33,7 +33,7 @@ from srgan_edge.image.opening import (
     own_limits,
     several_images,
 )
-from srgan_edge.image.png import has_end
+from srgan_edge.image.png import color_chunks, has_end
 from srgan_edge.image.still import StillImage
 from srgan_edge.pixels import DeepPixels, Pixels
 
@@ -110,7 +110,7 @@ class ImageReader:
                 """Number of frames; 1 for a still image."""
                 bits = bits_per_channel(image)
                 with damage(path):
-                    load(image, self._file)
+                    load(path, image, self._file)
                 self._take(image, bits)
                 if self.frames > 1:
                     with damage(path):
@@ -205,6 +205,7 @@ class ImageReader:
             icc_profile=self._usable(icc_profile, "GRAY" if gray else "RGB"),
             exif=exif,
             dpi=_dpi(image),
+            png_colors=tuple(color_chunks(self._file)) if image.format == "PNG" else (),
         )
         if image.info.get("xmp"):
             self.notes.append("left out: XMP")
@@ -215,15 +216,14 @@ class ImageReader:
         """Return uint16 [H, W, channels] of a loaded image with more than 8 bits."""
         if image.mode == "F":
             self.notes.append("floating-point levels become 16 bits, 1.0 white")
-            return levels_of_floats(self.path, np.asarray(image))
         if image.mode == "I":
             self.notes.append("32-bit levels become 16 bits, 65535 white")
-            return levels_of_integers(self.path, np.asarray(image))
-        if not image.mode.startswith("I;16"):
+        if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
             return deep_colors(self.path, self._file, image)
-        levels = np.asarray(image).astype(np.uint16)
+        levels = deep_gray(self.path, image)
         if "transparency" not in image.info:
-            return levels[..., None]
+            return levels
+        levels = levels[..., 0]
         opaque = levels != image.info["transparency"]
         return np.dstack([levels, np.where(opaque, 65535, 0).astype(np.uint16)])
 

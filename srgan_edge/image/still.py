@@ -54,6 +54,9 @@ class StillImage:
     """EXIF with orientation 1, without the tags that describe the file it came from."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
+    png_colors: tuple[tuple[str, bytes], ...] = ()
+    """Chunks of a PNG that state what the colors mean without a profile, by name: see
+    `png.color_chunks`."""
 
     @property
     def width(self) -> int:

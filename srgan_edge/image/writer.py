@@ -7,9 +7,10 @@ the other formats need the whole image in memory.
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -52,16 +53,40 @@ class _Container:
     dpi: bool = True
     deep: bool = False
     animation: bool = False
+    most_plays: int = 2**16 - 1
+    longest: Fraction = Fraction(0)
+    """Longest duration of a frame of an animation in seconds."""
     in_stripes: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
 _CONTAINERS = {
-    "PNG": _Container(png.LONGEST_SIDE_PX, deep=True, animation=True, in_stripes=True),
+    "PNG": _Container(
+        png.LONGEST_SIDE_PX,
+        deep=True,
+        animation=True,
+        most_plays=2**31 - 1,
+        longest=Fraction(2**16 - 1),
+        in_stripes=True,
+    ),
     "TIFF": _Container(tiff.LONGEST_SIDE_PX, deep=True, in_stripes=True),
     "JPEG": _Container(65_500, alpha=False, options={"quality": 95, "subsampling": 0}),
-    "WEBP": _Container(16_383, gray=False, dpi=False, animation=True, options={"quality": 95}),
-    "GIF": _Container(65_535, profile=False, exif=False, dpi=False, animation=True),
+    "WEBP": _Container(
+        16_383,
+        gray=False,
+        dpi=False,
+        animation=True,
+        longest=Fraction(2**24 - 1, 1000),
+        options={"quality": 95},
+    ),
+    "GIF": _Container(
+        65_535,
+        profile=False,
+        exif=False,
+        dpi=False,
+        animation=True,
+        longest=Fraction(2**16 - 1, 100),
+    ),
     "BMP": _Container(2**31 - 1, alpha=False, profile=False, exif=False),
 }
 
@@ -130,6 +155,8 @@ def refuse_unwritable(
     *,
     transparent: Callable[[], bool] = lambda: False,
     frames: int = 1,
+    seconds: Sequence[Fraction] = (),
+    plays: int = 1,
 ) -> None:
     """Check, before any work, that an image can become `path` at `width` x `height` pixels.
 
@@ -138,6 +165,8 @@ def refuse_unwritable(
         transparent: returns True if any pixel is transparent; called only where that matters.
             Alpha that is opaque everywhere counts as none.
         frames: number of frames, more than 1 for an animation.
+        seconds: duration of each frame of an animation.
+        plays: number of times that it is played; 0: forever.
 
     Raises:
         UsageError: the suffix is unknown, or its format cannot hold the image's transparency,
@@ -151,6 +180,16 @@ def refuse_unwritable(
             f"{path}: {name} cannot hold the {frames} frames of an animation; "
             "write .webp, .png or .gif"
         )
+    if container.animation and plays > container.most_plays:
+        raise UsageError(
+            f"{path}: {name} plays an animation at most {container.most_plays} times or forever, "
+            f"and this one is played {plays} times; write .png"
+        )
+    if container.animation and (longest := max(seconds, default=Fraction(0))) > container.longest:
+        raise UsageError(
+            f"{path}: {name} shows a frame for at most {float(container.longest):g} s, and one "
+            f"lasts {float(longest):g} s; write another format, such as .webp or .png"
+        )
     if not container.alpha and transparent():
         raise UsageError(_no_transparency(path, name))
     if like.is_deep and not container.deep:
@@ -161,6 +200,13 @@ def refuse_unwritable(
         raise UsageError(f"{path}: {name} cannot hold the image's color profile; write .png")
     if like.icc_profile is not None and like.gray and not container.gray:
         raise UsageError(f"{path}: {name} cannot hold a gray color profile; write .png")
+    stated = dict(like.png_colors)
+    has_profile = like.icc_profile is not None
+    if name != "PNG" and not png.means_srgb(stated, has_profile=has_profile):
+        raise UsageError(
+            f"{path}: {name} cannot hold what the image states of its colors "
+            f"({', '.join(stated)}); write .png"
+        )
     if max(width, height) > container.longest_side_px:
         raise OutputFailed(
             f"cannot write {path}: {width}x{height} exceeds the limit of "
@@ -193,6 +239,8 @@ def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
     if like.dpi is not None:
         across, down = (round(dots / 0.0254) for dots in like.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", across, down, 1)))
+    kept = dict(like.png_colors)
+    chunks += [(name.encode(), kept[name]) for name in png.COLOR_CHUNK_BYTES if name in kept]
     if like.exif is not None:
         chunks.append((b"eXIf", like.exif.removeprefix(b"Exif\0\0")))
     return chunks
@@ -238,7 +286,7 @@ def save_with_pillow(
     encoded = io.BytesIO()  # through memory, because Pillow loses the reason why a write failed
     try:
         image.save(encoded, name, **options)
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         raise OutputFailed(f"cannot write {path} as {name}: {error}; write .png") from error
     file.write(encoded.getbuffer())
 
