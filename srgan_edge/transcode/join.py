@@ -121,19 +121,23 @@ class Joiner:
             return _rehearse(self._order(target))
         return list(self._call(self._remote, tuple[str, ...], "rehearse", target))
 
-    def join(self, target: Path) -> Joined:
+    def join(self, target: Path, *, damaged: bool = False) -> Joined:
         """Write the segments and everything else in the input to one file, and check it.
 
+        Args:
+            damaged: the input is known to be damaged, so that reading it may break off.
+
         Raises:
+            InputDamaged: reading the input again broke off, though it did not before.
             OutputFailed: the result differs from the input.
         """
         if self._remote is None:
-            return _join(self._order(target), lambda: None)
-        joined = self._call(self._remote, Joined, "join", target)
+            return _join(self._order(target, damaged=damaged), lambda: None)
+        joined = self._call(self._remote, Joined, "join", target, damaged=damaged)
         self._remote.close()  # nothing can exchange the file any more
         return joined
 
-    def _order(self, target: Path) -> "_Order":
+    def _order(self, target: Path, *, damaged: bool = False) -> "_Order":
         return _Order(
             source=os.fspath(self._source.absolute()),
             work=os.fspath(self._work.absolute()),
@@ -141,11 +145,15 @@ class Joiner:
             target=os.fspath(target),
             size=self._size,
             encoding=self._encoding,
+            damaged=damaged,
         )
 
-    def _call(self, remote: Remote, kind: type[T], function: str, target: Path) -> T:
+    def _call(
+        self, remote: Remote, kind: type[T], function: str, target: Path, *, damaged: bool = False
+    ) -> T:
+        order = msgspec.to_builtins(self._order(target, damaged=damaged))
         try:
-            return remote.call(kind, function, msgspec.to_builtins(self._order(target)))
+            return remote.call(kind, function, order)
         except ChildFailed as failure:
             raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
 
@@ -160,6 +168,7 @@ class _Order:
     target: str
     size: tuple[int, int]
     encoding: Encoding
+    damaged: bool
 
 
 def serve(parent: Parent, request: dict[str, Any]) -> None:
@@ -222,6 +231,11 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
                 muxer.mux(item)
             on_step()
         muxer.close()
+        if reader.demuxer.broke_off and not order.damaged:
+            raise InputDamaged(
+                f"{order.source}: cannot be read again ({reader.demuxer.broke_off}), so that audio "
+                "and subtitles would end early"
+            )
     for _, segment in work.finished():
         for pts, duration in zip(segment.pts, segment.durations, strict=True):
             expected.frames.add(pts, duration)

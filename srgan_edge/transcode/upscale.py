@@ -6,7 +6,7 @@ and only then moved to its final name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +19,20 @@ from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.signals import ends_within
-from srgan_edge.transcode.join import Joined, Joiner
+from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
-from srgan_edge.transcode.work_folder import WorkFolder, job_identity, open_work_folder
+from srgan_edge.transcode.work_folder import (
+    WorkFolder,
+    content_sha256,
+    job_identity,
+    open_work_folder,
+)
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
+from srgan_edge.video.opening import file_identity
 from srgan_edge.video.reader import VideoReader
 
 STOP_SECONDS = 1.5
@@ -95,6 +101,7 @@ def _upscale_video(
     with ExitStack() as life:
         reader = _open(job.source, options, way)
         life.enter_context(reader)
+        source = _Source(job.source)
         info = reader.info
         size = options.final_size(info.width, info.height, upscaler.scale)
 
@@ -147,7 +154,16 @@ def _upscale_video(
                 if damaged
                 else job.target
             )
-            joined = _publish(joiner, work, saved_as, overwrite=options.overwrite)
+            source.refuse_changed()
+            with replace_when_whole(
+                saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
+            ):
+                joined = joiner.join(saved_as, damaged=damaged is not None)
+                if joined.frames != work.frames:  # a finished segment has changed since
+                    raise OutputFailed(
+                        f"{work.path} has only {joined.frames} of {work.frames} frames left"
+                    )
+                source.refuse_changed()
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if damaged and isinstance(damaged.__cause__, ChildFailed):
@@ -183,6 +199,28 @@ def _upscale_video(
     return result
 
 
+class _Source:
+    """The input as it was when the work began. It is read twice: for its frames, for the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = file_identity(path)
+        self._content = content_sha256(path)
+
+    def refuse_changed(self) -> None:
+        """Raise `InputDamaged` if the file was written, replaced or removed since."""
+        with suppress(OSError):
+            if (
+                file_identity(self._path) == self._identity
+                and content_sha256(self._path) == self._content
+            ):
+                return
+        raise InputDamaged(
+            f"{self._path} was changed or removed during the work; put it back, or add --restart "
+            "to upscale what is there now"
+        )
+
+
 def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:
     """Open a reader in a child process, unless it needs the GPU, which a child cannot access."""
     if way == "cpu":
@@ -215,14 +253,6 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                 raise OutputFailed(f"{failed}; {work.frames} frames are kept in {kept}") from error
     except OSError as error:
         raise output_failed(target, error) from error
-
-
-def _publish(joiner: Joiner, work: WorkFolder, target: Path, *, overwrite: bool) -> Joined:
-    with replace_when_whole(target, partial=joiner.file_for(target), overwrite=overwrite):
-        joined = joiner.join(target)
-        if joined.frames != work.frames:  # a finished segment has changed since
-            raise OutputFailed(f"{work.path} has only {joined.frames} of {work.frames} frames left")
-        return joined
 
 
 def _remarks_before(

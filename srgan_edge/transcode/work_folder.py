@@ -28,7 +28,7 @@ from srgan_edge.files import (
 from srgan_edge.jobs.plan import Options
 from srgan_edge.video.frame import library_versions
 
-_ENDS_BYTES = 1 << 20
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def job_identity(
         "input": {
             "bytes": status.st_size,
             "modified_ns": status.st_mtime_ns,
-            "ends_sha256": _ends_sha256(source, status.st_size),
+            "content_sha256": content_sha256(source),
         },
         "size": list(size),
         "encoding": asdict(options.encoding),
@@ -291,10 +291,16 @@ def _digest(record: bytes) -> str:
     return hashlib.sha256(record).hexdigest()[:16]
 
 
-def _ends_sha256(path: Path, size_bytes: int) -> str:
-    """Hash only the first and the last megabyte, so that a large video is not read twice."""
+def content_sha256(path: Path) -> str:
+    """Return a hash of samples across a whole file, both ends included: a large one is read once.
+
+    Files of up to four megabytes are hashed entirely.
+    """
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_ENDS_BYTES))
-        file.seek(max(0, size_bytes - _ENDS_BYTES))
-        digest.update(file.read(_ENDS_BYTES))
+        size = file.seek(0, os.SEEK_END)
+        last = max(0, size - _SAMPLE_BYTES)
+        for number in range(_SAMPLES):
+            file.seek(last * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()

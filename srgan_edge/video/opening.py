@@ -77,7 +77,7 @@ OPEN_OPTIONS = {
 }
 """FFmpeg options for opening any video, to decode it or to copy its audio."""
 
-FileIdentity = tuple[int, int, int] | None
+FileIdentity = tuple[int, int, int, int] | None
 """Inode, size and modification time of a file; None if it does not exist."""
 
 _MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
@@ -103,7 +103,7 @@ def file_identity(path: Path) -> FileIdentity:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:

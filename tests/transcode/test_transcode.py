@@ -7,6 +7,7 @@ import stat
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import clips
@@ -14,7 +15,7 @@ import pytest
 from clips import MS, make, see_frames, see_packets
 
 from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import InputDamaged, Interrupted, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, InputRefused, Interrupted, OutputFailed, UsageError
 from srgan_edge.files import sync
 from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.child import ChildFailed
@@ -26,7 +27,8 @@ from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as video
-from srgan_edge.transcode.work_folder import open_work_folder
+from srgan_edge.transcode.work_folder import content_sha256, open_work_folder
+from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
 
@@ -233,7 +235,7 @@ def test_a_video_that_dies_while_it_is_joined_redoes_no_frame(tmp_path, monkeypa
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
     upscale(source, tmp_path / "whole.mkv")
 
-    def die(*arguments):
+    def die(*arguments, **named):
         raise Death
 
     with monkeypatch.context() as dying:
@@ -307,6 +309,80 @@ def test_a_changed_input_is_refused(tmp_path):
     os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(UsageError, match=r"belongs to another job: the input has changed; "):
         upscale(source, target)
+
+
+def test_a_middle_that_changed_between_two_runs_is_noticed(tmp_path):
+    """Size, time and both ends are those of the input before."""
+    source = tmp_path / "in.mkv"
+    content = bytearray(os.urandom(9 << 20))  # larger than all samples together
+    source.write_bytes(content)
+    before = content_sha256(source)
+    for at in range(2 << 20, 7 << 20, 1 << 20):
+        changed = bytes(content[:at]) + bytes(1 << 18) + bytes(content[at + (1 << 18) :])
+        source.write_bytes(changed)
+        assert content_sha256(source) != before
+
+
+def change_during(monkeypatch, moment, change):
+    """Let `change` happen right before or after the join."""
+    real = video_join.Joiner.join
+
+    def join(self, *given, **named):
+        if moment == "before":
+            change()
+        joined = real(self, *given, **named)
+        if moment == "after":
+            change()
+        return joined
+
+    monkeypatch.setattr(video_join.Joiner, "join", join)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("how", ["cut", "written", "replaced", "removed"])
+def test_an_input_that_changes_before_its_audio_is_read_again_is_refused(
+    tmp_path, monkeypatch, moment, how
+):
+    source = make(tmp_path / "in.mkv", frames=2 * SEGMENT, audio=["eng"])
+    other = make(tmp_path / "other.mkv", frames=SEGMENT, audio=["eng"])
+    target = tmp_path / "out.mkv"
+
+    def change():
+        if how == "cut":
+            os.truncate(source, source.stat().st_size * 2 // 3)
+        elif how == "written":
+            status = source.stat()
+            with source.open("r+b") as file:
+                file.seek(status.st_size // 2)
+                file.write(bytes(9))
+            os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+        elif how == "replaced":
+            other.rename(source)
+        else:
+            source.unlink()
+
+    change_during(monkeypatch, moment, change)
+    with pytest.raises((InputDamaged, InputRefused, OutputFailed)):
+        upscale(source, target)
+    assert not target.exists()
+
+
+def test_a_read_error_while_audio_is_copied_is_no_end(tmp_path, monkeypatch):
+    source = make(tmp_path / "in.mkv", frames=SEGMENT, audio=["eng"])
+    packets = Demuxer.__iter__
+
+    def breaking(self):
+        yield from islice(packets(self), 9)
+        self.broke_off = "Input/output error"
+
+    monkeypatch.setattr(Demuxer, "__iter__", breaking)
+    target = tmp_path / "out.mkv"
+    with (
+        open_work_folder(target, {}, restart=True) as work,
+        video_join.Joiner(source, work.path, (32, 32), Encoding()) as joiner,
+        pytest.raises(InputDamaged, match=r"cannot be read again \(Input/output error\)"),
+    ):
+        video_join._join(joiner._order(target), lambda: None)
 
 
 def test_a_damaged_segment_is_made_again(tmp_path):
@@ -478,9 +554,9 @@ def test_a_lost_segment_does_not_shorten_the_video(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=17), tmp_path / "out.mkv"
     join = video_join.Joiner.join
 
-    def join_what_is_left(joiner, target):
+    def join_what_is_left(joiner, target, **named):
         max((tmp_path / "out.mkv.partial").glob("segment-*")).unlink()
-        return join(joiner, target)
+        return join(joiner, target, **named)
 
     with monkeypatch.context() as losing:
         losing.setattr(video_join.Joiner, "join", join_what_is_left)
