@@ -19,7 +19,7 @@ from srgan_edge.cli.common import (
     say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import UsageError, printable
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
@@ -204,7 +204,7 @@ def convert(
 
     default = weights.with_suffix(".safetensors")
     path = output_file(output, default, [weights], overwrite=overwrite)
-    spec = checkpoint_from_pickle(weights, path, path.stem, head)
+    spec = checkpoint_from_pickle(weights, path, printable(path.stem), head)
     say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
 
 
