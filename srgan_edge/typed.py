@@ -8,7 +8,7 @@ import msgspec
 T = TypeVar("T")
 
 MISTAKES = (ValueError, TypeError, RecursionError)
-"""What `from_json` and `from_record` raise; msgspec's own errors are among them."""
+"""The errors of `from_json` and `from_record`; those of msgspec are among them."""
 
 
 def from_json(text: str | bytes, kind: type[T]) -> T:

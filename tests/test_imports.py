@@ -37,7 +37,7 @@ ROOMS = {
     "live": ("video", "jobs"),
     # The other folders of the checkout.
     "train": ("video", "image", "model", "engines", "evaluation"),
-    "export": ("image", "model", "engines", "evaluation"),
+    "export": ("image", "model", "isolation", "engines", "evaluation"),
     "kernels": (),
 }
 """The packages that each may import, besides the heart: the modules of `srgan_edge` itself."""
