@@ -62,7 +62,7 @@ _SIDE_PX = 44
 """Side of the photograph before the result upscales it."""
 
 CLEAR_GAIN_DB = 0.5
-"""What other options must gain for those that were not typed to be in doubt."""
+"""Least gain of other options that puts those which were not typed in doubt."""
 
 
 @dataclass(frozen=True)

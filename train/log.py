@@ -87,7 +87,8 @@ class RunLog:
                 self._say(f"log of step {step} waits for room: {error}")
         with self._to_board() as board:
             for name, value in values.items():
-                board and board.add_scalar(name, value, step)
+                if board is not None:
+                    board.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Write the entries that wait for room.
@@ -111,11 +112,13 @@ class RunLog:
     def write_speed(self, step: int, steps_per_second: float) -> None:
         """Log the speed for TensorBoard only, because it depends on the clock."""
         with self._to_board() as board:
-            board and board.add_scalar("steps_per_second", steps_per_second, step)
+            if board is not None:
+                board.add_scalar("steps_per_second", steps_per_second, step)
 
     def write_images(self, step: int, grid: Pixels) -> None:
         with self._to_board() as board:
-            board and board.add_image("LR, bicubic, generator, HR", grid, step, dataformats="HWC")
+            if board is not None:
+                board.add_image("LR, bicubic, generator, HR", grid, step, dataformats="HWC")
 
     @contextmanager
     def _to_board(self) -> Iterator["SummaryWriter | None"]:
@@ -131,7 +134,8 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         with self._to_board() as board:
-            board and board.close()
+            if board is not None:
+                board.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
