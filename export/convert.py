@@ -6,38 +6,62 @@ generators of most repositories fit without a table of names, and so do SRVGGNet
 Real-ESRGAN, which are our edge network. A layer that does not fit is named and refused.
 """
 
-import json
 import os
+import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge import bicubic
+from srgan_edge.errors import ModelRefused, UsageError, quoted
+from srgan_edge.evaluation.metrics import psnr_y
+from srgan_edge.export.verify import PHOTO
+from srgan_edge.files import read_at_most
+from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
-from srgan_edge.model.checkpoint import save_checkpoint
-from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.checkpoint import MAX_BYTES, save_checkpoint
+from srgan_edge.model.library import MAX_HEADER_BYTES, MAX_TENSORS
+from srgan_edge.model.network import Deployment, generator_from_spec
 from srgan_edge.model.spec import Head, ModelSpec, Norm
+from srgan_edge.pixels import Pixels
 
-WRAPPERS = ("params_ema", "params", "ema", "state_dict", "model_state_dict", "generator", "model")
-"""Keys under which training programs store the weights; averaged weights come first."""
+AVERAGED = ("params_ema", "model_ema", "generator_ema", "g_ema", "ema")
+"""Keys under which training programs store averaged weights, which are taken first."""
+
+WRAPPERS = (*AVERAGED, "params", "state_dict", "model_state_dict", "generator", "model")
+
+MOST_WRAPPERS = 8
+"""Limit on wrappers within each other; a pickle may even contain itself."""
 
 MEMORY_BYTES = 8 << 30
 """Memory that the process that reads the pickle may map beyond PyTorch itself."""
 
 SECONDS = 300.0
-"""Longest time to read a pickle; one that contains itself would take forever."""
+"""Longest time to read a pickle."""
 
-MAX_VALUES = 1 << 28
-"""Most numbers in all tensors: a pickle of a kilobyte can state any shape."""
+OUR_EPSILON = 1e-5
+EPSILONS = (OUR_EPSILON, 1e-3, 0.8)
+"""Numbers that programs add to the variance of a batch normalization; files do not hold them."""
+
+MOST_LOSS_DB = 5.0
+"""Largest loss of PSNR-Y against bicubic interpolation. GANs lose 2 to 3 dB, wrong weights 10."""
+
+_SIDE_PX = 44
+"""Side of the photograph before the result upscales it."""
+
+CLEAR_GAIN_DB = 0.5
+"""Least gain of other options that puts those which were not typed in doubt."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +77,113 @@ class Layer:
         return f"{self.name} ({self.kind}: {shapes})"
 
 
-def checkpoint_from_pickle(path: Path, out: Path, name: str, head: Head = "linear") -> ModelSpec:
-    """Convert a `.pth` file of a x4 generator to a `.safetensors` checkpoint; returns its spec.
+@dataclass(frozen=True)
+class Weights:
+    """The state dict in a file, in its order."""
+
+    state: dict[str, Tensor]
+    taken: str = ""
+    """Key in the file under which it lies."""
+    others: tuple[str, ...] = ()
+    """Keys of other weights beside it."""
+
+
+def checkpoint_from_pickle(
+    path: Path,
+    out: Path,
+    name: str,
+    head: Head | None = None,
+    *,
+    epsilon: float | None = None,
+    weights: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> ModelSpec:
+    """Convert the weights of a x4 generator to a `.safetensors` checkpoint; returns its spec.
+
+    The result upscales a photograph first; what it makes of it must be about as near to the
+    original as bicubic interpolation.
 
     Args:
         head: `tanh` if the foreign generator ends in (tanh(x) + 1) / 2, which its keys do not show.
+        epsilon: what its batch normalizations add to the variance.
+        weights: key of the weights, if the file has several.
 
     Raises:
-        ModelRefused: the file contains more than tensors, or its layers are not those of one of our
-            generators; the message names the first that differ.
+        UsageError: `weights` is not in the file, or `epsilon` not a positive number.
+        ModelRefused: the file contains more than tensors, its layers are not those of one of our
+            generators (the message names the first that differ), or they compute no image.
     """
-    layers = layers_of(state_from_pickle(path))
-    spec = spec_from_layers(layers, name, head, path)
-    generator = generator_from_spec(spec)
-    _fill(generator, layers, path)
+    if epsilon is not None and not 0 < epsilon <= 1:
+        raise UsageError(f"--bn-epsilon {epsilon:g}; possible: above 0, to 1")
+    found = read_weights(path, weights)
+    if found.taken and (found.others or weights):
+        say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
+    layers = layers_of(found.state)
+    generator, spec = converted(layers, name, head or "linear", epsilon or OUR_EPSILON, path)
+    _refuse_implausible(path, layers, generator, spec, head, epsilon)
     save_checkpoint(out, generator, spec)
     return spec
 
 
-def state_from_pickle(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a pickle with `weights_only`, in a child process.
+def converted(
+    layers: list[Layer], name: str, head: Head, epsilon: float, path: Path
+) -> tuple[nn.Module, ModelSpec]:
+    """Return one of our generators with these layers.
+
+    Raises:
+        ModelRefused: they do not fit.
+    """
+    spec = spec_from_layers(layers, name, head, path)
+    generator = generator_from_spec(spec)
+    _fill(generator, layers, epsilon, path)
+    return generator.eval().requires_grad_(False), spec
+
+
+def _refuse_implausible(
+    path: Path,
+    layers: list[Layer],
+    generator: nn.Module,
+    spec: ModelSpec,
+    head: Head | None,
+    epsilon: float | None,
+) -> None:
+    """Refuse weights that compute no image, or a better one with options that were not typed."""
+    original = read_pixels(PHOTO)[: 4 * _SIDE_PX, : 4 * _SIDE_PX]
+    small = bicubic.resize(original, _SIDE_PX, _SIDE_PX)
+    least = psnr_y(bicubic.resize(small, 4 * _SIDE_PX, 4 * _SIDE_PX), original) - MOST_LOSS_DB
+    reached = _psnr_of(generator, small, original)
+    heads: tuple[Head, ...] = (head,) if head else ("linear", "tanh")
+    epsilons: tuple[float, ...] = (OUR_EPSILON,)
+    if spec.norm == "batch":
+        epsilons = (epsilon,) if epsilon else EPSILONS
+    options = {}
+    for other_head in heads:
+        for other in epsilons:
+            network, _ = converted(layers, spec.name, other_head, other, path)
+            options[other_head, other] = _psnr_of(network, small, original)
+    best = max(options, key=lambda chosen: options[chosen])
+    if options[best] >= max(least, reached + CLEAR_GAIN_DB):
+        words = f"--head {best[0]}" + (f" --bn-epsilon {best[1]:g}" if spec.norm == "batch" else "")
+        raise ModelRefused(
+            f"{path}: a photograph upscaled by it has {reached:.1f} dB, and with other options "
+            f"{options[best]:.1f} dB; type: srgan-edge convert {quoted(path)} {words}"
+        )
+    if not reached >= least:
+        raise ModelRefused(
+            f"{path}: the layers fit, but a photograph upscaled by them has {reached:.1f} dB where "
+            f"{least:.1f} dB are the least: another architecture, value range or order of layers"
+        )
+
+
+def _psnr_of(generator: nn.Module, small: Pixels, original: Pixels) -> float:
+    image = Deployment(generator).eval()
+    with torch.inference_mode():
+        result = image(torch.from_numpy(small[None].copy()))[0].numpy()
+    return psnr_y(result, original)
+
+
+def read_weights(path: Path, weights: str | None = None) -> Weights:
+    """Read the state dict in a file of safetensors, or in a pickle in a child process.
 
     `weights_only` has been broken before (CVE-2025-32434, CVE-2026-24747): the child can read that
     file, write to a temporary folder and do nothing else, and whatever becomes of it, the file is
@@ -80,27 +191,62 @@ def state_from_pickle(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ModelRefused(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        return Weights(_safetensors_state(path))
     with tempfile.TemporaryDirectory() as folder:
-        tensors = Path(folder) / "tensors.safetensors"
+        file = Path(folder) / "tensors.safetensors"
         with Remote(
             "srgan_edge.export.convert:serve",
             [path],
             MEMORY_BYTES,
             SECONDS,
             writable=Path(folder),
-            reports=(ModelRefused,),
+            reports=(ModelRefused, UsageError),
         ) as reader:
+            words = os.fspath(path.absolute()), os.fspath(file), weights or ""
             try:
-                reader.call(bool, "read", os.fspath(path.absolute()), os.fspath(tensors))
+                found = reader.call(_Found, "read", *words)
             except ChildFailed as failure:
                 raise _not_weights(path, f"reading it {failure}") from failure
             except ModelRefused as refusal:
                 raise _not_weights(path, str(refusal)) from refusal
-        if tensors.is_symlink() or not tensors.is_file():
+            except UsageError as refusal:
+                raise UsageError(f"{path}: {refusal}") from refusal
+        if file.is_symlink() or not file.is_file():
             raise _not_weights(path, "its reader wrote no file")
-        with safetensors.safe_open(tensors, "pt") as file:
-            # safetensors sorts its tensors, but layers are matched by their original order.
-            return {key: file.get_tensor(key) for key in json.loads(file.metadata()["order"])}
+        state = safetensors.torch.load(read_at_most(file, MAX_BYTES + MAX_HEADER_BYTES))
+    # safetensors sorts its tensors, but layers are matched by their original order.
+    return Weights({key: state[key] for key in found.order}, found.taken, found.others)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The weights in a pickle, whose tensors the child wrote to a file."""
+
+    order: tuple[str, ...]
+    """Names of the tensors."""
+    taken: str
+    """Keys under which they lay, with dots between them."""
+    others: tuple[str, ...]
+    """Keys of other weights beside them."""
+
+
+def _not_weights(path: Path, reason: str) -> ModelRefused:
+    return ModelRefused(f"{path}: not a plain file of weights: {reason}")
+
+
+def _safetensors_state(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in the order of the numbers in their names; the file's is alphabetical."""
+    try:
+        state = safetensors.torch.load(read_at_most(path, MAX_BYTES))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelRefused(f"{path}: damaged safetensors: {error}") from None
+
+    def natural(key: str) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", key.removesuffix("weight"))
+        return [(int(part[:18]), "") if part.isdecimal() else (0, part) for part in parts]
+
+    return {key: state[key] for key in sorted(state, key=natural)}
 
 
 def layers_of(state: dict[str, Tensor]) -> list[Layer]:
@@ -126,8 +272,11 @@ def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> 
 
 
 @torch.no_grad()
-def _fill(generator: nn.Module, layers: list[Layer], path: Path) -> None:
-    """Copy the foreign layers in order; a missing bias becomes zero, one slope serves for all."""
+def _fill(generator: nn.Module, layers: list[Layer], epsilon: float, path: Path) -> None:
+    """Copy the foreign layers in order; a missing bias becomes zero, one slope serves for all.
+
+    A batch normalization without weights has those that change nothing.
+    """
     ours = layers_of(generator.state_dict())
     for mine, theirs in zip_longest(ours, layers):
         if mine is None or theirs is None or not _fits(mine, theirs):
@@ -136,14 +285,22 @@ def _fill(generator: nn.Module, layers: list[Layer], path: Path) -> None:
                 f"{mine or 'nothing'} is expected"
             )
         for leaf, tensor in mine.tensors.items():
-            tensor.copy_(theirs.tensors.get(leaf, torch.zeros(())))
+            neutral = torch.ones(()) if leaf == "weight" else torch.zeros(())
+            tensor.copy_(theirs.tensors.get(leaf, neutral))
+            if leaf == "running_var":
+                tensor += epsilon - OUR_EPSILON
 
 
 def _fits(mine: Layer, theirs: Layer) -> bool:
     if mine.kind != theirs.kind or theirs.tensors.keys() - mine.tensors.keys():
         return False
     one_slope = mine.kind == "prelu" and theirs.tensors["weight"].numel() == 1
-    return one_slope or mine.tensors["weight"].shape == theirs.tensors["weight"].shape
+    shapes = {leaf: tensor.shape for leaf, tensor in theirs.tensors.items()}
+    same = all(
+        tensor.shape == shapes.get(leaf, tensor.shape) for leaf, tensor in mine.tensors.items()
+    )
+    needed = "running_mean" if mine.kind == "batchnorm" else "weight"
+    return one_slope or (same and needed in shapes)
 
 
 def _kind(tensors: dict[str, Tensor]) -> str:
@@ -158,29 +315,45 @@ def serve(parent: Parent, _: object) -> None:
     serve_calls(parent, {"read": _read_pickle})
 
 
-def _read_pickle(path: str, tensors: str) -> bool:
+def _read_pickle(path: str, tensors: str, wanted: str) -> _Found:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        depth = 0
-        while wrapper := next((key for key in WRAPPERS if isinstance(state.get(key), dict)), None):
-            state, depth = state[wrapper], depth + 1
-            if depth > len(WRAPPERS):
-                raise ValueError("it contains itself")
+        state, taken, others = _unwrapped(state, wanted)
         odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if odd:
-            raise ValueError(f"{odd[0]!r} is not a tensor")
-        values = sum(value.numel() for value in state.values())
-        if values > MAX_VALUES:
-            raise ValueError(f"{values} numbers, and {MAX_VALUES} is the limit")
+            raise ValueError(f"{str(odd[0])[:80]!r} is not a tensor")
+        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+        if size > MAX_BYTES or len(state) > MAX_TENSORS:
+            raise ValueError(f"{len(state)} tensors of {size} bytes; at most {MAX_BYTES} bytes")
         dense = {key: value.to_dense().contiguous().clone() for key, value in state.items()}
-        safetensors.torch.save_file(dense, tensors, metadata={"order": json.dumps(list(dense))})
-    except MemoryError:
-        raise  # the parent knows how much there was
+        safetensors.torch.save_file(dense, tensors)
+        return _Found(tuple(dense), ".".join(taken), tuple(others))
+    except (MemoryError, UsageError):
+        raise  # the parent knows how much memory there was
     except Exception as error:
-        said = str(error).splitlines() or [""]
+        said = str(error)[:200].splitlines() or [""]
         raise ModelRefused(f"{type(error).__name__}: {said[0]}") from error
-    return True
 
 
-def _not_weights(path: Path, why: str) -> ModelRefused:
-    return ModelRefused(f"{path}: not a plain file of weights: {why}")
+def _unwrapped(state: Any, wanted: str) -> tuple[Any, list[str], list[str]]:  # noqa: ANN401
+    """Return the innermost record of weights, the keys that lead to it, and keys of others."""
+    taken: list[str] = []
+    others: list[str] = []
+    while keys := [key for key in state if isinstance(state[key], dict)]:
+        known = [key for key in WRAPPERS if key in keys]
+        if len(taken) == MOST_WRAPPERS:
+            raise ValueError(f"more than {MOST_WRAPPERS} records within each other")
+        if wanted in keys:
+            chosen = wanted
+        elif wanted and not taken:
+            raise UsageError(f"--weights {wanted}; possible: {', '.join(map(str, keys))}")
+        elif known and (len(known) == 1 or known[0] in AVERAGED):
+            chosen = known[0]
+        elif known:
+            raise UsageError(f"it has {', '.join(known)}; type --weights {known[0]}")
+        else:
+            break
+        others += [str(key) for key in known if key != chosen]
+        taken.append(chosen)
+        state = state[chosen]
+    return state, taken, others

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import InputRefused, ModelRefused
+from srgan_edge.errors import InputRefused, ModelRefused, printable
 from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.image.reader import read_pixels
@@ -36,7 +36,7 @@ def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Pa
     """
     generator, spec = load_checkpoint(source)
     images = list(_images_below(folders))
-    quantized_spec = _spec_of(spec, path.stem, len(images))
+    quantized_spec = _spec_of(spec, printable(path.stem), len(images))
     quantized = generator_from_spec(quantized_spec).eval()
     quantized.load_state_dict(quantized_state(generator, map(_middle_of, images)))
     with (

@@ -6,8 +6,10 @@ and images) is made from the log and the released weights alone, so it can be wr
 """
 
 import json
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from PIL import Image
 
-from srgan_edge.files import replace_when_whole
+from srgan_edge.errors import InputDamaged, OutputFailed, printable
+from srgan_edge.files import is_taken, output_failed, replace_when_whole
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 from srgan_edge.train.recipe import Recipe
@@ -45,51 +48,121 @@ class RunLog:
     """The log of one run folder, opened at the step from which the run continues."""
 
     def __init__(self, folder: Path, step: int, say: Callable[[str], None]) -> None:
-        self._path = folder / "log.jsonl"
+        """Read the log, and drop what follows `step`.
+
+        Raises:
+            InputDamaged: the log cannot be read.
+            OutputFailed: the folder cannot be written.
+        """
+        self._path, self._say = folder / "log.jsonl", say
+        self._whole_bytes = 0
+        self._waiting: list[dict[str, Any]] = []  # entries for which the disk had no room
         self.cut(step)
-        self._board = _open_board(folder, step)
-        if self._board is None:
+        self._board: SummaryWriter | None = None
+        if find_spec("tensorboard") is None:
             say("no events for TensorBoard, only log.jsonl; type: pip install tensorboard")
+            return
+        with self._to_board():
+            self._board = _open_board(folder, step)
 
     def cut(self, step: int) -> None:
         """Drop the entries after `step`, because those steps will run again."""
-        kept = [entry for entry in read_log(self._path) if entry["step"] <= step]
+        if self._whole_bytes:
+            os.truncate(self._path, self._whole_bytes)
+        found = read_log(self._path) + self._waiting
+        kept = [entry for entry in found if entry["step"] <= step]
+        content = "".join(_line(entry) for entry in kept).encode()
         with replace_when_whole(self._path) as temporary:
-            temporary.write_text("".join(_line(entry) for entry in kept))
+            temporary.write_bytes(content)
+        self._whole_bytes, self._waiting = len(content), []
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(_line({"step": step} | values))
-        if self._board is not None:
+        """Append an entry; if the disk is full, it waits for the next call."""
+        was_waiting = bool(self._waiting)
+        self._waiting.append({"step": step} | values)
+        try:
+            self.flush()
+        except OutputFailed as error:
+            if not was_waiting:
+                self._say(f"log of step {step} waits for room: {error}")
+        with self._to_board() as board:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                if board is not None:
+                    board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Write the entries that wait for room.
+
+        Raises:
+            OutputFailed: there is still none.
+        """
+        if not self._waiting:
+            return
+        content = "".join(_line(entry) for entry in self._waiting).encode()
+        try:
+            with self._path.open("r+b") as file:
+                file.truncate(self._whole_bytes)  # a failed write may have left a part of a line
+                file.seek(self._whole_bytes)
+                file.write(content)
+        except OSError as error:
+            raise output_failed(self._path, error) from error
+        self._whole_bytes += len(content)
+        self._waiting = []
 
     def write_speed(self, step: int, steps_per_second: float) -> None:
         """Log the speed for TensorBoard only, because it depends on the clock."""
-        if self._board is not None:
-            self._board.add_scalar("steps_per_second", steps_per_second, step)
+        with self._to_board() as board:
+            if board is not None:
+                board.add_scalar("steps_per_second", steps_per_second, step)
 
     def write_images(self, step: int, grid: Pixels) -> None:
-        if self._board is not None:
-            self._board.add_image("LR, bicubic, generator, HR", grid, step, dataformats="HWC")
+        with self._to_board() as board:
+            if board is not None:
+                board.add_image("LR, bicubic, generator, HR", grid, step, dataformats="HWC")
+
+    @contextmanager
+    def _to_board(self) -> Iterator["SummaryWriter | None"]:
+        """Give up the events after a failure: the run and log.jsonl do not need them."""
+        try:
+            yield self._board
+        except (OSError, ValueError) as error:
+            self._board = None
+            self._say(f"no more events for TensorBoard, only log.jsonl: {error}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._board is not None:
-            self._board.close()
+        with self._to_board() as board:
+            if board is not None:
+                board.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a `log.jsonl`; none if there is no such file.
 
     An incomplete last line, for example after SIGKILL, is ignored.
+
+    Raises:
+        InputDamaged: it is not a file, or a line is not an entry.
     """
-    if not path.exists():
+    if not is_taken(path):
         return []
-    *lines, _incomplete = path.read_text().split("\n")
-    return [json.loads(line) for line in lines]
+    if not path.is_file():
+        raise InputDamaged(f"{path}: not a file; remove it to go on without its curves")
+    *lines, _incomplete = path.read_bytes().split(b"\n")
+    return [_entry(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    with suppress(ValueError, RecursionError):
+        entry = json.loads(line)
+        known = isinstance(entry, dict) and type(entry.get("step")) is int
+        if known and all(isinstance(value, (int, float)) for value in entry.values()):
+            return dict(entry)
+    raise InputDamaged(
+        f"{path}, line {number}: damaged; remove the file to go on without its curves"
+    )
 
 
 def write_report(
@@ -115,7 +188,7 @@ def write_report(
     with replace_when_whole(run / "samples.png") as temporary:
         Image.fromarray(grid).save(temporary)
     with replace_when_whole(run / "report.md") as temporary:
-        temporary.write_text(_text(recipe, spec, scores, left_out, log))
+        temporary.write_text(_text(recipe, spec, scores, left_out, log), encoding="utf-8")
     return run / "report.md"
 
 
@@ -136,9 +209,7 @@ def _draw_curves(log: list[dict[str, Any]], pixel_steps: int, path: Path) -> Non
     figure.savefig(path, dpi=110)
 
 
-def _open_board(folder: Path, step: int) -> "SummaryWriter | None":
-    if find_spec("tensorboard") is None:
-        return None
+def _open_board(folder: Path, step: int) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step)
@@ -195,7 +266,7 @@ def _text(
     settings = [[f"`{key}`", f"`{value}`"] for key, value in recipe.flat.items()]
     parts += ["## Recipe", _table(["key", "value"], settings)]
     if left_out:
-        parts += ["## Files left out", "\n".join(f"* {line}" for line in left_out)]
+        parts += ["## Files left out", "\n".join(f"* {printable(line)}" for line in left_out)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import ModelRefused, UsageError, printable
+from srgan_edge.files import replace_when_whole
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
 from srgan_edge.train.optimizer import Precision
@@ -59,7 +60,9 @@ def open_photos(
         pack = open_pack()
         if pack.left_out:
             say(f"{len(pack.left_out)} files left out, named in {run / 'left_out.txt'}")
-        (run / "left_out.txt").write_text("".join(f"{line}\n" for line in pack.left_out))
+        with replace_when_whole(run / "left_out.txt") as temporary:
+            lines = "".join(f"{printable(line)}\n" for line in pack.left_out)
+            temporary.write_text(lines, encoding="utf-8")
     processes.wait()
     if not processes.first:
         pack = open_pack()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import ModelRefused, UsageError, printable
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.spec import ModelSpec, Training
 from srgan_edge.train.photos import PhotoPack
@@ -80,7 +80,7 @@ def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelS
         state[name].lerp_(tensor, alpha)
     spec = dataclasses.replace(
         their_spec,
-        name=out.stem,
+        name=printable(out.stem),
         halo_px=None,  # measured for other weights
         training=Training(
             recipe=f"{1 - alpha:g} {our_spec.name} + {alpha:g} {their_spec.name}",
@@ -107,13 +107,13 @@ def _released_spec(
     names = ", ".join(folder.name for folder in folders)
     start = "" if init is None else f" from {init.stem}"
     training = Training(
-        recipe=f"{recipe.name}{start}",
-        data=f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels",
+        recipe=printable(f"{recipe.name}{start}"),
+        data=printable(f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels"),
         steps=state.step,
         hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
         scores={}
         if session.validation is None
-        else {session.validation.name: round(scores[recipe.model.name]["psnr_y"], 3)},
+        else {printable(session.validation.name): round(scores[recipe.model.name]["psnr_y"], 3)},
     )
     return dataclasses.replace(recipe.model, training=training)
 

@@ -1,6 +1,7 @@
 """The folder of a run, which one process at a time may use, and its complete checkpoints.
 
-    RUN/checkpoints/step-00012000.pt   the newest ones, from which a run resumes
+    RUN/checkpoints/step-00012000.pt   the newest ones, from which a run resumes; the last 32
+                                       bytes are the SHA-256 of those before
     RUN/best.safetensors               the averaged weights that validated best
     RUN/log.jsonl                      a line every `run.log_every_steps`, equal in every rerun
     RUN/events.out.tfevents.*          the same and images, for TensorBoard
@@ -10,17 +11,23 @@
 """
 
 import fcntl
+import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from srgan_edge.errors import InputDamaged, OutputFailed
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import open_regular, replace_when_whole
+
+DIGEST_MARK = b"\nSHA256:"
+DIGEST_BYTES = len(DIGEST_MARK) + hashlib.sha256().digest_size
+"""The end of a checkpoint: a mark, and the digest of everything before it."""
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.pt")
 
@@ -49,10 +56,10 @@ class RunFolder:
             OutputFailed: the disk is full, or the folder cannot be written.
         """
         with replace_when_whole(self.checkpoints_folder / f"step-{step:08}.pt") as temporary:
-            try:
-                torch.save(record, temporary)
-            except RuntimeError as error:  # how torch's writer reports a full disk
-                raise OSError(str(error).splitlines()[0]) from error
+            content = io.BytesIO()
+            torch.save(record, content)
+            digest = hashlib.sha256(content.getbuffer()).digest()
+            temporary.write_bytes(b"".join([content.getbuffer(), DIGEST_MARK, digest]))
         for old in self.checkpoints()[kept:]:
             old.unlink()
 
@@ -64,14 +71,33 @@ class RunFolder:
         """
         for path in self.checkpoints():
             try:
-                return torch.load(path, map_location="cpu", weights_only=True), path
+                return _read_checkpoint(path), path
             except Exception as error:  # torch and its unpickler raise many kinds
                 older = self.checkpoints()[1:]
-                advice = f"; remove it to go on from {older[0].name}" if older else ""
-                raise InputDamaged(
-                    f"{path}: damaged checkpoint ({type(error).__name__}){advice}"
-                ) from None
+                advice = (
+                    f"remove it to go on from {older[0].name}"
+                    if older
+                    else f"remove {self.checkpoints_folder} to start over"
+                )
+                why = str(error) if isinstance(error, ValueError) else type(error).__name__
+                raise InputDamaged(f"{path}: damaged checkpoint ({why}); {advice}") from None
         return None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the record of a checkpoint, whose bytes must be those that were written."""
+    with open_regular(path) as file:
+        content = memoryview(file.read())
+    end = len(content) - DIGEST_BYTES
+    body, mark, digest = content[: max(end, 0)], content[max(end, 0) : -32], content[-32:]
+    if mark != DIGEST_MARK:
+        raise ValueError("no SHA-256 at its end: cut, or made by another program")
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("its SHA-256 is another")
+    record = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    if not isinstance(record, dict) or not isinstance(record.get("identity"), dict):
+        raise ValueError("no state of a training")
+    return record
 
 
 @contextmanager
@@ -95,8 +121,9 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
             raise OutputFailed(
                 f"{path} is in use by process {owner}; wait for it, or name another with -o"
             ) from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: then others learn no number of this process
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield folder
     finally:
         os.close(descriptor)  # releases the lock; the OS does so too if the process is killed

@@ -180,6 +180,8 @@ class Session:
         if self.processes.first:
             record = self.state.record() | {"identity": self.identity}
             try:
+                if self.log is not None:
+                    self.log.flush()  # else a resumed run would lack the entries before this step
                 self.folder.save(record, self.state.step, self.recipe.run.checkpoints_kept)
             except OutputFailed as error:
                 if must:

@@ -31,7 +31,6 @@ OPTIONAL_PACKAGES = {
     "matplotlib": "train",
     "piq": "train",
     "torchmetrics": "train",
-    "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "onnx",
     "onnxruntime-gpu": "cuda",

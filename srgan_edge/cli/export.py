@@ -19,7 +19,7 @@ from srgan_edge.cli.common import (
     say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import UsageError, printable
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
@@ -192,11 +192,27 @@ def convert(
     output: OutputFileOption = None,
     overwrite: OverwriteOption = False,
     head: Annotated[
-        Head,
+        Head | None,
         typer.Option(
-            metavar="linear|tanh", help="tanh if the model's output is (tanh(x) + 1) / 2."
+            metavar="linear|tanh",
+            help="tanh if the model's output is (tanh(x) + 1) / 2. Default: linear.",
         ),
-    ] = "linear",
+    ] = None,
+    bn_epsilon: Annotated[
+        float | None,
+        typer.Option(
+            metavar="E",
+            help="Epsilon of its batch normalizations. Default: 1e-05.",
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="KEY",
+            help="Which weights of several in the file, such as model_ema. Default: averaged ones.",
+        ),
+    ] = None,
 ) -> None:
     """Import an SRResNet, SRGAN or SRVGGNetCompact generator."""
     require("torch", "srgan-edge[export]", "converting")
@@ -204,7 +220,15 @@ def convert(
 
     default = weights.with_suffix(".safetensors")
     path = output_file(output, default, [weights], overwrite=overwrite)
-    spec = checkpoint_from_pickle(weights, path, path.stem, head)
+    spec = checkpoint_from_pickle(
+        weights,
+        path,
+        printable(path.stem),
+        head,
+        epsilon=bn_epsilon,
+        weights=weights_key,
+        say=say,
+    )
     say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
 
 

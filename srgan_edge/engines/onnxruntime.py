@@ -88,7 +88,7 @@ class OnnxRuntimeEngine(Closing):
                 f"{path.name} on {device} runs in {precision}; --fp32 works with --device cuda "
                 "and files in FP32"
             )
-        self._session = _open_session(path, family, number, slots)
+        self._session = _open_session(path, file.content, family, number, slots)
         self._compute: Callable[[Pixels], Sequence[Any]] = self._with_copies
         if family in ("cuda", "tensorrt"):
             place = ("cuda", number)
@@ -202,7 +202,10 @@ class _Bound:
         return [target.numpy() for target in self._targets]
 
 
-def _open_session(path: Path, family: str, number: int, slots: int) -> onnxruntime.InferenceSession:
+def _open_session(
+    path: Path, content: bytes, family: str, number: int, slots: int
+) -> onnxruntime.InferenceSession:
+    """Load the checked content of a file; `path` is for error messages."""
     provider, options = PROVIDERS[family], _session_options(slots)
     if family != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -219,7 +222,7 @@ def _open_session(path: Path, family: str, number: int, slots: int) -> onnxrunti
         else:
             _refuse_unknown(provider, family)
             named = [(provider.name, settings)]
-        session = onnxruntime.InferenceSession(path, options, providers=named, enable_fallback=0)
+        session = onnxruntime.InferenceSession(content, options, providers=named, enable_fallback=0)
     except SrganEdgeError:
         raise
     except Exception as error:  # its exceptions have no base class in common

@@ -46,7 +46,7 @@ class OpenVinoEngine(Closing):
             self._config |= {"NUM_STREAMS": str(slots), "ENABLE_CPU_PINNING": "NO"}
             del self._config["PERFORMANCE_HINT"]  # it would override the number of streams
         try:
-            self._model = self._core.read_model(path)
+            self._model = self._core.read_model(file.content)
         except RuntimeError as error:
             raise ModelRefused(f"{path}: OpenVINO cannot read it: {_first_line(error)}") from None
         if fp32:

@@ -1,7 +1,7 @@
 """Find models by name or path, and read the spec of any model file.
 
-Reading a spec needs the standard library alone: an edge device without torch, onnx or safetensors
-can still identify a file. Safetensors keep their metadata in a JSON header; `onnx_file` reads ONNX.
+Reading a spec needs neither torch nor safetensors, which an edge device may not have. Safetensors
+keep their metadata in a JSON header; `onnx_file` reads ONNX.
 """
 
 import difflib

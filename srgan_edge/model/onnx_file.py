@@ -2,22 +2,30 @@
 
 A graph is a program. It may loop forever, request a gigabyte in seventy bytes, or name local files
 as its weights. So a runtime only gets graphs that the exporter could have written: a few
-operations, weights inside the file, bytes as input and output. The package `onnx` is not needed; an
-edge device does not have it. Field numbers are those of onnx.proto, https://github.com/onnx/onnx.
-The protobuf wire format: https://protobuf.dev/programming-guides/encoding/
+operations, weights inside the file, bytes as input and output, and no more memory and
+multiplications than the spec of the model needs.
+
+The file itself never reaches a runtime. Parsers disagree about repeated and unknown fields, so the
+message that was checked is serialized again, and `OnnxFile.content` is all that a runtime gets.
 """
 
 import math
+import resource
 import struct
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, printable
 from srgan_edge.files import foreign, read_at_most
-from srgan_edge.model.spec import METADATA_KEY, ModelSpec
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec, multiplications_per_px
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 MAX_BYTES = 1 << 30
 MAX_NODES = 4096
@@ -33,6 +41,14 @@ MAX_REACH_PX = 64
 
 MAX_CHANNELS = 4096
 """Limit on the number of values in an operand of an image: one per channel."""
+
+SHORT_BYTES = 8 << 20
+"""Files up to this size are parsed at once: an empty message of two bytes becomes 155 in memory."""
+
+PARSER_BYTES = 4 << 30
+"""Address space of the process that parses a longer file first."""
+
+PARSER_SECONDS = 60
 
 OPERATIONS = (
     {"Conv", "PRelu", "Relu", "BatchNormalization", "DepthToSpace", "Resize", "Tanh"}
@@ -53,17 +69,34 @@ _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 """Item sizes by TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double,
 bfloat16."""
 
-Field = int | memoryview
-"""A varint or fixed-width number, or the payload of a string, message or packed array."""
+_HEIGHT_PX, _WIDTH_PX = 100_003, 99_991
+"""The image for which the cost is counted: so large that a side in place of the channels shows."""
+
+_EXTRA_MULTIPLICATIONS = 1.5
+"""Largest share of multiplications beyond `multiplications_per_px`, which leaves out the first
+convolution and the resize."""
+
+_TENSORS_ALIVE = 8
+"""Limit on the values that are needed at the same time, in tensors of the largest size."""
+
+_PARSE = """
+import resource, sys
+from onnx import ModelProto
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+ModelProto.FromString(sys.stdin.buffer.read())
+"""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """The metadata of one of our ONNX files."""
+    """The metadata of one of our ONNX files, and the graph that was checked."""
 
     spec: ModelSpec
     precision: Literal["fp32", "fp16", "bf16"]
     """Type of the weights, which determines the arithmetic of the graph."""
+    content: bytes = field(default=b"", repr=False, compare=False)
+    """The checked graph, serialized again: the bytes for a runtime, in place of the file."""
 
 
 def read_onnx_spec(path: Path) -> ModelSpec:
@@ -72,34 +105,33 @@ def read_onnx_spec(path: Path) -> ModelSpec:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Check that an ONNX file is one of ours and harmless, and return its spec and precision.
+    """Check that an ONNX file is one of ours and harmless, and return its spec and its content.
 
     Raises:
         ModelRefused: the file is not ONNX, is damaged, was made by another program, is the float
             form of `srgan-edge export --io float`, or has content that the exporter never writes.
     """
-    content = read_at_most(path, MAX_BYTES)
-    try:
-        model = Message(memoryview(content))
-        for entry in model.messages(14):  # metadata_props
-            if entry.text(1) == METADATA_KEY:
-                spec = ModelSpec.from_json(entry.text(2))
-                break
-        else:
-            raise foreign(path)
-        if _is_float_form(model):
-            raise ModelRefused(
-                f"{path}: the float form of {spec.name}, which is for other programs; srgan-edge "
-                "runs the form with bytes as input; type: srgan-edge export MODEL --onnx"
-            )
-        if reason := _why_not_ours(model):
-            raise ModelRefused(
-                f"{path}: {reason}, which srgan-edge never writes; make it with `srgan-edge export`"
-            )
-    except (IndexError, ValueError) as error:
-        raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
-    types = {tensor.number(2) for tensor in model.message(7).messages(5)}
-    return OnnxFile(spec, "fp16" if _FLOAT16 in types else "bf16" if _BFLOAT16 in types else "fp32")
+    model = _parsed(path, read_at_most(path, MAX_BYTES))
+    specs = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
+    if not specs:
+        raise foreign(path)
+    spec = ModelSpec.from_json(specs[0])
+    if _is_float_form(model):
+        raise ModelRefused(
+            f"{path}: the float form of {spec.name}, which is for other programs; srgan-edge "
+            "runs the form with bytes as input; type: srgan-edge export MODEL --onnx"
+        )
+    reason = "it has two specs" if len(specs) > 1 else _why_not_ours(model)
+    if reason := reason or _why_too_costly(model, spec):
+        raise ModelRefused(
+            f"{path}: {printable(reason)}, which srgan-edge never writes; "
+            "make it with `srgan-edge export`"
+        )
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    precision: Literal["fp32", "fp16", "bf16"] = (
+        "fp16" if _FLOAT16 in types else "bf16" if _BFLOAT16 in types else "fp32"
+    )
+    return OnnxFile(spec, precision, model.SerializeToString(deterministic=True))
 
 
 def refuse_half(path: Path, file: OnnxFile) -> None:
@@ -115,216 +147,241 @@ def refuse_half(path: Path, file: OnnxFile) -> None:
         )
 
 
-class Message:
-    """A protobuf message, with its fields by number."""
-
-    def __init__(self, content: Field) -> None:
-        """Split the content of a message into fields.
-
-        Raises:
-            ValueError, IndexError: `content` is a number, is not a message, or is truncated.
-        """
-        if isinstance(content, int):
-            raise ValueError("a number where a message should be")
-        self._fields: dict[int, list[Field]] = defaultdict(list)
-        for number, value in fields(content):
-            self._fields[number].append(value)
-
-    def has(self, number: int) -> bool:
-        return number in self._fields
-
-    def messages(self, number: int) -> list["Message"]:
-        """Return a repeated field as messages."""
-        return [Message(value) for value in self._fields.get(number, [])]
-
-    def message(self, number: int) -> "Message":
-        """Return a field as a message; an empty message if it is missing."""
-        return Message(self._fields[number][-1]) if self.has(number) else Message(memoryview(b""))
-
-    def text(self, number: int) -> str:
-        """Return a field as a string; empty if it is missing."""
-        return bytes(self.payload(number)).decode()
-
-    def texts(self, number: int) -> list[str]:
-        return [bytes(_payload(value)).decode() for value in self._fields.get(number, [])]
-
-    def payload(self, number: int) -> memoryview:
-        """Return the bytes of a field; empty if it is missing."""
-        return _payload(self._fields[number][-1]) if self.has(number) else memoryview(b"")
-
-    def number(self, number: int) -> int:
-        """Return a field as an integer; zero if it is missing."""
-        return self.numbers(number)[-1] if self.has(number) else 0
-
-    def numbers(self, number: int) -> list[int]:
-        """Return a repeated field as integers, packed or not."""
-        found: list[int] = []
-        for value in self._fields.get(number, []):
-            if isinstance(value, int):
-                found.append(value)
-                continue
-            position = 0
-            while position < len(value):
-                one, position = _varint(value, position)
-                found.append(one)
-        return found
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, Field]]:
-    """Yield (field number, content) in the order of the message; payloads are not copied.
+def _parsed(path: Path, content: bytes) -> "ModelProto":
+    """Parse the content and drop every field that ONNX does not define.
 
     Raises:
-        ValueError, IndexError: the bytes are not a message, or are truncated.
+        ModelRefused: it is not a message, or needs too much memory.
     """
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, position = _varint(message, position)
-            yield number, value
-        elif kind in (1, 5):
-            width = 8 if kind == 1 else 4
-            if position + width > len(message):
-                raise ValueError("it ends early")
-            yield number, int.from_bytes(message[position : position + width], "little")
-            position += width
-        elif kind == 2:
-            length, position = _varint(message, position)
-            if position + length > len(message):
-                raise ValueError("it ends early")
-            yield number, message[position : position + length]
-            position += length
-        else:
-            raise ValueError(f"wire type {kind}")
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    if len(content) > SHORT_BYTES and (reason := _why_not_parsed(content)):
+        raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({reason})")
+    try:
+        model = ModelProto.FromString(content)
+    except (DecodeError, MemoryError) as error:
+        raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
+    model.DiscardUnknownFields()
+    return model
 
 
-def _is_float_form(model: Message) -> bool:
+def _why_not_parsed(content: bytes) -> str | None:
+    """Parse in a child with little memory, and return why that fails, or None.
+
+    Messages without content take many times their size in memory.
+    """
+    memory = min(PARSER_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1] % (1 << 63))
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-c", _PARSE, str(memory)],
+            input=content,
+            capture_output=True,
+            timeout=PARSER_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        return f"its structure takes more than {PARSER_SECONDS} s to read"
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        return printable(last[0][:200]) if last else "its structure does not fit into memory"
+    return None
+
+
+def _is_float_form(model: "ModelProto") -> bool:
     """Return True if an input is float32 [N, 3, H, W]."""
-    for value in model.message(7).messages(11):
-        tensor = value.message(2).message(1)
-        dims = tensor.message(2).messages(1)
-        if tensor.number(1) == _FLOAT and len(dims) == 4 and dims[1].number(1) == 3:
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        dims = tensor.shape.dim
+        if tensor.elem_type == _FLOAT and len(dims) == 4 and dims[1].dim_value == 3:
             return True
     return False
 
 
-def _why_not_ours(model: Message) -> str | None:
+def _why_not_ours(model: "ModelProto") -> str | None:
     """Return the first detail that the exporter never writes, or None."""
-    if model.has(25) or model.has(20):
+    graph = model.graph
+    if model.functions or model.training_info:
         return "it has functions or training in it"
-    graph = model.message(7)
-    if graph.has(15):
+    if graph.sparse_initializer:
         return "it has sparse weights"
-    tensors = graph.messages(5)
-    for tensor in tensors:
+    for tensor in graph.initializer:
         if reason := _why_no_weight(tensor):
             return reason
-    by_name = {tensor.text(8): tensor for tensor in tensors}
-    nodes = graph.messages(1)
-    if len(nodes) > MAX_NODES:
-        return f"it has {len(nodes)} nodes"
-    for node in nodes:
+    by_name = {tensor.name: tensor for tensor in graph.initializer}
+    if len(graph.node) > MAX_NODES:
+        return f"it has {len(graph.node)} nodes"
+    for node in graph.node:
         if reason := _why_no_node(node, by_name):
             return reason
-    if reason := _why_too_large(nodes, by_name):
+    if reason := _why_too_large(graph.node, by_name) or _why_ambiguous(graph):
         return reason
-    inputs = [value for value in graph.messages(11) if value.text(1) not in by_name]
-    outputs = [value for value in graph.messages(12) if not _is_totals(value)]
+    inputs = [value for value in graph.input if value.name not in by_name]
+    outputs = [value for value in graph.output if not _is_totals(value)]
     for what, values in [("input", inputs), ("output", outputs)]:
         if len(values) != 1:
             return f"it has {len(values)} {what}s"
-        tensor = values[0].message(2).message(1)
-        dims = tensor.message(2).messages(1)
-        if tensor.number(1) != _UINT8 or len(dims) != 4 or dims[3].number(1) != 3:
+        tensor_type = values[0].type.tensor_type
+        dims = tensor_type.shape.dim
+        if tensor_type.elem_type != _UINT8 or len(dims) != 4 or dims[3].dim_value != 3:
             return f"its {what} is not uint8 [N, H, W, 3]"
     return None
 
 
-def _is_totals(value: Message) -> bool:
+def _why_ambiguous(graph: "GraphProto") -> str | None:
+    """Return the name that several values have, or None: runtimes may take different ones."""
+    names = Counter(value.name for value in graph.initializer)
+    names.update(output for node in graph.node for output in node.output if output)
+    weights = {tensor.name for tensor in graph.initializer}
+    names.update({value.name for value in graph.input} - weights)
+    name, number = (names.most_common(1) or [("", 0)])[0]
+    return f"{number} values have the name {name!r}" if number > 1 else None
+
+
+def _is_totals(value: "ValueInfoProto") -> bool:
     """Return True if an output is `TOTALS`: float32 [N]."""
-    tensor = value.message(2).message(1)
-    dims = tensor.message(2).messages(1)
-    return value.text(1) == TOTALS and tensor.number(1) == _FLOAT and len(dims) == 1
+    tensor = value.type.tensor_type
+    return value.name == TOTALS and tensor.elem_type == _FLOAT and len(tensor.shape.dim) == 1
 
 
-def _why_no_node(node: Message, tensors: dict[str, Message]) -> str | None:
-    name, domain = node.text(4), node.text(7)
+def _why_no_node(node: "NodeProto", tensors: "dict[str, TensorProto]") -> str | None:
+    name, domain = node.op_type, node.domain
     if name not in OPERATIONS or domain not in ("", "ai.onnx"):
         return f"it has the operation {f'{domain}.' if domain else ''}{name}"
-    for attribute in node.messages(5):
-        if attribute.has(6) or attribute.has(11) or attribute.has(10) or attribute.has(22):
+    for attribute in node.attribute:
+        further = attribute.graphs or attribute.tensors or attribute.sparse_tensors
+        if attribute.HasField("g") or attribute.HasField("sparse_tensor") or further:
             return f"a {name} has a graph or further tensors in it"
-        if attribute.has(5) and (reason := _why_no_weight(attribute.message(5))):
+        if attribute.HasField("t") and (reason := _why_no_weight(attribute.t)):
             return reason
-        if name == "Constant" and not attribute.has(5):
+        if name == "Constant" and not attribute.HasField("t"):
             return "a Constant is not a tensor"
-        if name == "Conv" and any(value > MAX_REACH_PX for value in attribute.numbers(8)):
-            return f"a Conv has {attribute.text(1)} {attribute.numbers(8)}"
-        if name == "Transpose" and attribute.numbers(8) not in _LAYOUTS:
-            return f"a Transpose changes axes to {attribute.numbers(8)}"
-    if name == "Transpose" and not node.messages(5):
+        if name == "Conv" and any(not 0 <= value <= MAX_REACH_PX for value in attribute.ints):
+            return f"a Conv has {attribute.name} {list(attribute.ints)}"
+        if name == "Transpose" and list(attribute.ints) not in _LAYOUTS:
+            return f"a Transpose changes axes to {list(attribute.ints)}"
+    if name == "Transpose" and not node.attribute:
         return "a Transpose reverses axes"
+    if name == "Constant" and len(node.attribute) != 1:
+        return "a Constant is not a tensor"
     if name == "Resize":
-        inputs = node.texts(1)
-        scales = tensors.get(inputs[2]) if len(inputs) == 3 else None
-        if scales is None or scales.numbers(1) != [4] or len(scales.payload(9)) != 16:
+        scales = tensors.get(node.input[2]) if len(node.input) == 3 else None
+        if scales is None or list(scales.dims) != [4] or scales.data_type != _FLOAT:
             return "a Resize has no constant factors"
-        factors = struct.unpack("<4f", scales.payload(9))
+        factors = _factors(scales)
         if not all(1 <= factor <= MAX_SCALE for factor in factors):
             return f"a Resize enlarges by {max(factors):g}"
     return None
 
 
-def _why_too_large(nodes: list[Message], tensors: dict[str, Message]) -> str | None:
+def _factors(scales: "TensorProto") -> list[float]:
+    return list(struct.unpack("<4f", scales.raw_data))
+
+
+def _why_too_large(nodes: "Iterable[NodeProto]", tensors: "dict[str, TensorProto]") -> str | None:
     """Return why a result could exceed an image upscaled once, or None."""
-    constants = {name: tensor.numbers(1) for name, tensor in tensors.items()}
+    constants = {name: list(tensor.dims) for name, tensor in tensors.items()}
     factors = {"Resize": 1.0, "DepthToSpace": 1.0}
     for node in nodes:
-        name, inputs = node.text(4), node.texts(1)
-        for operand in inputs if name in _ELEMENTWISE else ():
+        name = node.op_type
+        for operand in node.input if name in _ELEMENTWISE else ():
             dims = constants.get(operand, [])
             if len(dims) > 4 or dims[:-3] not in ([], [1]) or math.prod(dims) > MAX_CHANNELS:
                 return f"a {name} with {dims} values"
         if name == "Constant":
-            constants |= {key: node.messages(5)[0].message(5).numbers(1) for key in node.texts(2)}
-        elif name in _KEEPS_SHAPE and inputs and inputs[0] in constants:
-            constants |= dict.fromkeys(node.texts(2), constants[inputs[0]])
+            constants |= {key: list(node.attribute[0].t.dims) for key in node.output}
+        elif name in _KEEPS_SHAPE and node.input and node.input[0] in constants:
+            constants |= dict.fromkeys(node.output, constants[node.input[0]])
         if name == "Resize":
-            factors[name] *= max(struct.unpack("<4f", tensors[inputs[2]].payload(9)))
+            factors[name] *= max(_factors(tensors[node.input[2]]))
         elif name == "DepthToSpace":
-            sizes = [a.number(3) for a in node.messages(5) if a.text(1) == "blocksize"]
-            factors[name] *= math.prod(sizes)
+            factors[name] *= math.prod(a.i for a in node.attribute if a.name == "blocksize")
         if (factor := factors.get(name, 1)) > MAX_SCALE:
             return f"a {name} enlarges by {factor:g}"
     return None
 
 
-def _why_no_weight(tensor: Message) -> str | None:
-    """Return why weights are not all inside the file, in the size that they state; or None."""
-    name = tensor.text(8)
-    if tensor.has(13) or tensor.number(14):
+def _why_no_weight(tensor: "TensorProto") -> str | None:
+    """Return why weights are not all inside the file, finite, in their stated size; or None."""
+    import numpy as np
+
+    name = tensor.name
+    if tensor.external_data or tensor.data_location:
         return f"the weights {name!r} are in another file"
-    item_bytes = _ITEM_BYTES.get(tensor.number(2))
-    dims = tensor.numbers(1)
-    if item_bytes is None or len(tensor.payload(9)) != math.prod(dims) * item_bytes:
+    item_bytes, dims = _ITEM_BYTES.get(tensor.data_type), list(tensor.dims)
+    stated = item_bytes is not None and all(dim >= 0 for dim in dims)
+    if item_bytes is None or not stated or len(tensor.raw_data) != math.prod(dims) * item_bytes:
         return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
+    exponents = {_FLOAT: ("<u4", 0x7F800000), 11: ("<u8", 0x7FF << 52)}
+    exponents |= {_FLOAT16: ("<u2", 0x7C00), _BFLOAT16: ("<u2", 0x7F80)}
+    if tensor.data_type in exponents:
+        kind, mask = exponents[tensor.data_type]
+        bits = np.frombuffer(tensor.raw_data, kind)
+        if ((bits & bits.dtype.type(mask)) == mask).any():
+            return f"the weights {name!r} hold values that are not finite"
     return None
 
 
-def _payload(value: Field) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number where bytes should be")
-    return value
+def _why_too_costly(model: "ModelProto", spec: ModelSpec) -> str | None:
+    """Return why the graph needs more memory or time than a model of its spec, or None."""
+    import onnx
+
+    fixed = onnx.ModelProto.FromString(model.SerializeToString())
+    del fixed.graph.value_info[:]
+    weights = {tensor.name for tensor in fixed.graph.initializer}
+    (image,) = (
+        value.type.tensor_type.shape for value in fixed.graph.input if value.name not in weights
+    )
+    for dim, size in zip(image.dim, (1, _HEIGHT_PX, _WIDTH_PX, 3), strict=True):
+        dim.dim_value = size
+    for output in fixed.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
+    try:
+        onnx.checker.check_model(model)
+        inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        return f"its graph is not sound ({str(error).strip().splitlines()[0][:200]})"
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*inferred.value_info, *inferred.input, *inferred.output)
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    pixels, multiplications = _HEIGHT_PX * _WIDTH_PX, 0
+    allowed = _values_per_px(spec)
+    last_use = {name: place for place, node in enumerate(inferred.node) for name in node.input}
+    alive: dict[str, float] = {}
+    for place, node in enumerate(inferred.node):
+        for name in filter(None, node.output):
+            dims = shapes.get(name)
+            if dims is None or not all(dim > 0 for dim in dims):
+                return f"a {node.op_type} has a result of unknown size"
+            if (values := math.prod(dims) / pixels) > allowed:
+                return (
+                    f"a {node.op_type} makes {values:.0f} values per pixel, and a model of its "
+                    f"spec {allowed} at most"
+                )
+            alive[name] = values
+        if (values := sum(alive.values())) > _TENSORS_ALIVE * allowed:
+            return f"it holds {values:.0f} values per pixel at a {node.op_type}"
+        for name in node.input:
+            if last_use[name] == place:
+                alive.pop(name, None)
+        if node.op_type == "Conv":
+            kernel = shapes.get(node.input[1], [])
+            multiplications += math.prod(shapes[node.output[0]]) * math.prod(kernel[1:])
+    expected = multiplications_per_px(spec) + 9 * 9 * 3 * spec.channels
+    if multiplications / pixels > _EXTRA_MULTIPLICATIONS * expected:
+        return (
+            f"it multiplies {multiplications / pixels:.0f} times per pixel, and a model of its "
+            f"spec about {expected}"
+        )
+    return None
 
 
-def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 64:
-        byte = view[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if not byte & 0x80:
-            return value, position
-        shift += 7
-    raise ValueError("a number is too long")
+def _values_per_px(spec: ModelSpec) -> int:
+    """Return the number of values per LR pixel in the largest tensor of a model."""
+    image = 3 * spec.scale**2
+    if spec.architecture == "srresnet":
+        return max(image, spec.channels * spec.scale**2)
+    return max(image, spec.channels)

@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from srgan_edge.errors import ModelRefused, UsageError, quoted
-from srgan_edge.files import read_at_most, replace_when_whole
-from srgan_edge.model.spec import ModelSpec
+from srgan_edge.files import is_taken, read_at_most, replace_when_whole
+from srgan_edge.model.spec import MAX_TEXT, ModelSpec
+from srgan_edge.typed import MISTAKES, from_record
 
 ENGINE_SUFFIX = ".engine"
 MAX_ENGINE_BYTES = 1 << 31
+
+MAX_PASSPORT_BYTES = 1 << 24
+MAX_SIDE = 999_999
+"""Limit on frames, height and width of an input."""
 
 Shape = tuple[int, int, int]
 """Frames or tiles, height and width of the input in pixels."""
@@ -31,6 +36,11 @@ class Profile:
     smallest: Shape
     best: Shape
     largest: Shape
+
+    def __post_init__(self) -> None:
+        for low, best, high in zip(self.smallest, self.best, self.largest, strict=True):
+            if not 1 <= low <= best <= high <= MAX_SIDE:
+                raise ValueError(f"profile {self}; possible: sides from 1 to {MAX_SIDE}, in order")
 
     @classmethod
     def static(cls, batch: int, height: int, width: int) -> Self:
@@ -147,6 +157,26 @@ class Passport:
     """Differences from PyTorch in FP32, by test: max and mean in levels of 255, and PSNR in dB."""
     layers: tuple[Layer, ...]
 
+    def __post_init__(self) -> None:
+        def refuse(field: str, possible: str) -> None:
+            raise ValueError(f"{field} {getattr(self, field)!r}; possible: {possible}")
+
+        if self.module not in ("tensorrt", "tensorrt_rtx"):
+            refuse("module", "tensorrt or tensorrt_rtx")
+        if self.precision not in ("fp16", "bf16"):
+            refuse("precision", "fp16 or bf16")
+        for capability in self.compute_capabilities or ("",):
+            if not re.fullmatch(r"[1-9]\d?\.\d", capability, re.ASCII):
+                refuse("compute_capabilities", "such as 8.9")
+        for field in ("graph_sha256", "engine_sha256"):
+            if not re.fullmatch("([0-9a-f]{64})?", getattr(self, field)):
+                refuse(field, "64 hexadecimal digits")
+        for field in ("source", "version", "gpu", "driver", "platform"):
+            if not (text := getattr(self, field)).isprintable() or len(text) > MAX_TEXT:
+                refuse(field, "a line of text")
+        if any("psnr_db" not in figures for figures in self.parity.values()):
+            refuse("parity", "with psnr_db")
+
     def to_json(self) -> str:
         record = dataclasses.asdict(self) | {"spec": json.loads(self.spec.to_json())}
         return json.dumps(record, indent=1) + "\n"
@@ -160,16 +190,15 @@ class Passport:
         """
         try:
             record: dict[str, Any] = json.loads(text)
-            record["spec"] = ModelSpec.from_json(json.dumps(record["spec"]))
-            shapes = {name: tuple(shape) for name, shape in record["profile"].items()}
-            record["profile"] = Profile(**shapes)
-            record["compute_capabilities"] = tuple(record["compute_capabilities"])
-            record["layers"] = tuple(_layer(layer) for layer in record["layers"])
-            return cls(**record)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            radius = record["spec"].pop("receptive_radius_px")
+            passport = from_record(record, cls)
+        except (*MISTAKES, KeyError, AttributeError, ModelRefused) as error:
             raise ModelRefused(
                 f"not the passport of an engine of this version ({type(error).__name__}: {error})"
             ) from None
+        if radius != passport.spec.receptive_radius_px:
+            raise ModelRefused(f"a passport with a receptive radius of {radius!r} px was edited")
+        return passport
 
     @property
     def is_rtx(self) -> bool:
@@ -222,17 +251,14 @@ def read_passport(path: Path) -> Passport:
     Raises:
         ModelRefused: there is no passport, or it is invalid.
     """
-    try:
-        text = passport_path(path).read_text()
-    except OSError:
+    if not is_taken(passport_path(path)):
         raise ModelRefused(
             f"{path} has no passport ({passport_path(path).name}), so its content is unknown; "
             "type: srgan-edge export MODEL"
-        ) from None
-    except ValueError:
-        text = ""  # not in the encoding that we write
+        )
+    content = read_at_most(passport_path(path), MAX_PASSPORT_BYTES)
     try:
-        return Passport.from_json(text)
+        return Passport.from_json(content.decode(errors="replace"))
     except ModelRefused as error:
         raise ModelRefused(
             f"{passport_path(path)}: {error}; build the engine again: srgan-edge export MODEL"
@@ -266,8 +292,3 @@ def _shape(option: str, text: str) -> Shape:
         raise UsageError(f"{option} {text}; possible: NxHxW, such as 1x270x480")
     batch, height, width = map(int, found.groups())
     return batch, height, width
-
-
-def _layer(record: dict[str, Any]) -> Layer:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    return Layer(**fields)

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal, Self, get_args
 
 from srgan_edge.errors import ModelRefused
+from srgan_edge.typed import MISTAKES, from_record
 
 Architecture = Literal["srresnet", "edge"]
 Norm = Literal["none", "batch"]
@@ -25,6 +26,11 @@ METADATA_KEY = "srgan_edge.spec"
 
 PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-real", "edge-int8")
 """Our recipes that only use losses of pixels."""
+
+
+MAX_TEXT = 255
+MAX_TRAINING_TEXT = 10_000
+"""Limits on the length of a text, in characters."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,16 @@ class Training:
     """Hardware and duration of the training."""
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
     """PSNR-Y in dB by benchmark, for example `{"Set5": 30.8}`."""
+
+    def __post_init__(self) -> None:
+        for text in (self.recipe, self.data, self.hardware, *self.scores):
+            if not text.isprintable() or len(text) > MAX_TRAINING_TEXT:
+                raise ModelRefused(f"spec has {_short(text)} in training; possible: a line of text")
+        for name, score in self.scores.items():
+            if not math.isfinite(score):
+                raise ModelRefused(f"spec has the score {score} for {name}; possible: dB")
+        if self.steps < 0:
+            raise ModelRefused(f"spec has {self.steps} steps; possible: 0 or more")
 
 
 @dataclass(frozen=True)
@@ -85,13 +101,20 @@ class ModelSpec:
             )
         for field, low, high in [("channels", 1, 1024), ("blocks", 1, 256), ("scale", 4, 4)]:
             got = getattr(self, field)
-            if not isinstance(got, int) or not low <= got <= high:
+            if type(got) is not int or not low <= got <= high:
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
         for field in ("name", "quantized_from", "licence"):
-            if not isinstance(got := getattr(self, field), str):
-                raise ModelRefused(f"spec has {field} {got!r}; possible: a text")
+            got = getattr(self, field)
+            if not isinstance(got, str) or not got.isprintable() or len(got) > MAX_TEXT:
+                raise ModelRefused(f"spec has {field} {_short(got)}; possible: a line of text")
+        if not self.name:
+            raise ModelRefused("spec has no name; possible: a line of text")
+        if self.training is not None and not isinstance(self.training, Training):
+            raise ModelRefused(f"spec has training {_short(self.training)}; possible: a record")
         if self.quantized_from and self.norm != "none":
             raise ModelRefused(f"spec has norm {self.norm!r} in INT8; possible: 'none'")
+        if self.halo_px is not None and type(self.halo_px) is not int:
+            raise ModelRefused(f"spec has halo_px {self.halo_px!r}; possible: a whole number")
         if self.halo_px is not None and not 0 <= self.halo_px <= self.receptive_radius_px:
             raise ModelRefused(
                 f"spec has halo_px {self.halo_px}; possible: 0 to {self.receptive_radius_px}"
@@ -145,9 +168,9 @@ class ModelSpec:
             record: dict[str, Any] = json.loads(text)
             stated_radius = record.pop("receptive_radius_px")
             if record.get("training") is not None:
-                record["training"] = Training(**record["training"])
+                record["training"] = from_record(record["training"], Training)
             spec = cls(**record)
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        except (*MISTAKES, AttributeError, KeyError) as error:
             raise ModelRefused(f"model metadata is not a srgan-edge spec: {error}") from None
         if stated_radius != spec.receptive_radius_px:
             raise ModelRefused(
@@ -155,6 +178,12 @@ class ModelSpec:
                 f"with {spec.blocks} blocks has {spec.receptive_radius_px} px: the file was edited"
             )
         return spec
+
+
+def _short(got: object) -> str:
+    """Return a value of any length as it may stand in an error message."""
+    text = repr(got)
+    return text if len(text) <= MAX_TEXT else f"{text[:40]}... ({len(text)} characters)"
 
 
 def activation_bytes_per_px(spec: ModelSpec) -> int:

@@ -15,7 +15,13 @@ from srgan_edge.engines.cache import EngineCache, EngineKey
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.machine import installed_version
 from srgan_edge.model.library import find_model
-from srgan_edge.model.passport import Passport, Profile, passport_path, write_engine
+from srgan_edge.model.passport import (
+    Passport,
+    Profile,
+    passport_path,
+    read_passport,
+    write_engine,
+)
 
 KEY = EngineKey(
     module="tensorrt_rtx",
@@ -330,3 +336,56 @@ def test_waiting_is_reported(cache):
         assert cache.find(path, KEY) is not None
     assert said == ["waiting"]
     at_work.wait()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parity": 5},
+        {"parity": {"a": {}}},
+        {"parity": {"a": {"psnr_db": "x"}}},
+        {"compute_capabilities": [8, 9]},
+        {"compute_capabilities": "8.9"},
+        {"compute_capabilities": []},
+        {"module": 5},
+        {"module": "\x1b]0;title"},
+        {"version": 7},
+        {"gpu": {}},
+        {"source": "\x1b]0;title"},
+        {"precision": "int8"},
+        {"profile": {"smallest": "abc", "best": "abc", "largest": "abc"}},
+        {"profile": {key: [-1, -1, -1] for key in ("smallest", "best", "largest")}},
+        {"profile": {key: [1] for key in ("smallest", "best", "largest")}},
+        {"profile": {key: [1, 10**9, 10**9] for key in ("smallest", "best", "largest")}},
+        {"engine_sha256": 5},
+        {"build_seconds": "x"},
+        {"layers": [{"name": 1, "kind": 2}]},
+        {"surprise": 1},
+        {"spec": 5},
+        {"spec": {"name": "x"}},
+    ],
+    ids=str,
+)
+def test_an_edited_passport_is_refused_and_listed_as_damaged(cache, stored, change):
+    record = json.loads(passport_of(KEY).to_json()) | change
+    passport_path(stored).write_text(json.dumps(record))
+    with pytest.raises(ModelRefused, match="not the passport"):
+        read_passport(stored)
+    assert [engine.trouble for engine in cache.engines()] == ["damaged"]
+
+
+def test_a_passport_that_is_no_file_is_refused_at_once(stored):
+    passport = passport_path(stored)
+    passport.unlink()
+    os.mkfifo(passport)
+    with pytest.raises(ModelRefused, match="not a file"):
+        read_passport(stored)
+    passport.unlink()
+    passport.symlink_to("/dev/zero")
+    with pytest.raises(ModelRefused, match="not a file"):
+        read_passport(stored)
+    passport.unlink()
+    with passport.open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ModelRefused, match="larger than"):
+        read_passport(stored)

@@ -5,11 +5,21 @@ import pickle
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from srgan_edge.errors import ModelRefused  # noqa: E402
-from srgan_edge.export.convert import checkpoint_from_pickle  # noqa: E402
+from srgan_edge.errors import ModelRefused, UsageError  # noqa: E402
+from srgan_edge.export import convert  # noqa: E402
+from srgan_edge.export.convert import (  # noqa: E402
+    OUR_EPSILON,
+    checkpoint_from_pickle,
+    converted,
+    layers_of,
+    read_weights,
+)
 from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
+from srgan_edge.model.network import generator_from_spec  # noqa: E402
+from srgan_edge.model.spec import ModelSpec  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each reads its pickle in a process that imports torch
 
@@ -81,9 +91,9 @@ def test_a_foreign_srgan_computes_the_same(tmp_path, wrap):
     foreign = randomised(ForeignSRGAN())
     state = {f"module.{key}": value for key, value in foreign.state_dict().items()}
     torch.save(wrap(state), tmp_path / "g.pth")
-    spec = checkpoint_from_pickle(tmp_path / "g.pth", tmp_path / "g.safetensors", "g", "tanh")
+    layers = layers_of(read_weights(tmp_path / "g.pth").state)
+    ours, spec = converted(layers, "g", "tanh", OUR_EPSILON, tmp_path / "g.pth")
     assert (spec.architecture, spec.blocks, spec.norm) == ("srresnet", 2, "batch")
-    ours, _ = load_checkpoint(tmp_path / "g.safetensors")
     lr = torch.rand(1, 3, 13, 18)
     assert torch.equal(ours(lr), foreign(lr))
 
@@ -91,9 +101,9 @@ def test_a_foreign_srgan_computes_the_same(tmp_path, wrap):
 def test_a_compact_model_becomes_an_edge_model(tmp_path):
     foreign = randomised(Compact())
     torch.save({"params": foreign.state_dict()}, tmp_path / "c.pth")
-    spec = checkpoint_from_pickle(tmp_path / "c.pth", tmp_path / "c.safetensors", "c")
+    layers = layers_of(read_weights(tmp_path / "c.pth").state)
+    ours, spec = converted(layers, "c", "linear", OUR_EPSILON, tmp_path / "c.pth")
     assert (spec.architecture, spec.blocks, spec.channels) == ("edge", 3, CHANNELS)
-    ours, _ = load_checkpoint(tmp_path / "c.safetensors")
     lr = torch.rand(2, 3, 9, 7)
     assert torch.equal(ours(lr), foreign(lr))
 
@@ -155,8 +165,8 @@ def containing_itself():
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (containing_itself(), "it contains itself"),
-        ({"a.weight": torch.zeros(()).expand(1 << 20, 1 << 20)}, "numbers, and 268435456 is"),
+        (containing_itself(), "more than 8 records within each other"),
+        ({"a.weight": torch.zeros(()).expand(1 << 20, 1 << 20)}, "at most 1073741824 bytes"),
     ],
 )
 def test_a_small_pickle_without_end_is_refused(tmp_path, state, said):
@@ -172,3 +182,108 @@ def test_no_file_and_no_pickle(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ModelRefused, match="not a plain file"):
         checkpoint_from_pickle(tmp_path / "text.pth", tmp_path / "x.safetensors", "x")
+
+
+def plausible(norm="none", architecture="srresnet"):
+    """The state of a generator that upscales about as bilinear interpolation does."""
+    torch.manual_seed(0)
+    return generator_from_spec(ModelSpec("x", architecture, CHANNELS, 10, norm=norm)).state_dict()
+
+
+def convert_state(tmp_path, state, *arguments, **options):
+    torch.save(state, tmp_path / "x.pth")
+    return checkpoint_from_pickle(
+        tmp_path / "x.pth", tmp_path / "x.safetensors", "x", *arguments, **options
+    )
+
+
+def refused(tmp_path, state, message, *arguments, **options):
+    with pytest.raises(ModelRefused, match=message):
+        convert_state(tmp_path, state, *arguments, **options)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_weights_that_compute_no_image_are_refused(tmp_path):
+    refused(
+        tmp_path,
+        randomised(ForeignSRGAN()).state_dict(),
+        r"the layers fit, but a photograph upscaled by them has -?\d+\.\d dB where",
+    )
+    convert_state(tmp_path, plausible())
+
+
+def test_another_epsilon_is_found_and_named(tmp_path):
+    """With 0.8 the branches are faint; with 1e-5 each is 283 times as large."""
+    state = plausible("batch")
+    for key in state:
+        if key.endswith("running_var"):
+            state[key].zero_()
+    (last,) = [key.removesuffix("running_var") for key in state if key.endswith("running_var")][-1:]
+    state[last + "weight"].fill_(0.05)
+    refused(tmp_path, state, r"with other options .*; type: .* --head linear --bn-epsilon 0\.8")
+    refused(tmp_path, state, "--bn-epsilon 0.8", "linear")
+    convert_state(tmp_path, state, epsilon=0.8)
+    ours, _ = load_checkpoint(tmp_path / "x.safetensors")
+    foreign = generator_from_spec(ModelSpec("x", "srresnet", CHANNELS, 10, norm="batch")).eval()
+    foreign.load_state_dict(state)
+    for module in foreign.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.8
+    lr = torch.rand(1, 3, 12, 12)
+    with torch.no_grad():
+        assert torch.allclose(ours(lr), foreign(lr), atol=1e-5)
+
+
+def test_a_tanh_that_was_not_typed_is_named(tmp_path):
+    state = plausible()
+    weight, bias = list(state)[-2:]
+    state[weight] *= 2
+    state[bias] = state[bias] * 2 - 1
+    refused(tmp_path, state, "--head tanh$")
+    assert convert_state(tmp_path, state, "tanh").head == "tanh"
+
+
+def test_batch_normalization_without_weights_changes_nothing(tmp_path):
+    state = plausible("batch")
+    for key in [key.removesuffix("running_var") for key in state if "running_var" in key]:
+        del state[key + "weight"], state[key + "bias"]
+    for tensor in state.values():  # branches of zero, which any normalization keeps
+        if tensor.shape[:2] == (CHANNELS, CHANNELS):
+            tensor.zero_()
+    convert_state(tmp_path, state)
+    ours = load_checkpoint(tmp_path / "x.safetensors")[0].state_dict()
+    scales = [key.replace("running_var", "weight") for key in ours if "running_var" in key]
+    assert all((ours[key] == 1).all() for key in scales)
+
+
+def test_averaged_weights_are_taken_and_named(tmp_path):
+    wrong = {key: torch.zeros_like(value) for key, value in plausible().items()}
+    said = []
+    both = {"model": wrong, "model_ema": plausible(), "epoch": 3}
+    convert_state(tmp_path, both, say=said.append)
+    assert said == ["took model_ema; beside it: model"]
+    (tmp_path / "x.safetensors").unlink()
+    refused(tmp_path, both, "the layers fit, but", weights="model")
+    with pytest.raises(UsageError, match="it has generator, model; type --weights generator"):
+        convert_state(tmp_path, {"model": wrong, "generator": plausible()})
+    with pytest.raises(UsageError, match="--weights ema; possible: model, model_ema"):
+        convert_state(tmp_path, both, weights="ema")
+
+
+def test_safetensors_of_others_are_read_in_the_order_of_their_numbers(tmp_path):
+    state = plausible(architecture="edge")
+    names = {}
+    for key in state:
+        names.setdefault(key.rpartition(".")[0], f"body.{len(names)}")
+    foreign = {
+        f"{names[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": v for key, v in state.items()
+    }
+    save_file({key: value.clone() for key, value in foreign.items()}, tmp_path / "c.safetensors")
+    checkpoint_from_pickle(tmp_path / "c.safetensors", tmp_path / "x.safetensors", "x")
+    ours, _ = load_checkpoint(tmp_path / "x.safetensors")
+    assert all(map(torch.equal, ours.state_dict().values(), state.values()))
+
+
+def test_a_reader_that_never_ends_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "SECONDS", 0.01)
+    refused(tmp_path, plausible(), "gave no sign of life for 0.01 s")

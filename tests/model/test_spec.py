@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import struct
 
 import onnx
@@ -18,6 +19,9 @@ SPEC = ModelSpec(
     "tiny", "edge", 4, 2, halo_px=3, licence="CC0-1.0",
     training=Training("edge", "two photos", 5, scores={"Set5": 28.4}),
 )  # fmt: skip
+
+PRINTABLE = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=255)
+TRAINING = {"recipe": "edge", "data": "two photos", "steps": 5}
 
 
 def test_receptive_radius_of_the_papers_generator_is_40():
@@ -48,12 +52,12 @@ def test_only_training_on_pixels_alone_keeps_colors(recipe, may):
 @given(
     st.builds(
         ModelSpec,
-        name=st.text(),
+        name=PRINTABLE.filter(bool),
         architecture=st.sampled_from(["srresnet", "edge"]),
         channels=st.integers(1, 1024),
         blocks=st.integers(1, 256),
         norm=st.sampled_from(["none", "batch"]),
-        licence=st.text(),
+        licence=PRINTABLE,
     )
 )
 def test_json_round_trip(spec):
@@ -79,6 +83,24 @@ def test_files_from_before_there_was_a_choice_of_activations_still_load():
         ({"activation": "gelu"}, "activation 'gelu'"),
         ({"architecture": "srresnet", "halo_px": None, "activation": "relu"}, "'relu' in srresnet"),
         ({"surprise": 1}, "surprise"),
+        ({"channels": True}, "channels True"),
+        ({"halo_px": True}, "halo_px True"),
+        ({"halo_px": 1.5}, "halo_px 1.5"),
+        ({"name": ""}, "no name"),
+        ({"name": "a\0b"}, r"name 'a\\x00b'"),
+        ({"name": "\ud800"}, "possible: a line of text"),
+        ({"name": "A" * 800_000}, "800002 characters"),
+        ({"training": []}, "Expected `object`"),
+        ({"training": TRAINING | {"recipe": 5}}, r"got `int` - at `\$\.recipe`"),
+        ({"training": TRAINING | {"recipe": None}}, r"got `null` - at `\$\.recipe`"),
+        ({"training": TRAINING | {"recipe": "\x1b]0;title"}}, "possible: a line of text"),
+        ({"training": TRAINING | {"data": {}}}, r"at `\$\.data`"),
+        ({"training": TRAINING | {"steps": "x"}}, r"at `\$\.steps`"),
+        ({"training": TRAINING | {"steps": -1}}, "-1 steps"),
+        ({"training": TRAINING | {"scores": [1]}}, r"at `\$\.scores`"),
+        ({"training": TRAINING | {"scores": {"Set5": "x"}}}, r"at `\$\.scores"),
+        ({"training": TRAINING | {"scores": {"Set5": math.inf}}}, "score inf"),
+        ({"training": TRAINING | {"more": 1}}, "unknown field 'more'"),
         ({"receptive_radius_px": 3}, "radius of 3 px"),
     ],
 )

@@ -1,9 +1,11 @@
 """Training: a falling loss, two phases, and every way of stopping and resuming."""
 
 import errno
+import importlib.util
 import itertools
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,13 +41,13 @@ from srgan_edge.errors import (  # noqa: E402
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
-from srgan_edge.train.log import read_log  # noqa: E402
+from srgan_edge.train.log import RunLog, read_log  # noqa: E402
 from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
 from srgan_edge.train.optimizer import Optimizer  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
 from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
-from srgan_edge.train.run_folder import lock_run_folder  # noqa: E402
+from srgan_edge.train.run_folder import RunFolder, lock_run_folder  # noqa: E402
 from srgan_edge.train.session import update_average  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -464,7 +466,7 @@ def test_rolling_back_within_the_adversarial_phase(photos, vgg_file, tmp_path, m
     recipe = tiny_recipe("srgan", "run.skips_before_rollback=2", *pixels_alone)
     train(recipe, [photos], tmp_path, vgg_weights=vgg_file, say=said.append)
     assert any("back to step-00000006.pt" in line for line in said), said
-    record = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
+    record, _ = RunFolder(tmp_path).newest()
     judge = record["opponent"]["optimizer"]["method"]["state"]
     assert {int(moments["step"]) for moments in judge.values()} == {6}
     assert record["rollbacks"] == 1
@@ -603,6 +605,81 @@ def test_a_damaged_checkpoint_is_named_with_the_one_before(photos, tmp_path):
         train(recipe, [photos], tmp_path)
     newest.unlink()
     train(recipe, [photos], tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run folder with one checkpoint, of a record as small as they get."""
+    with lock_run_folder(tmp_path) as folder:
+        record = {"identity": {}, "weights": torch.arange(64, dtype=torch.float32)}
+        folder.save(record, 4, 1)
+    return folder
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(saved):
+    (path,) = saved.checkpoints()
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 61):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(InputDamaged, match=r"damaged checkpoint.*; remove .* to start over"):
+            saved.newest()
+    path.write_bytes(whole)
+    assert saved.newest()[1] == path
+
+
+def test_checkpoints_of_others_are_refused(saved):
+    (path,) = saved.checkpoints()
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(InputDamaged, match="made by another program"):
+        saved.newest()
+    saved.save([1, 2], 4, 1)
+    with pytest.raises(InputDamaged, match="no state of a training"):
+        saved.newest()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputDamaged, match="damaged checkpoint"):
+        saved.newest()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{", b"[]", b'{"loss": 1}', b'{"step": "4"}', b'{"step": 4, "l1": []}', b"\xff\xfe", b""],
+)
+def test_a_damaged_log_is_named_before_the_first_step(tmp_path, line):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(InputDamaged, match=r"log\.jsonl, line 2: damaged; remove the file"):
+        RunLog(tmp_path, 8, print)
+
+
+def test_the_log_waits_for_room_and_lacks_nothing(tmp_path):
+    said = []
+    with RunLog(tmp_path, 0, said.append) as log:
+        log.write(1, {"l1": 0.5})
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+        try:
+            log.write(2, {"l1": 0.4})
+            log.write(3, {"l1": 0.3})
+            with pytest.raises(OutputFailed, match="cannot write"):
+                log.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        log.write(4, {"l1": 0.2})
+    assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
+    assert sum("waits for room" in line for line in said) == 1
+
+
+def test_names_that_are_not_utf_8_train(photos, tmp_path):
+    folder = tmp_path / os.fsdecode(b"d\xff")
+    shutil.copytree(photos, folder)
+    (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"bad")
+    path = train(tiny_recipe("srresnet", "pixel.steps=2"), [folder], tmp_path / "run")
+    assert r"\udcfe.png" in (tmp_path / "run" / "left_out.txt").read_text()
+    assert load_checkpoint(path)[1].training.data.startswith(r"d\udcff: ")
+    if importlib.util.find_spec("matplotlib"):
+        assert r"\udcfe.png" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_an_incomplete_line_of_the_log_is_ignored(tmp_path):
