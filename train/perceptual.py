@@ -46,6 +46,13 @@ class Trunk:
     heads: str
     """Name of the authors' file of heads in torchmetrics."""
 
+    def features(self) -> nn.Sequential:
+        """Return its convolutions without weights; the classifier is never allocated."""
+        with torch.device("meta"):
+            features = self.build().features
+        assert isinstance(features, nn.Sequential)
+        return features
+
 
 TRUNKS = {
     "lpips_alex": Trunk(
@@ -105,9 +112,7 @@ class Lpips(nn.Module):
     def __init__(self, trunk: Trunk, state: Mapping[str, Tensor]) -> None:
         """Build it from the weights of `features`, named as in torchvision."""
         super().__init__()
-        with torch.device("meta"):  # the classifier is never allocated
-            network = trunk.build()
-        self.features = network.features
+        self.features = trunk.features()
         self.features.load_state_dict(state, assign=True)
         self.layers, heads = trunk.layers, _heads(trunk)
         self.heads = nn.ParameterList(heads)
@@ -151,8 +156,7 @@ def _read_trunk(file: Path) -> tuple[str, dict[str, Tensor]]:
     """Return the metric that the weights in a file serve, and those of `features` in float32."""
     state = {key.removeprefix("features."): value for key, value in read_weights(file).items()}
     for metric, trunk in TRUNKS.items():
-        with torch.device("meta"):
-            expected = trunk.build().features.state_dict()
+        expected = trunk.features().state_dict()
         found = {key: value.float() for key, value in state.items() if key in expected}
         convolutions = [key for key, value in state.items() if value.ndim == 4]
         if {key: value.shape for key, value in found.items()} == {
