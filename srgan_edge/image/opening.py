@@ -241,16 +241,25 @@ def _refuse_too_large(
         )
 
 
+def companion_images(image: ImageFile.ImageFile) -> int:
+    """Count the previews and gain maps that cameras append to a JPEG (CIPA DC-007)."""
+    return sum(not kind.startswith("Multi-Frame") for kind in _kinds_appended(image))
+
+
 def _image_count(image: ImageFile.ImageFile) -> int:
     """Count the images in the file that are more than companions of the first.
 
-    Cameras append previews and gain maps to a JPEG (CIPA DC-007); only views of another moment or
-    angle count.
+    Of those appended to a JPEG, only views of another moment or angle count.
     """
-    if isinstance(image, MpoImageFile) and image.mpinfo is not None:
-        kinds: list[str] = [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002][1:]]
-        return 1 + sum(kind.startswith("Multi-Frame") for kind in kinds)
+    if isinstance(image, MpoImageFile):
+        return 1 + len(_kinds_appended(image)) - companion_images(image)
     return int(getattr(image, "n_frames", 1))
+
+
+def _kinds_appended(image: ImageFile.ImageFile) -> list[str]:
+    if not isinstance(image, MpoImageFile) or image.mpinfo is None:
+        return []
+    return [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002][1:]]
 
 
 def _lacks_strips(image: ImageFile.ImageFile) -> bool:

@@ -26,6 +26,7 @@ from srgan_edge.image.opening import (
     GRAY_MODES,
     MAX_PIXELS,
     bits_per_channel,
+    companion_images,
     damage,
     frames_to_keep,
     load,
@@ -48,6 +49,10 @@ _KEPT_TAGS = {
     *(Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject),
     *(IFD.Exif, IFD.GPSInfo),
 }
+
+
+_MOTION_PHOTOS = (b"MotionPhoto", b"MicroVideo")
+"""Words in the XMP of a JPEG that a short video follows."""
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -207,8 +212,14 @@ class ImageReader:
             dpi=_dpi(image),
             png_colors=tuple(color_chunks(self._file)) if image.format == "PNG" else (),
         )
-        if image.info.get("xmp"):
+        if companions := companion_images(image):
+            self.notes.append(
+                f"left out: {companions} more images in the file, such as previews and gain maps"
+            )
+        if xmp := image.info.get("xmp"):
             self.notes.append("left out: XMP")
+            if any(word in bytes(xmp) for word in _MOTION_PHOTOS):
+                self.notes.append("left out: the video of a motion photo")
         if image.format == "PNG" and not has_end(self._file):
             self.notes.append("the end mark (IEND) is missing; the image itself is complete")
 

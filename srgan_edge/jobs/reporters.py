@@ -59,6 +59,8 @@ class VideoResult:
     """Frames that could not be decoded and show another frame instead."""
     left_out: list[str]
     """Streams and metadata of the input that the result's codec or container cannot hold."""
+    packets_refused: int = 0
+    """Packets of audio and subtitles too damaged for the container, which the result lacks."""
     frames_dropped: int = 0
     """Frames of a live source that were skipped in favor of newer ones."""
 

@@ -99,6 +99,7 @@ def upscale_stream(
             frames_nudged=source.notes.nudged,
             packets_copied=gate.packets,
             packets_nudged=writer.nudged,
+            packets_refused=writer.refused,
             frames_concealed=source.notes.concealed,
             left_out=writer.left_out,
             frames_dropped=0 if newest is None else newest.dropped,
@@ -142,6 +143,12 @@ def upscale_stream(
         raise VideoDamaged(
             f"{job.source}: damaged: {notes.damage}; {notes.concealed} of "
             f"{writer.frames_written} frames show another one; all are in {job.target}",
+            result(job.target),
+        )
+    if writer.refused:
+        raise VideoDamaged(
+            f"{job.source}: damaged: {writer.refused} packets of audio or subtitles cannot be "
+            f"copied; everything else is in {job.target}",
             result(job.target),
         )
     return result(job.target)

@@ -78,6 +78,11 @@ class VideoWriter:
         """Copied packets moved forward because they were not later than the one before."""
         return self._muxer.nudged
 
+    @property
+    def refused(self) -> int:
+        """Copied packets that were too damaged for the container, which the result lacks."""
+        return self._muxer.refused
+
     def __enter__(self) -> Self:
         target = self._target
         self._life: AbstractContextManager[None] = (

@@ -74,6 +74,13 @@ class PacketRecord:
         digest = hashlib.blake2b(content, digest_size=8).digest()
         self.digests.append(int.from_bytes(digest, "little"))
 
+    def forget_last(self) -> None:
+        """Remove the packet that was recorded last."""
+        self.timeline.pts.pop()
+        self.timeline.durations.pop()
+        self.digests.pop()
+        self.unplaceable.discard(len(self.digests))
+
 
 @dataclass
 class VideoRecord:

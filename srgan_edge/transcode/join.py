@@ -61,6 +61,8 @@ class Joined:
     """Copied packets of audio and subtitles."""
     nudged: int
     """Copied packets that had the timestamp of the packet before and were moved by one tick."""
+    refused: int
+    """Packets that were too damaged for the container and are not in the result."""
 
 
 class Joiner:
@@ -225,8 +227,10 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
         video = read_segments(work, reader.info.time_base)
         for item in _interleaved(video, reader.copied_packets()):
             if isinstance(item, CopiedPacket):
-                expected.packets[item.packet.stream_index].add(item)
-                muxer.copy(item)
+                record = expected.packets[item.packet.stream_index]
+                record.add(item)
+                if not muxer.copy(item):
+                    record.forget_last()
             else:
                 muxer.mux(item)
             on_step()
@@ -241,7 +245,7 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
             expected.frames.add(pts, duration)
     _check(expected, Path(order.file), on_step)
     packets = sum(len(record.digests) for record in expected.packets.values())
-    return Joined(len(expected.frames), packets, muxer.nudged)
+    return Joined(len(expected.frames), packets, muxer.nudged, muxer.refused)
 
 
 def _interleaved(

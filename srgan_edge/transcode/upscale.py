@@ -183,6 +183,7 @@ def _upscale_video(
         frames_nudged=notes.nudged,
         packets_copied=joined.packets,
         packets_nudged=joined.nudged,
+        packets_refused=joined.refused,
         frames_concealed=notes.concealed,
         left_out=left_out,
     )
@@ -194,6 +195,12 @@ def _upscale_video(
         raise VideoDamaged(
             f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
             f"frames show another one; all are in {saved_as}",
+            result,
+        )
+    if joined.refused:
+        raise VideoDamaged(
+            f"{job.source}: damaged: {joined.refused} packets of audio or subtitles cannot be "
+            f"copied; everything else is in {saved_as}",
             result,
         )
     return result

@@ -91,6 +91,8 @@ class VideoMuxer:
             )
         self.left_out = [_describe(s) for s in reader.container.streams if not self._keeps(s)]
         """One line for each stream of the input that the output will not have."""
+        self.refused = 0
+        """Copied packets that were too damaged for the container."""
         self._streams: dict[int, Stream] = {}  # by index in the input
         self._times = _RisingTimes()
         self._container: OutputContainer | None = None
@@ -127,22 +129,33 @@ class VideoMuxer:
         with output_errors(self.path):
             self._container.mux_one(packet)
 
-    def copy(self, copied: CopiedPacket) -> None:
-        """Add one packet of audio or subtitles, which belongs to the file afterwards."""
+    def copy(self, copied: CopiedPacket) -> bool:
+        """Add one packet of audio or subtitles, which belongs to the file afterwards.
+
+        Returns:
+            False if the packet is too damaged for the container, which goes on without it.
+        """
         packet = copied.packet
         if packet.stream_index not in self._streams:
-            return  # left out
+            return True  # left out
         stream = self._streams[packet.stream_index]
         if self._is_mp4 and bytes(packet) == _MP4_SUBTITLE_GAP:
-            return  # the container writes its own
+            return True  # the container writes its own
         assert self._container is not None
         assert stream.time_base is not None
         packet.stream = stream
         packet.rescale_ts(AVRational(stream.time_base))
         nonstrict = bool(self._container.format.flags & cast(int, Flags.ts_nonstrict.value))
         self._times.correct(packet, may_repeat=nonstrict or stream.type == "subtitle")
-        with output_errors(self.path):
-            self._container.mux_one(packet)
+        try:
+            with output_errors(self.path):
+                self._container.mux_one(packet)
+        except OutputFailed as failure:
+            if not isinstance(failure.__cause__, av.error.InvalidDataError):
+                raise
+            self.refused += 1
+            return False
+        return True
 
     def close(self) -> None:
         """Write the remaining packets and the index. A full disk may only be noticed here."""

@@ -198,3 +198,15 @@ def test_exif_of_odd_types_costs_the_exif_alone(tmp_path):
                 write_image(tmp_path / f"out{suffix}", image)
             except OutputFailed as error:  # one line, not a traceback
                 assert "cannot write" in str(error)
+
+
+def test_a_gain_map_and_a_motion_photo_are_named(tmp_path):
+    path, more = tmp_path / "in.jpg", Image.fromarray(ramp(np.uint8))
+    xmp = b'<x:xmpmeta><rdf:Description GCamera:MotionPhoto="1"/></x:xmpmeta>'
+    more.save(path, "MPO", save_all=True, append_images=[more.resize((20, 16))], xmp=xmp)
+    with ImageReader(path) as reader:
+        assert reader.notes == [
+            "left out: 1 more images in the file, such as previews and gain maps",
+            "left out: XMP",
+            "left out: the video of a motion photo",
+        ]

@@ -10,6 +10,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
+import av
 import clips
 import pytest
 from clips import MS, make, see_frames, see_packets
@@ -20,6 +21,7 @@ from srgan_edge.files import sync
 from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import multiplications_per_px
@@ -383,6 +385,31 @@ def test_a_read_error_while_audio_is_copied_is_no_end(tmp_path, monkeypatch):
         pytest.raises(InputDamaged, match=r"cannot be read again \(Input/output error\)"),
     ):
         video_join._join(joiner._order(target), lambda: None)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_an_audio_packet_that_no_container_takes_costs_that_packet_alone(tmp_path, suffix):
+    source = make(tmp_path / "in.ts", frames=50, size=(64, 48), audio=["eng"])
+    with av.open(str(source)) as video:
+        number = video.streams.audio[0].id
+    content = bytearray(source.read_bytes())
+    audio = [
+        at
+        for at in range(0, len(content), 188)
+        if int.from_bytes(content[at + 1 : at + 3]) & 0x1FFF == number
+    ]
+    at = audio[len(audio) // 2]
+    content[at + 4 : at + 188] = bytes(184)
+    source.write_bytes(content)
+    target = tmp_path / f"out{suffix}"
+    with pytest.raises(
+        VideoDamaged, match=r"1 packets of audio .* everything else is in"
+    ) as damage:
+        upscale(source, target)
+    assert len(see_frames(target)) == 50
+    assert damage.value.video.packets_refused == 1
+    assert len(see_packets(target, "audio")[0]) == len(see_packets(source, "audio")[0]) - 1
+    assert names_in(tmp_path) == ["in.ts", target.name]
 
 
 def test_a_damaged_segment_is_made_again(tmp_path):
