@@ -428,7 +428,7 @@ def test_an_engine_without_the_second_output_is_refused(tensorrt, tmp_path):
             "built on Orin, 16 multiprocessors, here is Fake GPU",
         ),
         ({"module": "tensorrt_rtx"}, "tensorrt-rtx is not installed; type: srgan-edge export"),
-        ({"engine_sha256": "0"}, "its bytes are not those of its passport"),
+        ({"engine_sha256": 64 * "0"}, "its bytes are not those of its passport"),
     ],
 )
 def test_an_engine_for_elsewhere_is_refused(tensorrt, tmp_path, changes, message):
