@@ -18,7 +18,11 @@ from srgan_edge.pixels import Pixels
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
-"""Items between two stages: enough to even out slow frames; an upscaled 4K frame is 25 MB."""
+"""Items between two stages: enough to even out slow frames."""
+
+IN_FLIGHT_BYTES = 1 << 30
+"""Budget for results that are in work or wait for the encoder. Each of a 4K video is 398 MB: of
+these, fewer are in work at once."""
 
 Item = Frame | CopiedPacket
 
@@ -136,6 +140,7 @@ def upscale_video(
     slots: int = 1,
     end_source: Callable[[], None] = lambda: None,
     newest: NewestChannel[Source | CopiedPacket] | None = None,
+    result_bytes: int = 0,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; return the number of frames.
 
@@ -146,14 +151,18 @@ def upscale_video(
     threads at once, and `on_frame` in the caller's. The first error of any stage stops all stages
     and is raised here. An error of `source` is raised after the frames before it were written, so
     that they can be kept. `end_source` is called when no more frames are needed: a hanging decoder
-    must not delay Ctrl-C.
+    must not delay Ctrl-C. With `result_bytes`, the memory of one result, no more are in work and
+    queued than `IN_FLIGHT_BYTES` hold, but one each.
     """
+    fitting = max(1, IN_FLIGHT_BYTES // result_bytes) if result_bytes else slots + QUEUED_ITEMS
+    slots = min(slots, fitting)
+    queued = max(1, min(QUEUED_ITEMS, fitting - slots))
     decoded: Channel[Source | CopiedPacket]
     decoded = Channel(QUEUED_ITEMS) if newest is None else newest
-    encoded: Channel[Result | CopiedPacket] = Channel(QUEUED_ITEMS if newest is None else 1)
+    encoded: Channel[Result | CopiedPacket] = Channel(queued if newest is None else 1)
     # One more frame than there are slots is in work, so that no slot waits for a frame; not where
     # the next frame should be as new as possible.
-    most_in_work = slots if newest is None else slots - 1
+    most_in_work = slots - 1 if newest is not None or fitting <= slots else slots
     decoder = threading.Thread(target=_decode, args=(source, decoded), name="decode", daemon=True)
     encoder = _Encoder(encoded, sink)
     frames = 0

@@ -7,7 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from srgan_edge.pipeline import QUEUED_ITEMS, Channel, ConsumerGone, NewestChannel, upscale_video
+from srgan_edge.pipeline import (
+    IN_FLIGHT_BYTES,
+    QUEUED_ITEMS,
+    Channel,
+    ConsumerGone,
+    NewestChannel,
+    upscale_video,
+)
 from srgan_edge.video.frame import CopiedPacket, Frame
 
 
@@ -142,6 +149,34 @@ def test_a_slow_sink_holds_the_source_back():
     upscale_video(source(), double, SlowSink())
     assert len(written.items) == 40
     assert max(ahead) <= 2 * QUEUED_ITEMS + 4  # both channels, and what is in hand
+
+
+@pytest.mark.parametrize(
+    ("result_bytes", "most"),
+    [(IN_FLIGHT_BYTES + 1, 3), (IN_FLIGHT_BYTES // 2, 4), (IN_FLIGHT_BYTES // 5, 7)],
+)
+def test_of_large_results_few_are_in_memory(result_bytes, most):
+    """One in work and one queued, if no more fit, besides the one that is being encoded."""
+    made, written, alive = [], [], []
+    lock = threading.Lock()
+
+    def upscale(given):
+        with lock:
+            made.append(given.pts)
+            alive.append(len(made) - len(written))
+        return double(given)
+
+    class SlowSink(Recorder):
+        def write(self, frame):
+            time.sleep(0.003)
+            super().write(frame)
+            with lock:
+                written.append(frame.pts)
+
+    sink = SlowSink()
+    upscale_video(map(frame, range(30)), upscale, sink, slots=4, result_bytes=result_bytes)
+    assert written == list(range(30))
+    assert max(alive) <= most
 
 
 def test_a_channel_tells_the_producer_that_nobody_takes():

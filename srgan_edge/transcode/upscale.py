@@ -32,6 +32,7 @@ from srgan_edge.transcode.work_folder import (
     open_work_folder,
 )
 from srgan_edge.upscaler import FrameUpscaler
+from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -146,6 +147,7 @@ def _upscale_video(
                         reporter.frame_done,
                         upscaler.slots,
                         reader.close if isinstance(reader, IsolatedReader) else lambda: None,
+                        result_bytes=_rgb_bytes(info, upscaler.scale),
                     )
                 except InputDamaged as error:
                     damaged = error
@@ -237,6 +239,12 @@ def _problem(
             f"be copied; everything else is in {result.saved_as}"
         )
     return None
+
+
+def _rgb_bytes(info: VideoInfo, scale: int) -> int:
+    """Return the memory of one upscaled frame before it is converted for the encoder."""
+    samples = 3 * info.width * info.height * scale**2
+    return samples if depth_bits(info.pixel_format) == 8 else 2 * samples
 
 
 class _Source:
