@@ -1,10 +1,13 @@
 """The command line: every command in one program, and how a run ends."""
 
+import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -15,7 +18,13 @@ from srgan_edge.cli import train as training
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
 from srgan_edge.cli.plain_help import PlainGroup
-from srgan_edge.errors import Interrupted, ReaderGone, SrganEdgeError, print_error
+from srgan_edge.errors import (
+    Interrupted,
+    ReaderGone,
+    ResourcesExhausted,
+    SrganEdgeError,
+    print_error,
+)
 
 app = typer.Typer(
     name="srgan-edge",
@@ -33,8 +42,14 @@ for module in (upscale, training, exporting, measuring):
     app.add_typer(module.commands)
 
 
+_NO_MEMORY = ("bad_alloc", "failed to map", "annot allocate memory")
+"""Texts of errors of libraries that did not fit into memory when they were loaded."""
+
+
 def main() -> NoReturn:
     """The entry point: our errors become one line and their exit code, bugs keep a traceback."""
+    _open_closed_streams()
+    sys.stdout, sys.stderr = map(_Unfailing, (sys.stdout, sys.stderr))
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -42,6 +57,12 @@ def main() -> NoReturn:
     except SrganEdgeError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not any(said in str(error) for said in _NO_MEMORY):
+            raise
+        line = "host memory is exhausted; raise the limit (ulimit -v), or type --tile 64"
+        print_error(ResourcesExhausted(line))
+        sys.exit(ResourcesExhausted.exit_code)
     except PARSING_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))
@@ -63,6 +84,61 @@ def version(
     if show:
         typer.echo(f"srgan-edge {__version__}")
         raise typer.Exit
+
+
+class _Unfailing(io.TextIOBase):
+    """A standard stream whose failure ends no work: what cannot be written to it is lost.
+
+    Its reader may have gone, or its disk may be full.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._surviving():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._surviving():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a stream
+        return getattr(self._stream, name)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # what is in its buffer, and all that follows, goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _open_closed_streams() -> None:
+    """Keep closed standard descriptors from being given to files, which messages would destroy.
+
+    They can be read, but not written: a result for a closed standard output fails.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - to the end
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 - to the end
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -9,7 +9,7 @@ import openvino
 from openvino import opset13
 
 from srgan_edge.engines.base import Closing, EngineInfo, finite
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, OutOfMemory
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -75,8 +75,15 @@ class OpenVinoEngine(Closing):
             del self._compiled[next(iter(self._compiled))]
         model = self._model.clone()
         model.reshape(list(shape))
-        self._compiled[shape] = _Compiled(self._core.compile_model(model, "CPU", self._config))
-        return self._compiled[shape]
+        try:
+            compiled = _Compiled(self._core.compile_model(model, "CPU", self._config))
+        except RuntimeError as error:
+            raise OutOfMemory(
+                f"OpenVINO cannot compile the model for {shape[2]}x{shape[1]}, for want of memory "
+                f"or threads ({_last_line(error)}); raise the limit (ulimit -v), or type --tile 64"
+            ) from None
+        self._compiled[shape] = compiled
+        return compiled
 
 
 class _Request:
@@ -122,6 +129,11 @@ def _add_totals(model: openvino.Model) -> None:
         value for value in clamp.input_values() if value.get_node().get_type_name() != "Constant"
     )
     model.add_outputs(opset13.reduce_sum(image, np.array([1, 2, 3])).output(0))
+
+
+def _last_line(error: Exception) -> str:
+    """Return what went wrong; the lines above are places in OpenVINO's source."""
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
 
 
 def _first_line(error: Exception) -> str:

@@ -121,6 +121,55 @@ def test_one_name_that_is_too_long_ends_one_job(cli, tmp_path):
         assert (tmp_path / "in_x4/z_x4.png").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "redirected", "code"),
+    [
+        ("a.png a4.png --json-events", "> /dev/full", 0),
+        ("a.png a4.png --json-events", "| head -n 1 > /dev/null", 0),
+        ("a.png a4.png", "2> /dev/full", 0),
+        ("a.png none.png a4.png", "2>&-", 3),
+        ("a.png a4.png --json-events", "<&- >&- 2>&-", 0),
+        ("a.mkv a4.png -o results", "<&- >&- 2>&-", 0),
+        ("a.mkv -o -", ">&-", 5),
+    ],
+)
+def test_the_work_is_done_whatever_becomes_of_the_standard_streams(
+    files, options, redirected, code
+):
+    clips.make(files / "a.mkv", frames=3, size=(48, 32))
+    command = f"{sys.executable} -m srgan_edge upscale {options} -n {EDGE} {redirected}"
+    if "none.png" in options:  # which is missing: refused before any work
+        (files / "none.png").write_text("no image")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    shell = f"{command}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], cwd=files, env=environment)
+    assert done.returncode == code
+    folder = files / "results" if "results" in options else files
+    for name in ("a.png", "a4.png"):
+        if name in options:
+            assert (folder / name.replace(".png", "_x4.png")).stat().st_size > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit_kib", [307_200, 500_000])
+def test_too_little_memory_is_one_line(files, limit_kib):
+    """So little that a library cannot be loaded, or the network not be compiled."""
+    command = f"{sys.executable} -m srgan_edge upscale a.png -n {EDGE}"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v {limit_kib}; {command}"],
+        cwd=files,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 7
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("srgan-edge: error: ")
+    assert "raise the limit (ulimit -v)" in line
+    assert "Traceback" not in done.stderr
+
+
 def in_terminal(folder: Path, *command: str) -> str:
     """Return all that a command writes to a terminal."""
     ours, theirs = pty.openpty()
