@@ -27,7 +27,7 @@ from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs
 from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
 from srgan_edge.pipeline import in_order
-from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale
+from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
 from srgan_edge.tiling import Tiling, plan_tiles
 from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import Decoder, choose_decoder
@@ -243,7 +243,7 @@ class Upscaler:
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
         job = _job(Path(source), None if target is None else Path(target))
-        if job.target.exists() and not overwrite:
+        if job.target.exists() and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))

@@ -24,6 +24,7 @@ _ADVICE = {
     errno.ENOENT: "create the folder first with mkdir -p",
     errno.EISDIR: "name a file in it with {option}",
     errno.ENOSPC: f"free some space or {_ELSEWHERE}",
+    errno.ENOLCK: f"its file system cannot lock files; {_ELSEWHERE}",
     errno.EDQUOT: f"free some of your quota or {_ELSEWHERE}",
 }
 
@@ -211,6 +212,15 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to disk, where the file system can: some shares cannot."""
+    try:
+        sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def sha256_of(path: Path) -> str:

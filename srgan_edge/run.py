@@ -21,6 +21,7 @@ from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.transcode.upscale import upscale_video_file
+from srgan_edge.transcode.work_folder import is_finished
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
 
@@ -119,9 +120,10 @@ def do_job(
         if job.outlet is None and options.existing != "replace" and is_taken(job.target):
             if options.existing == "keep":
                 return Outcome(job, skipped=True)
-            raise UsageError(
-                f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
-            )
+            if not was_finished(job, restart=options.restart):
+                raise UsageError(
+                    f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
+                )
         job.target.parent.mkdir(parents=True, exist_ok=True)
         if job.kind == "image":
             video = None
@@ -144,6 +146,12 @@ def do_job(
         return Outcome(job, seconds=time.monotonic() - started, error=refused)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def was_finished(job: Job, *, restart: bool) -> bool:
+    """Return True if the target is the result of a run that died before it could say so."""
+    is_file = job.kind == "video" and not job.is_stream
+    return is_file and not restart and is_finished(job.target)
 
 
 def refuse_outscale(outscale: float | None) -> None:

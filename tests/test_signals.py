@@ -82,3 +82,32 @@ def test_the_first_signal_is_remembered_and_the_second_acts():
             assert acted == ["handler"]
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+LOADING = """
+import os, signal, sys
+from srgan_edge import cli
+
+def app(**options):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        signal.pause()
+    except BaseException as error:
+        raise {kind}("initialization failed") from error
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "SystemError"])
+def test_a_signal_while_a_library_is_loaded_is_a_signal(kind):
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADING.format(kind=kind), str(int(signal.SIGTERM))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in ended.stderr
+    assert "SIGTERM" in ended.stderr

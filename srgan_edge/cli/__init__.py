@@ -58,6 +58,8 @@ def main() -> NoReturn:
         print_error(error)
         sys.exit(error.exit_code)
     except (MemoryError, ImportError) as error:
+        if number := _signal_behind(error):
+            _end(Interrupted(number))
         if isinstance(error, ImportError) and not any(said in str(error) for said in _NO_MEMORY):
             raise
         line = "host memory is exhausted; raise the limit (ulimit -v), or type --tile 64"
@@ -72,9 +74,11 @@ def main() -> NoReturn:
     except ReaderGone as gone:
         os._exit(gone.exit_code)
     except Interrupted as interruption:
-        sys.stderr.write(f"srgan-edge: {interruption}\n")
-        sys.stderr.flush()
-        os._exit(interruption.exit_code)  # a frame in the network could take a minute more
+        _end(interruption)
+    except Exception as error:
+        if number := _signal_behind(error):
+            _end(Interrupted(number))
+        raise
 
 
 @app.callback(invoke_without_command=True)
@@ -143,3 +147,21 @@ def _open_closed_streams() -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(signum)
+
+
+def _signal_behind(error: BaseException) -> int | None:
+    """Return the signal that an error stems from; libraries replace exceptions while they load."""
+    behind: BaseException | None = error
+    for _ in range(100):  # chains may be circular
+        if behind is None:
+            break
+        if isinstance(behind, Interrupted):
+            return behind.signum
+        behind = behind.__cause__ or behind.__context__
+    return None
+
+
+def _end(interruption: Interrupted) -> NoReturn:
+    sys.stderr.write(f"srgan-edge: {interruption}\n")
+    sys.stderr.flush()
+    os._exit(interruption.exit_code)  # a frame in the network could take a minute more

@@ -84,6 +84,11 @@ class StreamReader(VideoReader):
         starts = (decoding_seconds(packet) for packet in copied)
         return min((start for start in starts if start is not None), default=first_frame)
 
+    @property
+    def is_open_ended(self) -> bool:
+        """True for HLS whose playlist did not state its end when it was opened."""
+        return "hls" in self.demuxer.formats and not self.container.duration
+
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         inlet, began = self._inlet, time.monotonic()
         try:
@@ -119,9 +124,10 @@ class LiveSource:
     With `paced`, input that arrives in bursts (HLS) is yielded when it is due. Frames that come all
     at once would look like those of a source that is too fast for the upscaler.
 
-    A source that signals its end has ended. One that does not come back, or comes back as another
-    kind of video, ends with an error. Damage on any connection raises `InputDamaged` at the end at
-    the latest, unless the frames that were shown make up for it.
+    A source that signals its end has ended. A live HLS playlist is fetched again for that, since
+    reading it ends without an error when its server is gone. A source that does not come back, or
+    comes back as another kind of video, ends with an error. Damage on any connection raises
+    `InputDamaged` at the end at the latest, unless the frames that were shown make up for it.
 
     Args:
         say: Receives a line for every lost and new connection and for every gap.
@@ -167,8 +173,11 @@ class LiveSource:
             try:
                 for item in self.reader:
                     yield self._shifted(item)
-                self._refuse_damage()
-                return
+                if not self.reader.is_open_ended or self._playlist_states_end():
+                    self._refuse_damage()
+                    return
+                name = self._address.name
+                lost = InputDamaged(f"{name}: nothing came, though its playlist states no end")
             except InputDamaged as error:
                 if self.reader.demuxer.reached_end:
                     raise self._final(str(error)) from error
@@ -203,11 +212,21 @@ class LiveSource:
             except SrganEdgeError as error:
                 problem = str(error)
                 continue
+            if self.reader.is_open_ended and not reader.is_open_ended:
+                reader.close()  # it would begin anew
+                raise self._final(f"{name}: damaged: it ended before the connection was back")
             if _kind_of(reader) != self._kind:
                 reader.close()
                 raise self._final(f"{name}: damaged: it came back as another kind of video")
             return reader
         raise self._final(f"{name}: lost, and not back after {TRIES} tries: {problem}")
+
+    def _playlist_states_end(self) -> bool:
+        try:
+            with _open_address(self._address, TIMEOUT_SECONDS) as container:
+                return bool(container.duration)
+        except av.FFmpegError:
+            return False
 
     def _resume(self, reader: StreamReader) -> None:
         away_seconds = Fraction(time.monotonic() - self._arrived)

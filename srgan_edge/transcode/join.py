@@ -240,6 +240,8 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
                 f"{order.source}: cannot be read again ({reader.demuxer.broke_off}), so that audio "
                 "and subtitles would end early"
             )
+    if not work.segments:  # a file without frames would be called no video at all
+        raise OutputFailed(f"{order.work}: {work.damaged or 'its segments are gone'}")
     for _, segment in work.finished():
         for pts, duration in zip(segment.pts, segment.durations, strict=True):
             expected.frames.add(pts, duration)

@@ -7,8 +7,11 @@ and only then moved to its final name.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
@@ -31,7 +34,7 @@ from srgan_edge.transcode.work_folder import (
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
-from srgan_edge.video.frame import CodedFrame, Frame, VideoInfo
+from srgan_edge.video.frame import CodedFrame, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.opening import file_identity
 from srgan_edge.video.reader import VideoReader
@@ -126,6 +129,9 @@ def _upscale_video(
             _resumable(job.target, identity, restart=options.restart) as work,
             Joiner(job.source, work.path, size, encoding) as joiner,
         ):
+            if (finished := _finished(work)) is not None:
+                reporter.note(f"{job.source.name}: an earlier run had finished {job.target}")
+                return finished
             left_out = joiner.rehearse(job.target)
             for remark in _remarks_before(info, options, left_out, work):
                 reporter.note(f"{job.source.name}: {remark}")
@@ -159,53 +165,80 @@ def _upscale_video(
             source.refuse_changed()
             with replace_when_whole(
                 saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
-            ):
+            ) as whole:
                 joined = joiner.join(saved_as, damaged=damaged is not None)
                 if joined.frames != work.frames:  # a finished segment has changed since
                     raise OutputFailed(
                         f"{work.path} has only {joined.frames} of {work.frames} frames left"
                     )
                 source.refuse_changed()
+                notes = reader.notes
+                result = VideoResult(
+                    saved_as=str(saved_as),
+                    frames=joined.frames,
+                    size=size,
+                    frames_resumed=resumed,
+                    frames_untimed=notes.untimed,
+                    frames_nudged=notes.nudged,
+                    packets_copied=joined.packets,
+                    packets_nudged=joined.nudged,
+                    packets_refused=joined.refused,
+                    frames_concealed=notes.concealed,
+                    left_out=left_out,
+                )
+                problem = _problem(job, result, damaged, notes)
+                decoder_ended = damaged and isinstance(damaged.__cause__, ChildFailed)
+                if not decoder_ended:
+                    outcome = {"result": asdict(result), "problem": problem}
+                    work.finish(whole, saved_as.name, outcome)
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
-            if damaged and isinstance(damaged.__cause__, ChildFailed):
+            if decoder_ended:
                 # Not the video ended but the decoder, perhaps for lack of memory. The next run may
                 # succeed, and has to produce the bytes of a run in which it never crashed.
                 if work.frames % length:
                     work.forget_last()
             else:
                 work.discard()
-        notes = reader.notes
-    result = VideoResult(
-        saved_as=str(saved_as),
-        frames=joined.frames,
-        size=size,
-        frames_resumed=resumed,
-        frames_untimed=notes.untimed,
-        frames_nudged=notes.nudged,
-        packets_copied=joined.packets,
-        packets_nudged=joined.nudged,
-        packets_refused=joined.refused,
-        frames_concealed=notes.concealed,
-        left_out=left_out,
-    )
-    if damaged:
-        raise VideoDamaged(
-            f"{damaged}; what could be decoded is in {saved_as}", result
-        ) from damaged
-    if notes.damage:  # all of it made up for, or it would have been raised
-        raise VideoDamaged(
-            f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {joined.frames} "
-            f"frames show another one; all are in {saved_as}",
-            result,
-        )
-    if joined.refused:
-        raise VideoDamaged(
-            f"{job.source}: damaged: {joined.refused} packets of audio or subtitles cannot be "
-            f"copied; everything else is in {saved_as}",
-            result,
-        )
+    if problem:
+        raise VideoDamaged(problem, result) from damaged
     return result
+
+
+def _finished(work: WorkFolder) -> VideoResult | None:
+    """Return the result of a run that died after it was published; None if there is none.
+
+    Raises:
+        VideoDamaged: there is one, of an input that is damaged.
+    """
+    outcome = work.finished_outcome() or {}
+    try:
+        result = msgspec.convert(outcome.get("result"), VideoResult)
+    except msgspec.ValidationError:
+        return None
+    work.discard()
+    if outcome.get("problem"):
+        raise VideoDamaged(str(outcome["problem"]), result)
+    return result
+
+
+def _problem(
+    job: Job, result: VideoResult, damaged: InputDamaged | None, notes: Notes
+) -> str | None:
+    """Return the line of an error that is raised though there is a result; None if it is whole."""
+    if damaged:
+        return f"{damaged}; what could be decoded is in {result.saved_as}"
+    if notes.damage:  # all of it made up for, or it would have been raised
+        return (
+            f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {result.frames} "
+            f"frames show another one; all are in {result.saved_as}"
+        )
+    if result.packets_refused:
+        return (
+            f"{job.source}: damaged: {result.packets_refused} packets of audio or subtitles cannot "
+            f"be copied; everything else is in {result.saved_as}"
+        )
+    return None
 
 
 def _rgb_bytes(info: VideoInfo, scale: int) -> int:
@@ -259,9 +292,16 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
             except Interrupted as stopped:
                 if not work.segments:
                     raise
+                if work.is_lost:
+                    raise Interrupted(stopped.signum, f"{work.path} was removed") from None
                 line = f"{work.frames} frames are kept in {kept}"
                 raise Interrupted(stopped.signum, line) from None
             except (OSError, OutputFailed) as error:
+                if work.is_lost:
+                    raise OutputFailed(
+                        f"{work.path} was removed during the work, and the finished frames with "
+                        "it; the same command starts over"
+                    ) from error
                 if not work.segments:
                     raise
                 failed = output_failed(target, error) if isinstance(error, OSError) else error

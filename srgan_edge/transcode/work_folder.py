@@ -1,8 +1,9 @@
 """The work folder of a video: finished segments and a journal, which survive any crash.
 
 The folder `NAME.EXT.partial/` is beside the result. `job.json` describes the job, `journal` has
-a line for every segment that is completely on disk, and a lock keeps a second process out. The
-content of a segment is up to its writer.
+a line for every segment that is completely on disk, `finished.json` describes the whole result
+right before it gets its name, and a lock keeps a second process out. The content of a segment is
+up to its writer.
 """
 
 import hashlib
@@ -23,12 +24,15 @@ from srgan_edge.files import (
     replace_when_whole,
     sha256_of,
     sync,
+    sync_folder,
     work_folder_of,
 )
 from srgan_edge.jobs.plan import Options
 from srgan_edge.video.frame import library_versions
 
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+_FINISHED = "finished.json"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class WorkFolder:
         """Number of frames in the finished segments."""
         self.damaged: str | None = None
         """Damage of the first segment that has to be redone; None: there is none."""
+        self.is_discarded = False
         self._recover()
 
     def segment_path(self, index: int) -> Path:
@@ -74,7 +79,9 @@ class WorkFolder:
         """
         file = self.segment_path(self.segments)
         sync(file)
-        sync(self.path)  # the file's name has to be on disk before the line that refers to it
+        sync_folder(
+            self.path
+        )  # the file's name has to be on disk before the line that refers to it
         segment = Segment(pts, durations, reorder, file.stat().st_size, sha256_of(file))
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
@@ -98,13 +105,44 @@ class WorkFolder:
         os.truncate(self._journal, sum(map(len, lines)))
 
     def discard(self) -> None:
-        """Remove the folder: the video is complete, or nothing in it is worth keeping."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder: the video is complete, or nothing in it is worth keeping.
+
+        What describes a finished result goes last, so that whoever finds the rest knows.
+        """
+        self.is_discarded = True
+        with suppress(OSError):
+            for entry in sorted(self.path.iterdir(), key=_in_order_of_removal):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        entry.unlink()
+            self.path.rmdir()
+
+    @property
+    def is_lost(self) -> bool:
+        """True if somebody removed the folder or its journal."""
+        return not self._journal.exists()
+
+    def finish(self, file: Path, name: str, outcome: Mapping[str, Any]) -> None:
+        """Record that `file` is the whole result, before it is renamed to `name` beside the folder.
+
+        If the process dies before it has removed the folder, `finished_outcome` finds `outcome`.
+        """
+        record = {"job": self.job(), "name": name, "file": _file_of(file), "outcome": dict(outcome)}
+        with replace_when_whole(self.path / _FINISHED) as written:
+            written.write_text(json.dumps(record))
+
+    def finished_outcome(self) -> dict[str, Any] | None:
+        """Return what `finish` was told, if the file has its name; None if it does not."""
+        record = _finished(self.path)
+        return None if record is None else dict(record["outcome"])
 
     def start_afresh(self, job: Mapping[str, Any]) -> None:
         """Remove all finished segments, and start `job`."""
         os.truncate(self._journal, 0)
         self.segments = self.frames = 0
+        (self.path / _FINISHED).unlink(missing_ok=True)
         for segment in self.path.glob("segment-*.nut"):
             segment.unlink()
         with replace_when_whole(self.path / "job.json") as file:
@@ -115,7 +153,10 @@ class WorkFolder:
         try:
             found = json.loads((self.path / "job.json").read_text())
         except FileNotFoundError:
-            return None
+            finished = _finished(self.path)  # the last file that is removed
+            found = None if finished is None else finished["job"]
+            if found is None:
+                return None
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -165,23 +206,40 @@ def open_work_folder(
             contains other files.
     """
     path = work_folder_of(target)
+    work: WorkFolder | None = None
     job = json.loads(json.dumps(job))  # the values that reading it will return
-    with _locked(path, target):
-        _refuse_others_files(path)
-        work = WorkFolder(path)
-        started = work.job()
-        if started is None or restart:
-            work.start_afresh(job)
-        elif started != job:
-            raise UsageError(
-                f"{path} belongs to another job: {_difference(started, job)}; "
-                "repeat the earlier command, or add --restart to start over"
-            )
-        try:
-            yield work
-        finally:
-            if not work.segments:
-                work.discard()
+    try:
+        with _locked(path, target):
+            _refuse_others_files(path)
+            work = WorkFolder(path)
+            started = work.job()
+            if started is None or restart:
+                work.start_afresh(job)
+            elif started != job:
+                raise UsageError(
+                    f"{path} belongs to another job: {_difference(started, job)}; "
+                    "repeat the earlier command, or add --restart to start over"
+                )
+            try:
+                yield work
+            finally:
+                if not work.segments:
+                    work.discard()
+    except OSError:
+        if work is None:  # as where files cannot be locked
+            _remove_unused(path)
+        raise
+    finally:
+        if work is not None and work.is_discarded:
+            # Network file systems keep a file that is removed while it is open: the lock.
+            with suppress(OSError):
+                path.rmdir()
+
+
+def is_finished(target: Path) -> bool:
+    """Return True if `target` is the result of a run that died before it removed its folder."""
+    record = _finished(work_folder_of(target))
+    return record is not None and record["name"] == target.name
 
 
 def job_identity(
@@ -242,13 +300,44 @@ def _refuse_foreign(path: Path) -> None:
 
 def _refuse_others_files(path: Path) -> None:
     """Reject a folder with other files, because it will be removed with everything in it."""
-    ours = {"lock", "job.json", "journal"}
+    ours = {"lock", "job.json", "journal", _FINISHED}
     for entry in path.iterdir():
-        is_ours = entry.name in ours or entry.name.startswith(("segment-", "joined.", ".job."))
+        is_ours = entry.name in ours or entry.name.startswith(
+            ("segment-", "joined.", ".job.", ".finished.")
+        )
         if entry.is_symlink() or not is_ours:
             raise OutputFailed(
                 f"{entry} was not created by srgan-edge; move it away or choose another -o"
             )
+
+
+def _remove_unused(path: Path) -> None:
+    """Remove a folder in which there is nothing but the lock."""
+    with suppress(OSError):
+        if [entry.name for entry in path.iterdir()] == ["lock"]:
+            (path / "lock").unlink()
+        path.rmdir()
+
+
+def _in_order_of_removal(entry: Path) -> int:
+    return ["lock", _FINISHED].index(entry.name) + 1 if entry.name in ("lock", _FINISHED) else 0
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a whole result, if the very file that it describes has its name."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((folder / _FINISHED).read_text())
+        name, outcome, job = record["name"], record["outcome"], record["job"]
+        is_ours = isinstance(outcome, dict) and isinstance(job, dict) and Path(name).name == name
+        if is_ours and record["file"] == _file_of(folder.parent / name):
+            return dict(record)
+    return None
+
+
+def _file_of(path: Path) -> list[int]:
+    """Return what stays the same when a file gets another name."""
+    status = path.lstat()
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -58,7 +58,8 @@ class Demuxer:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
-                self.broke_off = str(error.strerror)
+                silent = isinstance(error, av.error.ExitError)  # by the timeout of a live source
+                self.broke_off = "nothing came in time" if silent else str(error.strerror)
                 self._notes.damage.add(self.broke_off, self._end_seconds)
                 return
             if packet is None:

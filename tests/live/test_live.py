@@ -27,7 +27,9 @@ from srgan_edge.jobs.plan import Job
 from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
+from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
+from srgan_edge.video.frame import Notes
 
 pytestmark = pytest.mark.slow
 
@@ -342,6 +344,95 @@ def test_a_server_that_dies_leaves_what_came_before(tmp_path, video):
         upscale(Address(f"{url}/live.m3u8"), tmp_path / "out.mkv")
     assert "ends at 0.8" in str(lost.value)
     assert 15 < len(see_frames(tmp_path / "out.partial.mkv")) < 30
+
+
+class ForgettingServer(http.server.SimpleHTTPRequestHandler):
+    """Serves a playlist without an end twice, and then what `after` returns."""
+
+    requests, after = 0, None
+
+    def do_GET(self):
+        cls = type(self)
+        if self.path.endswith(".m3u8"):
+            cls.requests += 1
+            if cls.requests > 2 and not cls.after(self):
+                return
+        super().do_GET()
+
+
+def is_gone(server):
+    server.send_error(404)
+
+
+def is_silent(server):
+    time.sleep(1.5)  # longer than a connection may be silent
+
+
+def has_ended(server):
+    playlist = Path(server.translate_path(server.path))
+    if "ENDLIST" not in playlist.read_text():
+        playlist.write_text(playlist.read_text() + "#EXT-X-ENDLIST\n")
+    return True
+
+
+def live_playlist(video, folder):
+    folder.mkdir()
+    write_hls(video, folder)
+    playlist = folder / "live.m3u8"
+    playlist.write_text(playlist.read_text().replace("#EXT-X-ENDLIST\n", ""))
+
+
+@pytest.mark.parametrize("after", [is_gone, is_silent])
+def test_a_playlist_that_is_gone_is_no_end(tmp_path, video, after):
+    folder, target = tmp_path / "www", tmp_path / "out.mkv"
+    live_playlist(video, folder)
+    server = type("Server", (ForgettingServer,), {"after": after})
+    with web_server(folder, server) as url, pytest.raises(InputDamaged) as lost:
+        upscale(Address(f"{url}/live.m3u8"), target)
+    assert "lost, and not back after 3 tries" in str(lost.value)
+    assert not target.exists()
+    assert len(see_frames(tmp_path / "out.partial.mkv")) > 10
+
+
+def test_a_live_playlist_that_states_its_end_has_ended(tmp_path, video):
+    folder, target = tmp_path / "www", tmp_path / "out.mkv"
+    live_playlist(video, folder)
+    server = type("Server", (ForgettingServer,), {"after": has_ended})
+    with web_server(folder, server) as url:
+        result, listener, _ = upscale(Address(f"{url}/live.m3u8"), target)
+    assert result.frames > 10
+    assert not any("again" in note for note in listener.notes)
+
+
+def test_silence_is_called_silence(tmp_path, video):
+    with (
+        socket.create_server((LOOPBACK, 0)) as server,
+        broadcast_tcp(server, video) as url,
+        av.open(url, timeout=0.5) as container,
+    ):
+        demuxer = Demuxer(video, container, container.streams.video[0], Notes())
+        assert len(list(demuxer)) > 10
+    assert demuxer.broke_off == "nothing came in time"
+
+
+@contextmanager
+def broadcast_tcp(server, video):
+    """A transport stream in one piece, whose sender then keeps the connection open."""
+
+    def send():
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(as_format(video, "mpegts"))
+            done.wait(20)
+
+    done = threading.Event()
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield f"tcp://{LOOPBACK}:{server.getsockname()[1]}"
+    finally:
+        done.set()
+        sender.join()
 
 
 class Connection:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 from dataclasses import replace
@@ -25,11 +26,12 @@ from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import multiplications_per_px
+from srgan_edge.run import was_finished
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as video
-from srgan_edge.transcode.work_folder import content_sha256, open_work_folder
+from srgan_edge.transcode.work_folder import content_sha256, is_finished, open_work_folder
 from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
@@ -248,6 +250,91 @@ def test_a_video_that_dies_while_it_is_joined_redoes_no_frame(tmp_path, monkeypa
     upscale(source, target, again)
     assert again.seen == []
     assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, existing="replace")])
+def test_a_video_that_dies_once_it_has_its_name_is_found_done(tmp_path, monkeypatch, options):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+
+    def die(*arguments):
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(video, "remarks_after", die)
+        with pytest.raises(Death):
+            upscale(source, target)
+    before, again, job = target.stat(), Doubler(), Job(source, target, "video")
+    assert was_finished(job, restart=False)
+    assert not was_finished(job, restart=True)  # which would replace it
+    done, heard = upscale(source, target, again, options)
+    assert (done.frames, done.saved_as, again.seen) == (12, str(target), [])
+    assert heard.notes == [f"in.mkv: an earlier run had finished {target}"]
+    assert target.stat() == before
+    assert names_in(tmp_path) == ["in.mkv", "out.mkv"]
+    assert not is_finished(target)
+
+
+def test_a_partial_result_of_a_run_that_died_is_found_with_its_damage(tmp_path, monkeypatch):
+    source = make(tmp_path / "in.mkv", frames=40)
+    source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
+
+    def die(*arguments):
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(video, "remarks_after", die)
+        with pytest.raises(Death):
+            upscale(source, tmp_path / "out.mkv")
+    with pytest.raises(InputDamaged, match=r"what could be decoded is in .*out\.partial\.mkv"):
+        upscale(source, tmp_path / "out.mkv")
+    assert names_in(tmp_path) == ["in.mkv", "out.partial.mkv"]
+
+
+def test_a_result_that_changed_after_a_run_died_is_not_taken_for_it(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+
+    def die(*arguments):
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(video, "remarks_after", die)
+        with pytest.raises(Death):
+            upscale(source, target)
+    target.write_bytes(b"something else")
+    assert not is_finished(target)
+    upscale(source, target, options=replace(OPTIONS, existing="replace"))
+    assert [frame.number for frame in see_frames(target)] == list(range(12))
+
+
+def test_frames_of_a_removed_work_folder_are_not_called_kept(tmp_path):
+    source, target = make(tmp_path / "in.mkv", frames=40), tmp_path / "out.mkv"
+
+    class Remover(Doubler):
+        def upscale(self, pixels):
+            if len(self.seen) == 2 * SEGMENT + 3:
+                shutil.rmtree(tmp_path / "out.mkv.partial")
+            return super().upscale(pixels)
+
+    with pytest.raises(OutputFailed, match=r"was removed during the work.*starts over"):
+        upscale(source, target, Remover())
+    done, _ = upscale(source, target)
+    assert (done.frames, done.frames_resumed) == (40, 0)
+
+
+def test_a_first_segment_that_was_damaged_since_is_named(tmp_path, monkeypatch):
+    source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
+    join = video_join.Joiner.join
+
+    def join_damaged(joiner, target, **named):
+        segment = tmp_path / "out.mkv.partial" / "segment-000000.nut"
+        content = bytearray(segment.read_bytes())
+        content[len(content) // 2] ^= 1
+        segment.write_bytes(content)
+        return join(joiner, target, **named)
+
+    monkeypatch.setattr(video_join.Joiner, "join", join_damaged)
+    with pytest.raises(OutputFailed, match=r"segment-000000\.nut has changed since.*goes on"):
+        upscale(source, target)
 
 
 def test_an_interrupted_video_reports_what_is_kept(tmp_path):
@@ -603,7 +690,7 @@ def test_a_result_that_differs_from_its_input_gets_no_name(tmp_path, monkeypatch
     monkeypatch.setattr(
         video_join.VideoMuxer,
         "copy",
-        lambda muxer, copied: None if copied.packet.pts == 0 else muxed(muxer, copied),
+        lambda muxer, copied: copied.packet.pts == 0 or muxed(muxer, copied),
     )
     with pytest.raises(
         OutputFailed, match=r"differs from .*in\.mkv: audio aac: \d+ packets instead of \d+"
@@ -681,7 +768,11 @@ def test_references_are_written_after_their_targets_are_on_disk(tmp_path, monkey
     expected = [name.format(number) for number in range(2) for name in segment]
     assert order[begun : begun + len(expected)] == expected
     result = order[begun + len(expected) :]
-    assert result == ["joined.mkv", "fsync", "rename out.mkv", tmp_path.name, "fsync"]
+    assert result[0].startswith(".finished")
+    record = ["fsync", "rename finished.json", folder, "fsync"]
+    assert result[1:] == [
+        *record, "joined.mkv", "fsync", "rename out.mkv", tmp_path.name, "fsync"
+    ]  # fmt: skip
 
 
 def mount(*arguments):

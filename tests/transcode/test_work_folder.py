@@ -1,7 +1,10 @@
 """A journal may be cut, corrupted or replaced: only lines that are intact are used."""
 
+import errno
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -79,3 +82,58 @@ def test_lines_of_any_json_are_no_segments(finished, lines):
 def test_bytes_of_any_kind_are_no_segments(finished, content):
     work, _ = reopened(finished[0], content)
     assert work.segments == 0
+
+
+def test_a_share_that_cannot_sync_folders_takes_segments(tmp_path, monkeypatch):
+    def no_folders(path):
+        if path.is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("srgan_edge.files.sync", no_folders)
+    with open_work_folder(tmp_path / "out.mkv", {}) as work:
+        work.segment_path(0).write_bytes(b"frames")
+        work.add([0], [40], reorder=0)
+    assert WorkFolder(work.path).frames == 1
+
+
+def test_a_folder_whose_names_were_not_written_is_an_error(tmp_path, monkeypatch):
+    def broken(path):
+        if path.is_dir():
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr("srgan_edge.files.sync", broken)
+    with open_work_folder(tmp_path / "out.mkv", {}) as work:
+        work.segment_path(0).write_bytes(b"frames")
+        with pytest.raises(OSError, match="input/output"):
+            work.add([0], [40], reorder=0)
+
+
+def test_no_folder_stays_where_files_cannot_be_locked(tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(OSError, match="No locks"), open_work_folder(tmp_path / "out.mkv", {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_folder_stays_where_an_open_file_keeps_a_name(tmp_path, monkeypatch):
+    """Network file systems rename the lock when it is removed, and free the name at its close."""
+    kept, unlink, close = tmp_path / "out.mkv.partial" / ".nfs0001", Path.unlink, os.close
+
+    def rename(path, **options):
+        if path.name == "lock":
+            return path.rename(kept)
+        return unlink(path, **options)
+
+    def close_lock(descriptor):
+        if kept.exists() and os.path.samestat(os.fstat(descriptor), kept.stat()):
+            unlink(kept)
+        close(descriptor)
+
+    monkeypatch.setattr(Path, "unlink", rename)
+    monkeypatch.setattr(os, "close", close_lock)
+    with open_work_folder(tmp_path / "out.mkv", {}) as work:
+        work.discard()
+    assert list(tmp_path.iterdir()) == []
