@@ -153,7 +153,9 @@ def seeds() -> list[bytes]:
         b"\n".join([b"v", *_messages(video)]),
         b"\n".join([b"v", *_messages(deeper)]),
         b"\n".join([b"i", *_messages([facts, rows, True])]),
-        b"\n".join([b"j", b'{"alive":true}', *_messages([("left out: a font",), Joined(3, 2, 0, 0)])]),
+        b"\n".join(
+            [b"j", b'{"alive":true}', *_messages([("left out: a font",), Joined(3, 2, 0, 0)])]
+        ),
     ]
 
 
