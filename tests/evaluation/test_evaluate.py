@@ -292,7 +292,9 @@ def test_a_figure_is_written_with_the_baselines_in_the_table(bench, tmp_path):
     assert done.exit_code == 0, done.exception
     assert all(name in done.stdout for name in ("nearest", "bicubic", DEFAULT_MODEL, "wrote"))
     assert Image.open(tmp_path / "out.png").width == 24 + 224 + 4 * (8 + 240) + 24
-    done = run(bench, "--figure", tmp_path / "out.png", "--metrics", "psnr_y", "--json")
+    done = run(
+        bench, "--figure", tmp_path / "out.png", "--metrics", "psnr_y", "--json", "--overwrite"
+    )
     assert len(json.loads(done.stdout)) == 3
 
 
