@@ -32,6 +32,7 @@ ROOMS = {
     "jobs": ("video", "image"),
     "engines": ("model", "kernels"),
     "evaluation": ("image", "model", "engines"),
+    "compare": ("video", "image", "isolation", "engines", "evaluation"),
     # A video file in resumable segments; a stream in one pass.
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
@@ -55,7 +56,7 @@ UPPER_HEART = {
     "upscaler": ("evaluation", "transcode", "live", "cli"),
     "pipeline": ("transcode", "live"),
     "run": ("cli",),
-    "api": (),
+    "api": ("cli",),
 }
 """Modules of the heart that only these packages, and the heart, may import."""
 

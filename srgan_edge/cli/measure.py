@@ -139,7 +139,7 @@ def evaluate(
         raise UsageError("--crops is for a figure; type --figure FILE.png too")
     if crops is not None and crops < 1:
         raise UsageError(f"--crops {crops}; possible: 1 or more")
-    measures = _measures(metrics_from_text(metrics), feature_weights or [], device)
+    measures = measures_of(metrics_from_text(metrics), feature_weights or [], device)
     baselines = [NEAREST, BICUBIC] if figure else [BICUBIC] if bicubic else []
     others = [ready_made(text, folders) for text in results or []]
     named = models or ([] if bicubic or others else [DEFAULT_MODEL])
@@ -276,7 +276,7 @@ def verify_tiles(
         say(f"wrote halo_px {halo_px} to {checkpoint}")
 
 
-def _measures(names: tuple[str, ...], files: list[Path], device: str) -> dict[str, Any]:
+def measures_of(names: tuple[str, ...], files: list[Path], device: str) -> dict[str, Any]:
     """Return the measures in the order of the names; PyTorch is imported only if one needs it."""
     from srgan_edge.evaluation.evaluate import MEASURES
 

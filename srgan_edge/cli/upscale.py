@@ -1,4 +1,4 @@
-"""`srgan-edge upscale`, and what belongs to its results: `check` and `compare`."""
+"""`srgan-edge upscale`, and `check`, which compares its results with their inputs."""
 
 import shlex
 import sys
@@ -14,13 +14,11 @@ from srgan_edge.cli.common import (
     EngineOption,
     Fp32Option,
     ModelOption,
-    OverwriteOption,
     pixels_or,
     say,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
@@ -292,29 +290,6 @@ def check(
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
         f"{packets} packets of audio and subtitles as they were"
     )
-
-
-@commands.command(cls=PlainCommand, rich_help_panel="Upscale")
-def compare(
-    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The input image.")],
-    after: Annotated[Path, typer.Argument(metavar="AFTER", help="The upscaled image.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Image to write.")],
-    crop: Annotated[
-        str | None, typer.Option(metavar="X,Y,W,H", help="Detail to enlarge, in result pixels.")
-    ] = None,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Save a side-by-side comparison with bicubic interpolation."""
-    from srgan_edge.evaluation.drawing import Crop, side_by_side
-    from srgan_edge.image.reader import read_pixels
-    from srgan_edge.image.still import StillImage
-    from srgan_edge.image.writer import write_image
-
-    refuse_replacing(output, [before, after], overwrite=overwrite)
-    detail = None if crop is None else Crop.from_text(crop)
-    images = read_pixels(before), read_pixels(after)
-    write_image(output, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
-    say(f"wrote {output}")
 
 
 def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:

@@ -1,0 +1,164 @@
+"""`srgan-edge compare`: a page or an image that shows results beside their source."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from srgan_edge.cli.common import DeviceOption, EngineOption, OverwriteOption, bundled_names, say
+from srgan_edge.cli.measure import measures_of
+from srgan_edge.cli.plain_help import PlainCommand
+from srgan_edge.errors import UsageError
+from srgan_edge.files import refuse_replacing
+
+if TYPE_CHECKING:
+    from srgan_edge.api import Upscaler
+    from srgan_edge.compare.layers import Comparison
+    from srgan_edge.evaluation.evaluate import Measure
+
+commands = typer.Typer()
+
+PAGE_SUFFIXES = (".html", ".htm")
+
+_VIDEO = "Video"
+
+
+@commands.command(cls=PlainCommand, rich_help_panel="Upscale")
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The input, image or video.")],
+    after: Annotated[
+        list[Path] | None, typer.Argument(metavar="AFTER", help="Its upscaled results.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Page to write (.html), or an image. By default NAME_compared.html.",
+        ),
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            "-n",
+            "--model",
+            metavar="NAME|FILE,...",
+            help="Models whose results to make for the page.",
+            autocompletion=bundled_names,
+        ),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Part of an image to show, in result pixels."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The ideal result: adds PSNR and SSIM to the page."),
+    ] = None,
+    feature_weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A local AlexNet or VGG16, which adds LPIPS; repeatable."
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    start: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Where the excerpt starts.", rich_help_panel=_VIDEO
+        ),
+    ] = 0.0,
+    duration: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.001, help="Length of the excerpt.", rich_help_panel=_VIDEO
+        ),
+    ] = 5.0,
+    engine: EngineOption = "auto",
+    device: DeviceOption = "auto",
+) -> None:
+    """Show results beside their input: a page with a slider, or an image."""
+    results = after or []
+    path = output or before.with_name(f"{before.stem}_compared.html")
+    inputs = [before, *results, *([reference] if reference else [])]
+    refuse_replacing(path, inputs, overwrite=overwrite)
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        if len(results) != 1 or models or reference or feature_weights:
+            page = path.with_suffix(".html")
+            raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
+        _draw_image(before, results[0], path, crop)
+        return
+    names = [name for name in (models or "").split(",") if name]
+    if not results and not names:
+        raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
+    from srgan_edge.compare.page import write_page
+    from srgan_edge.jobs.plan import kind_of
+
+    kinds = {file: kind_of(file) for file in inputs}
+    if other := [file for file, kind in kinds.items() if kind != kinds[before]]:
+        raise UsageError(
+            f"{before} is {_a(kinds[before])} and {other[0]} {_a(kinds[other[0]])}; "
+            "possible: images, or videos"
+        )
+    learned = measures_of((), feature_weights or [], device)
+    with ExitStack() as engines:
+        upscalers = {name: _upscaler(engines, name, engine, device) for name in names}
+        if kinds[before] == "image":
+            comparison = _images(before, results, upscalers, reference, crop, learned)
+        else:
+            if crop is not None:
+                raise UsageError("--crop is for images; the page of a video shows it all")
+            from srgan_edge.compare.clips import Excerpt, compare_videos
+
+            excerpt = Excerpt(start, duration)
+            frames = {name: it.frames for name, it in upscalers.items()}
+            comparison = compare_videos(before, results, frames, reference, excerpt, learned)
+    write_page(path, comparison, " and ".join(dict.fromkeys([before.name, *_names(results)])))
+    for note in comparison.notes:
+        say(f"note: {note}", err=True)
+    say(f"wrote {path}")
+
+
+def _images(
+    before: Path,
+    results: list[Path],
+    upscalers: "dict[str, Upscaler]",
+    reference: Path | None,
+    crop: str | None,
+    learned: "dict[str, Measure]",
+) -> "Comparison":
+    from srgan_edge.compare.images import compare_images
+    from srgan_edge.evaluation.drawing import Crop
+
+    part = None if crop is None else Crop.from_text(crop)
+    return compare_images(before, results, upscalers, reference, part, learned)
+
+
+def _draw_image(before: Path, after: Path, path: Path, crop: str | None) -> None:
+    """Draw bicubic interpolation and the result side by side."""
+    from srgan_edge.evaluation.drawing import Crop, side_by_side
+    from srgan_edge.image.reader import read_pixels
+    from srgan_edge.image.still import StillImage
+    from srgan_edge.image.writer import write_image
+
+    detail = None if crop is None else Crop.from_text(crop)
+    images = read_pixels(before), read_pixels(after)
+    write_image(path, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
+    say(f"wrote {path}")
+
+
+def _upscaler(engines: ExitStack, name: str, engine: str, device: str) -> "Upscaler":
+    from srgan_edge.api import Upscaler
+
+    say(f"upscaling with {name}", err=True)
+    return engines.enter_context(Upscaler(name, engine=engine, device=device))
+
+
+def _names(files: list[Path]) -> list[str]:
+    return [file.name for file in files]
+
+
+def _a(kind: str) -> str:
+    return "an image" if kind == "image" else f"a {kind}"

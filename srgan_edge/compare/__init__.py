@@ -1,0 +1,1 @@
+"""Pages that show results beside their source: `srgan-edge compare ... -o page.html`."""
