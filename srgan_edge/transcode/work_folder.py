@@ -28,6 +28,7 @@ from srgan_edge.files import (
     work_folder_of,
 )
 from srgan_edge.jobs.plan import Options
+from srgan_edge.typed import MISTAKES, from_json
 from srgan_edge.video.frame import library_versions
 
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
@@ -366,11 +367,9 @@ def _parsed(line: bytes) -> Segment:
     """Parse one line of the journal; raises ValueError if it is damaged."""
     digest, _, record = line.partition(b" ")
     if digest == _digest(record.removesuffix(b"\n")).encode():
-        with suppress(TypeError):  # wrong fields, or a number for a list
-            segment = Segment(**json.loads(record))
-            numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
-            are_integers = all(type(number) is int for number in numbers)
-            if are_integers and segment.pts and len(segment.pts) == len(segment.durations):
+        with suppress(*MISTAKES):
+            segment = from_json(record, Segment)
+            if segment.pts and len(segment.pts) == len(segment.durations):
                 return segment
     raise ValueError("its line in the journal is damaged")
 
