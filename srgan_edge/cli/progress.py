@@ -54,7 +54,7 @@ class LiveLine:
 def live_line() -> Iterator[LiveLine]:
     """Keep a line up to date while the block runs; silent in all processes but the first."""
     quiet = os.environ.get("RANK", "0") != "0"
-    console = Console(stderr=True, highlight=False, quiet=quiet)
+    console = Console(stderr=True, highlight=False, emoji=False, quiet=quiet)
     columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -73,7 +73,7 @@ def build_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
         A function that prints a line, and one that accepts a builder's phase, the steps of it that
         are done, and all of its steps.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     progress = Progress(console=console, disable=not console.is_terminal, transient=True)
     task = progress.add_task("building", total=None)
 
