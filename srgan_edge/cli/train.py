@@ -172,6 +172,8 @@ def train(
             device=device,
             max_minutes=float("inf") if max_minutes is None else max_minutes,
             on_progress=live.show,
+            on_step=live.show,
+            on_preparation=live.show_preparation,
             say=live.say,
         )
     say(f"wrote {released}")
