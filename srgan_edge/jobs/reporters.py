@@ -261,7 +261,7 @@ class JsonReporter:
 
 def _with_name(outcome: Outcome, error: SrganEdgeError) -> str:
     """Return an error's text, behind the name of its file if that is not in it."""
-    name, text = str(outcome.job.source), str(error)
+    name, text = printable(str(outcome.job.source)), printable(str(error))
     return text if name in text else f"{name}: {text}"
 
 
