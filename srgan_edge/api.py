@@ -391,7 +391,7 @@ class _Listener:
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None: ...
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None: ...
 
     def note(self, text: str) -> None:
         _log.info("%s", text)
@@ -411,6 +411,8 @@ class _Listener:
             self._progress(Progress(self._frames, self._total, fps))
         except Exception as error:
             raise _CallbackFailed(error) from error
+
+    def tiles_done(self, done: int, total: int) -> None: ...
 
     def ended(self, outcome: Outcome) -> None: ...
 

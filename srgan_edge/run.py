@@ -50,7 +50,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
         open_upscaler(options, reporter.note, slots) as opened,
         ImageProcess(options.max_pixels) as images,
     ):
-        reporter.began(opened.summary, opened.made_by)
+        reporter.began(opened.summary, opened.made_by, len(jobs))
         if any(job.kind == "video" for job in jobs):
             device = opened.upscaler.info.device
             options = replace(options, decode=choose_decoder(options.decode, device, reporter.note))
@@ -221,7 +221,7 @@ def _upscale_image(
         reporter.started(job, reader.frames)
         if reader.frames == 1:
             with image_file(job.target, like, *size, overwrite=options.overwrite) as write:
-                for stripe in enlarged(reader, upscaler, *size):
+                for stripe in enlarged(reader, upscaler, *size, reporter.tiles_done):
                     write(stripe)
                     del stripe  # before the next one is made
             reporter.frame_done()

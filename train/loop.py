@@ -40,6 +40,8 @@ def train(
     device: str = "auto",
     max_minutes: float = math.inf,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_preparation: Callable[[str, int, int], None] = lambda what, done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train `recipe` on the photographs below `folders`; returns the path of the released weights.
@@ -52,6 +54,10 @@ def train(
         vgg_weights: a local VGG for the perceptual loss, instead of torchvision's VGG19.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_minutes: stop cleanly after this time; the same command resumes the run.
+        on_progress: called at every step that is logged.
+        on_step: called at most once a second between them, without values.
+        on_preparation: called before the first step with the name of the work on photographs, and
+            how many of how many are done.
         say: called with lines for the user, for example if a checkpoint could not be written.
 
     Raises:
@@ -78,7 +84,7 @@ def train(
             folder = stack.enter_context(lock_run_folder(run))
         precision = precision_on(processes.device, recipe)
         vgg = open_vgg(recipe, vgg_weights, processes)
-        photos = open_photos(recipe, folders, run, processes, say)
+        photos = open_photos(recipe, folders, run, processes, say, on_preparation)
         state = TrainingState.start(
             recipe.model, recipe.data.seed, precision, processes, recipe.pixel.optimizer
         )
@@ -102,6 +108,7 @@ def train(
             deadline=deadline,
             signals=signals,
             on_progress=on_progress,
+            on_step=on_step,
             say=say,
         )
 

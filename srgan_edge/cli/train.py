@@ -172,6 +172,8 @@ def train(
             device=device,
             max_minutes=float("inf") if max_minutes is None else max_minutes,
             on_progress=live.show,
+            on_step=live.show,
+            on_preparation=live.show_preparation,
             say=live.say,
         )
     say(f"wrote {released}")
@@ -255,7 +257,7 @@ def check_data(
     from srgan_edge.cli.tables import check_table
     from srgan_edge.train.photo_check import check_photos, check_record
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("reading")
         found = check_photos(

@@ -1,6 +1,5 @@
 """`srgan-edge upscale`, and what belongs to its results: `check` and `compare`."""
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from srgan_edge.cli.common import (
     say,
 )
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import InputDamaged, UsageError
+from srgan_edge.errors import InputDamaged, UsageError, typed
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
@@ -325,13 +324,13 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
     if not Path(source).exists() or Path(result).exists() or set(result) & set("*?["):
         return
     if Path(result).suffix or result.endswith("/") or Path(source).is_dir():
-        typed = sys.argv[1:]
-        if result in typed:
-            at = len(typed) - 1 - typed[::-1].index(result)
-            typed[at : at + 1] = ["-o", result]
+        words = sys.argv[1:]
+        if result in words:
+            at = len(words) - 1 - words[::-1].index(result)
+            words[at : at + 1] = ["-o", result]
         raise UsageError(
             f"{result} does not exist; to write the result there, type: "
-            f"{shlex.join(['srgan-edge', *typed])}"
+            f"{typed(['srgan-edge', *words])}"
         )
 
 

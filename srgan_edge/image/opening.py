@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import BinaryIO
 
 from PIL import Image, ImageFile
@@ -19,7 +18,7 @@ from PIL.ExifTags import Base
 from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.image.png import lacks_rows
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
@@ -122,8 +121,8 @@ def frames_to_keep(
     if deep and mode in _COLOR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
         raise InputRefused(  # FFmpeg decodes no more, margins included
             f"{path}: {image.width}x{image.height} with 16-bit color; possible: about 268 million "
-            f"pixels; crop it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
-            f"{quote(f'{path.stem}-8.png')}"
+            f"pixels; crop it, or convert it, for example with: magick {quoted(path)} -depth 8 "
+            f"{quoted(Path(f'{path.stem}-8.png'))}"
         )
     if frames > 1 and deep:
         raise InputRefused(f"{path}: an animation with {bits} bits per channel; possible: 8")
@@ -178,7 +177,7 @@ def several_images(path: Path, images: int) -> str:
     """Return the message that refuses a file with more than one image."""
     return (
         f"{path}: holds {images} images, and only one can be kept; extract it first, for "
-        f"example with: magick {quote(f'{path}[0]')} {quote(f'{path.stem}-0.png')}"
+        f"example with: magick {quoted(Path(f'{path}[0]'))} {quoted(Path(f'{path.stem}-0.png'))}"
     )
 
 
@@ -218,8 +217,8 @@ def _refuse_other_tiff(path: Path, file: BinaryIO, error: BaseException) -> None
 def _conversion(path: Path) -> str:
     """Return the advice to convert an image of an unsupported kind."""
     return (
-        f"convert it first, for example with: magick {quote(str(path))} -depth 16 -colorspace sRGB "
-        f"{quote(f'{path.stem}-rgb.png')}"
+        f"convert it first, for example with: magick {quoted(path)} -depth 16 -colorspace sRGB "
+        f"{quoted(Path(f'{path.stem}-rgb.png'))}"
     )
 
 

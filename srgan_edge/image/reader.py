@@ -9,7 +9,6 @@ import struct
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from shlex import quote
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image, ImageCms, ImageFile
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
-from srgan_edge.errors import InputRefused
+from srgan_edge.errors import InputRefused, quoted
 from srgan_edge.files import open_regular
 from srgan_edge.image.levels import deep_colors, deep_gray
 from srgan_edge.image.opening import (
@@ -69,7 +68,7 @@ def read_pixels(path: Path) -> Pixels:
     if pixels.dtype == np.uint16:
         raise InputRefused(
             f"{path}: has 16 bits per channel, and only 8 can be compared; convert it first, for "
-            f"example with: magick {quote(str(path))} -depth 8 {quote(f'{path.stem}-8.png')}"
+            f"example with: magick {quoted(path)} -depth 8 {quoted(Path(f'{path.stem}-8.png'))}"
         )
     return pixels.astype(np.uint8, copy=False)
 

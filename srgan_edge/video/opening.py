@@ -8,7 +8,6 @@ edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert 
 import struct
 from fractions import Fraction
 from pathlib import Path
-from shlex import quote
 from typing import cast
 
 import av
@@ -20,7 +19,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.files import first_bytes
 from srgan_edge.video.color import (
     MATRICES,
@@ -140,7 +139,7 @@ def too_many_streams(path: Path) -> InputRefused:
     """Return the error for a file with more than `MAX_STREAMS` streams."""
     return InputRefused(
         f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
-        f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
+        f"ffmpeg -i {quoted(path)} -map 0:v -map 0:a -c copy fewer.mkv"
     )
 
 
@@ -161,7 +160,7 @@ def best_video(container: InputContainer, path: Path, max_pixels: int) -> VideoS
     if (name := best.codec_context.name) not in VIDEO_DECODERS:
         raise InputRefused(
             f"{path}: its video is {name}, which is not supported; convert it first, for "
-            f"example with: ffmpeg -i {quote(str(path))} -c:v ffv1 -c:a copy converted.mkv"
+            f"example with: ffmpeg -i {quoted(path)} -c:v ffv1 -c:a copy converted.mkv"
         )
     if not 0 < best.codec_context.width * best.codec_context.height <= max_pixels:
         raise InputRefused(

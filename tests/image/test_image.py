@@ -37,7 +37,7 @@ class WholeFrames:
     def __init__(self, upscale: Callable[[np.ndarray], np.ndarray], scale: int):
         self.upscale, self.scale = upscale, scale
 
-    def upscale_rows(self, rows, width: int, height: int) -> Iterator[np.ndarray]:
+    def upscale_rows(self, rows, width: int, height: int, on_tiles) -> Iterator[np.ndarray]:
         yield self.upscale(rows(0, height))
 
 

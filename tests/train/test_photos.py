@@ -238,10 +238,80 @@ def lengthen(path):
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def overwrite(path):
+    path.write_bytes(b'{"made_of": 1}')
+
+
+class Stopped(Exception):
+    """Raised while photographs are packed, in place of Ctrl-C."""
+
+
+def stopped_at(photo, then=lambda: None):
+    def on_progress(done, total):
+        if done == photo:
+            then()
+            raise Stopped
+
+    return on_progress
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("reduced", [(), (0.75, 0.5)])
+def test_packing_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, at, reduced):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 2)
+    (folder / "bad.png").write_text("no image")
+    save(folder / "e.png", photograph(77, 66))
+    whole = open_pack(folder, tmp_path / "whole", reduced=reduced)
+    cache, read = tmp_path / "cache", []
+    with pytest.raises(Stopped):
+        open_pack(folder, cache, reduced=reduced, on_progress=stopped_at(at))
+    monkeypatch.setattr(
+        "srgan_edge.train.packing.read_photo",
+        lambda path, crop_px: read.append(path) or read_photo(path, crop_px),
+    )
+    again = open_pack(folder, cache, reduced=reduced)
+    assert len(read) == 5 - at // 2 * 2
+    assert again.key == whole.key
+    assert torch.equal(again.hr, whole.hr)
+    assert torch.equal(again.lr, whole.lr)
+    assert [photo.offset_px for photo in again.photos] == [it.offset_px for it in whole.photos]
+    assert again.left_out == whole.left_out
+    assert {path.name for path in cache.iterdir()} == {"hr.u8", "lr.u8", "photos.json"}
+
+
+@pytest.mark.parametrize("name", ["photos.partial", "hr.u8.partial", "lr.u8.partial"])
+@pytest.mark.parametrize("harm", [truncate, lengthen, Path.unlink, overwrite])
+def test_a_damaged_part_of_a_pack_is_packed_again(folder, tmp_path, monkeypatch, name, harm):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 1)
+    whole, cache = open_pack(folder, tmp_path / "whole"), tmp_path / "cache"
+    with pytest.raises(Stopped):
+        open_pack(folder, cache, on_progress=stopped_at(2))
+    harm(cache / name)
+    again = open_pack(folder, cache)
+    assert again.key == whole.key
+    assert torch.equal(again.hr, whole.hr)
+    assert torch.equal(again.lr, whole.lr)
+
+
+def test_a_part_of_other_photographs_is_not_continued(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 1)
+    with pytest.raises(Stopped):
+        open_pack(folder, tmp_path / "cache", on_progress=stopped_at(2))
+    save(folder / "a.png", photograph(*SIZES["a"], seed=9))
+    assert open_pack(folder, tmp_path / "cache").key == open_pack(folder, tmp_path / "new").key
+
+
+def test_two_processes_do_not_pack_into_one_folder(folder, tmp_path):
+    def pack_too():
+        with pytest.raises(OutputFailed, match="another process packs photographs into it"):
+            open_pack(folder, tmp_path / "cache")
+
+    with pytest.raises(Stopped):
+        open_pack(folder, tmp_path / "cache", on_progress=stopped_at(1, pack_too))
+
+
 @pytest.mark.parametrize("name", ["hr.u8", "lr.u8", "photos.json"])
-@pytest.mark.parametrize(
-    "harm", [truncate, lengthen, Path.unlink, lambda path: path.write_bytes(b'{"made_of": 1}')]
-)
+@pytest.mark.parametrize("harm", [truncate, lengthen, Path.unlink, overwrite])
 def test_a_broken_pack_is_packed_again(folder, tmp_path, name, harm):
     cache = tmp_path / "cache"
     first = open_pack(folder, cache)
