@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.image.orientation import TURNS, Turn
 from srgan_edge.pixels import DeepPixels
 
 _WHITE = 65535
@@ -45,8 +46,13 @@ def deep_gray(path: Path, image: Image.Image, original: Image.Image | None = Non
     return np.uint16(_WHITE) - levels if is_inverted else levels
 
 
-def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
+def deep_colors(
+    path: Path, file: BinaryIO, image: ImageFile.ImageFile, turn: Turn = TURNS[1]
+) -> DeepPixels:
     """Decode uint16 [H, W, 2 to 4] by FFmpeg; Pillow must have found the same file complete.
+
+    Args:
+        turn: what Pillow did to the image while it was decoded; FFmpeg does nothing.
 
     Raises:
         InputRefused: FFmpeg does not decode it, or its colors are not those that Pillow decoded.
@@ -56,7 +62,7 @@ def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepP
     assert isinstance(codec, VideoCodecContext)
     try:
         frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
-        deep = _samples(frame)
+        deep = np.ascontiguousarray(turn.upright(_samples(frame)))
     except (av.FFmpegError, ValueError) as error:
         raise InputRefused(f"{path}: unsupported kind of 16-bit color; {_AS_PNG}") from error
     premultiplied = False

@@ -20,7 +20,9 @@ from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.image.headers import statements_of_file
 from srgan_edge.image.png import lacks_rows
+from srgan_edge.image.statements import refuse_misleading
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 """The only decoders an input can reach, whatever its name."""
@@ -32,7 +34,7 @@ image that fills memory."""
 RESULT_TO_SOURCE = 16
 """Limit on a result's pixels, as a multiple of the limit on the input's: scale 4, squared."""
 
-GRAY_MODES = {"1", "L", "LA"}
+GRAY_MODES = {"1", "L", "LA", "La"}
 """Pillow's modes with one channel of 8 bits or fewer, besides transparency."""
 
 DECODER_ERRORS = (
@@ -82,6 +84,10 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
     except DECODER_ERRORS as error:
         _refuse_text_bomb(path, error)
         _refuse_other_tiff(path, file, error)
+        for kind, beginning in (("JPEG", b"\xff\xd8\xff"), ("BMP", b"BM")):
+            file.seek(0)
+            if file.read(len(beginning)) == beginning:
+                refuse_misleading(path, kind, statements_of_file(kind, file))
         file.seek(0)
         if _SIGNATURE.match(file.read(16)):
             raise InputDamaged(

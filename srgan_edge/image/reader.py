@@ -4,25 +4,43 @@ A file is decoded once, into memory, from where its rows are returned upright: 8
 Pillow decodes them, more bits as `levels` converts them. `opening` checks the header first.
 """
 
-import io
-import struct
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from shlex import quote
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageCms, ImageFile
-from PIL.ExifTags import IFD, Base
+from PIL import Image, ImageFile
+from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
+from srgan_edge.image.colors import (
+    color_chunks,
+    colors_of_bmp,
+    colors_of_exif,
+    colors_of_tiff,
+)
+from srgan_edge.image.headers import (
+    kind_of,
+    pixel_shape_of_gif,
+    profile_of_bmp,
+    statements_of,
+)
 from srgan_edge.image.levels import deep_colors, deep_gray
+from srgan_edge.image.metadata import (
+    dpi_of,
+    exif_of,
+    kept_exif,
+    pixel_shape_of,
+    rgb_of_cmyk,
+    usable_profile,
+)
 from srgan_edge.image.opening import (
-    DECODER_ERRORS,
     GRAY_MODES,
     MAX_PIXELS,
     bits_per_channel,
@@ -34,25 +52,13 @@ from srgan_edge.image.opening import (
     own_limits,
     several_images,
 )
-from srgan_edge.image.png import color_chunks, has_end
+from srgan_edge.image.orientation import TURNS, Turn
+from srgan_edge.image.png import has_end
+from srgan_edge.image.statements import left_out, refuse_misleading
 from srgan_edge.image.still import StillImage
 from srgan_edge.pixels import DeepPixels, Pixels
 
 _ROWS_AT_ONCE = 1024
-
-_KEPT_TAGS = {
-    # Tags of the main EXIF table, which in a TIFF also describes where and how the pixels are
-    # stored. The tables of the exposure and the place, to which it refers, are kept.
-    *(Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist),
-    *(Base.Copyright, Base.HostComputer, Base.Orientation, Base.Rating, Base.RatingPercent),
-    *(Base.XResolution, Base.YResolution, Base.ResolutionUnit),
-    *(Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject),
-    *(IFD.Exif, IFD.GPSInfo),
-}
-
-
-_MOTION_PHOTOS = (b"MotionPhoto", b"MicroVideo")
-"""Words in the XMP of a JPEG that a short video follows."""
 
 
 def read_pixels(path: Path) -> Pixels:
@@ -114,6 +120,10 @@ class ImageReader:
                 self.frames = frames_to_keep(path, image, max_pixels, enlargement)
                 """Number of frames; 1 for a still image."""
                 bits = bits_per_channel(image)
+                with damage(path):
+                    self._statements = statements_of(image, self._file)
+                refuse_misleading(path, kind_of(image), self._statements)
+                self._turned = _turn_by_pillow(image)
                 with damage(path):
                     load(path, image, self._file)
                 self._take(image, bits)
@@ -192,36 +202,58 @@ class ImageReader:
         self._raw_width, self._raw_height = image.size
         self._source: Image.Image | DeepPixels = image
         icc_profile = image.info.get("icc_profile")
+        colors: Iterator[tuple[str, bytes]] = iter(())
+        shape = pixel_shape_of(image)
+        match image.format:
+            case "PNG":
+                colors = color_chunks(self._file)
+            case "TIFF" if isinstance(image, TiffImageFile):
+                colors = colors_of_tiff(image)
+            case "BMP":
+                icc_profile = profile_of_bmp(self._file)
+                colors = colors_of_bmp(self._file)
+            case "GIF":
+                shape = pixel_shape_of_gif(self._file)
         if bits > 8:
             self._source = self._deep(image)
         elif image.mode == "CMYK":
-            self._source, icc_profile = self._rgb_of_cmyk(image, icc_profile)
+            self._source, icc_profile = rgb_of_cmyk(image, icc_profile, self.notes)
+        elif image.mode == "La":
+            self._source = image.convert("LA")
         if isinstance(self._source, Image.Image):
-            self._has_alpha = _has_alpha(image)
+            self._has_alpha = _has_alpha(self._source)
             gray = image.mode in GRAY_MODES
         else:
             channels = self._source.shape[2]
             self._has_alpha, gray = channels in (2, 4), channels < 3
-        orientation, exif = self._orientation_and_exif(image)
-        self._turn = _TURNS.get(orientation, _TURNS[1])
+        profile = usable_profile(icc_profile, "GRAY" if gray else "RGB", self.notes)
+        exif = exif_of(image, self.notes)
+        self._turn = TURNS.get(exif.get(Base.Orientation, 1), TURNS[1])
+        dpi = dpi_of(image, exif)
+        exchanged = self._turn.exchanged or self._turned.exchanged
+        if exchanged:
+            shape, dpi = shape and shape[::-1], dpi and dpi[::-1]
+        if profile is None:
+            colors = chain(colors, colors_of_exif(exif))
         self._like = StillImage(
             np.empty((0, 0, 3), np.uint8),
             gray=gray,
-            icc_profile=self._usable(icc_profile, "GRAY" if gray else "RGB"),
-            exif=exif,
-            dpi=_dpi(image),
-            png_colors=tuple(color_chunks(self._file)) if image.format == "PNG" else (),
+            icc_profile=profile,
+            stated_colors=tuple(colors),
+            exif=kept_exif(exif, image, self.notes, exchanged=exchanged),
+            dpi=dpi,
+            pixel_shape=shape,
         )
-        if companions := companion_images(image):
-            self.notes.append(
-                f"left out: {companions} more images in the file, such as previews and gain maps"
-            )
-        if xmp := image.info.get("xmp"):
-            self.notes.append("left out: XMP")
-            if any(word in bytes(xmp) for word in _MOTION_PHOTOS):
-                self.notes.append("left out: the video of a motion photo")
+        self.notes += self._statements_left_out(image)
         if image.format == "PNG" and not has_end(self._file):
             self.notes.append("the end mark (IEND) is missing; the image itself is complete")
+
+    def _statements_left_out(self, image: ImageFile.ImageFile) -> Iterator[str]:
+        found = self._statements
+        if companions := companion_images(image):
+            yield f"left out: {companions} more images in the file, such as previews and gain maps"
+            found = [it for it in found if it.name != "further images"]
+        yield from left_out(kind_of(image), found)
 
     def _deep(self, image: ImageFile.ImageFile) -> DeepPixels:
         """Return uint16 [H, W, channels] of a loaded image with more than 8 bits."""
@@ -230,98 +262,13 @@ class ImageReader:
         if image.mode == "I":
             self.notes.append("32-bit levels become 16 bits, 65535 white")
         if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
-            return deep_colors(self.path, self._file, image)
+            return deep_colors(self.path, self._file, image, self._turned)
         levels = deep_gray(self.path, image)
         if "transparency" not in image.info:
             return levels
         levels = levels[..., 0]
         opaque = levels != image.info["transparency"]
         return np.dstack([levels, np.where(opaque, 65535, 0).astype(np.uint16)])
-
-    def _rgb_of_cmyk(
-        self, image: Image.Image, icc_profile: bytes | None
-    ) -> tuple[Image.Image, bytes | None]:
-        """Convert by the profile; without one, subtract the inks from white, as browsers do."""
-        profile = self._usable(icc_profile, "CMYK")
-        if profile is None:
-            self.notes.append("CMYK without a profile becomes RGB as (1 - ink) x (1 - black)")
-            return image.convert("RGB"), None
-        srgb = _srgb_profile()
-        rgb = ImageCms.profileToProfile(
-            image,
-            io.BytesIO(profile),
-            io.BytesIO(srgb),
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            "RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-        assert rgb is not None
-        self.notes.append("CMYK becomes sRGB by its color profile")
-        return rgb, srgb
-
-    def _usable(self, profile: bytes | None, space: str) -> bytes | None:
-        """Return the ICC profile if it describes `space`, else None with a note."""
-        if not profile:
-            return None
-        try:
-            opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            found = opened.profile.xcolor_space.strip()
-            if space == "CMYK":  # does it contain the table, too?
-                ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
-        except (*DECODER_ERRORS, ImageCms.PyCMSError):
-            self.notes.append("left out: color profile: unreadable")
-            return None
-        if found != space:
-            self.notes.append(f"left out: color profile: for {found}, but the pixels are {space}")
-            return None
-        return profile
-
-    def _orientation_and_exif(self, image: Image.Image) -> tuple[int, bytes | None]:
-        """Return the orientation to undo, and the EXIF to keep once that is done."""
-        try:
-            exif = image.getexif()
-            if not exif and "exif" in image.info:
-                raise ValueError("no tags in it")
-            orientation = exif.get(Base.Orientation, 1)
-            return orientation, _kept(exif)
-        except DECODER_ERRORS as error:
-            self.notes.append(f"left out: EXIF: unreadable ({error})")
-            return 1, None
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """The steps that make a raw image upright: reverse rows, reverse columns, exchange both."""
-
-    rows: bool
-    columns: bool
-    exchanged: bool
-
-    def upright(self, raw: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the upright image, [H, W, C], as a view."""
-        turned = raw[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
-        return turned.swapaxes(0, 1) if self.exchanged else turned
-
-    def raw_box(self, start: int, stop: int, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom of the raw pixels of the upright rows."""
-        if self.exchanged:
-            first = width - stop if self.columns else start
-            return first, 0, first + stop - start, height
-        first = height - stop if self.rows else start
-        return 0, first, width, first + stop - start
-
-
-_TURNS = {
-    1: _Turn(False, False, False),
-    2: _Turn(False, True, False),
-    3: _Turn(True, True, False),
-    4: _Turn(True, False, False),
-    5: _Turn(False, False, True),
-    6: _Turn(True, False, True),
-    7: _Turn(True, True, True),
-    8: _Turn(False, True, True),
-}
-"""EXIF orientation -> turn."""
 
 
 def _plays(image: ImageFile.ImageFile) -> int:
@@ -336,32 +283,7 @@ def _has_alpha(image: Image.Image) -> bool:
     return "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}
 
 
-def _kept(exif: Image.Exif) -> bytes | None:
-    """Return the part of the EXIF that is still true once the image is upright."""
-    for tag in set(exif) - _KEPT_TAGS:
-        del exif[tag]
-    if IFD.Exif in exif:
-        for tag in (Base.ExifImageWidth, Base.ExifImageHeight):  # no longer true
-            exif.get_ifd(IFD.Exif).pop(tag, None)
-    if not exif:
-        return None
-    exif[Base.Orientation] = 1
-    exif.bigtiff = False  # EXIF is a classic TIFF table, whatever it was read from
-    return exif.tobytes()
-
-
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    if isinstance(image, TiffImageFile) and Base.XResolution not in image.tag_v2:
-        return None  # Pillow would return 1
-    try:
-        across, down = (float(dots) for dots in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
-
-
-def _srgb_profile() -> bytes:
-    """Return an sRGB profile with a fixed date; LittleCMS writes the time into bytes 24 to 35."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
-    return bytes(profile)
+def _turn_by_pillow(image: ImageFile.ImageFile) -> Turn:
+    """Return the turn that Pillow does itself, and then forgets the tag: that of a TIFF."""
+    orientation = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
+    return TURNS.get(orientation, TURNS[1])
