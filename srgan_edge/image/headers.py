@@ -31,7 +31,7 @@ _UNIT_RATIO = 49
 def statements_of(image: ImageFile.ImageFile, file: BinaryIO) -> list[Found]:
     """Return the statements of an opened file that change anything."""
     if isinstance(image, TiffImageFile):
-        return list(_of_tiff(image))
+        return statements_of_tags(image)
     return statements_of_file(kind_of(image), file)
 
 
@@ -100,6 +100,11 @@ def _of_png(file: BinaryIO) -> Iterator[Found]:
         elif name in ("sBIT", "sTER"):
             detail = ", ".join(map(str, content))
         yield Found(name, detail)
+
+
+def statements_of_tags(image: TiffImageFile) -> list[Found]:
+    """Return the statements of a TIFF, for which its file need not be open any more."""
+    return list(_of_tiff(image))
 
 
 def _of_tiff(image: TiffImageFile) -> Iterator[Found]:

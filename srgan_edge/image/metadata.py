@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from srgan_edge.image.colors import are_possible
 from srgan_edge.image.headers import tiff_name
 from srgan_edge.image.opening import DECODER_ERRORS
+from srgan_edge.image.orientation import TURNS, Turn
 from srgan_edge.image.statements import Found, left_out
 from srgan_edge.image.still import StillImage
 
@@ -147,6 +148,20 @@ def kept_exif(
     except DECODER_ERRORS as error:
         notes.append(f"left out: EXIF: unreadable ({error})")
         return None
+
+
+def turn_by_pillow(image: Image.Image) -> Turn:
+    """Return the turn that Pillow does itself while it decodes: that of a TIFF.
+
+    Afterwards it has forgotten the tag, so of a loaded TIFF that was turned, any that exchanges
+    its sides is returned.
+    """
+    if not isinstance(image, TiffImageFile):
+        return TURNS[1]
+    tags = image.tag_v2
+    sides = tags.get(Base.ImageWidth), tags.get(Base.ImageLength)
+    was_exchanged = image.size == sides[::-1] and sides[0] != sides[1]
+    return TURNS.get(tags.get(Base.Orientation, 6 if was_exchanged else 1), TURNS[1])
 
 
 def dpi_of(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:

@@ -118,7 +118,7 @@ def frames_to_keep(
         raise InputRefused(several_images(path, images))
     _refuse_too_large(path, image, frames, max_pixels, enlargement)
     bits, mode = bits_per_channel(image), image.mode
-    deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
+    deep = bits in (16, 32) and is_deep_gray(mode)
     deep |= bits == 16 and mode in ("RGB", "RGBA")
     if not deep and (bits > 8 or mode not in GRAY_MODES | _COLOR_MODES | {"CMYK"}):
         raise InputRefused(
@@ -161,6 +161,11 @@ def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
         raise ValueError("rows are missing")
     if image.mode == "P" and image.palette is None:
         raise ValueError("the palette is missing")
+
+
+def is_deep_gray(mode: str) -> bool:
+    """Return True for a mode of Pillow with one channel of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
 
 
 def bits_per_channel(image: ImageFile.ImageFile) -> int:

@@ -38,6 +38,7 @@ from srgan_edge.image.metadata import (
     kept_exif,
     pixel_shape_of,
     rgb_of_cmyk,
+    turn_by_pillow,
     usable_profile,
 )
 from srgan_edge.image.opening import (
@@ -47,12 +48,13 @@ from srgan_edge.image.opening import (
     companion_images,
     damage,
     frames_to_keep,
+    is_deep_gray,
     load,
     open_image,
     own_limits,
     several_images,
 )
-from srgan_edge.image.orientation import TURNS, Turn
+from srgan_edge.image.orientation import TURNS
 from srgan_edge.image.png import has_end
 from srgan_edge.image.statements import left_out, refuse_misleading
 from srgan_edge.image.still import StillImage
@@ -123,7 +125,7 @@ class ImageReader:
                 with damage(path):
                     self._statements = statements_of(image, self._file)
                 refuse_misleading(path, kind_of(image), self._statements)
-                self._turned = _turn_by_pillow(image)
+                self._turned = turn_by_pillow(image)
                 with damage(path):
                     load(path, image, self._file)
                 self._take(image, bits)
@@ -261,7 +263,7 @@ class ImageReader:
             self.notes.append("floating-point levels become 16 bits, 1.0 white")
         if image.mode == "I":
             self.notes.append("32-bit levels become 16 bits, 65535 white")
-        if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
+        if not is_deep_gray(image.mode):
             return deep_colors(self.path, self._file, image, self._turned)
         levels = deep_gray(self.path, image)
         if "transparency" not in image.info:
@@ -281,9 +283,3 @@ def _plays(image: ImageFile.ImageFile) -> int:
 
 def _has_alpha(image: Image.Image) -> bool:
     return "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}
-
-
-def _turn_by_pillow(image: ImageFile.ImageFile) -> Turn:
-    """Return the turn that Pillow does itself, and then forgets the tag: that of a TIFF."""
-    orientation = image.tag_v2.get(Base.Orientation, 1) if isinstance(image, TiffImageFile) else 1
-    return TURNS.get(orientation, TURNS[1])

@@ -240,13 +240,31 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
         "CompressedBitsPerPixel, tags of how the file was stored",
         named={"other tags": "EXIF tags"},
     ),
+    "PIL info": _table(
+        honored="transparency",
+        kept="icc_profile, exif, dpi, aspect, resolution, gamma, chromaticity, srgb, duration, "
+        "loop, comment, all other entries",
+        dropped="background, bbox, compression, interlace, progression, progressive, extension, "
+        "orientation, scale, mp, mpoffset, jfif, jfif_version, jfif_unit, jfif_density, adobe, "
+        "adobe_transform",
+        named={
+            "xmp": "XMP",
+            "XML:com.adobe.xmp": "XMP",
+            "photoshop": "Photoshop's image resources",
+            "flashpix": "FlashPix data",
+        },
+    ),
 }
 """Format -> name of a statement -> what becomes of it."""
 
 
 def fate_of(kind: str, name: str) -> Statement:
-    """Return what becomes of a statement in a file of format `kind`; unknown ones are named."""
-    return STATEMENTS[kind].get(name, Statement(Fate.NAMED, "unknown"))
+    """Return what becomes of a statement in a file of format `kind`; unknown ones are named.
+
+    What is unknown in the `info` of a PIL image was put there by the program, and is kept.
+    """
+    unknown = Statement(Fate.KEPT) if kind == "PIL info" else Statement(Fate.NAMED, "unknown")
+    return STATEMENTS[kind].get(name, unknown)
 
 
 def refuse_misleading(path: Path, kind: str, found: Iterable[Found]) -> None:
