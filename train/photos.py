@@ -47,6 +47,8 @@ _VARIANTS_STREAM = 2
 """Keeps the draws of variants apart from those that place the crops, and from `degradation`'s."""
 
 _FORMAT = 1
+_DECODING = 2
+"""Number of changes in how files become pixels; packs of older ones are packed again."""
 _KEY_BYTES = 32
 """Each array begins with the key of the index it belongs to, so that parts of two packs, or of one
 cut short, are never taken for one."""
@@ -415,7 +417,7 @@ def _listing_key(
     files: list[tuple[Path, Path]], crop_px: int, scale: int, reduced: tuple[float, ...]
 ) -> str:
     """Hex; changes with anything that may change the pack, without reading a photograph."""
-    digest = hashlib.sha256(repr((_FORMAT, crop_px, scale, reduced)).encode())
+    digest = hashlib.sha256(repr((_FORMAT, _DECODING, crop_px, scale, reduced)).encode())
     for folder, path in files:
         try:
             status = path.stat()

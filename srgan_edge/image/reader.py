@@ -119,12 +119,14 @@ class ImageReader:
         try:
             with own_limits():
                 image = open_image(path, self._file)
+                self.format = kind_of(image)
+                """Name of the format as Pillow calls it."""
                 self.frames = frames_to_keep(path, image, max_pixels, enlargement)
                 """Number of frames; 1 for a still image."""
                 bits = bits_per_channel(image)
                 with damage(path):
                     self._statements = statements_of(image, self._file)
-                refuse_misleading(path, kind_of(image), self._statements)
+                refuse_misleading(path, self.format, self._statements)
                 self._turned = turn_by_pillow(image)
                 with damage(path):
                     load(path, image, self._file)
