@@ -12,7 +12,7 @@ import numpy as np
 
 from srgan_edge.depth import shown_to_network
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.pixels import Pixels
@@ -20,7 +20,7 @@ from srgan_edge.pixels import Pixels
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
 """The reason that a file cannot serve as a photograph to train on."""
 
-_SUFFIXES = set(SUFFIXES) - {".gif"}
+_SUFFIXES = {*SUFFIXES, *RESULT_SUFFIXES} - {".gif"}
 
 
 _ADVICE = re.compile(r"; [^;]*--max-pixels[^;]*$")

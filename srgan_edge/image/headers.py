@@ -6,15 +6,26 @@ what becomes of each. Nothing is refused here for being broken: the decoder find
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, ImageFile, TiffTags
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
+from srgan_edge.image.avif import AvifHeader, box_of_crop, read_avif
+from srgan_edge.image.colors import (
+    ColorStatements,
+    color_chunks,
+    colors_of_bmp,
+    colors_of_tiff,
+)
 from srgan_edge.image.jpeg import statements_of_jpeg
+from srgan_edge.image.jpeg2000 import read_jpeg2000
+from srgan_edge.image.netpbm import statements_of_netpbm, white_of
 from srgan_edge.image.png import chunks_of
 from srgan_edge.image.statements import TIFF_NAMES, Found
+from srgan_edge.image.targa import read_tga
 
 _LONGEST_CHUNK = 1 << 16
 _LONGEST_PROFILE = 1 << 20
@@ -28,15 +39,84 @@ _UNIT_RATIO = 49
 """Value of the aspect ratio of a GIF that means square: (49 + 15) / 64."""
 
 
-def statements_of(image: ImageFile.ImageFile, file: BinaryIO) -> list[Found]:
-    """Return the statements of an opened file that change anything."""
+@dataclass(frozen=True)
+class Header:
+    """Statements of an opened file, besides those that Pillow returns."""
+
+    found: list[Found]
+    """Statements that change anything."""
+    bits: int = 8
+    """Bits of a channel; Pillow silently decodes 16-bit color as 8-bit."""
+    icc_profile: bytes | None = None
+    colors: ColorStatements = ()
+    pixel_shape: tuple[int, int] | None = None
+    crop: tuple[int, int, int, int] | None = None
+    """Left, top, right and bottom of the part to show, before the image is turned."""
+    has_alpha: bool = True
+    """False if a fourth channel is none of transparency."""
+
+
+def examine(image: ImageFile.ImageFile, file: BinaryIO) -> Header:
+    """Return all that a file says, before its pixels are decoded."""
+    bits, profile = bits_per_channel(image), image.info.get("icc_profile")
     if isinstance(image, TiffImageFile):
-        return statements_of_tags(image)
-    return statements_of_file(kind_of(image), file)
+        return Header(statements_of_tags(image), bits, profile, tuple(colors_of_tiff(image)))
+    kind = kind_of(image)
+    file.seek(0)
+    match kind:
+        case "AVIF":
+            return _header_of_avif(read_avif(file.read()), image, profile)
+        case "JPEG2000":
+            jpeg2000 = read_jpeg2000(file.read())
+            return Header(jpeg2000.found, jpeg2000.bits, jpeg2000.icc_profile)
+        case "PPM":
+            found = list(statements_of_netpbm(image, file))
+            return Header(found, {"F": 32}.get(image.mode, 16 if white_of(image) > 255 else 8))
+        case "TGA":
+            tga = read_tga(file)
+            return Header(
+                tga.found,
+                colors=tga.colors,
+                pixel_shape=tga.pixel_shape,
+                has_alpha=tga.has_alpha,
+            )
+    found = statements_of_file(kind, file)
+    match kind:
+        case "PNG":
+            return Header(found, bits, profile, tuple(color_chunks(file)))
+        case "BMP":
+            return Header(found, bits, profile_of_bmp(file), tuple(colors_of_bmp(file)))
+        case "GIF":
+            return Header(found, bits, profile, pixel_shape=pixel_shape_of_gif(file))
+        case _:
+            return Header(found, bits, profile)
+
+
+def bits_per_channel(image: ImageFile.ImageFile) -> int:
+    """Return the depth that the header of a PNG or a TIFF declares, 8 for others."""
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(Base.BitsPerSample, (1,))))
+    return 16 if image.format == "PNG" and ";16" in png_layout(image) else 8
+
+
+def png_layout(image: ImageFile.ImageFile) -> str:
+    """Return the layout from which Pillow unpacks a PNG, for example `RGB;16B` or `L;2`."""
+    return str(image.tile[0].args) if image.tile else ""
+
+
+def _header_of_avif(avif: AvifHeader, image: ImageFile.ImageFile, profile: bytes | None) -> Header:
+    found, crop = avif.found, None
+    if avif.crop is not None:
+        crop = box_of_crop(avif.crop, *image.size)
+        if crop is None or getattr(image, "n_frames", 1) > 1:
+            found = [*found, Found("clap of parts")]
+    if getattr(image, "n_frames", 1) > 1:
+        found = [*found, Found("plays")]
+    return Header(found, 8, profile, avif.colors, avif.pixel_shape, crop)
 
 
 def statements_of_file(kind: str, file: BinaryIO) -> list[Found]:
-    """Return the same for a file that need not be opened, of any format but TIFF."""
+    """Return the statements of a file of one of these formats, which need not be opened."""
     match kind:
         case "PNG":
             return list(_of_png(file))

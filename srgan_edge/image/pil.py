@@ -15,7 +15,7 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.image.headers import statements_of_tags
+from srgan_edge.image.headers import bits_per_channel, statements_of_tags
 from srgan_edge.image.levels import deep_gray
 from srgan_edge.image.metadata import (
     dpi_of,
@@ -28,7 +28,6 @@ from srgan_edge.image.metadata import (
 from srgan_edge.image.opening import (
     DECODER_ERRORS,
     GRAY_MODES,
-    bits_per_channel,
     is_deep_gray,
 )
 from srgan_edge.image.orientation import TURNS, Turn

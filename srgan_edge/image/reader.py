@@ -7,7 +7,6 @@ Pillow decodes them, more bits as `levels` converts them. `opening` checks the h
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import BinaryIO, Self
@@ -15,23 +14,12 @@ from typing import BinaryIO, Self
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base
-from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
-from srgan_edge.image.colors import (
-    color_chunks,
-    colors_of_bmp,
-    colors_of_exif,
-    colors_of_tiff,
-)
-from srgan_edge.image.headers import (
-    kind_of,
-    pixel_shape_of_gif,
-    profile_of_bmp,
-    statements_of,
-)
-from srgan_edge.image.levels import deep_colors, deep_gray
+from srgan_edge.image.colors import colors_of_exif
+from srgan_edge.image.headers import examine, kind_of
+from srgan_edge.image.levels import deep_colors, deep_gray, full_range
 from srgan_edge.image.metadata import (
     dpi_of,
     exif_of,
@@ -41,10 +29,10 @@ from srgan_edge.image.metadata import (
     turn_by_pillow,
     usable_profile,
 )
+from srgan_edge.image.netpbm import is_scaled, scaled_levels
 from srgan_edge.image.opening import (
     GRAY_MODES,
     MAX_PIXELS,
-    bits_per_channel,
     companion_images,
     damage,
     frames_to_keep,
@@ -57,7 +45,7 @@ from srgan_edge.image.opening import (
 from srgan_edge.image.orientation import TURNS
 from srgan_edge.image.png import has_end
 from srgan_edge.image.statements import left_out, refuse_misleading
-from srgan_edge.image.still import StillImage
+from srgan_edge.image.still import Samples, StillImage
 from srgan_edge.pixels import DeepPixels, Pixels
 
 _ROWS_AT_ONCE = 1024
@@ -83,7 +71,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 class ImageReader:
-    """One PNG, JPEG, WebP, GIF, TIFF or BMP file, recognized by its content and not by its name.
+    """One image file of a format of `opening`, recognized by its content and not by its name.
 
     Transparency becomes alpha, the orientation (EXIF 2.32, tag 0x0112) is applied to the pixels,
     and CMYK is converted to RGB. Levels of 16, 32 or floating-point bits are returned as 16.
@@ -95,9 +83,9 @@ class ImageReader:
         file: the open file, which this closes, if `path` is only its name in messages.
 
     Raises:
-        InputRefused: no such file, not a regular file, empty, not one of the six formats, beyond
+        InputRefused: no such file, not a regular file, empty, not one of the formats, beyond
             the limits, levels or colors that cannot be kept, several pages.
-        InputDamaged: one of the six formats, but cut short or broken.
+        InputDamaged: one of the formats, but cut short or broken.
     """
 
     def __init__(
@@ -121,16 +109,21 @@ class ImageReader:
                 image = open_image(path, self._file)
                 self.format = kind_of(image)
                 """Name of the format as Pillow calls it."""
-                self.frames = frames_to_keep(path, image, max_pixels, enlargement)
+                with damage(path):
+                    self._header = examine(image, self._file)
+                self.frames = frames_to_keep(
+                    path, image, self._header.bits, max_pixels, enlargement
+                )
                 """Number of frames; 1 for a still image."""
-                bits = bits_per_channel(image)
-                with damage(path):
-                    self._statements = statements_of(image, self._file)
-                refuse_misleading(path, self.format, self._statements)
+                refuse_misleading(path, self.format, self._header.found)
                 self._turned = turn_by_pillow(image)
+                self._scaled: Samples | None = None
                 with damage(path):
-                    load(path, image, self._file)
-                self._take(image, bits)
+                    if self.format == "PPM" and is_scaled(image):
+                        self._scaled = scaled_levels(image, self._file)
+                    else:
+                        load(path, image, self._file)
+                self._take(image)
                 if self.frames > 1:
                     with damage(path):
                         self._survey(image)
@@ -202,73 +195,75 @@ class ImageReader:
             alpha = np.asarray(image.convert("RGBA"))[..., 3]
             self._has_alpha |= bool(alpha.min() < 255)
 
-    def _take(self, image: ImageFile.ImageFile, bits: int) -> None:
-        self._raw_width, self._raw_height = image.size
-        self._source: Image.Image | DeepPixels = image
-        icc_profile = image.info.get("icc_profile")
-        colors: Iterator[tuple[str, bytes]] = iter(())
-        shape = pixel_shape_of(image)
-        match image.format:
-            case "PNG":
-                colors = color_chunks(self._file)
-            case "TIFF" if isinstance(image, TiffImageFile):
-                colors = colors_of_tiff(image)
-            case "BMP":
-                icc_profile = profile_of_bmp(self._file)
-                colors = colors_of_bmp(self._file)
-            case "GIF":
-                shape = pixel_shape_of_gif(self._file)
-        if bits > 8:
+    def _take(self, image: ImageFile.ImageFile) -> None:
+        self._source: Image.Image | Samples = image
+        icc_profile, header = self._header.icc_profile, self._header
+        if self._scaled is not None:
+            self._source = self._scaled
+        elif header.bits > 8:
             self._source = self._deep(image)
         elif image.mode == "CMYK":
             self._source, icc_profile = rgb_of_cmyk(image, icc_profile, self.notes)
         elif image.mode == "La":
             self._source = image.convert("LA")
+        elif not header.has_alpha and image.has_transparency_data:
+            self._source = image.convert("L" if image.mode in GRAY_MODES else "RGB")
+        if header.crop is not None:
+            self._source = self._cropped(header.crop)
         if isinstance(self._source, Image.Image):
-            self._has_alpha = _has_alpha(self._source)
+            self._raw_width, self._raw_height = self._source.size
+            self._has_alpha = self._source.has_transparency_data
             gray = image.mode in GRAY_MODES
         else:
-            channels = self._source.shape[2]
+            self._raw_height, self._raw_width, channels = self._source.shape
             self._has_alpha, gray = channels in (2, 4), channels < 3
         profile = usable_profile(icc_profile, "GRAY" if gray else "RGB", self.notes)
         exif = exif_of(image, self.notes)
         self._turn = TURNS.get(exif.get(Base.Orientation, 1), TURNS[1])
-        dpi = dpi_of(image, exif)
+        dpi, shape = dpi_of(image, exif), header.pixel_shape or pixel_shape_of(image)
         exchanged = self._turn.exchanged or self._turned.exchanged
         if exchanged:
             shape, dpi = shape and shape[::-1], dpi and dpi[::-1]
-        if profile is None:
-            colors = chain(colors, colors_of_exif(exif))
+        by_exif = colors_of_exif(exif) if profile is None else ()
         self._like = StillImage(
             np.empty((0, 0, 3), np.uint8),
             gray=gray,
             icc_profile=profile,
-            stated_colors=tuple(colors),
+            stated_colors=(*header.colors, *by_exif),
             exif=kept_exif(exif, image, self.notes, exchanged=exchanged),
             dpi=dpi,
-            pixel_shape=shape,
+            pixel_shape=None if dpi else shape,
         )
         self.notes += self._statements_left_out(image)
         if image.format == "PNG" and not has_end(self._file):
             self.notes.append("the end mark (IEND) is missing; the image itself is complete")
 
+    def _cropped(self, box: tuple[int, int, int, int]) -> Image.Image | Samples:
+        if isinstance(self._source, Image.Image):
+            return self._source.crop(box)
+        left, top, right, bottom = box
+        return self._source[top:bottom, left:right]
+
     def _statements_left_out(self, image: ImageFile.ImageFile) -> Iterator[str]:
-        found = self._statements
+        found = self._header.found
         if companions := companion_images(image):
             yield f"left out: {companions} more images in the file, such as previews and gain maps"
             found = [it for it in found if it.name != "further images"]
-        yield from left_out(kind_of(image), found)
+        yield from left_out(self.format, found)
 
     def _deep(self, image: ImageFile.ImageFile) -> DeepPixels:
         """Return uint16 [H, W, channels] of a loaded image with more than 8 bits."""
         if image.mode == "F":
             self.notes.append("floating-point levels become 16 bits, 1.0 white")
-        if image.mode == "I":
+        if image.mode == "I" and self.format != "PPM":
             self.notes.append("32-bit levels become 16 bits, 65535 white")
         if not is_deep_gray(image.mode):
-            return deep_colors(self.path, self._file, image, self._turned)
-        levels = deep_gray(self.path, image)
-        if "transparency" not in image.info:
+            levels = deep_colors(self.path, self._file, image, self._turned)
+        else:
+            levels = deep_gray(self.path, image)
+        if self.format == "JPEG2000":
+            levels = full_range(levels, self._header.bits)
+        if "transparency" not in image.info or not is_deep_gray(image.mode):
             return levels
         levels = levels[..., 0]
         opaque = levels != image.info["transparency"]
@@ -281,7 +276,3 @@ def _plays(image: ImageFile.ImageFile) -> int:
     if image.format == "GIF":
         return 1 if loops is None else int(loops) + 1 if loops else 0
     return int(loops or 0)
-
-
-def _has_alpha(image: Image.Image) -> bool:
-    return "transparency" in image.info or image.mode in {"LA", "PA", "RGBA"}

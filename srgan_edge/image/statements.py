@@ -231,6 +231,62 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
         named={"linked profile": "color profile in another file"},
         refused={"JPEG or PNG inside": "a BMP for printers, with a JPEG or PNG inside"},
     ),
+    "AVIF": _table(
+        honored="av1C, ispe, pixi, irot, imir, clap, auxC, prem, grid, a1lx, a1op, lsel",
+        kept="colr, clli, mdcv, pasp, Exif",
+        dropped="thmb",
+        named={
+            "bits": "bits of a channel below the eighth, which Pillow does not decode",
+            "plays": "number of plays, which Pillow does not return; it is played forever",
+            "XMP": "XMP",
+            "tmap": "the gain map for HDR screens",
+            "depth map": "the depth map",
+        },
+        refused={
+            "clap of parts": "a crop that is not one of whole pixels inside a still image",
+        },
+    ),
+    "JPEG2000": _table(
+        honored="ftyp, rreq, ihdr, bpcc, pclr, cmap, cdef, jp2c, SIZ",
+        kept="colr, res",
+        named={
+            "COM": "text",
+            "xml": "text",
+            "uuid": "data of other programs",
+            "resd": "resolution for display",
+        },
+        refused={
+            "SIZ of other bits": "channels of different depths, or of fewer than 8 bits",
+            "ihdr of another size": "two sizes of one image",
+            "colr of another space": "colors other than sRGB, gray, YCC and CMYK",
+            "cdef of another order": "channels in another order than red, green, blue",
+            "cdef of premultiplied opacity": "premultiplied transparency",
+            "no cdef": "a channel more than its colors need, and not called opacity",
+        },
+    ),
+    "PPM": _table(
+        honored="P1 to P6, Pf, width, height, white (maxval), byte order",
+        named={
+            "comment": "text",
+            "scale": "scale of the levels",
+            "behind the end": "data behind the image, such as further images",
+        },
+        refused={"16-bit color as text": "a PPM of 16-bit color as text (P3)"},
+    ),
+    "TGA": _table(
+        honored="size, depth, color map, compression, origin, attribute bits, attributes type",
+        kept="gamma, pixel aspect ratio",
+        dropped="postage stamp, scan-line table, software, time",
+        named={
+            "ID": "text",
+            "text": "text",
+            "gamma of 1": "gamma of 1",
+            "undefined channel": "a fourth channel that the header does not call transparency",
+            "color correction table": "color correction table",
+            "key color": "key color",
+        },
+        refused={"premultiplied alpha": "premultiplied transparency"},
+    ),
     "EXIF": _table(
         kept="Orientation, ColorSpace, Gamma, InteroperabilityIndex, WhitePoint, "
         "PrimaryChromaticities, TransferFunction, all other tags of exposure and place, "
