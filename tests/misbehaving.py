@@ -320,6 +320,9 @@ image_lie_of_size = _image_child({"width": 1 << 30})
 image_lie_of_frames = _image_child({"frames": 3})
 image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
 image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
+image_lie_of_exif = _image_child(exif=b"Exif, or not")
+image_lie_of_dpi = _image_child(dpi=(-1.0, 72.0))
+image_lie_of_colors = _image_child(stated_colors=(("cHRM", b"short"),))
 
 
 def image_lie_of_notes(parent, request):

@@ -29,6 +29,8 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with (done, in all): files when packing, photographs for a teacher."""
 
 FORMAT = 1
+DECODING = 2
+"""Number of changes in how files become pixels; packs of older ones are packed again."""
 KEY_BYTES = 32
 """Each array begins with the key of the index it belongs to, so that parts of two packs, or of one
 cut short, are never taken for one."""
@@ -94,7 +96,7 @@ def listing_key(
     files: list[tuple[Path, Path]], crop_px: int, scale: int, reduced: tuple[float, ...]
 ) -> str:
     """Hex; changes with anything that may change the pack, without reading a photograph."""
-    digest = hashlib.sha256(repr((FORMAT, crop_px, scale, reduced)).encode())
+    digest = hashlib.sha256(repr((FORMAT, DECODING, crop_px, scale, reduced)).encode())
     for folder, path in files:
         try:
             status = path.stat()

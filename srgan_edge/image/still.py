@@ -57,9 +57,10 @@ class StillImage:
     """EXIF with orientation 1, without the tags that describe the file it came from."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
-    png_colors: tuple[tuple[str, bytes], ...] = ()
-    """Chunks of a PNG that state what the colors mean without a profile, by name: see
-    `png.color_chunks`."""
+    stated_colors: tuple[tuple[str, bytes], ...] = ()
+    """Statements of what the colors mean without a profile, by name: see `colors`."""
+    pixel_shape: tuple[int, int] | None = None
+    """Numbers of pixels on equal lengths across and down, if `dpi` is None and they differ."""
 
     @property
     def width(self) -> int:

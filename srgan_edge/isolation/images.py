@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
+from srgan_edge.image.metadata import is_possible
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
@@ -124,6 +125,7 @@ class IsolatedImage:
             raise self._protocol_broken(f"{self.frames} frames of {self.width}x{self.height}")
         self.seconds = [Fraction(*map(int, ratio)) for ratio in facts.seconds]
         self.notes = list(facts.notes)
+        self._checked: object = None  # metadata of the latest rows
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +149,11 @@ class IsolatedImage:
             alpha is not None and (alpha.shape != shape or alpha.dtype != image.pixels.dtype)
         ):
             raise self._protocol_broken(f"rows of {image.pixels.shape}")
+        metadata = (image.exif, image.dpi, image.pixel_shape, image.stated_colors)
+        if metadata != self._checked:
+            if not is_possible(image):
+                raise self._protocol_broken("metadata")
+            self._checked = metadata
         return image
 
     def seek(self, frame: int) -> None:

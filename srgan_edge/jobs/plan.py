@@ -13,7 +13,7 @@ from typing import Literal
 
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
-from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.endpoint import (
@@ -28,7 +28,7 @@ from srgan_edge.video.endpoint import (
 from srgan_edge.video.frame import Encoding, ReaderOptions
 from srgan_edge.video.nvidia import Decoder
 
-IMAGE_SUFFIXES = frozenset(SUFFIXES)
+IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
     | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
@@ -315,24 +315,31 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
             extension = ".mkv"
     elif extension.lower() in VIDEO_SUFFIXES:
         extension = source.suffix
+    if kind == "image" and naming.extension is None:
+        extension = RESULT_SUFFIXES.get(extension.lower(), extension)
     name = f"{source.stem}{naming.suffix}{extension}"
     return Job(source, source.with_name(name) if output is None else output / name, kind)
 
 
 def _distinguished(jobs: list[Job], naming: Naming) -> list[Job]:
-    """Keep the old extension in the names of videos that would collide, as `a.avi` and `a.mkv`."""
+    """Keep the old extension in names that would collide, as those of `a.avi` and `a.mkv`."""
     counts = Counter(job.target.absolute() for job in jobs)
     return [
         replace(
             job,
             target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
         )
-        if job.kind == "video"
-        and counts[job.target.absolute()] > 1
+        if counts[job.target.absolute()] > 1
         and job.target.suffix != job.source.suffix
+        and (job.kind == "video" or (_is_not_written(job.source) and naming.extension is None))
         else job
         for job in jobs
     ]
+
+
+def _is_not_written(source: Path) -> bool:
+    """Return True for an image of a format that is read but not written."""
+    return source.suffix.lower() in RESULT_SUFFIXES
 
 
 def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], None]) -> list[Job]:

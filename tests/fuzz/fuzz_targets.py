@@ -136,6 +136,11 @@ def _images() -> list[bytes]:
             image = Image.fromarray(pixels, "RGBA").convert(mode)
             image.save(path, name, **({} if name == "BMP" else {"exif": exif}))
             found.append(path.read_bytes())
+    for name in ("AVIF", "JPEG2000", "PPM", "TGA"):
+        path = Path(_folder.name) / "image"
+        Image.fromarray(pixels[..., :3].copy()).save(path, name)
+        footer = bytes(8) + b"TRUEVISION-XFILE.\0" if name == "TGA" else b""  # or it is no TGA
+        found.append(path.read_bytes().removesuffix(footer) + footer)
     return found
 
 

@@ -448,7 +448,7 @@ def test_foreign_content_is_refused_whatever_its_name(tmp_path: Path, content: b
     monkeypatch.setenv("PATH", "")  # no Ghostscript to be found, should anyone look
     path = tmp_path / "in.png"
     path.write_bytes(content)
-    assert "not a PNG, JPEG, WebP, GIF, TIFF or BMP image" in refusal(path)
+    assert "not a PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF" in refusal(path)
 
 
 def test_anything_but_a_regular_file_is_refused_at_once(tmp_path: Path):

@@ -43,6 +43,16 @@ def test_videos_of_one_name_are_told_apart_where_both_become_mkv(folder):
     ]  # fmt: skip
 
 
+def test_an_image_of_a_format_that_is_not_written_becomes_another(folder):
+    for name in ("p.avif", "q.JP2", "r.tga", "s.jfif", "t.apng", "a.ppm"):
+        (folder / "in" / name).touch()
+    assert targets(["in/p.avif", "in/q.JP2", "in/r.tga", "in/s.jfif", "in/t.apng"]) == [
+        "in/p_x4.png", "in/q_x4.png", "in/r_x4.png", "in/s_x4.jpg", "in/t_x4.png",
+    ]  # fmt: skip
+    assert targets(["in/p.avif"], extension=".webp") == ["in/p_x4.webp"]
+    assert targets(["in/a.ppm", "in/a.png"]) == ["in/a.ppm_x4.png", "in/a_x4.png"]
+
+
 def test_hidden_files_are_no_inputs_of_a_folder(folder):
     (folder / "in" / ".a.partial-0123abcd.png").touch()
     assert not any("partial" in target for target in targets(["in"]))

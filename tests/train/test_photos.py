@@ -10,8 +10,13 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from images import cmyk_profile  # noqa: E402
+
 from srgan_edge import bicubic  # noqa: E402
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError  # noqa: E402
+from srgan_edge.image.reader import ImageReader  # noqa: E402
+from srgan_edge.image.still import StillImage  # noqa: E402
+from srgan_edge.image.writer import write_image  # noqa: E402
 from srgan_edge.train import photos as photos_module  # noqa: E402
 from srgan_edge.train.photo_files import UnusablePhoto, read_photo  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
@@ -126,8 +131,12 @@ def write_floats(path, value):
 @pytest.mark.parametrize(
     ("write", "flaw", "said"),
     [
-        (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 not really"), "unreadable", "Truncated"),
-        (lambda path: path.write_bytes(b""), "unreadable", "not a PNG"),
+        (
+            lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 not really"),
+            "unreadable",
+            "header is broken",
+        ),
+        (lambda path: path.write_bytes(b""), "unreadable", "empty file"),
         (write_truncated_jpeg, "unreadable", "truncated"),
         (lambda path: path.symlink_to("nowhere.png"), "unreadable", "No such file"),
         (os.mkfifo, "unreadable", "not a regular file"),
@@ -157,8 +166,43 @@ def test_an_unusable_file_is_named_and_left_out(folder, tmp_path, write, flaw, s
 def test_too_many_pixels_are_left_out_by_the_header(tmp_path, monkeypatch):
     path = save(tmp_path / "big.png", photograph(40, 50))
     monkeypatch.setattr("srgan_edge.train.photo_files.MAX_PIXELS", 1999)
-    with pytest.raises(UnusablePhoto, match="50x40 pixels"):
+    with pytest.raises(UnusablePhoto, match=r"50x40 is 2000 pixels, and 1999 is the limit$"):
         read_photo(path, CROP_PX)
+
+
+def write_turned_tiff(path):
+    """An uncompressed TIFF on its side, which Pillow 13 misreads if it opens the path itself."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GRAY).save(path, "TIFF", exif=exif)
+
+
+def write_cmyk(path):
+    image = Image.fromarray(photograph(40, 50)).convert("CMYK")
+    image.save(path, "JPEG", icc_profile=cmyk_profile())
+
+
+def write_deep(path):
+    write_image(path, StillImage(photograph(40, 50).astype(np.uint16) * 257 + 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.tif", write_turned_tiff), ("a.jpg", write_cmyk), ("a.png", write_deep)],
+)
+def test_a_photograph_is_what_upscale_sees(tmp_path, name, write):
+    write(tmp_path / name)
+    with ImageReader(tmp_path / name) as reader:
+        pixels = reader.rows(0, reader.height).pixels
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(int) + 128) // 257).astype(np.uint8)
+    assert np.array_equal(read_photo(tmp_path / name, CROP_PX), pixels)
+
+
+def test_a_gif_is_no_photograph_whatever_it_is_called(tmp_path):
+    Image.fromarray(photograph(40, 50)).save(tmp_path / "a.png", "GIF")
+    with pytest.raises(UnusablePhoto, match="256 colors"):
+        read_photo(tmp_path / "a.png", CROP_PX)
 
 
 # The pack
