@@ -88,6 +88,7 @@ class VideoEncoder:
             on_gpu: The GPU context of coded frames; None if they are in host memory.
         """
         self.codec = encoding.codec
+        self.encoding, self.size = encoding, size
         self._info, self._size, self._encoding = info, size, encoding
         self._on_gpu = on_gpu
         self.left_out = list(info.unkept)
