@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.files import sha256_of
+from srgan_edge.files import is_taken, sha256_of
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
@@ -246,7 +246,7 @@ class Upscaler:
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
         job = _job(Path(source), None if target is None else Path(target))
-        if job.target.exists() and not overwrite and not was_finished(job, restart=restart):
+        if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))

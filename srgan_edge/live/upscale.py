@@ -337,7 +337,7 @@ def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) 
     if options.decode == "gpu":
         yield "decoded on the CPU, as what fails on the GPU has to be read again"
     yield from (f"left out: {lost}" for lost in writer.left_out)
-    yield from writer.changed
+    yield from writer.remarks
     yield from remarks_on(reader.info, options)
 
 

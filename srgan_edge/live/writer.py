@@ -74,8 +74,8 @@ class VideoWriter:
         left_out = self._muxer.left_out, self._encoder.left_out, _unkept(target, reader)
         self.left_out = list(chain(*left_out))
         """One line for each thing in the input that the output will not have."""
-        self.changed = self._muxer.changed
-        """One line for each stream that is not copied as it is."""
+        self.remarks = [*self._muxer.changed, *self._encoder.remarks]
+        """One line for each thing about the output that the user may not expect."""
 
     @property
     def nudged(self) -> int:

@@ -62,8 +62,8 @@ class Rehearsal:
 
     left_out: tuple[str, ...]
     """One line for each thing in the input that the result will not contain."""
-    changed: tuple[str, ...]
-    """One line for each stream that is not copied as it is."""
+    remarks: tuple[str, ...]
+    """One line for each thing about the result that the user may not expect."""
 
 
 def rehearse(order: Order, on_step: Callable[[], None] = lambda: None) -> Rehearsal:
@@ -120,7 +120,7 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             muxer.open(file, encoder)
             left_out = (*muxer.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
-            rehearsal = Rehearsal(left_out, tuple(muxer.changed))
+            rehearsal = Rehearsal(left_out, (*muxer.changed, *encoder.remarks))
         return rehearsal, differences(expected, _read(file, on_step), order.size)
     finally:
         file.unlink(missing_ok=True)

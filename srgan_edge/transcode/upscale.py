@@ -331,5 +331,5 @@ def _remarks_before(
     if work.frames:
         yield f"resuming after {work.frames} frames in {work.path}"
     yield from (f"left out: {lost}" for lost in known.left_out)
-    yield from known.changed
+    yield from known.remarks
     yield from remarks_on(info, options)

@@ -416,3 +416,12 @@ def test_a_full_disk_in_the_rehearsal_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(video_join.VideoMuxer, "open", full)
     with pytest.raises(OutputFailed, match="No space left"):
         upscale(source, tmp_path / "out.mkv")
+
+
+@pytest.mark.parametrize("outscale", [0.5, 1, 1.5])
+def test_a_final_scale_below_that_of_the_model(tmp_path, outscale):
+    source = make(tmp_path / "in.mp4", frames=3, audio=["eng"])
+    upscale(source, tmp_path / "out.mp4", outscale=outscale)
+    with av.open(str(tmp_path / "out.mp4")) as result:
+        context = result.streams.video[0].codec_context
+        assert (context.width, context.height) == (int(64 * outscale), int(48 * outscale))
