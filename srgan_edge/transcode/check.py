@@ -8,7 +8,11 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from srgan_edge.errors import printable
 from srgan_edge.transcode.record import PacketRecord, Timeline, VideoRecord
+
+_NOT_MISSED = {"handler_name", "vendor_id", "creation_time", "variant_bitrate"}
+"""Tags of streams that programs write for themselves; times of files are kept by other means."""
 
 
 def differences(
@@ -72,6 +76,28 @@ def _late_samples(ours: PacketRecord, theirs: PacketRecord, shift: float) -> Ite
     late[list(ours.unplaceable)] = 0
     for number in np.flatnonzero(np.abs(late) > tick + 1e-9)[:1]:
         yield f"{ours.name} {number} is {late[number] * 1000:+.1f} ms late"
+
+
+def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
+    """Return one line for the tags that `after` lacks; empty if it has all.
+
+    Containers rename tags and reformat times: a tag is kept if its name or its value is there.
+    """
+    lost = _missing(before.tags, [after.tags])
+    for tags in before.stream_tags:
+        lost += _missing(tags, after.stream_tags)
+    names = ", ".join(dict.fromkeys(printable(name) for name in lost))
+    return [f"the tags {names}"] if names else []
+
+
+def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:
+    names = {name.lower() for tags in found for name in tags}
+    values = {value for tags in found for value in tags.values()}
+    return [
+        name
+        for name, value in wanted.items()
+        if name.lower() not in names | _NOT_MISSED and value not in values
+    ]
 
 
 def _size_difference(

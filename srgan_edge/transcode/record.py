@@ -16,6 +16,7 @@ from av.stream import Stream
 from srgan_edge.video.aac import without_adts_header
 from srgan_edge.video.audio import PcmConversion, pcm_for
 from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo
+from srgan_edge.video.muxer import still_true
 from srgan_edge.video.opening import MAX_RESULT_PIXELS
 from srgan_edge.video.reader import VideoReader
 
@@ -144,6 +145,10 @@ class VideoRecord:
     """Packets by stream index, in the order of the streams."""
     chapters: list[dict[str, str]]
     """Metadata of each chapter."""
+    tags: dict[str, str]
+    """Tags of the whole file that are true of a copy of it."""
+    stream_tags: list[dict[str, str]]
+    """The same for each stream."""
 
     @classmethod
     def begin(
@@ -167,6 +172,8 @@ class VideoRecord:
                 if codec is not None
             },
             chapters=[dict(chapter["metadata"]) for chapter in reader.container.chapters()],
+            tags=still_true(reader.container.metadata),
+            stream_tags=[still_true(stream.metadata) for stream in reader.container.streams],
         )
 
     @classmethod

@@ -18,7 +18,7 @@ import numpy as np
 from av.packet import Packet
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
-from srgan_edge.transcode.check import differences
+from srgan_edge.transcode.check import differences, lost_tags
 from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.encoder import VideoEncoder
@@ -120,8 +120,10 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             muxer.open(file, encoder)
             left_out = (*muxer.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
-            rehearsal = Rehearsal(left_out, (*muxer.changed, *encoder.remarks))
-        return rehearsal, differences(expected, _read(file, on_step), order.size)
+            remarks = (*muxer.changed, *encoder.remarks)
+        found = _read(file, on_step)
+        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found)), remarks)
+        return rehearsal, differences(expected, found, order.size)
     finally:
         file.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from av.rational import AVRational
 from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
-from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, OutputFailed, UsageError, printable
 from srgan_edge.video.aac import describe_aac
 from srgan_edge.video.audio import (
     AudioHandling,
@@ -139,6 +139,7 @@ class VideoMuxer:
             "w",
             format=self._format,
             container_options=self._container_options(),
+            metadata_errors="surrogateescape",  # as they are read
         )
         self._write_header(self._container, encoder)
 
@@ -238,7 +239,9 @@ class VideoMuxer:
         if self._format == "yuv4mpegpipe":
             options["strict"] = "unofficial"  # more than 8 bits, which all programs read
         if self._is_mp4:
-            options["movflags"] = "+faststart"
+            # Phones name their tags themselves, and not by the four letters of QuickTime.
+            own_names = any("." in key for key in self._reader.container.metadata)
+            options["movflags"] = "+faststart" + ("+use_metadata_tags" if own_names else "")
             options["movie_timescale"] = str(_movie_timescale(self._reader))
         return options
 
@@ -246,7 +249,7 @@ class VideoMuxer:
         source = self._reader.container
         for stream in source.streams:
             self._add_stream(output, stream, encoder)
-        output.metadata.update(_still_true(source.metadata))
+        output.metadata.update(still_true(source.metadata))
         output.set_chapters(source.chapters())
         try:
             output.start_encoding()
@@ -325,7 +328,7 @@ class VideoMuxer:
         else:
             return
         added.disposition = stream.disposition
-        added.metadata.update(_still_true(stream.metadata))
+        added.metadata.update(still_true(stream.metadata))
 
     def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
         try:
@@ -341,7 +344,7 @@ class VideoMuxer:
         content = bytes(cover) if cover else cast(AttachmentStream, stream).data
         name = stream.metadata.get("filename", f"attachment-{stream.index}")
         kind = stream.metadata.get("mimetype") or f"image/{stream.codec_context.name}"
-        output.add_attachment(name, kind, content)
+        output.add_attachment(printable(name), printable(kind), content)
 
     def _add_copy(self, output: OutputContainer, stream: Stream) -> Stream:
         if (conversion := self.conversions.get(stream.index)) is not None:
@@ -412,14 +415,15 @@ def _describe(stream: Stream) -> str:
         name = "timecode"
     else:
         name = getattr(stream, "name", None) or stream.metadata.get("handler_name", "unknown codec")
-    return f"{stream.type} stream {stream.index} ({name})"
+    return f"{stream.type} stream {stream.index} ({printable(name)})"
 
 
 def _is_timecode(stream: Stream) -> bool:
     return stream.type == "data" and "timecode" in stream.metadata
 
 
-def _still_true(metadata: dict[str, str]) -> dict[str, str]:
+def still_true(metadata: dict[str, str]) -> dict[str, str]:
+    """Return the tags of an input that are true of its copy."""
     return {key: value for key, value in metadata.items() if key.upper() not in _OWN_METADATA}
 
 

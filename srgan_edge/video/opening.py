@@ -119,7 +119,7 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
             options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
-            metadata_errors="replace",
+            metadata_errors="surrogateescape",
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:

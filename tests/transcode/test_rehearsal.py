@@ -1,7 +1,6 @@
 """What a container can hold is known before the first frame; audio is copied, or kept as PCM."""
 
 import struct
-from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,47 +8,16 @@ import clips
 import numpy as np
 import pytest
 from clips import make, see_frames, see_packets
-from streams import Listener
+from transcoding import Doubler, refused, upscale
 
-from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.model.library import find_model
-from srgan_edge.tiling import Tiling
+from srgan_edge.errors import OutputFailed
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
-from srgan_edge.transcode import upscale as video
 from srgan_edge.transcode.check import differences
 from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.frame import Encoding
-from srgan_edge.video.reader import VideoReader
 
-OPTIONS = Options("doubler", Encoding(preset="ultrafast"), Tiling(), existing="replace")
 RATE = 8000
-
-
-class Doubler:
-    """Replaces the upscaler: repeats pixels, and counts the frames."""
-
-    scale, slots = 2, 1
-    info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
-
-    def __init__(self):
-        self.frames = 0
-
-    def upscale(self, pixels):
-        self.frames += 1
-        return pixels.repeat(2, axis=0).repeat(2, axis=1)
-
-
-@pytest.fixture(autouse=True)
-def one_process(request, monkeypatch):
-    """Run without the children that read the input, unless a test is marked `children`."""
-    if not request.node.get_closest_marker("children"):
-        monkeypatch.setattr(
-            video, "_open", lambda source, options, way: VideoReader(source, **options.reading)
-        )
-        monkeypatch.setattr(video_join, "Remote", lambda *_, **__: None)
 
 
 def _failing_after(frames):
@@ -60,24 +28,6 @@ def _failing_after(frames):
         return pixels.repeat(2, axis=0).repeat(2, axis=1)
 
     return fail
-
-
-def upscale(source, target, **options):
-    """Return the notes on a video that was upscaled."""
-    listener = Listener()
-    job = Job(source, target, "video")
-    video.upscale_video_file(job, Doubler(), replace(OPTIONS, **options), {}, listener)
-    return listener.notes
-
-
-def refused(source, target, message, **options):
-    """The job is refused before its first frame, and leaves nothing."""
-    doubler = Doubler()
-    job = Job(source, target, "video")
-    with pytest.raises(UsageError, match=message):
-        video.upscale_video_file(job, doubler, replace(OPTIONS, **options), {}, Listener())
-    assert doubler.frames == 0
-    assert not target.exists()
 
 
 def with_audio(path, codec, video_codec="mpeg4", rate=RATE, layout="mono", seconds=1):

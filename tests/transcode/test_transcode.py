@@ -79,21 +79,6 @@ class Listener:
 
 
 @pytest.fixture(autouse=True)
-def one_process(request, monkeypatch):
-    """Run without the children that read the input, which take longer to start than most tests.
-
-    Tests marked `children` run with them, as do those of kills and of the command line.
-    """
-    if request.node.get_closest_marker("children"):
-        return
-    monkeypatch.setattr(
-        video, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
-    )
-
-    monkeypatch.setattr(video_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU
-
-
-@pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
 
