@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.files import sha256_of
+from srgan_edge.files import is_taken, sha256_of
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
@@ -29,6 +29,7 @@ from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
 from srgan_edge.tiling import Tiling, plan_tiles
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import Decoder, choose_decoder
 
@@ -210,6 +211,7 @@ class Upscaler:
         pix_fmt: str | None = None,
         encoder_options: Mapping[str, str] | None = None,
         deinterlace: bool = False,
+        audio: AudioHandling = "convert",
         on_damage: Literal["skip", "conceal"] = "skip",
         decode: Decoder = "cpu",
         restart: bool = False,
@@ -229,6 +231,7 @@ class Upscaler:
             codec: FFmpeg encoder of a video; `crf`, `preset`, `pix_fmt` and `encoder_options`
                 are its options.
             deinterlace: make one image of the two fields of a frame.
+            audio: copy it, and convert to PCM what the result cannot hold; or only copy; or drop.
             on_damage: leave out frames that cannot be decoded, or show another one instead.
             decode: where videos are decoded: `cpu`, `gpu`, or `auto` (where the engine is).
             restart: start a video over instead of resuming.
@@ -243,10 +246,11 @@ class Upscaler:
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
         job = _job(Path(source), None if target is None else Path(target))
-        if job.target.exists() and not overwrite and not was_finished(job, restart=restart):
+        if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))
+        _refuse_other("audio", audio, get_args(AudioHandling))
         _refuse_other("decode", decode, get_args(Decoder))
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
@@ -257,6 +261,7 @@ class Upscaler:
             existing="replace" if overwrite else "refuse",
             on_damage=on_damage,
             deinterlace=deinterlace,
+            audio=audio,
             restart=restart,
             max_pixels=max_pixels,
         )

@@ -318,6 +318,9 @@ def test_an_existing_result_is_replaced_only_if_asked(up, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match=r"a_x4\.png exists; type overwrite=True to replace it"):
         up.file("a.png")
     assert up.file("a.png", overwrite=True).sha256 == first.sha256
+    Path("link.png").symlink_to("nowhere.png")
+    with pytest.raises(UsageError, match=r"link\.png exists; type overwrite=True"):
+        up.file("a.png", "link.png")
     assert upscale("a.png", "b/", "edge-x4", device="cpu") == Path("b/a_x4.png")
     assert up.file("a.png", "half.png", outscale=0.5).size == "7x4"
 

@@ -173,6 +173,14 @@ def upscale(
             help="Leave out frames that cannot be decoded, or repeat the one before.",
         ),
     ] = "skip",
+    audio: Annotated[
+        Literal["convert", "copy", "drop"],
+        _video(
+            metavar="convert|copy|drop",
+            help="Copy audio, and convert to PCM what the result cannot hold; or only copy; or "
+            "leave it out.",
+        ),
+    ] = "convert",
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
         _video(
@@ -257,6 +265,7 @@ def upscale(
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
+        audio=audio,
         live=live,
         restart=restart,
         on_damage=on_damage,
@@ -280,9 +289,11 @@ def check(
     result: Annotated[Path, typer.Argument(metavar="OUT", help="The upscaled video.")],
 ) -> None:
     """Check that OUT is IN upscaled, frame by frame and packet by packet."""
-    from srgan_edge.transcode.check import VideoRecord, differences
+    from srgan_edge.transcode.check import differences
+    from srgan_edge.transcode.record import VideoRecord
 
-    before, after = VideoRecord.of(source), VideoRecord.of(result)
+    after = VideoRecord.of(result)
+    before = VideoRecord.of(source, like=after)
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in before.packets.values())

@@ -16,6 +16,7 @@ from srgan_edge.files import Identity, identity_of, partial_result, work_folder_
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.tiling import Tiling
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.endpoint import (
     PIPE,
     Address,
@@ -89,6 +90,8 @@ class Options:
     """Handling of frames that cannot be decoded: leave them out, or repeat the one before."""
     deinterlace: bool = False
     """Deinterlace frames before they are upscaled."""
+    audio: AudioHandling = "convert"
+    """Handling of audio: convert what the container cannot hold, copy only, or leave it out."""
     live: bool = False
     """Drop frames rather than fall behind."""
     restart: bool = False

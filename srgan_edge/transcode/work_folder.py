@@ -34,6 +34,7 @@ from srgan_edge.video.frame import library_versions
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 _FINISHED = "finished.json"
+_REHEARSED = "rehearsed.json"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,18 @@ class WorkFolder:
         with replace_when_whole(self.path / _FINISHED) as written:
             written.write_text(json.dumps(record))
 
+    def remember_rehearsal(self, outcome: Mapping[str, Any]) -> None:
+        """Record the outcome of a rehearsal, so that resuming the job needs no other one."""
+        with suppress(OSError):  # another one costs a moment
+            (self.path / _REHEARSED).write_text(json.dumps(dict(outcome)))
+
+    def rehearsal_outcome(self) -> dict[str, Any]:
+        """Return what `remember_rehearsal` was told; empty if nothing, or it is broken."""
+        with suppress(OSError, ValueError):
+            found = json.loads((self.path / _REHEARSED).read_text())
+            return found if isinstance(found, dict) else {}
+        return {}
+
     def finished_outcome(self) -> dict[str, Any] | None:
         """Return what `finish` was told, if the file has its name; None if it does not."""
         record = _finished(self.path)
@@ -143,7 +156,8 @@ class WorkFolder:
         """Remove all finished segments, and start `job`."""
         os.truncate(self._journal, 0)
         self.segments = self.frames = 0
-        (self.path / _FINISHED).unlink(missing_ok=True)
+        for record in (_FINISHED, _REHEARSED):
+            (self.path / record).unlink(missing_ok=True)
         for segment in self.path.glob("segment-*.nut"):
             segment.unlink()
         with replace_when_whole(self.path / "job.json") as file:
@@ -301,7 +315,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _refuse_others_files(path: Path) -> None:
     """Reject a folder with other files, because it will be removed with everything in it."""
-    ours = {"lock", "job.json", "journal", _FINISHED}
+    ours = {"lock", "job.json", "journal", _FINISHED, _REHEARSED}
     for entry in path.iterdir():
         is_ours = entry.name in ours or entry.name.startswith(
             ("segment-", "joined.", ".job.", ".finished.")

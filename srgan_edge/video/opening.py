@@ -118,7 +118,7 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
             options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
-            metadata_errors="replace",
+            metadata_errors="surrogateescape",
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:
@@ -251,9 +251,14 @@ def color_of(frame: VideoFrame) -> ColorDescription:
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
         pixel_format=frame.format.name,
-        is_rgb=frame.format.is_rgb,
+        is_rgb=frame.format.is_rgb or _is_palette(frame.format),
         height=frame.height,
     )
+
+
+def _is_palette(pixel_format: VideoFormat) -> bool:
+    """Check for palettes and black and white, which are RGB though FFmpeg does not mark them."""
+    return pixel_format.has_palette or pixel_format.name in ("monow", "monob")
 
 
 def is_copied(stream: Stream) -> bool:
