@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from shlex import quote
 from typing import BinaryIO, Self
 
 import numpy as np
