@@ -23,7 +23,7 @@ from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.images import ImageProcess
-from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs
+from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs, scale_suffix
 from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
 from srgan_edge.pipeline import in_order
@@ -223,7 +223,7 @@ class Upscaler:
         segment when the same call is made again, or the same command.
 
         Args:
-            target: a file or a folder; None: `NAME_x4.EXT` beside the source.
+            target: a file or a folder; None: `NAME_x4.EXT`, by the scale, beside the source.
             overwrite: replace a result that exists.
             progress: called after each frame, in this thread. What it raises ends the work, and is
                 raised here; finished segments of a video are kept.
@@ -245,7 +245,8 @@ class Upscaler:
             OutputFailed: the result cannot be written.
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
-        job = _job(Path(source), None if target is None else Path(target))
+        factor = self.scale if outscale is None else outscale
+        job = _job(Path(source), None if target is None else Path(target), factor)
         if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
@@ -452,14 +453,14 @@ def _results_in_order(
         raise ended_by[0]
 
 
-def _job(source: Path, target: Path | None) -> Job:
+def _job(source: Path, target: Path | None, scale: float) -> Job:
     try:
         source.stat()
     except OSError as error:
         raise InputRefused(f"{source}: {error.strerror}; check the name and its folder") from error
     if source.is_dir():
         raise UsageError(f"{source} is a folder; possible: one file; call file() for each in it")
-    (job,) = plan_jobs([os.fspath(source)], target, Naming())
+    (job,) = plan_jobs([os.fspath(source)], target, Naming(scale_suffix(scale)))
     return job
 
 

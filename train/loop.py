@@ -49,7 +49,7 @@ def train(
     Args:
         run: folder for checkpoints, log and the released weights; made if missing. If it contains a
             checkpoint of this recipe, the run continues from there.
-        validation: folder with `HR/` and `LRx4/`, scored during the run.
+        validation: benchmark folder, scored during the run.
         init: weights to start from, in place of the pixel phase if an adversarial one follows.
         vgg_weights: a local VGG for the perceptual loss, instead of torchvision's VGG19.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -74,9 +74,7 @@ def train(
     if init is not None and recipe.adversarial.steps:
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
-        raise InputRefused(
-            f"{validation}: no folder HR/ in it; a benchmark folder contains HR/ and LRx4/"
-        )
+        raise InputRefused(f"{validation}: no folder HR/ in it, which a benchmark has")
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
         folder = RunFolder(run)

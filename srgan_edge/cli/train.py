@@ -86,9 +86,7 @@ def train(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(
-            "--val", metavar="DIR", help="Benchmark folder with HR/ and LRx4/ to measure on."
-        ),
+        typer.Option("--val", metavar="DIR", help="Benchmark folder with HR/ in it to measure on."),
     ] = None,
     max_minutes: Annotated[
         float | None,

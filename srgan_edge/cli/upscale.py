@@ -12,8 +12,8 @@ from srgan_edge.cli.common import (
     DeviceOption,
     EngineOption,
     Fp32Option,
-    ModelOption,
     OverwriteOption,
+    bundled_names,
     pixels_or,
     say,
 )
@@ -62,7 +62,16 @@ def upscale(
             "By default beside the input.",
         ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            *("-n", "--model"),
+            metavar="NAME|FILE",
+            help="A bundled model (see `srgan-edge info`), or a model file.",
+            show_default=f"{DEFAULT_MODEL}; with -s 2 an x2 model if there is one",
+            autocompletion=bundled_names,
+        ),
+    ] = None,
     outscale: Annotated[
         float | None,
         _common(
@@ -93,7 +102,7 @@ def upscale(
         _output(
             metavar="TEXT",
             help="Added to the name of a result that -o does not name. By default _x and the "
-            "scale: _x4.",
+            "scale, such as _x4.",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -214,9 +223,11 @@ def upscale(
         plan_jobs,
         plan_stream,
         refuse_clashes,
+        scale_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.model.library import default_model, find_model
     from srgan_edge.run import run_jobs
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.frame import Encoding
@@ -227,8 +238,9 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    model = model or default_model(outscale)
     if suffix is None:
-        suffix = f"_x{4 if outscale is None else outscale:g}"
+        suffix = scale_suffix(find_model(model).spec.scale if outscale is None else outscale)
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")

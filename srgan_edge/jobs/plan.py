@@ -62,10 +62,15 @@ class Job:
 class Naming:
     """Names of results for which `-o` does not name a file."""
 
-    suffix: str = "_x4"
-    """Text added to the name."""
+    suffix: str
+    """Text added to the name, such as `scale_suffix`."""
     extension: str | None = None
     """Extension of the result, for example `.png`; None keeps that of the source."""
+
+
+def scale_suffix(scale: float) -> str:
+    """Return `_x4` for results four times larger, `_x1.5` for others."""
+    return f"_x{scale:g}"
 
 
 @dataclass(frozen=True)

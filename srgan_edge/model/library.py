@@ -37,7 +37,8 @@ class ModelFiles:
 
     @property
     def spec(self) -> ModelSpec:
-        return read_spec(next(iter(self.files.values())))
+        """The spec in the file that is quickest to read."""
+        return read_spec(self.files.get(".safetensors") or next(iter(self.files.values())))
 
     def has(self, suffix: str) -> bool:
         return suffix in self.files
@@ -62,6 +63,16 @@ def bundled_models() -> dict[str, ModelFiles]:
         if path.suffix in SUFFIXES:
             models.setdefault(path.stem, ModelFiles(path.stem, {})).files[path.suffix] = path
     return models
+
+
+def default_model(scale: float | None = None) -> str:
+    """Return the model for a final scale where none was named: one of that scale if there is one.
+
+    A bundled model has its scale in its name, `-x2`.
+    """
+    ending = "" if scale is None else f"-x{scale:g}"
+    fitting = [name for name in bundled_models() if name.endswith(ending)]
+    return fitting[0] if fitting and DEFAULT_MODEL not in fitting else DEFAULT_MODEL
 
 
 def find_model(name_or_path: str) -> ModelFiles:

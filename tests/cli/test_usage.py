@@ -41,7 +41,7 @@ def test_common_options_come_first(cli):
     assert panels == ["Arguments", "Options", "Output", "Model", "Video", "Streams"]
     options = out.partition("Options\n")[2].partition("Output\n")[0]
     assert "-n, --model NAME|FILE" in options
-    assert "[default: srgan-x4]" in options
+    assert "[default: (srgan-x4; with -s 2 an x2 model" in " ".join(options.split())
 
 
 @pytest.mark.parametrize("path", [(), ("engines",), ("data",)])
