@@ -106,6 +106,14 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return names[0] if names else platform.machine()
 
 
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the CPU's flags and vendor by their Linux names; empty on other systems."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = ("flags", "Features", "vendor_id")
+    first = {line.split(":")[0].strip(): line.partition(":")[2] for line in reversed(lines)}
+    return {word for name in names for word in first.get(name, "").split()}
+
+
 def installed_version(distribution: str) -> str | None:
     """Return the installed version of a distribution, or None."""
     try:

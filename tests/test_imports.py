@@ -71,7 +71,7 @@ OWNERS = {
         "srgan_edge.engines.torch",
         "srgan_edge.engines.torch_slots",
     ),
-    "openvino": ("srgan_edge.engines.openvino",),
+    "openvino": ("srgan_edge.engines.openvino", "srgan_edge.engines.openvino_bf16"),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (
         "srgan_edge.video",
