@@ -47,6 +47,7 @@ ROOMS = {
 HEART = {
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),
+    "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "__main__": ("cli",),
@@ -56,6 +57,7 @@ HEART = {
 UPPER_HEART = {
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
     "pipeline": ("transcode", "live"),
+    "suited": (),
     "run": ("bench", "cli"),
     "api": (),
 }

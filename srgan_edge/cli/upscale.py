@@ -13,15 +13,14 @@ from srgan_edge.cli.common import (
     DeviceOption,
     EngineOption,
     Fp32Option,
-    ModelOption,
     OverwriteOption,
+    bundled_names,
     pixels_or,
     say,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError
 from srgan_edge.files import refuse_replacing
-from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 
@@ -63,7 +62,16 @@ def upscale(
             "By default beside the input.",
         ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str,
+        _common(
+            *("-n", "--model"),
+            metavar="NAME|FILE|auto",
+            help="A bundled model (see `srgan-edge info`), a model file, or auto, which chooses by "
+            "source and device and says what.",
+            autocompletion=bundled_names,
+        ),
+    ] = "auto",
     outscale: Annotated[
         float | None,
         _common(

@@ -10,7 +10,7 @@ from openvino import opset13
 
 from srgan_edge.engines import openvino_bf16
 from srgan_edge.engines.base import Closing, EngineInfo, finite
-from srgan_edge.errors import ModelRefused, OutOfMemory
+from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -34,11 +34,17 @@ class OpenVinoEngine(Closing):
         Raises:
             ModelRefused: the file is not our ONNX or is in half precision, or OpenVINO cannot read
                 it.
+            ResourcesExhausted: there is no memory for OpenVINO itself.
         """
         file = read_onnx(path)
         refuse_half(path, file)
-        self._core = openvino.Core()
-        precision = "bf16" if not fp32 and openvino_bf16.pays(self._core) else "fp32"
+        try:
+            self._core = openvino.Core()
+            precision = "bf16" if not fp32 and openvino_bf16.pays(self._core) else "fp32"
+        except RuntimeError as error:
+            raise ResourcesExhausted(
+                f"OpenVINO cannot be loaded ({_last_line(error)}); raise the limit (ulimit -v)"
+            ) from None
         # Set in either case: the runtime would otherwise choose by CPU, without reporting it.
         hint = {"bf16": "bf16", "fp32": "f32"}[precision]
         self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}

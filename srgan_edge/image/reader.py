@@ -20,6 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.files import open_regular
+from srgan_edge.image.coding import coding_of
 from srgan_edge.image.levels import deep_colors, deep_gray
 from srgan_edge.image.opening import (
     DECODER_ERRORS,
@@ -190,6 +191,8 @@ class ImageReader:
 
     def _take(self, image: ImageFile.ImageFile, bits: int) -> None:
         self._raw_width, self._raw_height = image.size
+        self.coding = coding_of(image, self._file)
+        """The compression that the pixels went through."""
         self._source: Image.Image | DeepPixels = image
         icc_profile = image.info.get("icc_profile")
         if bits > 8:

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from srgan_edge.bench.measure import Plan, bench  # noqa: E402
-from srgan_edge.engines import KINDS, choose_engine  # noqa: E402
-from srgan_edge.model.library import find_model  # noqa: E402
+from srgan_edge.bench.measure import Plan, bench
+from srgan_edge.engines import KINDS, choose_engine
+from srgan_edge.model.library import find_model
 
 PAPERS_GENERATOR = "srgan-x4"
 

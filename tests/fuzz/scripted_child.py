@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation import calls, frame_ring, images, videos, wire
 from srgan_edge.isolation.child import Child, shared_memory
@@ -127,6 +128,7 @@ def seeds() -> list[bytes]:
         duration_seconds=1.0,
         frames_stated=None,
         codec="h264",
+        bit_rate=300_000,
         pixel_format="yuv420p",
         color=ColorDescription(1, False, assumed=("matrix",)),
         hdr=StaticHdr(None, (1000, 400)),
@@ -147,7 +149,8 @@ def seeds() -> list[bytes]:
         *(info, 2, first, True, steps[0], *[videos.Step(None, planes, None)] * 7, True),
         *(*steps[1:], end),
     ]
-    facts = images.ImageFacts(8, 6, 2, 1, np.array([[1, 25], [2, 25]], np.uint32), ("left out",))
+    seconds, coding = np.array([[1, 25], [2, 25]], np.uint32), Coding("JPEG of quality 40", True)
+    facts = images.ImageFacts(8, 6, 2, 1, seconds, ("left out",), coding)
     rows = StillImage(pixels[:2], pixels[:2, :, 0], False, b"profile", b"exif", (72.0, 72.0))
     return [
         b"\n".join([b"v", *_messages(video)]),
