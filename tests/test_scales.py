@@ -22,9 +22,10 @@ from srgan_edge.export.half_onnx import TypedReference, in_half  # noqa: E402
 from srgan_edge.export.onnx import deployment_graph, onnx_from_checkpoint  # noqa: E402
 from srgan_edge.export.rewrites import rewritten  # noqa: E402
 from srgan_edge.export.verify import natural_batches  # noqa: E402
+from srgan_edge.image.coding import Coding  # noqa: E402
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.model.half import HalfDeployment  # noqa: E402
-from srgan_edge.model.library import bundled_models, default_model  # noqa: E402
+from srgan_edge.model.library import bundled_models  # noqa: E402
 from srgan_edge.model.network import (  # noqa: E402
     Deployment,
     generator_from_spec,
@@ -33,6 +34,7 @@ from srgan_edge.model.network import (  # noqa: E402
 from srgan_edge.model.onnx_file import read_onnx  # noqa: E402
 from srgan_edge.model.quantization import quantized_state  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
+from srgan_edge.suited import suited_to  # noqa: E402
 from srgan_edge.tiling import Tiling, plan_tiles, upscale_tiled  # noqa: E402
 from srgan_edge.train import losses  # noqa: E402
 from srgan_edge.train.loop import train  # noqa: E402
@@ -266,17 +268,18 @@ def test_the_small_x2_recipe_has_at_most_45_k_parameters():
     assert not recipe.model.may_shift_colors or recipe.model.training is None
 
 
-def test_a_model_of_the_final_scale_is_taken_where_none_is_named(monkeypatch):
+def test_a_clean_source_gets_a_model_of_the_final_scale_where_there_is_one(monkeypatch):
     for name, files in bundled_models().items():
         assert name.endswith(f"-x{files.spec.scale}")
-    assert default_model() == default_model(4) == default_model(1.5) == "srgan-x4"
     bundled = bundled_models()
     monkeypatch.setattr(
-        "srgan_edge.model.library.bundled_models",
-        lambda: bundled | {"edge-x2": bundled["edge-x4"]},
+        "srgan_edge.suited.bundled_models", lambda: bundled | {"edge-x2": bundled["edge-x4"]}
     )
-    assert default_model(2) == "edge-x2"
-    assert default_model(4) == "srgan-x4"
+    clean, lossy = Coding("PNG", False), Coding("JPEG of quality 40", True)
+    assert suited_to("image", clean, 2, on_gpu=False).model == "edge-x2"
+    assert suited_to("image", lossy, 2, on_gpu=False).model == "edge-real-x4"
+    assert suited_to("image", clean, 1.5, on_gpu=False).model == "edge-x4"
+    assert suited_to("image", clean, on_gpu=True).model == "srgan-x4"
 
 
 def test_a_graph_of_another_scale_than_its_spec_is_refused(tmp_path):

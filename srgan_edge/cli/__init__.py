@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 import typer
 
 from srgan_edge import __version__
+from srgan_edge.cli import bench as benching
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
 from srgan_edge.cli import train as training
@@ -39,7 +40,7 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, training, exporting, measuring):
+for module in (upscale, training, exporting, measuring, benching):
     app.add_typer(module.commands)
 
 

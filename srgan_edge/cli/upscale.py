@@ -20,7 +20,6 @@ from srgan_edge.cli.common import (
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
 from srgan_edge.files import refuse_replacing
-from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
 
@@ -63,15 +62,15 @@ def upscale(
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(
+        str,
+        _common(
             *("-n", "--model"),
-            metavar="NAME|FILE",
-            help="A bundled model (see `srgan-edge info`), or a model file.",
-            show_default=f"{DEFAULT_MODEL}; with -s 2 an x2 model if there is one",
+            metavar="NAME|FILE|auto",
+            help="A bundled model (see `srgan-edge info`), a model file, or auto, which chooses by "
+            "source and device and says what.",
             autocompletion=bundled_names,
         ),
-    ] = None,
+    ] = "auto",
     outscale: Annotated[
         float | None,
         _common(
@@ -227,8 +226,9 @@ def upscale(
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.model.library import default_model, find_model
+    from srgan_edge.model.library import find_model
     from srgan_edge.run import run_jobs
+    from srgan_edge.suited import AUTO, SCALE
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.frame import Encoding
 
@@ -238,9 +238,9 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
-    model = model or default_model(outscale)
     if suffix is None:
-        suffix = scale_suffix(find_model(model).spec.scale if outscale is None else outscale)
+        scale = SCALE if model == AUTO else find_model(model).spec.scale
+        suffix = scale_suffix(scale if outscale is None else outscale)
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")

@@ -16,6 +16,7 @@ from PIL.ExifTags import Base
 
 from srgan_edge.errors import InputRefused, quoted
 from srgan_edge.files import open_regular
+from srgan_edge.image.coding import coding_of
 from srgan_edge.image.colors import colors_of_exif
 from srgan_edge.image.headers import examine, kind_of
 from srgan_edge.image.levels import deep_colors, deep_gray, full_range
@@ -195,6 +196,8 @@ class ImageReader:
             self._has_alpha |= bool(alpha.min() < 255)
 
     def _take(self, image: ImageFile.ImageFile) -> None:
+        self.coding = coding_of(image, self._file)
+        """The compression that the pixels went through."""
         self._source: Image.Image | Samples = image
         icc_profile, header = self._header.icc_profile, self._header
         if self._scaled is not None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.metadata import is_possible
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
@@ -52,13 +53,14 @@ class ImageFacts:
     seconds: npt.NDArray[np.uint32]
     """[frames, 2], numerator and denominator of the duration of each frame."""
     notes: tuple[str, ...]
+    coding: Coding
 
     @classmethod
     def of(cls, reader: ImageReader) -> Self:
         size = (reader.width, reader.height, reader.frames)
         ratios = [(second.numerator, second.denominator) for second in reader.seconds]
         seconds = np.array(ratios, np.uint32).reshape(-1, 2)
-        return cls(*size, reader.plays, seconds, tuple(reader.notes))
+        return cls(*size, reader.plays, seconds, tuple(reader.notes), reader.coding)
 
 
 class ImageProcess:
@@ -125,6 +127,7 @@ class IsolatedImage:
             raise self._protocol_broken(f"{self.frames} frames of {self.width}x{self.height}")
         self.seconds = [Fraction(*map(int, ratio)) for ratio in facts.seconds]
         self.notes = list(facts.notes)
+        self.coding = facts.coding
         self._checked: object = None  # metadata of the latest rows
 
     def __enter__(self) -> Self:

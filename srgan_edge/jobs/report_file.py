@@ -72,7 +72,8 @@ class ReportFile:
         self._shown.tiles_done(done, total)
 
     def ended(self, outcome: Outcome) -> None:
-        self._jobs.append(_job_record(outcome) | {"notes": self._notes})
+        model = self._made_by.get("model")
+        self._jobs.append(_job_record(outcome) | {"model": model, "notes": self._notes})
         self._notes = []
         self._shown.ended(outcome)
 

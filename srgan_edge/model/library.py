@@ -65,16 +65,6 @@ def bundled_models() -> dict[str, ModelFiles]:
     return models
 
 
-def default_model(scale: float | None = None) -> str:
-    """Return the model for a final scale where none was named: one of that scale if there is one.
-
-    A bundled model has its scale in its name, `-x2`.
-    """
-    ending = "" if scale is None else f"-x{scale:g}"
-    fitting = [name for name in bundled_models() if name.endswith(ending)]
-    return fitting[0] if fitting and DEFAULT_MODEL not in fitting else DEFAULT_MODEL
-
-
 def find_model(name_or_path: str) -> ModelFiles:
     """Return a bundled model by name, or the model in a file.
 

@@ -257,6 +257,17 @@ def is_finished(target: Path) -> bool:
     return record is not None and record["name"] == target.name
 
 
+def begun_with(target: Path) -> str | None:
+    """Return the name of the model of an unfinished run for `target`; None if there is none."""
+    folder = work_folder_of(target)
+    job: Any = (_finished(folder) or {}).get("job")  # its file is removed before the other one
+    with suppress(OSError, ValueError):
+        job = json.loads((folder / "job.json").read_text())
+    with suppress(KeyError, TypeError):
+        return str(job["model"]["name"])
+    return None
+
+
 def job_identity(
     source: Path,
     size: tuple[int, int],

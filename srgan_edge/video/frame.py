@@ -47,6 +47,9 @@ class VideoInfo:
     frames_stated: int | None
     """Number of frames according to the header; None if the container does not store it."""
     codec: str
+    bit_rate: int | None
+    """Bits a second of the stream as stated, or what the other streams leave of the file's; None if
+    neither is known."""
     pixel_format: str
     """Pixel format by FFmpeg's name, for example `yuv420p`."""
     color: ColorDescription
@@ -60,6 +63,13 @@ class VideoInfo:
     interlaced: bool
     """The first frame holds two fields. Frames of the result are never marked as interlaced: one
     line has become several, and the network has drawn across the fields."""
+
+    @property
+    def bits_per_px(self) -> float | None:
+        """Coded bits for one pixel of one frame; None if not known."""
+        if not self.bit_rate or not self.average_rate:
+            return None
+        return self.bit_rate / (self.width * self.height * float(self.average_rate))
 
     @property
     def frames_expected(self) -> int | None:

@@ -190,6 +190,7 @@ def describe(
         duration_seconds=None if total is None or total < 0 else total / 1e6,
         frames_stated=video.frames or None,
         codec=video.codec_context.name,
+        bit_rate=_bit_rate(container, video),
         pixel_format=first.format.name,
         color=color_of(first),
         hdr=StaticHdr.from_frame(first),
@@ -198,6 +199,15 @@ def describe(
         display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
         interlaced=interlaced,
     )
+
+
+def _bit_rate(container: InputContainer, video: VideoStream) -> int | None:
+    """Return the bits a second of a stream; Matroska states only those of the whole file."""
+    if video.bit_rate:
+        return int(video.bit_rate)
+    others = sum(getattr(it, "bit_rate", None) or 0 for it in container.streams if it != video)
+    rate = (container.bit_rate or 0) - others
+    return rate if 0 < rate < 2**40 else None
 
 
 def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_opaque: bool) -> None:

@@ -190,6 +190,7 @@ def _facts() -> list[bytes]:
         "duration_seconds": 1.0,
         "frames_stated": None,
         "codec": "h264",
+        "bit_rate": None,
         "pixel_format": "yuv420p",
         "color": color,
         "hdr": {"display": None, "light_levels": [1000, 400]},

@@ -21,6 +21,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import SUFFIXES, write_image
 from srgan_edge.isolation import calls, frame_ring, images, videos, wire
@@ -137,6 +138,7 @@ def seeds() -> list[bytes]:
         duration_seconds=1.0,
         frames_stated=None,
         codec="h264",
+        bit_rate=300_000,
         pixel_format="yuv420p",
         color=ColorDescription(1, False, assumed=("matrix",)),
         hdr=StaticHdr(None, (1000, 400)),
@@ -157,7 +159,8 @@ def seeds() -> list[bytes]:
         *(info, 2, first, True, steps[0], *[videos.Step(None, planes, None)] * 7, True),
         *(*steps[1:], end),
     ]
-    facts = images.ImageFacts(8, 6, 2, 1, np.array([[1, 25], [2, 25]], np.uint32), ("left out",))
+    seconds, coding = np.array([[1, 25], [2, 25]], np.uint32), Coding("JPEG of quality 40", True)
+    facts = images.ImageFacts(8, 6, 2, 1, seconds, ("left out",), coding)
     stated = (("cHRM", bytes(32)), ("EXIF InteropIndex", b"R03"))
     rows = StillImage(pixels[:2], None, False, b"profile", None, None, stated, (64, 54))
     return [
