@@ -40,7 +40,8 @@ def coding_of(image: ImageFile.ImageFile, file: BinaryIO) -> Coding:
     if image.format == "WEBP":
         is_lossy = not _is_lossless_webp(file)
         return Coding("lossy WebP" if is_lossy else "lossless WebP", is_lossy)
-    return Coding(str(image.format), False)
+    # An AVIF is hardly ever stored without loss.
+    return Coding(str(image.format), image.format == "AVIF")
 
 
 def jpeg_quality(table: Sequence[int]) -> int:

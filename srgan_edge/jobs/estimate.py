@@ -35,8 +35,8 @@ class Estimated:
     def __exit__(self, *exception: object) -> None:
         self._shown.__exit__(*exception)
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
-        self._shown.began(text, made_by)
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
+        self._shown.began(text, made_by, jobs)
 
     def note(self, text: str) -> None:
         self._shown.note(text)
@@ -58,6 +58,9 @@ class Estimated:
         if (seconds := now - self._first) >= MEASURED_SECONDS:
             self._said = True
             self._announce(self._frames / seconds)
+
+    def tiles_done(self, done: int, total: int) -> None:
+        self._shown.tiles_done(done, total)
 
     def ended(self, outcome: Outcome) -> None:
         self._shown.ended(outcome)
