@@ -12,7 +12,6 @@ of JSON.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import av
 
 from srgan_edge import __version__
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
+from srgan_edge.machine import processor_name
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import FrameUpscaler
@@ -102,7 +102,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
     engine_alone = statistics.median(engine_fps)
     return Result(
         version=__version__,
-        machine=f"{processor()}, {os.cpu_count()} cores",
+        machine=f"{processor_name()}, {os.cpu_count()} cores",
         clip=f"{clip.name} {size}",
         frames=len(frames),
         model=info.spec.name,
@@ -153,14 +153,6 @@ def repeated(clip: Path, times: int, path: Path) -> Path:
                         packet.stream = stream
                         output.mux(packet)
     return path
-
-
-def processor() -> str:
-    """Return the CPU's name as Linux reports it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def print_table(result: Result) -> None:

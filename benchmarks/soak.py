@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from pipeline import DEMO_CLIP, processor, repeated
+from pipeline import DEMO_CLIP, repeated
 
 from srgan_edge import __version__
+from srgan_edge.machine import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -76,7 +77,7 @@ def main() -> None:
     slope, _ = np.polyfit(settled[:, 0], settled[:, 1], 1)
     result = Result(
         version=__version__,
-        machine=f"{processor()}, {os.cpu_count()} cores",
+        machine=f"{processor_name()}, {os.cpu_count()} cores",
         model=arguments.model,
         minutes=arguments.minutes,
         frames=frames,

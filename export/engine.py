@@ -9,7 +9,7 @@ from typing import Self
 
 import onnx
 
-from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache, EngineKey
+from srgan_edge.engines.cache import CACHE_VARIABLE, EngineCache
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, quoted
 from srgan_edge.evaluation.parity import compare, gate_of
@@ -30,7 +30,7 @@ from srgan_edge.files import replace_when_whole
 from srgan_edge.machine import Gpu
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.library import find_model
-from srgan_edge.model.passport import Passport, Profile, write_engine
+from srgan_edge.model.passport import EngineKey, Passport, Profile, write_engine
 from srgan_edge.model.spec import ModelSpec
 
 
@@ -152,7 +152,7 @@ def export_engine(
         passport = Passport(
             spec=spec,
             source=source,
-            **vars(key),
+            key=key,
             precision=precision,
             engine_sha256=hashlib.sha256(plan.content).hexdigest(),
             build_seconds=round(plan.seconds, 3),

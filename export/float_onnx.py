@@ -60,7 +60,7 @@ class FloatParity:
 class FloatDeployment(nn.Module):
     """The module that the float form computes: the generator and the clamp.
 
-    float32 (N, 3, H, W) in [0, 1] -> float32 (N, 3, 4H, 4W), clamped to [0, 1]. `Deployment` adds
+    float32 (N, 3, H, W) in [0, 1] -> float32 (N, 3, sH, sW), clamped to [0, 1]. `Deployment` adds
     the conversions from and to bytes.
     """
 

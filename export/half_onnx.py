@@ -103,23 +103,35 @@ class TypedReference:
         self._evaluator = ReferenceEvaluator(model, new_ops=[Conv])
 
     def upscale(self, batch: Pixels) -> Pixels:
-        """Upscale uint8 [N, H, W, 3] to uint8 [N, 4H, 4W, 3]."""
+        """Upscale uint8 [N, H, W, 3] to uint8 [N, sH, sW, 3]."""
         (result,) = cast("list[Pixels]", self._evaluator.run(None, {"input": batch}))
         return result
 
 
 def _keep_skip_apart(graph: ir.Graph, clamp: ir.Node) -> set[ir.Node]:
-    """Give the nearest upscale of the edge network its own input path, and return that path."""
+    """Give the nearest upscale of the edge network, or at x1 the image that it adds, its own input
+    path, and return that path."""
     add = _producer(clamp)
-    resize = next((n for n in map(_producer_of, add.inputs) if n and n.op_type == "Resize"), None)
-    if add.op_type != "Add" or resize is None:
+    if add.op_type != "Add":
+        return set()
+    index, skip = next(
+        (
+            (index, node)
+            for index, node in enumerate(map(_producer_of, add.inputs))
+            if node is not None and node.op_type in ("Resize", "Mul")
+        ),
+        (0, None),
+    )
+    if skip is None:
         return set()
     value = graph.inputs[0]
-    for node in reversed(_back_from(resize)[1:]):
+    for node in reversed(_back_from(skip)):
         inputs, like = [value, *node.inputs[1:]], node.outputs[0]
-        value = _exact(insert_before(resize, node.op_type, inputs, node.attributes), like)
-    resize.replace_input_with(0, value)
-    return {*_back_from(resize), add}
+        value = _exact(insert_before(add, node.op_type, inputs, node.attributes), like)
+    add.replace_input_with(index, value)
+    if not skip.outputs[0].uses():
+        graph.remove(skip, safe=True)
+    return {*_back_from(value.producer()), add}
 
 
 def _enter_exactly(graph: ir.Graph, exact: set[ir.Node]) -> None:

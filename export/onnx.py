@@ -1,7 +1,7 @@
 """Export a checkpoint to the deployment ONNX.
 
 The graph is `Deployment`, traced. Its input is uint8 [N, H, W, 3], its output uint8
-[N, 4H, 4W, 3]; the value range, the clamp and the rounding are inside, so that every runtime
+[N, sH, sW, 3]; the value range, the clamp and the rounding are inside, so that every runtime
 computes the same pixels.
 """
 

@@ -11,6 +11,7 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused, printable
 from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
+from srgan_edge.image.opening import RESULT_SUFFIXES
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
@@ -66,7 +67,11 @@ def _spec_of(spec: ModelSpec, name: str, images: int) -> ModelSpec:
 
 def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
-        found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        found = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in {*SUFFIXES, *RESULT_SUFFIXES}
+        ]
         if not found:
             raise InputRefused(f"{folder}: no image in it or below it")
         yield from found

@@ -69,10 +69,10 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
         OutputFailed: the model already exists there, or cannot be written.
     """
     plan, passport = read_engine(engine)
-    if passport.module != PLAN_MODULE:
+    if passport.key.module != PLAN_MODULE:
         source = quoted(passport.source)
         raise ModelRefused(
-            f"{engine} is an engine of {passport.module}, and Triton loads only those of "
+            f"{engine} is an engine of {passport.key.module}, and Triton loads only those of "
             f"{PLAN_MODULE}; type: srgan-edge export {source} --tensorrt, on its GPU, "
             f"or: srgan-edge export {source} --triton {quoted(folder)}, for the ONNX"
         )
@@ -82,7 +82,7 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
         model.parent.mkdir()
         model.write_bytes(plan)
         passport_path(model).write_text(passport.to_json())
-        config = plan_config(path.name, passport.profile, passport.spec.scale)
+        config = plan_config(path.name, passport.key.profile, passport.spec.scale)
         (partial / "config.pbtxt").write_text(config)
     return path
 

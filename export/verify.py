@@ -37,7 +37,7 @@ def verify_engines(
 
     Args:
         against: the model's checkpoint; for an INT8 form, that of the model it was made from.
-        benchmarks: folders with HR/ and LRx4/, on which the loss of PSNR-Y is measured.
+        benchmarks: benchmark folders, on which the loss of PSNR-Y is measured.
         fp32: forbid the engines any lower precision.
 
     Raises:

@@ -18,17 +18,20 @@ from typing import Any, Literal, Self, cast, get_args
 
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.files import sha256_of
+from srgan_edge.files import is_taken, sha256_of
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.images import ImageProcess
-from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs
+from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs, scale_suffix
 from srgan_edge.jobs.reporters import Outcome, VideoResult
-from srgan_edge.model.library import DEFAULT_MODEL, bundled_models, find_model
+from srgan_edge.model.library import bundled_models, find_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
+from srgan_edge.suited import AUTO, is_on_gpu, suited_to, suited_to_job
 from srgan_edge.tiling import Tiling, plan_tiles
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import Decoder, choose_decoder
 
@@ -101,7 +104,8 @@ class Upscaler:
     that have begun; later ones raise a `UsageError`.
 
     Args:
-        model: Name of a bundled model, or path of a `.onnx`, `.safetensors` or `.engine` file.
+        model: Name of a bundled model, or path of a `.onnx`, `.safetensors` or `.engine` file;
+            `auto`: for files as the command chooses, for images in memory by the device.
         engine: `auto`, `openvino`, `onnxruntime`, `torch` or `tensorrt`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; for onnxruntime also `tensorrt` and `rtx`.
         fp32: forbid any lower precision.
@@ -117,7 +121,7 @@ class Upscaler:
 
     def __init__(
         self,
-        model: PathLike = DEFAULT_MODEL,
+        model: PathLike = AUTO,
         *,
         engine: str = "auto",
         device: str = "auto",
@@ -136,11 +140,18 @@ class Upscaler:
             fp32=fp32,
             color_lock=color_lock,
         )
-        files = find_model(self._options.model)
+        self._in_memory = self._options
+        if self._options.model == AUTO:
+            coding = Coding("in memory", False)
+            suited = suited_to("image", coding, on_gpu=is_on_gpu(self._options))
+            self._in_memory = replace(self._options, model=suited.model)
+        files = find_model(self._in_memory.model)
         self.scale = files.spec.scale
         """Factor by which width and height grow."""
         self._choice = choose_engine(files, engine, device)
-        self._engines = _Engines(self._options, self._choice)
+        self._engines = _Engines(self._in_memory, self._choice)
+        self._by_model = {self._in_memory.model: self._engines}
+        self._choosing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -210,6 +221,7 @@ class Upscaler:
         pix_fmt: str | None = None,
         encoder_options: Mapping[str, str] | None = None,
         deinterlace: bool = False,
+        audio: AudioHandling = "convert",
         on_damage: Literal["skip", "conceal"] = "skip",
         decode: Decoder = "cpu",
         restart: bool = False,
@@ -221,7 +233,7 @@ class Upscaler:
         segment when the same call is made again, or the same command.
 
         Args:
-            target: a file or a folder; None: `NAME_x4.EXT` beside the source.
+            target: a file or a folder; None: `NAME_x4.EXT`, by the scale, beside the source.
             overwrite: replace a result that exists.
             progress: called after each frame, in this thread. What it raises ends the work, and is
                 raised here; finished segments of a video are kept.
@@ -229,6 +241,7 @@ class Upscaler:
             codec: FFmpeg encoder of a video; `crf`, `preset`, `pix_fmt` and `encoder_options`
                 are its options.
             deinterlace: make one image of the two fields of a frame.
+            audio: copy it, and convert to PCM what the result cannot hold; or only copy; or drop.
             on_damage: leave out frames that cannot be decoded, or show another one instead.
             decode: where videos are decoded: `cpu`, `gpu`, or `auto` (where the engine is).
             restart: start a video over instead of resuming.
@@ -242,11 +255,13 @@ class Upscaler:
             OutputFailed: the result cannot be written.
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
-        job = _job(Path(source), None if target is None else Path(target))
-        if job.target.exists() and not overwrite and not was_finished(job, restart=restart):
+        factor = self.scale if outscale is None else outscale
+        job = _job(Path(source), None if target is None else Path(target), factor)
+        if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))
+        _refuse_other("audio", audio, get_args(AudioHandling))
         _refuse_other("decode", decode, get_args(Decoder))
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
@@ -257,13 +272,16 @@ class Upscaler:
             existing="replace" if overwrite else "refuse",
             on_damage=on_damage,
             deinterlace=deinterlace,
+            audio=audio,
             restart=restart,
             max_pixels=max_pixels,
         )
         is_video, listener = job.kind == "video", _Listener(progress)
         with (
-            self._engines.using(video_slots() if is_video else 1, listener) as opened,
             ImageProcess(max_pixels) as images,
+            self._engines_for(job, options, images, listener).using(
+                video_slots() if is_video else 1, listener
+            ) as opened,
         ):
             if is_video:
                 device = opened.upscaler.info.device
@@ -282,13 +300,31 @@ class Upscaler:
         Raises:
             UsageError: this thread is in a call, for example in a `progress` callback.
         """
-        self._engines.close()
+        all_engines = list(self._by_model.values())
+        for engines in all_engines:
+            engines.refuse_in_call()
+        for engines in all_engines:
+            engines.close()
+
+    def _engines_for(
+        self, job: Job, options: Options, images: ImageProcess, listener: "_Listener"
+    ) -> "_Engines":
+        """Return the engines of the model that suits a file, opened for later files too."""
+        if self._options.model != AUTO:
+            return self._engines
+        suited = suited_to_job(job, options, images)
+        listener.note(f"{job.source.name}: upscaled by {suited.model} ({suited.reason})")
+        with self._choosing:
+            if suited.model not in self._by_model:
+                self._engines.refuse_closed()
+                self._by_model[suited.model] = _Engines(replace(self._options, model=suited.model))
+            return self._by_model[suited.model]
 
 
 def upscale(
     source: PathLike,
     target: PathLike | None = None,
-    model: PathLike = DEFAULT_MODEL,
+    model: PathLike = AUTO,
     *,
     device: str = "auto",
     tile: int | Literal["auto"] = "auto",
@@ -314,7 +350,7 @@ def models() -> list[BundledModel]:
 class _Engines:
     """The engines of an upscaler by their slots: opened when first needed, closed together."""
 
-    def __init__(self, options: Options, choice: Choice) -> None:
+    def __init__(self, options: Options, choice: Choice | None = None) -> None:
         self._options, self._choice = options, choice
         self._opened: dict[int, Opened] = {}
         self._opening = threading.Lock()
@@ -330,8 +366,7 @@ class _Engines:
         thread = threading.get_ident()
         listeners = [] if listener is None else [listener]
         with self._changed:
-            if self._closed:
-                raise UsageError("this Upscaler is closed; make another one")
+            self.refuse_closed()
             self._calls[thread] += 1
             self._listeners += listeners
         try:
@@ -348,6 +383,17 @@ class _Engines:
                 self._listeners = [it for it in self._listeners if it not in listeners]
                 self._changed.notify_all()
 
+    def refuse_closed(self) -> None:
+        """Raise a `UsageError` after `close`."""
+        if self._closed:
+            raise UsageError("this Upscaler is closed; make another one")
+
+    def refuse_in_call(self) -> None:
+        """Raise a `UsageError` if this thread is in a call: `close` would wait for it forever."""
+        with self._changed:
+            if self._calls[threading.get_ident()]:
+                raise UsageError("close() inside a call of the same Upscaler; call it afterwards")
+
     def upscaled(self, stills: list[StillImage], pack: Pack, slots: int) -> Any:  # noqa: ANN401
         """Return what `pack` makes of the upscaled images."""
         try:
@@ -363,8 +409,6 @@ class _Engines:
     def close(self) -> None:
         """Wait until no other thread uses an engine, then close them all."""
         with self._changed:
-            if self._calls[threading.get_ident()]:
-                raise UsageError("close() inside a call of the same Upscaler; call it afterwards")
             self._closed = True
             self._changed.wait_for(lambda: not self._calls.total())
             self._opened.clear()
@@ -391,7 +435,7 @@ class _Listener:
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None: ...
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None: ...
 
     def note(self, text: str) -> None:
         _log.info("%s", text)
@@ -411,6 +455,8 @@ class _Listener:
             self._progress(Progress(self._frames, self._total, fps))
         except Exception as error:
             raise _CallbackFailed(error) from error
+
+    def tiles_done(self, done: int, total: int) -> None: ...
 
     def ended(self, outcome: Outcome) -> None: ...
 
@@ -445,14 +491,14 @@ def _results_in_order(
         raise ended_by[0]
 
 
-def _job(source: Path, target: Path | None) -> Job:
+def _job(source: Path, target: Path | None, scale: float) -> Job:
     try:
         source.stat()
     except OSError as error:
         raise InputRefused(f"{source}: {error.strerror}; check the name and its folder") from error
     if source.is_dir():
         raise UsageError(f"{source} is a folder; possible: one file; call file() for each in it")
-    (job,) = plan_jobs([os.fspath(source)], target, Naming())
+    (job,) = plan_jobs([os.fspath(source)], target, Naming(scale_suffix(scale)))
     return job
 
 

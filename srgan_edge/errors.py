@@ -4,9 +4,11 @@ Every message is one line that names what was found, what is possible and what t
 that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
 """
 
+import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -105,10 +107,38 @@ def print_error(error: SrganEdgeError) -> None:
 
 
 def quoted(word: object) -> str:
-    """Quote a word of a command that a message tells the user to type, such as a file's name."""
-    return shlex.quote(str(word))
+    """Quote a word of a command that a message tells the user to type, such as a file's name.
+
+    What cannot be typed is escaped so that the shell makes it again, as in `$'caf\\xe9.png'`, and a
+    path that looks like an option begins with `./`.
+    """
+    text = os.fspath(word) if isinstance(word, os.PathLike) else str(word)
+    if isinstance(word, os.PathLike) and text.startswith("-"):
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.replace("\\", r"\\").replace("'", r"\'")
+    return f"$'{''.join(c if c.isprintable() else _in_bytes(c) for c in escaped)}'"
+
+
+def typed(words: Iterable[object]) -> str:
+    """Return a command of several words as it has to be typed."""
+    return " ".join(map(quoted, words))
 
 
 def printable(text: str) -> str:
-    """Escape control characters and line ends, so that a name cannot write to the terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    """Escape control characters and line ends, so that a name cannot write to the terminal.
+
+    A byte of a name that is not UTF-8, which Python has as a surrogate, becomes `\\xe9`.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
+
+
+def _in_bytes(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))

@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import os
+import platform
 import resource
 from collections.abc import Iterator
 from contextlib import suppress
@@ -96,6 +97,21 @@ def share_primary_context(library: str = LIBRARY) -> bool:
     if is_active.value:
         return flags.value == _BLOCKING_SYNC
     return bool(set_flags(0, _BLOCKING_SYNC) == 0)
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the CPU's name as Linux reports it, or else its architecture."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the CPU's flags and vendor by their Linux names; empty on other systems."""
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = ("flags", "Features", "vendor_id")
+    first = {line.split(":")[0].strip(): line.partition(":")[2] for line in reversed(lines)}
+    return {word for name in names for word in first.get(name, "").split()}
 
 
 def installed_version(distribution: str) -> str | None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine
@@ -14,12 +14,15 @@ from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
 from srgan_edge.isolation.images import ImageProcess
+from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
+from srgan_edge.model.spec import multiplications_per_px
+from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
 from srgan_edge.upscaler import FrameUpscaler
@@ -45,21 +48,83 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     """
     refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
-    outcomes = []
-    with (
-        open_upscaler(options, reporter.note, slots) as opened,
-        ImageProcess(options.max_pixels) as images,
-    ):
-        reporter.began(opened.summary, opened.made_by)
-        if any(job.kind == "video" for job in jobs):
-            device = opened.upscaler.info.device
-            options = replace(options, decode=choose_decoder(options.decode, device, reporter.note))
+    outcomes, in_use = [], None
+    with ImageProcess(options.max_pixels) as images, _Models(options, reporter, slots) as models:
         for job in jobs:
-            outcome = do_job(job, opened, images, options, reporter)
+            job_options, job_reporter = options, reporter
+            if options.model == AUTO and not _is_kept(job, options):
+                job_options, job_reporter = _suited(job, options, images, reporter)
+            opened = models.opened(job_options.model)
+            if opened is not in_use:
+                in_use = opened
+                reporter.began(opened.summary, opened.made_by, len(jobs))
+            if job.kind == "video":
+                device = opened.upscaler.info.device
+                decoder = choose_decoder(options.decode, device, models.say_once)
+                job_options = replace(job_options, decode=decoder)
+            outcome = do_job(job, opened, images, job_options, job_reporter)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
     return max(outcome.exit_code for outcome in outcomes)
+
+
+class _Models:
+    """The models of one command, each opened when it is first needed."""
+
+    def __init__(self, options: Options, reporter: Reporter, slots: int) -> None:
+        self._options, self._reporter, self._slots = options, reporter, slots
+        self._opened: dict[str, Opened] = {}
+        self._said: set[str] = set()
+        self._life = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._life.close()
+
+    def opened(self, model: str) -> Opened:
+        """Return a model on its engine; `auto` is any one that is open, or else the quick one."""
+        if model == AUTO:
+            model = next(iter(self._opened), QUICK)
+        if model not in self._opened:
+            options = replace(self._options, model=model)
+            upscaler = open_upscaler(options, self._reporter.note, self._slots)
+            self._opened[model] = self._life.enter_context(upscaler)
+        return self._opened[model]
+
+    def say_once(self, line: str) -> None:
+        """Pass a note on unless it was passed on before, for an earlier file."""
+        if line not in self._said:
+            self._said.add(line)
+            self._reporter.note(line)
+
+
+def _is_kept(job: Job, options: Options) -> bool:
+    """Return True if a job's result exists, so that nothing about the job has to be found out."""
+    is_kept = job.outlet is None and options.existing != "replace" and is_taken(job.target)
+    return is_kept and not was_finished(job, restart=options.restart)
+
+
+def _suited(
+    job: Job, options: Options, images: ImageProcess, reporter: Reporter
+) -> tuple[Options, Reporter]:
+    """Return the options with the model that suits a job, and a reporter that says how fast it is.
+
+    One note names the model, the reason, and how to take another one.
+    """
+    suited = suited_to_job(job, options, images)
+    other = CRISP if suited.model != CRISP else QUICK
+    reporter.note(
+        f"{job.source.name}: upscaled by {suited.model} ({suited.reason}); "
+        f"-n NAME takes another model, such as {other}"
+    )
+    chosen = replace(options, model=suited.model)
+    if job.kind == "image" or suited.model == CRISP:
+        return chosen, reporter
+    work = [multiplications_per_px(find_model(name).spec) for name in (CRISP, suited.model)]
+    return chosen, Estimated(reporter, CRISP, work[0] / work[1])
 
 
 @contextmanager
@@ -221,7 +286,7 @@ def _upscale_image(
         reporter.started(job, reader.frames)
         if reader.frames == 1:
             with image_file(job.target, like, *size, overwrite=options.overwrite) as write:
-                for stripe in enlarged(reader, upscaler, *size):
+                for stripe in enlarged(reader, upscaler, *size, reporter.tiles_done):
                     write(stripe)
                     del stripe  # before the next one is made
             reporter.frame_done()

@@ -1,10 +1,10 @@
 """An engine and a way of tiling: frames of any size in, frames `scale` times larger out."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
@@ -124,7 +124,11 @@ class FrameUpscaler:
                 return self._upscaled(engine, frame, plan, batch)
 
     def upscale_rows(
-        self, rows: Callable[[int, int], Pixels], width: int, height: int
+        self,
+        rows: Callable[[int, int], Pixels],
+        width: int,
+        height: int,
+        on_tiles: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[Pixels]:
         """Yield the image that `upscale` returns, in stripes from the top: uint8 [sh, sW, 3] each.
 
@@ -134,24 +138,31 @@ class FrameUpscaler:
             rows: returns the rows from a first to before a last one, uint8 [h, W, 3].
             width: Width of the image in LR pixels.
             height: Height of the image in LR pixels.
+            on_tiles: called with the number of tiles that are done, and of all.
 
         Raises:
             SrganEdgeError: the same errors as `upscale`.
         """
-        stripes = self._stripes(rows, width, height)
+        stripes = self._stripes(rows, width, height, on_tiles)
         return locked_stripes(rows, stripes, width, height) if self.color_lock else stripes
 
     def _stripes(
-        self, rows: Callable[[int, int], Pixels], width: int, height: int
+        self,
+        rows: Callable[[int, int], Pixels],
+        width: int,
+        height: int,
+        on_tiles: Callable[[int, int], None],
     ) -> Iterator[Pixels]:
         done = 0
         while done < height:
             stripe, stop = None, done
             with self._going_on_with_less(width, height) as (engine, plan, batch):
                 tiles = next(row for row in plan.rows if row[0].core_y.stop > done)
+                before, total = plan.tiles.index(tiles[0]), len(plan.tiles)
+                on_tiles(before, total)
                 window, core = tiles[0].window_y, tiles[0].core_y
                 windows = rows(window.start, window.stop)
-                upscale = self._finite(engine, tiles)
+                upscale = self._finite(engine, tiles, partial(_after, on_tiles, before, total))
                 stripe = upscale_row(upscale, windows, tiles, self.scale, batch)
                 # With smaller tiles than before, the first row may begin above where we are.
                 stripe, stop = stripe[self.scale * (done - core.start) :], core.stop
@@ -194,18 +205,29 @@ class FrameUpscaler:
         pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
         return locked(frame, pixels) if self.color_lock else pixels
 
-    def _finite(self, engine: Engine, tiles: Iterable[Tile]) -> Callable[[Pixels], Pixels]:
-        """Return `engine.upscale` for these tiles in this order, with the fallback to FP32."""
-        coming = iter(tiles)
+    def _finite(
+        self,
+        engine: Engine,
+        tiles: Sequence[Tile],
+        on_done: Callable[[int], None] = lambda done: None,
+    ) -> Callable[[Pixels], Pixels]:
+        """Return `engine.upscale` for these tiles in this order, with the fallback to FP32.
+
+        Args:
+            on_done: called after each call with the number of these tiles that are done.
+        """
+        coming = iter(enumerate(tiles, 1))
 
         def upscale(batch: Pixels) -> Pixels:
             given = list(islice(coming, len(batch)))
             try:
-                return engine.upscale(batch)
+                result = engine.upscale(batch)
             except NotFinite as error:
+                result = error.result
                 for index in error.frames:
-                    error.result[index] = self._redone(batch[index], given[index], engine)
-                return error.result
+                    result[index] = self._redone(batch[index], given[index][1], engine)
+            on_done(given[-1][0])
+            return result
 
         return upscale
 
@@ -327,3 +349,8 @@ def _cut_on_host(load: Load, why: str) -> tuple[Load, str]:
 
 def _takes_frames(engine: Engine) -> TypeGuard[FrameEngine]:
     return isinstance(engine, FrameEngine) and engine.takes_frames
+
+
+def _after(on_tiles: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    """Report tiles of a row that are done, behind those of the rows before."""
+    on_tiles(before + done, total)

@@ -48,6 +48,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Small inputs from public bug reports, where they lie beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip("needs the inputs in ../shared/cases beside the checkout")
+    return folder
+
+
 @cache
 def _has_cuda() -> bool:
     import torch  # here, because a run without GPU tests should not pay for it

@@ -1,6 +1,6 @@
 """What the processor that runs the tests can do."""
 
-from srgan_edge.cli.doctor import cpu_flags
+from srgan_edge.machine import cpu_flags
 
 _FLAGS = cpu_flags()
 HAS_VNNI = not _FLAGS or any("vnni" in flag for flag in _FLAGS)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation import calls, images, videos, wire
 from srgan_edge.transcode import join
@@ -303,11 +304,15 @@ def point_outside(parent, request):
 
 
 _STILL = np.empty((0, 2), np.uint32)
+_FACTS = {
+    **{"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL},
+    "coding": Coding("PNG", False),
+}
 
 
 def _image_child(facts=None, **changes):
     """Return an entry point that answers as an image of 5x8 pixels would, with changes."""
-    honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL, "notes": ()}
+    honest = _FACTS | {"notes": ()}
     image = StillImage(np.zeros((2, 5, 3), np.uint8))
     functions = {
         "open": lambda *_: images.ImageFacts(**(honest | (facts or {}))),
@@ -320,6 +325,9 @@ image_lie_of_size = _image_child({"width": 1 << 30})
 image_lie_of_frames = _image_child({"frames": 3})
 image_lie_of_rows = _image_child(pixels=np.zeros((2, 6, 3), np.uint8))
 image_lie_of_alpha = _image_child(alpha=np.zeros((3, 5), np.uint8))
+image_lie_of_exif = _image_child(exif=b"Exif, or not")
+image_lie_of_dpi = _image_child(dpi=(-1.0, 72.0))
+image_lie_of_colors = _image_child(stated_colors=(("cHRM", b"short"),))
 
 
 def image_lie_of_notes(parent, request):
@@ -336,8 +344,7 @@ def image_looks_around(parent, request):
         for other in Path(path).parent.glob("*.txt"):
             with suppress(OSError):
                 read.append(other.read_text())
-        honest = {"width": 5, "height": 8, "frames": 1, "plays": 1, "seconds": _STILL}
-        return images.ImageFacts(**honest, notes=tuple(read))
+        return images.ImageFacts(**_FACTS, notes=tuple(read))
 
     calls.serve(parent, {"open": look, "close": lambda: True})
 

@@ -191,8 +191,8 @@ def test_video_frames_keep_their_time(up):
         (torch.zeros(3, 4, 4, dtype=torch.int64), r"got a tensor of torch\.int64"),
         (torch.full((3, 4, 4), 255.0), r"values from 255 to 255; .*clamp"),
         (torch.full((3, 4, 4), float("nan")), "values from nan"),
-        (Image.new("CMYK", (4, 4)), r"mode CMYK; possible: .*convert\('RGB'\)"),
-        (Image.new("F", (4, 4)), "mode F"),
+        (Image.new("LAB", (4, 4)), r"mode LAB; possible: .*convert\('RGB'\)"),
+        (Image.new("YCbCr", (4, 4)), "mode YCbCr"),
         (Image.new("RGB", (0, 4)), "empty: 0x4 pixels"),
     ],
     ids=str,
@@ -318,6 +318,9 @@ def test_an_existing_result_is_replaced_only_if_asked(up, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match=r"a_x4\.png exists; type overwrite=True to replace it"):
         up.file("a.png")
     assert up.file("a.png", overwrite=True).sha256 == first.sha256
+    Path("link.png").symlink_to("nowhere.png")
+    with pytest.raises(UsageError, match=r"link\.png exists; type overwrite=True"):
+        up.file("a.png", "link.png")
     assert upscale("a.png", "b/", "edge-x4", device="cpu") == Path("b/a_x4.png")
     assert up.file("a.png", "half.png", outscale=0.5).size == "7x4"
 
@@ -506,8 +509,11 @@ def test_closing_inside_a_call_is_refused(up, tmp_path):
 def test_notes_go_to_the_log_and_the_report(up, tmp_path, caplog):
     caplog.set_level(logging.INFO, "srgan_edge")
     Image.fromarray(image()).save(tmp_path / "a.png", dpi=(300, 300))
-    report = up.file(tmp_path / "a.png", tmp_path / "a.webp")
-    assert [note[:33] for note in report.notes] == ["a.png: left out: dots per inch: W"]
+    report = up.file(tmp_path / "a.png", tmp_path / "a.gif")
+    assert [note[:31] for note in report.notes] == [
+        "a.png: left out: colors: GIF ha",
+        "a.png: left out: dots per inch:",
+    ]
     assert caplog.messages == list(report.notes)
 
 

@@ -36,6 +36,8 @@ ROOMS = {
     # A video file in resumable segments; a stream in one pass.
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
+    # Measures what is above.
+    "bench": ("video", "image", "model", "isolation", "jobs", "engines"),
     # The other folders of the checkout.
     "train": ("video", "image", "model", "engines", "evaluation"),
     "export": ("image", "model", "isolation", "engines", "evaluation"),
@@ -46,6 +48,7 @@ ROOMS = {
 HEART = {
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),
+    "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "__main__": ("cli",),
@@ -53,9 +56,10 @@ HEART = {
 """The packages that modules of the heart may import; those not named import the heart alone."""
 
 UPPER_HEART = {
-    "upscaler": ("evaluation", "transcode", "live", "cli"),
+    "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
     "pipeline": ("transcode", "live"),
-    "run": ("cli",),
+    "suited": ("cli",),
+    "run": ("bench", "cli"),
     "api": ("cli",),
 }
 """Modules of the heart that only these packages, and the heart, may import."""
@@ -70,7 +74,7 @@ OWNERS = {
         "srgan_edge.engines.torch",
         "srgan_edge.engines.torch_slots",
     ),
-    "openvino": ("srgan_edge.engines.openvino",),
+    "openvino": ("srgan_edge.engines.openvino", "srgan_edge.engines.openvino_bf16"),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
     "av": (
         "srgan_edge.video",

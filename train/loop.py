@@ -40,6 +40,8 @@ def train(
     device: str = "auto",
     max_minutes: float = math.inf,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_preparation: Callable[[str, int, int], None] = lambda what, done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Train `recipe` on the photographs below `folders`; returns the path of the released weights.
@@ -47,11 +49,15 @@ def train(
     Args:
         run: folder for checkpoints, log and the released weights; made if missing. If it contains a
             checkpoint of this recipe, the run continues from there.
-        validation: folder with `HR/` and `LRx4/`, scored during the run.
+        validation: benchmark folder, scored during the run.
         init: weights to start from, in place of the pixel phase if an adversarial one follows.
         vgg_weights: a local VGG for the perceptual loss, instead of torchvision's VGG19.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         max_minutes: stop cleanly after this time; the same command resumes the run.
+        on_progress: called at every step that is logged.
+        on_step: called at most once a second between them, without values.
+        on_preparation: called before the first step with the name of the work on photographs, and
+            how many of how many are done.
         say: called with lines for the user, for example if a checkpoint could not be written.
 
     Raises:
@@ -68,9 +74,7 @@ def train(
     if init is not None and recipe.adversarial.steps:
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
-        raise InputRefused(
-            f"{validation}: no folder HR/ in it; a benchmark folder contains HR/ and LRx4/"
-        )
+        raise InputRefused(f"{validation}: no folder HR/ in it, which a benchmark has")
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
         folder = RunFolder(run)
@@ -78,7 +82,7 @@ def train(
             folder = stack.enter_context(lock_run_folder(run))
         precision = precision_on(processes.device, recipe)
         vgg = open_vgg(recipe, vgg_weights, processes)
-        photos = open_photos(recipe, folders, run, processes, say)
+        photos = open_photos(recipe, folders, run, processes, say, on_preparation)
         state = TrainingState.start(
             recipe.model, recipe.data.seed, precision, processes, recipe.pixel.optimizer
         )
@@ -102,6 +106,7 @@ def train(
             deadline=deadline,
             signals=signals,
             on_progress=on_progress,
+            on_step=on_step,
             say=say,
         )
 

@@ -132,16 +132,17 @@ def bicubic_reduced(images: Tensor, scale: int) -> Tensor:
     """Resize like `srgan_edge.bicubic.resize` by 1 / `scale`, differentiably and without rounding.
 
     (N, 3, H, W) -> (N, 3, H / scale, W / scale) in FP32. Every output sample has the same taps, so
-    one strided convolution along each side suffices; `scale` is even.
+    one strided convolution along each side suffices. The middle of a sample lies on a pixel if
+    `scale` is odd, and between two if it is even.
     """
-    reach = 2 * scale
-    taps = bicubic.keys_cubic((np.arange(-reach, reach) + 0.5) / scale)
+    first = -2 * scale + (1 if scale % 2 else 0.5)
+    taps = bicubic.keys_cubic(np.arange(first, 2 * scale) / scale)
     kernel = torch.from_numpy(taps / taps.sum()).to(images.device, torch.float32)
     channels = images.shape[1]
     down = kernel.view(1, -1, 1).expand(channels, 1, -1, 1)
     across = kernel.view(1, 1, -1).expand(channels, 1, 1, -1)
     with torch.autocast(images.device.type, enabled=False):
-        x = F.pad(images.float(), [reach - scale // 2] * 4, mode="replicate")
+        x = F.pad(images.float(), [(len(taps) - scale) // 2] * 4, mode="replicate")
         x = F.conv2d(x, down, stride=(scale, 1), groups=channels)
         return F.conv2d(x, across, stride=(1, scale), groups=channels)
 

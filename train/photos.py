@@ -8,8 +8,8 @@ them into memory without reading a photograph.
     teacher-NAME.u8     what a teacher made of lr.u8, in the places of hr.u8
     sources-NAME.u8     each photograph's LR in several variants, as people may have it
 
-Which files are photographs is `photo_files`'s business, how a crop is gathered `windows`'s, what
-degrades it `degradation`'s.
+`packing` writes the first three. Which files are photographs is `photo_files`'s business, how a
+crop is gathered `windows`'s, what degrades it `degradation`'s.
 """
 
 import hashlib
@@ -17,39 +17,30 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from srgan_edge import bicubic
-from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import output_failed, replace_when_whole, sync
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import plan_tiles, upscale_tiled
-from srgan_edge.train.photo_files import UnusablePhoto, photo_paths, read_photo
+from srgan_edge.train.packing import KEY_BYTES, OnProgress, listing_key, pack_photos
+from srgan_edge.train.photo_files import photo_paths
 from srgan_edge.train.windows import Numbers, Windows, gather
 
 TEACHER_TILE_PX = 256
 """Core of a teacher's tile in LR pixels; smaller photographs go through it whole."""
 
-OnProgress: TypeAlias = Callable[[int, int], None]
-"""Called with (done, in all): files when packing, photographs for a teacher."""
-
 _VARIANTS_STREAM = 2
 """Keeps the draws of variants apart from those that place the crops, and from `degradation`'s."""
-
-_FORMAT = 1
-_KEY_BYTES = 32
-"""Each array begins with the key of the index it belongs to, so that parts of two packs, or of one
-cut short, are never taken for one."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +129,10 @@ class PhotoPack:
         """
         _refuse_geometry(crop_px, scale, reduced)
         files = [(folder, path) for folder in folders for path in photo_paths(folder)]
-        made_of = _listing_key(files, crop_px, scale, reduced)
+        made_of = listing_key(files, crop_px, scale, reduced)
         found = cls._map(cache, folders, made_of, crop_px, scale)
         if found is None:
-            _pack(folders, files, cache, made_of, crop_px, scale, reduced, on_progress)
+            pack_photos(folders, files, cache, made_of, crop_px, scale, reduced, on_progress)
             found = cls._map(cache, folders, made_of, crop_px, scale)
         if found is None:
             raise OutputFailed(
@@ -385,10 +376,10 @@ def _make_sources(
     """Append what is missing in `partial`, photograph by photograph."""
     partial.touch()
     with partial.open("r+b") as file:
-        if file.read(_KEY_BYTES) != key:
+        if file.read(KEY_BYTES) != key:
             file.truncate(0)
             _write_key(file, key)
-        made = file.seek(0, os.SEEK_END) - _KEY_BYTES
+        made = file.seek(0, os.SEEK_END) - KEY_BYTES
         for done, photo in enumerate(pack.photos):
             on_progress(done, len(pack.photos))
             start = 3 * variants * photo.offset_px // pack.scale**2
@@ -399,7 +390,7 @@ def _make_sources(
             drawn = [np.random.default_rng((seed, done, v)) for v in range(variants)]
             content = np.stack([source_of(hr, random) for random in drawn]).tobytes()
             assert len(content) == size, f"{len(content)} bytes of sources, not {size}"
-            file.seek(_KEY_BYTES + start)
+            file.seek(KEY_BYTES + start)
             file.write(content)
 
 
@@ -411,87 +402,6 @@ def _refuse_geometry(crop_px: int, scale: int, reduced: tuple[float, ...]) -> No
             raise UsageError(f"reduced by {factor}; possible: between 0 and 1, neither included")
 
 
-def _listing_key(
-    files: list[tuple[Path, Path]], crop_px: int, scale: int, reduced: tuple[float, ...]
-) -> str:
-    """Hex; changes with anything that may change the pack, without reading a photograph."""
-    digest = hashlib.sha256(repr((_FORMAT, crop_px, scale, reduced)).encode())
-    for folder, path in files:
-        try:
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns)
-        except OSError:  # a link to nowhere; packing will name it
-            state = (-1, -1)
-        digest.update(repr((str(path.relative_to(folder)), *state)).encode())
-    return digest.hexdigest()
-
-
-def _pack(
-    folders: list[Path],
-    files: list[tuple[Path, Path]],
-    cache: Path,
-    made_of: str,
-    crop_px: int,
-    scale: int,
-    reduced: tuple[float, ...],
-    on_progress: OnProgress,
-) -> None:
-    """Write the arrays, then the index that makes them count."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFailed(
-            f"cannot make the cache folder {cache}: {error.strerror}; name another place"
-        ) from error
-    photos: list[tuple[int, str, int, int, float]] = []
-    left_out: list[tuple[int, str, str]] = []
-    digest = hashlib.sha256(repr((_FORMAT, scale)).encode())
-    with ExitStack() as stack:
-        partials = [stack.enter_context(replace_when_whole(cache / n)) for n in ("hr.u8", "lr.u8")]
-        with partials[0].open("wb") as hr_file, partials[1].open("wb") as lr_file:
-            _write_key(hr_file, bytes(_KEY_BYTES))
-            _write_key(lr_file, bytes(_KEY_BYTES))
-            for done, (folder, path) in enumerate(files):
-                on_progress(done, len(files))
-                place = folders.index(folder), str(path.relative_to(folder))
-                try:
-                    whole = read_photo(path, crop_px)
-                except UnusablePhoto as unusable:
-                    left_out.append((*place, unusable.reason))
-                    continue
-                for factor, hr in _sizes(whole, crop_px, scale, reduced):
-                    height, width = hr.shape[:2]
-                    photos.append((*place, height, width, factor))
-                    digest.update(repr((height, width)).encode())
-                    digest.update(hr.data)
-                    hr_file.write(hr.data)
-                    lr_file.write(bicubic.resize(hr, height // scale, width // scale).tobytes())
-            if not photos:
-                raise InputRefused(
-                    f"no usable photograph of at least {crop_px}x{crop_px} in "
-                    f"{', '.join(map(str, folders))}; {len(left_out)} files left out"
-                    + (f", the first because: {left_out[0][2]}" if left_out else "")
-                )
-            _write_key(hr_file, digest.digest())
-            _write_key(lr_file, digest.digest())
-    index = {"made_of": made_of, "key": digest.hexdigest(), "photos": photos, "left_out": left_out}
-    with replace_when_whole(cache / "photos.json") as partial:
-        partial.write_text(json.dumps(index))
-    on_progress(len(files), len(files))
-
-
-def _sizes(
-    whole: Pixels, crop_px: int, scale: int, reduced: tuple[float, ...]
-) -> Iterator[tuple[float, Pixels]]:
-    """(factor, HR): the photograph as it is and reduced, cropped to multiples of the scale."""
-    for factor in (1.0, *reduced):
-        height, width = (int(factor * side + 0.5) for side in whole.shape[:2])
-        if min(height, width) >= crop_px:
-            hr = whole if factor == 1.0 else bicubic.resize(whole, height, width)
-            hr = hr[: height // scale * scale, : width // scale * scale]
-            yield factor, np.ascontiguousarray(hr)
-
-
 def _write_key(file: BinaryIO, key: bytes) -> None:
     file.seek(0)
     file.write(key)
@@ -501,9 +411,9 @@ def _map_array(path: Path, key: bytes, pixels: int) -> Tensor | None:
     """uint8 [pixels, 3] of a file that begins with `key` and has exactly that length, or None."""
     try:
         with path.open("rb") as file:
-            if file.read(_KEY_BYTES) != key or path.stat().st_size != _KEY_BYTES + 3 * pixels:
+            if file.read(KEY_BYTES) != key or path.stat().st_size != KEY_BYTES + 3 * pixels:
                 return None
-            mapped = np.memmap(file, np.uint8, "r", _KEY_BYTES, (pixels, 3))
+            mapped = np.memmap(file, np.uint8, "r", KEY_BYTES, (pixels, 3))
     except (OSError, ValueError):
         return None
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srgan_edge.errors import ModelRefused, UsageError, printable
+from srgan_edge.errors import Interrupted, ModelRefused, UsageError, printable
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
@@ -31,9 +31,30 @@ def open_photos(
     run: Path,
     processes: Processes,
     say: Callable[[str], None],
+    on_preparation: Callable[[str, int, int], None],
 ) -> PhotoPack:
-    """Return the photographs, decoded once by the first process, with any teacher's images."""
+    """Return the photographs, decoded once by the first process, with any teacher's images.
 
+    Args:
+        on_preparation: called with the name of the work, and how many of how many files are done.
+
+    Raises:
+        Interrupted: the same command goes on with the work.
+    """
+    try:
+        return _opened_photos(recipe, folders, run, processes, say, on_preparation)
+    except Interrupted as stopped:
+        raise Interrupted(stopped.signum, "the same command goes on from there") from None
+
+
+def _opened_photos(
+    recipe: Recipe,
+    folders: list[Path],
+    run: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+    on_preparation: Callable[[str, int, int], None],
+) -> PhotoPack:
     def open_pack() -> PhotoPack:
         pack = PhotoPack.open(
             folders,
@@ -41,6 +62,7 @@ def open_photos(
             crop_px=recipe.data.crop_px,
             scale=recipe.model.scale,
             reduced=recipe.data.reduced,
+            on_progress=partial(on_preparation, "packing photographs"),
         )
         if recipe.data.degradation == "sources":
             say("making the sources of this run, once; if interrupted, it resumes where it stopped")
@@ -49,11 +71,17 @@ def open_photos(
                 sources_name(recipe.sources),
                 recipe.sources.variants,
                 recipe.data.seed,
+                on_progress=partial(on_preparation, "making sources"),
             )
         if recipe.data.teacher:
             scale, device = recipe.model.scale, processes.device
             with open_teachers(recipe.data.teacher, scale, device) as teacher:
-                pack = pack.add_teacher(teacher.upscale, teacher.name, halo_px=teacher.halo_px)
+                pack = pack.add_teacher(
+                    teacher.upscale,
+                    teacher.name,
+                    halo_px=teacher.halo_px,
+                    on_progress=partial(on_preparation, "teacher"),
+                )
         return pack
 
     if processes.first:

@@ -217,8 +217,10 @@ class Recipe:
             ) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: {error}") from None
+        named = _name_and_scale(table)
         for override in overrides or []:
             _apply(table, override)
+        _rename(table, *named)
         kinds: dict[str, type[Any]] = get_type_hints(cls)
         sections = {key: kind for key, kind in kinds.items() if dataclasses.is_dataclass(kind)}
         if unknown := table.keys() - sections.keys():
@@ -233,6 +235,18 @@ class Recipe:
 
 def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
+
+
+def _name_and_scale(table: dict[str, Any]) -> tuple[Any, Any]:
+    model = table.get("model")
+    return (model.get("name"), model.get("scale", 4)) if isinstance(model, dict) else (None, 4)
+
+
+def _rename(table: dict[str, Any], name: Any, scale: Any) -> None:  # noqa: ANN401 - TOML's
+    """Let the model's name follow its scale: `edge-x4` at a scale of 2 is `edge-x2`."""
+    now, other = _name_and_scale(table)
+    if isinstance(name, str) and now == name and other != scale and name.endswith(f"-x{scale}"):
+        table["model"]["name"] = f"{name.removesuffix(f'-x{scale}')}-x{other}"
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

@@ -35,6 +35,7 @@ from srgan_edge.train.vgg import VggFeatures
 MOST_ROLLBACKS = 3
 GRID_STEP = 1 << 40
 """A step that no run reaches; its crops are the images in the log."""
+SECONDS_BETWEEN_STEPS_SHOWN = 1.0
 TIME_IS_UP = -1
 """Value of `Session.stopped` at the deadline, where a signal would have its number."""
 
@@ -62,7 +63,8 @@ class Progress:
     """Total steps of both phases."""
     steps_per_second: float
     values: dict[str, float]
-    """Means since the last report: losses, D(real) and D(fake), norms of gradients."""
+    """Means since the last report: losses, D(real) and D(fake), norms of gradients. Empty between
+    the steps that are logged."""
     psnr_y: float | None
     """Latest validation, in dB; None before the first or without a validation folder."""
 
@@ -87,17 +89,19 @@ class Session:
     """Time to stop at, on the clock of `time.monotonic`."""
     signals: StopSignals
     on_progress: Callable[[Progress], None]
+    on_step: Callable[[Progress], None]
     say: Callable[[str], None]
     """Called with one line for the user."""
     stopped: int = 0
     """A signal's number or `TIME_IS_UP`, once this session is to end early."""
     psnr_y: float | None = None
     _reported_at: tuple[int, float] = field(init=False)
+    _shown_at: float = field(init=False)
     _resumed_at: tuple[float, float] = field(init=False)
 
     def __post_init__(self) -> None:
         now = time.monotonic()
-        self._reported_at = (self.state.step, now)
+        self._reported_at, self._shown_at = (self.state.step, now), now
         self._resumed_at = (self.state.seconds, now)
 
     # Before a step.
@@ -168,6 +172,8 @@ class Session:
                 self._roll_back()
                 return
             self._report()
+        else:
+            self._show_step()
         if self.validation is not None and state.step % run.validate_every_steps == 0:
             self._validate()
         if state.step % run.checkpoint_every_steps == 0 and not int(state.skips_in_row):
@@ -196,7 +202,7 @@ class Session:
         last_step, last_time = self._reported_at
         now = time.monotonic()
         speed = (state.step - last_step) / max(now - last_time, 1e-9)
-        self._reported_at = (state.step, now)
+        self._reported_at, self._shown_at = (state.step, now), now
         if self.log is None:
             return
         scales = {"scale/generator": state.optimizer.scale}
@@ -207,8 +213,20 @@ class Session:
             state.step, means | scales | {"learning_rate": rate, "skipped_steps": skipped}
         )
         self.log.write_speed(state.step, speed)
-        phase = "pixel" if state.opponent is None else "adversarial"
-        self.on_progress(Progress(phase, state.step, self.recipe.steps, speed, means, self.psnr_y))
+        self.on_progress(self._progress(speed, means))
+
+    def _progress(self, speed: float, values: dict[str, float]) -> Progress:
+        phase = "pixel" if self.state.opponent is None else "adversarial"
+        return Progress(phase, self.state.step, self.recipe.steps, speed, values, self.psnr_y)
+
+    def _show_step(self) -> None:
+        """Show a step that is not logged, which costs no wait for the device."""
+        last_step, last_time = self._reported_at
+        now = time.monotonic()
+        if self.log is not None and now - self._shown_at >= SECONDS_BETWEEN_STEPS_SHOWN:
+            self._shown_at = now
+            speed = (self.state.step - last_step) / (now - last_time)
+            self.on_step(self._progress(speed, {}))
 
     def _validate(self) -> None:
         if self.log is not None:

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
 from srgan_edge import __version__
+from srgan_edge.cli import bench as benching
 from srgan_edge.cli import compare as comparing
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
@@ -39,7 +41,7 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, comparing, training, exporting, measuring):
+for module in (upscale, comparing, training, exporting, measuring, benching):
     app.add_typer(module.commands)
 
 
@@ -49,7 +51,11 @@ _NO_MEMORY = ("bad_alloc", "failed to map", "annot allocate memory")
 
 def main() -> NoReturn:
     """The entry point: our errors become one line and their exit code, bugs keep a traceback."""
+    _restart_in_utf8_mode()
     _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = map(_Unfailing, (sys.stdout, sys.stderr))
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -89,6 +95,23 @@ def version(
     if show:
         typer.echo(f"srgan-edge {__version__}")
         raise typer.Exit
+
+
+def _restart_in_utf8_mode() -> None:
+    """Start this process over if names of files are in another encoding than UTF-8.
+
+    FFmpeg, TensorBoard and other libraries take names in UTF-8 whatever the locale is, and would
+    open other files. In Python's UTF-8 mode a name is its bytes. Output stays in the encoding of
+    the locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or not sys.executable:
+        return
+    with suppress(OSError):  # no /proc: go on as we are
+        _, *arguments, _ = Path("/proc/self/cmdline").read_bytes().split(b"\0")
+        encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+        variables = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", **os.environ}
+        command = [os.fsencode(sys.executable), b"-X", b"utf8", *arguments]
+        os.execve(sys.executable, command, variables)
 
 
 class _Unfailing(io.TextIOBase):

@@ -1,14 +1,13 @@
 """One line of advice for a command line that cannot be parsed."""
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import UsageError, typed
 
 PARSING_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 """`ClickException`, the base of all parsing errors: click's own, or that of typer's copy of it."""
@@ -89,10 +88,10 @@ def meant(arguments: Sequence[str], commands: Sequence[str], path: str) -> Usage
     top = "upscale" in commands
     if top and (Path(first).exists() or Path(first).suffix or first == "-"):
         return UsageError(
-            f"{first!r} is no command; type: {shlex.join(['srgan-edge', 'upscale', *arguments])}"
+            f"{first!r} is no command; type: {typed(['srgan-edge', 'upscale', *arguments])}"
         )
     if near := difflib.get_close_matches(first, commands, n=1):
-        corrected = shlex.join([*path.split(), near[0], *arguments[1:]])
+        corrected = typed([*path.split(), near[0], *arguments[1:]])
         return UsageError(f"no command {first!r}; did you mean: {corrected}")
     return UsageError(f"no command {first!r}; possible: {', '.join(commands)}")
 
@@ -123,8 +122,8 @@ def _no_option(
         upscaling = context.command.get_command(context, "upscale") if context else None
         options = _options_of(upscaling) if upscaling else {}
         if option in options or option in ADVICE["upscale"]:
-            typed = shlex.join(["srgan-edge", "upscale", *arguments])
-            return UsageError(f"{option} comes after a command; type: {typed}")
+            line = typed(["srgan-edge", "upscale", *arguments])
+            return UsageError(f"{option} comes after a command; type: {line}")
         return UsageError(f"no option {option}; type: {path} --help")
     command = context.info_name
     if advice := ADVICE.get(command, {}).get(option):

@@ -121,7 +121,7 @@ def say_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON holds
 def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
@@ -129,7 +129,7 @@ def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can r
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     unbounded = console.options.update(max_width=10_000)
     console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)
     console.print(table)

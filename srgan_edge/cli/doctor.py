@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from srgan_edge.engines import KINDS, Choice, open_engine
 from srgan_edge.engines.base import Engine
 from srgan_edge.evaluation import metrics
 from srgan_edge.isolation import sandbox, system_calls
-from srgan_edge.machine import installed_version
+from srgan_edge.machine import cpu_flags, installed_version
 from srgan_edge.model.library import DEFAULT_MODEL, bundled_models
 from srgan_edge.pixels import Pixels
 
@@ -98,14 +97,6 @@ def _sandbox() -> Finding:
     calls = "system calls by seccomp" if filters else "system calls not limited (no seccomp)"
     status: Status = "ok" if version > 0 and filters else "absent"
     return Finding("system", "sandbox", status, f"{files}, {calls}")
-
-
-def cpu_flags() -> set[str]:
-    """Return the CPU's flags by their Linux names; empty on other systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    return set(flags[0].partition(":")[2].split()) if flags else set()
 
 
 def _packages() -> list[Finding]:

@@ -74,7 +74,7 @@ def doctor(as_json: JsonOption = False) -> None:
 @commands.command("eval", cls=PlainCommand, rich_help_panel="Measure")
 def evaluate(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Benchmark folders with HR/ and LRx4/.")
+        list[Path], typer.Argument(metavar="DIR", help="Benchmark folders with HR/ in them.")
     ],
     models: Annotated[
         list[str] | None,
@@ -116,6 +116,10 @@ def evaluate(
     crops: Annotated[
         int | None, typer.Option(metavar="N", help="Rows of the figure (default: 3).")
     ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Scale of baselines (default: the models' or 4)."),
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
@@ -128,7 +132,7 @@ def evaluate(
     from srgan_edge.cli.tables import evaluation_record, evaluation_table
     from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
     from srgan_edge.evaluation.figure import Showcase, draw_figure
-    from srgan_edge.evaluation.systems import BICUBIC, NEAREST, SCALE, open_models, ready_made
+    from srgan_edge.evaluation.systems import BICUBIC, NEAREST, open_models, ready_made
     from srgan_edge.image.still import StillImage
     from srgan_edge.image.writer import format_from_suffix, write_image
 
@@ -143,11 +147,12 @@ def evaluate(
     baselines = [NEAREST, BICUBIC] if figure else [BICUBIC] if bicubic else []
     others = [ready_made(text, folders) for text in results or []]
     named = models or ([] if bicubic or others else [DEFAULT_MODEL])
+    factor = _common_scale(named, scale)
     showcase = Showcase(crops or 3)
     with open_models(named, engine, device, fp32=fp32) as opened:
         systems = [*baselines, *opened, *others]
         look = showcase.look if figure else None
-        evaluations = evaluate_systems(systems, folders, SCALE, measures, look)
+        evaluations = evaluate_systems(systems, folders, factor, measures, look)
     if as_json:
         records = [evaluation_record(system, evaluations[system.name]) for system in systems]
         say_json(records if len(records) > 1 else records[0])
@@ -171,7 +176,7 @@ def verify(
     benchmarks: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DIR", help="Benchmark folders with HR/ and LRx4/, to measure lost PSNR-Y on."
+            metavar="DIR", help="Benchmark folders with HR/, to measure lost PSNR-Y on."
         ),
     ] = None,
     engine_names: Annotated[
@@ -274,6 +279,26 @@ def verify_tiles(
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
         say(f"wrote halo_px {halo_px} to {checkpoint}")
+
+
+def _common_scale(models: list[str], typed: int | None) -> int:
+    """Return the scale of a comparison: that of all models, or else the one that was typed.
+
+    Raises:
+        UsageError: models of several scales, or of another than was typed.
+    """
+    from srgan_edge.model.library import find_model
+    from srgan_edge.model.spec import MAX_SCALE
+
+    scales = {name: find_model(name).spec.scale for name in models}
+    if len(set(scales.values())) > 1:
+        each = ", ".join(f"{name} x{factor}" for name, factor in scales.items())
+        raise UsageError(f"{each}; possible: models of one scale at a time")
+    factor = next(iter(scales.values()), typed or 4)
+    if typed is not None and (typed != factor or not 1 <= typed <= MAX_SCALE):
+        possible = str(factor) if scales else f"1 to {MAX_SCALE}"
+        raise UsageError(f"--scale {typed}; possible: {possible}")
+    return factor
 
 
 def measures_of(names: tuple[str, ...], files: list[Path], device: str) -> dict[str, Any]:

@@ -12,38 +12,49 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srgan_edge.cli.common import say
 from srgan_edge.errors import printable
+from srgan_edge.jobs.bar import SECONDS_BETWEEN_LINES
 
 if TYPE_CHECKING:  # which needs torch
     from srgan_edge.train.session import Progress as TrainingProgress
 
-SECONDS_BETWEEN_LINES = 60
-"""Without a terminal: a log file should not hold a line for every hundred steps."""
-
 
 class LiveLine:
-    """Phase, step, losses, PSNR-Y, speed and time left on stderr."""
+    """Phase, step, losses, PSNR-Y, speed and time left on stderr; before that, the preparation."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=None, step="", measured="")
-        self._last_line = 0.0
+        self._task = progress.add_task("starting", total=None, count="", measured="")
+        self._measured: list[str] = []
+        self._last_line, self._last_work = 0.0, ""
 
     def show(self, now: "TrainingProgress") -> None:
-        """Show the state of the run; without a terminal, once in a while."""
-        measured = "  ".join(_measured(now))
-        step = f"{now.step:,}/{now.steps:,}"
+        """Show the state of the run; between two logged steps, with the losses of the last one."""
+        if now.values:
+            self._measured = list(_measured(now))
+        measured = [*self._measured, f"{now.steps_per_second:.1f} steps/s"]
+        self._show(now.phase, now.step, now.steps, measured)
+
+    def show_preparation(self, work: str, done: int, total: int) -> None:
+        """Show how many of how many photographs some work before the first step has done."""
+        if work != self._last_work:
+            self._last_work, self._last_line = work, 0.0
+        self._show(work, done, total, [])
+
+    def _show(self, what: str, done: int, total: int, measured: list[str]) -> None:
+        """Show a line; without a terminal, the first and last of some work, and one a minute."""
+        count, numbers = f"{done:,}/{total:,}", "  ".join(measured)
         if self._progress.console.is_terminal:
             self._progress.update(
                 self._task,
-                description=now.phase,
-                completed=now.step,
-                total=now.steps,
-                step=step,
-                measured=measured,
+                description=what,
+                completed=done,
+                total=total,
+                count=count,
+                measured=numbers,
             )
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or now.step == now.steps:
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES or done == total:
             self._last_line = time.monotonic()
-            self.say(f"{now.phase} {step}  {measured}")
+            self.say(f"{what} {count}  {numbers}".rstrip())
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
@@ -54,11 +65,11 @@ class LiveLine:
 def live_line() -> Iterator[LiveLine]:
     """Keep a line up to date while the block runs; silent in all processes but the first."""
     quiet = os.environ.get("RANK", "0") != "0"
-    console = Console(stderr=True, highlight=False, quiet=quiet)
+    console = Console(stderr=True, highlight=False, emoji=False, quiet=quiet)
     columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[step]}  {task.fields[measured]}"),
+        TextColumn("{task.fields[count]}  {task.fields[measured]}"),
         TimeRemainingColumn(compact=True),
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -73,7 +84,7 @@ def build_bar() -> Iterator[tuple[Callable[[str], None], Callable[[str, int, int
         A function that prints a line, and one that accepts a builder's phase, the steps of it that
         are done, and all of its steps.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     progress = Progress(console=console, disable=not console.is_terminal, transient=True)
     task = progress.add_task("building", total=None)
 
@@ -97,4 +108,3 @@ def _measured(now: "TrainingProgress") -> Iterator[str]:
     yield f"loss {now.values.get('loss', float('nan')):.4f}"
     if "D(real)" in now.values:
         yield f"D {now.values['D(real)']:.2f}/{now.values['D(fake)']:.2f}"
-    yield f"{now.steps_per_second:.1f} steps/s"

@@ -149,15 +149,15 @@ def engines_table(engines: list[CachedEngine]) -> Table:
                 _shown(engine.path.name), size, "", "", f"[red]{_shown(engine.trouble)}[/]"
             )
             continue
-        runtime = _shown(f"{passport.module} {passport.version}")
+        runtime = _shown(f"{passport.key.module} {passport.key.version}")
         if engine.trouble:
             runtime = f"[red]{_shown(engine.trouble)}[/]"
         parity = ", ".join(f"{figures['psnr_db']:.1f} dB" for figures in passport.parity.values())
         table.add_row(
             _shown(engine.path.name),
             size,
-            _shown(passport.profile),
-            _shown(", ".join(passport.compute_capabilities)),
+            _shown(passport.key.profile),
+            _shown(", ".join(passport.key.compute_capabilities)),
             runtime,
             parity,
         )

@@ -86,9 +86,7 @@ def train(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(
-            "--val", metavar="DIR", help="Benchmark folder with HR/ and LRx4/ to measure on."
-        ),
+        typer.Option("--val", metavar="DIR", help="Benchmark folder with HR/ in it to measure on."),
     ] = None,
     max_minutes: Annotated[
         float | None,
@@ -172,6 +170,8 @@ def train(
             device=device,
             max_minutes=float("inf") if max_minutes is None else max_minutes,
             on_progress=live.show,
+            on_step=live.show,
+            on_preparation=live.show_preparation,
             say=live.say,
         )
     say(f"wrote {released}")
@@ -255,7 +255,7 @@ def check_data(
     from srgan_edge.cli.tables import check_table
     from srgan_edge.train.photo_check import check_photos, check_record
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task("reading")
         found = check_photos(

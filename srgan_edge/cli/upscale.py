@@ -1,6 +1,5 @@
 """`srgan-edge upscale`, and `check`, which compares its results with their inputs."""
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,12 @@ from srgan_edge.cli.common import (
     DeviceOption,
     EngineOption,
     Fp32Option,
-    ModelOption,
+    bundled_names,
     pixels_or,
     say,
 )
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.model.library import DEFAULT_MODEL
+from srgan_edge.errors import InputDamaged, UsageError, typed
 
 commands = typer.Typer()
 
@@ -61,7 +59,16 @@ def upscale(
             "By default beside the input.",
         ),
     ] = None,
-    model: ModelOption = DEFAULT_MODEL,
+    model: Annotated[
+        str,
+        _common(
+            *("-n", "--model"),
+            metavar="NAME|FILE|auto",
+            help="A bundled model (see `srgan-edge info`), a model file, or auto, which chooses by "
+            "source and device and says what.",
+            autocompletion=bundled_names,
+        ),
+    ] = "auto",
     outscale: Annotated[
         float | None,
         _common(
@@ -92,7 +99,7 @@ def upscale(
         _output(
             metavar="TEXT",
             help="Added to the name of a result that -o does not name. By default _x and the "
-            "scale: _x4.",
+            "scale, such as _x4.",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -172,6 +179,14 @@ def upscale(
             help="Leave out frames that cannot be decoded, or repeat the one before.",
         ),
     ] = "skip",
+    audio: Annotated[
+        Literal["convert", "copy", "drop"],
+        _video(
+            metavar="convert|copy|drop",
+            help="Copy audio, and convert to PCM what the result cannot hold; or only copy; or "
+            "leave it out.",
+        ),
+    ] = "convert",
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
         _video(
@@ -205,10 +220,13 @@ def upscale(
         plan_jobs,
         plan_stream,
         refuse_clashes,
+        scale_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.model.library import find_model
     from srgan_edge.run import run_jobs
+    from srgan_edge.suited import AUTO, SCALE
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.frame import Encoding
 
@@ -219,7 +237,8 @@ def upscale(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     if suffix is None:
-        suffix = f"_x{4 if outscale is None else outscale:g}"
+        scale = SCALE if model == AUTO else find_model(model).spec.scale
+        suffix = scale_suffix(scale if outscale is None else outscale)
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
@@ -256,6 +275,7 @@ def upscale(
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
+        audio=audio,
         live=live,
         restart=restart,
         on_damage=on_damage,
@@ -279,9 +299,11 @@ def check(
     result: Annotated[Path, typer.Argument(metavar="OUT", help="The upscaled video.")],
 ) -> None:
     """Check that OUT is IN upscaled, frame by frame and packet by packet."""
-    from srgan_edge.transcode.check import VideoRecord, differences
+    from srgan_edge.transcode.check import differences
+    from srgan_edge.transcode.record import VideoRecord
 
-    before, after = VideoRecord.of(source), VideoRecord.of(result)
+    after = VideoRecord.of(result)
+    before = VideoRecord.of(source, like=after)
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in before.packets.values())
@@ -300,13 +322,13 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
     if not Path(source).exists() or Path(result).exists() or set(result) & set("*?["):
         return
     if Path(result).suffix or result.endswith("/") or Path(source).is_dir():
-        typed = sys.argv[1:]
-        if result in typed:
-            at = len(typed) - 1 - typed[::-1].index(result)
-            typed[at : at + 1] = ["-o", result]
+        words = sys.argv[1:]
+        if result in words:
+            at = len(words) - 1 - words[::-1].index(result)
+            words[at : at + 1] = ["-o", result]
         raise UsageError(
             f"{result} does not exist; to write the result there, type: "
-            f"{shlex.join(['srgan-edge', *typed])}"
+            f"{typed(['srgan-edge', *words])}"
         )
 
 

@@ -6,14 +6,12 @@ that builds an engine holds its lock; a second process waits and then finds the 
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -21,37 +19,10 @@ from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.files import cache_folder, file_locked, replace_when_whole
 from srgan_edge.kernels.source import compile_with_nvrtc, nvrtc_digest
 from srgan_edge.machine import Gpu, installed_version
-from srgan_edge.model.passport import ENGINE_SUFFIX, Passport, Profile, passport_path, read_engine
+from srgan_edge.model.passport import ENGINE_SUFFIX, EngineKey, Passport, passport_path, read_engine
 
 CACHE_VARIABLE = "SRGAN_EDGE_CACHE"
 """Environment variable that names another cache folder."""
-
-
-@dataclass(frozen=True)
-class EngineKey:
-    """Everything that determines an engine's bytes: equal keys mean equal engines."""
-
-    module: str
-    version: str
-    graph_sha256: str
-    """Digest of the typed graph, which includes weights, rewrites and precision."""
-    profile: Profile
-    compute_capabilities: tuple[str, ...]
-    gpu: str
-    driver: str
-    workspace_mib: int | None
-    optimization_level: int | None
-    platform: str
-
-    @classmethod
-    def of(cls, passport: Passport) -> "EngineKey":
-        return cls(**{field.name: getattr(passport, field.name) for field in fields(cls)})
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal, short enough for a file name."""
-        record = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -136,7 +107,7 @@ class EngineCache:
             _, passport = read_engine(path)
         except ModelRefused:
             return None
-        return passport if EngineKey.of(passport) == key else None
+        return passport if passport.key == key else None
 
     def engines(self) -> list[CachedEngine]:
         """Return all engines, sorted by name; each is read and checked against its passport."""
@@ -181,17 +152,17 @@ class EngineCache:
 
 def why_not_here(passport: Passport) -> str:
     """Return why an engine cannot run on this machine, judged by its passport; empty if it can."""
-    distribution = passport.module.replace("_", "-")
+    distribution = passport.key.module.replace("_", "-")
     version = installed_version(distribution)
     if version is None:
         return f"{distribution} is not installed"
-    if version != passport.version:
-        return f"built by {distribution} {passport.version}, here is {version}"
-    if passport.gpu and passport.gpu != (here := str(Gpu.find() or "no GPU")):
-        return f"built on {passport.gpu}, here is {here}"
+    if version != passport.key.version:
+        return f"built by {distribution} {passport.key.version}, here is {version}"
+    if passport.key.gpu and passport.key.gpu != (here := str(Gpu.find() or "no GPU")):
+        return f"built on {passport.key.gpu}, here is {here}"
     gpu = Gpu.find()  # a machine that only builds engines may have none
-    if gpu is not None and gpu.compute_capability not in passport.compute_capabilities:
-        there = ", ".join(passport.compute_capabilities)
+    if gpu is not None and gpu.compute_capability not in passport.key.compute_capabilities:
+        there = ", ".join(passport.key.compute_capabilities)
         return (
             f"built for compute capability {there}, and the GPU here has {gpu.compute_capability}"
         )

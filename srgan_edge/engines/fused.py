@@ -56,6 +56,8 @@ class FusedDeployment:
         """
         if gpu.compute_capability != COMPUTE_CAPABILITY or half.has_tanh:
             raise NoKernel
+        if half.scale % 4:
+            raise NoKernel  # the last kernel writes rows in words of 4 bytes
         *inner, last = layers_of(half.network)
         library = _Library(nvidia_bindings(), gpu)
         self.inner = [_Convolution(library, layer, _FEATURES) for layer in inner]
@@ -68,7 +70,7 @@ class FusedDeployment:
             torch.cuda.synchronize(device)  # the kernels do not wait for the weights
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3), float32 (N)."""
+        """Compute `HalfDeployment`: uint8 (N, H, W, 3) -> uint8 (N, sH, sW, 3), float32 (N)."""
         pixels = pixels.contiguous()  # kernels only get addresses
         features = {0: self.entry(pixels)}
         for number, convolution in enumerate(self.inner):

@@ -8,8 +8,9 @@ import numpy as np
 import openvino
 from openvino import opset13
 
+from srgan_edge.engines import openvino_bf16
 from srgan_edge.engines.base import Closing, EngineInfo, finite
-from srgan_edge.errors import ModelRefused, OutOfMemory
+from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -19,7 +20,7 @@ _SHAPES_KEPT = 2
 
 
 class OpenVinoEngine(Closing):
-    """The deployment ONNX on the CPU, in BF16 if the CPU supports it natively, else in FP32."""
+    """The deployment ONNX on the CPU, in BF16 where that is faster, else in FP32."""
 
     def __init__(
         self, path: Path, device: str = "cpu", *, fp32: bool = False, slots: int = 1
@@ -33,12 +34,17 @@ class OpenVinoEngine(Closing):
         Raises:
             ModelRefused: the file is not our ONNX or is in half precision, or OpenVINO cannot read
                 it.
+            ResourcesExhausted: there is no memory for OpenVINO itself.
         """
         file = read_onnx(path)
         refuse_half(path, file)
-        self._core = openvino.Core()
-        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        precision = "bf16" if "BF16" in capabilities and not fp32 else "fp32"
+        try:
+            self._core = openvino.Core()
+            precision = "bf16" if not fp32 and openvino_bf16.pays(self._core) else "fp32"
+        except RuntimeError as error:
+            raise ResourcesExhausted(
+                f"OpenVINO cannot be loaded ({_last_line(error)}); raise the limit (ulimit -v)"
+            ) from None
         # Set in either case: the runtime would otherwise choose by CPU, without reporting it.
         hint = {"bf16": "bf16", "fp32": "f32"}[precision]
         self._config = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
@@ -51,6 +57,8 @@ class OpenVinoEngine(Closing):
             raise ModelRefused(f"{path}: OpenVINO cannot read it: {_first_line(error)}") from None
         if fp32:
             _add_totals(self._model)
+        if precision == "bf16" and file.spec.architecture == "srresnet":
+            openvino_bf16.keep_image_in_fp32(self._core, self._model)
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
         self._lock = threading.Lock()
         version = openvino.__version__.split("-")[0]

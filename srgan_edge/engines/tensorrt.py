@@ -73,12 +73,12 @@ class TensorRtEngine(SlotEngine["Slot"]):
             self._slots = self._as_many_as_fit(slots)
         self._idle = Idle(self._slots)
         self.info = EngineInfo(
-            name=f"{passport.module} {passport.version}",
+            name=f"{passport.key.module} {passport.key.version}",
             device="cuda:0",
             precision=passport.precision,
             spec=passport.spec,
             slots=len(self._slots),
-            fixed_shape=passport.profile.best if passport.profile.is_static else None,
+            fixed_shape=passport.key.profile.best if passport.key.profile.is_static else None,
         )
 
     def upscale(self, batch: Pixels) -> Pixels:
@@ -108,7 +108,7 @@ class TensorRtEngine(SlotEngine["Slot"]):
             slot = None
             try:
                 slot = Slot(self.cuda, self._new_context(), self._passport)
-                slot.take_shape(self._passport.profile.best)
+                slot.take_shape(self._passport.key.profile.best)
             except OutOfMemory:
                 if slot is not None:
                     slot.close()
@@ -130,7 +130,7 @@ class TensorRtEngine(SlotEngine["Slot"]):
 
     def _shape_for(self, frames: int, height: int, width: int) -> Shape:
         """Return the shape in which a batch runs: its own, or the only one of a fixed engine."""
-        profile = self._passport.profile
+        profile = self._passport.key.profile
         if profile.is_static:
             most, *size = profile.best
             if [height, width] == size and frames <= most:
@@ -263,7 +263,7 @@ class CompiledKernels:
     def __init__(self, engine: Any, passport: Passport) -> None:  # noqa: ANN401
         gpu = Gpu.find()
         assert gpu is not None, "there is a CUDA context but no GPU"
-        self._path = EngineCache().compiled_path(passport.version, gpu)
+        self._path = EngineCache().compiled_path(passport.key.version, gpu)
         self.config = engine.create_runtime_config()
         self._kernels = self.config.create_runtime_cache()
         if self._path.is_file():
@@ -277,7 +277,7 @@ class CompiledKernels:
 
 
 def _deserialized(plan: bytes, passport: Passport, path: Path) -> Any:  # noqa: ANN401
-    trt, log = importlib.import_module(passport.module), log_of(passport.module)
+    trt, log = importlib.import_module(passport.key.module), log_of(passport.key.module)
     log.clear()
     engine = trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:

@@ -1,7 +1,9 @@
 """Benchmarks on disk, and the systems that are compared on them.
 
-A benchmark is a folder with `HR/` and `LRx4/`, whose files pair up by name. A system is a model in
-an engine, nearest neighbor or bicubic interpolation, or the images of another program.
+A benchmark is a folder with `HR/` and, for a scale of 4, `LRx4/`, whose files pair up by name.
+Where it has no such folder, LR images are HR images reduced by MATLAB's bicubic interpolation,
+which gives the bytes of the public benchmarks. A system is a model in an engine, nearest neighbor
+or bicubic interpolation, or the images of another program.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +20,6 @@ from srgan_edge.image.reader import read_pixels
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.model.library import find_model
 from srgan_edge.pixels import Pixels
-
-SCALE = 4
-"""The only scale that a model, and therefore a comparison, can have."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,14 @@ def benchmark_name(folder: Path) -> str:
 def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
     """Yield the images of a benchmark sorted by name, with one in memory at a time.
 
+    Without `LRx{scale}/`, which only x1 needs, LR is HR reduced by MATLAB's bicubic interpolation.
+
     Raises:
-        InputRefused: `folder` lacks `HR/` or `LRx{scale}/`, or they do not pair up.
+        InputRefused: `folder` lacks `HR/`, or `LRx1/` at scale 1, or they do not pair up.
     """
     hr_folder, lr_folder = folder / "HR", folder / f"LRx{scale}"
-    for needed in (folder, hr_folder, lr_folder):
+    reduces = scale > 1 and not lr_folder.exists()
+    for needed in (folder, hr_folder, *([] if reduces else [lr_folder])):
         if not needed.is_dir():
             raise InputRefused(
                 f"{folder}: no folder {needed.name}/; a benchmark contains HR/ and LRx{scale}/"
@@ -159,10 +161,11 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
     if not names:
         raise InputRefused(f"{hr_folder}: contains no file; put the HR images there")
     for name in names:
-        if not (lr_folder / name).is_file():
+        if not reduces and not (lr_folder / name).is_file():
             raise InputRefused(f"{lr_folder / name}: missing; every HR image needs an LR image")
     for name in names:
-        lr, hr = (read_pixels(side / name) for side in (lr_folder, hr_folder))
+        hr = read_pixels(hr_folder / name)
+        lr = _reduced(hr, scale, name) if reduces else read_pixels(lr_folder / name)
         yield Pair(folder, name, lr, cropped_to(hr, lr, scale, f"{name}: HR"))
 
 
@@ -180,6 +183,16 @@ def cropped_to(hr: Pixels, lr: Pixels, scale: int, what: str) -> Pixels:
             f"{lr.shape[1]}x{lr.shape[0]}"
         )
     return hr[:height, :width]
+
+
+def _reduced(hr: Pixels, scale: int, name: str) -> Pixels:
+    """Reduce an HR image as the benchmarks' makers did, cropped to a multiple of the scale."""
+    height, width = (side // scale for side in hr.shape[:2])
+    if not height or not width:
+        raise InputRefused(
+            f"{name}: HR is {hr.shape[1]}x{hr.shape[0]}; possible: {scale}x{scale} and larger"
+        )
+    return bicubic.resize(hr[: scale * height, : scale * width], height, width)
 
 
 def _result_of(pair: Pair, folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """Images as Python programs hold them: PIL, NumPy, PyTorch and PyAV. Unpack them, and pack results.
 
+What PIL images say of their pixels is in `pil`.
 Neither PyTorch nor PyAV is imported here: whoever passes one of their images has done that.
 """
 
@@ -13,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from srgan_edge.depth import deepened, shown_to_network
-from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.image.opening import DECODER_ERRORS, GRAY_MODES
+from srgan_edge.errors import UsageError
+from srgan_edge.image.pil import unpacked_pil
 from srgan_edge.image.still import Network, Samples, StillImage, enlarged, joined
 from srgan_edge.image.writer import samples
 from srgan_edge.pixels import Pixels
@@ -32,7 +33,6 @@ Pack: TypeAlias = Callable[[list[StillImage]], Any]
 """Makes an image of the caller's kind from what became of the unpacked ones."""
 
 _POSSIBLE = "a PIL image, a NumPy array, a PyTorch tensor or a PyAV video frame"
-_COLOR_MODES = {"P", "PA", "RGB", "RGBA"}
 _CHANNELS = (1, 3, 4)
 _WHITE = 65535
 
@@ -50,7 +50,7 @@ def unpacked(image: Any) -> tuple[list[StillImage], Pack]:  # noqa: ANN401 - che
 
     Raises:
         UsageError: another type, shape, channel count, number type or value range; an empty image.
-        InputDamaged: a PIL image whose file cannot be decoded.
+        InputRefused, InputDamaged: a PIL image whose file cannot be kept exactly, or decoded.
     """
     if isinstance(image, Image.Image):
         return _unpacked_pil(image)
@@ -93,27 +93,8 @@ def _values(still: StillImage) -> Samples:
 
 
 def _unpacked_pil(image: Image.Image) -> tuple[list[StillImage], Pack]:
-    def pack(stills: list[StillImage]) -> Image.Image:
-        values = _values(stills[0])
-        result = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
-        result.info = {key: it for key, it in image.info.items() if key != "transparency"}
-        return result
-
-    mode, keyed = image.mode, "transparency" in image.info
-    deep = mode.startswith("I;16") and not keyed
-    if not deep and mode not in GRAY_MODES | _COLOR_MODES:
-        raise UsageError(
-            f"got a PIL image of mode {mode}{' with transparency' if keyed else ''}; possible: "
-            "1, L, LA, P, PA, RGB, RGBA and I;16; type image.convert('RGB')"
-        )
-    try:
-        if deep:
-            return [_still(np.asarray(image).astype(np.uint16)[..., None])], pack
-        transparent = keyed or mode in {"LA", "PA", "RGBA"}
-        values = np.asarray(image.convert("RGBA" if transparent else "RGB"))
-    except DECODER_ERRORS as error:
-        raise InputDamaged(f"the PIL image is broken or cut short ({error})") from error
-    return [replace(_still(values), gray=mode in GRAY_MODES)], pack
+    still, packed = unpacked_pil(image)
+    return [still], lambda stills: packed(_values(stills[0]))
 
 
 def _unpacked_array(array: "np.ndarray[Any, Any]") -> tuple[list[StillImage], Pack]:

@@ -15,12 +15,14 @@ from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.image.orientation import TURNS, Turn
 from srgan_edge.pixels import DeepPixels
 
 _WHITE = 65535
 
 _PHOTOMETRIC = 262
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
+_CODECS = {"TIFF": "tiff", "PNG": "png", "JPEG2000": "jpeg2000"}
 _AS_PNG = "save it as .png first"
 
 
@@ -45,18 +47,25 @@ def deep_gray(path: Path, image: Image.Image, original: Image.Image | None = Non
     return np.uint16(_WHITE) - levels if is_inverted else levels
 
 
-def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepPixels:
+def deep_colors(
+    path: Path, file: BinaryIO, image: ImageFile.ImageFile, turn: Turn = TURNS[1]
+) -> DeepPixels:
     """Decode uint16 [H, W, 2 to 4] by FFmpeg; Pillow must have found the same file complete.
+
+    Args:
+        turn: what Pillow did to the image while it was decoded; FFmpeg does nothing.
 
     Raises:
         InputRefused: FFmpeg does not decode it, or its colors are not those that Pillow decoded.
     """
     file.seek(0)
-    codec = av.CodecContext.create("tiff" if image.format == "TIFF" else "png", "r")
+    codec = av.CodecContext.create(_CODECS[str(image.format)], "r")
     assert isinstance(codec, VideoCodecContext)
     try:
         frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
-        deep = _samples(frame)
+        if not frame.format.name.startswith(("rgb", "gbr", "ya", "gray")):
+            raise ValueError(f"colors in {frame.format.name}")
+        deep = np.ascontiguousarray(turn.upright(_samples(frame)))
     except (av.FFmpegError, ValueError) as error:
         raise InputRefused(f"{path}: unsupported kind of 16-bit color; {_AS_PNG}") from error
     premultiplied = False
@@ -68,7 +77,7 @@ def deep_colors(path: Path, file: BinaryIO, image: ImageFile.ImageFile) -> DeepP
         alpha = deep[..., 3:].astype(np.uint64)
         colors = (deep[..., :3] * np.uint64(_WHITE) + alpha // 2) // np.maximum(alpha, 1)
         deep = np.dstack([np.minimum(colors, _WHITE), alpha]).astype(np.uint16)
-    elif not np.array_equal(_high_bytes(deep), np.asarray(image)[..., :3]):
+    elif not _agree(deep, np.asarray(image.convert("RGB")), rounds=image.format == "JPEG2000"):
         raise InputRefused(f"{path}: two decoders disagree about its colors; {_AS_PNG}")
     return deep
 
@@ -91,6 +100,30 @@ def _levels_of_integers(path: Path, levels: npt.NDArray[np.integer]) -> DeepPixe
             f"{path}: holds 32-bit levels from {low} to {high}; possible: 0 to 65535"
         )
     return levels.astype(np.uint16)[..., None]
+
+
+def full_range(levels: DeepPixels, bits: int) -> DeepPixels:
+    """Return levels that were shifted up from `bits`, so that the highest is 65535."""
+    if bits >= 16:
+        return levels
+    shift, white = 16 - bits, 2**bits - 1
+    table = (np.arange(white + 1, dtype=np.uint64) * _WHITE + white // 2) // white
+    return table.astype(np.uint16)[levels >> np.uint16(shift)]
+
+
+def _agree(deep: DeepPixels, colors: npt.NDArray[np.uint8], *, rounds: bool) -> bool:
+    """Compare with what Pillow decoded.
+
+    Pillow cuts off the lower byte, but with `rounds`, of JPEG 2000, it rounds, and white becomes
+    black; decoders of that format may also differ by a level.
+    """
+    if not rounds:
+        return np.array_equal(_high_bytes(deep), colors)
+    high = _high_bytes(deep + np.uint16(128))
+    if high.shape != colors.shape:
+        return False
+    off = (high - colors + np.uint8(1)) & np.uint8(255)
+    return int(off.max()) <= 2
 
 
 def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:

@@ -11,19 +11,32 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import BinaryIO
 
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile
 from PIL.ExifTags import Base
 from PIL.MpoImagePlugin import MpoImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
-from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.errors import InputDamaged, InputRefused, quoted
+from srgan_edge.image.avif import is_avif
+from srgan_edge.image.headers import png_layout, statements_of_file
+from srgan_edge.image.jpeg2000 import is_jpeg2000
+from srgan_edge.image.netpbm import is_netpbm
 from srgan_edge.image.png import lacks_rows
+from srgan_edge.image.statements import refuse_misleading
+from srgan_edge.image.targa import SUFFIXES as TGA_SUFFIXES
+from srgan_edge.image.targa import may_be_tga
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
-"""The only decoders an input can reach, whatever its name."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
+"""The only decoders an input can reach, whatever its name; and TGA, if it says that it is one."""
+
+RESULT_SUFFIXES = {
+    **dict.fromkeys((".jfif", ".jpe"), ".jpg"),
+    **dict.fromkeys((".apng", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), ".png"),
+    **dict.fromkeys((".pbm", ".pgm", ".ppm", ".pnm", ".pfm", *TGA_SUFFIXES), ".png"),
+}
+"""Suffixes of files that are read but not written -> that of their results."""
 
 MAX_PIXELS = 100_000_000
 """Largest input, in decoded pixels. Without a limit, a file of a few kilobytes could declare an
@@ -32,7 +45,7 @@ image that fills memory."""
 RESULT_TO_SOURCE = 16
 """Limit on a result's pixels, as a multiple of the limit on the input's: scale 4, squared."""
 
-GRAY_MODES = {"1", "L", "LA"}
+GRAY_MODES = {"1", "L", "LA", "La"}
 """Pillow's modes with one channel of 8 bits or fewer, besides transparency."""
 
 DECODER_ERRORS = (
@@ -47,8 +60,12 @@ _NOT_CONFIGURED = "decoder error -2"
 _SAMPLE_FORMAT = 339
 _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 
-_ANIMATED = {"GIF", "WEBP", "PNG"}
+_ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _COLOR_MODES = {"P", "PA", "RGB", "RGBA"}
+
+_HEAD_BYTES = 64
+_AVIF_THREADS = 4
+"""Otherwise Pillow starts one for each core, and memory for all of them counts."""
 
 _SIGNATURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM....\0\0\0\0", re.DOTALL
@@ -62,6 +79,7 @@ def own_limits() -> Iterator[None]:
     It warns about sizes, and about sloppy metadata in intact images.
     """
     theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    AvifImagePlugin.DEFAULT_MAX_THREADS = min(_AVIF_THREADS, os.cpu_count() or 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -71,32 +89,45 @@ def own_limits() -> Iterator[None]:
 
 
 def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
-    """Open an image of one of `FORMATS`, reading its header only.
+    """Open an image of one of `FORMATS` or a TGA, reading its header only.
 
     Raises:
         InputDamaged: it starts like one of them, but its header cannot be read.
         InputRefused: any other content, or text or a profile that inflates beyond Pillow's limit.
     """
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
     try:
-        return Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=[*FORMATS, *(["TGA"] if may_be_tga(path, file) else [])])
+        if image.format == "PPM" and not is_netpbm(head):
+            raise SyntaxError("a PPM that only Pillow knows")
+        return image
     except DECODER_ERRORS as error:
         _refuse_text_bomb(path, error)
         _refuse_other_tiff(path, file, error)
-        file.seek(0)
-        if _SIGNATURE.match(file.read(16)):
+        for kind, beginning in (("JPEG", b"\xff\xd8\xff"), ("BMP", b"BM")):
+            file.seek(0)
+            if file.read(len(beginning)) == beginning:
+                refuse_misleading(path, kind, statements_of_file(kind, file))
+        if _SIGNATURE.match(head) or any(
+            begins(head) for begins in (is_avif, is_jpeg2000, is_netpbm)
+        ):
             raise InputDamaged(
                 f"{path}: starts like an image, but its header is broken, cut short or "
                 "unsupported; fetch it again"
             ) from error
         raise InputRefused(
-            f"{path}: not a PNG, JPEG, WebP, GIF, TIFF or BMP image; convert it to .png first"
+            f"{path}: not a PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PNM or TGA image; "
+            "convert it to .png first"
         ) from error
 
 
 def frames_to_keep(
-    path: Path, image: ImageFile.ImageFile, max_pixels: int, enlargement: float
+    path: Path, image: ImageFile.ImageFile, bits: int, max_pixels: int, enlargement: float
 ) -> int:
     """Return the number of frames, 1 for a still image, after checking the header.
+
+    `bits` are those of a channel.
 
     Raises:
         InputDamaged: its frames cannot be counted.
@@ -111,19 +142,21 @@ def frames_to_keep(
     if images > frames:
         raise InputRefused(several_images(path, images))
     _refuse_too_large(path, image, frames, max_pixels, enlargement)
-    bits, mode = bits_per_channel(image), image.mode
-    deep = bits in (16, 32) and (mode in ("I", "F") or mode.startswith("I;16"))
+    mode = image.mode
+    deep = is_deep_gray(mode) and (bits in (16, 32) or image.format == "JPEG2000")
     deep |= bits == 16 and mode in ("RGB", "RGBA")
+    deep |= 8 < bits <= 16 and image.format == "JPEG2000" and mode in ("LA", "RGB", "RGBA")
     if not deep and (bits > 8 or mode not in GRAY_MODES | _COLOR_MODES | {"CMYK"}):
         raise InputRefused(
             f"{path}: has {bits} bits per channel and {mode} colors; possible: gray and RGB with 8 "
             f"or 16 bits, CMYK with 8; {_conversion(path)}"
         )
-    if deep and mode in _COLOR_MODES and (image.width + 128) * (image.height + 128) >= 2**28:
+    by_ffmpeg = deep and not is_deep_gray(mode) and image.format != "PPM"
+    if by_ffmpeg and (image.width + 128) * (image.height + 128) >= 2**28:
         raise InputRefused(  # FFmpeg decodes no more, margins included
             f"{path}: {image.width}x{image.height} with 16-bit color; possible: about 268 million "
-            f"pixels; crop it, or convert it, for example with: magick {quote(str(path))} -depth 8 "
-            f"{quote(f'{path.stem}-8.png')}"
+            f"pixels; crop it, or convert it, for example with: magick {quoted(path)} -depth 8 "
+            f"{quoted(Path(f'{path.stem}-8.png'))}"
         )
     if frames > 1 and deep:
         raise InputRefused(f"{path}: an animation with {bits} bits per channel; possible: 8")
@@ -137,7 +170,7 @@ def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
         InputRefused: a TIFF whose compression this Pillow was built without.
     """
     # Pillow spreads 2- and 4-bit gray over 0..255, but not the level that means transparent.
-    step = {"L;2": 85, "L;4": 17}.get(_png_layout(image))
+    step = {"L;2": 85, "L;4": 17}.get(png_layout(image))
     if step is not None and image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] *= step
     try:
@@ -157,11 +190,9 @@ def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
         raise ValueError("the palette is missing")
 
 
-def bits_per_channel(image: ImageFile.ImageFile) -> int:
-    """Return the depth that the header declares; Pillow silently reads 16-bit color as 8-bit."""
-    if isinstance(image, TiffImageFile):
-        return int(max(image.tag_v2.get(Base.BitsPerSample, (1,))))
-    return 16 if image.format == "PNG" and ";16" in _png_layout(image) else 8
+def is_deep_gray(mode: str) -> bool:
+    """Return True for a mode of Pillow with one channel of more than 8 bits."""
+    return mode in ("I", "F") or mode.startswith("I;16")
 
 
 @contextmanager
@@ -178,7 +209,7 @@ def several_images(path: Path, images: int) -> str:
     """Return the message that refuses a file with more than one image."""
     return (
         f"{path}: holds {images} images, and only one can be kept; extract it first, for "
-        f"example with: magick {quote(f'{path}[0]')} {quote(f'{path.stem}-0.png')}"
+        f"example with: magick {quoted(Path(f'{path}[0]'))} {quoted(Path(f'{path.stem}-0.png'))}"
     )
 
 
@@ -218,8 +249,8 @@ def _refuse_other_tiff(path: Path, file: BinaryIO, error: BaseException) -> None
 def _conversion(path: Path) -> str:
     """Return the advice to convert an image of an unsupported kind."""
     return (
-        f"convert it first, for example with: magick {quote(str(path))} -depth 16 -colorspace sRGB "
-        f"{quote(f'{path.stem}-rgb.png')}"
+        f"convert it first, for example with: magick {quoted(path)} -depth 16 -colorspace sRGB "
+        f"{quoted(Path(f'{path.stem}-rgb.png'))}"
     )
 
 
@@ -268,8 +299,3 @@ def _lacks_strips(image: ImageFile.ImageFile) -> bool:
     height = image.tag_v2[Base.ImageLength]
     strips = len(image.tag_v2[Base.StripOffsets])
     return bool(strips * image.tag_v2.get(Base.RowsPerStrip, height) < height)
-
-
-def _png_layout(image: ImageFile.ImageFile) -> str:
-    """Return the layout from which Pillow unpacks a PNG, for example `RGB;16B` or `L;2`."""
-    return str(image.tile[0].args) if image.tile else ""

@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from typing import Any, BinaryIO, TypeAlias
@@ -39,14 +39,6 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_DELAY = 2**16 - 1
 _WORKERS = min(4, os.cpu_count() or 1)
 _ZLIB_HEADER, _LAST_BLOCK = b"\x78\x5e", b"\x03\x00"  # RFC 1950; an empty block by RFC 1951
-
-COLOR_CHUNK_BYTES = {"cICP": 4, "mDCV": 24, "cLLI": 8, "sRGB": 1, "gAMA": 4, "cHRM": 32}
-"""Chunks that state what the colors mean, in the order in which they are written."""
-
-_SRGB_CODE_POINTS = bytes([1, 13, 0, 1])
-_SRGB_GAMMA = 45455
-_SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
-"""gAMA and cHRM of sRGB, in units of 1/100,000."""
 
 _ADAM7 = (
     (0, 0, 8, 8),
@@ -163,42 +155,14 @@ class PngWriter:
 
 def has_end(file: BinaryIO) -> bool:
     """Return True if the last chunk is present; other data may follow it."""
-    return any(name == b"IEND" for name, _ in _chunks(file))
-
-
-def color_chunks(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield the chunks that state the meaning of the colors: primaries, transfer, light levels.
-
-    Of these and a color profile, cICP counts before the profile, that before sRGB, and that before
-    gAMA and cHRM (section 4.3). A chunk of another size than it must have is left out.
-    """
-    seen = set()
-    for name, length in _chunks(file):
-        if name == b"IDAT":
-            return
-        if length == COLOR_CHUNK_BYTES.get(text := name.decode("latin-1")) and text not in seen:
-            seen.add(text)
-            if len(content := file.read(length)) == length:
-                yield text, content
-
-
-def means_srgb(chunks: Mapping[str, bytes], *, has_profile: bool) -> bool:
-    """Return True if colors without these chunks are the same: sRGB, or those of the profile."""
-    if "cICP" in chunks:
-        return chunks["cICP"] == _SRGB_CODE_POINTS and not chunks.keys() & {"mDCV", "cLLI"}
-    if has_profile or "sRGB" in chunks:
-        return True
-    gamma = int.from_bytes(chunks.get("gAMA", _SRGB_GAMMA.to_bytes(4)))
-    primaries = struct.unpack(">8I", chunks.get("cHRM", struct.pack(">8I", *_SRGB_PRIMARIES)))
-    off = max(abs(a - b) for a, b in zip(primaries, _SRGB_PRIMARIES, strict=True))
-    return abs(gamma - _SRGB_GAMMA) <= 500 and off <= 100  # as rounded by many programs
+    return any(name == b"IEND" for name, _ in chunks_of(file))
 
 
 def lacks_rows(file: BinaryIO) -> bool:
     """Return True if the pixels end before the last row, which Pillow then leaves black."""
     inflate = zlib.decompressobj()
     missing = None
-    for name, length in _chunks(file):
+    for name, length in chunks_of(file):
         if name == b"IHDR":
             missing = _expected_bytes(*struct.unpack(">IIBBxxB", file.read(13)))
         elif name == b"IDAT" and missing is not None:
@@ -244,7 +208,7 @@ def _paeth(left: _Bytes, up: _Bytes, corner: _Bytes) -> _Bytes:
     return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearer_up)
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+def chunks_of(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Yield the type and length of each chunk, with the file positioned at its content."""
     place = 8
     while True:

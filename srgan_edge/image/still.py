@@ -24,6 +24,9 @@ from srgan_edge.pixels import LEVEL, Pixels
 Samples: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
 """uint8 or uint16 channel values; the highest is 255 or 65535."""
 
+OnTiles: TypeAlias = Callable[[int, int], None]
+"""Called with the number of tiles of an image that are done, and of all."""
+
 REACH_PX = 64
 """Distance to which visible colors are continued: more than any of the networks sees."""
 
@@ -54,9 +57,10 @@ class StillImage:
     """EXIF with orientation 1, without the tags that describe the file it came from."""
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
-    png_colors: tuple[tuple[str, bytes], ...] = ()
-    """Chunks of a PNG that state what the colors mean without a profile, by name: see
-    `png.color_chunks`."""
+    stated_colors: tuple[tuple[str, bytes], ...] = ()
+    """Statements of what the colors mean without a profile, by name: see `colors`."""
+    pixel_shape: tuple[int, int] | None = None
+    """Numbers of pixels on equal lengths across and down, if `dpi` is None and they differ."""
 
     @property
     def width(self) -> int:
@@ -100,20 +104,32 @@ class Network(Protocol):
     scale: int
 
     def upscale_rows(
-        self, rows: Callable[[int, int], Pixels], width: int, height: int
+        self,
+        rows: Callable[[int, int], Pixels],
+        width: int,
+        height: int,
+        on_tiles: OnTiles = ...,
     ) -> Iterator[Pixels]: ...
 
 
-def enlarged(source: Rows, network: Network, width: int, height: int) -> Iterator[StillImage]:
+def enlarged(
+    source: Rows,
+    network: Network,
+    width: int,
+    height: int,
+    on_tiles: OnTiles = lambda done, total: None,
+) -> Iterator[StillImage]:
     """Yield the upscaled image in stripes from the top, resized to `width` x `height` if needed."""
-    stripes = upscale_rows(source, network)
+    stripes = upscale_rows(source, network, on_tiles)
     upscaled = network.scale * source.width, network.scale * source.height
     if (width, height) == upscaled:
         return stripes
     return resize_rows(stripes, upscaled[1], width, height)
 
 
-def upscale_rows(source: Rows, network: Network) -> Iterator[StillImage]:
+def upscale_rows(
+    source: Rows, network: Network, on_tiles: OnTiles = lambda done, total: None
+) -> Iterator[StillImage]:
     """Yield the image `scale` times larger, in stripes from the top.
 
     The network never sees the colors hidden under alpha 0: it sees the visible ones continued
@@ -127,7 +143,7 @@ def upscale_rows(source: Rows, network: Network) -> Iterator[StillImage]:
         return seen.pixels.astype(np.uint8, copy=False)
 
     start = 0
-    for pixels in network.upscale_rows(shown, source.width, source.height):
+    for pixels in network.upscale_rows(shown, source.width, source.height, on_tiles):
         stop = start + len(pixels) // network.scale
         stripe = _completed(source, start, stop, pixels, network.scale)
         del pixels  # or there would be two stripes in memory while the next one is made

@@ -14,13 +14,15 @@ from PIL.Image import Exif
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from PIL.TiffTags import LONG, LONG8
 
+from srgan_edge.image.still import StillImage
+
 LONGEST_SIDE_PX = 2**32 - 1
 
 _STRIP_BYTES = 1 << 20
 _LEVEL = 4  # as in `png`
 _CLASSIC_LIMIT_BYTES = 2**32 - 2**26  # deflate may add a little to what it cannot compress
 _EXTRA_SAMPLES, _PREDICTOR, _STRIP_BYTE_COUNTS, _ICC_PROFILE = 338, 317, 279, 34675
-_DEFLATE, _DIFFERENCES, _INCH, _UNASSOCIATED_ALPHA = 8, 2, 2, 2
+_DEFLATE, _DIFFERENCES, _NO_UNIT, _INCH, _UNASSOCIATED_ALPHA = 8, 2, 1, 2, 2
 
 
 class TiffWriter:
@@ -34,9 +36,9 @@ class TiffWriter:
         bits: int,
         icc_profile: bytes | None = None,
         exif: bytes | None = None,
-        dpi: tuple[float, float] | None = None,
+        tags: dict[int, Any] | None = None,
     ) -> None:
-        """`size` is (width, height); the others are as in `PngWriter` and `StillImage`."""
+        """`size` is (width, height), `tags` are more of them; the others as in `StillImage`."""
         self._file = file
         width, self._rows_left = size
         row_bytes = width * channels * bits // 8
@@ -64,10 +66,7 @@ class TiffWriter:
             self._directory[_EXTRA_SAMPLES] = _UNASSOCIATED_ALPHA
         if icc_profile is not None:
             self._directory[_ICC_PROFILE] = icc_profile
-        if dpi is not None:
-            self._directory.update(
-                {Base.XResolution: dpi[0], Base.YResolution: dpi[1], Base.ResolutionUnit: _INCH}
-            )
+        self._directory.update(tags or {})
         self._place_type = LONG8 if big else LONG
         self._offsets, self._lengths = [0], list[int]()
         self._waiting: list[npt.NDArray[Any]] = []
@@ -107,12 +106,23 @@ class TiffWriter:
         self._directory.save(self._file)
 
 
+def resolution_tags(image: StillImage) -> dict[int, Any]:
+    """Return the tags that state dots per inch, or the shape of a pixel."""
+    numbers, unit = (image.dpi, _INCH) if image.dpi else (image.pixel_shape, _NO_UNIT)
+    if numbers is None:
+        return {}
+    return {Base.XResolution: numbers[0], Base.YResolution: numbers[1], Base.ResolutionUnit: unit}
+
+
 def _tags(exif: bytes | None) -> dict[int, Any]:
     """Return the main table of EXIF, with the tables that it refers to."""
     if exif is None:
         return {}
     table = Exif()
     table.load(exif)
-    return {
+    tags = {
         tag: table.get_ifd(tag) if tag in (IFD.Exif, IFD.GPSInfo) else table[tag] for tag in table
     }
+    if IFD.Interop in tags.get(IFD.Exif, {}):
+        tags[IFD.Exif] = tags[IFD.Exif] | {IFD.Interop: table.get_ifd(IFD.Interop)}
+    return tags

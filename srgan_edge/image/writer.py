@@ -5,6 +5,7 @@ the other formats need the whole image in memory.
 """
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from PIL import Image
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import replace_when_whole
 from srgan_edge.image import png, tiff
+from srgan_edge.image.colors import COLOR_CHUNK_BYTES, TRANSFER_FUNCTION, lost_in, of_tiff_tags
+from srgan_edge.image.metadata import exif_with_dpi
 from srgan_edge.image.still import Samples, StillImage
 
 SUFFIXES: dict[str, str] = {
@@ -39,6 +42,8 @@ MAX_PIXELS_AT_ONCE = 2**28
 
 _ROWS_AT_ONCE = 64
 _PALETTE_COLORS = 255
+_JFIF_UNIT = 13
+"""Place in a JPEG of the unit of its density; 0: none, the numbers state the shape of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class _Container:
     profile: bool = True
     exif: bool = True
     dpi: bool = True
+    pixel_shape: bool = False
     deep: bool = False
     animation: bool = False
     most_plays: int = 2**16 - 1
@@ -63,18 +69,20 @@ class _Container:
 _CONTAINERS = {
     "PNG": _Container(
         png.LONGEST_SIDE_PX,
+        pixel_shape=True,
         deep=True,
         animation=True,
         most_plays=2**31 - 1,
         longest=Fraction(2**16 - 1),
         in_stripes=True,
     ),
-    "TIFF": _Container(tiff.LONGEST_SIDE_PX, deep=True, in_stripes=True),
-    "JPEG": _Container(65_500, alpha=False, options={"quality": 95, "subsampling": 0}),
+    "TIFF": _Container(tiff.LONGEST_SIDE_PX, pixel_shape=True, deep=True, in_stripes=True),
+    "JPEG": _Container(
+        65_500, alpha=False, pixel_shape=True, options={"quality": 95, "subsampling": 0}
+    ),
     "WEBP": _Container(
         16_383,
         gray=False,
-        dpi=False,
         animation=True,
         longest=Fraction(2**24 - 1, 1000),
         options={"quality": 95},
@@ -200,12 +208,11 @@ def refuse_unwritable(
         raise UsageError(f"{path}: {name} cannot hold the image's color profile; write .png")
     if like.icc_profile is not None and like.gray and not container.gray:
         raise UsageError(f"{path}: {name} cannot hold a gray color profile; write .png")
-    stated = dict(like.png_colors)
-    has_profile = like.icc_profile is not None
-    if name != "PNG" and not png.means_srgb(stated, has_profile=has_profile):
+    if lost_in(name, like.stated_colors, has_profile=like.icc_profile is not None):
+        stated = dict(like.stated_colors)
         raise UsageError(
             f"{path}: {name} cannot hold what the image states of its colors "
-            f"({', '.join(stated)}); write .png"
+            f"({', '.join(stated)}); write {'.tif' if TRANSFER_FUNCTION in stated else '.png'}"
         )
     if max(width, height) > container.longest_side_px:
         raise OutputFailed(
@@ -227,8 +234,10 @@ def left_out_by(path: Path, like: StillImage) -> Iterator[str]:
         yield f"colors: {name} has 256 per frame; .webp and .png keep all"
     if like.exif is not None and not _CONTAINERS[name].exif:
         yield f"EXIF: {name} cannot hold it"
-    if like.dpi is not None and not _CONTAINERS[name].dpi and like.exif is None:
+    if like.dpi is not None and not _CONTAINERS[name].dpi:
         yield f"dots per inch: {name} cannot hold them"
+    if like.pixel_shape is not None and not _CONTAINERS[name].pixel_shape:
+        yield f"pixels that are not square: {name} cannot state it"
 
 
 def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
@@ -239,8 +248,10 @@ def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
     if like.dpi is not None:
         across, down = (round(dots / 0.0254) for dots in like.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", across, down, 1)))
-    kept = dict(like.png_colors)
-    chunks += [(name.encode(), kept[name]) for name in png.COLOR_CHUNK_BYTES if name in kept]
+    elif like.pixel_shape is not None:
+        chunks.append((b"pHYs", struct.pack(">IIB", *like.pixel_shape, 0)))
+    kept = dict(like.stated_colors)
+    chunks += [(name.encode(), kept[name]) for name in COLOR_CHUNK_BYTES if name in kept]
     if like.exif is not None:
         chunks.append((b"eXIf", like.exif.removeprefix(b"Exif\0\0")))
     return chunks
@@ -249,6 +260,10 @@ def png_chunks(like: StillImage) -> list[tuple[bytes, bytes]]:
 def pillow_options(name: str, like: StillImage) -> dict[str, Any]:
     """Return the options for `Image.save`, including the metadata."""
     kept = {"icc_profile": like.icc_profile, "exif": like.exif, "dpi": like.dpi}
+    if name == "WEBP" and like.dpi is not None:
+        kept |= {"exif": exif_with_dpi(like.exif, like.dpi), "dpi": None}
+    if name == "JPEG" and like.dpi is None and like.pixel_shape is not None:
+        kept["pixel_shape"] = like.pixel_shape
     return _CONTAINERS[name].options | {key: it for key, it in kept.items() if it is not None}
 
 
@@ -283,12 +298,25 @@ def save_with_pillow(
         OutputFailed: the format cannot hold the image or its metadata.
     """
     name = format_from_suffix(path)
+    shape = options.pop("pixel_shape", None)
+    if shape is not None:
+        options["dpi"] = _in_16_bits(shape)
     encoded = io.BytesIO()  # through memory, because Pillow loses the reason why a write failed
     try:
         image.save(encoded, name, **options)
     except (OSError, ValueError, OverflowError, RuntimeError, struct.error) as error:
         raise OutputFailed(f"cannot write {path} as {name}: {error}; write .png") from error
-    file.write(encoded.getbuffer())
+    content = encoded.getbuffer()
+    if shape is not None:
+        content[_JFIF_UNIT] = 0  # Pillow writes inches
+    file.write(content)
+
+
+def _in_16_bits(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return numbers of about the same ratio that a JPEG can hold."""
+    divisor = math.gcd(*shape) * max(1, max(shape) / math.gcd(*shape) / (2**16 - 1))
+    across, down = (max(1, round(number / divisor)) for number in shape)
+    return across, down
 
 
 def _luma(pixels: Samples) -> Samples:
@@ -318,8 +346,9 @@ def _writer(
         case "PNG":
             return png.PngWriter(file, size, channels, bits, png_chunks(like))
         case "TIFF":
-            exif, dpi = like.exif, like.dpi
-            return tiff.TiffWriter(file, size, channels, bits, like.icc_profile, exif, dpi)
+            exif, profile = like.exif, like.icc_profile
+            more = of_tiff_tags(dict(like.stated_colors)) | tiff.resolution_tags(like)
+            return tiff.TiffWriter(file, size, channels, bits, profile, exif, more)
         case _:
             return _PillowWriter(path, file, like, size, channels)
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
+from srgan_edge.image.coding import Coding
+from srgan_edge.image.metadata import is_possible
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
@@ -51,13 +53,14 @@ class ImageFacts:
     seconds: npt.NDArray[np.uint32]
     """[frames, 2], numerator and denominator of the duration of each frame."""
     notes: tuple[str, ...]
+    coding: Coding
 
     @classmethod
     def of(cls, reader: ImageReader) -> Self:
         size = (reader.width, reader.height, reader.frames)
         ratios = [(second.numerator, second.denominator) for second in reader.seconds]
         seconds = np.array(ratios, np.uint32).reshape(-1, 2)
-        return cls(*size, reader.plays, seconds, tuple(reader.notes))
+        return cls(*size, reader.plays, seconds, tuple(reader.notes), reader.coding)
 
 
 class ImageProcess:
@@ -124,6 +127,8 @@ class IsolatedImage:
             raise self._protocol_broken(f"{self.frames} frames of {self.width}x{self.height}")
         self.seconds = [Fraction(*map(int, ratio)) for ratio in facts.seconds]
         self.notes = list(facts.notes)
+        self.coding = facts.coding
+        self._checked: object = None  # metadata of the latest rows
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +152,11 @@ class IsolatedImage:
             alpha is not None and (alpha.shape != shape or alpha.dtype != image.pixels.dtype)
         ):
             raise self._protocol_broken(f"rows of {image.pixels.shape}")
+        metadata = (image.exif, image.dpi, image.pixel_shape, image.stated_colors)
+        if metadata != self._checked:
+            if not is_possible(image):
+                raise self._protocol_broken("metadata")
+            self._checked = metadata
         return image
 
     def seek(self, frame: int) -> None:

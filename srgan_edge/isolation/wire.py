@@ -96,6 +96,7 @@ LIMITS: dict[tuple[type, str], Any] = {
     (VideoInfo, "sample_aspect_ratio"): _PositiveRatio | None,
     (VideoInfo, "duration_seconds"): Annotated[float, Meta(ge=0, le=1e13)] | None,
     (VideoInfo, "frames_stated"): Annotated[int, Meta(ge=1, le=2**40)] | None,
+    (VideoInfo, "bit_rate"): Count | None,
     (VideoInfo, "codec"): Annotated[str, Meta(max_length=40)],
     (VideoInfo, "pixel_format"): Annotated[str, Meta(max_length=40)],
     (VideoInfo, "display_matrix"): (

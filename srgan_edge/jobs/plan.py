@@ -13,9 +13,10 @@ from typing import Literal
 
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
-from srgan_edge.image.opening import MAX_PIXELS
+from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.tiling import Tiling
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.endpoint import (
     PIPE,
     Address,
@@ -28,7 +29,7 @@ from srgan_edge.video.endpoint import (
 from srgan_edge.video.frame import Encoding, ReaderOptions
 from srgan_edge.video.nvidia import Decoder
 
-IMAGE_SUFFIXES = frozenset(SUFFIXES)
+IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
     | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
@@ -61,10 +62,15 @@ class Job:
 class Naming:
     """Names of results for which `-o` does not name a file."""
 
-    suffix: str = "_x4"
-    """Text added to the name."""
+    suffix: str
+    """Text added to the name, such as `scale_suffix`."""
     extension: str | None = None
     """Extension of the result, for example `.png`; None keeps that of the source."""
+
+
+def scale_suffix(scale: float) -> str:
+    """Return `_x4` for results four times larger, `_x1.5` for others."""
+    return f"_x{scale:g}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class Options:
     """Handling of frames that cannot be decoded: leave them out, or repeat the one before."""
     deinterlace: bool = False
     """Deinterlace frames before they are upscaled."""
+    audio: AudioHandling = "convert"
+    """Handling of audio: convert what the container cannot hold, copy only, or leave it out."""
     live: bool = False
     """Drop frames rather than fall behind."""
     restart: bool = False
@@ -315,24 +323,31 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
             extension = ".mkv"
     elif extension.lower() in VIDEO_SUFFIXES:
         extension = source.suffix
+    if kind == "image" and naming.extension is None:
+        extension = RESULT_SUFFIXES.get(extension.lower(), extension)
     name = f"{source.stem}{naming.suffix}{extension}"
     return Job(source, source.with_name(name) if output is None else output / name, kind)
 
 
 def _distinguished(jobs: list[Job], naming: Naming) -> list[Job]:
-    """Keep the old extension in the names of videos that would collide, as `a.avi` and `a.mkv`."""
+    """Keep the old extension in names that would collide, as those of `a.avi` and `a.mkv`."""
     counts = Counter(job.target.absolute() for job in jobs)
     return [
         replace(
             job,
             target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
         )
-        if job.kind == "video"
-        and counts[job.target.absolute()] > 1
+        if counts[job.target.absolute()] > 1
         and job.target.suffix != job.source.suffix
+        and (job.kind == "video" or (_is_not_written(job.source) and naming.extension is None))
         else job
         for job in jobs
     ]
+
+
+def _is_not_written(source: Path) -> bool:
+    """Return True for an image of a format that is read but not written."""
+    return source.suffix.lower() in RESULT_SUFFIXES
 
 
 def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], None]) -> list[Job]:

@@ -54,9 +54,9 @@ class ReportFile:
     def __exit__(self, *exception: object) -> None:
         self._shown.__exit__(*exception)
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
         self._made_by = made_by
-        self._shown.began(text, made_by)
+        self._shown.began(text, made_by, jobs)
 
     def note(self, text: str) -> None:
         self._notes.append(text)
@@ -68,8 +68,12 @@ class ReportFile:
     def frame_done(self) -> None:
         self._shown.frame_done()
 
+    def tiles_done(self, done: int, total: int) -> None:
+        self._shown.tiles_done(done, total)
+
     def ended(self, outcome: Outcome) -> None:
-        self._jobs.append(_job_record(outcome) | {"notes": self._notes})
+        model = self._made_by.get("model")
+        self._jobs.append(_job_record(outcome) | {"model": model, "notes": self._notes})
         self._notes = []
         self._shown.ended(outcome)
 

@@ -1,6 +1,6 @@
 """The results of jobs, and reporters that show them while a command runs.
 
-People get a progress bar with frames per second and the time left on stderr. Machines get one JSON
+People get a progress bar, or a line a minute, on stderr (`bar`). Machines get one JSON
 object a line on stdout. Errors go to stderr in either case.
 """
 
@@ -13,19 +13,10 @@ from typing import Any, Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, print_error, printable
+from srgan_edge.jobs.bar import JobBar
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.video.color import MATRICES
 from srgan_edge.video.frame import Notes, VideoInfo
@@ -125,8 +116,13 @@ class Reporter(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
-        """Report the open engine: a summary, and all that determines the pixels as JSON values."""
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
+        """Report the open engine and the number of jobs.
+
+        Args:
+            text: a summary of the engine.
+            made_by: all that determines the pixels, as JSON values.
+        """
         ...
 
     def note(self, text: str) -> None:
@@ -139,6 +135,10 @@ class Reporter(Protocol):
 
     def frame_done(self) -> None: ...
 
+    def tiles_done(self, done: int, total: int) -> None:
+        """Report how many tiles of a still image are done; the total grows if they get smaller."""
+        ...
+
     def ended(self, outcome: Outcome) -> None: ...
 
     def closed(self, outcomes: list[Outcome]) -> None:
@@ -147,29 +147,24 @@ class Reporter(Protocol):
 
 
 class TerminalReporter:
-    """Shows a live progress bar for a person; with `quiet`, only errors."""
+    """Shows progress to a person; with `quiet`, only errors."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, emoji=False)
         self._quiet = quiet
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _FpsColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
-            transient=True,
-        )
+        self._bar = JobBar(self._console, quiet=quiet)
+        self._jobs, self._number = 1, 1
+        self._frames: int | None = None
+        self._done, self._counts_tiles = 0, False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()  # if it is left running, the cursor stays hidden
+        self._bar.end()
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
+        self._jobs = jobs
         self.note(text)
 
     def note(self, text: str) -> None:
@@ -177,36 +172,45 @@ class TerminalReporter:
             self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        self._remove_bars()  # of the same job, which may start over
-        name = escape(printable(job.source.name))
-        self._task = self._progress.add_task(name, total=frames, completed=done)
-        self._progress.start()
+        self._frames, self._done = frames, done
+        place = f"{self._number} of {self._jobs}" if self._jobs > 1 else ""
+        self._counts_tiles = job.kind == "image" and frames == 1
+        total, unit = (None, "tiles") if self._counts_tiles else (frames, "frames")
+        self._bar.begin(job.source.name, place, total, done, unit)
 
     def frame_done(self) -> None:
-        self._progress.advance(self._task)
+        self._done += 1
+        if not self._counts_tiles:
+            self._bar.show(self._done, self._frames)
+
+    def tiles_done(self, done: int, total: int) -> None:
+        self._bar.show(done, total)
 
     def ended(self, outcome: Outcome) -> None:
-        self._progress.stop()
-        self._remove_bars()
+        self._number += 1
+        self._bar.end()
         if outcome.error is not None:
             print_error(outcome.error)
         elif not self._quiet:
             self._console.print(_closing_line(outcome), soft_wrap=True)
 
     def closed(self, outcomes: list[Outcome]) -> None:
-        """Print a table of the failures if any of several files failed."""
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
-        if not failed or len(outcomes) == 1 or self._quiet or not self._console.is_terminal:
+        """Print a summary of the failures if any of several files failed."""
+        failed = [(outcome, outcome.error) for outcome in outcomes if outcome.error is not None]
+        if not failed or len(outcomes) == 1 or self._quiet:
             return  # each file already has its line
-        table = Table("exit", "file", "reason", title=f"{len(failed)} of {len(outcomes)} failed")
-        for outcome in failed:
-            path, reason = printable(str(outcome.job.source)), printable(str(outcome.error))
+        title = f"{len(failed)} of {len(outcomes)} failed"
+        if not self._console.is_terminal:  # a line each, which programs can read
+            self._console.print(f"{title}:")
+            for outcome, error in failed:
+                line = f"exit {error.exit_code}: {_with_name(outcome, error)}"
+                self._console.print(escape(printable(line)), soft_wrap=True)
+            return
+        table = Table("exit", "file", "reason", title=title)
+        for outcome, error in failed:
+            path, reason = printable(str(outcome.job.source)), printable(str(error))
             table.add_row(str(outcome.exit_code), escape(path), escape(reason))
         self._console.print(table)
-
-    def _remove_bars(self) -> None:
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)
 
 
 class JsonReporter:
@@ -223,8 +227,8 @@ class JsonReporter:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def began(self, text: str, made_by: Mapping[str, Any]) -> None:
-        _emit("began", text=text, made_by=made_by)
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
+        _emit("began", text=text, made_by=made_by, jobs=jobs)
 
     def note(self, text: str) -> None:
         _emit("note", text=text)
@@ -235,10 +239,10 @@ class JsonReporter:
 
     def frame_done(self) -> None:
         self._frames += 1
-        now = time.monotonic()
-        if now - self._last >= self.PROGRESS_SECONDS:
-            self._last = now
-            _emit("progress", frames=self._frames)
+        self._progress(frames=self._frames)
+
+    def tiles_done(self, done: int, total: int) -> None:
+        self._progress(frames=self._frames, tiles=done, tiles_expected=total)
 
     def ended(self, outcome: Outcome) -> None:
         _emit("ended", **outcome.record())
@@ -247,6 +251,18 @@ class JsonReporter:
 
     def closed(self, outcomes: list[Outcome]) -> None:
         _emit("closed", exit_code=max((outcome.exit_code for outcome in outcomes), default=0))
+
+    def _progress(self, **numbers: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= self.PROGRESS_SECONDS:
+            self._last = now
+            _emit("progress", **numbers)
+
+
+def _with_name(outcome: Outcome, error: SrganEdgeError) -> str:
+    """Return an error's text, behind the name of its file if that is not in it."""
+    name, text = printable(str(outcome.job.source)), printable(str(error))
+    return text if name in text else f"{name}: {text}"
 
 
 def _closing_line(outcome: Outcome) -> str:
@@ -265,12 +281,6 @@ def _closing_line(outcome: Outcome) -> str:
 def _emit(event: str, **fields: Any) -> None:  # noqa: ANN401 - JSON values
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
     sys.stdout.flush()
-
-
-class _FpsColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.speed or task.finished_speed
-        return Text("" if speed is None else f"{speed:.1f} fps", style="cyan")
 
 
 def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:

@@ -353,7 +353,7 @@ def _open_pipe(pipe: InputPipe) -> InputContainer:
     return av.open(
         f"pipe:{pipe.descriptor}",
         options=OPEN_OPTIONS | {"protocol_whitelist": "pipe", "format_whitelist": PIPED_DEMUXERS},
-        metadata_errors="replace",
+        metadata_errors="surrogateescape",
     )
 
 
@@ -371,7 +371,7 @@ def _open_address(address: Address, timeout_seconds: float) -> InputContainer:
         address.url,
         format=address.demuxer,
         options=options,
-        metadata_errors="replace",
+        metadata_errors="surrogateescape",
         timeout=timeout_seconds,
     )
 

@@ -76,7 +76,11 @@ def upscale_stream(
     reader = intake.reader()
     size = options.final_size(reader.info.width, reader.info.height, upscaler.scale)
     target = job.target if job.outlet is None else job.outlet
-    writer = VideoWriter(target, reader, size, _encoding(options), overwrite=options.overwrite)
+    writer = VideoWriter(
+        *(target, reader, size, _encoding(options)),
+        audio=options.audio,
+        overwrite=options.overwrite,
+    )
     for remark in _remarks_before(reader, options, writer):
         reporter.note(f"{job.source.name}: {remark}")
     reporter.started(job, reader.info.frames_expected)
@@ -333,6 +337,7 @@ def _remarks_before(reader: VideoReader, options: Options, writer: VideoWriter) 
     if options.decode == "gpu":
         yield "decoded on the CPU, as what fails on the GPU has to be read again"
     yield from (f"left out: {lost}" for lost in writer.left_out)
+    yield from writer.remarks
     yield from remarks_on(reader.info, options)
 
 

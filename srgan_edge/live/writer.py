@@ -14,6 +14,7 @@ from typing import Self
 
 from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
 from srgan_edge.files import free_partial_result, replace_when_whole
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.color import MATRICES
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.endpoint import OutputPipe
@@ -47,6 +48,7 @@ class VideoWriter:
         size: tuple[int, int],
         encoding: Encoding,
         *,
+        audio: AudioHandling = "convert",
         overwrite: bool = True,
     ) -> None:
         """Check the request.
@@ -60,7 +62,7 @@ class VideoWriter:
         self.frames_written = 0
         """Frames returned by the encoder."""
         self._target, self._overwrite = target, overwrite
-        self._muxer = VideoMuxer(target, reader)
+        self._muxer = VideoMuxer(target, reader, audio)
         self._rate: ConstantRate | None = None
         info = reader.info
         if isinstance(target, OutputPipe):
@@ -72,6 +74,8 @@ class VideoWriter:
         left_out = self._muxer.left_out, self._encoder.left_out, _unkept(target, reader)
         self.left_out = list(chain(*left_out))
         """One line for each thing in the input that the output will not have."""
+        self.remarks = [*self._muxer.changed, *self._encoder.remarks]
+        """One line for each thing about the output that the user may not expect."""
 
     @property
     def nudged(self) -> int:
@@ -113,7 +117,8 @@ class VideoWriter:
 
     def copy(self, copied: CopiedPacket) -> None:
         """Add one packet of audio or subtitles, which belongs to the file afterwards."""
-        self._muxer.copy(copied)
+        for fitted in self._muxer.fit(copied):
+            self._muxer.copy(fitted)
 
     @contextmanager
     def _whole_or_absent(self, path: Path) -> Iterator[None]:
@@ -155,6 +160,8 @@ class VideoWriter:
         for packet in self._encoder.finish():
             self._muxer.mux(packet)
             self.frames_written += 1
+        for fitted in self._muxer.rest():
+            self._muxer.copy(fitted)
         self._muxer.close()
 
 

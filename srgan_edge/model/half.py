@@ -40,10 +40,15 @@ class HalfDeployment(nn.Module):
             generator = generator.generator
         self.adds_nearest = isinstance(generator, EdgeNet)
         if isinstance(generator, EdgeNet):
-            self.network, self.factor = nn.Sequential(*generator.body, generator.tail), 4
+            self.network = nn.Sequential(*generator.body, generator.tail)
+            self.factor = generator.scale
         else:
             assert isinstance(generator, SRResNet), f"{type(generator).__name__} is no generator"
-            self.network, self.factor = _before_last_shuffle(generator), 2
+            self.network, self.factor = _before_last_shuffle(generator)
+        self.scale = self.factor
+        for part in self.network:
+            if isinstance(part, nn.PixelShuffle):
+                self.scale *= part.upscale_factor
         self._carry_the_image_exactly()
         self.network.half().to(memory_format=torch.channels_last)
         for name, weight in self.network.named_parameters():
@@ -51,7 +56,7 @@ class HalfDeployment(nn.Module):
                 raise ModelRefused(f"{name} holds values too large for fp16; type --fp32")
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Upscale uint8 (N, H, W, 3); return uint8 (N, 4H, 4W, 3) and image sums, float32 (N).
+        """Upscale uint8 (N, H, W, 3); return uint8 (N, sH, sW, 3) and image sums, float32 (N).
 
         A sum is finite if and only if no value of the image is NaN or infinite, which the bytes
         cannot show.
@@ -100,22 +105,26 @@ class LongSkip(nn.Module):
         return features + self.trunk(features)
 
 
-def _before_last_shuffle(generator: SRResNet) -> nn.Sequential:
-    """Return the paper's generator rewritten so that its last PixelShuffle is the last step."""
+def _before_last_shuffle(generator: SRResNet) -> tuple[nn.Sequential, int]:
+    """Return the paper's generator rewritten so that its last PixelShuffle is the last step, which
+    is left out, and the factor of that; 1 if there is none."""
     for part in generator.trunk:
         if isinstance(part, ResidualBlock):
             part.block = _without_norms(part.block)
-    *first_stage, deep, _, prelu = generator.upsample
-    tail = generator.tail
+    trunk, tail = LongSkip(_without_norms(generator.trunk)), generator.tail
+    if not generator.upsample:
+        return nn.Sequential(*generator.head, trunk, tail), 1
+    *first_stages, deep, shuffle, prelu = generator.upsample
     assert isinstance(deep, nn.Conv2d) and isinstance(prelu, nn.PReLU) and tail.bias is not None
-    kernel = torch.from_numpy(kernel_before_shuffle(tail.weight.detach().numpy()))
+    assert isinstance(shuffle, nn.PixelShuffle)
+    factor = shuffle.upscale_factor
+    kernel = torch.from_numpy(kernel_before_shuffle(tail.weight.detach().numpy(), factor))
     outputs, inputs, side, _ = kernel.shape
     folded = nn.Conv2d(inputs, outputs, side, padding=side // 2)
     folded.weight = nn.Parameter(kernel)
-    folded.bias = nn.Parameter(tail.bias.detach().repeat_interleave(4))
-    prelu.weight = nn.Parameter(prelu.weight.detach().repeat_interleave(4))
-    trunk = _without_norms(generator.trunk)
-    return nn.Sequential(*generator.head, LongSkip(trunk), *first_stage, deep, prelu, folded)
+    folded.bias = nn.Parameter(tail.bias.detach().repeat_interleave(factor**2))
+    prelu.weight = nn.Parameter(prelu.weight.detach().repeat_interleave(factor**2))
+    return nn.Sequential(*generator.head, trunk, *first_stages, deep, prelu, folded), factor
 
 
 def _without_norms(layers: nn.Sequential) -> nn.Sequential:

@@ -37,7 +37,8 @@ class ModelFiles:
 
     @property
     def spec(self) -> ModelSpec:
-        return read_spec(next(iter(self.files.values())))
+        """The spec in the file that is quickest to read."""
+        return read_spec(self.files.get(".safetensors") or next(iter(self.files.values())))
 
     def has(self, suffix: str) -> bool:
         return suffix in self.files

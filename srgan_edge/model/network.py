@@ -1,10 +1,11 @@
 """The generators in PyTorch: the paper's, and a small one for the CPU of an edge device.
 
-Both map RGB (N, 3, H, W), float in [0, 1], to RGB (N, 3, 4H, 4W). The output is not clamped: a
+Both map RGB (N, 3, H, W), float in [0, 1], to RGB (N, 3, sH, sW). The output is not clamped: a
 clamp has no gradient where it acts, so it belongs to deployment (`Deployment`), not to training.
 `checkpoint.py` reads and writes weight files.
 """
 
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -35,8 +36,9 @@ class ResidualBlock(nn.Module):
 class SRResNet(nn.Module):
     """The SRGAN generator of Ledig et al. 2017 (arXiv 1609.04802, figure 4).
 
-    9x9 head, residual blocks, a 3x3 convolution and a long skip, two sub-pixel stages, 9x9 tail.
-    `norm="batch"` is the paper's; without it nothing depends on running statistics.
+    9x9 head, residual blocks, a 3x3 convolution and a long skip, sub-pixel stages, 9x9 tail. The
+    paper's x4 has two stages of factor 2; x3 has one of factor 3, and x1 none. `norm="batch"` is
+    the paper's; without it nothing depends on running statistics.
 
     Note: no path of the paper's graph carries the image past the network, so with random initial
     weights the first thousands of steps only learn to copy. Our initial weights upscale bilinearly,
@@ -44,37 +46,49 @@ class SRResNet(nn.Module):
     initialization reached 26.37 dB.
     """
 
-    def __init__(self, channels: int, blocks: int, norm: Norm) -> None:
+    def __init__(
+        self, channels: int, blocks: int, norm: Norm, stages: tuple[int, ...] = (2, 2)
+    ) -> None:
+        """
+        Args:
+            stages: factors of the sub-pixel stages, whose product is the scale.
+        """
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(3, channels, 9, padding=4), nn.PReLU(channels))
         self.trunk = nn.Sequential(
             *(ResidualBlock(channels, norm) for _ in range(blocks)), *_conv3x3(channels, norm)
         )
-        self.upsample = nn.Sequential(*_subpixel_stage(channels), *_subpixel_stage(channels))
+        self.upsample = nn.Sequential(
+            *(part for factor in stages for part in _subpixel_stage(channels, factor))
+        )
         self.tail = nn.Conv2d(channels, 3, 9, padding=4)
         self._start_as_bilinear()
 
     @torch.no_grad()
     def _start_as_bilinear(self) -> None:
         """Let the first feature maps carry R, G and B; all others contribute little at first."""
-        stages = [self.upsample[0], self.upsample[3]]
-        for stage in stages:
-            _start_as_nearest(stage, factor=2)
+        stages = [
+            (convolution, shuffle.upscale_factor)
+            for convolution, shuffle in pairwise(self.upsample)
+            if isinstance(shuffle, nn.PixelShuffle)
+        ]
+        for stage, factor in stages:
+            _start_as_nearest(stage, factor)
         blocks = [part.block for part in self.trunk if isinstance(part, ResidualBlock)]
         for quiet in (*(block[-1] for block in blocks), self.trunk[-1], self.tail):
             for parameter in quiet.parameters():
                 parameter.mul_(0.1)
-        neighbors = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # of a half pixel
         for color in range(min(3, self.tail.in_channels)):
             for convolution in (self.head[0], self.tail):
                 _carry(convolution, color, color, F.pad(torch.ones(1, 1), (4, 4, 4, 4)))
-            for stage in stages:
-                for phase in range(4):  # PixelShuffle: row by row
-                    taps = torch.outer(neighbors[phase // 2], neighbors[phase % 2])
-                    _carry(stage, color, 4 * color + phase, taps)
+            for stage, factor in stages:
+                neighbors = _bilinear_taps(factor)
+                for phase in range(factor**2):  # PixelShuffle: row by row
+                    taps = torch.outer(neighbors[phase // factor], neighbors[phase % factor])
+                    _carry(stage, color, factor**2 * color + phase, taps)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, 4H, 4W), not clamped.
+        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, sH, sW), not clamped.
 
         Under autocast, head and tail stay in FP32: they carry the image itself, which BF16 only
         resolves to one level of 255. A generator trained that way has a color cast in FP32
@@ -88,7 +102,7 @@ class SRResNet(nn.Module):
 
 
 class EdgeNet(nn.Module):
-    """A plain stack of 3x3 convolutions in LR space, one PixelShuffle(4), plus the nearest upscale.
+    """A plain stack of 3x3 convolutions in LR space, one PixelShuffle, plus the nearest upscale.
 
     The inference form of the compact networks that win on phones (ABPN, arXiv 2105.09750; ETDS,
     CVPR 2023): the runtime only sees Conv, PReLU or ReLU, Add and DepthToSpace. The network only
@@ -96,8 +110,11 @@ class EdgeNet(nn.Module):
     precision.
     """
 
-    def __init__(self, channels: int, blocks: int, activation: Activation = "prelu") -> None:
+    def __init__(
+        self, channels: int, blocks: int, activation: Activation = "prelu", scale: int = 4
+    ) -> None:
         super().__init__()
+        self.scale = scale
         layers: list[nn.Module] = []
         width = 3
         for _ in range(blocks + 1):
@@ -105,7 +122,7 @@ class EdgeNet(nn.Module):
             layers += [nn.Conv2d(width, channels, 3, padding=1), bend]
             width = channels
         self.body = nn.Sequential(*layers)
-        self.tail = nn.Conv2d(channels, 3 * 4**2, 3, padding=1)
+        self.tail = nn.Conv2d(channels, 3 * scale**2, 3, padding=1)
         for layer in [*self.body, self.tail]:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
@@ -129,9 +146,12 @@ class EdgeNet(nn.Module):
                 layer.weight[:, :, 1, 1] += torch.eye(layer.out_channels)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, 4H, 4W), not clamped."""
-        detail = F.pixel_shuffle(self.tail(self.body(lr)), 4)
-        return detail + F.interpolate(lr, scale_factor=4.0, mode="nearest")
+        """Upscale (N, 3, H, W) in [0, 1] to (N, 3, sH, sW), not clamped."""
+        detail = self.tail(self.body(lr))
+        if self.scale == 1:
+            return detail + lr
+        nearest = F.interpolate(lr, scale_factor=float(self.scale), mode="nearest")
+        return F.pixel_shuffle(detail, self.scale) + nearest
 
 
 class TanhHead(nn.Module):
@@ -148,7 +168,7 @@ class TanhHead(nn.Module):
 class Deployment(nn.Module):
     """The computation of every engine, and the specification of the exported ONNX graph.
 
-    uint8 (N, H, W, 3) -> uint8 (N, 4H, 4W, 3): scale to [0, 1], generate, clamp, round half up.
+    uint8 (N, H, W, 3) -> uint8 (N, sH, sW, 3): scale to [0, 1], generate, clamp, round half up.
     Rounding is +0.5 and truncation, since a cast truncates in every runtime; the clamp comes
     first, since a cast wraps. Both casts are at the ends of the graph: TensorRT accepts uint8
     nowhere else.
@@ -162,13 +182,13 @@ class Deployment(nn.Module):
         return self.rounded(self.image(pixels))
 
     def image(self, pixels: Tensor) -> Tensor:
-        """Upscale uint8 (N, H, W, 3) to float32 (N, 3, 4H, 4W), neither clamped nor rounded."""
+        """Upscale uint8 (N, H, W, 3) to float32 (N, 3, sH, sW), neither clamped nor rounded."""
         lr = pixels.float().permute(0, 3, 1, 2) * (1 / 255)
         sr: Tensor = self.generator(lr).float()
         return sr
 
     def rounded(self, image: Tensor) -> Tensor:
-        """Clamp and round float32 (N, 3, 4H, 4W) to uint8 (N, 4H, 4W, 3)."""
+        """Clamp and round float32 (N, 3, sH, sW) to uint8 (N, sH, sW, 3)."""
         levels = image.clamp(0, 1) * 255 + 0.5
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -177,35 +197,35 @@ def generator_from_spec(spec: ModelSpec) -> nn.Module:
     """Return a newly initialized generator, in training mode and float32 on the CPU."""
     generator: nn.Module
     if spec.architecture == "edge":
-        generator = EdgeNet(spec.channels, spec.blocks, spec.activation)
+        generator = EdgeNet(spec.channels, spec.blocks, spec.activation, spec.scale)
     else:
-        generator = SRResNet(spec.channels, spec.blocks, spec.norm)
+        generator = SRResNet(spec.channels, spec.blocks, spec.norm, spec.stages)
     if spec.quantized_from:
         for convolution in inner_convolutions(generator).values():
             Int8Conv2d.take_over(convolution)
     return TanhHead(generator) if spec.head == "tanh" else generator
 
 
-def kernel_before_shuffle(kernel: NDArray[Number]) -> NDArray[Number]:
-    """Rewrite a convolution after PixelShuffle(2) as a convolution before it.
+def kernel_before_shuffle(kernel: NDArray[Number], factor: int) -> NDArray[Number]:
+    """Rewrite a convolution after PixelShuffle(f) as a convolution before it.
 
-    The kernel [O, C, k, k], k odd, becomes [4 O, 4 C, k', k']. Row 2i + a of the result reads rows
-    2i + a + d of the shuffled image, |d| <= k // 2: row i + (a + d) // 2 of the image before, in
-    sub-pixel (a + d) % 2. Channels are in PixelShuffle's order: channel, sub-pixel row, sub-pixel
-    column.
+    The kernel [O, C, k, k], k odd, becomes [f² O, f² C, k', k']. Row f i + a of the result reads
+    rows f i + a + d of the shuffled image, |d| <= k // 2: row i + (a + d) // f of the image before,
+    in sub-pixel (a + d) % f. Channels are in PixelShuffle's order: channel, sub-pixel row, column.
     """
     outputs, channels, side, _ = kernel.shape
     reach = side // 2
-    folded_reach = (reach + 1) // 2
+    folded_reach = -(-reach // factor)
     folded_side = 2 * folded_reach + 1
-    folded = np.zeros((outputs, 2, 2, channels, 2, 2, folded_side, folded_side), kernel.dtype)
-    for a, b in np.ndindex(2, 2):
+    f = factor
+    folded = np.zeros((outputs, f, f, channels, f, f, folded_side, folded_side), kernel.dtype)
+    for a, b in np.ndindex(f, f):
         for row, column in np.ndindex(side, side):
-            i, p = divmod(a + row - reach, 2)
-            j, q = divmod(b + column - reach, 2)
+            i, p = divmod(a + row - reach, f)
+            j, q = divmod(b + column - reach, f)
             taps = kernel[:, :, row, column]
             folded[:, a, b, :, p, q, i + folded_reach, j + folded_reach] = taps
-    return folded.reshape(4 * outputs, 4 * channels, folded_side, folded_side)
+    return folded.reshape(f * f * outputs, f * f * channels, folded_side, folded_side)
 
 
 def _conv3x3(channels: int, norm: Norm) -> list[nn.Module]:
@@ -213,12 +233,18 @@ def _conv3x3(channels: int, norm: Norm) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(channels)] if norm == "batch" else [convolution]
 
 
-def _subpixel_stage(channels: int) -> list[nn.Module]:
+def _subpixel_stage(channels: int, factor: int) -> list[nn.Module]:
     return [
-        nn.Conv2d(channels, 4 * channels, 3, padding=1),
-        nn.PixelShuffle(2),
+        nn.Conv2d(channels, factor**2 * channels, 3, padding=1),
+        nn.PixelShuffle(factor),
         nn.PReLU(channels),
     ]
+
+
+def _bilinear_taps(factor: int) -> Tensor:
+    """Return the weights of a pixel and its two neighbors for each sub-pixel: [factor, 3]."""
+    offset = (torch.arange(factor) + 0.5) / factor - 0.5
+    return torch.stack([(-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)], dim=1)
 
 
 def _carry(convolution: nn.Module, source: int, target: int, taps: Tensor) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from srgan_edge.errors import ModelRefused, printable
 from srgan_edge.files import foreign, read_at_most
-from srgan_edge.model.spec import METADATA_KEY, ModelSpec, multiplications_per_px
+from srgan_edge.model.spec import MAX_SCALE, METADATA_KEY, ModelSpec, multiplications_per_px
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -33,7 +33,7 @@ MAX_NODES = 4096
 TOTALS = "totals"
 """Name of the output with the sum of each image, in graphs in half precision."""
 
-MAX_SCALE = 4
+MAX_FACTOR = MAX_SCALE
 """Limit on the product of the factors of all Resize nodes, and of all DepthToSpace nodes."""
 
 MAX_REACH_PX = 64
@@ -269,7 +269,7 @@ def _why_no_node(node: "NodeProto", tensors: "dict[str, TensorProto]") -> str | 
         if scales is None or list(scales.dims) != [4] or scales.data_type != _FLOAT:
             return "a Resize has no constant factors"
         factors = _factors(scales)
-        if not all(1 <= factor <= MAX_SCALE for factor in factors):
+        if not all(1 <= factor <= MAX_FACTOR for factor in factors):
             return f"a Resize enlarges by {max(factors):g}"
     return None
 
@@ -296,7 +296,7 @@ def _why_too_large(nodes: "Iterable[NodeProto]", tensors: "dict[str, TensorProto
             factors[name] *= max(_factors(tensors[node.input[2]]))
         elif name == "DepthToSpace":
             factors[name] *= math.prod(a.i for a in node.attribute if a.name == "blocksize")
-        if (factor := factors.get(name, 1)) > MAX_SCALE:
+        if (factor := factors.get(name, 1)) > MAX_FACTOR:
             return f"a {name} enlarges by {factor:g}"
     return None
 
@@ -347,6 +347,9 @@ def _why_too_costly(model: "ModelProto", spec: ModelSpec) -> str | None:
         for value in (*inferred.value_info, *inferred.input, *inferred.output)
     }
     shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    (result,) = (value.name for value in fixed.graph.output if value.name != TOTALS)
+    if shapes[result] != [1, spec.scale * _HEIGHT_PX, spec.scale * _WIDTH_PX, 3]:
+        return f"its output is not {spec.scale} times as large as its input"
     pixels, multiplications = _HEIGHT_PX * _WIDTH_PX, 0
     allowed = _values_per_px(spec)
     last_use = {name: place for place, node in enumerate(inferred.node) for name in node.input}
@@ -383,5 +386,5 @@ def _values_per_px(spec: ModelSpec) -> int:
     """Return the number of values per LR pixel in the largest tensor of a model."""
     image = 3 * spec.scale**2
     if spec.architecture == "srresnet":
-        return max(image, spec.channels * spec.scale**2)
+        return spec.channels * max(spec.scale**2, 3)
     return max(image, spec.channels)

@@ -110,6 +110,47 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class EngineKey:
+    """Everything that determines an engine's bytes: equal keys mean equal engines."""
+
+    module: str
+    """The runtime that builds and runs it: `tensorrt` or `tensorrt_rtx`."""
+    version: str
+    """Version of the runtime in all four parts; an engine only runs on that version."""
+    graph_sha256: str
+    """Digest of the typed graph, which includes weights, rewrites and precision."""
+    profile: Profile
+    compute_capabilities: tuple[str, ...]
+    """Compute capabilities of the GPUs that it supports, for example `8.9`."""
+    gpu: str
+    """The only GPU that runs it, on which it is built; empty if it is built ahead of time."""
+    driver: str
+    """CUDA version of that GPU's driver, for example `13.0`; empty if built ahead of time."""
+    workspace_mib: int | None
+    """Limit on a kernel's scratch memory; None: all free memory."""
+    optimization_level: int | None
+    """Effort of TensorRT's search, 0 to 5; None: TensorRT's default."""
+    platform: str
+    """Operating system and processor, for example `Linux x86_64`."""
+
+    def __post_init__(self) -> None:
+        if self.module not in ("tensorrt", "tensorrt_rtx"):
+            raise ValueError(f"module {self.module!r}; possible: tensorrt or tensorrt_rtx")
+        for capability in self.compute_capabilities or ("",):
+            if not re.fullmatch(r"[1-9]\d?\.\d", capability, re.ASCII):
+                raise ValueError(f"compute_capabilities {capability!r}; possible: such as 8.9")
+        _check_digest("graph_sha256", self.graph_sha256)
+        for field in ("version", "gpu", "driver", "platform"):
+            _check_text(field, getattr(self, field))
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal, short enough for a file name."""
+        record = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(record.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
 class Layer:
     """One kernel of an engine, as its builder reports it."""
 
@@ -130,27 +171,9 @@ class Passport:
     spec: ModelSpec
     source: str
     """The exported model as the user typed it: a bundled name, or a file."""
-    module: str
-    """The runtime that built it and can run it: `tensorrt` or `tensorrt_rtx`."""
-    version: str
-    """Version of the runtime in all four parts; an engine only runs on that version."""
+    key: EngineKey
     precision: str
     """Precision of the convolutions in floating point: `fp16` or `bf16`."""
-    profile: Profile
-    compute_capabilities: tuple[str, ...]
-    """Compute capabilities of the GPUs that it supports, for example `8.9`."""
-    gpu: str
-    """The only GPU that runs it, on which it was built; empty if it was built ahead of time."""
-    driver: str
-    """CUDA version of that GPU's driver, for example `13.0`; empty if built ahead of time."""
-    workspace_mib: int | None
-    """Limit on a kernel's scratch memory; None: all free memory."""
-    optimization_level: int | None
-    """Effort of TensorRT's search, 0 to 5; None: TensorRT's default."""
-    platform: str
-    """Operating system and processor, for example `Linux x86_64`."""
-    graph_sha256: str
-    """Digest of the ONNX graph after all rewrites."""
     engine_sha256: str
     build_seconds: float
     parity: dict[str, dict[str, float]]
@@ -158,24 +181,12 @@ class Passport:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        def refuse(field: str, possible: str) -> None:
-            raise ValueError(f"{field} {getattr(self, field)!r}; possible: {possible}")
-
-        if self.module not in ("tensorrt", "tensorrt_rtx"):
-            refuse("module", "tensorrt or tensorrt_rtx")
         if self.precision not in ("fp16", "bf16"):
-            refuse("precision", "fp16 or bf16")
-        for capability in self.compute_capabilities or ("",):
-            if not re.fullmatch(r"[1-9]\d?\.\d", capability, re.ASCII):
-                refuse("compute_capabilities", "such as 8.9")
-        for field in ("graph_sha256", "engine_sha256"):
-            if not re.fullmatch("([0-9a-f]{64})?", getattr(self, field)):
-                refuse(field, "64 hexadecimal digits")
-        for field in ("source", "version", "gpu", "driver", "platform"):
-            if not (text := getattr(self, field)).isprintable() or len(text) > MAX_TEXT:
-                refuse(field, "a line of text")
+            raise ValueError(f"precision {self.precision!r}; possible: fp16 or bf16")
+        _check_digest("engine_sha256", self.engine_sha256)
+        _check_text("source", self.source)
         if any("psnr_db" not in figures for figures in self.parity.values()):
-            refuse("parity", "with psnr_db")
+            raise ValueError(f"parity {self.parity!r}; possible: with psnr_db")
 
     def to_json(self) -> str:
         record = dataclasses.asdict(self) | {"spec": json.loads(self.spec.to_json())}
@@ -202,21 +213,21 @@ class Passport:
 
     @property
     def is_rtx(self) -> bool:
-        return self.module == "tensorrt_rtx"
+        return self.key.module == "tensorrt_rtx"
 
     @property
     def rebuild_command(self) -> str:
         """The command that builds the same engine again."""
-        return self.command_for(self.profile.option)
+        return self.command_for(self.key.profile.option)
 
     def command_for(self, shape_option: str) -> str:
         """Return the command that builds the same engine for another shape, such as `--tile 64`."""
         options: dict[str, object] = {
-            "--workspace": self.workspace_mib,
-            "--optimization-level": self.optimization_level,
+            "--workspace": self.key.workspace_mib,
+            "--optimization-level": self.key.optimization_level,
         }
         if self.is_rtx:
-            options["--compute-capability"] = ",".join(self.compute_capabilities)
+            options["--compute-capability"] = ",".join(self.key.compute_capabilities)
         target = "--rtx" if self.is_rtx else "--tensorrt"
         words = [quoted(self.source), target, f"--{self.precision}", shape_option]
         words += [f"{name} {quoted(value)}" for name, value in options.items() if value is not None]
@@ -280,6 +291,16 @@ def read_engine(path: Path) -> tuple[bytes, Passport]:
             f"type: {passport.rebuild_command}"
         )
     return plan, passport
+
+
+def _check_digest(field: str, digest: str) -> None:
+    if not re.fullmatch("([0-9a-f]{64})?", digest):
+        raise ValueError(f"{field} {digest!r}; possible: 64 hexadecimal digits")
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text.isprintable() or len(text) > MAX_TEXT:
+        raise ValueError(f"{field} {text!r}; possible: a line of text")
 
 
 def _text(shape: Shape) -> str:

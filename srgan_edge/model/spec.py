@@ -24,9 +24,11 @@ Activation = Literal["prelu", "relu"]
 METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artifact stores its spec."""
 
-PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-real", "edge-int8")
+PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-x2", "edge-real", "edge-int8")
 """Our recipes that only use losses of pixels."""
 
+
+MAX_SCALE = 8
 
 MAX_TEXT = 255
 MAX_TRAINING_TEXT = 10_000
@@ -99,7 +101,11 @@ class ModelSpec:
             raise ModelRefused(
                 f"spec has activation {self.activation!r} in {self.architecture}; possible: 'prelu'"
             )
-        for field, low, high in [("channels", 1, 1024), ("blocks", 1, 256), ("scale", 4, 4)]:
+        for field, low, high in [
+            ("channels", 1, 1024),
+            ("blocks", 1, 256),
+            ("scale", 1, MAX_SCALE),
+        ]:
             got = getattr(self, field)
             if type(got) is not int or not low <= got <= high:
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
@@ -131,9 +137,24 @@ class ModelSpec:
             return self.blocks + 2  # 3x3 convolutions in LR space: one pixel each
         reach = Fraction(4)  # 9x9 head
         reach += 2 * self.blocks + 1  # two 3x3 per block, and one at the end of the trunk
-        reach += 1 + Fraction(1, 2)  # the 3x3 before each PixelShuffle, at 1x and 2x
-        reach += Fraction(4, 4)  # 9x9 tail at 4x
+        reach += sum(Fraction(1, size) for size in self._stage_sizes)  # the 3x3 of each stage
+        reach += Fraction(4, self.scale)  # 9x9 tail
         return math.ceil(reach)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Factors of the paper generator's sub-pixel stages: the primes of the scale, rising."""
+        factors, rest = [], self.scale
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                factors.append(prime)
+                rest //= prime
+        return tuple(factors)
+
+    @property
+    def _stage_sizes(self) -> list[int]:
+        """Sizes of the inputs of the stages, relative to LR."""
+        return [math.prod(self.stages[:number]) for number in range(len(self.stages))]
 
     @property
     def may_shift_colors(self) -> bool:
@@ -191,20 +212,20 @@ def activation_bytes_per_px(spec: ModelSpec) -> int:
 
     Two neighboring tensors exist at a time. The largest are, for the paper's generator, input and
     output of the last PReLU at full size; for the edge network, the last convolution's output, its
-    shuffled copy and the upscaled input.
+    shuffled copy and the upscaled input, or the features at small scales.
     """
-    values = 3 * 3 * spec.scale**2
+    values = max(3 * 3 * spec.scale**2, 2 * spec.channels)
     if spec.architecture == "srresnet":
-        values = 2 * spec.channels * spec.scale**2
+        values = max(2 * spec.scale**2, 3) * spec.channels  # 3: block, its input, the long skip
     return 4 * values
 
 
 def multiplications_per_px(spec: ModelSpec) -> int:
     """Estimate the number of multiplications per LR pixel."""
     convolution = 9 * spec.channels**2
-    if (
-        spec.architecture == "srresnet"
-    ):  # two per block, one after, two upscaling stages, and the tail
+    if spec.architecture == "srresnet":  # two per block, one after, the stages, and the tail
         tail = 9 * 9 * spec.channels * 3 * spec.scale**2
-        return (2 * spec.blocks + 1 + 4 + 4 * 4) * convolution + tail
+        sizes = spec._stage_sizes
+        stages = sum((size * f) ** 2 for size, f in zip(sizes, spec.stages, strict=True))
+        return (2 * spec.blocks + 1 + stages) * convolution + tail
     return spec.blocks * convolution + 9 * spec.channels * 3 * spec.scale**2

@@ -29,9 +29,12 @@ from srgan_edge.isolation.calls import SIGN_OF_LIFE, Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent
 from srgan_edge.isolation.wire import Json
-from srgan_edge.transcode.check import VideoRecord, differences
+from srgan_edge.transcode.check import differences
+from srgan_edge.transcode.record import VideoRecord
+from srgan_edge.transcode.rehearsal import Order, Rehearsal, rehearse
 from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
+from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CopiedPacket, Encoding, VideoPacket, decoding_seconds
 from srgan_edge.video.muxer import VideoMuxer
@@ -81,8 +84,16 @@ class Joiner:
         OutputFailed: the disk is full or failed.
     """
 
-    def __init__(self, source: Path, work: Path, size: tuple[int, int], encoding: Encoding) -> None:
+    def __init__(
+        self,
+        source: Path,
+        work: Path,
+        size: tuple[int, int],
+        encoding: Encoding,
+        audio: AudioHandling = "convert",
+    ) -> None:
         self._source, self._work, self._size, self._encoding = source, work, size, encoding
+        self._audio: AudioHandling = audio
         self._folder = _empty(work / FOLDER)
         self._remote: Remote | None = None
         if encoding.codec not in SOFTWARE:
@@ -109,19 +120,17 @@ class Joiner:
         """Return the temporary file that `join` writes and that is then renamed to `target`."""
         return self._folder / f"joined{target.suffix}"
 
-    def rehearse(self, target: Path) -> list[str]:
-        """Start encoder and muxer, so that anything impossible is refused before the first frame.
-
-        Returns:
-            One line for each thing in the input that the result will not contain.
+    def rehearse(self, target: Path) -> Rehearsal:
+        """Write and check a result whose frames are empty, so that what cannot work is refused now.
 
         Raises:
-            UsageError: the encoder or the container does not support the options.
+            UsageError: the encoder or the container does not support the options, or the container
+                cannot store the times or packets of the input.
             ResourcesExhausted: the encoder does not start.
         """
         if self._remote is None:
-            return _rehearse(self._order(target))
-        return list(self._call(self._remote, tuple[str, ...], "rehearse", target))
+            return rehearse(self._order(target))
+        return self._call(self._remote, Rehearsal, "rehearse", target)
 
     def join(self, target: Path, *, damaged: bool = False) -> Joined:
         """Write the segments and everything else in the input to one file, and check it.
@@ -139,14 +148,15 @@ class Joiner:
         self._remote.close()  # nothing can exchange the file any more
         return joined
 
-    def _order(self, target: Path, *, damaged: bool = False) -> "_Order":
-        return _Order(
+    def _order(self, target: Path, *, damaged: bool = False) -> Order:
+        return Order(
             source=os.fspath(self._source.absolute()),
             work=os.fspath(self._work.absolute()),
             file=os.fspath(self.file_for(target).absolute()),
             target=os.fspath(target),
             size=self._size,
             encoding=self._encoding,
+            audio=self._audio,
             damaged=damaged,
         )
 
@@ -160,19 +170,6 @@ class Joiner:
             raise InputDamaged(f"{self._source}: damaged: joining it {failure}") from failure
 
 
-@dataclass(frozen=True)
-class _Order:
-    """Arguments of the child's functions."""
-
-    source: str
-    work: str
-    file: str
-    target: str
-    size: tuple[int, int]
-    encoding: Encoding
-    damaged: bool
-
-
 def serve(parent: Parent, request: dict[str, Any]) -> None:
     """Run in the child, where everything that touches the input happens."""
     last_sign = monotonic()
@@ -183,9 +180,9 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
             parent.send(SIGN_OF_LIFE)
             last_sign = monotonic()
 
-    def on_disk(work: Callable[[_Order], T]) -> Callable[[Json], T]:
+    def on_disk(work: Callable[[Order], T]) -> Callable[[Json], T]:
         def call(record: Json) -> T:
-            order = msgspec.convert(record, _Order)
+            order = msgspec.convert(record, Order)
             try:
                 return work(order)
             except OSError as error:
@@ -193,7 +190,10 @@ def serve(parent: Parent, request: dict[str, Any]) -> None:
 
         return call
 
-    calls = {"rehearse": on_disk(_rehearse), "join": on_disk(lambda o: _join(o, show_life))}
+    calls = {
+        "rehearse": on_disk(lambda order: rehearse(order, show_life)),
+        "join": on_disk(lambda order: _join(order, show_life)),
+    }
     serve_calls(parent, calls)
 
 
@@ -206,26 +206,19 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _rehearse(order: _Order) -> list[str]:
-    with (
-        VideoReader(Path(order.source), allow_8bit=True) as reader,
-        VideoMuxer(Path(order.target), reader) as muxer,
-    ):
-        encoder = VideoEncoder(reader.info, order.size, order.encoding)
-        muxer.open(Path(order.file), encoder)
-        return [*muxer.left_out, *encoder.left_out]
-
-
-def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
+def _join(order: Order, on_step: Callable[[], None]) -> Joined:
     work = WorkFolder(Path(order.work), read_only=True)
     with (
         VideoReader(Path(order.source), allow_8bit=True) as reader,
-        VideoMuxer(Path(order.target), reader) as muxer,
+        VideoMuxer(Path(order.target), reader, order.audio) as muxer,
     ):
-        expected = VideoRecord.begin(reader)
+        expected = VideoRecord.begin(reader, muxer.codec_of)
+        for _, segment in work.finished():
+            for pts in segment.pts:
+                muxer.announce(pts)
         muxer.open(Path(order.file), VideoEncoder(reader.info, order.size, order.encoding))
         video = read_segments(work, reader.info.time_base)
-        for item in _interleaved(video, reader.copied_packets()):
+        for item in _interleaved(video, muxer.fitted(reader.copied_packets())):
             if isinstance(item, CopiedPacket):
                 record = expected.packets[item.packet.stream_index]
                 record.add(item)
@@ -245,7 +238,7 @@ def _join(order: _Order, on_step: Callable[[], None]) -> Joined:
     for _, segment in work.finished():
         for pts, duration in zip(segment.pts, segment.durations, strict=True):
             expected.frames.add(pts, duration)
-    _check(expected, Path(order.file), on_step)
+    _check(expected, order, on_step)
     packets = sum(len(record.digests) for record in expected.packets.values())
     return Joined(len(expected.frames), packets, muxer.nudged, muxer.refused)
 
@@ -265,9 +258,10 @@ def _interleaved(
         yield from chain([ahead], video)
 
 
-def _check(expected: VideoRecord, file: Path, on_step: Callable[[], None]) -> None:
+def _check(expected: VideoRecord, order: Order, on_step: Callable[[], None]) -> None:
     try:
-        found = differences(expected, VideoRecord.of(file, on_step, frames_at_once=True))
+        written = VideoRecord.of(Path(order.file), on_step, frames_at_once=True)
+        found = differences(expected, written, order.size)
     except InputDamaged as error:
         found = [str(error)]
     if found:

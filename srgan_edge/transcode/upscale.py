@@ -24,6 +24,7 @@ from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
+from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
 from srgan_edge.transcode.work_folder import (
     WorkFolder,
@@ -127,13 +128,13 @@ def _upscale_video(
         identity = job_identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
-            Joiner(job.source, work.path, size, encoding) as joiner,
+            Joiner(job.source, work.path, size, encoding, options.audio) as joiner,
         ):
             if (finished := _finished(work)) is not None:
                 reporter.note(f"{job.source.name}: an earlier run had finished {job.target}")
                 return finished
-            left_out = joiner.rehearse(job.target)
-            for remark in _remarks_before(info, options, left_out, work):
+            known = _rehearsed(work, joiner, job.target, options)
+            for remark in _remarks_before(info, options, known, work):
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
@@ -184,7 +185,7 @@ def _upscale_video(
                     packets_nudged=joined.nudged,
                     packets_refused=joined.refused,
                     frames_concealed=notes.concealed,
-                    left_out=left_out,
+                    left_out=list(known.left_out),
                 )
                 problem = _problem(job, result, damaged, notes)
                 decoder_ended = damaged and isinstance(damaged.__cause__, ChildFailed)
@@ -203,6 +204,17 @@ def _upscale_video(
     if problem:
         raise VideoDamaged(problem, result) from damaged
     return result
+
+
+def _rehearsed(work: WorkFolder, joiner: Joiner, target: Path, options: Options) -> Rehearsal:
+    """Rehearse the result, unless an earlier run did that before its first segment."""
+    record = work.rehearsal_outcome() if work.segments else {}
+    if record.get("audio") == options.audio:
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(record.get("outcome"), Rehearsal)
+    rehearsal = joiner.rehearse(target)
+    work.remember_rehearsal({"audio": options.audio, "outcome": asdict(rehearsal)})
+    return rehearsal
 
 
 def _finished(work: WorkFolder) -> VideoResult | None:
@@ -311,12 +323,13 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
 
 
 def _remarks_before(
-    info: VideoInfo, options: Options, left_out: list[str], work: WorkFolder
+    info: VideoInfo, options: Options, known: Rehearsal, work: WorkFolder
 ) -> Iterator[str]:
     """Yield remarks on what was lost or assumed that are known before the first frame."""
     if work.damaged:
         yield f"{work.damaged}; resuming before it"
     if work.frames:
         yield f"resuming after {work.frames} frames in {work.path}"
-    yield from (f"left out: {lost}" for lost in left_out)
+    yield from (f"left out: {lost}" for lost in known.left_out)
+    yield from known.remarks
     yield from remarks_on(info, options)

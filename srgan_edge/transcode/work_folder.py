@@ -28,11 +28,13 @@ from srgan_edge.files import (
     work_folder_of,
 )
 from srgan_edge.jobs.plan import Options
+from srgan_edge.typed import MISTAKES, from_json
 from srgan_edge.video.frame import library_versions
 
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 _FINISHED = "finished.json"
+_REHEARSED = "rehearsed.json"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,18 @@ class WorkFolder:
         with replace_when_whole(self.path / _FINISHED) as written:
             written.write_text(json.dumps(record))
 
+    def remember_rehearsal(self, outcome: Mapping[str, Any]) -> None:
+        """Record the outcome of a rehearsal, so that resuming the job needs no other one."""
+        with suppress(OSError):  # another one costs a moment
+            (self.path / _REHEARSED).write_text(json.dumps(dict(outcome)))
+
+    def rehearsal_outcome(self) -> dict[str, Any]:
+        """Return what `remember_rehearsal` was told; empty if nothing, or it is broken."""
+        with suppress(OSError, ValueError):
+            found = json.loads((self.path / _REHEARSED).read_text())
+            return found if isinstance(found, dict) else {}
+        return {}
+
     def finished_outcome(self) -> dict[str, Any] | None:
         """Return what `finish` was told, if the file has its name; None if it does not."""
         record = _finished(self.path)
@@ -142,7 +156,8 @@ class WorkFolder:
         """Remove all finished segments, and start `job`."""
         os.truncate(self._journal, 0)
         self.segments = self.frames = 0
-        (self.path / _FINISHED).unlink(missing_ok=True)
+        for record in (_FINISHED, _REHEARSED):
+            (self.path / record).unlink(missing_ok=True)
         for segment in self.path.glob("segment-*.nut"):
             segment.unlink()
         with replace_when_whole(self.path / "job.json") as file:
@@ -242,6 +257,17 @@ def is_finished(target: Path) -> bool:
     return record is not None and record["name"] == target.name
 
 
+def begun_with(target: Path) -> str | None:
+    """Return the name of the model of an unfinished run for `target`; None if there is none."""
+    folder = work_folder_of(target)
+    job: Any = (_finished(folder) or {}).get("job")  # its file is removed before the other one
+    with suppress(OSError, ValueError):
+        job = json.loads((folder / "job.json").read_text())
+    with suppress(KeyError, TypeError):
+        return str(job["model"]["name"])
+    return None
+
+
 def job_identity(
     source: Path,
     size: tuple[int, int],
@@ -300,7 +326,7 @@ def _refuse_foreign(path: Path) -> None:
 
 def _refuse_others_files(path: Path) -> None:
     """Reject a folder with other files, because it will be removed with everything in it."""
-    ours = {"lock", "job.json", "journal", _FINISHED}
+    ours = {"lock", "job.json", "journal", _FINISHED, _REHEARSED}
     for entry in path.iterdir():
         is_ours = entry.name in ours or entry.name.startswith(
             ("segment-", "joined.", ".job.", ".finished.")
@@ -366,11 +392,9 @@ def _parsed(line: bytes) -> Segment:
     """Parse one line of the journal; raises ValueError if it is damaged."""
     digest, _, record = line.partition(b" ")
     if digest == _digest(record.removesuffix(b"\n")).encode():
-        with suppress(TypeError):  # wrong fields, or a number for a list
-            segment = Segment(**json.loads(record))
-            numbers = [segment.reorder, segment.bytes, *segment.pts, *segment.durations]
-            are_integers = all(type(number) is int for number in numbers)
-            if are_integers and segment.pts and len(segment.pts) == len(segment.durations):
+        with suppress(*MISTAKES):
+            segment = from_json(record, Segment)
+            if segment.pts and len(segment.pts) == len(segment.durations):
                 return segment
     raise ValueError("its line in the journal is damaged")
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import av
 from av.filter import Graph
+from av.packet import Packet
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -80,7 +82,7 @@ class VideoDecoder:
         """Yield the frames that the decoder returns for this packet."""
         if packet.pts is None:
             self._has_untimed_packets = True
-        elif not packet.is_discard and not self._is_hidden(packet):
+        elif self.is_shown(packet):
             self._ledger.send(packet.pts, packet.duration or 0)
             if self._first_pts is None:
                 self._first_pts = packet.pts
@@ -109,9 +111,13 @@ class VideoDecoder:
             self._notes.interlaced += decoded.frame.interlaced_frame
             yield from self._deinterlacer.push(decoded) if self._deinterlacer else (decoded,)
 
-    def _is_hidden(self, packet: VideoPacket) -> bool:
-        """Check whether the frame is a reference only: `show_frame` in RFC 6386, section 9.1."""
-        return self._stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+    def is_shown(self, packet: "VideoPacket | Packet[Stream]") -> bool:
+        """Return False for frames outside of an edit list, or for reference only.
+
+        VP8 has `show_frame` for that: RFC 6386, section 9.1.
+        """
+        is_vp8 = self._stream.codec_context.name == "vp8"
+        return not packet.is_discard and (not is_vp8 or bool(memoryview(packet)[0] & 0x10))
 
     def _decoded(self, packet: "VideoPacket | None") -> Iterator[DecodedFrame]:
         try:

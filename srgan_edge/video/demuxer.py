@@ -44,6 +44,7 @@ class Demuxer:
         self._video_packets = 0
         self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
+        self._last_start: dict[int, int] = {}  # by stream index, in ticks of the stream
         rate, time_base = video.average_rate or video.guessed_rate, video.time_base
         self._period_seconds = 1 / rate if rate else time_base or Fraction(1, 1000)
 
@@ -129,8 +130,10 @@ class Demuxer:
         self._video_packets += packet.stream_index == self._video.index
         start = packet.dts if packet.pts is None else packet.pts
         if start is not None and packet.time_base:
-            end = (start + (packet.duration or 0)) * packet.time_base
-            self._end_seconds = max(self._end_seconds, end)
+            before = self._last_start.get(packet.stream_index, start)
+            self._last_start[packet.stream_index] = start
+            duration = packet.duration or max(0, start - before)  # FLV states none
+            self._end_seconds = max(self._end_seconds, (start + duration) * packet.time_base)
 
     def _end_of_index(self) -> int:
         """Return where the last sample in the index ends, in bytes; exact to the last frame."""

@@ -42,6 +42,7 @@ from srgan_edge.video.frame import (
     VideoPacket,
     find_pixel_format,
 )
+from srgan_edge.video.limits import refuse_quality, too_large_for_players
 from srgan_edge.video.nvidia import (
     SOFTWARE,
     STORED_AS,
@@ -88,6 +89,7 @@ class VideoEncoder:
             on_gpu: The GPU context of coded frames; None if they are in host memory.
         """
         self.codec = encoding.codec
+        self.encoding, self.size = encoding, size
         self._info, self._size, self._encoding = info, size, encoding
         self._on_gpu = on_gpu
         self.left_out = list(info.unkept)
@@ -97,6 +99,10 @@ class VideoEncoder:
             self.left_out.append(
                 f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
             )
+        refuse_quality(self.codec, _encoder_options(encoding, info.hdr))
+        large = too_large_for_players(_video_encoder(self.codec).canonical_name, size)
+        self.remarks = [] if large is None else [large]
+        """One line for each thing about the output that the user may not expect."""
         self.pixel_format = _pixel_format(encoding, info, size)
         """Pixel format of the stream, by FFmpeg's name."""
         self.color = info.color.stored_as(
@@ -328,7 +334,7 @@ def _encodes_video(name: str) -> bool:
 
 def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> None:
     is_nvenc = encoding.codec in SOFTWARE
-    options = nvenc_options(encoding) if is_nvenc else _options(encoding, hdr)
+    options = _encoder_options(encoding, hdr)
     context = stream.codec_context
     context.options = dict(options)
     try:
@@ -345,6 +351,10 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
     if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)
         raise UsageError(f"{encoding.codec} has no option {unknown}")
+
+
+def _encoder_options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
+    return nvenc_options(encoding) if encoding.codec in SOFTWARE else _options(encoding, hdr)
 
 
 def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:

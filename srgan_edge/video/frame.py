@@ -5,11 +5,13 @@ Files are read in `reader`, frames compressed in `encoder`, and containers writt
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, TypeAlias, TypedDict
 
 import av
+from av.codec.codec import Codec, UnknownCodecError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.format import VideoFormat
@@ -45,6 +47,9 @@ class VideoInfo:
     frames_stated: int | None
     """Number of frames according to the header; None if the container does not store it."""
     codec: str
+    bit_rate: int | None
+    """Bits a second of the stream as stated, or what the other streams leave of the file's; None if
+    neither is known."""
     pixel_format: str
     """Pixel format by FFmpeg's name, for example `yuv420p`."""
     color: ColorDescription
@@ -58,6 +63,13 @@ class VideoInfo:
     interlaced: bool
     """The first frame holds two fields. Frames of the result are never marked as interlaced: one
     line has become several, and the network has drawn across the fields."""
+
+    @property
+    def bits_per_px(self) -> float | None:
+        """Coded bits for one pixel of one frame; None if not known."""
+        if not self.bit_rate or not self.average_rate:
+            return None
+        return self.bit_rate / (self.width * self.height * float(self.average_rate))
 
     @property
     def frames_expected(self) -> int | None:
@@ -222,7 +234,7 @@ class Encoding:
     """Encoder settings for the video stream."""
 
     codec: str = "libx264"
-    """An FFmpeg encoder, for example `libx265` or `libsvtav1`."""
+    """An FFmpeg encoder, for example `libx265`; a codec such as `hevc` becomes its encoder."""
     crf: int | None = None
     """Constant rate factor, lower is better; None: `encoder.DEFAULT_CRF` or the codec's own."""
     preset: str | None = None
@@ -231,6 +243,10 @@ class Encoding:
     """Pixel format, for example `yuv444p`; None keeps depth and chroma resolution of the input."""
     options: dict[str, str] = field(default_factory=dict)
     """Further codec options by their FFmpeg names."""
+
+    def __post_init__(self) -> None:
+        with suppress(UnknownCodecError):  # refused where it is used, with what exists
+            object.__setattr__(self, "codec", Codec(self.codec, "w").name)
 
     @property
     def accepts_8bit(self) -> bool:

@@ -1,17 +1,18 @@
 """Write the container of a result: the new video stream and everything else from the input.
 
 Audio and subtitles are copied packet by packet; chapters, tags and attachments are copied as they
-are. Streams that the container cannot keep are refused before the first packet.
+are. Audio that the container cannot hold becomes PCM; other streams that it cannot keep are refused
+before the first packet.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, cast
 
 import av
-from av.audio.codeccontext import AudioCodecContext
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.format import Flags
 from av.packet import Packet
@@ -19,11 +20,22 @@ from av.rational import AVRational
 from av.stream import AttachmentStream, Discard, Stream
 from av.video.stream import VideoStream
 
-from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, OutputFailed, UsageError, printable
+from srgan_edge.video.aac import describe_aac
+from srgan_edge.video.audio import (
+    AudioHandling,
+    PcmConversion,
+    add_copy,
+    holds,
+    is_described,
+    pcm_for,
+)
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.frame import CopiedPacket, VideoPacket
+from srgan_edge.video.hidden import Heard
 from srgan_edge.video.reader import VideoReader
+from srgan_edge.video.times import Milliseconds, RisingTimes
 
 CONTAINERS: dict[str, str] = {
     ".mp4": "mp4",
@@ -49,14 +61,6 @@ _OWN_METADATA = {
     "_STATISTICS_TAGS",
 }
 
-# AAC, ISO/IEC 14496-3: 1.6.2.1 (AudioSpecificConfig, once per stream) and 1.A.2.2 (ADTS, a header
-# before each frame).
-_SAMPLE_RATES = (
-    *(96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350),
-)
-_ADTS_SYNC, _ADTS_SYNC_BITS = 0xFFF0, 0xFFF6  # twelve bits that are set, and the layer, which is 0
-_LOW_COMPLEXITY = 2  # audio object type
-
 _MOST_AHEAD_MICROSECONDS = 1_000_000
 """Longest wait of audio for a frame, or of a frame for a subtitle, before it is written alone."""
 
@@ -77,7 +81,12 @@ class VideoMuxer:
             times.
     """
 
-    def __init__(self, target: Path | OutputPipe, reader: VideoReader) -> None:
+    def __init__(
+        self,
+        target: Path | OutputPipe,
+        reader: VideoReader,
+        audio: AudioHandling = "convert",
+    ) -> None:
         """The suffix of `target`, the final path, decides the format; nothing is written there."""
         self._is_pipe = isinstance(target, OutputPipe)
         self.path = path = Path(target.name) if isinstance(target, OutputPipe) else target
@@ -89,13 +98,24 @@ class VideoMuxer:
                 f"{reader.path} starts before time zero, which {path.suffix} cuts off; "
                 f"{self._another_container()}"
             )
-        self.left_out = [_describe(s) for s in reader.container.streams if not self._keeps(s)]
+        self._audio = audio
+        self.conversions = dict(self._conversions())
+        """Conversions to PCM, by the index of the stream in the input."""
+        self._heard = {
+            stream.index: Heard(keeps_start=self._is_mp4)
+            for stream in reader.container.streams
+            if self._is_copied(stream)
+        }
+        self.left_out = [self._loss(s) for s in reader.container.streams if not self._keeps(s)]
         """One line for each stream of the input that the output will not have."""
+        self.changed = [self._change(index) for index in self.conversions]
+        """One line for each stream whose packets are not copied as they are."""
         self.refused = 0
         """Copied packets that were too damaged for the container."""
         self._streams: dict[int, Stream] = {}  # by index in the input
-        self._times = _RisingTimes()
+        self._times = RisingTimes()
         self._container: OutputContainer | None = None
+        self._milliseconds: Milliseconds | None = None
 
     @property
     def nudged(self) -> int:
@@ -109,7 +129,7 @@ class VideoMuxer:
             UsageError: The container cannot hold the video, an audio or a subtitle codec.
             OSError: The file cannot be written.
         """
-        self._streams, self._times = {}, _RisingTimes()
+        self._streams, self._times = {}, RisingTimes()
         if isinstance(file, OutputPipe):
             url = f"pipe:{file.descriptor}"
         else:
@@ -119,18 +139,57 @@ class VideoMuxer:
             "w",
             format=self._format,
             container_options=self._container_options(),
+            metadata_errors="surrogateescape",  # as they are read
         )
         self._write_header(self._container, encoder)
+
+    def announce(self, pts: int) -> None:
+        """Learn the time of the next frame to be shown, before `mux` gets the one before it.
+
+        Without this, two frames within one millisecond get the same time in Matroska.
+        """
+        if self._format == "matroska":
+            if self._milliseconds is None:
+                self._milliseconds = Milliseconds(self._reader.info.time_base)
+            self._milliseconds.announce(pts)
 
     def mux(self, packet: VideoPacket) -> None:
         """Add one packet of the video, in decoding order."""
         assert self._container is not None
+        if self._milliseconds is not None:
+            self._milliseconds.apply(packet)
         packet.stream = self._video
         with output_errors(self.path):
             self._container.mux_one(packet)
 
+    def codec_of(self, stream: Stream) -> str | None:
+        """Return the codec of a copied stream in the output; None if it is left out."""
+        if not self._is_copied(stream):
+            return None
+        conversion = self.conversions.get(stream.index)
+        return stream.codec_context.name if conversion is None else conversion.codec
+
+    def fitted(self, packets: Iterable[CopiedPacket]) -> Iterator[CopiedPacket]:
+        """Yield all packets as `copy` takes them: without those left out or hidden, converted."""
+        for copied in packets:
+            yield from self.fit(copied)
+        yield from self.rest()
+
+    def fit(self, copied: CopiedPacket) -> Iterator[CopiedPacket]:
+        """Yield what becomes of one packet, and of those before it that waited for it."""
+        index = copied.packet.stream_index
+        if index in self.conversions:
+            yield from self._converted(index, copied.packet)
+        elif index in self._heard:
+            yield from self._heard[index].pass_on(copied)
+
+    def rest(self) -> Iterator[CopiedPacket]:
+        """Yield what decoders of audio still hold after the last packet."""
+        for index in self.conversions:
+            yield from self._converted(index, None)
+
     def copy(self, copied: CopiedPacket) -> bool:
-        """Add one packet of audio or subtitles, which belongs to the file afterwards.
+        """Add one packet as `fitted` yields it, which belongs to the file afterwards.
 
         Returns:
             False if the packet is too damaged for the container, which goes on without it.
@@ -180,7 +239,9 @@ class VideoMuxer:
         if self._format == "yuv4mpegpipe":
             options["strict"] = "unofficial"  # more than 8 bits, which all programs read
         if self._is_mp4:
-            options["movflags"] = "+faststart"
+            # Phones name their tags themselves, and not by the four letters of QuickTime.
+            own_names = any("." in key for key in self._reader.container.metadata)
+            options["movflags"] = "+faststart" + ("+use_metadata_tags" if own_names else "")
             options["movie_timescale"] = str(_movie_timescale(self._reader))
         return options
 
@@ -188,7 +249,7 @@ class VideoMuxer:
         source = self._reader.container
         for stream in source.streams:
             self._add_stream(output, stream, encoder)
-        output.metadata.update(_still_true(source.metadata))
+        output.metadata.update(still_true(source.metadata))
         output.set_chapters(source.chapters())
         try:
             output.start_encoding()
@@ -211,8 +272,39 @@ class VideoMuxer:
         is_made_anew = is_chapters or is_timecode or is_video
         return is_made_anew or self._is_copied(stream) or self._is_attached(stream)
 
+    def _conversions(self) -> Iterator[tuple[int, PcmConversion]]:
+        for stream in self._reader.copied:
+            if not isinstance(stream, AudioStream) or not self._is_copied(stream):
+                continue
+            codec = (
+                None if self._audio == "copy" or holds(self._format, stream) else pcm_for(stream)
+            )
+            conversion = PcmConversion(stream, codec) if codec else None
+            if conversion and conversion.fits(self._format):
+                yield stream.index, conversion
+
+    def _converted(self, index: int, packet: "Packet[Stream] | None") -> Iterator[CopiedPacket]:
+        try:
+            for converted in self.conversions[index].packets(packet):
+                yield CopiedPacket(converted)
+        except InputDamaged:
+            self.refused += 1
+
+    def _loss(self, stream: Stream) -> str:
+        why = "" if is_described(stream) else ": no packets, or none that describe it"
+        return _describe(stream) + why
+
+    def _change(self, index: int) -> str:
+        stream = self._reader.container.streams[index]
+        line = f"{_describe(stream)} becomes {self.conversions[index].codec}, sample by sample"
+        if not self._is_pipe and self._format != "matroska" and holds("matroska", stream):
+            line += f"; -o {self.path.with_suffix('.mkv').name} keeps it"
+        return line
+
     def _is_copied(self, stream: Stream) -> bool:
         if self._format == "yuv4mpegpipe":
+            return False
+        if stream.type == "audio" and (self._audio == "drop" or not is_described(stream)):
             return False
         return stream in self._reader.copied or (
             self._is_mp4 and stream.index in self._reader.cover_art
@@ -236,7 +328,7 @@ class VideoMuxer:
         else:
             return
         added.disposition = stream.disposition
-        added.metadata.update(_still_true(stream.metadata))
+        added.metadata.update(still_true(stream.metadata))
 
     def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
         try:
@@ -252,18 +344,31 @@ class VideoMuxer:
         content = bytes(cover) if cover else cast(AttachmentStream, stream).data
         name = stream.metadata.get("filename", f"attachment-{stream.index}")
         kind = stream.metadata.get("mimetype") or f"image/{stream.codec_context.name}"
-        output.add_attachment(name, kind, content)
+        output.add_attachment(printable(name), printable(kind), content)
 
     def _add_copy(self, output: OutputContainer, stream: Stream) -> Stream:
+        if (conversion := self.conversions.get(stream.index)) is not None:
+            return conversion.add_to(output)
         try:
-            added = output.add_stream_from_template(stream, opaque=True)
+            added = add_copy(output, stream)
         except ValueError:
             raise UsageError(
-                f"{self.path.name} cannot hold {_describe(stream)}; {self._another_container()}"
+                f"{self.path.name} cannot hold {_describe(stream)}; {self._instead_of(stream)}"
             ) from None
         if self._is_pipe and self._format == "matroska":
-            _describe_aac(stream, added)
+            describe_aac(stream, added)
         return added
+
+    def _instead_of(self, stream: Stream) -> str:
+        """Advise somebody whose container does not hold a stream."""
+        other = self._another_container()
+        if self._is_pipe or stream.type != "audio":
+            return other
+        ways = [other] if self._format != "matroska" and holds("matroska", stream) else []
+        codec = pcm_for(stream)
+        if codec and PcmConversion(cast(AudioStream, stream), codec).fits(self._format):
+            ways.append(f"--audio convert to store it as {codec}")
+        return ", or ".join([*ways, "--audio drop to leave it out"])
 
     def _another_container(self) -> str:
         if self._is_pipe:
@@ -271,27 +376,6 @@ class VideoMuxer:
         source = self._reader.path.suffix
         suffix = source if self._format == "matroska" and source in CONTAINERS else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"
-
-
-class _RisingTimes:
-    """Corrects the times of copied packets where a container would refuse them."""
-
-    def __init__(self) -> None:
-        self.nudged = 0
-        """Packets moved forward."""
-        self._next_dts: dict[int, int] = {}  # by index of the stream in the output
-
-    def correct(self, packet: "Packet[Stream]", *, may_repeat: bool) -> None:
-        """Make decoding times rise, or at least not fall if they `may_repeat`."""
-        least = self._next_dts.get(packet.stream_index)
-        if packet.dts is None:
-            packet.dts = least or 0 if packet.pts is None else packet.pts
-        if least is not None and packet.dts < least:
-            packet.dts = least
-            self.nudged += 1
-        if packet.pts is None or packet.pts < packet.dts:
-            packet.pts = packet.dts
-        self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
 
 
 @contextmanager
@@ -308,23 +392,6 @@ def output_errors(path: Path) -> Iterator[None]:
         if isinstance(error, OSError):  # the caller that opened the file knows what to advise
             raise
         raise OutputFailed(f"cannot write {path}: {error.strerror}") from error
-
-
-def low_complexity_config(sample_rate: int, channels: int) -> bytes | None:
-    """Return the AudioSpecificConfig of AAC-LC in two bytes; None if the format takes more."""
-    if sample_rate not in _SAMPLE_RATES or channels not in (1, 2, 3, 4, 5, 6, 8):
-        return None
-    frequency_index = _SAMPLE_RATES.index(sample_rate)
-    channel_configuration = 7 if channels == 8 else channels
-    config = _LOW_COMPLEXITY << 11 | frequency_index << 7 | channel_configuration << 3
-    return config.to_bytes(2, "big")
-
-
-def without_adts_header(frame: bytes) -> bytes:
-    """Return an AAC frame without its ADTS header of seven bytes, or nine with a checksum."""
-    if int.from_bytes(frame[:2], "big") & _ADTS_SYNC_BITS != _ADTS_SYNC:
-        return frame
-    return frame[7 if frame[1] & 1 else 9 :]
 
 
 def _movie_timescale(reader: VideoReader) -> int:
@@ -348,26 +415,15 @@ def _describe(stream: Stream) -> str:
         name = "timecode"
     else:
         name = getattr(stream, "name", None) or stream.metadata.get("handler_name", "unknown codec")
-    return f"{stream.type} stream {stream.index} ({name})"
+    return f"{stream.type} stream {stream.index} ({printable(name)})"
 
 
 def _is_timecode(stream: Stream) -> bool:
     return stream.type == "data" and "timecode" in stream.metadata
 
 
-def _describe_aac(stream: Stream, added: Stream) -> None:
-    """Put the AAC description of each broadcast packet into the header: a pipe cannot seek back."""
-    context = stream.codec_context
-    if (
-        isinstance(context, AudioCodecContext)
-        and (context.name, context.profile) == ("aac", "LC")
-        and not context.extradata
-    ):
-        config = low_complexity_config(context.sample_rate, context.layout.nb_channels)
-        added.codec_context.extradata = config
-
-
-def _still_true(metadata: dict[str, str]) -> dict[str, str]:
+def still_true(metadata: dict[str, str]) -> dict[str, str]:
+    """Return the tags of an input that are true of its copy."""
     return {key: value for key, value in metadata.items() if key.upper() not in _OWN_METADATA}
 
 

@@ -8,7 +8,6 @@ edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert 
 import struct
 from fractions import Fraction
 from pathlib import Path
-from shlex import quote
 from typing import cast
 
 import av
@@ -20,7 +19,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.files import first_bytes
 from srgan_edge.video.color import (
     MATRICES,
@@ -119,7 +118,7 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol
             options=OPEN_OPTIONS | {"max_pixels": str(max_pixels)},
-            metadata_errors="replace",
+            metadata_errors="surrogateescape",
             hwaccel=None if nvdec is None else nvdec.hwaccel,
         )
     except av.FFmpegError as error:
@@ -140,7 +139,7 @@ def too_many_streams(path: Path) -> InputRefused:
     """Return the error for a file with more than `MAX_STREAMS` streams."""
     return InputRefused(
         f"{path} has more than {MAX_STREAMS} streams; keep some of them, for example with: "
-        f"ffmpeg -i {quote(str(path))} -map 0:v -map 0:a -c copy fewer.mkv"
+        f"ffmpeg -i {quoted(path)} -map 0:v -map 0:a -c copy fewer.mkv"
     )
 
 
@@ -161,7 +160,7 @@ def best_video(container: InputContainer, path: Path, max_pixels: int) -> VideoS
     if (name := best.codec_context.name) not in VIDEO_DECODERS:
         raise InputRefused(
             f"{path}: its video is {name}, which is not supported; convert it first, for "
-            f"example with: ffmpeg -i {quote(str(path))} -c:v ffv1 -c:a copy converted.mkv"
+            f"example with: ffmpeg -i {quoted(path)} -c:v ffv1 -c:a copy converted.mkv"
         )
     if not 0 < best.codec_context.width * best.codec_context.height <= max_pixels:
         raise InputRefused(
@@ -191,6 +190,7 @@ def describe(
         duration_seconds=None if total is None or total < 0 else total / 1e6,
         frames_stated=video.frames or None,
         codec=video.codec_context.name,
+        bit_rate=_bit_rate(container, video),
         pixel_format=first.format.name,
         color=color_of(first),
         hdr=StaticHdr.from_frame(first),
@@ -199,6 +199,15 @@ def describe(
         display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
         interlaced=interlaced,
     )
+
+
+def _bit_rate(container: InputContainer, video: VideoStream) -> int | None:
+    """Return the bits a second of a stream; Matroska states only those of the whole file."""
+    if video.bit_rate:
+        return int(video.bit_rate)
+    others = sum(getattr(it, "bit_rate", None) or 0 for it in container.streams if it != video)
+    rate = (container.bit_rate or 0) - others
+    return rate if 0 < rate < 2**40 else None
 
 
 def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_opaque: bool) -> None:
@@ -252,9 +261,14 @@ def color_of(frame: VideoFrame) -> ColorDescription:
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
         pixel_format=frame.format.name,
-        is_rgb=frame.format.is_rgb,
+        is_rgb=frame.format.is_rgb or _is_palette(frame.format),
         height=frame.height,
     )
+
+
+def _is_palette(pixel_format: VideoFormat) -> bool:
+    """Check for palettes and black and white, which are RGB though FFmpeg does not mark them."""
+    return pixel_format.has_palette or pixel_format.name in ("monow", "monob")
 
 
 def is_copied(stream: Stream) -> bool:

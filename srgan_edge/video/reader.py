@@ -4,6 +4,7 @@ Frames become RGB by their own matrix and range. A video that RGB cannot represe
 its first frame.
 """
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -50,6 +51,9 @@ _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the f
 # Chroma lies on the left one of two luma samples in H.264 and similar codecs, and between them in
 # JPEG and MPEG-1. Libswscale assumes between, unless told.
 CENTERED_CHROMA = {"mjpeg", "mpeg1video"}
+
+_MOST_REORDERED = 32
+"""Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
@@ -184,6 +188,28 @@ class VideoReader:
             if packet.stream_index in copied:
                 yield CopiedPacket(packet)
 
+    def scan_packets(self) -> Iterator[FrameTime | CopiedPacket]:
+        """Yield like `scan`, from a second reading of the file in which nothing is decoded.
+
+        The times of frames are those of their packets, which only in rare files are other ones.
+        """
+        clock = _FrameClock(self.path, self.video, Notes())
+        waiting: list[tuple[int, int]] = []  # a heap of times and durations: packets are reordered
+        copied = {stream.index for stream in self.copied}
+        with open_container(self.path, None, self._max_pixels) as container:
+            video = best_video(container, self.path, self._max_pixels)
+            for packet in Demuxer(self.path, container, video, Notes()):
+                if packet.stream_index in copied:
+                    yield CopiedPacket(packet)
+                elif packet.stream_index == video.index and self._decoder.is_shown(packet):
+                    pts = packet.dts if packet.pts is None else packet.pts
+                    if pts is not None:
+                        heapq.heappush(waiting, (pts, packet.duration or 0))
+                    if len(waiting) > _MOST_REORDERED:
+                        yield clock.next(*heapq.heappop(waiting))
+            while waiting:
+                yield clock.next(*heapq.heappop(waiting))
+
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
         while frames and (item := next(scanned, None)):
@@ -245,7 +271,7 @@ class VideoReader:
         return CodedFrame(decoded.frame, *time)
 
     def _time(self, decoded: DecodedFrame) -> FrameTime:
-        time = self._clock.time(decoded)
+        time = self._clock.next(decoded.pts, decoded.duration)
         now = (decoded.frame.width, decoded.frame.height)
         before = (self.info.width, self.info.height)
         if now != before:
@@ -267,10 +293,10 @@ class _FrameClock:
         """Average distance of two frames in ticks."""
         self._last_pts: int | None = None
 
-    def time(self, decoded: DecodedFrame) -> FrameTime:
-        """Return the frame's own time, or the nearest one that an encoder accepts."""
-        duration = decoded.duration or round(self.period_ticks) or 1
-        last, pts = self._last_pts, decoded.pts
+    def next(self, pts: int | None, duration: int) -> FrameTime:
+        """Return the time of the next frame, or the nearest one that an encoder accepts."""
+        duration = duration or round(self.period_ticks) or 1
+        last = self._last_pts
         if pts is None:
             pts = 0 if last is None else last + duration
             self._notes.untimed += 1

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import clips
 import pytest
 from command_inputs import EDGE, save, snapshot
+from terminal import in_terminal
 
 from srgan_edge.model.library import find_model
 
@@ -168,29 +168,6 @@ def test_too_little_memory_is_one_line(files, limit_kib):
     assert line.startswith("srgan-edge: error: ")
     assert "raise the limit (ulimit -v)" in line
     assert "Traceback" not in done.stderr
-
-
-def in_terminal(folder: Path, *command: str) -> str:
-    """Return all that a command writes to a terminal."""
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    with subprocess.Popen(
-        [sys.executable, "-m", "srgan_edge", *command],
-        cwd=folder,
-        env=environment | {"TERM": "xterm-256color", "COLUMNS": "80"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    ):
-        os.close(theirs)
-        pieces = []
-        while True:
-            try:
-                pieces.append(os.read(ours, 1 << 16))
-            except OSError:  # the terminal has no writer left
-                break
-    os.close(ours)
-    return b"".join(pieces).decode()
 
 
 @pytest.mark.slow

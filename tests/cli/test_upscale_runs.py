@@ -49,7 +49,12 @@ def test_a_result_looks_like_its_input(cli, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "locked"),
-    [((), True), (("--no-color-lock",), False), (("-n", EDGE), False)],
+    [
+        (("-n", "srgan-x4"), True),
+        (("-n", "srgan-x4", "--no-color-lock"), False),
+        (("-n", EDGE), False),
+        ((), False),
+    ],
 )
 def test_colors_are_locked_for_gans_unless_told_not_to(cli, tmp_path, arguments, locked):
     save(tmp_path / "in.png")
@@ -119,7 +124,8 @@ def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
     events = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
     kinds = [event["event"] for event in events if event["event"] != "progress"]  # once a second
-    assert kinds == ["began", "started", "ended", "closed"]
+    assert kinds == ["note", "began", "started", "ended", "closed"]
+    assert events[0]["text"].startswith("in.png: upscaled by edge-x4 (PNG, an image on a CPU)")
     assert events[-2]["size"] == "208x160"
     code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
     assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}

@@ -11,11 +11,12 @@ import time
 
 import pytest
 
-from srgan_edge.engines.cache import EngineCache, EngineKey
+from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import ModelRefused, OutputFailed, UsageError
 from srgan_edge.machine import installed_version
 from srgan_edge.model.library import find_model
 from srgan_edge.model.passport import (
+    EngineKey,
     Passport,
     Profile,
     passport_path,
@@ -42,7 +43,7 @@ def passport_of(key, plan=PLAN):
     return Passport(
         spec=find_model("edge-x4").spec,
         source="edge-x4",
-        **vars(key),
+        key=key,
         precision="fp16",
         engine_sha256=hashlib.sha256(plan).hexdigest(),
         build_seconds=0.1,
@@ -242,7 +243,7 @@ def test_the_command_line_shows_and_removes_them(cache, stored):
     assert stored.name in listed.stdout
     assert "1x144x144" in listed.stdout
     record = json.loads(run("engines", "list", "--json", **here).stdout)[0]
-    assert record["passport"]["graph_sha256"] == KEY.graph_sha256
+    assert record["passport"]["key"]["graph_sha256"] == KEY.graph_sha256
     assert run("engines", "rm", stored.name, **here).stdout == f"removed {stored}\n"
     assert run("engines", "rm", stored.name, **here).returncode == 2
     assert run("engines", "list", **here).stdout == f"no engines in {cache.folder}\n"
@@ -367,7 +368,9 @@ def test_waiting_is_reported(cache):
     ids=str,
 )
 def test_an_edited_passport_is_refused_and_listed_as_damaged(cache, stored, change):
-    record = json.loads(passport_of(KEY).to_json()) | change
+    record = json.loads(passport_of(KEY).to_json())
+    for field, value in change.items():
+        (record["key"] if field in record["key"] else record)[field] = value
     passport_path(stored).write_text(json.dumps(record))
     with pytest.raises(ModelRefused, match="not the passport"):
         read_passport(stored)

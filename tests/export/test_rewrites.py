@@ -156,7 +156,7 @@ def test_a_kernel_before_the_shuffle_is_the_kernel_after_it(side):
     random = np.random.default_rng(side)
     kernel = random.normal(size=(3, 5, side, side))
     deep = torch.from_numpy(random.normal(size=(2, 20, 7, 6)))
-    folded = torch.from_numpy(kernel_before_shuffle(kernel))
+    folded = torch.from_numpy(kernel_before_shuffle(kernel, 2))
     shuffled = torch.nn.functional.pixel_shuffle(deep, 2)
     after = torch.conv2d(shuffled, torch.from_numpy(kernel), padding=side // 2)
     before = torch.conv2d(deep, folded, padding=folded.shape[2] // 2)

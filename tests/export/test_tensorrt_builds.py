@@ -234,9 +234,9 @@ def test_an_engine_of_tensorrt_has_its_passport(built):
     cache, path, said = built
     plan, passport = read_engine(path)
     assert plan.startswith(b"ftrt")
-    assert passport.module == "tensorrt"
-    assert passport.gpu == "NVIDIA GeForce RTX 4090, 128 multiprocessors"
-    assert (passport.compute_capabilities, passport.driver) == (("8.9",), "12.6")
+    assert passport.key.module == "tensorrt"
+    assert passport.key.gpu == "NVIDIA GeForce RTX 4090, 128 multiprocessors"
+    assert (passport.key.compute_capabilities, passport.key.driver) == (("8.9",), "12.6")
     assert passport.rebuild_command == (
         "srgan-edge export edge-x4 --tensorrt --fp16 --shape 2x36x28 --workspace 256"
     )

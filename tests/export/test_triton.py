@@ -19,7 +19,14 @@ from srgan_edge.export.triton import (
 )
 from srgan_edge.model.library import find_model
 from srgan_edge.model.onnx_file import read_onnx_spec
-from srgan_edge.model.passport import Passport, Profile, passport_path, read_engine, write_engine
+from srgan_edge.model.passport import (
+    EngineKey,
+    Passport,
+    Profile,
+    passport_path,
+    read_engine,
+    write_engine,
+)
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
@@ -40,30 +47,32 @@ def repository(tmp_path_factory):
 
 @pytest.fixture
 def engine(tmp_path):
-    """Write an engine with these fields in its passport; its bytes are never read here."""
+    """Write an engine with its passport; its bytes are never read here."""
 
-    def engine(**fields):
-        record = {
-            "spec": EDGE.spec,
-            "source": "edge-x4",
-            "module": "tensorrt",
-            "version": "10.13.3.9",
-            "precision": "fp16",
-            "profile": TILE,
-            "compute_capabilities": ("8.9",),
-            "gpu": "NVIDIA GeForce RTX 4090, 128 multiprocessors",
-            "driver": "13.0",
-            "workspace_mib": None,
-            "optimization_level": None,
-            "platform": "Linux x86_64",
-            "graph_sha256": "",
-            "engine_sha256": hashlib.sha256(PLAN).hexdigest(),
-            "build_seconds": 1.0,
-            "parity": {},
-            "layers": (),
-        }
+    def engine(spec=EDGE.spec, module="tensorrt"):
+        passport = Passport(
+            spec=spec,
+            source="edge-x4",
+            key=EngineKey(
+                module=module,
+                version="10.13.3.9",
+                graph_sha256="",
+                profile=TILE,
+                compute_capabilities=("8.9",),
+                gpu="NVIDIA GeForce RTX 4090, 128 multiprocessors",
+                driver="13.0",
+                workspace_mib=None,
+                optimization_level=None,
+                platform="Linux x86_64",
+            ),
+            precision="fp16",
+            engine_sha256=hashlib.sha256(PLAN).hexdigest(),
+            build_seconds=1.0,
+            parity={},
+            layers=(),
+        )
         path = tmp_path / "tile.engine"
-        write_engine(path, PLAN, Passport(**record | fields))
+        write_engine(path, PLAN, passport)
         return path
 
     return engine

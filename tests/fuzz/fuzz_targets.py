@@ -136,6 +136,11 @@ def _images() -> list[bytes]:
             image = Image.fromarray(pixels, "RGBA").convert(mode)
             image.save(path, name, **({} if name == "BMP" else {"exif": exif}))
             found.append(path.read_bytes())
+    for name in ("AVIF", "JPEG2000", "PPM", "TGA"):
+        path = Path(_folder.name) / "image"
+        Image.fromarray(pixels[..., :3].copy()).save(path, name)
+        footer = bytes(8) + b"TRUEVISION-XFILE.\0" if name == "TGA" else b""  # or it is no TGA
+        found.append(path.read_bytes().removesuffix(footer) + footer)
     return found
 
 
@@ -153,17 +158,20 @@ def _passports() -> list[bytes]:
     spec = json.loads(next(iter(bundled_models().values())).spec.to_json())
     shape = [1, 270, 480]
     layer = {"name": "a", "kind": "b", "inputs": ["Half"], "weights": [], "outputs": ["Half"]}
-    texts = "source module version precision gpu driver platform graph_sha256 engine_sha256"
-    record = dict.fromkeys(texts.split(), "x") | {
-        "spec": spec,
-        "profile": {"smallest": shape, "best": shape, "largest": shape},
+    key = dict.fromkeys(["version", "gpu", "driver", "platform"], "x") | {
         "module": "tensorrt",
         "graph_sha256": 64 * "0",
-        "engine_sha256": 64 * "0",
-        "precision": "fp16",
+        "profile": {"smallest": shape, "best": shape, "largest": shape},
         "compute_capabilities": ["8.9"],
         "workspace_mib": None,
         "optimization_level": 3,
+    }
+    record = {
+        "spec": spec,
+        "source": "x",
+        "key": key,
+        "precision": "fp16",
+        "engine_sha256": 64 * "0",
         "build_seconds": 1.5,
         "parity": {"engine": {"psnr_db": 60.0}},
         "layers": [layer | {"onnx_nodes": ["n"]}],
@@ -182,6 +190,7 @@ def _facts() -> list[bytes]:
         "duration_seconds": 1.0,
         "frames_stated": None,
         "codec": "h264",
+        "bit_rate": None,
         "pixel_format": "yuv420p",
         "color": color,
         "hdr": {"display": None, "light_levels": [1000, 400]},

@@ -5,7 +5,7 @@ No process is started, but everything that parses, checks and uses its messages 
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +14,16 @@ from unittest import mock
 import av
 import numpy as np
 
-from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
+from srgan_edge.errors import (
+    InputDamaged,
+    InputRefused,
+    OutputFailed,
+    ResourcesExhausted,
+    UsageError,
+)
+from srgan_edge.image.coding import Coding
 from srgan_edge.image.still import StillImage
+from srgan_edge.image.writer import SUFFIXES, write_image
 from srgan_edge.isolation import calls, frame_ring, images, videos, wire
 from srgan_edge.isolation.child import Child, shared_memory
 from srgan_edge.jobs.plan import Options
@@ -108,6 +116,9 @@ def _read_image(path: Path) -> None:
         rows = image.rows(0, 2)
         assert rows.pixels.shape == (2, image.width, 3)
         assert rows.dpi is None or all(abs(dots) < 1e14 for dots in rows.dpi)
+        for suffix in SUFFIXES:
+            with suppress(UsageError, OutputFailed):
+                write_image(path.with_name(f"out{suffix}"), rows)
 
 
 def _join(path: Path) -> None:
@@ -127,6 +138,7 @@ def seeds() -> list[bytes]:
         duration_seconds=1.0,
         frames_stated=None,
         codec="h264",
+        bit_rate=300_000,
         pixel_format="yuv420p",
         color=ColorDescription(1, False, assumed=("matrix",)),
         hdr=StaticHdr(None, (1000, 400)),
@@ -147,8 +159,10 @@ def seeds() -> list[bytes]:
         *(info, 2, first, True, steps[0], *[videos.Step(None, planes, None)] * 7, True),
         *(*steps[1:], end),
     ]
-    facts = images.ImageFacts(8, 6, 2, 1, np.array([[1, 25], [2, 25]], np.uint32), ("left out",))
-    rows = StillImage(pixels[:2], pixels[:2, :, 0], False, b"profile", b"exif", (72.0, 72.0))
+    seconds, coding = np.array([[1, 25], [2, 25]], np.uint32), Coding("JPEG of quality 40", True)
+    facts = images.ImageFacts(8, 6, 2, 1, seconds, ("left out",), coding)
+    stated = (("cHRM", bytes(32)), ("EXIF InteropIndex", b"R03"))
+    rows = StillImage(pixels[:2], None, False, b"profile", None, None, stated, (64, 54))
     return [
         b"\n".join([b"v", *_messages(video)]),
         b"\n".join([b"v", *_messages(deeper)]),

@@ -21,6 +21,7 @@ from images import SIGNATURE, chunk, cmyk_profile, png
 from PIL import Image, ImageCms
 
 from srgan_edge.cli import main
+from srgan_edge.image.opening import RESULT_SUFFIXES
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +225,26 @@ CASES = {
     "HTML": Case(b"<!doctype html><title>404</title>", 3, "not a PNG"),
     "icon": Case(encoded("ICO"), 3, "not a PNG"),
     "FITS": Case(b"SIMPLE  =                    T".ljust(2880), 3, "not a PNG"),
+    "AVIF": Case(encoded("AVIF"), mode="RGB", name="in.avif"),
+    "first half of an AVIF": Case(
+        encoded("AVIF")[: len(encoded("AVIF")) // 2], 4, "broken", name="in.avif"
+    ),
+    "HEIC": Case(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), 3, "not a PNG"),
+    "JPEG 2000 with alpha": Case(encoded("JPEG2000", mode("LA")), mode="LA", name="in.jp2"),
+    "first half of a JPEG 2000": Case(
+        encoded("JPEG2000")[: len(encoded("JPEG2000")) // 2], 4, "broken", name="in.jp2"
+    ),
+    "bomb of a PPM": Case(b"P6 30000 30000 255 ", 3, "--max-pixels 900000000", name="in.ppm"),
+    "PPM of 16 bits": Case(b"P6 13 9 65535 " + bytes(702), mode="RGB 16", name="in.ppm"),
+    "PPM of 16 bits to JPEG": Case(
+        b"P6 13 9 65535 " + bytes(702),
+        2,
+        "JPEG cannot hold",
+        options=("-o", "in_x4.jpg"),
+        name="in.ppm",
+    ),
+    "TGA": Case(encoded("TGA", mode("L")), mode="L", name="in.tga"),
+    "TGA cut short": Case(encoded("TGA")[:99], 4, "broken", name="in.tga"),
     "JPEG with a ZIP behind it": Case(encoded("JPEG") + b"PK\3\4" * 50, name="in.jpg"),
     "PNG called .jpg": Case(encoded("PNG"), name="in.jpg"),
     "name with a newline": Case(encoded("PNG"), name="in\n.png"),
@@ -241,7 +262,8 @@ def test_table(cli, tmp_path: Path, case: Case):
     content = case.content if isinstance(case.content, bytes) else case.content()
     source = tmp_path / case.name
     source.write_bytes(content)
-    target = tmp_path / f"{source.stem}_x4{source.suffix}"
+    suffix = RESULT_SUFFIXES.get(source.suffix, source.suffix)
+    target = tmp_path / f"{source.stem}_x4{suffix}"
     if "-o" in case.options:
         target = tmp_path / case.options[-1]
     code, err = cli(case.name, *case.options)

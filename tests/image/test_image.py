@@ -37,7 +37,7 @@ class WholeFrames:
     def __init__(self, upscale: Callable[[np.ndarray], np.ndarray], scale: int):
         self.upscale, self.scale = upscale, scale
 
-    def upscale_rows(self, rows, width: int, height: int) -> Iterator[np.ndarray]:
+    def upscale_rows(self, rows, width: int, height: int, on_tiles) -> Iterator[np.ndarray]:
         yield self.upscale(rows(0, height))
 
 
@@ -448,7 +448,7 @@ def test_foreign_content_is_refused_whatever_its_name(tmp_path: Path, content: b
     monkeypatch.setenv("PATH", "")  # no Ghostscript to be found, should anyone look
     path = tmp_path / "in.png"
     path.write_bytes(content)
-    assert "not a PNG, JPEG, WebP, GIF, TIFF or BMP image" in refusal(path)
+    assert "not a PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF" in refusal(path)
 
 
 def test_anything_but_a_regular_file_is_refused_at_once(tmp_path: Path):

@@ -151,7 +151,7 @@ def test_a_still_gif_has_the_colors_that_suit_it(tmp_path: Path, alpha: bool):
         ("out.jpg", []),
         ("out.webp", []),
         ("out.bmp", ["EXIF"]),
-        ("out.gif", ["colors", "EXIF"]),
+        ("out.gif", ["colors", "EXIF", "dots per inch"]),
     ],
 )
 def test_left_out_by_lists_what_a_format_cannot_store(name: str, left_out: list[str]):

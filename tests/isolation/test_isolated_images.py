@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from processes import children
 
 from srgan_edge.errors import InputDamaged, InputRefused
@@ -25,6 +25,12 @@ def folder(tmp_path):
     frames = [Image.fromarray(np.roll(pixels, n, 0)) for n in range(3)]
     frames[0].save(tmp_path / "moves.webp", save_all=True, append_images=frames[1:], duration=40)
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    rgba = Image.fromarray(pixels, "RGBA")
+    for suffix in ("jp2", "tga", *(["avif"] if features.check("avif") else [])):
+        rgba.save(tmp_path / f"more.{suffix}")
+        whole = (tmp_path / f"more.{suffix}").read_bytes()
+        (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "deep.ppm").write_bytes(b"P6 2 7 999 " + bytes(range(84)))
     (tmp_path / "bad.png").write_bytes((tmp_path / "0.png").read_bytes()[:60])
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "folder.png").mkdir()
@@ -125,7 +131,11 @@ def test_an_image_that_exceeds_the_memory_limit_is_damaged(folder):
             assert reader.width == 5
 
 
-LIES = ["crash", "lie_of_size", "lie_of_frames", "lie_of_notes", "lie_of_rows", "lie_of_alpha"]
+LIES = [
+    "crash",
+    *(f"lie_of_{it}" for it in ("size", "frames", "notes", "rows")),
+    *(f"lie_of_{it}" for it in ("alpha", "exif", "dpi", "colors")),
+]
 
 
 @pytest.mark.parametrize("name", LIES)

@@ -19,7 +19,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def targets(inputs, output=None, **naming):
-    jobs = plan_jobs(inputs, None if output is None else Path(output), Naming(**naming))
+    naming = Naming(**{"suffix": "_x4"} | naming)
+    jobs = plan_jobs(inputs, None if output is None else Path(output), naming)
     return [str(job.target) for job in jobs]
 
 
@@ -41,6 +42,16 @@ def test_videos_of_one_name_are_told_apart_where_both_become_mkv(folder):
     assert targets(["in/clip.avi", "in/clip.mkv", "in/clip.webm"]) == [
         "in/clip.avi_x4.mkv", "in/clip_x4.mkv", "in/clip.webm_x4.mkv",
     ]  # fmt: skip
+
+
+def test_an_image_of_a_format_that_is_not_written_becomes_another(folder):
+    for name in ("p.avif", "q.JP2", "r.tga", "s.jfif", "t.apng", "a.ppm"):
+        (folder / "in" / name).touch()
+    assert targets(["in/p.avif", "in/q.JP2", "in/r.tga", "in/s.jfif", "in/t.apng"]) == [
+        "in/p_x4.png", "in/q_x4.png", "in/r_x4.png", "in/s_x4.jpg", "in/t_x4.png",
+    ]  # fmt: skip
+    assert targets(["in/p.avif"], extension=".webp") == ["in/p_x4.webp"]
+    assert targets(["in/a.ppm", "in/a.png"]) == ["in/a.ppm_x4.png", "in/a_x4.png"]
 
 
 def test_hidden_files_are_no_inputs_of_a_folder(folder):
@@ -84,7 +95,7 @@ def test_a_name_that_looks_like_a_glob_is_a_name_if_it_exists(folder):
 def test_missing_inputs_are_refused(folder, inputs, said):
     (folder / "empty").mkdir()
     with pytest.raises(InputRefused, match=said):
-        plan_jobs(inputs, None, Naming())
+        plan_jobs(inputs, None, Naming("_x4"))
 
 
 def test_the_input_is_never_the_output(folder):
@@ -92,7 +103,7 @@ def test_the_input_is_never_the_output(folder):
     (folder / "soft.png").symlink_to(folder / "in/a.png")
     for output in ("in/a.png", "in/../in/a.png", "link.png", "soft.png"):
         with pytest.raises(UsageError, match="is the input itself"):
-            plan_jobs(["in/a.png"], Path(output), Naming())
+            plan_jobs(["in/a.png"], Path(output), Naming("_x4"))
     with pytest.raises(UsageError, match="is the input itself"):
         plan_jobs(["in/a.png"], None, Naming(suffix=""))
 
@@ -100,26 +111,26 @@ def test_the_input_is_never_the_output(folder):
 def test_two_results_never_share_a_name(folder):
     (folder / "a.png").touch()
     with pytest.raises(UsageError, match="would both become"):
-        plan_jobs(["in/a.png", "a.png"], Path("out"), Naming())
+        plan_jobs(["in/a.png", "a.png"], Path("out"), Naming("_x4"))
     (folder / "in/a.webp").touch()
     with pytest.raises(UsageError, match="would both become"):
-        plan_jobs(["in"], None, Naming(extension=".png"))
+        plan_jobs(["in"], None, Naming("_x4", ".png"))
 
 
 def test_a_result_never_replaces_another_input(folder):
     (folder / "in/b_x4.JPG").touch()
     with pytest.raises(UsageError, match=r"b_x4.JPG is an input, and --overwrite .* in/b.JPG"):
-        plan_jobs(["in/b.JPG", "in/b_x4.JPG"], None, Naming(), overwrite=True)
+        plan_jobs(["in/b.JPG", "in/b_x4.JPG"], None, Naming("_x4"), overwrite=True)
     (folder / "in/b_x4.JPG").unlink()
     (folder / "in/b_x4.JPG").symlink_to(folder / "in/a.png")
     with pytest.raises(UsageError, match=r"a.png is an input, and --overwrite"):
-        plan_jobs(["in/b.JPG", "in/a.png"], None, Naming(), overwrite=True)
+        plan_jobs(["in/b.JPG", "in/a.png"], None, Naming("_x4"), overwrite=True)
 
 
 def test_results_of_an_earlier_run_are_no_inputs(folder):
     (folder / "in/a_x4.png").touch()
     said = []
-    jobs = plan_jobs(["in/*.png"], None, Naming(), say=said.append)
+    jobs = plan_jobs(["in/*.png"], None, Naming("_x4"), say=said.append)
     assert [str(job.source) for job in jobs] == ["in/a.png"]
     assert said == ["left out in/a_x4.png: it is the result of in/a.png"]
 
@@ -130,17 +141,17 @@ def test_what_a_video_may_leave_behind_is_no_input(folder, name):
     (folder / name).touch()
     (folder / "link.mkv").symlink_to(folder / name)
     with pytest.raises(UsageError, match=r"film_x4.*partial.*is link.mkv, another input"):
-        plan_jobs(["film.mkv", "link.mkv"], None, Naming())
+        plan_jobs(["film.mkv", "link.mkv"], None, Naming("_x4"))
 
 
 def test_a_broken_download_is_not_its_own_partial_result(folder):
     (folder / "film.partial.mkv").touch()
     with pytest.raises(UsageError, match=r"film.partial.mkv.* is the input itself; name another"):
-        plan_jobs(["film.partial.mkv"], Path("film.mkv"), Naming())
+        plan_jobs(["film.partial.mkv"], Path("film.mkv"), Naming("_x4"))
 
 
 def test_no_other_file_of_the_command_is_an_input_or_a_result(folder):
-    jobs = plan_jobs(["in/a.png", "in/video.mp4"], None, Naming())
+    jobs = plan_jobs(["in/a.png", "in/video.mp4"], None, Naming("_x4"))
     refuse_clashes(jobs, {"--report": folder / "report.json"})
     for name, what in {
         "in/a.png": "is an input itself",
@@ -157,9 +168,9 @@ def test_numbers_are_in_their_own_order(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     expected = ["1.png", "2.png", "10.png", "b2/1.png", "b10/1.png"]
-    jobs = plan_jobs(["many"], Path("out"), Naming())
+    jobs = plan_jobs(["many"], Path("out"), Naming("_x4"))
     assert [str(job.source) for job in jobs] == [f"many/{name}" for name in expected]
-    jobs = plan_jobs(["many/*.png"], Path("out"), Naming())
+    jobs = plan_jobs(["many/*.png"], Path("out"), Naming("_x4"))
     assert [job.source.name for job in jobs] == ["1.png", "2.png", "10.png"]
 
 
@@ -167,7 +178,7 @@ def test_a_folder_names_the_files_that_it_passes_over(folder):
     (folder / "in/Makefile").touch()
     (folder / "in/more.TXT").touch()
     said = []
-    plan_jobs(["in"], None, Naming(), say=said.append)
+    plan_jobs(["in"], None, Naming("_x4"), say=said.append)
     assert said == [
         "in: passed over 3 files that are no images or videos: 2 .txt, 1 no suffix",
     ]
@@ -178,4 +189,4 @@ def test_a_name_without_room_for_more_is_a_job_like_others(folder, length):
     """Its result cannot be written, which is for the job to find out: others can."""
     (folder / f"{'a' * (length - 4)}.png").touch()
     (folder / "b.png").touch()
-    assert len(plan_jobs(["*.png"], None, Naming())) == 2
+    assert len(plan_jobs(["*.png"], None, Naming("_x4"))) == 2

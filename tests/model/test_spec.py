@@ -75,7 +75,8 @@ def test_files_from_before_there_was_a_choice_of_activations_still_load():
     [
         ({"channels": 0}, "channels 0"),
         ({"blocks": "8"}, "blocks '8'"),
-        ({"scale": 2}, "scale 2"),
+        ({"scale": 9}, "scale 9; possible: 1 to 8"),
+        ({"scale": 0}, "scale 0"),
         ({"name": 5}, "name 5"),
         ({"licence": ["MIT"]}, r"licence \['MIT'\]"),
         ({"architecture": "rrdb"}, "architecture 'rrdb'"),
@@ -119,9 +120,12 @@ def test_other_json_is_refused(text):
 @pytest.fixture
 def onnx_file(tmp_path):
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [1, 2, 2, 3])
-    graph = onnx.helper.make_graph([], "g", [value], [value])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [1, 2, 2, 3])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value], [result])
     model = onnx.helper.make_model(graph)
-    onnx.helper.set_model_props(model, {"other": "thing", METADATA_KEY: SPEC.to_json()})
+    spec = dataclasses.replace(SPEC, scale=1)  # what the graph does
+    onnx.helper.set_model_props(model, {"other": "thing", METADATA_KEY: spec.to_json()})
     path = tmp_path / "tiny.onnx"
     onnx.save(model, path)
     return path
@@ -133,7 +137,7 @@ def save_safetensors(path, metadata):
 
 
 def test_spec_of_an_onnx_written_by_onnx(onnx_file):
-    assert read_spec(onnx_file) == SPEC
+    assert read_spec(onnx_file) == dataclasses.replace(SPEC, scale=1)
 
 
 def test_spec_of_a_safetensors_written_by_safetensors(tmp_path):

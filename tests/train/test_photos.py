@@ -10,8 +10,13 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
+from images import cmyk_profile  # noqa: E402
+
 from srgan_edge import bicubic  # noqa: E402
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError  # noqa: E402
+from srgan_edge.image.reader import ImageReader  # noqa: E402
+from srgan_edge.image.still import StillImage  # noqa: E402
+from srgan_edge.image.writer import write_image  # noqa: E402
 from srgan_edge.train import photos as photos_module  # noqa: E402
 from srgan_edge.train.photo_files import UnusablePhoto, read_photo  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
@@ -126,8 +131,12 @@ def write_floats(path, value):
 @pytest.mark.parametrize(
     ("write", "flaw", "said"),
     [
-        (lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 not really"), "unreadable", "Truncated"),
-        (lambda path: path.write_bytes(b""), "unreadable", "not a PNG"),
+        (
+            lambda path: path.write_bytes(b"\xff\xd8\xff\xe0 not really"),
+            "unreadable",
+            "header is broken",
+        ),
+        (lambda path: path.write_bytes(b""), "unreadable", "empty file"),
         (write_truncated_jpeg, "unreadable", "truncated"),
         (lambda path: path.symlink_to("nowhere.png"), "unreadable", "No such file"),
         (os.mkfifo, "unreadable", "not a regular file"),
@@ -157,8 +166,43 @@ def test_an_unusable_file_is_named_and_left_out(folder, tmp_path, write, flaw, s
 def test_too_many_pixels_are_left_out_by_the_header(tmp_path, monkeypatch):
     path = save(tmp_path / "big.png", photograph(40, 50))
     monkeypatch.setattr("srgan_edge.train.photo_files.MAX_PIXELS", 1999)
-    with pytest.raises(UnusablePhoto, match="50x40 pixels"):
+    with pytest.raises(UnusablePhoto, match=r"50x40 is 2000 pixels, and 1999 is the limit$"):
         read_photo(path, CROP_PX)
+
+
+def write_turned_tiff(path):
+    """An uncompressed TIFF on its side, which Pillow 13 misreads if it opens the path itself."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GRAY).save(path, "TIFF", exif=exif)
+
+
+def write_cmyk(path):
+    image = Image.fromarray(photograph(40, 50)).convert("CMYK")
+    image.save(path, "JPEG", icc_profile=cmyk_profile())
+
+
+def write_deep(path):
+    write_image(path, StillImage(photograph(40, 50).astype(np.uint16) * 257 + 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.tif", write_turned_tiff), ("a.jpg", write_cmyk), ("a.png", write_deep)],
+)
+def test_a_photograph_is_what_upscale_sees(tmp_path, name, write):
+    write(tmp_path / name)
+    with ImageReader(tmp_path / name) as reader:
+        pixels = reader.rows(0, reader.height).pixels
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(int) + 128) // 257).astype(np.uint8)
+    assert np.array_equal(read_photo(tmp_path / name, CROP_PX), pixels)
+
+
+def test_a_gif_is_no_photograph_whatever_it_is_called(tmp_path):
+    Image.fromarray(photograph(40, 50)).save(tmp_path / "a.png", "GIF")
+    with pytest.raises(UnusablePhoto, match="256 colors"):
+        read_photo(tmp_path / "a.png", CROP_PX)
 
 
 # The pack
@@ -238,10 +282,80 @@ def lengthen(path):
     path.write_bytes(path.read_bytes() + b"\0")
 
 
+def overwrite(path):
+    path.write_bytes(b'{"made_of": 1}')
+
+
+class Stopped(Exception):
+    """Raised while photographs are packed, in place of Ctrl-C."""
+
+
+def stopped_at(photo, then=lambda: None):
+    def on_progress(done, total):
+        if done == photo:
+            then()
+            raise Stopped
+
+    return on_progress
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("reduced", [(), (0.75, 0.5)])
+def test_packing_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch, at, reduced):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 2)
+    (folder / "bad.png").write_text("no image")
+    save(folder / "e.png", photograph(77, 66))
+    whole = open_pack(folder, tmp_path / "whole", reduced=reduced)
+    cache, read = tmp_path / "cache", []
+    with pytest.raises(Stopped):
+        open_pack(folder, cache, reduced=reduced, on_progress=stopped_at(at))
+    monkeypatch.setattr(
+        "srgan_edge.train.packing.read_photo",
+        lambda path, crop_px: read.append(path) or read_photo(path, crop_px),
+    )
+    again = open_pack(folder, cache, reduced=reduced)
+    assert len(read) == 5 - at // 2 * 2
+    assert again.key == whole.key
+    assert torch.equal(again.hr, whole.hr)
+    assert torch.equal(again.lr, whole.lr)
+    assert [photo.offset_px for photo in again.photos] == [it.offset_px for it in whole.photos]
+    assert again.left_out == whole.left_out
+    assert {path.name for path in cache.iterdir()} == {"hr.u8", "lr.u8", "photos.json"}
+
+
+@pytest.mark.parametrize("name", ["photos.partial", "hr.u8.partial", "lr.u8.partial"])
+@pytest.mark.parametrize("harm", [truncate, lengthen, Path.unlink, overwrite])
+def test_a_damaged_part_of_a_pack_is_packed_again(folder, tmp_path, monkeypatch, name, harm):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 1)
+    whole, cache = open_pack(folder, tmp_path / "whole"), tmp_path / "cache"
+    with pytest.raises(Stopped):
+        open_pack(folder, cache, on_progress=stopped_at(2))
+    harm(cache / name)
+    again = open_pack(folder, cache)
+    assert again.key == whole.key
+    assert torch.equal(again.hr, whole.hr)
+    assert torch.equal(again.lr, whole.lr)
+
+
+def test_a_part_of_other_photographs_is_not_continued(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("srgan_edge.train.packing.FILES_BETWEEN_SYNCS", 1)
+    with pytest.raises(Stopped):
+        open_pack(folder, tmp_path / "cache", on_progress=stopped_at(2))
+    save(folder / "a.png", photograph(*SIZES["a"], seed=9))
+    assert open_pack(folder, tmp_path / "cache").key == open_pack(folder, tmp_path / "new").key
+
+
+def test_two_processes_do_not_pack_into_one_folder(folder, tmp_path):
+    def pack_too():
+        with pytest.raises(OutputFailed, match="another process packs photographs into it"):
+            open_pack(folder, tmp_path / "cache")
+
+    with pytest.raises(Stopped):
+        open_pack(folder, tmp_path / "cache", on_progress=stopped_at(1, pack_too))
+
+
 @pytest.mark.parametrize("name", ["hr.u8", "lr.u8", "photos.json"])
-@pytest.mark.parametrize(
-    "harm", [truncate, lengthen, Path.unlink, lambda path: path.write_bytes(b'{"made_of": 1}')]
-)
+@pytest.mark.parametrize("harm", [truncate, lengthen, Path.unlink, overwrite])
 def test_a_broken_pack_is_packed_again(folder, tmp_path, name, harm):
     cache = tmp_path / "cache"
     first = open_pack(folder, cache)

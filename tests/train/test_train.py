@@ -676,10 +676,10 @@ def test_names_that_are_not_utf_8_train(photos, tmp_path):
     shutil.copytree(photos, folder)
     (folder / os.fsdecode(b"\xfe.png")).write_bytes(b"bad")
     path = train(tiny_recipe("srresnet", "pixel.steps=2"), [folder], tmp_path / "run")
-    assert r"\udcfe.png" in (tmp_path / "run" / "left_out.txt").read_text()
-    assert load_checkpoint(path)[1].training.data.startswith(r"d\udcff: ")
+    assert r"\xfe.png" in (tmp_path / "run" / "left_out.txt").read_text()
+    assert load_checkpoint(path)[1].training.data.startswith(r"d\xff: ")
     if importlib.util.find_spec("matplotlib"):
-        assert r"\udcfe.png" in (tmp_path / "run" / "report.md").read_text()
+        assert r"\xfe.png" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_an_incomplete_line_of_the_log_is_ignored(tmp_path):

@@ -31,6 +31,7 @@ from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as video
+from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.work_folder import content_sha256, is_finished, open_work_folder
 from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
@@ -75,21 +76,6 @@ class Listener:
 
     def frame_done(self):
         self.frames += 1
-
-
-@pytest.fixture(autouse=True)
-def one_process(request, monkeypatch):
-    """Run without the children that read the input, which take longer to start than most tests.
-
-    Tests marked `children` run with them, as do those of kills and of the command line.
-    """
-    if request.node.get_closest_marker("children"):
-        return
-    monkeypatch.setattr(
-        video, "_open", lambda source, options, nvdec: VideoReader(source, **options.reading)
-    )
-
-    monkeypatch.setattr(video_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU
 
 
 @pytest.fixture(autouse=True)
@@ -583,7 +569,7 @@ def test_an_encoder_of_many_threads_starts_where_videos_are_joined(tmp_path):
     source = make(tmp_path / "in.mkv", frames=1)
     encoding = Encoding(options={"threads": "24"})  # as on a machine with 16 cores
     with video_join.Joiner(source, tmp_path, (7680, 4320), encoding) as joiner:
-        assert joiner.rehearse(tmp_path / "out.mkv") == []
+        assert joiner.rehearse(tmp_path / "out.mkv").left_out == ()
 
 
 @pytest.mark.parametrize("dies_at", [3, 2 * SEGMENT, 13])
@@ -687,6 +673,7 @@ def test_a_result_that_differs_from_its_input_gets_no_name(tmp_path, monkeypatch
         tmp_path / "out.mkv",
     )
     muxed = video_join.VideoMuxer.copy
+    monkeypatch.setattr(video_join, "rehearse", lambda order: Rehearsal((), ()))
     monkeypatch.setattr(
         video_join.VideoMuxer,
         "copy",

@@ -7,7 +7,8 @@ import pytest
 from clips import MS, make
 
 from srgan_edge.errors import InputDamaged, InputRefused
-from srgan_edge.transcode.check import Timeline, VideoRecord, differences
+from srgan_edge.transcode.check import differences
+from srgan_edge.transcode.record import Timeline, VideoRecord
 from srgan_edge.video.reader import VideoReader
 
 PTS = [0, 40, 80, 130, 160, 200, 280, 360]

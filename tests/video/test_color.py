@@ -1,6 +1,7 @@
 """Colors follow the specification, and files keep them to within one level."""
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -265,3 +266,44 @@ def test_an_unknown_matrix_is_refused(tmp_path):
     source = clips.make(tmp_path / "in.mkv", frames=2, color=(8, 1, 1, 1))
     with pytest.raises(InputRefused, match=r"color matrix 8 .*bt709"):
         VideoReader(source)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("rawvideo", ".avi"), ("png", ".mov")])
+def test_a_palette_is_rgb(tmp_path, codec, suffix):
+    """FFmpeg does not mark it so; its palette was once taken for a plane of chroma."""
+    source = tmp_path / f"in{suffix}"
+    rng = np.random.default_rng(1)
+    indices = rng.integers(0, 256, (32, 48), np.uint8)
+    palette = rng.integers(0, 256, (256, 4), np.uint8)
+    palette[:, 0] = 255
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "pal8"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray((indices, palette), "pal8")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    with VideoReader(source) as reader:
+        frames = [item for item in reader if isinstance(item, Frame)]
+        assert reader.info.color.matrix == RGB
+    assert len(frames) == 3
+    assert np.array_equal(frames[0].pixels, palette[indices][..., 1:])
+
+
+def test_black_and_white_is_read(tmp_path):
+    bits = np.random.default_rng(2).integers(0, 2, (16, 32), np.uint8)
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "monob"
+        frame = av.VideoFrame(32, 16, "monob")
+        plane = frame.planes[0]
+        rows = np.zeros((16, plane.line_size), np.uint8)
+        rows[:, :4] = np.packbits(bits, axis=1)
+        plane.update(rows.tobytes())
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    with VideoReader(source) as reader:
+        [frame] = [item for item in reader if isinstance(item, Frame)]
+    assert np.array_equal(frame.pixels, np.repeat(bits[..., None] * 255, 3, axis=2))

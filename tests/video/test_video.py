@@ -18,6 +18,7 @@ from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.live.writer import VideoWriter
+from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.opening import MAX_PIXELS
 from srgan_edge.video.reader import VideoReader
@@ -294,6 +295,35 @@ def test_no_encoder_makes_real_time_threads(tmp_path, codec):
                 assert os.sched_getscheduler(int(thread.name)) == os.SCHED_OTHER
 
 
+@pytest.mark.parametrize(
+    ("name", "encoder"), [("h264", "libx264"), ("hevc", "libx265"), ("av1", "libsvtav1")]
+)
+def test_a_codec_by_its_own_name_is_encoded_like_by_that_of_its_encoder(
+    tmp_path, capfd, name, encoder
+):
+    """The default quality and speed, and silence, belong to the encoder."""
+    assert Encoding(name) == Encoding(encoder)
+    source = make(tmp_path / "in.mkv", size=(128, 64), frames=2)
+    upscale(source, tmp_path / "out.mkv", Encoding(name))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("size", "codec", "is_named"),
+    [
+        ((7680, 4320), "libx264", False),
+        ((8194, 1024), "libx264", True),
+        ((8192, 8192), "libx265", True),
+        ((15360, 8640), "libsvtav1", True),
+        ((15360, 8640), "ffv1", False),
+    ],
+)
+def test_frames_that_few_players_show_are_named(tmp_path, size, codec, is_named):
+    with VideoReader(make(tmp_path / "in.mkv", frames=1)) as reader:
+        remarks = VideoEncoder(reader.info, size, Encoding(codec)).remarks
+    assert [f"{size[0]}x{size[1]}" in line for line in remarks] == [True] * is_named
+
+
 @BOTH
 def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
     """x265 takes their decoding times from memory that earlier videos left behind."""
@@ -318,6 +348,12 @@ def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
         ("out.mp4", Encoding(preset="quick"), "libx264 does not accept .*preset=quick"),
         ("out.mp4", Encoding(options={"crv": "3"}), "libx264 has no option crv"),
         ("out.mp4", Encoding("mpeg4", crf=3), "mpeg4 has no option crf"),
+        ("out.mp4", Encoding(crf=99), r"libx264 has no crf 99; possible: --crf N from 0 .* to 51"),
+        ("out.mp4", Encoding(options={"crf": "-1"}), "libx264 has no crf -1"),
+        ("out.mp4", Encoding("h264", options={"qp": "52"}), "libx264 has no qp 52; .*-e qp=N"),
+        ("out.mp4", Encoding("hevc", crf=52), "libx265 has no crf 52"),
+        ("out.mp4", Encoding("libsvtav1", crf=64), "libsvtav1 has no crf 64"),
+        ("out.mp4", Encoding("libsvtav1", preset="99"), "libsvtav1 does not accept .*preset=99"),
         ("out.mp4", Encoding(pixel_format="yuv42p"), "no pixel format is called yuv42p"),
         ("out.mkv", Encoding("libsvtav1", pixel_format="yuv444p"), "libsvtav1 cannot .* yuv420p"),
     ],

@@ -1,0 +1,1 @@
+"""Measure how fast models run on this machine, against PyTorch: `srgan-edge bench`."""

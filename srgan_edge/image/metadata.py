@@ -1,0 +1,234 @@
+"""Metadata of an image that Pillow has opened: what of it stays true of the upright, larger one.
+
+Color profile, EXIF, dots per inch and pixel shape. Whatever is not kept becomes a note.
+"""
+
+import io
+import struct
+
+from PIL import ExifTags, Image, ImageCms
+from PIL.ExifTags import IFD, Base
+from PIL.TiffImagePlugin import TiffImageFile
+
+from srgan_edge.image.colors import are_possible
+from srgan_edge.image.headers import tiff_name
+from srgan_edge.image.opening import DECODER_ERRORS
+from srgan_edge.image.orientation import TURNS, Turn
+from srgan_edge.image.statements import Found, left_out
+from srgan_edge.image.still import StillImage
+
+_COLOR_TAGS = {Base.TransferFunction, Base.WhitePoint, Base.PrimaryChromaticities}
+_KEPT_TAGS = {
+    # Tags of the main EXIF table, which in a TIFF also describes where and how the pixels are
+    # stored. The tables of the exposure and the place, to which it refers, are kept.
+    *(Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist),
+    *(Base.Copyright, Base.HostComputer, Base.Orientation, Base.Rating, Base.RatingPercent),
+    *(Base.XResolution, Base.YResolution, Base.ResolutionUnit),
+    *(Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject),
+    *(Base.DocumentName, Base.PageName, IFD.Exif, IFD.GPSInfo, *_COLOR_TAGS),
+}
+_STORAGE_TAGS = {
+    *(Base.NewSubfileType, Base.SubfileType, Base.ImageWidth, Base.ImageLength),
+    *(Base.BitsPerSample, Base.Compression, Base.PhotometricInterpretation, Base.StripOffsets),
+    *(Base.SamplesPerPixel, Base.RowsPerStrip, Base.StripByteCounts, Base.PlanarConfiguration),
+    *(Base.JpegIFOffset, Base.JpegIFByteCount, Base.YCbCrCoefficients, Base.YCbCrSubSampling),
+    *(Base.YCbCrPositioning, Base.ReferenceBlackWhite, 59932, 59933),  # padding of Windows
+}
+"""Tags of the main table that describe how a JPEG and its thumbnail were stored."""
+
+_UNTRUE_TAGS = {
+    *(Base.ExifImageWidth, Base.ExifImageHeight, Base.CompressedBitsPerPixel),
+    *(Base.FocalPlaneXResolution, Base.FocalPlaneYResolution, Base.FocalPlaneResolutionUnit),
+    *(Base.SubjectLocation, 0x9214),  # in pixels, as the area of the subject
+}
+"""Tags of the exposure that count pixels of the image before it was turned and enlarged."""
+
+_UNTRUE_RELATED = {ExifTags.Interop.RelatedImageWidth, ExifTags.Interop.RelatedImageHeight}
+
+_DPI_IN_EXIF = {"WEBP", "AVIF"}
+"""Formats without a place of their own for dots per inch."""
+
+_SMALLEST = 1e-3
+"""Fewest dots per inch that count as a statement."""
+
+_NO_UNIT, _INCH, _CENTIMETER = 1, 2, 3
+"""Resolution units of TIFF and EXIF; without one, the resolutions state the shape of a pixel."""
+
+
+def usable_profile(profile: bytes | None, space: str, notes: list[str]) -> bytes | None:
+    """Return the ICC profile if it describes `space`, else None with a note."""
+    if not profile:
+        return None
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        found = opened.profile.xcolor_space.strip()
+        if space == "CMYK":  # does it contain the table, too?
+            ImageCms.buildTransform(opened, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
+    except (*DECODER_ERRORS, ImageCms.PyCMSError):
+        notes.append("left out: color profile: unreadable")
+        return None
+    if found != space:
+        notes.append(f"left out: color profile: for {found}, but the pixels are {space}")
+        return None
+    return profile
+
+
+def rgb_of_cmyk(
+    image: Image.Image, icc_profile: bytes | None, notes: list[str]
+) -> tuple[Image.Image, bytes | None]:
+    """Convert by the profile; without one, subtract the inks from white, as browsers do."""
+    profile = usable_profile(icc_profile, "CMYK", notes)
+    if profile is None:
+        notes.append("CMYK without a profile becomes RGB as (1 - ink) x (1 - black)")
+        return image.convert("RGB"), None
+    srgb = _srgb_profile()
+    rgb = ImageCms.profileToProfile(
+        image,
+        io.BytesIO(profile),
+        io.BytesIO(srgb),
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        "RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert rgb is not None
+    notes.append("CMYK becomes sRGB by its color profile")
+    return rgb, srgb
+
+
+def exif_of(image: Image.Image, notes: list[str]) -> Image.Exif:
+    """Return the EXIF of an image; empty, with a note, if it cannot be read."""
+    try:
+        exif = image.getexif()
+        if not exif and "exif" in image.info:
+            raise ValueError("no tags in it")
+        for table in (IFD.Exif, IFD.GPSInfo):
+            if table in exif:
+                exif.get_ifd(table)
+    except DECODER_ERRORS as error:
+        notes.append(f"left out: EXIF: unreadable ({error})")
+        return Image.Exif()
+    return exif
+
+
+def kept_exif(
+    exif: Image.Exif, image: Image.Image, notes: list[str], *, exchanged: bool
+) -> bytes | None:
+    """Return the part of the EXIF that is still true once the image is upright and enlarged.
+
+    With `exchanged`, rows became columns.
+    """
+    is_tiff = isinstance(image, TiffImageFile)  # its tags are statements of the file itself
+    try:
+        gone = set(exif) - (_KEPT_TAGS - (_COLOR_TAGS if is_tiff else set()))
+        if not is_tiff:
+            others = [Found("other tags", tiff_name(tag)) for tag in sorted(gone - _STORAGE_TAGS)]
+            notes += left_out("EXIF", others)
+        for tag in gone:
+            del exif[tag]
+        if IFD.Exif in exif:
+            exposure = exif.get_ifd(IFD.Exif)
+            for tag in _UNTRUE_TAGS & set(exposure):
+                del exposure[tag]
+            if IFD.Interop in exposure:
+                related = exif.get_ifd(IFD.Interop)
+                for tag in _UNTRUE_RELATED & set(related):
+                    del related[tag]
+        resolutions = Base.XResolution, Base.YResolution
+        if exif.get(Base.ResolutionUnit) == _NO_UNIT:  # kept as the shape of a pixel
+            for tag in {*resolutions, Base.ResolutionUnit} & set(exif):
+                del exif[tag]
+        elif exchanged and set(resolutions) <= set(exif):
+            across, down = resolutions
+            exif[across], exif[down] = exif[down], exif[across]
+        if not exif:
+            return None
+        exif[Base.Orientation] = 1
+        exif.bigtiff = False  # EXIF is a classic TIFF table, whatever it was read from
+        return exif.tobytes()
+    except DECODER_ERRORS as error:
+        notes.append(f"left out: EXIF: unreadable ({error})")
+        return None
+
+
+def turn_by_pillow(image: Image.Image) -> Turn:
+    """Return the turn that Pillow does itself while it decodes: that of a TIFF.
+
+    Afterwards it has forgotten the tag, so of a loaded TIFF that was turned, any that exchanges
+    its sides is returned.
+    """
+    if not isinstance(image, TiffImageFile):
+        return TURNS[1]
+    tags = image.tag_v2
+    sides = tags.get(Base.ImageWidth), tags.get(Base.ImageLength)
+    was_exchanged = image.size == sides[::-1] and sides[0] != sides[1]
+    return TURNS.get(tags.get(Base.Orientation, 6 if was_exchanged else 1), TURNS[1])
+
+
+def dpi_of(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
+    """Return pixels per inch, across and down; None if the image states none, or nonsense."""
+    if isinstance(image, TiffImageFile) and Base.XResolution not in image.tag_v2:
+        return None  # Pillow would return 1
+    try:
+        dpi = image.info["dpi"] if image.format not in _DPI_IN_EXIF else _dpi_of_exif(exif)
+        across, down = (float(dots) for dots in dpi)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if all(_SMALLEST <= dots < 1e6 for dots in (across, down)) else None
+
+
+def exif_with_dpi(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """Return EXIF that states dots per inch, for files that have no other place for them."""
+    table = Image.Exif()
+    if exif is not None:
+        table.load(exif)
+    table[Base.XResolution], table[Base.YResolution] = dpi
+    table[Base.ResolutionUnit] = _INCH
+    return table.tobytes()
+
+
+def _dpi_of_exif(exif: Image.Exif) -> tuple[float, float]:
+    unit = {_INCH: 1.0, _CENTIMETER: 2.54}[exif[Base.ResolutionUnit]]
+    return unit * float(exif[Base.XResolution]), unit * float(exif[Base.YResolution])
+
+
+def pixel_shape_of(image: Image.Image) -> tuple[int, int] | None:
+    """Return the numbers of pixels on equal lengths across and down, of whatever unit.
+
+    None if pixels are square, or if dots per inch say it.
+    """
+    info = image.info
+    shape = info.get("aspect")
+    if info.get("jfif_unit") == 0:
+        shape = info.get("jfif_density")
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(Base.ResolutionUnit) == _NO_UNIT:
+        shape = info.get("resolution")
+    try:
+        across, down = (float(number) for number in shape or ())
+        whole = across == int(across) and down == int(down)
+        numbers = (int(across), int(down)) if whole else (round(1e4 * across), round(1e4 * down))
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    if numbers[0] == numbers[1] or not all(0 < number < 2**31 for number in numbers):
+        return None
+    return numbers
+
+
+def is_possible(image: StillImage) -> bool:
+    """Return True if metadata can be written; what another process sends may be anything."""
+    sides = *(image.dpi or ()), *(image.pixel_shape or ())
+    if not all(_SMALLEST <= side < 2**31 for side in sides) or not are_possible(
+        image.stated_colors
+    ):
+        return False
+    try:
+        exif_with_dpi(image.exif, (72, 72))
+    except DECODER_ERRORS:
+        return False
+    return True
+
+
+def _srgb_profile() -> bytes:
+    """Return an sRGB profile with a fixed date; LittleCMS writes the time into bytes 24 to 35."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+    return bytes(profile)

@@ -1,0 +1,83 @@
+"""Times of packets, moved no further than a container makes necessary."""
+
+import math
+from fractions import Fraction
+
+from av.packet import Packet
+from av.stream import Stream
+
+from srgan_edge.video.frame import VideoPacket
+
+_MS = Fraction(1, 1000)
+
+
+class RisingTimes:
+    """Corrects the times of copied packets where a container would refuse them."""
+
+    def __init__(self) -> None:
+        self.nudged = 0
+        """Packets moved forward."""
+        self._next_dts: dict[int, int] = {}  # by index of the stream in the output
+
+    def correct(self, packet: "Packet[Stream]", *, may_repeat: bool) -> None:
+        """Make decoding times rise, or at least not fall if they `may_repeat`."""
+        least = self._next_dts.get(packet.stream_index)
+        if packet.dts is None:
+            packet.dts = least or 0 if packet.pts is None else packet.pts
+        if least is not None and packet.dts < least:
+            packet.dts = least
+            self.nudged += 1
+        if packet.pts is None or packet.pts < packet.dts:
+            packet.pts = packet.dts
+        self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
+
+
+class Milliseconds:
+    """Times of the frames of a video in Matroska: rounded, and each in a millisecond of its own.
+
+    Where two frames round to the same millisecond, the first is rounded down and the second up, so
+    that a pair moves by less than a millisecond.
+
+    Args:
+        time_base: seconds per tick.
+    """
+
+    def __init__(self, time_base: Fraction) -> None:
+        self._ms_per_tick = time_base / _MS
+        self._moved: dict[int, int] = {}  # ticks -> milliseconds, where not simply rounded
+        self._last_ms: int | None = None
+        self._newest: int | None = None  # in ticks; its place depends on the frame after it
+
+    def announce(self, pts: int) -> None:
+        """Learn the time of the next frame to be shown, in ticks."""
+        if self._newest is not None:
+            self._place(self._newest, pts)
+        self._newest = pts
+
+    def apply(self, packet: VideoPacket) -> None:
+        """Put a packet at its millisecond; its time base becomes a thousandth of a second."""
+        assert packet.pts is not None
+        if packet.pts == self._newest:
+            self._place(packet.pts, None)
+            self._newest = None
+        moved = self._moved.get(packet.pts)
+        pts = self._rounded(packet.pts) if moved is None else moved
+        dts = None if packet.dts is None else min(self._rounded(packet.dts), pts)
+        duration = max(1, self._rounded(packet.duration or 0))  # 0 means unknown
+        packet.time_base = _MS
+        packet.pts, packet.dts, packet.duration = pts, dts, duration
+
+    def _place(self, pts: int, following: int | None) -> None:
+        rounded = place = self._rounded(pts)
+        if following is not None and self._rounded(following) <= place:
+            place = math.floor(pts * self._ms_per_tick)
+        if self._last_ms is not None and place <= self._last_ms:
+            place = self._last_ms + 1
+        self._last_ms = place
+        if place != rounded:
+            self._moved[pts] = place
+
+    def _rounded(self, ticks: int) -> int:
+        """Round halves away from zero, as FFmpeg does."""
+        ms = ticks * self._ms_per_tick
+        return math.floor(abs(ms) + Fraction(1, 2)) * (1 if ms >= 0 else -1)

@@ -1,0 +1,88 @@
+"""Tags are kept byte for byte where the container can hold them, and named where it cannot."""
+
+import av
+import pytest
+from clips import make
+from transcoding import upscale
+
+PHONE = {
+    "com.apple.quicktime.make": "Apple",
+    "com.apple.quicktime.model": "iPhone 15",
+    "com.apple.quicktime.creationdate": "2024-05-01T10:00:00+0200",
+    "com.apple.quicktime.location.ISO6709": "+48.8577+002.295+035/",
+    "title": "Eiffel",
+    "creation_time": "2024-05-01T08:00:00.000000Z",
+}
+
+
+def tags(path):
+    with av.open(str(path), metadata_errors="surrogateescape") as container:
+        return {key.lower(): value for key, value in container.metadata.items()}
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mp4", ".mkv"])
+def test_tags_of_phones_are_kept(tmp_path, suffix):
+    source = make(
+        tmp_path / "in.mov",
+        frames=2,
+        metadata=PHONE,
+        container_options={"movflags": "use_metadata_tags"},
+    )
+    assert PHONE.items() <= {k: tags(source)[k.lower()] for k in PHONE}.items()
+    assert not any("tags" in note for note in upscale(source, tmp_path / f"out{suffix}"))
+    assert tags(source).items() - tags(tmp_path / f"out{suffix}").items() <= {
+        (name, tags(source)[name])
+        for name in ("major_brand", "minor_version", "compatible_brands", "encoder")
+    }
+
+
+def test_tags_without_names_of_phones_stay_those_of_quicktime(tmp_path):
+    source = make(tmp_path / "in.mov", frames=2, metadata={"title": "Eiffel", "artist": "me"})
+    upscale(source, tmp_path / "out.mov")
+    assert b"\xa9nam" in (tmp_path / "out.mov").read_bytes()
+    assert tags(tmp_path / "out.mov")["title"] == "Eiffel"
+
+
+def test_tags_that_mp4_cannot_hold_are_named(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=2, metadata={"DIRECTOR": "me", "title": "x"})
+    [line] = [note for note in upscale(source, tmp_path / "out.mp4") if "left out" in note]
+    assert line.endswith("left out: the tags DIRECTOR")
+    assert tags(tmp_path / "out.mp4")["title"] == "x"
+
+
+@pytest.mark.parametrize(
+    "title",
+    [b"\x83e\x83X\x83g", b"\xce\xe1\xf0\xe0\xe1", b"caf\xe9"],
+    ids=["sjis", "cp1251", "latin1"],
+)
+@pytest.mark.parametrize("suffixes", [(".mov", ".mov"), (".avi", ".mkv"), (".mkv", ".mkv")])
+def test_tags_that_are_not_utf8_keep_their_bytes(tmp_path, title, suffixes):
+    source = make(
+        tmp_path / f"in{suffixes[0]}",
+        frames=2,
+        options={"bf": "0"},
+        metadata={"title": "T" * len(title)},
+    )
+    source.write_bytes(source.read_bytes().replace(b"T" * len(title), title))
+    upscale(source, tmp_path / f"out{suffixes[1]}")
+    written = (tmp_path / f"out{suffixes[1]}").read_bytes()
+    assert title in written
+    assert "\ufffd".encode() not in written
+
+
+def test_chapters_and_fonts_with_names_that_are_not_utf8(tmp_path):
+    source = make(
+        tmp_path / "in.mkv",
+        frames=2,
+        chapters=True,
+        attachment=("FFFF.ttf", "application/x-truetype-font", b"glyphs"),
+    )
+    content = source.read_bytes().replace(b"part 0", b"caf\xe9 0").replace(b"FFFF", b"caf\xe9")
+    source.write_bytes(content)
+    upscale(source, tmp_path / "out.mkv")
+    with av.open(str(tmp_path / "out.mkv"), metadata_errors="surrogateescape") as result:
+        assert (
+            result.chapters()[0]["metadata"]["title"].encode(errors="surrogateescape")
+            == b"caf\xe9 0"
+        )
+        assert [s.data for s in result.streams if s.type == "attachment"] == [b"glyphs"]
