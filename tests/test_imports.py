@@ -57,7 +57,7 @@ HEART = {
 UPPER_HEART = {
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
     "pipeline": ("transcode", "live"),
-    "suited": (),
+    "suited": ("cli",),
     "run": ("bench", "cli"),
     "api": (),
 }
