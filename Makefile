@@ -19,7 +19,7 @@ TOUCHED = $(shell changed=$$(git status --porcelain --untracked-files=all | cut 
 	done; \
 	echo "$$changed" | grep -qE "^(srgan_edge|tests)/[a-z_]+\.py" && ls tests/test_*.py)
 
-.PHONY: help demo test check types fuzz gpu bench soak wheel pages clean
+.PHONY: help demo test check types fuzz browser gpu bench soak wheel pages clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 		echo "fuzzing $$target"; \
 		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 75 || exit 1; \
 	done
+
+browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium
+	cd tests/browser && npm install --no-package-lock --silent
+	tests/browser/node_modules/.bin/tsc -p tests/browser
+	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/compare/page/page.js
+	$(BIN)/python -m pytest -q tests/browser
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's
 	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) benchmarks/gpu.py

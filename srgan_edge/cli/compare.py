@@ -138,14 +138,17 @@ def _images(
 
 def _draw_image(before: Path, after: Path, path: Path, crop: str | None) -> None:
     """Draw bicubic interpolation and the result side by side."""
+    from srgan_edge.compare.images import read_images
     from srgan_edge.evaluation.drawing import Crop, side_by_side
-    from srgan_edge.image.reader import read_pixels
     from srgan_edge.image.still import StillImage
     from srgan_edge.image.writer import write_image
 
     detail = None if crop is None else Crop.from_text(crop)
-    images = read_pixels(before), read_pixels(after)
-    write_image(path, StillImage(side_by_side(*images, ("bicubic", "srgan-edge"), detail)))
+    notes: list[str] = []
+    source, result = read_images([before, after], notes)
+    write_image(path, StillImage(side_by_side(source, result, ("bicubic", "srgan-edge"), detail)))
+    for note in notes:
+        say(f"note: {note}", err=True)
     say(f"wrote {path}")
 
 

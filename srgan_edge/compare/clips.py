@@ -38,7 +38,7 @@ class Excerpt:
 
 @dataclass
 class _Clip:
-    """What is kept of a clip while it is encoded."""
+    """A clip while it is encoded: times, and the frames that are scored."""
 
     name: str
     facts: dict[str, str] = field(default_factory=dict)

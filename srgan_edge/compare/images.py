@@ -54,10 +54,9 @@ def compare_images(
         UsageError: the crop lies outside, or the layers are too large for a page.
     """
     notes: list[str] = []
-    with ImageProcess() as process:
-        source = _read(process, before, notes)
-        shown = {path.name: (_read(process, path, notes), path) for path in results}
-        ideal = None if original is None else _read(process, original, notes)
+    source, *read = read_images([before, *results, *([original] if original else [])], notes)
+    ideal = read.pop() if original else None
+    shown = {path.name: (pixels, path) for path, pixels in zip(results, read, strict=True)}
     made = {name: (upscale(source), None) for name, upscale in models.items()}
     everything: dict[str, tuple[Pixels, Path | None]] = {**shown, **made}
     width, height = refuse_other_sizes({name: _size(it) for name, (it, _) in everything.items()})
@@ -102,12 +101,24 @@ def compare_images(
     return Comparison(part.width, part.height, layers, (start, end), notes=notes)
 
 
-def _read(process: ImageProcess, path: Path, notes: list[str]) -> Pixels:
-    with process.open(path) as image:
-        still = image.rows(0, image.height)
-        if image.frames > 1:
-            notes.append(f"{path.name}: the first of {image.frames} images is shown")
-    return _shown(still, path, notes)
+def read_images(paths: Sequence[Path], notes: list[str]) -> list[Pixels]:
+    """Decode images in a child process, and add to `notes` what is shown differently.
+
+    Returns:
+        uint8 [H, W, 3] for each.
+
+    Raises:
+        InputRefused, InputDamaged: a file is not an accepted image, or damaged.
+    """
+    shown = []
+    with ImageProcess() as process:
+        for path in paths:
+            with process.open(path) as image:
+                still = image.rows(0, image.height)
+                if image.frames > 1:
+                    notes.append(f"{path.name}: the first of {image.frames} images is shown")
+            shown.append(_shown(still, path, notes))
+    return shown
 
 
 def _shown(still: StillImage, path: Path, notes: list[str]) -> Pixels:

@@ -1,4 +1,4 @@
-"""What a page shows: layers of one size, images or videos, with facts and scores."""
+"""The layers of a page: images or videos of one size, with facts and scores."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence

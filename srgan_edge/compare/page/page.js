@@ -48,17 +48,19 @@ const divider = element("divider", HTMLElement);
 
 // ---- Media -------------------------------------------------------------------------------------
 
-/** @param {number} index @returns {string} an address of the layer's bytes, made once */
+/** @type {Map<number, string>} */
 const addresses = new Map();
+
+/** @param {number} index @returns {string} an address of the layer's bytes, made once */
 function addressOf(index) {
-  if (!addresses.has(index)) {
-    const holder = element(`media-${index}`, HTMLScriptElement);
-    const text = atob(holder.text.trim());
-    const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-    addresses.set(index, URL.createObjectURL(new Blob([bytes], { type: facts.layers[index].type })));
-    holder.remove();
-  }
-  return addresses.get(index);
+  const known = addresses.get(index);
+  if (known !== undefined) return known;
+  const holder = element(`media-${index}`, HTMLScriptElement);
+  const bytes = Uint8Array.from(atob(holder.text.trim()), (letter) => letter.charCodeAt(0));
+  const made = URL.createObjectURL(new Blob([bytes], { type: facts.layers[index].type }));
+  addresses.set(index, made);
+  holder.remove();
+  return made;
 }
 
 /** One half of the view: shows any layer, and keeps those that were shown. */
@@ -187,7 +189,7 @@ function zoomBy(factor, at) {
 }
 
 /** @param {number} x @param {number} y in CSS pixels */
-function moveBy(x, y) {
+function panBy(x, y) {
   center.x -= x / zoom;
   center.y -= y / zoom;
   fitted = false;
@@ -388,10 +390,10 @@ view.addEventListener("pointermove", (event) => {
     const spread = (/** @type {{x: number, y: number}} */ place) => Math.hypot(place.x - fixed.x, place.y - fixed.y);
     const box = left.root.getBoundingClientRect();
     const middle = { x: (now.x + fixed.x) / 2 - box.left, y: (now.y + fixed.y) / 2 - box.top };
-    moveBy((now.x - before.x) / 2, (now.y - before.y) / 2);
+    panBy((now.x - before.x) / 2, (now.y - before.y) / 2);
     zoomBy(spread(now) / Math.max(1, spread(before)), middle);
   } else {
-    moveBy(now.x - before.x, now.y - before.y);
+    panBy(now.x - before.x, now.y - before.y);
   }
 });
 
@@ -436,10 +438,10 @@ const ACTIONS = {
   "[": () => choose(right, (right.index + last) % (last + 1)),
   "]": () => choose(right, (right.index + 1) % (last + 1)),
   "?": () => element("help", HTMLDialogElement).showModal(),
-  ArrowLeft: () => moveBy(paneSize().width / 10, 0),
-  ArrowRight: () => moveBy(-paneSize().width / 10, 0),
-  ArrowUp: () => moveBy(0, paneSize().height / 10),
-  ArrowDown: () => moveBy(0, -paneSize().height / 10),
+  ArrowLeft: () => panBy(paneSize().width / 10, 0),
+  ArrowRight: () => panBy(-paneSize().width / 10, 0),
+  ArrowUp: () => panBy(0, paneSize().height / 10),
+  ArrowDown: () => panBy(0, -paneSize().height / 10),
 };
 /** @type {Record<string, () => void>} */
 const VIDEO_ACTIONS = {
@@ -453,9 +455,9 @@ const VIDEO_ACTIONS = {
 document.addEventListener("keydown", (event) => {
   const target = /** @type {HTMLElement} */ (event.target);
   if (event.ctrlKey || event.metaKey || event.altKey || element("help", HTMLDialogElement).open) return;
-  const typing = target.matches("select, input");
-  if (typing && (event.key.startsWith("Arrow") || event.key === " " || target.matches("select"))) return;
-  if (event.key === " " && target.matches("button")) return;
+  if (target.matches("select")) return;
+  if (target.matches("input") && event.key.startsWith("Arrow")) return;
+  if (target.matches("button, [type=radio]") && event.key === " ") return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const action = ACTIONS[key] ?? (isVideo ? VIDEO_ACTIONS[key] : undefined);
   if (!action) return;
