@@ -35,8 +35,8 @@ demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
 		"$(CURDIR)/$(RESULTS)/photo.png         240x180 -> 960x720" \
 		"$(CURDIR)/$(RESULTS)/side-by-side.png  the photo before and after"
 
-test: $(TOOLS) ## Run every test that this machine can run
-	$(BIN)/python -m pytest
+test: $(TOOLS) ## Run every test that this machine can run, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: types ## Lint, format, types and fast tests of the rooms touched since the last commit
 	$(BIN)/ruff check .
