@@ -344,7 +344,7 @@ def left_out(kind: str, found: Iterable[Found]) -> Iterator[str]:
             continue
         about, detail = statement.about, it.detail
         if about == "unknown":
-            about, detail = f"what this program does not know in a {kind}", it.name
+            about, detail = f"what this program does not know in this {kind}", it.name
         details = things.setdefault(about, {})
         if detail:
             details[printable(detail[:_LONGEST_DETAIL])] = None

@@ -232,6 +232,8 @@ def left_out_by(path: Path, like: StillImage) -> Iterator[str]:
     name = format_from_suffix(path)
     if name == "GIF":
         yield f"colors: {name} has 256 per frame; .webp and .png keep all"
+        if like.alpha is not None:
+            yield f"shades of transparency: {name} has on and off; .webp and .png keep them"
     if like.exif is not None and not _CONTAINERS[name].exif:
         yield f"EXIF: {name} cannot hold it"
     if like.dpi is not None and not _CONTAINERS[name].dpi:

@@ -162,6 +162,12 @@ def test_left_out_by_lists_what_a_format_cannot_store(name: str, left_out: list[
     assert [line.split(":")[0] for line in lines] == left_out
 
 
+def test_shades_of_transparency_that_a_gif_lacks_are_named():
+    like = StillImage(noise(1, 1, 3), noise(1, 1))
+    lines = list(left_out_by(Path("out.gif"), like))
+    assert [line.split(":")[0] for line in lines] == ["colors", "shades of transparency"]
+
+
 def test_formats_collected_in_memory_have_a_limit(tmp_path: Path):
     like = StillImage(noise(1, 1, 3))
     for name in ("out.jpg", "out.bmp"):

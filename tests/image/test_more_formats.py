@@ -279,7 +279,7 @@ def test_what_an_avif_loses_is_named(tmp_path: Path):
     path = written(tmp_path, "AVIF", encoded("AVIF", LARGE, xmp=b"<x/>"))
     assert notes(path) == ["left out: XMP"]
     path = written(tmp_path, "AVIF", avif(boxed(b"news", b"abc")))
-    assert notes(path) == ["left out: what this program does not know in a AVIF: news"]
+    assert notes(path) == ["left out: what this program does not know in this AVIF: news"]
     with av.open(str(tmp_path / "in.avif"), "w", format="avif") as file:
         stream = file.add_stream("libsvtav1", rate=1)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"

@@ -112,14 +112,14 @@ NAMED = {
         "text: Author, Title",
     ),
     "PNG XMP": (png(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")), "XMP"),
-    "unknown chunk": (png(chunk(b"neWs")), "what this program does not know in a PNG: neWs"),
-    "unknown critical chunk": (png(chunk(b"NeWS")), "does not know in a PNG: NeWS"),
+    "unknown chunk": (png(chunk(b"neWs")), "what this program does not know in this PNG: neWs"),
+    "unknown critical chunk": (png(chunk(b"NeWS")), "does not know in this PNG: NeWS"),
     "stereo": (png(chunk(b"sTER", b"\1")), "stereo layout: 1"),
     "comment": (jpeg((0xFE, b"hello")), "text: hello"),
     "gain map by ISO": (jpeg((0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")), "gain map (ISO"),
     "IPTC": (jpeg((0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\2ab")), "IPTC"),
     "credentials": (jpeg((0xEB, b"JP\0\1\0\0\0\1")), "content credentials"),
-    "unknown segment": (jpeg((0xE7, b"Maker data")), "know in a JPEG: APP7 Maker data"),
+    "unknown segment": (jpeg((0xE7, b"Maker data")), "know in this JPEG: APP7 Maker data"),
     "motion photo": (jpeg(behind=b"\0\0\0\x18ftypmp42" + bytes(9)), "the video of a motion photo"),
     "depth map": (
         jpeg((0xE1, b'http://ns.adobe.com/xap/1.0/\0<x GDepth:Format="RangeInverse"/>')),
@@ -131,7 +131,7 @@ NAMED = {
     "layers": (tiff({37724: (7, b"Adobe")}), "Photoshop's layers"),
     "GeoTIFF": (tiff({33550: (12, (1.0, 1.0, 0.0))}), "place on the map (GeoTIFF): 1 1 0"),
     "no data": (tiff({42113: (2, "-9999")}), "level that means no data (GDAL): -9999"),
-    "unknown tag": (tiff({65000: (3, 7)}), "does not know in a TIFF: tag 65000"),
+    "unknown tag": (tiff({65000: (3, 7)}), "does not know in this TIFF: tag 65000"),
     "extra samples": (
         tiff({}, Image.fromarray(np.dstack([colors(), colors()[..., :1]]), "RGBA")).replace(
             struct.pack("<HHIHH", 338, 3, 1, 2, 0), struct.pack("<HHIHH", 338, 3, 1, 0, 0)
@@ -140,12 +140,12 @@ NAMED = {
     ),
     "WebP chunk": (
         riff(encoded("WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"), (b"NEWS", b"abc")),
-        "know in a WEBP: NEWS",
+        "know in this WEBP: NEWS",
     ),
     "GIF comment": (gif(b"!\xfe\5hello\0"), "text: hello"),
     "GIF plain text": (gif(b"!\x01\x0c" + bytes(12) + b"\2hi\0"), "plain text, which is drawn"),
     "GIF profile": (gif(b"!\xff\x0bICCRGBG1012\1a\0"), "color profile, which browsers ignore"),
-    "GIF application": (gif(b"!\xff\x0bNEWAPPLI1.0\1a\0"), "know in a GIF: NEWAPPLI1.0"),
+    "GIF application": (gif(b"!\xff\x0bNEWAPPLI1.0\1a\0"), "know in this GIF: NEWAPPLI1.0"),
     "user input": (gif(b"!\xf9\4\2\0\0\0\0"), "frames that wait for the user"),
     "linked profile": (bmp(b"KNIL"), "color profile in another file"),
 }

@@ -51,6 +51,7 @@ def _photographs(folder: Path, photo: Image.Image) -> None:
     deep = np.asarray(small.convert("L"), np.uint16) * 257 + 3
     Image.fromarray(deep).save(folder / "scan.tif")
     small.save(folder / "map.tif")
+    small.save(folder / "phone.avif")
     frames = [small.rotate(angle).quantize() for angle in (0, 90, 180)]
     frames[0].save(folder / "sticker.gif", save_all=True, append_images=frames[1:], duration=100)
     for name in ("photos", "images"):
