@@ -33,14 +33,24 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "nearer zero": ""}
 def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
     """A model's name and facts; long ones are wrapped at `width`, but paths stay whole."""
     spec = model.spec
+    size = f", {spec.blocks} blocks of {spec.channels} channels"
     rows = {
-        "architecture": f"{spec.architecture}, {spec.blocks} blocks of {spec.channels} channels",
+        "architecture": spec.architecture
+        + (size if spec.foreign is None else ", another program's"),
         "scale": f"x{spec.scale}",
         "values": f"RGB in [0, 1], sRGB as stored; head {spec.head}, norm {spec.norm}",
         "receptive radius": f"{spec.receptive_radius_px} px of the input",
         "tile halo": "not measured" if spec.halo_px is None else f"{spec.halo_px} px",
         "licence": spec.licence,
     }
+    if (foreign := spec.foreign) is not None:
+        rows["receptive radius"] += ", traced" if foreign.is_traced else ", measured"
+        rows |= {
+            "input": f"{foreign.window_px} px square" if foreign.window_px else "any size",
+            "multiples": f"{foreign.multiple} px",
+            "whole frames": foreign.whole_frames or "not needed",
+            "source": foreign.source or "not stated",
+        }
     if spec.quantized_from:
         rows["arithmetic"] = f"INT8 but for the first and last layer; made of {spec.quantized_from}"
     if spec.training is not None:
