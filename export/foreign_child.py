@@ -77,7 +77,7 @@ def serve(parent: Parent, _: object) -> None:
 class _Network(nn.Module):
     """The float network: [N, 3, H, W] in [0, 1] to [N, 3, sH, sW]."""
 
-    def __init__(self, descriptor: spandrel.ImageModelDescriptor) -> None:  # type: ignore[type-arg]
+    def __init__(self, descriptor: spandrel.ImageModelDescriptor) -> None:
         super().__init__()
         self.training = False
         self.network = _prepared(descriptor.model)
@@ -149,10 +149,11 @@ def _prepared(network: nn.Module) -> nn.Module:
         if type(part).__name__ == "PLKConv2d":
             part.train()  # joins channels instead of writing over some of them
         if hasattr(part, "update_params") and hasattr(part, "eval_conv"):  # SPAN
-            part.update_params()
-            part.update_params = _nothing
+            span: Any = part
+            span.update_params()
+            span.update_params = _nothing
     torch.pixel_unshuffle = F.pixel_unshuffle = _unshuffled  # type: ignore[assignment]
-    nn.PixelUnshuffle.forward = lambda self, x: _unshuffled(x, self.downscale_factor)  # type: ignore[method-assign]
+    nn.PixelUnshuffle.forward = lambda self, input: _unshuffled(input, self.downscale_factor)  # type: ignore[assignment,method-assign]
     return network
 
 

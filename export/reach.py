@@ -81,9 +81,10 @@ def _after(
         return _State(first.size, reach) if _slices_no_pixels(node, weights) else name
     if name in ("Conv", "AveragePool", "MaxPool", "ConvTranspose"):
         kernel = values.get("kernel_shape") or list(weights[node.input[1]].dims[2:])
+        dilations = values.get("dilations", [1, 1])
         spread = max(
-            (side - 1) * dilation
-            for side, dilation in zip(kernel, values.get("dilations", [1, 1]), strict=True)
+            (int(side) - 1) * int(dilation)
+            for side, dilation in zip(kernel, dilations, strict=True)
         )
         stride = max(values.get("strides", [1, 1]))
         if name == "ConvTranspose":

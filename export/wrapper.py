@@ -7,8 +7,12 @@ bottom, and what they became is cut off.
 
 from dataclasses import dataclass
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
@@ -78,8 +82,10 @@ def wrapped(model: onnx.ModelProto, scale: int, sizes: Sizes) -> onnx.ModelProto
     result = parts.node("Transpose", [result], perm=[0, 2, 3, 1])
     parts.nodes.append(helper.make_node("Cast", [result], ["result"], to=TensorProto.UINT8))
     side = sizes.window_px
-    given = [1, side, side, 3] if side else ["n", "h", "w", 3]
-    made = [1, scale * side, scale * side, 3] if side else ["n", "rows", "columns", 3]
+    given: list[int | str | None] = [1, side, side, 3] if side else ["n", "h", "w", 3]
+    made: list[int | str | None] = (
+        [1, scale * side, scale * side, 3] if side else ["n", "rows", "columns", 3]
+    )
     graph = helper.make_graph(
         [*before, *inner.node, *parts.nodes],
         "deployment",
@@ -115,12 +121,12 @@ class _Parts:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def node(self, operation: str, inputs: list[str], **attributes: object) -> str:
+    def node(self, operation: str, inputs: list[str], **attributes: Any) -> str:  # noqa: ANN401
         name = f"wrapper_{operation}_{len(self.nodes)}_{len(self.constants)}"
         self.nodes.append(helper.make_node(operation, inputs, [name], **attributes))
         return name
 
-    def constant(self, value: np.generic | np.ndarray) -> str:  # type: ignore[type-arg]
+    def constant(self, value: np.generic | NDArray[Any]) -> str:
         name = f"wrapper_constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
@@ -135,6 +141,6 @@ def _rounded_up(parts: _Parts, size: str, sizes: Sizes) -> str:
     return parts.node("Mul", [parts.node("Div", [enough, multiple]), multiple])
 
 
-def _in_raw_bytes(tensors) -> list[onnx.TensorProto]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _in_raw_bytes(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
     """Store every tensor as raw bytes, in which its size and content are easily checked."""
     return [numpy_helper.from_array(numpy_helper.to_array(it), it.name) for it in tensors]

@@ -14,6 +14,7 @@ import typer
 from srgan_edge import __version__
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
+from srgan_edge.cli import models as listing
 from srgan_edge.cli import train as training
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
@@ -38,7 +39,7 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, training, exporting, measuring):
+for module in (upscale, training, exporting, measuring, listing):
     app.add_typer(module.commands)
 
 

@@ -67,9 +67,10 @@ def upscale(
         str | None,
         typer.Option(
             *("-n", "--model"),
-            metavar="NAME|FILE",
-            help="A bundled model (see `srgan-edge info`), or a model file.",
-            show_default=f"{DEFAULT_MODEL}; with -s 2 an x2 model if there is one",
+            metavar="NAME|FILE|URL",
+            help="A model (see `srgan-edge models`), a file, or an address with "
+            f"#sha256=HEX. Default: {DEFAULT_MODEL}, or one whose name ends in the scale -s.",
+            show_default=False,
             autocompletion=bundled_names,
         ),
     ] = None,
@@ -199,7 +200,10 @@ def upscale(
     ] = None,
     allow_network: Annotated[
         bool,
-        _stream("--allow-network", help="Allow rtsp, udp, srt and http(s) addresses as input."),
+        _stream(
+            "--allow-network",
+            help="Allow addresses as input (rtsp, udp, srt, http(s)), and download a model once.",
+        ),
     ] = False,
     live: Annotated[
         bool,
@@ -221,6 +225,7 @@ def upscale(
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.model.library import default_model, find_model
+    from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.frame import Encoding
@@ -232,8 +237,9 @@ def upscale(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     model = model or default_model(outscale)
-    if suffix is None:
-        suffix = scale_suffix(find_model(model).spec.scale if outscale is None else outscale)
+    if suffix is None or is_model_address(model):
+        scale = find_model(model, allow_network=allow_network).spec.scale
+        suffix = scale_suffix(scale if outscale is None else outscale) if suffix is None else suffix
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")

@@ -40,8 +40,8 @@ def test_common_options_come_first(cli):
     panels = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][a-z]+", line)]
     assert panels == ["Arguments", "Options", "Output", "Model", "Video", "Streams"]
     options = out.partition("Options\n")[2].partition("Output\n")[0]
-    assert "-n, --model NAME|FILE" in options
-    assert "[default: (srgan-x4; with -s 2 an x2 model" in " ".join(options.split())
+    assert "-n, --model NAME|FILE|URL" in options
+    assert "Default: srgan-x4, or one whose name" in " ".join(options.split())
 
 
 @pytest.mark.parametrize("path", [(), ("engines",), ("data",)])
