@@ -6,6 +6,8 @@ generators of most repositories fit without a table of names, and so do SRVGGNet
 Real-ESRGAN, which are our edge network. A layer that does not fit is named and refused.
 """
 
+import dataclasses
+import math
 import os
 import re
 import tempfile
@@ -33,7 +35,7 @@ from srgan_edge.isolation.child import ChildFailed, Parent
 from srgan_edge.model.checkpoint import MAX_BYTES, save_checkpoint
 from srgan_edge.model.library import MAX_HEADER_BYTES, MAX_TENSORS
 from srgan_edge.model.network import Deployment, generator_from_spec
-from srgan_edge.model.spec import Head, ModelSpec, Norm
+from srgan_edge.model.spec import MAX_SCALE, Head, ModelSpec, Norm
 from srgan_edge.pixels import Pixels
 
 AVERAGED = ("params_ema", "model_ema", "generator_ema", "g_ema", "ema")
@@ -57,11 +59,18 @@ EPSILONS = (OUR_EPSILON, 1e-3, 0.8)
 MOST_LOSS_DB = 5.0
 """Largest loss of PSNR-Y against bicubic interpolation. GANs lose 2 to 3 dB, wrong weights 10."""
 
-_SIDE_PX = 44
-"""Side of the photograph before the result upscales it."""
+LEAST_AT_X1_DB = 20.0
+"""Least PSNR-Y between a clean photograph and what a restoration makes of it."""
+
+_SIDE_PX = 176
+"""Side of the photograph that is reduced and upscaled again."""
 
 CLEAR_GAIN_DB = 0.5
 """Least gain of other options that puts those which were not typed in doubt."""
+
+
+class DoesNotFit(ModelRefused):
+    """The weights are those of another architecture, which may be converted to ONNX."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,10 @@ def checkpoint_from_pickle(
     *,
     epsilon: float | None = None,
     weights: str | None = None,
+    licence: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ModelSpec:
-    """Convert the weights of a x4 generator to a `.safetensors` checkpoint; returns its spec.
+    """Convert the weights of a generator to a `.safetensors` checkpoint; returns its spec.
 
     The result upscales a photograph first; what it makes of it must be about as near to the
     original as bicubic interpolation.
@@ -107,11 +117,13 @@ def checkpoint_from_pickle(
         head: `tanh` if the foreign generator ends in (tanh(x) + 1) / 2, which its keys do not show.
         epsilon: what its batch normalizations add to the variance.
         weights: key of the weights, if the file has several.
+        licence: of the weights; None: unknown.
 
     Raises:
         UsageError: `weights` is not in the file, or `epsilon` not a positive number.
-        ModelRefused: the file contains more than tensors, its layers are not those of one of our
-            generators (the message names the first that differ), or they compute no image.
+        DoesNotFit: its layers are not those of one of our generators; the message names the first
+            that differ.
+        ModelRefused: the file contains more than tensors, or they compute no image.
     """
     if epsilon is not None and not 0 < epsilon <= 1:
         raise UsageError(f"--bn-epsilon {epsilon:g}; possible: above 0, to 1")
@@ -121,6 +133,7 @@ def checkpoint_from_pickle(
     layers = layers_of(found.state)
     generator, spec = converted(layers, name, head or "linear", epsilon or OUR_EPSILON, path)
     _refuse_implausible(path, layers, generator, spec, head, epsilon)
+    spec = dataclasses.replace(spec, licence=licence or spec.licence)
     save_checkpoint(out, generator, spec)
     return spec
 
@@ -133,7 +146,14 @@ def converted(
     Raises:
         ModelRefused: they do not fit.
     """
-    spec = spec_from_layers(layers, name, head, path)
+    try:
+        spec = spec_from_layers(layers, name, head, path)
+    except DoesNotFit:
+        raise
+    except ModelRefused as refusal:
+        raise DoesNotFit(f"{path}: does not fit any generator of ours: {refusal}") from None
+    with torch.device("meta"):  # widths of strangers must not cost memory before they fit
+        _fit(layers_of(generator_from_spec(spec).state_dict()), layers, path)
     generator = generator_from_spec(spec)
     _fill(generator, layers, epsilon, path)
     return generator.eval().requires_grad_(False), spec
@@ -148,9 +168,12 @@ def _refuse_implausible(
     epsilon: float | None,
 ) -> None:
     """Refuse weights that compute no image, or a better one with options that were not typed."""
-    original = read_pixels(PHOTO)[: 4 * _SIDE_PX, : 4 * _SIDE_PX]
-    small = bicubic.resize(original, _SIDE_PX, _SIDE_PX)
-    least = psnr_y(bicubic.resize(small, 4 * _SIDE_PX, 4 * _SIDE_PX), original) - MOST_LOSS_DB
+    side = spec.scale * (_SIDE_PX // spec.scale)
+    original = read_pixels(PHOTO)[:side, :side]
+    small = bicubic.resize(original, side // spec.scale, side // spec.scale)
+    least = LEAST_AT_X1_DB
+    if spec.scale > 1:
+        least = psnr_y(bicubic.resize(small, side, side), original) - MOST_LOSS_DB
     reached = _psnr_of(generator, small, original)
     heads: tuple[Head, ...] = (head,) if head else ("linear", "tanh")
     epsilons: tuple[float, ...] = (OUR_EPSILON,)
@@ -259,16 +282,21 @@ def layers_of(state: dict[str, Tensor]) -> list[Layer]:
 
 
 def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> ModelSpec:
-    """Guess the generator of these layers from their number and the first kernel."""
+    """Guess the generator of these layers from their number, the first kernel and the widths."""
     convolutions = [layer for layer in layers if layer.kind == "conv"]
     if len(convolutions) < 3:
-        raise ModelRefused(f"{path}: {len(convolutions)} convolutions; not a generator")
+        raise DoesNotFit(f"{path}: {len(convolutions)} convolutions; not a generator")
     channels, _, kernel, _ = convolutions[0].tensors["weight"].shape
     if kernel == 9:
         norm: Norm = "batch" if any(layer.kind == "batchnorm" for layer in layers) else "none"
-        blocks = (len(convolutions) - 5) // 2  # all but head, trunk's end, two stages, tail
-        return ModelSpec(name, "srresnet", channels, max(blocks, 1), norm=norm, head=head)
-    return ModelSpec(name, "edge", channels, len(convolutions) - 2, head=head)
+        shapes = [layer.tensors["weight"].shape for layer in convolutions[1:-1]]
+        stages = [math.isqrt(shape[0] // channels) for shape in shapes if shape[0] > channels]
+        scale = min(max(1, math.prod(stages)), MAX_SCALE)
+        # All but the head, the end of the trunk, the stages and the tail.
+        blocks = max((len(convolutions) - 3 - len(stages)) // 2, 1)
+        return ModelSpec(name, "srresnet", channels, blocks, scale=scale, norm=norm, head=head)
+    scale = min(max(1, math.isqrt(convolutions[-1].tensors["weight"].shape[0] // 3)), MAX_SCALE)
+    return ModelSpec(name, "edge", channels, len(convolutions) - 2, scale=scale, head=head)
 
 
 @torch.no_grad()
@@ -277,18 +305,25 @@ def _fill(generator: nn.Module, layers: list[Layer], epsilon: float, path: Path)
 
     A batch normalization without weights has those that change nothing.
     """
-    ours = layers_of(generator.state_dict())
-    for mine, theirs in zip_longest(ours, layers):
-        if mine is None or theirs is None or not _fits(mine, theirs):
-            raise ModelRefused(
-                f"{path}: does not fit any generator of ours: it has {theirs or 'nothing'} where "
-                f"{mine or 'nothing'} is expected"
-            )
+    for mine, theirs in _fit(layers_of(generator.state_dict()), layers, path):
         for leaf, tensor in mine.tensors.items():
             neutral = torch.ones(()) if leaf == "weight" else torch.zeros(())
             tensor.copy_(theirs.tensors.get(leaf, neutral))
             if leaf == "running_var":
                 tensor += epsilon - OUR_EPSILON
+
+
+def _fit(ours: list[Layer], layers: list[Layer], path: Path) -> list[tuple[Layer, Layer]]:
+    """Pair the layers; the first two that differ are refused."""
+    pairs = []
+    for mine, theirs in zip_longest(ours, layers):
+        if mine is None or theirs is None or not _fits(mine, theirs):
+            raise DoesNotFit(
+                f"{path}: does not fit any generator of ours: it has {theirs or 'nothing'} where "
+                f"{mine or 'nothing'} is expected"
+            )
+        pairs.append((mine, theirs))
+    return pairs
 
 
 def _fits(mine: Layer, theirs: Layer) -> bool:
@@ -317,15 +352,7 @@ def serve(parent: Parent, _: object) -> None:
 
 def _read_pickle(path: str, tensors: str, wanted: str) -> _Found:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state, taken, others = _unwrapped(state, wanted)
-        odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
-        if odd:
-            raise ValueError(f"{str(odd[0])[:80]!r} is not a tensor")
-        size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        if size > MAX_BYTES or len(state) > MAX_TENSORS:
-            raise ValueError(f"{len(state)} tensors of {size} bytes; at most {MAX_BYTES} bytes")
-        dense = {key: value.to_dense().contiguous().clone() for key, value in state.items()}
+        dense, taken, others = state_in(Path(path), wanted)
         safetensors.torch.save_file(dense, tensors)
         return _Found(tuple(dense), ".".join(taken), tuple(others))
     except (MemoryError, UsageError):
@@ -333,6 +360,25 @@ def _read_pickle(path: str, tensors: str, wanted: str) -> _Found:
     except Exception as error:
         said = str(error)[:200].splitlines() or [""]
         raise ModelRefused(f"{type(error).__name__}: {said[0]}") from error
+
+
+def state_in(path: Path, wanted: str) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Return the weights in a file, the keys that lead to them, and keys of others beside them.
+
+    For a child process: a pickle is read here.
+    """
+    if path.suffix == ".safetensors":
+        return _safetensors_state(path), [], []
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state, taken, others = _unwrapped(state, wanted)
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(f"{str(odd[0])[:80]!r} is not a tensor")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if size > MAX_BYTES or len(state) > MAX_TENSORS:
+        raise ValueError(f"{len(state)} tensors of {size} bytes; at most {MAX_BYTES} bytes")
+    dense = {key: value.to_dense().contiguous().clone() for key, value in state.items()}
+    return dense, taken, others
 
 
 def _unwrapped(state: Any, wanted: str) -> tuple[Any, list[str], list[str]]:  # noqa: ANN401

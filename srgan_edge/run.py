@@ -158,6 +158,8 @@ def open_upscaler(
             color_lock=options.color_lock,
         )
         info = engine.info
+        if not info.spec.is_commercial:
+            say(f"{info.spec.name} is licensed {info.spec.licence}: not for commercial use")
         summary = (
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
             f"{', colors locked' if upscaler.color_lock else ''}"

@@ -8,7 +8,7 @@ from srgan_edge.image.coding import Coding
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Kind, Options
-from srgan_edge.model.library import bundled_models, find_model
+from srgan_edge.model.library import bundled_models, find_model, registered_models
 from srgan_edge.transcode.work_folder import begun_with
 from srgan_edge.video.endpoint import Address
 from srgan_edge.video.frame import VideoInfo
@@ -38,12 +38,12 @@ def suited_to(kind: Kind, coding: Coding, scale: float = SCALE, *, on_gpu: bool)
     """Return the model for a source: compression artifacts first, then what the device can do.
 
     Args:
-        scale: of the result; where a bundled model has it, nothing is enlarged more and reduced.
+        scale: of the result; where a known model has it, nothing is enlarged more and reduced.
     """
     device = "on a GPU" if on_gpu else f"{'an image' if kind == 'image' else 'a video'} on a CPU"
     if coding.is_lossy:
         return Suited(FOR_LOSSY, coding.name)
-    if scale != SCALE and (fitting := _bundled_of(scale)):
+    if scale != SCALE and (fitting := _model_of(scale)):
         return Suited(fitting, f"{coding.name}, and a model of this scale")
     return Suited(CRISP if on_gpu else QUICK, f"{coding.name}, {device}")
 
@@ -78,9 +78,10 @@ def coding_of_video(info: VideoInfo) -> Coding:
     return Coding(f"{info.codec} of {bits:.2g} bits a pixel", bits < fewest)
 
 
-def _bundled_of(scale: float) -> str | None:
-    """Return a bundled model of a scale, which is in its name, `-x2`."""
-    return next((name for name in bundled_models() if name.endswith(f"-x{scale:g}")), None)
+def _model_of(scale: float) -> str | None:
+    """Return a bundled or registered model of a scale, which is in its name, `-x2`."""
+    known = [*bundled_models(), *registered_models()]
+    return next((name for name in known if name.endswith(f"-x{scale:g}")), None)
 
 
 def _coding_of(job: Job, options: Options, images: ImageProcess) -> Coding:

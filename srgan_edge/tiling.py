@@ -110,12 +110,15 @@ class TilePlan:
         )
 
 
-def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
+def plan_tiles(width: int, height: int, tile_px: int, halo_px: int, multiple: int = 1) -> TilePlan:
     """Cut a frame of `width` x `height` LR pixels.
 
     Args:
-        tile_px: side of the core; 0 keeps the frame whole.
+        tile_px: side of the core; 0 keeps the frame whole. No window is larger than this core and
+            two halos.
         halo_px: width of the halo around the core.
+        multiple: windows and cores begin at multiples of so many pixels. A network with a stride,
+            or with attention windows, would otherwise see another grid than in the whole frame.
 
     Raises:
         UsageError: the tile is too small to be useful, or the halo is negative.
@@ -126,8 +129,8 @@ def plan_tiles(width: int, height: int, tile_px: int, halo_px: int) -> TilePlan:
         )
     if halo_px < 0:
         raise UsageError(f"--overlap {halo_px} is negative; possible: 0 and up, auto, exact")
-    rows = list(_plan_axis(height, tile_px or height, halo_px))
-    columns = list(_plan_axis(width, tile_px or width, halo_px))
+    rows = list(_plan_axis(height, tile_px or height, halo_px, multiple))
+    columns = list(_plan_axis(width, tile_px or width, halo_px, multiple))
     return _planned(width, height, rows, columns)
 
 
@@ -159,7 +162,12 @@ def plan_windows(width: int, height: int, window_size: tuple[int, int], halo_px:
 
 
 def fit_windows(
-    width: int, height: int, halo_px: int, budget_px: int, highest_core_px: int
+    width: int,
+    height: int,
+    halo_px: int,
+    budget_px: int,
+    highest_core_px: int,
+    multiple: int = 1,
 ) -> TilePlan:
     """Keep a frame whole where it fits, or cut it into the windows that cost the least.
 
@@ -170,6 +178,7 @@ def fit_windows(
         budget_px: largest area of a window, halo included; no core is shorter than `SHORTEST_PX`
             for that.
         highest_core_px: largest height of a core, with the same exception.
+        multiple: as in `plan_tiles`.
     """
     if width * height <= budget_px and height <= highest_core_px:
         return plan_tiles(width, height, 0, halo_px)
@@ -192,8 +201,12 @@ def fit_windows(
     return _planned(
         width,
         height,
-        list(_plan_axis(height, _window_px(height, rows, halo_px) - 2 * halo_px, halo_px)),
-        list(_plan_axis(width, _window_px(width, columns, halo_px) - 2 * halo_px, halo_px)),
+        *(
+            list(
+                _plan_axis(side, _window_px(side, count, halo_px) - 2 * halo_px, halo_px, multiple)
+            )
+            for side, count in [(height, rows), (width, columns)]
+        ),
     )
 
 
@@ -275,17 +288,28 @@ def _planned(
     return TilePlan(width, height, tuple(tiles))
 
 
-def _plan_axis(length: int, tile_px: int, halo_px: int) -> Iterator[tuple[Span, Span]]:
+def _plan_axis(
+    length: int, tile_px: int, halo_px: int, multiple: int = 1
+) -> Iterator[tuple[Span, Span]]:
     """Yield the window and the core of each tile along one axis.
 
     A core begins where the previous one ends. Each is as long as its window allows: `tile_px`, and
-    `halo_px` more at either end of the frame, where no halo is needed.
+    `halo_px` more at either end of the frame, where no halo is needed. With a `multiple` windows
+    are shorter by less than that, so that the last one can end with the frame.
     """
+    halo_px = -(-halo_px // multiple) * multiple
     window_px = min(tile_px + 2 * halo_px, length)
+    window_px -= (window_px - length) % multiple
+    if window_px - 2 * halo_px < multiple and window_px < length:
+        raise UsageError(
+            f"--tile {tile_px} with halos of {halo_px} px leaves nothing in multiples of "
+            f"{multiple} px; possible: --tile {2 * multiple} and larger, or 0"
+        )
     start = 0
     while start < length:
         window_start = min(max(start - halo_px, 0), length - window_px)
         window = Span(window_start, window_start + window_px)
-        stop = length if window.stop == length else window.stop - halo_px
+        stop = window.stop - halo_px
+        stop = length if window.stop == length else stop - stop % multiple
         yield window, Span(start, stop)
         start = stop

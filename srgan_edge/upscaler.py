@@ -12,7 +12,7 @@ from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.engines.base import Engine, EngineInfo, FrameEngine, NotFinite
 from srgan_edge.errors import EngineLost, KernelsMissing, ModelRefused, OutOfMemory, UsageError
 from srgan_edge.machine import activation_budget_bytes
-from srgan_edge.model.spec import ModelSpec, activation_bytes_per_px
+from srgan_edge.model.spec import Foreign, ModelSpec, activation_bytes_per_px
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import (
     MIN_TILE_PX,
@@ -274,6 +274,9 @@ class _Cutter:
         self.info, self._tiling = info, tiling
         self.halo_px = _halo_px(tiling.overlap, info.spec)
         self._planned = lru_cache(maxsize=16)(self._plan)
+        self._foreign = info.spec.foreign
+        if self._foreign is not None and self._foreign.window_px:
+            self._refuse_larger_tiles(self._foreign)
         if info.fixed_shape is not None:
             self._refuse_other_tiles(info.fixed_shape)
         else:
@@ -318,22 +321,47 @@ class _Cutter:
         if self._tiling.batch not in (1, batch):
             raise UsageError(f"--batch {self._tiling.batch}, but the engine takes {batch}")
 
+    def _refuse_larger_tiles(self, foreign: Foreign) -> None:
+        tile, most = self._tiling.tile, foreign.window_px - 2 * self.halo_px
+        if most < foreign.multiple:
+            raise UsageError(
+                f"--overlap {self.halo_px}, but the model takes {foreign.window_px} px, no more; "
+                f"possible: up to {(foreign.window_px - foreign.multiple) // 2}"
+            )
+        if isinstance(tile, int) and tile > most:
+            raise UsageError(
+                f"--tile {tile} with halos of {self.halo_px} px, but the model takes "
+                f"{foreign.window_px} px and no more; possible: up to {most}"
+            )
+
     def _plan(self, width: int, height: int, load: Load, fixed_shape: FixedShape) -> TilePlan:
         if fixed_shape is not None:
             _, window_height, window_width = fixed_shape
             return plan_windows(width, height, (window_width, window_height), self.halo_px)
-        if load.tile == "auto":
-            return self._fitting(width, height)
-        return plan_tiles(width, height, load.tile, self.halo_px)
+        multiple = 1 if self._foreign is None else self._foreign.multiple
+        tile = load.tile
+        if self._foreign is not None and (window := self._foreign.window_px):
+            if tile == 0 and max(width, height) > window:
+                raise UsageError(
+                    f"--tile 0 with {width}x{height}, but the model takes {window} px and no more; "
+                    "leave --tile out"
+                )
+            tile = window - 2 * self.halo_px if tile == "auto" else tile
+        if tile == "auto":
+            if self._foreign is not None and self._foreign.whole_frames:
+                tile = 0
+            else:
+                return self._fitting(width, height, multiple)
+        return plan_tiles(width, height, tile, self.halo_px, multiple)
 
-    def _fitting(self, width: int, height: int) -> TilePlan:
+    def _fitting(self, width: int, height: int, multiple: int) -> TilePlan:
         """Cut a frame so that the network and a row of its results have memory."""
         info = self.info
         budget_bytes = activation_budget_bytes(info.device) // info.slots
         budget_px = budget_bytes // activation_bytes_per_px(info.spec)
         row_bytes = 3 * width * info.spec.scale**2
         highest_px = height if height * row_bytes <= STRIPE_BYTES else STRIPE_BYTES // row_bytes
-        return fit_windows(width, height, self.halo_px, budget_px, highest_px)
+        return fit_windows(width, height, self.halo_px, budget_px, highest_px, multiple)
 
 
 def _halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:

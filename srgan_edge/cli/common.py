@@ -14,10 +14,11 @@ MODEL_PANEL = "Model"
 
 
 def bundled_names(incomplete: str) -> list[str]:
-    """The bundled models whose names begin with `incomplete`, for the shell's completion."""
-    from srgan_edge.model.library import bundled_models
+    """The models whose names begin with `incomplete`, for the shell's completion."""
+    from srgan_edge.model.library import bundled_models, registered_models
 
-    return [name for name in bundled_models() if name.startswith(incomplete)]
+    known = [*bundled_models(), *registered_models()]
+    return [name for name in known if name.startswith(incomplete)]
 
 
 ModelOption = Annotated[
@@ -25,7 +26,7 @@ ModelOption = Annotated[
     typer.Option(
         *("-n", "--model"),
         metavar="NAME|FILE",
-        help="A bundled model (see `srgan-edge info`), or a model file.",
+        help="A model (see `srgan-edge models`), or a model file.",
         autocompletion=bundled_names,
     ),
 ]

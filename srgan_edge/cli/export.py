@@ -19,7 +19,7 @@ from srgan_edge.cli.common import (
     say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
-from srgan_edge.errors import UsageError, printable
+from srgan_edge.errors import UsageError, printable, quoted
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
@@ -187,9 +187,19 @@ def export(
 @commands.command(cls=PlainCommand, rich_help_panel="Export")
 def convert(
     weights: Annotated[
-        Path, typer.Argument(metavar="FILE.pth", help="An x4 generator of another program.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A generator of another program: .pth, .safetensors or .onnx."
+        ),
     ],
     output: OutputFileOption = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of the weights, such as CC-BY-NC-4.0."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(metavar="TEXT", help="Where the weights come from, such as an address.")
+    ] = "",
     overwrite: OverwriteOption = False,
     head: Annotated[
         Head | None,
@@ -214,22 +224,75 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Import an SRResNet, SRGAN or SRVGGNetCompact generator."""
-    require("torch", "srgan-edge[export]", "converting")
-    from srgan_edge.export.convert import checkpoint_from_pickle
+    """Import a generator of another program.
 
-    default = weights.with_suffix(".safetensors")
+    SRResNet, SRGAN and SRVGGNetCompact become a .safetensors checkpoint, which can be trained and
+    exported. Every other architecture, and those too with -o FILE.onnx, becomes an ONNX.
+    """
+    if weights.suffix != ".onnx" and Path(output or "").suffix != ".onnx":
+        require("torch", "srgan-edge[export]", "converting")
+        from srgan_edge.export.convert import DoesNotFit, checkpoint_from_pickle
+
+        default = weights.with_suffix(".safetensors")
+        if weights.suffix == ".safetensors":
+            default = Path(f"{weights.stem}-converted.safetensors")
+        path = output_file(output, default, [weights], overwrite=overwrite)
+        try:
+            spec = checkpoint_from_pickle(
+                weights,
+                path,
+                printable(path.stem),
+                head,
+                epsilon=bn_epsilon,
+                weights=weights_key,
+                licence=licence,
+                say=say,
+            )
+        except DoesNotFit as misfit:
+            if output is not None and not output.endswith("/"):
+                other = quoted(path.with_suffix(".onnx"))
+                raise DoesNotFit(
+                    f"{misfit}; for an ONNX of another architecture, type: -o {other}"
+                ) from None
+            say(f"not an SRResNet, SRGAN or SRVGGNetCompact ({misfit}); trying spandrel")
+        else:
+            say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
+            return
+    _convert_foreign(weights, output, licence, source, weights_key, overwrite=overwrite)
+
+
+def _convert_foreign(
+    weights: Path,
+    output: str | None,
+    licence: str | None,
+    source: str,
+    weights_key: str | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the ONNX of a generator that is none of ours."""
+    from srgan_edge.export.foreign import Origin, onnx_from_weights
+
+    if licence is None:
+        raise UsageError(
+            "the licence of the weights goes into the file; type --licence NAME, or "
+            "--licence unknown"
+        )
+    default = Path(f"{weights.stem}{'-edge' if weights.suffix == '.onnx' else ''}.onnx")
     path = output_file(output, default, [weights], overwrite=overwrite)
-    spec = checkpoint_from_pickle(
-        weights,
-        path,
-        printable(path.stem),
-        head,
-        epsilon=bn_epsilon,
-        weights=weights_key,
-        say=say,
+    origin = Origin(printable(path.stem), licence, source)
+    spec = onnx_from_weights(weights, path, origin, weights_key, say)
+    assert spec.foreign is not None
+    seen = "sees" if spec.foreign.is_traced else "was measured to see"
+    say(
+        f"wrote {path}: {spec.architecture}, x{spec.scale}; {seen} "
+        f"{spec.receptive_radius_px} px around a pixel, tiles have halos of {spec.auto_halo_px} px"
     )
-    say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
+    if spec.foreign.whole_frames:
+        then = "" if spec.foreign.window_px else ": whole frames by default"
+        say(f"{spec.foreign.whole_frames}{then}")
+    if not spec.is_commercial:
+        say(f"licence {spec.licence}: not for commercial use")
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Export")

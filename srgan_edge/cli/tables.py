@@ -13,11 +13,12 @@ from rich.table import Table
 
 from srgan_edge.cli.doctor import Finding
 from srgan_edge.engines.cache import CachedEngine
-from srgan_edge.errors import printable
+from srgan_edge.errors import ModelRefused, printable
 from srgan_edge.evaluation.evaluate import METRICS, Evaluation, Scores
 from srgan_edge.evaluation.parity import HaloError, Verdict
 from srgan_edge.evaluation.systems import System, benchmark_name
-from srgan_edge.model.library import ModelFiles
+from srgan_edge.model.library import ModelFiles, bundled_models, registered_models
+from srgan_edge.model.store import downloaded_files
 
 if TYPE_CHECKING:  # which needs torch
     from srgan_edge.train.photo_check import PhotoCheck
@@ -33,14 +34,24 @@ _ARROWS = {"higher": " ↑", "lower": " ↓", "nearer zero": ""}
 def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
     """A model's name and facts; long ones are wrapped at `width`, but paths stay whole."""
     spec = model.spec
+    size = f", {spec.blocks} blocks of {spec.channels} channels"
     rows = {
-        "architecture": f"{spec.architecture}, {spec.blocks} blocks of {spec.channels} channels",
+        "architecture": spec.architecture
+        + (size if spec.foreign is None else ", another program's"),
         "scale": f"x{spec.scale}",
         "values": f"RGB in [0, 1], sRGB as stored; head {spec.head}, norm {spec.norm}",
         "receptive radius": f"{spec.receptive_radius_px} px of the input",
         "tile halo": "not measured" if spec.halo_px is None else f"{spec.halo_px} px",
         "licence": spec.licence,
     }
+    if (foreign := spec.foreign) is not None:
+        rows["receptive radius"] += ", traced" if foreign.is_traced else ", measured"
+        rows |= {
+            "input": f"{foreign.window_px} px square" if foreign.window_px else "any size",
+            "multiples": f"{foreign.multiple} px",
+            "whole frames": foreign.whole_frames or "not needed",
+            "source": foreign.source or "not stated",
+        }
     if spec.quantized_from:
         rows["arithmetic"] = f"INT8 but for the first and last layer; made of {spec.quantized_from}"
     if spec.training is not None:
@@ -56,6 +67,47 @@ def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
         yield from wrap(value, width, initial_indent=f"   {name:18}", subsequent_indent=21 * " ")
     for number, path in enumerate(model.files.values()):
         yield f"   {'' if number else 'files':18}{path}"
+
+
+def model_records() -> list[dict[str, Any]]:
+    """Return the models of this machine; one that cannot be read has its trouble for a scale."""
+    groups = {"bundled": bundled_models(), "registered": registered_models()}
+    groups["downloaded"] = {
+        f"{path.parent.name[:8]}/{path.stem}": ModelFiles(path.stem, {path.suffix: path})
+        for path in downloaded_files()
+    }
+    records = []
+    for kind, models in groups.items():
+        for name, model in models.items():
+            path = model.files.get(".onnx") or next(iter(model.files.values()))
+            record: dict[str, Any] = {"name": name, "kind": kind, "path": str(path)}
+            record["bytes"] = path.stat().st_size
+            try:
+                spec = model.spec
+            except ModelRefused as refusal:
+                records.append(record | {"trouble": str(refusal)})
+                continue
+            facts = {"scale": spec.scale, "architecture": spec.architecture}
+            records.append(record | facts | {"licence": spec.licence, "trouble": ""})
+    return records
+
+
+def models_table(records: list[dict[str, Any]]) -> Table:
+    """Tabulate what `model_records` returns."""
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("model", "", "scale", "architecture", "MiB", "licence"):
+        table.add_column(heading, justify="right" if heading in ("MiB", "scale") else "left")
+    for record in records:
+        trouble = record["trouble"]
+        table.add_row(
+            _shown(record["name"]),
+            record["kind"],
+            "" if trouble else f"x{record['scale']}",
+            f"[red]{_shown(trouble)}[/]" if trouble else _shown(record["architecture"]),
+            f"{record['bytes'] / 2**20:.1f}",
+            "" if trouble else _shown(record["licence"]),
+        )
+    return table
 
 
 def evaluation_table(systems: Sequence[System], evaluations: Evaluations) -> Table:

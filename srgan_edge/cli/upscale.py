@@ -63,9 +63,9 @@ def upscale(
         str,
         _common(
             *("-n", "--model"),
-            metavar="NAME|FILE|auto",
-            help="A bundled model (see `srgan-edge info`), a model file, or auto, which chooses by "
-            "source and device and says what.",
+            metavar="NAME|FILE|URL|auto",
+            help="A model (see `srgan-edge models`), a file, an address with #sha256=HEX, or auto, "
+            "which chooses by source and device and says what.",
             autocompletion=bundled_names,
         ),
     ] = "auto",
@@ -203,7 +203,10 @@ def upscale(
     ] = None,
     allow_network: Annotated[
         bool,
-        _stream("--allow-network", help="Allow rtsp, udp, srt and http(s) addresses as input."),
+        _stream(
+            "--allow-network",
+            help="Allow addresses as input (rtsp, udp, srt, http(s)), and download a model once.",
+        ),
     ] = False,
     live: Annotated[
         bool,
@@ -225,6 +228,7 @@ def upscale(
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.model.library import find_model
+    from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.suited import AUTO, SCALE
     from srgan_edge.tiling import Tiling
@@ -236,9 +240,10 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
-    if suffix is None:
-        scale = SCALE if model == AUTO else find_model(model).spec.scale
-        suffix = scale_suffix(scale if outscale is None else outscale)
+    if suffix is None or is_model_address(model):
+        known = None if model == AUTO else find_model(model, allow_network=allow_network)
+        scale = SCALE if known is None else known.spec.scale
+        suffix = scale_suffix(scale if outscale is None else outscale) if suffix is None else suffix
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")

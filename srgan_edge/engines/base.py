@@ -1,7 +1,7 @@
 """The interface of every engine, and the helpers that engines share; nothing here reads files."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
@@ -9,7 +9,7 @@ from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import TilePlan
@@ -116,6 +116,39 @@ A sum is finite if and only if all of its values are: such sums stay far below F
 """
 
 S = TypeVar("S")
+
+
+def in_window(
+    batch: Pixels, window_px: int, scale: int, upscale: Callable[[Pixels], Pixels]
+) -> Pixels:
+    """Upscale uint8 [N, h, w, 3], h and w up to `window_px`, on a graph that takes one window only.
+
+    What a window lacks at the right and at the bottom repeats the last pixels.
+
+    Raises:
+        UsageError: the images are larger than the window.
+        NotFinite: as `upscale` does.
+    """
+    _, height, width, _ = batch.shape
+    if max(height, width) > window_px:
+        raise UsageError(
+            f"the model takes {window_px}x{window_px} and no more, got {width}x{height}; "
+            "leave out --tile and --shape"
+        )
+    margins = ((0, 0), (0, window_px - height), (0, window_px - width), (0, 0))
+    padded = np.pad(batch, margins, mode="edge")
+    result = np.empty((len(batch), scale * height, scale * width, 3), np.uint8)
+    bad = []
+    for index in range(len(batch)):
+        try:
+            whole = upscale(padded[index : index + 1])
+        except NotFinite as error:
+            whole = error.result
+            bad.append(index)
+        result[index] = whole[0, : scale * height, : scale * width]
+    if bad:
+        raise NotFinite(result, bad)
+    return result
 
 
 class Closing:

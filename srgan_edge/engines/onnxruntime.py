@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engines.base import Closing, EngineInfo, Idle, finite
+from srgan_edge.engines.base import Closing, EngineInfo, Idle, finite, in_window
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import (
     EngineLost,
@@ -101,6 +101,12 @@ class OnnxRuntimeEngine(Closing):
         self.info = EngineInfo(name, where, precision, file.spec, slots)
 
     def upscale(self, batch: Pixels) -> Pixels:
+        spec = self.info.spec
+        if spec.foreign is not None and (window_px := spec.foreign.window_px):
+            return in_window(batch, window_px, spec.scale, self._run)
+        return self._run(batch)
+
+    def _run(self, batch: Pixels) -> Pixels:
         with nullcontext() if self.info.device == "cpu" else _translated_failures():
             result, *totals = self._compute(batch)
         for sums in totals:

@@ -9,7 +9,7 @@ import openvino
 from openvino import opset13
 
 from srgan_edge.engines import openvino_bf16
-from srgan_edge.engines.base import Closing, EngineInfo, finite
+from srgan_edge.engines.base import Closing, EngineInfo, finite, in_window
 from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
@@ -67,6 +67,12 @@ class OpenVinoEngine(Closing):
         self.info = EngineInfo(f"openvino {version}", device, precision, file.spec, slots + queued)
 
     def upscale(self, batch: Pixels) -> Pixels:
+        spec = self.info.spec
+        if spec.foreign is not None and (window_px := spec.foreign.window_px):
+            return in_window(batch, window_px, spec.scale, self._run)
+        return self._run(batch)
+
+    def _run(self, batch: Pixels) -> Pixels:
         with self._lock:
             compiled = self._compiled.get(batch.shape) or self._compile(batch.shape)
             request = compiled.idle.pop() if compiled.idle else _Request(compiled.model)

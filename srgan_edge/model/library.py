@@ -12,6 +12,7 @@ from typing import Any
 
 from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.files import foreign, open_model
+from srgan_edge.model import store
 from srgan_edge.model.onnx_file import read_onnx_spec
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
@@ -65,17 +66,29 @@ def bundled_models() -> dict[str, ModelFiles]:
     return models
 
 
-def find_model(name_or_path: str) -> ModelFiles:
-    """Return a bundled model by name, or the model in a file.
+def registered_models() -> dict[str, ModelFiles]:
+    """Return the models that the user registered, by name."""
+    return {name: ModelFiles(name, files) for name, files in store.registered_models().items()}
+
+
+def find_model(name_or_path: str, *, allow_network: bool = False) -> ModelFiles:
+    """Return a bundled or registered model by name, or the model in a file or at an address.
+
+    Args:
+        allow_network: download what an address names, if it is not in the cache.
 
     Raises:
-        UsageError: it is neither; the message suggests the nearest name.
+        UsageError: it is none of these; the message suggests the nearest name.
         ModelRefused: the file is not one of our models.
+        SrganEdgeError: as `store.downloaded`.
     """
-    bundled = bundled_models()
+    bundled = registered_models() | bundled_models()
     if name_or_path in bundled:
         return bundled[name_or_path]
-    path = Path(name_or_path)
+    if store.is_model_address(name_or_path):
+        path = store.downloaded(name_or_path, allow_network=allow_network)
+    else:
+        path = Path(name_or_path)
     if path.is_file():
         read_spec(path)  # refuse a foreign file now, with its name
         return ModelFiles(path.stem, {path.suffix: path})

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Literal
 
 from srgan_edge.errors import ModelRefused, printable
 from srgan_edge.files import foreign, read_at_most
+from srgan_edge.model.foreign_graph import why_no_foreign
+from srgan_edge.model.onnx_weights import BFLOAT16, FLOAT, FLOAT16, UINT8, why_no_weight
 from srgan_edge.model.spec import MAX_SCALE, METADATA_KEY, ModelSpec, multiplications_per_px
 
 if TYPE_CHECKING:
@@ -62,12 +64,6 @@ _KEEPS_SHAPE = {"Identity", "Cast", "Transpose", "QuantizeLinear", "DequantizeLi
 
 _LAYOUTS = ([0, 3, 1, 2], [0, 2, 3, 1])
 """Permutations of axes from bytes [N, H, W, 3] and back."""
-
-_FLOAT, _UINT8, _FLOAT16, _BFLOAT16 = 1, 2, 10, 16
-
-_ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
-"""Item sizes by TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double,
-bfloat16."""
 
 _HEIGHT_PX, _WIDTH_PX = 100_003, 99_991
 """The image for which the cost is counted: so large that a side in place of the channels shows."""
@@ -111,7 +107,7 @@ def read_onnx(path: Path) -> OnnxFile:
         ModelRefused: the file is not ONNX, is damaged, was made by another program, is the float
             form of `srgan-edge export --io float`, or has content that the exporter never writes.
     """
-    model = _parsed(path, read_at_most(path, MAX_BYTES))
+    model = parsed(path, read_at_most(path, MAX_BYTES))
     specs = [entry.value for entry in model.metadata_props if entry.key == METADATA_KEY]
     if not specs:
         raise foreign(path)
@@ -121,15 +117,19 @@ def read_onnx(path: Path) -> OnnxFile:
             f"{path}: the float form of {spec.name}, which is for other programs; srgan-edge "
             "runs the form with bytes as input; type: srgan-edge export MODEL --onnx"
         )
-    reason = "it has two specs" if len(specs) > 1 else _why_not_ours(model)
-    if reason := reason or _why_too_costly(model, spec):
+    reason = "it has two specs" if len(specs) > 1 else None
+    if spec.foreign is not None:
+        reason = reason or _why_ambiguous(model.graph) or why_no_foreign(model, spec)
+    else:
+        reason = reason or _why_not_ours(model) or _why_too_costly(model, spec)
+    if reason:
         raise ModelRefused(
             f"{path}: {printable(reason)}, which srgan-edge never writes; "
             "make it with `srgan-edge export`"
         )
     types = {tensor.data_type for tensor in model.graph.initializer}
     precision: Literal["fp32", "fp16", "bf16"] = (
-        "fp16" if _FLOAT16 in types else "bf16" if _BFLOAT16 in types else "fp32"
+        "fp16" if FLOAT16 in types else "bf16" if BFLOAT16 in types else "fp32"
     )
     return OnnxFile(spec, precision, model.SerializeToString(deterministic=True))
 
@@ -147,7 +147,7 @@ def refuse_half(path: Path, file: OnnxFile) -> None:
         )
 
 
-def _parsed(path: Path, content: bytes) -> "ModelProto":
+def parsed(path: Path, content: bytes) -> "ModelProto":
     """Parse the content and drop every field that ONNX does not define.
 
     Raises:
@@ -193,7 +193,7 @@ def _is_float_form(model: "ModelProto") -> bool:
     for value in model.graph.input:
         tensor = value.type.tensor_type
         dims = tensor.shape.dim
-        if tensor.elem_type == _FLOAT and len(dims) == 4 and dims[1].dim_value == 3:
+        if tensor.elem_type == FLOAT and len(dims) == 4 and dims[1].dim_value == 3:
             return True
     return False
 
@@ -206,7 +206,7 @@ def _why_not_ours(model: "ModelProto") -> str | None:
     if graph.sparse_initializer:
         return "it has sparse weights"
     for tensor in graph.initializer:
-        if reason := _why_no_weight(tensor):
+        if reason := why_no_weight(tensor):
             return reason
     by_name = {tensor.name: tensor for tensor in graph.initializer}
     if len(graph.node) > MAX_NODES:
@@ -223,7 +223,7 @@ def _why_not_ours(model: "ModelProto") -> str | None:
             return f"it has {len(values)} {what}s"
         tensor_type = values[0].type.tensor_type
         dims = tensor_type.shape.dim
-        if tensor_type.elem_type != _UINT8 or len(dims) != 4 or dims[3].dim_value != 3:
+        if tensor_type.elem_type != UINT8 or len(dims) != 4 or dims[3].dim_value != 3:
             return f"its {what} is not uint8 [N, H, W, 3]"
     return None
 
@@ -241,7 +241,7 @@ def _why_ambiguous(graph: "GraphProto") -> str | None:
 def _is_totals(value: "ValueInfoProto") -> bool:
     """Return True if an output is `TOTALS`: float32 [N]."""
     tensor = value.type.tensor_type
-    return value.name == TOTALS and tensor.elem_type == _FLOAT and len(tensor.shape.dim) == 1
+    return value.name == TOTALS and tensor.elem_type == FLOAT and len(tensor.shape.dim) == 1
 
 
 def _why_no_node(node: "NodeProto", tensors: "dict[str, TensorProto]") -> str | None:
@@ -252,7 +252,7 @@ def _why_no_node(node: "NodeProto", tensors: "dict[str, TensorProto]") -> str | 
         further = attribute.graphs or attribute.tensors or attribute.sparse_tensors
         if attribute.HasField("g") or attribute.HasField("sparse_tensor") or further:
             return f"a {name} has a graph or further tensors in it"
-        if attribute.HasField("t") and (reason := _why_no_weight(attribute.t)):
+        if attribute.HasField("t") and (reason := why_no_weight(attribute.t)):
             return reason
         if name == "Constant" and not attribute.HasField("t"):
             return "a Constant is not a tensor"
@@ -266,7 +266,7 @@ def _why_no_node(node: "NodeProto", tensors: "dict[str, TensorProto]") -> str | 
         return "a Constant is not a tensor"
     if name == "Resize":
         scales = tensors.get(node.input[2]) if len(node.input) == 3 else None
-        if scales is None or list(scales.dims) != [4] or scales.data_type != _FLOAT:
+        if scales is None or list(scales.dims) != [4] or scales.data_type != FLOAT:
             return "a Resize has no constant factors"
         factors = _factors(scales)
         if not all(1 <= factor <= MAX_FACTOR for factor in factors):
@@ -298,27 +298,6 @@ def _why_too_large(nodes: "Iterable[NodeProto]", tensors: "dict[str, TensorProto
             factors[name] *= math.prod(a.i for a in node.attribute if a.name == "blocksize")
         if (factor := factors.get(name, 1)) > MAX_FACTOR:
             return f"a {name} enlarges by {factor:g}"
-    return None
-
-
-def _why_no_weight(tensor: "TensorProto") -> str | None:
-    """Return why weights are not all inside the file, finite, in their stated size; or None."""
-    import numpy as np
-
-    name = tensor.name
-    if tensor.external_data or tensor.data_location:
-        return f"the weights {name!r} are in another file"
-    item_bytes, dims = _ITEM_BYTES.get(tensor.data_type), list(tensor.dims)
-    stated = item_bytes is not None and all(dim >= 0 for dim in dims)
-    if item_bytes is None or not stated or len(tensor.raw_data) != math.prod(dims) * item_bytes:
-        return f"the weights {name!r} are not {dims} values of a known type, in raw bytes"
-    exponents = {_FLOAT: ("<u4", 0x7F800000), 11: ("<u8", 0x7FF << 52)}
-    exponents |= {_FLOAT16: ("<u2", 0x7C00), _BFLOAT16: ("<u2", 0x7F80)}
-    if tensor.data_type in exponents:
-        kind, mask = exponents[tensor.data_type]
-        bits = np.frombuffer(tensor.raw_data, kind)
-        if ((bits & bits.dtype.type(mask)) == mask).any():
-            return f"the weights {name!r} hold values that are not finite"
     return None
 
 

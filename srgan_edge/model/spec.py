@@ -16,7 +16,9 @@ from typing import Any, Literal, Self, get_args
 from srgan_edge.errors import ModelRefused
 from srgan_edge.typed import MISTAKES, from_record
 
-Architecture = Literal["srresnet", "edge"]
+NATIVE = ("srresnet", "edge")
+"""The architectures that this program defines, trains and exports."""
+
 Norm = Literal["none", "batch"]
 Head = Literal["linear", "tanh"]
 Activation = Literal["prelu", "relu"]
@@ -29,6 +31,12 @@ PIXEL_RECIPES = ("srresnet", "edge", "edge-relu", "edge-x2", "edge-real", "edge-
 
 
 MAX_SCALE = 8
+
+MAX_RADIUS_PX = 512
+MAX_WINDOW_PX = 4096
+MAX_VALUES_PER_PX = 1 << 16
+MAX_MULTIPLICATIONS_PER_PX = 1 << 30
+"""Limits on what a foreign graph may state about itself."""
 
 MAX_TEXT = 255
 MAX_TRAINING_TEXT = 10_000
@@ -62,15 +70,68 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """The facts about a generator of another program that only its graph could tell."""
+
+    radius_px: int
+    """Largest distance in LR pixels between an output pixel and its inputs: traced through the
+    graph, or, where that is impossible, the halo beyond which tiles were measured to agree."""
+    is_traced: bool
+    values_per_px: int
+    """Values per LR pixel in the largest tensor of the graph."""
+    multiplications_per_px: int
+    multiple: int = 1
+    """Tiles begin at multiples of so many LR pixels: the stride or the window of the network."""
+    window_px: int = 0
+    """Side of the only input, in LR pixels; 0: the graph takes any size."""
+    whole_frames: str = ""
+    """Why tiles differ from whole frames, whatever their halo; empty: they do not."""
+    source: str = ""
+    """Origin of the weights, such as an address."""
+
+    def __post_init__(self) -> None:
+        for field, low, high in [
+            ("radius_px", 0, MAX_RADIUS_PX),
+            ("values_per_px", 1, MAX_VALUES_PER_PX),
+            ("multiplications_per_px", 1, MAX_MULTIPLICATIONS_PER_PX),
+            ("multiple", 1, MAX_RADIUS_PX),
+            ("window_px", 0, MAX_WINDOW_PX),
+        ]:
+            if not low <= (got := getattr(self, field)) <= high:
+                raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
+        for field in ("whole_frames", "source"):
+            got = getattr(self, field)
+            if not got.isprintable() or len(got) > MAX_TEXT:
+                raise ModelRefused(f"spec has {field} {_short(got)}; possible: a line of text")
+        if self.window_px and (self.window_px % self.multiple or self.core_px < self.multiple):
+            raise ModelRefused(
+                f"spec has window_px {self.window_px}; possible: a multiple of {self.multiple} "
+                f"beyond {2 * self.halo_px}"
+            )
+
+    @property
+    def halo_px(self) -> int:
+        """The radius, rounded up to a multiple."""
+        return -(-self.radius_px // self.multiple) * self.multiple
+
+    @property
+    def core_px(self) -> int:
+        """Side of the largest core in a window."""
+        return self.window_px - 2 * self.halo_px
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """One generator: RGB in [0, 1], sRGB as stored, in and out; `scale` times larger."""
 
     name: str
-    architecture: Architecture
+    architecture: str
+    """One of `NATIVE`, or, with `foreign`, the name that its own program gives it."""
     channels: int
-    """Width of the trunk in feature maps."""
+    """Width of the trunk in feature maps; 0 for foreign ones."""
     blocks: int
-    """srresnet: residual blocks. edge: 3x3 convolutions between the first and the last."""
+    """srresnet: residual blocks. edge: 3x3 convolutions between the first and the last. 0 for
+    foreign ones."""
     scale: int = 4
     norm: Norm = "none"
     """`batch` is the paper's generator; `none`, our default, cannot drift in evaluation mode."""
@@ -87,10 +148,15 @@ class ModelSpec:
     measured on the benchmark images; None: not measured, use `receptive_radius_px`."""
     licence: str = "unknown"
     training: Training | None = None
+    foreign: Foreign | None = None
+    """None for `NATIVE` architectures."""
 
     def __post_init__(self) -> None:
+        if self.foreign is None and self.architecture not in NATIVE:
+            raise ModelRefused(f"spec has architecture {self.architecture!r}; possible: {NATIVE}")
+        if self.foreign is not None and self.architecture in NATIVE:
+            raise ModelRefused(f"spec has facts of a foreign graph in {self.architecture!r}")
         for field, kind in [
-            ("architecture", Architecture),
             ("norm", Norm),
             ("head", Head),
             ("activation", Activation),
@@ -101,15 +167,16 @@ class ModelSpec:
             raise ModelRefused(
                 f"spec has activation {self.activation!r} in {self.architecture}; possible: 'prelu'"
             )
+        least = 1 if self.foreign is None else 0
         for field, low, high in [
-            ("channels", 1, 1024),
-            ("blocks", 1, 256),
+            ("channels", least, 1024),
+            ("blocks", least, 256),
             ("scale", 1, MAX_SCALE),
         ]:
             got = getattr(self, field)
             if type(got) is not int or not low <= got <= high:
                 raise ModelRefused(f"spec has {field} {got!r}; possible: {low} to {high}")
-        for field in ("name", "quantized_from", "licence"):
+        for field in ("name", "architecture", "quantized_from", "licence"):
             got = getattr(self, field)
             if not isinstance(got, str) or not got.isprintable() or len(got) > MAX_TEXT:
                 raise ModelRefused(f"spec has {field} {_short(got)}; possible: a line of text")
@@ -133,6 +200,8 @@ class ModelSpec:
         With a halo of this size, a tile has everything that its core depends on, so tiled and
         untiled results are the same sums.
         """
+        if self.foreign is not None:
+            return self.foreign.halo_px
         if self.architecture == "edge":
             return self.blocks + 2  # 3x3 convolutions in LR space: one pixel each
         reach = Fraction(4)  # 9x9 head
@@ -140,6 +209,11 @@ class ModelSpec:
         reach += sum(Fraction(1, size) for size in self._stage_sizes)  # the 3x3 of each stage
         reach += Fraction(4, self.scale)  # 9x9 tail
         return math.ceil(reach)
+
+    @property
+    def is_commercial(self) -> bool:
+        """False if the licence is known to forbid commercial use."""
+        return not re.search(r"\bNC\b|non-?commercial", self.licence, re.IGNORECASE)
 
     @property
     def stages(self) -> tuple[int, ...]:
@@ -190,6 +264,8 @@ class ModelSpec:
             stated_radius = record.pop("receptive_radius_px")
             if record.get("training") is not None:
                 record["training"] = from_record(record["training"], Training)
+            if record.get("foreign") is not None:
+                record["foreign"] = from_record(record["foreign"], Foreign)
             spec = cls(**record)
         except (*MISTAKES, AttributeError, KeyError) as error:
             raise ModelRefused(f"model metadata is not a srgan-edge spec: {error}") from None
@@ -214,6 +290,8 @@ def activation_bytes_per_px(spec: ModelSpec) -> int:
     output of the last PReLU at full size; for the edge network, the last convolution's output, its
     shuffled copy and the upscaled input, or the features at small scales.
     """
+    if spec.foreign is not None:
+        return 4 * 3 * spec.foreign.values_per_px
     values = max(3 * 3 * spec.scale**2, 2 * spec.channels)
     if spec.architecture == "srresnet":
         values = max(2 * spec.scale**2, 3) * spec.channels  # 3: block, its input, the long skip
@@ -222,6 +300,8 @@ def activation_bytes_per_px(spec: ModelSpec) -> int:
 
 def multiplications_per_px(spec: ModelSpec) -> int:
     """Estimate the number of multiplications per LR pixel."""
+    if spec.foreign is not None:
+        return spec.foreign.multiplications_per_px
     convolution = 9 * spec.channels**2
     if spec.architecture == "srresnet":  # two per block, one after, the stages, and the tail
         tail = 9 * 9 * spec.channels * 3 * spec.scale**2

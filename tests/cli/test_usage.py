@@ -40,7 +40,7 @@ def test_common_options_come_first(cli):
     panels = [line for line in out.splitlines() if re.fullmatch(r"[A-Z][a-z]+", line)]
     assert panels == ["Arguments", "Options", "Output", "Model", "Video", "Streams"]
     options = out.partition("Options\n")[2].partition("Output\n")[0]
-    assert "-n, --model NAME|FILE|auto" in options
+    assert "-n, --model NAME|FILE|URL|auto" in options
     assert "[default: auto]" in options
 
 

@@ -31,7 +31,7 @@ ROOT = HERE.parent.parent
 TIMEOUT_SECONDS = 600
 HEAVY = ("torch", "torchgen", "functorch", "torchvision", "triton", "nvidia", "tensorrt_rtx")
 """Packages of gigabytes, which are lent by --lend instead of installed once more."""
-HEAVY_EXTRAS = {"train", "export", "rtx"}
+HEAVY_EXTRAS = {"train", "export", "convert", "rtx"}
 VERBS = """
 import typer
 from srgan_edge.cli import app

@@ -1,0 +1,373 @@
+"""Convert networks of other programs to the deployment ONNX: weights that spandrel knows, and ONNX.
+
+A file of weights is read, and its network made, in a child process that can do nothing else. Its
+graph comes back, is wrapped and checked like any file of a stranger, and must then compute what the
+network computed in the child. A network that takes any size keeps that; of others, such as those
+with attention windows, the graph takes squares of one size, and images are cut into them.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import safetensors.numpy
+
+from srgan_edge import bicubic
+from srgan_edge.engines import KINDS
+from srgan_edge.engines.base import Engine
+from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError
+from srgan_edge.evaluation.metrics import psnr_y
+from srgan_edge.evaluation.parity import ACCEPTED_LEVELS, Parity, compare
+from srgan_edge.export.reach import Reach, reach_of
+from srgan_edge.export.verify import PHOTO
+from srgan_edge.export.wrapper import Sizes, with_spec, wrapped
+from srgan_edge.files import read_at_most, replace_when_whole
+from srgan_edge.image.reader import read_pixels
+from srgan_edge.isolation.calls import Remote
+from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.model.foreign_graph import PROBES_PX, GraphCost, cost_at
+from srgan_edge.model.onnx_file import MAX_BYTES, read_onnx
+from srgan_edge.model.spec import MAX_RADIUS_PX, Foreign, ModelSpec
+from srgan_edge.pixels import Pixels
+from srgan_edge.tiling import plan_tiles, upscale_tiled
+
+MEMORY_BYTES = 12 << 30
+"""Memory that the child may map beyond its libraries."""
+
+SECONDS = 1800.0
+"""Longest time for one call of the child."""
+
+WINDOW_PX = 128
+"""Side of the squares for networks that do not take any size, rounded up to their multiple."""
+
+PARITY_LEVELS = 1
+"""Largest difference from the network in PyTorch, in FP32."""
+
+MOST_LOSS_DB = 5.0
+"""Largest loss of PSNR-Y against bicubic interpolation; of a restoration, against `LEAST_DB`."""
+
+LEAST_DB = 25.0
+"""PSNR-Y that a clean photograph keeps in bicubic interpolation, or in a restoration."""
+
+_HALOS_PX = (4, 8, 12, 16, 24, 32)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Facts about the weights that their file does not state."""
+
+    name: str
+    licence: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A network in deployment form."""
+
+    spec: ModelSpec
+    content: bytes
+    """The ONNX file."""
+    parity: Parity | None
+    """Difference from PyTorch; None: the network was an ONNX graph already."""
+    remark: str = ""
+    """Why the graph takes squares of one size only; empty: it takes any."""
+
+
+def onnx_from_weights(
+    path: Path,
+    out: Path,
+    origin: Origin,
+    weights: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> ModelSpec:
+    """Write the deployment ONNX of a foreign file of weights, or of a float ONNX; returns its spec.
+
+    Raises:
+        UsageError: `weights` is not in the file.
+        ModelRefused: the file contains more than weights, nobody knows its architecture, it cannot
+            be traced, or what it computes is no image.
+        ExtraMissing: spandrel is not installed.
+        OutputFailed: `out` cannot be written.
+    """
+    from_graph = path.suffix == ".onnx"
+    made = (
+        deployment_of_graph(path, origin)
+        if from_graph
+        else deployment_of(path, origin, weights, say)
+    )
+    refuse_implausible(path, made)
+    with replace_when_whole(out) as temporary:
+        temporary.write_bytes(made.content)
+    if made.remark:
+        say(f"takes squares of {_foreign(made).window_px} px only: {made.remark}")
+    if made.parity is not None:
+        say(f"  against torch fp32: {made.parity}")
+    return made.spec
+
+
+def deployment_of(
+    path: Path,
+    origin: Origin,
+    weights: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Deployment:
+    """Return the deployment form of a file of weights; see `onnx_from_weights`."""
+    from importlib.util import find_spec
+
+    if find_spec("spandrel") is None:
+        raise ExtraMissing("spandrel", "srgan-edge[convert]", "converting other architectures")
+    if not path.is_file():
+        raise ModelRefused(f"{path}: no such file")
+    from srgan_edge.export.foreign_child import Found
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with _child(path, folder) as call:
+            found: Found = call(Found, "open", str(path.absolute()), weights or "", name)
+            if found.taken and (found.others or weights):
+                say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
+            say(f"{found.architecture}, x{found.scale}, {found.parameters:,} parameters")
+            step = found.multiple
+            side = step * -(-max(WINDOW_PX, found.least_px) // step)
+            any_size, square = Sizes(step, found.least_px), Sizes(step, found.least_px, side)
+            reasons = ["it attends to windows or to squares"] if found.is_square else []
+            for sizes in [square] if found.is_square else [any_size, square]:
+                arguments = (sizes.multiple, sizes.least_px, sizes.window_px)
+                target = folder / "float.onnx"
+                if reason := call(str, "trace", str(target), *arguments):
+                    reasons.append(reason)
+                    continue
+                graph = onnx.ModelProto.FromString(read_at_most(target, MAX_BYTES))
+                try:
+                    model = wrapped(graph, found.scale, sizes)
+                    made = _described(model, found.architecture, found.scale, sizes, origin)
+                except (ModelRefused, onnx.checker.ValidationError, ValueError) as refusal:
+                    reasons.append(str(refusal).splitlines()[0][:200])
+                    continue
+                batches = _batches(sizes)
+                asked, answered = folder / "asked.safetensors", folder / "answered.safetensors"
+                safetensors.numpy.save_file(batches, asked)
+                call(int, "answer", str(asked), str(answered), *arguments)
+                expected = safetensors.numpy.load(read_at_most(answered, MAX_BYTES))
+                with _engine(made.content, folder) as engine:
+                    parity = _parity(engine, batches, expected)
+                    if parity is None or parity.max_levels > PARITY_LEVELS:
+                        reasons.append(f"differs from PyTorch: {parity or 'another size'}")
+                        continue
+                    spec = with_halo(made.spec, model, engine)
+                content = with_spec(model, spec)
+                return Deployment(spec, content, parity, reasons[0] if reasons else "")
+    raise ModelRefused(f"{path}: {found.architecture} cannot be traced: {'; '.join(reasons)}")
+
+
+def deployment_of_graph(path: Path, origin: Origin) -> Deployment:
+    """Return the deployment form of a float ONNX of another program, found by its shapes.
+
+    Raises:
+        ModelRefused: it is not one image in and one image out, or does more than compute.
+    """
+    from srgan_edge.export.foreign_onnx import float_graph_of
+
+    graph, scale, sizes = float_graph_of(path)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            model = wrapped(graph, scale, sizes)
+            made = _described(model, "ONNX", scale, sizes, origin)
+        except (onnx.checker.ValidationError, ValueError) as error:
+            raise ModelRefused(f"{path}: {str(error).splitlines()[0][:200]}") from None
+        with _engine(made.content, folder) as engine:
+            spec = with_halo(made.spec, model, engine)
+        return Deployment(spec, with_spec(model, spec), None)
+
+
+def refuse_implausible(path: Path, made: Deployment) -> None:
+    """Refuse a network that makes no image of a photograph.
+
+    Raises:
+        ModelRefused: it is far worse than bicubic interpolation.
+    """
+    scale = made.spec.scale
+    side = 64
+    original = read_pixels(PHOTO)[:side, :side]
+    small = bicubic.resize(original, side // scale, side // scale)
+    original = original[: scale * small.shape[0], : scale * small.shape[1]]
+    least = LEAST_DB
+    if scale > 1:
+        least = psnr_y(bicubic.resize(small, *original.shape[:2]), original)
+    with tempfile.TemporaryDirectory() as folder, _engine(made.content, Path(folder)) as engine:
+        reached = psnr_y(engine.upscale(small[None])[0], original)
+    if not reached >= least - MOST_LOSS_DB:
+        raise ModelRefused(
+            f"{path}: a photograph upscaled by it has {reached:.1f} dB where "
+            f"{least - MOST_LOSS_DB:.1f} dB are the least: another value range, or weights that "
+            "were not trained"
+        )
+
+
+def with_halo(spec: ModelSpec, model: onnx.ModelProto, engine: Engine) -> ModelSpec:
+    """Return the spec with what its tiles need: traced where the graph tells, else measured."""
+    foreign = spec.foreign
+    assert foreign is not None
+    reach = reach_of(model)
+    most = foreign.window_px // 3 if foreign.window_px else MAX_RADIUS_PX
+    if isinstance(reach, Reach) and reach.radius_px <= most:
+        step = np.lcm(reach.multiple, foreign.multiple).item()
+        if not foreign.window_px % step:
+            traced = dataclasses.replace(
+                foreign, radius_px=reach.radius_px, is_traced=True, multiple=step
+            )
+            halo_px = None
+            if reach.radius_px > _HALOS_PX[1] and not foreign.window_px:
+                halo_px, levels = measured_halo_px(engine, spec.scale, step, 0)
+                enough = levels <= ACCEPTED_LEVELS and halo_px < traced.halo_px
+                halo_px = halo_px if enough else None
+            return dataclasses.replace(spec, foreign=traced, halo_px=halo_px)
+    halo_px, levels = measured_halo_px(engine, spec.scale, foreign.multiple, foreign.window_px)
+    why = ""
+    if levels > ACCEPTED_LEVELS:
+        seen = reach if isinstance(reach, str) else f"{reach.radius_px} px"
+        why = f"tiles with halos of {halo_px} px differ by up to {levels} levels ({seen})"
+    measured = dataclasses.replace(foreign, radius_px=halo_px, is_traced=False, whole_frames=why)
+    return dataclasses.replace(spec, foreign=measured)
+
+
+def measured_halo_px(engine: Engine, scale: int, multiple: int, window_px: int) -> tuple[int, int]:
+    """Return the smallest halo with which tiles agree, and by how many levels they differ with it.
+
+    Args:
+        window_px: side of the only input; tiles are then compared with those of a large halo.
+    """
+    side = window_px or 96
+    frame = bicubic.resize(read_pixels(PHOTO), side, side + side // 4)
+    height, width = frame.shape[:2]
+    most = 3 * window_px // 8 if window_px else _HALOS_PX[-1]
+    halos = sorted({-(-halo // multiple) * multiple for halo in _HALOS_PX})
+    halos = [halo for halo in halos if halo <= max(most - multiple, multiple)]
+
+    def tiled(halo_px: int) -> Pixels:
+        tile = window_px - 2 * halo_px if window_px else max(side // 2, 2 * multiple)
+        plan = plan_tiles(width, height, tile, halo_px, multiple)
+        return upscale_tiled(engine.upscale, frame, plan, scale, batch=1)
+
+    reference = tiled(most // multiple * multiple) if window_px else engine.upscale(frame[None])[0]
+    best, levels = halos[-1], 255
+    for halo_px in reversed(halos):
+        error = int(np.abs(tiled(halo_px).astype(np.int16) - reference).max())
+        if error > ACCEPTED_LEVELS and levels <= ACCEPTED_LEVELS:
+            break
+        if error < levels or error <= ACCEPTED_LEVELS:
+            best, levels = halo_px, error
+        if error > ACCEPTED_LEVELS:
+            break
+    return best, levels
+
+
+def _described(
+    model: onnx.ModelProto, architecture: str, scale: int, sizes: Sizes, origin: Origin
+) -> Deployment:
+    """Return the graph with a spec that states what it needs, checked as any file is.
+
+    Raises:
+        ModelRefused: it needs too much, or does more than compute.
+    """
+    side = sizes.window_px
+    costs = [cost_at(model, *probe, scale) for probe in ([(side, side)] if side else PROBES_PX)]
+    for cost in costs:
+        if isinstance(cost, str):
+            raise ModelRefused(cost)
+    known = [cost for cost in costs if isinstance(cost, GraphCost)]
+    foreign = Foreign(
+        radius_px=0,
+        is_traced=False,
+        values_per_px=int(max(it.values_per_px for it in known)) + 1,
+        multiplications_per_px=int(max(it.multiplications_per_px for it in known)) + 1,
+        multiple=sizes.multiple,
+        window_px=side,
+        source=origin.source,
+    )
+    spec = ModelSpec(
+        origin.name, architecture, 0, 0, scale=scale, licence=origin.licence, foreign=foreign
+    )
+    content = with_spec(model, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "model.onnx").write_bytes(content)
+        read_onnx(Path(folder) / "model.onnx")
+    return Deployment(spec, content, None)
+
+
+@contextmanager
+def _child(path: Path, folder: Path) -> Iterator[Callable[..., Any]]:
+    """Yield a function that calls the child; its failures are refusals of the file."""
+    with Remote(
+        "srgan_edge.export.foreign_child:serve",
+        [path],
+        MEMORY_BYTES,
+        SECONDS,
+        writable=folder,
+        reports=(ModelRefused, UsageError),
+    ) as remote:
+
+        def call(kind: type[Any], function: str, *arguments: Any) -> Any:  # noqa: ANN401
+            try:
+                return remote.call(kind, function, *arguments)
+            except ChildFailed as failure:
+                raise ModelRefused(f"{path}: reading it {failure}") from failure
+            except (ModelRefused, UsageError) as refusal:
+                raise type(refusal)(f"{path}: {refusal}") from refusal
+
+        yield call
+
+
+@contextmanager
+def _engine(content: bytes, folder: Path) -> Iterator[Engine]:
+    """Open the first installed runtime for a deployment ONNX, in FP32 on the CPU."""
+    path = folder / "deployment.onnx"
+    path.write_bytes(content)
+    kind = next(it for it in KINDS.values() if it.suffix == ".onnx" and it.installed)
+    with kind.open(path, "cpu", fp32=True, slots=1) as engine:
+        yield engine
+
+
+def _batches(sizes: Sizes) -> dict[str, Pixels]:
+    """Return natural images of awkward sizes, by name: uint8 [N, H, W, 3]."""
+    photo = read_pixels(PHOTO)
+    if sizes.window_px:
+        side = sizes.window_px
+        whole = bicubic.resize(photo, side, side)
+        shapes = [(1, side, side), (2, side // 3, side // 2 + 1)]
+    else:
+        whole = photo
+        shapes = [(1, 96, 64), (2, 31, 45), (1, 5, 3), (1, 64, 96)]
+    return {
+        f"{count}x{height}x{width}": np.ascontiguousarray(  # safetensors ignores strides
+            np.stack([whole[n : n + height, n : n + width] for n in range(count)])
+        )
+        for count, height, width in shapes
+        if count == 1 or height + count <= whole.shape[0]
+    }
+
+
+def _parity(engine: Engine, batches: dict[str, Pixels], expected: dict[str, Any]) -> Parity | None:
+    """Compare the engine with the child's results; None: these have other shapes."""
+    scale = engine.info.spec.scale
+    for name, batch in batches.items():
+        count, height, width, _ = batch.shape
+        got = expected.get(name)
+        wanted = (count, scale * height, scale * width, 3)
+        if got is None or got.dtype != np.uint8 or got.shape != wanted:
+            return None
+    results = iter([expected[name] for name in batches])
+    return compare(lambda _: next(results), engine.upscale, batches.values())
+
+
+def _foreign(made: Deployment) -> Foreign:
+    assert made.spec.foreign is not None
+    return made.spec.foreign

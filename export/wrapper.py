@@ -1,0 +1,145 @@
+"""Wrap a float graph of another program into the deployment form: bytes in, bytes out.
+
+Around float32 [N, 3, H, W] in [0, 1] come the conversions of `Deployment`. A network that only
+takes multiples of a size gets an image whose last pixels are repeated at the right and at the
+bottom, and what they became is cut off.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from srgan_edge.model.spec import METADATA_KEY, ModelSpec
+
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The input sizes that a float graph takes."""
+
+    multiple: int = 1
+    """Height and width must be multiples of this."""
+    least_px: int = 1
+    """Smallest height and width."""
+    window_px: int = 0
+    """Side of the only square it takes; 0: it takes others too."""
+
+    def taken(self, side_px: int) -> int:
+        """Return the smallest side that the graph takes and that is not below `side_px`."""
+        if self.window_px:
+            return self.window_px
+        return -(-max(side_px, self.least_px) // self.multiple) * self.multiple
+
+
+def wrapped(model: onnx.ModelProto, scale: int, sizes: Sizes) -> onnx.ModelProto:
+    """Return the deployment form, checked by onnx, without metadata.
+
+    Args:
+        model: one input, float32 [N, 3, H, W]; one output, [N, 3, sH, sW].
+    """
+    (version,) = (it.version for it in model.opset_import if it.domain in ("", "ai.onnx"))
+    if version < OPSET:
+        model = onnx.version_converter.convert_version(model, OPSET)
+    inner = onnx.GraphProto()
+    inner.CopyFrom(model.graph)
+    weights = {tensor.name for tensor in inner.initializer}
+    (source,) = (value.name for value in inner.input if value.name not in weights)
+    (target,) = (value.name for value in inner.output)
+    parts = _Parts()
+    pads = not sizes.window_px and (sizes.multiple > 1 or sizes.least_px > 1)
+    levels = parts.node("Transpose", ["pixels_f32"], perm=[0, 3, 1, 2])
+    parts.nodes.insert(
+        0, helper.make_node("Cast", ["pixels"], ["pixels_f32"], to=TensorProto.FLOAT)
+    )
+    image = [levels, parts.constant(np.float32(1 / 255))]
+    size = ""
+    if pads:
+        values = parts.node("Mul", image)
+        size = parts.node("Shape", ["pixels"], start=1, end=3)
+        missing = parts.node("Sub", [_rounded_up(parts, size, sizes), size])
+        none = parts.constant(np.zeros(2, np.int64))
+        ends = parts.node("Concat", [none, none, none, missing], axis=0)
+        parts.nodes.append(helper.make_node("Pad", [values, ends], [source], mode="edge"))
+    else:
+        parts.nodes.append(helper.make_node("Mul", image, [source]))
+    before, parts.nodes = parts.nodes, []
+    result = target
+    if pads:
+        whole = parts.node("Mul", [size, parts.constant(np.int64(scale))])
+        start, axes = (parts.constant(np.array(it, np.int64)) for it in ([0, 0], [2, 3]))
+        result = parts.node("Slice", [result, start, whole, axes])
+    low, high = (parts.constant(np.float32(it)) for it in (0, 1))
+    result = parts.node("Clip", [result, low, high])
+    result = parts.node("Mul", [result, parts.constant(np.float32(255))])
+    result = parts.node("Add", [result, parts.constant(np.float32(0.5))])
+    result = parts.node("Transpose", [result], perm=[0, 2, 3, 1])
+    parts.nodes.append(helper.make_node("Cast", [result], ["result"], to=TensorProto.UINT8))
+    side = sizes.window_px
+    given: list[int | str | None] = [1, side, side, 3] if side else ["n", "h", "w", 3]
+    made: list[int | str | None] = (
+        [1, scale * side, scale * side, 3] if side else ["n", "rows", "columns", 3]
+    )
+    graph = helper.make_graph(
+        [*before, *inner.node, *parts.nodes],
+        "deployment",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, given)],
+        [helper.make_tensor_value_info("result", TensorProto.UINT8, made)],
+        [*_in_raw_bytes(inner.initializer), *parts.constants],
+    )
+    for node in graph.node:
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                (tensor,) = _in_raw_bytes([attribute.t])
+                attribute.t.CopyFrom(tensor)
+    result_model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="srgan-edge"
+    )
+    result_model.ir_version = min(result_model.ir_version, 10)
+    onnx.checker.check_model(result_model)
+    return result_model
+
+
+def with_spec(model: onnx.ModelProto, spec: ModelSpec) -> bytes:
+    """Return the content of a file: the graph and its spec."""
+    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    return model.SerializeToString(deterministic=True)
+
+
+class _Parts:
+    """Nodes and constants whose names do not occur in the graph inside."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, operation: str, inputs: list[str], **attributes: Any) -> str:  # noqa: ANN401
+        name = f"wrapper_{operation}_{len(self.nodes)}_{len(self.constants)}"
+        self.nodes.append(helper.make_node(operation, inputs, [name], **attributes))
+        return name
+
+    def constant(self, value: np.generic | NDArray[Any]) -> str:
+        name = f"wrapper_constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+
+def _rounded_up(parts: _Parts, size: str, sizes: Sizes) -> str:
+    """Return the name of `size` as `Sizes.taken` makes it, int64 [2]."""
+    least, more, multiple = (
+        parts.constant(np.int64(it)) for it in (sizes.least_px, sizes.multiple - 1, sizes.multiple)
+    )
+    enough = parts.node("Add", [parts.node("Max", [size, least]), more])
+    return parts.node("Mul", [parts.node("Div", [enough, multiple]), multiple])
+
+
+def _in_raw_bytes(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """Store every tensor as raw bytes, in which its size and content are easily checked."""
+    return [numpy_helper.from_array(numpy_helper.to_array(it), it.name) for it in tensors]

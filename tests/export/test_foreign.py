@@ -1,0 +1,374 @@
+"""Architectures of other programs: the ONNX has the pixels of PyTorch, and harm is refused."""
+
+import dataclasses
+import zipfile
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("spandrel")
+
+import onnx  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact  # noqa: E402
+from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet  # noqa: E402
+from spandrel.architectures.OmniSR.__arch.OmniSR import OmniSR  # noqa: E402
+from spandrel.architectures.PLKSR.__arch.RealPLKSR import RealPLKSR  # noqa: E402
+from spandrel.architectures.SPAN.__arch.span import SPAN  # noqa: E402
+from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR  # noqa: E402
+
+from srgan_edge.engines import KINDS  # noqa: E402
+from srgan_edge.errors import ModelRefused  # noqa: E402
+from srgan_edge.evaluation.parity import compare  # noqa: E402
+from srgan_edge.export.foreign import (  # noqa: E402
+    Origin,
+    deployment_of,
+    deployment_of_graph,
+    onnx_from_weights,
+)
+from srgan_edge.export.reach import Reach, reach_of  # noqa: E402
+from srgan_edge.export.verify import PHOTO, natural_batches  # noqa: E402
+from srgan_edge.export.wrapper import Sizes, with_spec, wrapped  # noqa: E402
+from srgan_edge.image.reader import read_pixels  # noqa: E402
+from srgan_edge.model.foreign_graph import PROBES_PX, cost_at  # noqa: E402
+from srgan_edge.model.onnx_file import read_onnx  # noqa: E402
+from srgan_edge.model.spec import Foreign, ModelSpec  # noqa: E402
+from srgan_edge.tiling import Tiling, plan_tiles  # noqa: E402
+from srgan_edge.upscaler import FrameUpscaler  # noqa: E402
+
+ORIGIN = Origin("tiny", "CC-BY-NC-4.0", "a test")
+
+
+def old_keys(state):
+    """ESRGAN as its first repository wrote it: `RRDB_trunk.0.RDB1.conv1`, not `model.1.sub.0`."""
+    names = {"model.0.": "conv_first.", "model.3.": "upconv1.", "model.6.": "upconv2."}
+    names |= {"model.8.": "HRconv.", "model.10.": "conv_last.", "model.1.sub.1.": "trunk_conv."}
+    renamed = {}
+    for key, value in state.items():
+        for old, new in names.items():
+            if key.startswith(old):
+                key = new + key.removeprefix(old)
+        key = key.replace("model.1.sub.", "RRDB_trunk.")
+        key = key.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        renamed[key] = value
+    return renamed
+
+
+def esrgan(**options):
+    return RRDBNet(num_filters=8, num_blocks=1, **options)
+
+
+NETWORKS = {
+    "ESRGAN x4": (lambda: esrgan(scale=4), 4, "traced"),
+    "ESRGAN plus x2": (lambda: esrgan(scale=2, plus=True, shuffle_factor=2), 2, "traced"),
+    "ESRGAN x1": (lambda: esrgan(scale=1), 1, "traced"),
+    "Compact x2": (lambda: SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2), 2, "traced"),
+    "SPAN x2": (
+        lambda: SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2), 2, "traced",
+    ),
+    "RealPLKSR x2": (lambda: RealPLKSR(dim=8, n_blocks=2, upscaling_factor=2), 2, "measured"),
+    "SwinIR x2": (
+        lambda: SwinIR(
+            img_size=16, embed_dim=12, depths=(2,), num_heads=(2,), window_size=4, upscale=2,
+            upsampler="pixelshuffledirect",
+        ),
+        2, "window",
+    ),
+    "OmniSR x2": (
+        lambda: OmniSR(num_feat=8, res_num=1, block_num=1, up_scale=2, window_size=8), 2, "window",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NETWORKS, "ESRGAN old keys"])
+def test_every_runtime_has_the_pixels_of_pytorch(name, tmp_path):
+    network, scale, kind = NETWORKS.get(name) or NETWORKS["ESRGAN x4"]
+    torch.manual_seed(0)
+    state = network().state_dict()
+    state = old_keys(state) if name not in NETWORKS else state
+    torch.save({"params": state}, tmp_path / "w.pth")
+    made = deployment_of(tmp_path / "w.pth", ORIGIN)
+    foreign = made.spec.foreign
+    assert made.parity.max_levels <= 1
+    assert (made.spec.scale, made.spec.licence, foreign.source) == (scale, "CC-BY-NC-4.0", "a test")
+    assert (foreign.is_traced, foreign.window_px > 0) == (kind == "traced", kind == "window")
+    (tmp_path / "w.onnx").write_bytes(made.content)
+    assert read_onnx(tmp_path / "w.onnx").spec == made.spec
+    frame = read_pixels(PHOTO)[:70, :101]
+    results = []
+    for runtime in (it for it in KINDS.values() if it.suffix == ".onnx" and it.installed):
+        with runtime.open(tmp_path / "w.onnx", "cpu", True, 1) as engine:
+            upscaler = FrameUpscaler(engine, Tiling(overlap="exact"), color_lock=False)
+            results.append(upscaler.upscale(frame))
+            assert results[-1].shape == (70 * scale, 101 * scale, 3)
+            if kind == "traced":  # then tiles are exact
+                tiles = FrameUpscaler(engine, Tiling(tile=32, overlap="exact"), color_lock=False)
+                tiled = tiles.upscale(frame)
+                assert np.abs(tiled.astype(int) - results[-1]).max() <= 1
+    assert np.abs(results[0].astype(int) - results[-1]).max() <= 1
+
+
+def convolution_graph(scale=2, multiple=1, kind=TensorProto.FLOAT, sides=("h", "w"), extra=()):
+    """A float graph as other programs export it: a shuffle of repeated pixels."""
+    kernel = np.zeros((3 * scale**2, 3, 3, 3), np.float32)
+    for color in range(3):
+        kernel[scale**2 * color : scale**2 * (color + 1), color, 1, 1] = 1
+    dtype = np.float16 if kind == TensorProto.FLOAT16 else np.float32
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["deep"], pads=[1, 1, 1, 1]),
+        helper.make_node("DepthToSpace", ["deep"], ["y"], blocksize=scale, mode="CRD"),
+        *extra,
+    ]
+    if scale == 1:
+        nodes[1:2] = [helper.make_node("Identity", ["deep"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["n", 3, *sides])],
+        [helper.make_tensor_value_info("y", kind, ["n", 3, "rows", "columns"])],
+        [numpy_helper.from_array(kernel.astype(dtype), "kernel")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+@pytest.mark.parametrize(
+    ("options", "scale", "window_px"),
+    [
+        ({}, 2, 0),
+        ({"scale": 1}, 1, 0),
+        ({"scale": 3}, 3, 0),
+        ({"scale": 8}, 8, 0),
+        ({"kind": TensorProto.FLOAT16}, 2, 0),
+        ({"sides": (64, 64)}, 2, 64),
+    ],
+)
+def test_a_float_graph_of_another_program_is_recognized(tmp_path, options, scale, window_px):
+    onnx.save(convolution_graph(**options), tmp_path / "f.onnx")
+    spec = onnx_from_weights(tmp_path / "f.onnx", tmp_path / "out.onnx", ORIGIN)
+    assert (spec.scale, spec.foreign.window_px) == (scale, window_px)
+    assert (spec.foreign.is_traced, spec.foreign.radius_px) == (True, 1)
+    frame = read_pixels(PHOTO)[:90, :75]
+    with KINDS["openvino"].open(tmp_path / "out.onnx", "cpu", True, 1) as engine:
+        result = FrameUpscaler(engine, Tiling(), color_lock=False).upscale(frame)
+    assert np.array_equal(result, frame.repeat(scale, 0).repeat(scale, 1))
+
+
+def test_a_float_graph_is_never_loaded_raw(tmp_path):
+    onnx.save(convolution_graph(), tmp_path / "f.onnx")
+    for kind in (it for it in KINDS.values() if it.suffix == ".onnx" and it.installed):
+        with pytest.raises(ModelRefused, match="carries no srgan-edge spec"):
+            kind.open(tmp_path / "f.onnx", "cpu", True, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: setattr(m.graph.node[1], "op_type", "Loop"), "has the operation Loop"),
+        (lambda m: setattr(m.graph.node[1], "domain", "com.x"), r"the operation com\.x\."),
+        (lambda m: m.graph.output.append(m.graph.output[0]), "1 inputs and 2 outputs"),
+        (
+            lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 1),
+            "its input is not an image",
+        ),
+        (
+            lambda m: m.graph.initializer[0].external_data.add(key="location", value="/etc/passwd"),
+            "its weights are in another file",
+        ),
+        (lambda m: m.functions.add(name="f"), "has functions or training"),
+        (
+            lambda m: m.graph.node[1].attribute[0].__setattr__("i", 64),
+            "its result is not the image, 1 to 8 times as large",
+        ),
+    ],
+)
+def test_a_graph_that_does_more_is_refused(tmp_path, change, said):
+    model = convolution_graph()
+    change(model)
+    (tmp_path / "f.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelRefused, match=said):
+        deployment_of_graph(tmp_path / "f.onnx", ORIGIN)
+
+
+def test_a_graph_that_makes_no_image_is_refused(tmp_path):
+    model = convolution_graph()
+    kernel = model.graph.initializer[0]
+    kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), "kernel"))
+    onnx.save(model, tmp_path / "f.onnx")
+    with pytest.raises(ModelRefused, match=r"a photograph upscaled by it has \d+\.\d dB where"):
+        onnx_from_weights(tmp_path / "f.onnx", tmp_path / "out.onnx", ORIGIN)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def described(model, **facts):
+    facts = {"values_per_px": 100, "multiplications_per_px": 1000} | facts
+    foreign = Foreign(1, True, **facts)
+    return with_spec(model, ModelSpec("x", "Some", 0, 0, scale=2, foreign=foreign))
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"values_per_px": 5}, "values per pixel, and its spec states 5"),
+        ({"multiplications_per_px": 20}, "multiplications per pixel, and its spec states 20"),
+        ({"window_px": 64}, "its output is not 2 times|Got invalid dimensions|not sound"),
+    ],
+)
+def test_a_graph_must_need_what_its_spec_states(tmp_path, facts, said):
+    model = wrapped(convolution_graph(), 2, Sizes())
+    (tmp_path / "ok.onnx").write_bytes(described(model))
+    assert read_onnx(tmp_path / "ok.onnx").spec.architecture == "Some"
+    (tmp_path / "f.onnx").write_bytes(described(model, **facts))
+    if "window_px" in facts:  # one that takes any size takes this one too
+        assert read_onnx(tmp_path / "f.onnx").spec.foreign.window_px == 64
+        return
+    with pytest.raises(ModelRefused, match=said):
+        read_onnx(tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize("field", ["architecture", "channels"])
+def test_native_and_foreign_specs_are_told_apart(field):
+    foreign = Foreign(1, True, 100, 1000)
+    with pytest.raises(ModelRefused, match="facts of a foreign graph in 'edge'"):
+        ModelSpec("x", "edge", 8, 2, foreign=foreign)
+    with pytest.raises(ModelRefused, match="architecture 'ESRGAN'; possible"):
+        ModelSpec("x", "ESRGAN", 8, 2)
+    spec = ModelSpec("x", "ESRGAN", 0, 0, scale=8, foreign=foreign, licence="CC-BY-NC-SA-4.0")
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    assert not spec.is_commercial
+    assert dataclasses.replace(spec, licence="CC-BY-4.0").is_commercial
+
+
+def test_padding_to_multiples_is_in_the_graph(tmp_path):
+    """A network of stride 4 inside gets multiples of 4, and its result the size that was asked."""
+    kernel = np.ones((48, 3, 4, 4), np.float32) / 48
+    nodes = [
+        helper.make_node("Conv", ["x", "kernel"], ["deep"], strides=[4, 4]),
+        helper.make_node("DepthToSpace", ["deep"], ["y"], blocksize=4, mode="CRD"),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g",
+        [info("x", 1, ["n", 3, "h", "w"])], [info("y", 1, ["n", 3, "r", "c"])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "f")
+    (tmp_path / "f").rename(tmp_path / "f.onnx")
+    made = deployment_of_graph(tmp_path / "f.onnx", ORIGIN)
+    assert made.spec.foreign.multiple == 4
+    (tmp_path / "m.onnx").write_bytes(made.content)
+    for kind in (it for it in KINDS.values() if it.suffix == ".onnx" and it.installed):
+        with kind.open(tmp_path / "m.onnx", "cpu", True, 1) as engine:
+            for shape in [(1, 1, 1, 3), (2, 5, 7, 3), (1, 33, 64, 3)]:
+                batch = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+                padded = np.pad(
+                    batch, ((0, 0), (0, -shape[1] % 4), (0, -shape[2] % 4), (0, 0)), "edge"
+                )
+                assert engine.upscale(batch).shape == shape
+                whole = engine.upscale(padded)[:, : shape[1], : shape[2]]
+                assert np.array_equal(engine.upscale(batch), whole)
+            frame = read_pixels(PHOTO)[:90, :103]
+            tiled = FrameUpscaler(engine, Tiling(tile=24, overlap="exact"), color_lock=False)
+            assert np.array_equal(tiled.upscale(frame), engine.upscale(frame[None])[0])
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 8])
+def test_tiles_begin_at_multiples_and_cover_the_frame(multiple):
+    for width, height in [(97, 64), (130, 201), (16, 16), (1000, 333)]:
+        plan = plan_tiles(width, height, 48, 9, multiple)
+        covered = np.zeros((height, width), int)
+        for tile in plan.tiles:
+            covered[tile.core_y.slice(), tile.core_x.slice()] += 1
+            for window, core, side in [
+                (tile.window_y, tile.core_y, height), (tile.window_x, tile.core_x, width),
+            ]:  # fmt: skip
+                assert window.start % multiple == core.start % multiple == 0
+                assert window.start == 0 or core.start - window.start >= 9
+                assert window.stop == side or window.stop - core.stop >= 9
+        assert (covered == 1).all()
+        assert len({(t.window_x.length, t.window_y.length) for t in plan.tiles}) == 1
+
+
+def test_the_reach_of_our_own_graphs_is_that_of_their_specs():
+    from srgan_edge.export.onnx import deployment_graph
+    from srgan_edge.model.network import generator_from_spec
+
+    for spec in [ModelSpec("e", "edge", 4, 3, scale=2), ModelSpec("s", "srresnet", 4, 2, scale=4)]:
+        found = reach_of(deployment_graph(generator_from_spec(spec).eval(), spec))
+        assert found == Reach(spec.receptive_radius_px, 1)
+
+
+def test_attention_over_the_image_is_seen_in_its_cost():
+    """Every pixel with every other: the values grow with the square of the size."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["columns"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["columns", "rows"], ["all"]),
+        helper.make_node("ReduceMean", ["all", "last"], ["mean"], keepdims=1),
+        helper.make_node("ReduceMean", ["mean", "middle"], ["one"], keepdims=1),
+        helper.make_node("Unsqueeze", ["one", "middle"], ["four"]),
+        helper.make_node("Add", ["x", "four"], ["y"]),
+    ]
+    info = helper.make_tensor_value_info
+    constants = {"flat": [0, 3, -1], "last": [2], "middle": [1]}
+    graph = helper.make_graph(
+        nodes, "g",
+        [info("x", 1, ["n", 3, "h", "w"])], [info("y", 1, ["n", 3, "h", "w"])],
+        [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model = wrapped(model, 1, Sizes())
+    assert "values per pixel" in cost_at(model, *PROBES_PX[1], 1)
+
+
+def hostile(name, path):
+    if name == "a zip bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", bytes(1 << 28))
+        return
+    state = esrgan(scale=4).state_dict()
+    first = next(iter(state))
+    if name == "NaN":
+        state[first][0] = torch.nan
+    elif name == "a 10 GB tensor":
+        state[first] = torch.zeros(()).expand(8, 3, 30_000, 4_000)
+    elif name == "other shapes":
+        state[first] = torch.zeros(8, 3, 5, 7)
+    elif name == "a missing tensor":
+        del state[first]
+    elif name == "a million blocks":
+        state["model.1.sub.1000000.RDB1.conv1.0.weight"] = torch.zeros(8, 8, 3, 3)
+    torch.save(state, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["a zip bomb", "NaN", "a 10 GB tensor", "other shapes", "a missing tensor", "a million blocks"],
+)
+def test_hostile_weights_are_refused(name, tmp_path):
+    hostile(name, tmp_path / "w.pth")
+    assert (tmp_path / "w.pth").stat().st_size < 4 << 20
+    with pytest.raises(ModelRefused) as refused:
+        deployment_of(tmp_path / "w.pth", ORIGIN)
+    assert refused.value.exit_code == 6
+    assert str(refused.value).startswith(str(tmp_path / "w.pth"))
+
+
+@pytest.mark.slow
+def test_the_command_asks_for_the_licence_and_names_it_at_each_run(cli, tmp_path):
+    onnx.save(convolution_graph(), tmp_path / "f.onnx")
+    code, _, err = cli("convert", "f.onnx")
+    assert (code, "type --licence NAME" in err) == (2, True)
+    code, out, _ = cli("convert", "f.onnx", "--licence", "CC-BY-NC-4.0", "-o", "g.onnx")
+    assert (code, "not for commercial use" in out) == (0, True)
+    photo = tmp_path / "p.png"
+    photo.write_bytes(PHOTO.read_bytes())
+    code, out, err = cli("upscale", "p.png", "-n", "g.onnx")
+    assert code == 0
+    assert "g is licensed CC-BY-NC-4.0: not for commercial use" in out + err
+    assert read_pixels(tmp_path / "p_x2.png").shape[0] == 2 * read_pixels(PHOTO).shape[0]
+    code, out, _ = cli("info", "g.onnx")
+    assert "traced" in out
+    assert compare(lambda it: it, lambda it: it, natural_batches()).max_levels == 0

@@ -1,0 +1,169 @@
+"""Models from elsewhere: registered ones, and downloads from a server on this machine."""
+
+import hashlib
+import http.server
+import threading
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
+from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.image.coding import Coding
+from srgan_edge.model import store
+from srgan_edge.model.library import find_model
+from srgan_edge.model.store import ModelAddress, downloaded
+from srgan_edge.suited import suited_to
+
+CLEAN = Coding("PNG", False)
+MODEL = find_model("edge-x4").file(".onnx")
+SHA256 = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.CACHE_VARIABLE, str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def __init__(self, seen, *arguments):
+        self.seen = seen
+        super().__init__(*arguments)
+
+    def do_GET(self):
+        self.seen.append(self.path)
+        content = MODEL.read_bytes()
+        if self.path == "/moved/edge.onnx":
+            self.send_response(302)
+            self.send_header("Location", "/files/edge.onnx?token=1")
+            self.end_headers()
+        elif self.path.startswith("/loop/"):
+            self.send_response(307)
+            self.send_header("Location", self.path)
+            self.end_headers()
+        elif self.path.startswith("/files/") or self.path.startswith("/short/"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: 1000 if "short" in self.path else None])
+        elif self.path.startswith("/endless/"):
+            self.send_response(200)
+            self.end_headers()
+            with suppress(ConnectionError):  # the other side has read enough
+                for _ in range(64):
+                    self.wfile.write(bytes(1 << 16))
+        else:
+            self.send_error(404)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    seen = []
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, seen))
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{made.server_port}", seen
+    made.shutdown()
+    thread.join()
+    made.server_close()
+
+
+@pytest.mark.parametrize("place", ["files/edge.onnx", "moved/edge.onnx"])
+def test_a_download_is_verified_and_then_offline(server, place):
+    base, seen = server
+    address = f"{base}/{place}#sha256={SHA256.upper()}"
+    with pytest.raises(UsageError, match="not in the cache; add --allow-network"):
+        find_model(address)
+    assert seen == []
+    model = find_model(address, allow_network=True)
+    assert model.spec.name == "edge-x4"
+    assert model.file(".onnx").read_bytes() == MODEL.read_bytes()
+    asked = len(seen)
+    assert find_model(address).spec.name == "edge-x4"
+    assert len(seen) == asked
+    model.file(".onnx").write_bytes(b"changed")  # is not used again
+    with pytest.raises(UsageError, match="not in the cache"):
+        find_model(address)
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "said"),
+    [
+        ("short/edge.onnx", ResourcesExhausted, "ended after 1000 of|IncompleteRead"),
+        ("loop/edge.onnx", ResourcesExhausted, "more than 5 redirects"),
+        ("none/edge.onnx", ResourcesExhausted, "the server answers 404"),
+        ("endless/edge.onnx", ModelRefused, "has the SHA-256 .* not .*: another file"),
+    ],
+)
+def test_what_is_not_the_file_is_not_kept(server, folder, place, error, said):
+    base, _ = server
+    with pytest.raises(error, match=said):
+        downloaded(f"{base}/{place}#sha256={SHA256}", allow_network=True)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_more_than_the_limit_is_not_kept(server, folder, monkeypatch):
+    base, _ = server
+    monkeypatch.setattr(store, "MAX_BYTES", 100_000)
+    with pytest.raises(ModelRefused, match="larger than 100000 bytes"):
+        downloaded(f"{base}/endless/edge.onnx#sha256={SHA256}", allow_network=True)
+    assert store.downloaded_files() == []
+
+
+def test_a_server_that_is_not_there_is_named():
+    with pytest.raises(ResourcesExhausted, match=r"http://127\.0\.0\.1:9/a\.onnx: .*refused"):
+        downloaded(f"http://127.0.0.1:9/a.onnx#sha256={SHA256}", allow_network=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("https://example.org/a.onnx", "names no content; type https://example.org/a.onnx#sha256"),
+        ("https://example.org/a.onnx#sha256=12", "names no content"),
+        (f"hf://owner/repo#sha256={SHA256}", "possible: hf://OWNER/REPO/FILE@REVISION"),
+        (f"https://example.org/a.pth#sha256={SHA256}", "ends in 'a.pth'; possible"),
+        (f"https://example.org/..%2f#sha256={SHA256}", "possible: a name in"),
+    ],
+)
+def test_an_address_must_name_its_content(text, said):
+    with pytest.raises(UsageError, match=said):
+        downloaded(text, allow_network=True)
+
+
+def test_hugging_face_has_short_addresses():
+    address = ModelAddress.of(f"hf://owner/repo/onnx/a.onnx@v1.0#sha256={SHA256}")
+    assert address.url == "https://huggingface.co/owner/repo/resolve/v1.0/onnx/a.onnx"
+    assert address.path.name == "a.onnx"
+
+
+def test_a_registered_model_has_a_name_and_serves_its_scale(cli):
+    code, out, _ = cli("models", "add", MODEL, "--name", "mine-x2")
+    assert (code, "registered mine-x2: edge, x4" in out) == (0, True)
+    assert find_model("mine-x2").spec.name == "edge-x4"
+    assert suited_to("image", CLEAN, 2, on_gpu=False).model == "mine-x2"
+    assert cli("models", "add", MODEL, "--name", "mine-x2")[0] == 2
+    assert cli("models", "add", MODEL, "--name", "edge-x4")[0] == 2
+    assert cli("models", "add", MODEL, "--name", "../x")[0] == 2
+    code, out, _ = cli("models")
+    assert code == 0
+    assert "mine-x2" in out and "registered" in out and "srgan-x4" in out
+    assert cli("models", "rm", "mine-x2")[0] == 0
+    assert cli("models", "rm", "mine-x2")[0] == 2
+    assert suited_to("image", CLEAN, 2, on_gpu=False).model == "edge-x4"
+
+
+def test_the_command_downloads_once(cli, server, tmp_path):
+    base, seen = server
+    (tmp_path / "p.png").write_bytes((find_model("edge-x4").file(".onnx").parent.parent
+                                      / "demo" / "photo.png").read_bytes())  # fmt: skip
+    address = f"{base}/files/edge.onnx#sha256={SHA256}"
+    assert cli("upscale", "p.png", "-n", address)[0] == 2
+    assert cli("upscale", "p.png", "-n", address, "--allow-network", "-t", "64")[0] == 0
+    assert cli("upscale", "p.png", "-n", address, "--overwrite", "-t", "64")[0] == 0
+    assert seen == ["/files/edge.onnx"]
+    assert (tmp_path / "p_x4.png").is_file()
+    assert "downloaded" in cli("models")[1]
