@@ -529,7 +529,7 @@ def _tiling(
     plan_tiles(1, 1, 0 if tile == "auto" else tile, overlap if isinstance(overlap, int) else 0)
     if batch < 1:
         raise UsageError(f"batch={batch}; possible: 1 and up")
-    return Tiling(tile, overlap, batch)
+    return Tiling(tile, overlap, batch, joined=True)
 
 
 def _refuse_other(

@@ -38,6 +38,9 @@ class Tiling:
     """Halo in LR pixels; exact: the receptive radius; auto: as measured for the model."""
     batch: int = 1
     """Tiles per call of the engine."""
+    joined: bool = False
+    """On a CPU, compute neighboring tiles in one window where that needs little more memory: their
+    halos are then computed once."""
 
 
 @dataclass(frozen=True)

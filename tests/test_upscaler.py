@@ -12,8 +12,9 @@ from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.model.library import find_model
+from srgan_edge.model.spec import activation_bytes_per_px
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import STRIPE_BYTES, FrameUpscaler
+from srgan_edge.upscaler import JOINED_BYTES, STRIPE_BYTES, FrameUpscaler
 
 SPEC = find_model("edge-x4").spec
 
@@ -206,3 +207,65 @@ def test_a_gpu_uses_its_own_memory(monkeypatch):
         plan, _ = FrameUpscaler(Nearest(), Tiling()).plan(1280, 720)
         tiles.append(len(plan.tiles))
     assert tiles[0] > tiles[1] == 1
+
+
+class OnCpu(Nearest):
+    """The same on a CPU, where tiles may be joined."""
+
+    def __init__(self, spec=SPEC, **options):
+        super().__init__(**options)
+        self.info = replace(self.info, device="cpu", precision="fp32", spec=spec)
+
+
+@pytest.mark.parametrize("model", ["edge-x4", "srgan-x4"])
+@pytest.mark.parametrize("size", [(320, 180), (640, 360), (1280, 720), (97, 801)])
+def test_tiles_are_joined_on_a_cpu_within_their_memory(model, size):
+    """`--tile 128` computes few pixels more than `auto`, in twice the memory of one tile at most,
+    or in little memory."""
+    spec = find_model(model).spec
+    engine, tiling = OnCpu(spec), Tiling(128, joined=True)
+    upscaler = FrameUpscaler(engine, tiling)
+    plan, _ = upscaler.plan(*size)
+    tile_px = (128 + 2 * upscaler.halo_px) ** 2
+    window_px = plan.window_size[0] * plan.window_size[1]
+    most = max(2 * tile_px, JOINED_BYTES // activation_bytes_per_px(spec))
+    assert window_px <= most
+    assert plan.overhead <= FrameUpscaler(engine, Tiling(128)).plan(*size)[0].overhead
+    if size == (320, 180):
+        assert plan.overhead <= 1.06
+    if model == "edge-x4":
+        assert plan.overhead <= 1.1
+
+
+@pytest.mark.parametrize("changes", [{"joined": False}, {"batch": 2}, {"tile": 0}])
+def test_tiles_are_what_was_asked_for_everywhere_else(changes):
+    tiling = replace(Tiling(32, joined=True), **changes)
+    plans = [
+        FrameUpscaler(engine, tiling).plan(130, 90)[0].window_size
+        for engine in (OnCpu(), Nearest())
+    ]
+    assert plans[0] == plans[1] == ((130, 90) if tiling.tile == 0 else (46, 46))
+    on_gpu = FrameUpscaler(Nearest(), Tiling(32, joined=True)).plan(130, 90)[0]
+    assert on_gpu.window_size == (46, 46)
+
+
+def test_joined_tiles_that_do_not_fit_are_cut_as_asked():
+    engine, lines = OnCpu(limit_px=3000), []
+    upscaler = FrameUpscaler(engine, Tiling(48, joined=True), lines.append)
+    frame = image(1)
+    assert np.array_equal(upscaler.upscale(frame), nearest(frame))
+    assert max(height * width for _, height, width in engine.done) <= 3000
+    assert all("out of memory: going on with tiles of" in line for line in lines)
+
+
+@pytest.mark.parametrize("tile", [16, 33, 64])
+def test_joined_tiles_with_an_exact_halo_are_the_whole_frame(monkeypatch, tile):
+    """Bit for bit, in several windows: the memory in which everything is joined is taken away."""
+    monkeypatch.setattr("srgan_edge.upscaler.JOINED_BYTES", 1)
+    frame = image(5, width=330)
+    with open_engine(choose_engine(find_model("edge-x4"), "openvino"), fp32=True) as engine:
+        whole = engine.upscale(frame[None])[0]
+        upscaler = FrameUpscaler(engine, Tiling(tile, "exact", joined=True))
+        assert len(upscaler.plan(330, 90)[0].tiles) > 1
+        assert np.array_equal(upscaler.upscale(frame), whole)
+        assert np.array_equal(FrameUpscaler(engine, Tiling(tile, "exact")).upscale(frame), whole)

@@ -146,7 +146,7 @@ class _Measuring:
         options = Options(
             candidate.model,
             Encoding(),
-            Tiling(candidate.tile),
+            Tiling(candidate.tile, joined=True),
             engine=candidate.engine,
             device=candidate.device,
             fp32=candidate.fp32,

@@ -275,6 +275,7 @@ def upscale(
             tile=pixels_or("--tile", tile, "auto"),
             overlap=pixels_or("--overlap", overlap, "auto", "exact"),
             batch=batch,
+            joined=True,
         ),
         outscale=outscale,
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
