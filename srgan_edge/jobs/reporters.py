@@ -287,6 +287,8 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
     """Yield remarks on what the video's own properties leave uncertain."""
     if info.interlaced and not options.deinterlace:
         yield "interlaced; its fields are upscaled together, as one image: try --deinterlace"
+    if not info.states_length:
+        yield "transport and program streams state no length: whether its end is missing is unknown"
     if info.color.assumed:
         matrix, *_ = MATRICES[info.color.matrix]
         span = "full" if info.color.full_range else "limited"
@@ -306,6 +308,9 @@ def remarks_after(
         yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
     if notes.doubtful:
         yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
+    if notes.gaps:
+        more = f" and {notes.gaps - 1} more times" if notes.gaps > 1 else ""
+        yield f"has no frames from {notes.first_gap}{more}"
     if notes.untimed:
         yield f"{notes.untimed} frames had no time and were spaced by their period"
     if moved := notes.nudged + packets_nudged:

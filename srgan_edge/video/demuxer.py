@@ -12,7 +12,8 @@ from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.video.frame import Notes
-from srgan_edge.video.opening import FileIdentity, file_identity
+from srgan_edge.video.opening import FileIdentity, file_identity, is_copied
+from srgan_edge.video.transport import find_holes, missing_of_last_packet
 from srgan_edge.video.truncation import (
     find_break,
     find_ogg_break,
@@ -23,6 +24,11 @@ from srgan_edge.video.truncation import (
 )
 
 _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
+
+
+_WRAPPING = {"mpegts", "mpeg"}
+_LATE_PACKETS = 200  # the last packet of a stream comes when the next one begins
+_WRAP_SECONDS = Fraction(2**33, 90_000)
 
 
 class Demuxer:
@@ -44,6 +50,7 @@ class Demuxer:
         self._video_packets = 0
         self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
+        self._foreign_packets = 0  # since another recording has begun
         self._last_start: dict[int, int] = {}  # by stream index, in ticks of the stream
         rate, time_base = video.average_rate or video.guessed_rate, video.time_base
         self._period_seconds = 1 / rate if rate else time_base or Fraction(1, 1000)
@@ -70,6 +77,11 @@ class Demuxer:
                 continue
             if packet.has_sidedata("encryption_info"):
                 raise InputRefused(f"{self._path} is encrypted; possible: a video without DRM")
+            if self._is_of_another_recording(packet):
+                self._foreign_packets += 1
+                if self._foreign_packets > _LATE_PACKETS:
+                    return
+                continue
             self._count(packet)
             yield packet
 
@@ -94,6 +106,8 @@ class Demuxer:
             missing = max(missing_bytes(path), self._end_of_index() - self._container.size)
             if missing > 0:
                 damage.add(f"cut off, {missing} bytes are missing")
+        elif "mpegts" in self.formats:
+            self._examine_transport(conceal=conceal)
         elif broken := self._broken_by_its_own_account():
             damage.add(broken)
         if "avi" in self.formats:
@@ -113,6 +127,20 @@ class Demuxer:
         if self._end_seconds < stated_seconds - slack:
             end, whole = float(self._end_seconds), float(stated_seconds)
             self._notes.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
+
+    def _examine_transport(self, *, conceal: bool) -> None:
+        """Record missing packets; what is missing behind the last one leaves no trace."""
+        damage = self._notes.damage
+        if missing := missing_of_last_packet(self._path):
+            damage.add(f"cut off, {missing} bytes of the last packet are missing")
+        used = {self._video.index, *(s.index for s in self._container.streams if is_copied(s))}
+        pids = {stream.id for stream in self._container.streams if stream.index in used}
+        for hole in find_holes(self._path, pids):
+            damage.add(
+                "packets of the transport stream are missing",
+                Fraction(hole.seconds),
+                repaired=conceal,
+            )
 
     def _broken_by_its_own_account(self) -> str | None:
         """Describe what an Ogg, ASF or Y4M file lacks of what it states."""
@@ -134,6 +162,23 @@ class Demuxer:
             self._last_start[packet.stream_index] = start
             duration = packet.duration or max(0, start - before)  # FLV states none
             self._end_seconds = max(self._end_seconds, (start + duration) * packet.time_base)
+
+    def _is_of_another_recording(self, packet: "Packet[Stream]") -> bool:
+        """Check whether time went back, which FFmpeg takes for a clock that starts over.
+
+        Clocks of 33 bits do so after 26.5 hours, and FFmpeg adds these wherever time goes back.
+        """
+        start = packet.dts if packet.pts is None else packet.pts
+        before = self._last_start.get(packet.stream_index)
+        if self.formats.isdisjoint(_WRAPPING) or start is None or before is None:
+            return bool(self._foreign_packets)
+        if (start - before) * packet.time_base < _WRAP_SECONDS / 2:
+            return False
+        if not self._foreign_packets:
+            now = float(start * packet.time_base - _WRAP_SECONDS)
+            self.broke_off = f"time goes back to {now:.2f} s"
+            self._notes.damage.add(self.broke_off, before * packet.time_base)
+        return True
 
     def _end_of_index(self) -> int:
         """Return where the last sample in the index ends, in bytes; exact to the last frame."""

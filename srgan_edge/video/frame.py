@@ -63,6 +63,8 @@ class VideoInfo:
     interlaced: bool
     """The first frame holds two fields. Frames of the result are never marked as interlaced: one
     line has become several, and the network has drawn across the fields."""
+    states_length: bool = True
+    """The container states how long it is or ends with a mark, so that a missing end shows."""
 
     @property
     def bits_per_px(self) -> float | None:
@@ -188,6 +190,10 @@ class Notes:
     doubtful: int = 0
     """Packets that may be incomplete because the packet count of a transport stream was
     interrupted. Recordings joined end to end have such places too, with nothing missing."""
+    gaps: int = 0
+    """Places without frames for more than a second, in containers that state no durations."""
+    first_gap: str = ""
+    """From when to when the first gap is; empty if there is none."""
     recolored: str = ""
     """The first change of pixel format or colors, with its time; empty if there was none."""
     unkept: tuple[str, ...] = ()
@@ -207,6 +213,8 @@ class Notes:
             interlaced=self.interlaced + later.interlaced,
             concealed=self.concealed + later.concealed,
             doubtful=self.doubtful + later.doubtful,
+            gaps=self.gaps + later.gaps,
+            first_gap=self.first_gap or later.first_gap,
             recolored=self.recolored or later.recolored,
             unkept=tuple(dict.fromkeys(self.unkept + later.unkept)),
             damage=self.damage + later.damage,

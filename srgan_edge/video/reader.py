@@ -7,7 +7,7 @@ its first frame.
 import heapq
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Self, cast
@@ -56,6 +56,8 @@ _MOST_REORDERED = 32
 """Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
+_LONGEST_GAP_SECONDS = 1
+_GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
 
 
@@ -111,7 +113,7 @@ class VideoReader:
             """The audio and subtitle streams whose packets are yielded."""
             self.demuxer = Demuxer(path, self.container, self.video, self.notes)
             """The source of all packets."""
-            self._clock = _FrameClock(path, self.video, self.notes)
+            self._clock = _FrameClock(path, self.video, self.notes, self.demuxer.formats)
             self._decoder = VideoDecoder(
                 self.video,
                 self.notes,
@@ -193,22 +195,25 @@ class VideoReader:
 
         The times of frames are those of their packets, which only in rare files are other ones.
         """
-        clock = _FrameClock(self.path, self.video, Notes())
+        clock = _FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
         waiting: list[tuple[int, int]] = []  # a heap of times and durations: packets are reordered
         copied = {stream.index for stream in self.copied}
         with open_container(self.path, None, self._max_pixels) as container:
             video = best_video(container, self.path, self._max_pixels)
-            for packet in Demuxer(self.path, container, video, Notes()):
-                if packet.stream_index in copied:
-                    yield CopiedPacket(packet)
-                elif packet.stream_index == video.index and self._decoder.is_shown(packet):
-                    pts = packet.dts if packet.pts is None else packet.pts
-                    if pts is not None:
-                        heapq.heappush(waiting, (pts, packet.duration or 0))
-                    if len(waiting) > _MOST_REORDERED:
-                        yield clock.next(*heapq.heappop(waiting))
-            while waiting:
-                yield clock.next(*heapq.heappop(waiting))
+            try:
+                for packet in Demuxer(self.path, container, video, Notes()):
+                    if packet.stream_index in copied:
+                        yield CopiedPacket(packet)
+                    elif packet.stream_index == video.index and self._decoder.is_shown(packet):
+                        pts = packet.dts if packet.pts is None else packet.pts
+                        if pts is not None:
+                            heapq.heappush(waiting, (pts, packet.duration or 0))
+                        if len(waiting) > _MOST_REORDERED:
+                            yield clock.next(*heapq.heappop(waiting))
+                while waiting:
+                    yield clock.next(*heapq.heappop(waiting))
+            except InputDamaged:  # time goes back: frames end there
+                return
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
@@ -285,31 +290,49 @@ class VideoReader:
 class _FrameClock:
     """Gives each frame of a reader its time, later than that of the frame before."""
 
-    def __init__(self, path: Path, video: VideoStream, notes: Notes) -> None:
+    def __init__(
+        self, path: Path, video: VideoStream, notes: Notes, formats: Collection[str]
+    ) -> None:
+        """`formats`: FFmpeg's names of the container format."""
         rate = video.average_rate or video.guessed_rate
         self._path, self._notes = path, notes
         self._time_base = video.time_base or Fraction(1, 1000)
         self.period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
         """Average distance of two frames in ticks."""
-        self._last_pts: int | None = None
+        self._last: FrameTime | None = None
+        self._states_gaps = not _GAPLESS.isdisjoint(formats)
 
     def next(self, pts: int | None, duration: int) -> FrameTime:
         """Return the time of the next frame, or the nearest one that an encoder accepts."""
         duration = duration or round(self.period_ticks) or 1
-        last = self._last_pts
+        last = None if self._last is None else self._last.pts
         if pts is None:
             pts = 0 if last is None else last + duration
             self._notes.untimed += 1
+        if last is not None:
+            self._refuse_other_recording(last, pts)
+            self._note_gap(pts)
         if last is not None and pts <= last:
-            if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
-                before, now = (float(ticks * self._time_base) for ticks in (last, pts))
-                raise InputDamaged(
-                    f"{self._path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
-                )
             pts = last + max(1, math.ceil(_LEAST_STEP_SECONDS / self._time_base))
             self._notes.nudged += 1
-        self._last_pts = pts
-        return FrameTime(pts, duration)
+        self._last = FrameTime(pts, duration)
+        return self._last
+
+    def _refuse_other_recording(self, last: int, pts: int) -> None:
+        if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
+            before, now = (float(ticks * self._time_base) for ticks in (last, pts))
+            raise InputDamaged(
+                f"{self._path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
+            )
+
+    def _note_gap(self, pts: int) -> None:
+        assert self._last is not None
+        end = self._last.pts + self._last.duration
+        if self._states_gaps or (pts - end) * self._time_base <= _LONGEST_GAP_SECONDS:
+            return
+        begins, ends = (float(ticks * self._time_base) for ticks in (end, pts))
+        self._notes.gaps += 1
+        self._notes.first_gap = self._notes.first_gap or f"{begins:.2f} to {ends:.2f} s"
 
 
 class _RgbFrames:

@@ -3,7 +3,8 @@
 Nothing is decoded here. FFmpeg skips a broken place in a Matroska or WebM file silently and resumes
 at the next cluster, so these are checked against RFC 8794 and RFC 9559, and so are the pages of Ogg
 (RFC 3533). MP4, MOV and AVI files state their size in boxes and chunks, ASF (WMV) in its header,
-and every frame of Y4M is of one size. Transport and program streams state nothing of the kind.
+and every frame of Y4M is of one size. Transport streams are examined in `transport`, and program
+streams state nothing of the kind.
 """
 
 import string

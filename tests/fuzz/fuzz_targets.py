@@ -198,6 +198,7 @@ def _facts() -> list[bytes]:
         "sample_aspect_ratio": None,
         "display_matrix": [1] * 9,
         "interlaced": False,
+        "states_length": True,
     }
     return [json.dumps(record).encode()]
 

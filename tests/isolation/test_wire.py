@@ -132,6 +132,7 @@ INFO = {
     "sample_aspect_ratio": None,
     "display_matrix": [1] * 9,
     "interlaced": False,
+    "states_length": True,
 }
 
 

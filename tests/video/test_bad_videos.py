@@ -62,12 +62,12 @@ def video(**wanted):
     return lambda path: make(path, **wanted)
 
 
-def cut(percent, **wanted):
-    """The first part of a file."""
+def cut(percent, unit=1, **wanted):
+    """The first part of a file, in whole units of bytes."""
 
     def write(path):
         content = make(path, **LONG | wanted).read_bytes()
-        path.write_bytes(content[: len(content) * percent // 100])
+        path.write_bytes(content[: len(content) * percent // 100 // unit * unit])
 
     return write
 
@@ -219,8 +219,10 @@ ROWS = [
     Row("V3: MKV, behind the last frame", cut(99), 4, CUT_OFF, range(40), True),
     Row("V4: fragments", cut(80, **FRAGMENTED), 4, CUT_OFF, range(28), True, ".mp4"),
     Row("V4: fragments, in a header", cut(76, **FRAGMENTED), 4, CUT_OFF, range(28), True, ".mp4"),
-    Row("V5: TS does not tell", cut(70, **TS | NO_B_FRAMES), 0, "", range(28), False, ".ts",
-        ".mkv"),
+    Row("V5: TS, in a packet", cut(70, **TS | NO_B_FRAMES), 4,
+        r"cut off, \d+ bytes of the last packet are missing", range(28), True, ".ts", ".mkv"),
+    Row("V5: TS does not tell", cut(70, unit=188, **TS | NO_B_FRAMES), 0, "", range(28), False,
+        ".ts", ".mkv"),
     Row("AVI", cut(80, **AVI), 4, CUT_OFF, range(22), True, ".avi", ".mkv"),
     Row("cut off is not concealed", cut(80), 4, CUT_OFF, range(29), True, options=CONCEAL),
     # ------------------------------------------------------------ broken

@@ -1,0 +1,163 @@
+"""Find packets that are missing from an MPEG transport stream, by their counters.
+
+Every packet of 188 bytes counts modulo 16 within its stream (ISO/IEC 13818-1, 2.4.3.3). A counter
+is interrupted where packets are missing, but also where two recordings were joined, and there
+nothing is missing. A join is recognized by its clock, which jumps, or by the table of programs,
+which every stream begins with and whose counter starts again.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_Bytes = npt.NDArray[np.uint8]
+
+_PACKET, _SYNC, _PAT = 188, 0x47, 0
+_LAYOUTS = ((188, 0), (192, 4), (204, 0))
+"""Distance of packets and place of the first in bytes: plain, Blu-ray, with error correction."""
+
+_PACKETS_AT_A_TIME = 1 << 16
+_MOST_BREAKS = 10_000
+_LARGEST_STEP_SECONDS = 10
+"""A clock that goes further between two packets, or back, is that of another recording."""
+
+
+class Hole(NamedTuple):
+    """Packets that are missing."""
+
+    seconds: float
+    """Time of the stream's clock before the hole."""
+
+
+class _Break(NamedTuple):
+    """A packet whose counter does not continue the one before in its stream."""
+
+    before: int
+    """Number in the file of the packet before it."""
+    at: int
+
+
+class _Scan:
+    """State of reading one file."""
+
+    def __init__(self, pids: Collection[int]) -> None:
+        self.pids = sorted({*pids, _PAT})
+        self.breaks: dict[int, list[_Break]] = {pid: [] for pid in self.pids}
+        self.restarts: list[int] = []
+        """Packets with the table of programs whose counter is 0."""
+        self.clock: list[tuple[int, float]] = []
+        """Numbers of packets, and the time in seconds that they state."""
+        self._last: dict[int, tuple[int, int]] = {}  # number and counter by PID
+
+    def add(self, packets: _Bytes, first: int) -> None:
+        """Read packets, uint8 [N, 188], of which the first has this number in the file."""
+        pid = (packets[:, 1].astype(np.int32) & 0x1F) << 8 | packets[:, 2]
+        counters: _Bytes = packets[:, 3] & np.uint8(0x0F)
+        has_content = packets[:, 3] & 0x10 != 0
+        has_field = (packets[:, 3] & 0x20 != 0) & (packets[:, 4] > 0)
+        is_announced = has_field & (packets[:, 5] & 0x80 != 0)
+        is_clock = has_field & (packets[:, 5] & 0x10 != 0)
+        for wanted in self.pids:
+            numbers = np.flatnonzero((pid == wanted) & has_content)
+            self._count(wanted, numbers, counters, is_announced, first)
+        for number in np.flatnonzero(is_clock & np.isin(pid, self.pids)):
+            base = int.from_bytes(packets[number, 6:11].tobytes(), "big") >> 7
+            self.clock.append((first + int(number), base / 90_000))
+
+    def _count(
+        self,
+        pid: int,
+        numbers: npt.NDArray[np.intp],
+        counters: _Bytes,
+        announced: npt.NDArray[np.bool_],
+        first: int,
+    ) -> None:
+        if not len(numbers):
+            return
+        now = counters[numbers].astype(np.int32)
+        number_before, counter_before = self._last.get(pid, (-1, int(now[0]) - 1))
+        before = np.concatenate([[counter_before], now[:-1]])
+        step = (now - before) % 16
+        for place in np.flatnonzero((step > 1) & ~announced[numbers]):
+            at = first + int(numbers[place])
+            previous = number_before if place == 0 else first + int(numbers[place - 1])
+            if len(self.breaks[pid]) < _MOST_BREAKS:
+                self.breaks[pid].append(_Break(previous, at))
+        if pid == _PAT:
+            self.restarts += [first + int(number) for number in numbers[now == 0]]
+        self._last[pid] = first + int(numbers[-1]), int(now[-1])
+
+
+def find_holes(path: Path, pids: Collection[int]) -> list[Hole]:
+    """Return where packets of some streams are missing, in the order of the file.
+
+    Args:
+        pids: the numbers of the streams.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    scan = _Scan(pids)
+    with path.open("rb") as file:
+        layout = _layout(file)
+        if layout is None:
+            return []
+        stride, start = layout
+        file.seek(0)
+        first = 0
+        while content := file.read(stride * _PACKETS_AT_A_TIME):
+            whole = np.frombuffer(content, np.uint8)
+            whole = whole[: len(whole) // stride * stride].reshape(-1, stride)
+            packets = whole[:, start : start + _PACKET]
+            if not (packets[:, 0] == _SYNC).all():
+                return []  # its bytes have moved; the decoder finds what is broken
+            scan.add(packets, first)
+            first += len(packets)
+    return _holes(scan)
+
+
+def missing_of_last_packet(path: Path) -> int:
+    """Return how many bytes the last packet of a file lacks; 0 if it is whole.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        layout = _layout(file)
+    rest = 0 if layout is None else path.stat().st_size % layout[0]
+    return layout[0] - rest if layout and rest else 0
+
+
+def _layout(file: BinaryIO) -> tuple[int, int] | None:
+    head = file.read(204 * 8)
+    for stride, start in _LAYOUTS:
+        marks = head[start::stride]
+        if len(marks) >= 4 and set(marks) == {_SYNC}:
+            return stride, start
+    return None
+
+
+def _holes(scan: _Scan) -> list[Hole]:
+    pat_breaks = {found.at for found in scan.breaks[_PAT]}
+    restarts = np.array(sorted(pat_breaks | set(scan.restarts)), np.int64)
+    numbers = np.array([number for number, _ in scan.clock], np.int64)
+    holes: dict[int, Hole] = {}  # by the packet before; a hole often hits several streams
+    for pid, breaks in scan.breaks.items():
+        if pid == _PAT:
+            continue
+        for found in breaks:
+            begins_again = np.searchsorted(restarts, found.before) < np.searchsorted(
+                restarts, found.at
+            )
+            later = int(np.searchsorted(numbers, found.at))
+            earlier = int(np.searchsorted(numbers, found.before, side="right")) - 1
+            seconds = scan.clock[earlier][1] if earlier >= 0 else 0.0
+            step = 0.0
+            if earlier >= 0 and later < len(numbers):
+                step = scan.clock[later][1] - seconds
+            if not begins_again and 0 <= step <= _LARGEST_STEP_SECONDS:
+                holes[found.before] = Hole(seconds)
+    return [holes[before] for before in sorted(holes)]

@@ -1,0 +1,156 @@
+"""Transport streams: missing packets, joined recordings, gaps, and clocks that start over."""
+
+import re
+from fractions import Fraction
+
+import av
+import pytest
+from clips import make
+
+from srgan_edge.errors import InputDamaged
+from srgan_edge.video.frame import CopiedPacket, Frame
+from srgan_edge.video.reader import VideoReader
+from srgan_edge.video.transport import find_holes, missing_of_last_packet
+
+TICK = Fraction(1, 90000)
+PACKET = 188
+
+
+def recording(path, start_seconds=0.0, frames=40):
+    """A transport stream with one AAC track that starts at a time."""
+    start = round(start_seconds * 90000)
+    return make(
+        path,
+        time_base=TICK,
+        pts=[start + 3600 * number for number in range(frames)],
+        audio=["eng"],
+        audio_start=Fraction(start, 90000),
+        options={"bf": "0", "g": "10"},
+    )
+
+
+def packets_of(path, stride=PACKET):
+    content = path.read_bytes()
+    return [content[at : at + stride] for at in range(0, len(content), stride)]
+
+
+def pid(packet):
+    return (packet[-187] & 0x1F) << 8 | packet[-186]
+
+
+def pids_of(path):
+    with av.open(str(path)) as container:
+        return {stream.type: stream.id for stream in container.streams}
+
+
+def without(path, wanted_pid, number, count=1, stride=PACKET):
+    """Remove packets of one stream, from one in the middle on."""
+    packets = packets_of(path, stride)
+    places = [place for place, packet in enumerate(packets) if pid(packet) == wanted_pid]
+    for place in reversed(places[number : number + count]):
+        del packets[place]
+    path.write_bytes(b"".join(packets))
+
+
+def read(path, **options):
+    """Return the reader after it was read, its frames, and the error at its end."""
+    with VideoReader(path, **options) as reader:
+        items, error = [], None
+        try:
+            for item in reader:
+                items.append(item)
+        except InputDamaged as damage:
+            error = str(damage)
+    return reader, items, error
+
+
+def test_a_whole_recording_has_no_holes(tmp_path):
+    source = recording(tmp_path / "in.ts")
+    reader, items, error = read(source)
+    assert error is None
+    assert sum(isinstance(item, Frame) for item in items) == 40
+    assert (reader.notes.gaps, reader.notes.doubtful) == (0, 0)
+    assert not reader.info.states_length
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+@pytest.mark.parametrize("m2ts", [False, True])
+def test_a_missing_packet_is_damage(tmp_path, kind, m2ts):
+    source = recording(tmp_path / ("in.m2ts" if m2ts else "in.ts"), 5)
+    without(source, pids_of(source)[kind], 12, stride=192 if m2ts else PACKET)
+    [hole] = find_holes(source, pids_of(source).values())
+    _, items, error = read(source)
+    assert "damaged: packets of the transport stream are missing at " in error
+    first = next(item for item in items if isinstance(item, Frame))
+    assert 0 <= hole.seconds - float(first.pts * TICK) + 1.5 <= 2  # the clock is ahead of frames
+    reader, _, error = read(source, conceal=True)
+    assert error is None
+    assert "transport stream" in str(reader.notes.damage)
+
+
+def test_a_hole_in_a_stream_that_is_not_used_is_none(tmp_path):
+    source = recording(tmp_path / "in.ts")
+    without(source, 17, 2)  # names of services
+    assert read(source)[2] is None
+
+
+def test_joined_recordings_lack_nothing(tmp_path):
+    parts = [recording(tmp_path / f"{n}.ts", 5 + 1.6 * n) for n in range(3)]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    reader, items, error = read(tmp_path / "in.ts")
+    assert error is None
+    assert sum(isinstance(item, Frame) for item in items) == 120
+    assert reader.notes.gaps == 0
+
+
+def test_a_join_in_the_middle_of_things_is_known_by_its_clock(tmp_path):
+    """What was cut off elsewhere begins with no table of programs."""
+    parts = [recording(tmp_path / f"{n}.ts", 5 + 60 * n) for n in range(2)]
+    tail = packets_of(parts[1])
+    video = pids_of(parts[1])["video"]
+    begins = [n for n, packet in enumerate(tail) if pid(packet) == video][15]
+    content = parts[0].read_bytes() + b"".join(p for p in tail[begins:] if pid(p) != 0)
+    (tmp_path / "in.ts").write_bytes(content)
+    assert find_holes(tmp_path / "in.ts", pids_of(parts[0]).values()) == []
+
+
+def test_a_gap_is_named(tmp_path):
+    parts = [recording(tmp_path / f"{n}.ts", 5 + 90 * n, frames=25) for n in range(2)]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    reader, items, error = read(tmp_path / "in.ts")
+    assert error is None
+    times = [float(item.pts * TICK) for item in items if isinstance(item, Frame)]
+    assert len(times) == 50
+    begins, ends = times[24] + 0.04, times[25]
+    assert (reader.notes.gaps, reader.notes.first_gap) == (1, f"{begins:.2f} to {ends:.2f} s")
+
+
+def test_an_earlier_recording_behind_a_later_one_is_none_of_its_packets(tmp_path):
+    """FFmpeg takes that for a clock that starts over, and adds 26.5 hours."""
+    parts = [recording(tmp_path / f"{n}.ts", start, frames=25) for n, start in enumerate((90, 5))]
+    (tmp_path / "in.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    _, items, error = read(tmp_path / "in.ts")
+    assert re.search(r"damaged: time goes back to (4\.9\d|5\.0\d) s at 9\d\.\d\d s", error)
+    frames = [item for item in items if isinstance(item, Frame)]
+    audio = [item.packet for item in items if isinstance(item, CopiedPacket)]
+    assert len(frames) == 25
+    assert max(packet.pts * packet.time_base for packet in audio) < 93
+    with VideoReader(tmp_path / "in.ts") as reader:
+        copied = [item.packet for item in reader.copied_packets()]
+    assert max(packet.pts * packet.time_base for packet in copied) < 93
+
+
+def test_a_clock_that_really_starts_over_goes_on(tmp_path):
+    source = recording(tmp_path / "in.ts", 2**33 / 90000 - 2)
+    reader, items, error = read(source)
+    assert error is None
+    assert sum(isinstance(item, Frame) for item in items) == 40
+    assert reader.notes.gaps == 0
+
+
+@pytest.mark.parametrize("missing", [1, 100, 187])
+def test_a_file_that_ends_within_a_packet_is_cut_off(tmp_path, missing):
+    source = recording(tmp_path / "in.ts")
+    source.write_bytes(source.read_bytes()[:-missing])
+    assert missing_of_last_packet(source) == missing
+    assert f"cut off, {missing} bytes of the last packet are missing" in read(source)[2]
