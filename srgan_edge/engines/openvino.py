@@ -9,7 +9,7 @@ import openvino
 from openvino import opset13
 
 from srgan_edge.engines.base import Closing, EngineInfo, finite
-from srgan_edge.errors import ModelRefused, OutOfMemory
+from srgan_edge.errors import ModelRefused, OutOfMemory, lacks_memory
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -48,7 +48,9 @@ class OpenVinoEngine(Closing):
         try:
             self._model = self._core.read_model(file.content)
         except RuntimeError as error:
-            raise ModelRefused(f"{path}: OpenVINO cannot read it: {_first_line(error)}") from None
+            if lacks_memory(error):
+                raise
+            raise ModelRefused(f"{path}: OpenVINO cannot read it: {_last_line(error)}") from None
         if fp32:
             _add_totals(self._model)
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
@@ -134,7 +136,3 @@ def _add_totals(model: openvino.Model) -> None:
 def _last_line(error: Exception) -> str:
     """Return what went wrong; the lines above are places in OpenVINO's source."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), repr(error))
