@@ -4,11 +4,13 @@ Every message is one line that names what was found, what is possible and what t
 that is not an `SrganEdgeError` is a bug and keeps its traceback (exit code 1).
 """
 
+import errno
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 
@@ -63,6 +65,17 @@ class OutOfMemory(ResourcesExhausted):
         super().__init__(line)
 
 
+class HostMemoryExhausted(ResourcesExhausted):
+    """The host has no more memory, address space or threads for this process."""
+
+    def __init__(
+        self,
+        line: str = "host memory or threads are exhausted; raise the limit (ulimit -v or -u, or "
+        "that of the container), or type --tile 64",
+    ) -> None:
+        super().__init__(line)
+
+
 class EngineLost(ResourcesExhausted):
     """An engine's device failed and will fail again; another engine may continue."""
 
@@ -99,6 +112,35 @@ class ExtraMissing(SrganEdgeError):
             f"{purpose} needs the package `{module}`, which is not installed: "
             f"pip install '{requirement}'"
         )
+
+
+_NO_MEMORY = re.compile(
+    r"bad_alloc|failed to map|can(no|')t (start new thread|(pre)?allocate)|cannot create thread"
+    r"|resource temporarily unavailable|(not enough|out of|insufficient|enough) memory"
+    r"|(unable|failed|failure) to (m?alloc|mmap)|alloc\w* failed|without setting an exception",
+    re.IGNORECASE,
+)
+"""Texts with which libraries report a lack of memory or threads, in errors of any type."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return True if an error stems from a lack of host memory, address space or threads."""
+    return any(
+        isinstance(it, MemoryError)
+        or (isinstance(it, OSError) and it.errno in (errno.ENOMEM, errno.EAGAIN))
+        or (not isinstance(it, SrganEdgeError) and _NO_MEMORY.search(str(it)) is not None)
+        for it in causes_of(error)
+    )
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that led to it."""
+    behind: BaseException | None = error
+    for _ in range(100):  # chains may be circular
+        if behind is None:
+            return
+        yield behind
+        behind = behind.__cause__ or behind.__context__
 
 
 def print_error(error: SrganEdgeError) -> None:

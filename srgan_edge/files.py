@@ -16,7 +16,15 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from srgan_edge.errors import InputRefused, ModelRefused, OutputFailed, UsageError, quoted
+from srgan_edge.errors import (
+    HostMemoryExhausted,
+    InputRefused,
+    ModelRefused,
+    OutputFailed,
+    UsageError,
+    lacks_memory,
+    quoted,
+)
 
 _ELSEWHERE = "name another place with {option}"
 
@@ -198,8 +206,12 @@ def work_folder_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def output_failed(path: Path, error: OSError, option: str = "-o") -> OutputFailed:
+def output_failed(
+    path: Path, error: OSError, option: str = "-o"
+) -> OutputFailed | HostMemoryExhausted:
     """Return the error for a failed write to `path`; `option` is what names another place."""
+    if lacks_memory(error):  # to encode it, for example
+        return HostMemoryExhausted()
     reason = error.strerror or str(error)
     advice = _ADVICE.get(error.errno or 0, _ELSEWHERE).format(option=option)
     return OutputFailed(f"cannot write {path}: {reason}; {advice}")

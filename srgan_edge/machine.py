@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from srgan_edge.errors import HostMemoryExhausted
+
 LIBRARY = "libcuda.so.1"
 
 NOT_HERE = "there is no NVIDIA GPU here, or no driver for it"
 """Error message for callers that need a GPU when `Gpu.find` returns None."""
 
 MIN_ACTIVATION_BUDGET_BYTES = 256 << 20
+
+_ARENA_MAX = -8
+"""`M_ARENA_MAX` of malloc.h."""
 
 _BLOCKING_SYNC = 4
 """`CU_CTX_SCHED_BLOCKING_SYNC`: a thread waiting for the GPU sleeps instead of spinning."""
@@ -145,6 +150,31 @@ def host_memory_bytes(root: Path = Path("/")) -> int:
     if address_space_bytes != resource.RLIM_INFINITY:
         limits.append(address_space_bytes)
     return min(limits)
+
+
+def address_space_is_limited() -> bool:
+    """Return True under `ulimit -v`."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def refuse_too_little(least_bytes: int) -> None:
+    """Refuse to go on if `ulimit -v` leaves less address space than `least_bytes`.
+
+    Raises:
+        HostMemoryExhausted: it does.
+    """
+    if address_space_is_limited():
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        used_bytes = pages * os.sysconf("SC_PAGE_SIZE")
+        if resource.getrlimit(resource.RLIMIT_AS)[0] < used_bytes + least_bytes:
+            raise HostMemoryExhausted
+
+
+def save_address_space() -> None:
+    """Under `ulimit -v`, let all threads allocate from two arenas, as each reserves 64 MiB."""
+    if address_space_is_limited():
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def _control_group_limits(root: Path) -> Iterator[int]:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import SrganEdgeError, UsageError
+from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
 from srgan_edge.files import is_taken, output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
@@ -211,6 +211,11 @@ def do_job(
         frames, size = video.frames, video.size
     except SrganEdgeError as refused:
         return Outcome(job, seconds=time.monotonic() - started, error=refused)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        failure = HostMemoryExhausted()
+        return Outcome(job, seconds=time.monotonic() - started, error=failure)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
 

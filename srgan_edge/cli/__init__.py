@@ -23,12 +23,15 @@ from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
 from srgan_edge.cli.plain_help import PlainGroup
 from srgan_edge.errors import (
+    HostMemoryExhausted,
     Interrupted,
     ReaderGone,
-    ResourcesExhausted,
     SrganEdgeError,
+    causes_of,
+    lacks_memory,
     print_error,
 )
+from srgan_edge.machine import refuse_too_little, save_address_space
 
 app = typer.Typer(
     name="srgan-edge",
@@ -46,13 +49,15 @@ for module in (upscale, comparing, training, exporting, measuring, benching, lis
     app.add_typer(module.commands)
 
 
-_NO_MEMORY = ("bad_alloc", "failed to map", "annot allocate memory")
-"""Texts of errors of libraries that did not fit into memory when they were loaded."""
+LIBRARIES_BYTES = 256 << 20
+"""Address space that NumPy, PyAV and other libraries take. With less, loading them may fail in any
+way, or never end."""
 
 
 def main() -> NoReturn:
     """The entry point: our errors become one line and their exit code, bugs keep a traceback."""
     _restart_in_utf8_mode()
+    save_address_space()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
@@ -61,18 +66,11 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        refuse_too_little(LIBRARIES_BYTES)
         sys.exit(app(prog_name="srgan-edge", standalone_mode=False) or 0)
     except SrganEdgeError as error:
         print_error(error)
         sys.exit(error.exit_code)
-    except (MemoryError, ImportError) as error:
-        if number := _signal_behind(error):
-            _end(Interrupted(number))
-        if isinstance(error, ImportError) and not any(said in str(error) for said in _NO_MEMORY):
-            raise
-        line = "host memory is exhausted; raise the limit (ulimit -v), or type --tile 64"
-        print_error(ResourcesExhausted(line))
-        sys.exit(ResourcesExhausted.exit_code)
     except PARSING_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(str(error))
@@ -86,7 +84,10 @@ def main() -> NoReturn:
     except Exception as error:
         if number := _signal_behind(error):
             _end(Interrupted(number))
-        raise
+        if not lacks_memory(error):
+            raise
+        print_error(HostMemoryExhausted())
+        sys.exit(HostMemoryExhausted.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -176,14 +177,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 def _signal_behind(error: BaseException) -> int | None:
     """Return the signal that an error stems from; libraries replace exceptions while they load."""
-    behind: BaseException | None = error
-    for _ in range(100):  # chains may be circular
-        if behind is None:
-            break
-        if isinstance(behind, Interrupted):
-            return behind.signum
-        behind = behind.__cause__ or behind.__context__
-    return None
+    signals = (it.signum for it in causes_of(error) if isinstance(it, Interrupted))
+    return next(signals, None)
 
 
 def _end(interruption: Interrupted) -> NoReturn:

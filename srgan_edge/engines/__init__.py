@@ -9,9 +9,14 @@ from pathlib import Path
 
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError
-from srgan_edge.machine import Gpu
+from srgan_edge.machine import Gpu, refuse_too_little
 from srgan_edge.model.library import ModelFiles
 from srgan_edge.model.passport import ENGINE_SUFFIX
+
+_OPENVINO_BYTES, _ONNXRUNTIME_BYTES = 224 << 20, 64 << 20
+_SLOT_BYTES, _CORE_BYTES = 64 << 20, 16 << 20
+"""Address space for libraries, for each call at a time and for each core, measured on two cores.
+With less, a runtime may abort the process, or hang in it, rather than report an error."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class EngineKind:
     """Device families; the first one is the default where there is no GPU."""
     runtimes: tuple[str, ...] = ()
     """Modules of which at least one must be installed; empty: the module of the same name."""
+    least_bytes: int = 0
+    """Address space that it takes to load its libraries and a small network."""
 
     @property
     def installed(self) -> bool:
@@ -40,6 +47,7 @@ class EngineKind:
         Raises:
             ExtraMissing: the runtime is not installed.
             UsageError: the engine does not run on this device.
+            HostMemoryExhausted: `ulimit -v` leaves too little for it.
         """
         if not self.installed:
             raise ExtraMissing(self.name, self.requirement, f"--engine {self.name}")
@@ -47,6 +55,9 @@ class EngineKind:
             raise UsageError(
                 f"--engine {self.name} runs on {' or '.join(self.devices)}, not on {device!r}"
             )
+        if self.least_bytes:
+            per_call = slots * _SLOT_BYTES + (os.cpu_count() or 1) * _CORE_BYTES
+            refuse_too_little(self.least_bytes + per_call)
         module = importlib.import_module(f"srgan_edge.engines.{self.name}")
         create: Callable[..., Engine] = getattr(module, self.class_name)
         return create(path, device, fp32=fp32, slots=slots)
@@ -55,13 +66,21 @@ class EngineKind:
 KINDS = {
     kind.name: kind
     for kind in (
-        EngineKind("openvino", "OpenVinoEngine", ".onnx", "srgan-edge", ("cpu",)),
+        EngineKind(
+            "openvino",
+            "OpenVinoEngine",
+            ".onnx",
+            "srgan-edge",
+            ("cpu",),
+            least_bytes=_OPENVINO_BYTES,
+        ),
         EngineKind(
             "onnxruntime",
             "OnnxRuntimeEngine",
             ".onnx",
             "srgan-edge[onnx]",
             ("cpu", "cuda", "tensorrt", "rtx"),
+            least_bytes=_ONNXRUNTIME_BYTES,
         ),
         EngineKind("torch", "TorchEngine", ".safetensors", "srgan-edge[gpu]", ("cpu", "cuda")),
         EngineKind(

@@ -10,7 +10,7 @@ from openvino import opset13
 
 from srgan_edge.engines import openvino_bf16
 from srgan_edge.engines.base import Closing, EngineInfo, finite, in_window
-from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted
+from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted, lacks_memory
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -54,7 +54,9 @@ class OpenVinoEngine(Closing):
         try:
             self._model = self._core.read_model(file.content)
         except RuntimeError as error:
-            raise ModelRefused(f"{path}: OpenVINO cannot read it: {_first_line(error)}") from None
+            if lacks_memory(error):
+                raise
+            raise ModelRefused(f"{path}: OpenVINO cannot read it: {_last_line(error)}") from None
         if fp32:
             _add_totals(self._model)
         if precision == "bf16" and file.spec.architecture == "srresnet":
@@ -148,7 +150,3 @@ def _add_totals(model: openvino.Model) -> None:
 def _last_line(error: Exception) -> str:
     """Return what went wrong; the lines above are places in OpenVINO's source."""
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), repr(error))

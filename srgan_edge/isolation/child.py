@@ -25,6 +25,7 @@ from time import monotonic, sleep
 from typing import Any, Self
 
 from srgan_edge.errors import (
+    HostMemoryExhausted,
     InputDamaged,
     InputRefused,
     ResourcesExhausted,
@@ -32,6 +33,7 @@ from srgan_edge.errors import (
     printable,
 )
 from srgan_edge.isolation import sandbox, system_calls
+from srgan_edge.machine import address_space_is_limited
 
 Reports = tuple[type[SrganEdgeError], ...]
 
@@ -53,6 +55,10 @@ _MAX_TEXT = 2000
 
 class ChildFailed(Exception):
     """The child crashed, hung or broke the protocol. The message completes "the decoder ..."."""
+
+
+class ChildKilled(ChildFailed):
+    """Something killed the child: the kernel, for lack of memory, or another process."""
 
 
 class Child:
@@ -140,7 +146,8 @@ class Child:
             except TimeoutError:
                 raise ChildFailed(f"gave no sign of life for {within_seconds:g} s") from None
         if not data:
-            raise ChildFailed(self._how_it_ended())
+            how = self._how_it_ended()
+            raise ChildKilled(how) if how.startswith("was killed") else ChildFailed(how)
         if len(data) > MAX_MESSAGE_BYTES:
             raise ChildFailed("sent a message that is too long")
         message = parsed(data)
@@ -191,6 +198,8 @@ class Child:
             if name == kind.__name__:
                 return kind(text)
         if name == MemoryError.__name__:
+            if address_space_is_limited():  # of this process, which its children share
+                return HostMemoryExhausted()
             return ChildFailed(f"needs more than the {self._memory_bytes >> 20} MiB it may have")
         failure = ChildFailed(f"failed ({text})")
         failure.add_note(str(message.get("trace"))[:_MAX_TEXT])

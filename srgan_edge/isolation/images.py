@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.errors import InputDamaged, SrganEdgeError
+from srgan_edge.errors import InputDamaged, ResourcesExhausted, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.coding import Coding
 from srgan_edge.image.metadata import is_possible
@@ -24,7 +24,7 @@ from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.calls import MAX_RESULT_BYTES, Remote
 from srgan_edge.isolation.calls import serve as serve_calls
-from srgan_edge.isolation.child import ChildFailed, Parent
+from srgan_edge.isolation.child import ChildFailed, ChildKilled, Parent
 from srgan_edge.isolation.wire import Json, Side
 
 T = TypeVar("T")
@@ -173,6 +173,8 @@ class IsolatedImage:
     ) -> T:
         try:
             return self._remote.call(kind, function, *arguments, file=file, max_bytes=max_bytes)
+        except ChildKilled as failure:
+            raise ResourcesExhausted(f"{self.path}: the decoder {failure}") from failure
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from srgan_edge.errors import ModelRefused, printable
+from srgan_edge.errors import HostMemoryExhausted, ModelRefused, printable
 from srgan_edge.files import foreign, read_at_most
+from srgan_edge.machine import address_space_is_limited
 from srgan_edge.model.foreign_graph import why_no_foreign
 from srgan_edge.model.onnx_weights import BFLOAT16, FLOAT, FLOAT16, UINT8, why_no_weight
 from srgan_edge.model.spec import MAX_SCALE, METADATA_KEY, ModelSpec, multiplications_per_px
@@ -131,7 +132,13 @@ def read_onnx(path: Path) -> OnnxFile:
     precision: Literal["fp32", "fp16", "bf16"] = (
         "fp16" if FLOAT16 in types else "bf16" if BFLOAT16 in types else "fp32"
     )
-    return OnnxFile(spec, precision, model.SerializeToString(deterministic=True))
+    from google.protobuf.message import EncodeError
+
+    try:
+        content = model.SerializeToString(deterministic=True)
+    except EncodeError as error:  # it was parsed, so it can be written
+        raise HostMemoryExhausted from error
+    return OnnxFile(spec, precision, content)
 
 
 def refuse_half(path: Path, file: OnnxFile) -> None:
@@ -161,6 +168,8 @@ def parsed(path: Path, content: bytes) -> "ModelProto":
     try:
         model = ModelProto.FromString(content)
     except (DecodeError, MemoryError) as error:
+        if isinstance(error, MemoryError) and address_space_is_limited():
+            raise HostMemoryExhausted from error
         raise ModelRefused(f"{path}: not an ONNX file, or a damaged one ({error})") from None
     model.DiscardUnknownFields()
     return model

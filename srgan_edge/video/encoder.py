@@ -22,7 +22,8 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.errors import HostMemoryExhausted, OutputFailed, UsageError, lacks_memory
+from srgan_edge.machine import address_space_is_limited
 from srgan_edge.pixels import LEVEL
 from srgan_edge.video.color import ENCODER_PARAMETERS, ColorDescription, StaticHdr
 from srgan_edge.video.convert import (
@@ -343,6 +344,11 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
     except av.FFmpegError as error:
         if is_nvenc and (missing := why_not_started(encoding.codec, error)):
             raise missing from error
+        # Encoders give other reasons for options that they do not know.
+        if lacks_memory(error) or (
+            isinstance(error, av.error.ExternalError) and address_space_is_limited()
+        ):
+            raise HostMemoryExhausted from error
         said = " ".join(f"{key}={value}" for key, value in options.items())
         raise UsageError(
             f"{encoding.codec} does not accept {said} for {context.width}x{context.height} "

@@ -152,25 +152,6 @@ def test_the_work_is_done_whatever_becomes_of_the_standard_streams(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit_kib", [307_200, 500_000])
-def test_too_little_memory_is_one_line(files, limit_kib):
-    """So little that a library cannot be loaded, or the network not be compiled."""
-    command = f"{sys.executable} -m srgan_edge upscale a.png -n {EDGE}"
-    done = subprocess.run(
-        ["bash", "-c", f"ulimit -v {limit_kib}; {command}"],
-        cwd=files,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 7
-    *_, line = done.stderr.splitlines()
-    assert line.startswith("srgan-edge: error: ")
-    assert "raise the limit (ulimit -v)" in line
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

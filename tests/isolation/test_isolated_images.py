@@ -1,5 +1,7 @@
 """Images decoded in a child process: the same rows, and every way in which the child can fail."""
 
+import os
+import signal
 import time
 from fractions import Fraction
 
@@ -8,7 +10,7 @@ import pytest
 from PIL import Image, features
 from processes import children
 
-from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.images import ImageProcess
@@ -168,3 +170,14 @@ def test_many_small_images_cost_little(folder):
             with images.open(folder / "1.png") as reader:
                 reader.rows(0, 8)
         assert time.monotonic() - started < 4
+
+
+def test_a_decoder_that_the_kernel_kills_is_a_lack_of_memory(folder):
+    with ImageProcess() as images:
+        with images.open(folder / "1.png") as image:
+            (child,) = children()
+            os.kill(child, signal.SIGKILL)
+            with pytest.raises(ResourcesExhausted, match=r"1.png: the decoder was killed"):
+                image.rows(0, 1)
+        with images.open(folder / "1.png") as image:  # the next image has a decoder again
+            assert image.rows(0, 1).height == 1

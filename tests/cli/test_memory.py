@@ -1,0 +1,111 @@
+"""Too little memory is exit code 7 and one line, in whichever library it runs out."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import clips
+import pytest
+from command_inputs import EDGE, save
+
+from srgan_edge.errors import HostMemoryExhausted, OutputFailed, UsageError, lacks_memory
+from srgan_edge.files import output_failed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TORCH = ("export", "edge-x4", "--onnx", "-o", "out.onnx", "--overwrite")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    save(folder / "a.png")
+    clips.make(folder / "v.mkv", frames=3, size=(48, 32))
+    return folder
+
+
+def under_limit(folder, limit_mb, *command):
+    """Run a command under `ulimit -v`; return its exit code and the lines on stderr."""
+    shell = f"ulimit -v {limit_mb * 1000}; exec {sys.executable} -m srgan_edge {' '.join(command)}"
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit_mb", [200, 300, 308, 360, 420, 500, 580, 640, 720, 900])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("upscale", "a.png", "-n", EDGE, "--overwrite"),
+        ("upscale", "v.mkv", "-n", EDGE, "--overwrite", "--restart"),
+        ("upscale", "v.mkv", "-n", EDGE, "--overwrite", "--restart", "--engine", "onnxruntime"),
+    ],
+    ids=["image", "video", "onnxruntime"],
+)
+def test_an_upscale_succeeds_or_ends_with_one_line(inputs, limit_mb, command):
+    """Between loading Python's own libraries and running the network, in every stage."""
+    code, lines = under_limit(inputs, limit_mb, *command)
+    assert code in ((7,) if limit_mb <= 300 else (0, 7) if limit_mb < 900 else (0,)), lines
+    assert not any("Traceback" in line for line in lines), lines
+    if code == 7:
+        assert lines[-1].startswith("srgan-edge: error: "), lines
+        assert "raise the limit (ulimit -v" in lines[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit_mb", [400, 800, 1600])
+def test_pytorch_that_does_not_fit_is_one_line(inputs, limit_mb):
+    pytest.importorskip("torch")
+    code, lines = under_limit(inputs, limit_mb, *TORCH)
+    assert (code, len(lines)) == (7, 1), lines
+    assert "raise the limit (ulimit -v" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] not enough memory"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:40],
+)
+def test_errors_for_want_of_memory_are_known(error):
+    later = ValueError("while loading")
+    later.__cause__ = error
+    assert lacks_memory(error)
+    assert lacks_memory(later)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ImportError("No module named 'x'"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        UsageError("memory.png: out of memory.png"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not lacks_memory(error)
+
+
+def test_a_write_that_lacks_memory_is_no_fault_of_the_disk():
+    full, short = OSError(errno.ENOSPC, "full"), OSError(errno.ENOMEM, "no memory")
+    assert isinstance(output_failed(Path("a"), full), OutputFailed)
+    assert isinstance(output_failed(Path("a"), short), HostMemoryExhausted)
