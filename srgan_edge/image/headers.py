@@ -130,7 +130,7 @@ def statements_of_file(kind: str, file: BinaryIO) -> list[Found]:
         case "BMP":
             return list(_of_bmp(file))
         case other:
-            return [Found(f"anything in a {other}")]
+            return [Found(f"anything in the header of a {other}")]
 
 
 def kind_of(image: ImageFile.ImageFile) -> str:

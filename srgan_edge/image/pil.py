@@ -7,7 +7,7 @@ orientation is applied, the profile and what else stays true are kept, and what 
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -15,7 +15,14 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputDamaged, UsageError
-from srgan_edge.image.headers import bits_per_channel, statements_of_tags
+from srgan_edge.image.colors import means_srgb
+from srgan_edge.image.headers import (
+    Header,
+    bits_per_channel,
+    examine,
+    kind_of,
+    statements_of_tags,
+)
 from srgan_edge.image.levels import deep_gray
 from srgan_edge.image.metadata import (
     dpi_of,
@@ -60,13 +67,15 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
         )
     if 0 in image.size:
         raise UsageError(f"the image is empty: {image.width}x{image.height} pixels")
-    if not is_deep_gray(mode) and isinstance(image, ImageFile.ImageFile):
-        _refuse_lost_depth(image)
     notes: list[str] = []
-    if isinstance(image, TiffImageFile):
-        found = statements_of_tags(image)
-        refuse_misleading(_NAME, "TIFF", found)
-        notes += left_out("TIFF", found)
+    if isinstance(image, ImageFile.ImageFile):
+        header = _header_of(image)
+        _refuse_what_pillow_loses(image, header)
+        refuse_misleading(_NAME, kind_of(image), header.found)
+        notes += left_out(kind_of(image), header.found)
+        if not means_srgb(dict(header.colors), has_profile="icc_profile" in image.info):
+            stated = ", ".join(name for name, _ in header.colors)
+            notes.append(f"left out: what the file states of its colors ({stated})")
     try:
         turned = turn_by_pillow(image)
         image.load()
@@ -137,9 +146,31 @@ def _copy_of_exif(image: Image.Image, notes: list[str]) -> Image.Exif:
     return copy
 
 
-def _refuse_lost_depth(image: ImageFile.ImageFile) -> None:
-    if (bits := bits_per_channel(image)) > 8:
+def _header_of(image: ImageFile.ImageFile) -> Header:
+    """Return what the file says if it is still open, as it is until the image is decoded."""
+    if isinstance(image, TiffImageFile):
+        return Header(statements_of_tags(image), bits_per_channel(image))
+    file = image.fp
+    if not image.tile or file is None or file.closed or not file.seekable():
+        return Header([], bits_per_channel(image))
+    place = file.tell()
+    try:
+        return examine(image, cast(BinaryIO, file))
+    except DECODER_ERRORS:
+        return Header([], bits_per_channel(image))
+    finally:
+        file.seek(place)
+
+
+def _refuse_what_pillow_loses(image: ImageFile.ImageFile, header: Header) -> None:
+    lost = ""
+    if header.bits > 8 and not is_deep_gray(image.mode):
+        lost = f"of {header.bits} bits per channel, of which Pillow decodes 8"
+    elif header.crop is not None:
+        lost = "with a crop that Pillow ignores"
+    elif not header.has_alpha and image.has_transparency_data:
+        lost = "with a fourth channel that Pillow takes for transparency"
+    if lost:
         raise UsageError(
-            f"got a PIL image of {bits} bits per channel, of which Pillow decodes 8; "
-            "for files type up.file(path), which keeps them"
+            f"got a PIL image {lost}; for files type up.file(path), which follows what they say"
         )

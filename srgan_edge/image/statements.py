@@ -320,7 +320,7 @@ def fate_of(kind: str, name: str) -> Statement:
     What is unknown in the `info` of a PIL image was put there by the program, and is kept.
     """
     unknown = Statement(Fate.KEPT) if kind == "PIL info" else Statement(Fate.NAMED, "unknown")
-    return STATEMENTS[kind].get(name, unknown)
+    return STATEMENTS.get(kind, {}).get(name, unknown)
 
 
 def refuse_misleading(path: Path, kind: str, found: Iterable[Found]) -> None:

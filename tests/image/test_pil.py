@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from images import cmyk_profile
+from images import cmyk_profile, png
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from srgan_edge.errors import InputDamaged, InputRefused, UsageError
@@ -134,6 +134,40 @@ def test_what_pillow_loses_is_refused(tmp_path: Path):
         pytest.raises(UsageError, match=r"16 bits per channel, of which Pillow decodes 8.*file"),
     ):
         unpacked(opened)
+
+
+def test_what_an_open_file_states_is_logged(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO, "srgan_edge")
+    content = png(1, 1, 8, 2, b"\0\1\2\3", b"cICP\x09\x10\0\1", b"tEXtAuthor\0A. B.")
+    (tmp_path / "in.png").write_bytes(content)
+    with Image.open(tmp_path / "in.png") as opened:
+        (still,), _ = unpacked(opened)
+    assert still.pixels.tolist() == [[[1, 2, 3]]]
+    assert caplog.messages == [
+        "the PIL image: left out: text: Author",
+        "the PIL image: left out: what the file states of its colors (cICP)",
+    ]
+
+
+def test_a_tga_without_transparency_is_refused(tmp_path: Path):
+    Image.fromarray(colors()).convert("RGBA").save(tmp_path / "in.tga")
+    content = bytearray((tmp_path / "in.tga").read_bytes())
+    content[17] &= 0xF0
+    (tmp_path / "in.tga").write_bytes(content)
+    with (
+        Image.open(tmp_path / "in.tga") as opened,
+        pytest.raises(UsageError, match=r"takes for transparency; for files type up\.file"),
+    ):
+        unpacked(opened)
+
+
+def test_a_format_that_only_pillow_knows(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO, "srgan_edge")
+    Image.fromarray(colors()).save(tmp_path / "in.pcx")
+    with Image.open(tmp_path / "in.pcx") as opened:
+        (still,), pack = unpacked(opened)
+    assert np.array_equal(still.pixels, colors()) and pack([still]).size == SIZE
+    assert "does not know in this PCX" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("value", [np.nan, 255])
