@@ -30,8 +30,8 @@ Result = Frame | CodedFrame
 
 T = TypeVar("T")
 
-Source = TypeVar("Source", bound=Frame | CodedFrame)
-"""Input of the upscaling stage: RGB frames, or decoded frames that stay on a GPU."""
+Source = TypeVar("Source")
+"""Input of the upscaling stage: RGB frames, linked ones, or decoded frames that stay on a GPU."""
 
 Given = TypeVar("Given")
 Done = TypeVar("Done")

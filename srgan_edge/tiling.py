@@ -7,7 +7,7 @@ frame, so that the network sees the same edge as in the whole frame. All windows
 which static engines and batches need: the last row and column shift inward.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -236,6 +236,17 @@ def upscale_tiled(
     result = np.empty((scale * plan.height, scale * plan.width, 3), np.uint8)
     _upscale_into(result, 0, upscale, frame, 0, plan.tiles, scale, batch)
     return result
+
+
+def upscale_tiles_into(
+    result: Pixels,
+    upscale: Callable[[Pixels], Pixels],
+    frame: Pixels,
+    tiles: Sequence[Tile],
+    scale: int,
+) -> None:
+    """Upscale some tiles of a frame, one at a time, into `result`, uint8 [sH, sW, 3]."""
+    _upscale_into(result, 0, upscale, frame, 0, tuple(tiles), scale, 1)
 
 
 def upscale_row(

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -25,6 +25,7 @@ from srgan_edge.tiling import (
     plan_windows,
     upscale_row,
     upscale_tiled,
+    upscale_tiles_into,
 )
 
 if TYPE_CHECKING:  # needs PyAV, which still images do not
@@ -55,6 +56,18 @@ class Load:
     """Join tiles as `Tiling.joined` describes."""
     whole_frames: bool = True
     """Pass whole frames to an engine that can cut them on its own device."""
+
+
+@dataclass(frozen=True, eq=False)
+class Upscaled:
+    """An upscaled frame, and what the next one needs to reuse tiles of it."""
+
+    pixels: Pixels
+    """uint8 [sH, sW, 3]."""
+    unlocked: Pixels
+    """The same before its mean colors were locked."""
+    made_by: tuple[Engine, TilePlan, int]
+    """Engine, tiles and tiles in one call."""
 
 
 class FrameUpscaler:
@@ -129,10 +142,32 @@ class FrameUpscaler:
             EngineLost: there is no spare engine, or it is lost too.
             ModelRefused: a tile is not finite in FP32 either, or there is no engine in FP32.
         """
+        return self.upscale_after(frame, None, {})[0].pixels
+
+    def upscale_after(
+        self, frame: Pixels, earlier: Upscaled | None, unchanged: Mapping[Tile, bool]
+    ) -> tuple[Upscaled, int]:
+        """Upscale a frame; return it, and how many of its tiles were taken from an earlier one.
+
+        Args:
+            earlier: an upscaled frame of the same size.
+            unchanged: whether the window of a tile is the same in both frames.
+
+        Raises:
+            SrganEdgeError: the same errors as `upscale`.
+        """
         height, width = frame.shape[:2]
         while True:
-            with self._going_on_with_less(width, height) as (engine, plan, batch):
-                return self._upscaled(engine, frame, plan, batch)
+            with self._going_on_with_less(width, height) as how:
+                # In a batch the others would have to make room, and FrameEngines copy less.
+                is_alike = earlier is not None and how == earlier.made_by and how[2] == 1
+                if earlier is not None and is_alike and not _takes_frames(how[0]):
+                    changed = [tile for tile in how[1].tiles if not unchanged.get(tile)]
+                else:
+                    earlier, changed = None, list(how[1].tiles)
+                pixels, unlocked = self._upscaled(*how, frame, earlier, changed)
+                reused = len(how[1].tiles) - len(changed)
+                return Upscaled(pixels, unlocked, how), reused
 
     def upscale_rows(
         self,
@@ -201,10 +236,20 @@ class FrameUpscaler:
                 if engine is self._engine:
                     self._take_spare(engine, error)
 
-    def _upscaled(self, engine: Engine, frame: Pixels, plan: TilePlan, batch: int) -> Pixels:
+    def _upscaled(
+        self,
+        engine: Engine,
+        plan: TilePlan,
+        batch: int,
+        frame: Pixels,
+        earlier: Upscaled | None,
+        changed: Sequence[Tile],
+    ) -> tuple[Pixels, Pixels]:
+        """Upscale the tiles of a frame that have changed, and take the others from `earlier`."""
         if self._load.whole_frames and _takes_frames(engine):
             try:
-                return engine.upscale_frame(frame, plan, batch, lock_colors=self.color_lock)
+                whole = engine.upscale_frame(frame, plan, batch, lock_colors=self.color_lock)
+                return whole, whole
             except NotFinite:
                 pass  # tile by tile below, so that only the tiles at fault are upscaled again
             except KernelsMissing as error:
@@ -212,9 +257,13 @@ class FrameUpscaler:
                     if self._load.whole_frames:
                         self._load, line = _cut_on_host(self._load, str(error))
                         self._say(line)
-        upscale = self._finite(engine, plan.tiles)
-        pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
-        return locked(frame, pixels) if self.color_lock else pixels
+        upscale = self._finite(engine, changed)
+        if earlier is None:
+            pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
+        else:
+            pixels = earlier.unlocked.copy()
+            upscale_tiles_into(pixels, upscale, frame, changed, self.scale)
+        return (locked(frame, pixels) if self.color_lock else pixels), pixels
 
     def _finite(
         self,

@@ -48,6 +48,7 @@ ROOMS = {
 HEART = {
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),
+    "reuse": ("video",),
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),

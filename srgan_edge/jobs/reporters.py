@@ -54,6 +54,12 @@ class VideoResult:
     """Packets of audio and subtitles too damaged for the container, which the result lacks."""
     frames_dropped: int = 0
     """Frames of a live source that were skipped in favor of newer ones."""
+    frames_reused: int = 0
+    """Frames of this run that show the same as the one before and were not computed again."""
+    tiles: int = 0
+    """Tiles of the frames of this run; 0 if the frames stayed on the GPU."""
+    tiles_reused: int = 0
+    """Tiles of this run that were the same in the frame before and were not computed again."""
 
     def record(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -21,6 +21,7 @@ from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.pipeline import upscale_video, upscaled_frame
+from srgan_edge.reuse import LinkedFrame, Reuse
 from srgan_edge.signals import ends_within
 from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
@@ -115,10 +116,15 @@ def _upscale_video(
 
         encoder = new_encoder()
 
-        def through_host_memory(frame: Frame) -> CodedFrame:
-            return encoder.coded(upscaled_frame(frame, upscaler.upscale))
+        reuse = Reuse(upscaler)
 
-        frames_after: Callable[[int], Iterator[Any]] = reader.after
+        def linked_after(frames: int) -> Iterator[LinkedFrame]:
+            return reuse.linked(it for it in reader.after(frames) if isinstance(it, Frame))
+
+        def through_host_memory(link: LinkedFrame) -> CodedFrame:
+            return encoder.coded(upscaled_frame(link.frame, lambda pixels: reuse.upscale(link)))
+
+        frames_after: Callable[[int], Iterator[Any]] = linked_after
         upscaled: Callable[[Any], CodedFrame] = through_host_memory
         if way == "gpu":
             assert isinstance(reader, VideoReader)
@@ -186,6 +192,9 @@ def _upscale_video(
                     packets_refused=joined.refused,
                     frames_concealed=notes.concealed,
                     left_out=list(known.left_out),
+                    frames_reused=reuse.frames_reused,
+                    tiles=reuse.tiles,
+                    tiles_reused=reuse.tiles_reused,
                 )
                 problem = _problem(job, result, damaged, notes)
                 decoder_ended = damaged and isinstance(damaged.__cause__, ChildFailed)
