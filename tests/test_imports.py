@@ -77,12 +77,7 @@ OWNERS = {
     ),
     "openvino": ("srgan_edge.engines.openvino", "srgan_edge.engines.openvino_bf16"),
     "onnxruntime": ("srgan_edge.engines.onnxruntime",),
-    "av": (
-        "srgan_edge.video",
-        "srgan_edge.transcode",
-        "srgan_edge.live",
-        "srgan_edge.image.levels",
-    ),
+    "av": ("srgan_edge.video", "srgan_edge.transcode", "srgan_edge.live"),
     "torchvision": (),
     "torchmetrics": (),
     "piq": (),
@@ -289,6 +284,13 @@ def test_the_runtime_needs_no_torch() -> None:
 def test_starts_light(program: str) -> None:
     heavy = {*OWNERS, "numpy", "PIL", "onnxscript", "tensorboard", "tensorrt", "pycuda"}
     assert modules_after(program) & heavy == set()
+
+
+def test_a_training_needs_no_video() -> None:
+    """A rented machine may have PyTorch and little else; only `sources` encodes videos."""
+    pytest.importorskip("torch")
+    missing = {"av", "openvino", "onnx", "onnxruntime", "ncnn", "spandrel", "piq", "torchmetrics"}
+    assert modules_after("import srgan_edge.train.loop") & missing == set()
 
 
 def modules_after(*lines: str) -> set[str]:

@@ -16,16 +16,13 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeAlias
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.video.stream import VideoStream
 from PIL import Image, ImageFilter
 
 from srgan_edge import bicubic
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import Pixels
-from srgan_edge.video.encoder import keeping_priority
 
 Random: TypeAlias = np.random.Generator
 
@@ -168,6 +165,11 @@ def video_coded(
         UnknownCodecError: this PyAV has no such encoder.
         FFmpegError: the encoder refuses the size or an option.
     """
+    import av  # late: most recipes need no PyAV
+    from av.video.stream import VideoStream
+
+    from srgan_edge.video.encoder import keeping_priority
+
     os.environ.setdefault("SVT_LOG", "1")  # its errors, but not its greetings
     file = io.BytesIO()
     height, width = frames[0].shape[:2]
@@ -342,6 +344,8 @@ FRAMES = 7
 
 
 def _frame_of_video(hr: Pixels, scale: int, sources: Sources, random: Random) -> Pixels:
+    import av
+
     middle = int(random.integers(1, FRAMES - 1))
     speed, angle = scale * random.uniform(*sources.motion_px), random.uniform(0, 2 * math.pi)
     motion = round(speed * math.sin(angle)), round(speed * math.cos(angle))

@@ -4,19 +4,19 @@ Pillow reads deep gray as it is, but only the upper bytes of 16-bit color, so FF
 """
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import av
 import numpy as np
 import numpy.typing as npt
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.image.orientation import TURNS, Turn
 from srgan_edge.pixels import DeepPixels
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 _WHITE = 65535
 
@@ -58,6 +58,9 @@ def deep_colors(
     Raises:
         InputRefused: FFmpeg does not decode it, or its colors are not those that Pillow decoded.
     """
+    import av  # late: training reads photographs where there is no PyAV
+    from av.video.codeccontext import VideoCodecContext
+
     file.seek(0)
     codec = av.CodecContext.create(_CODECS[str(image.format)], "r")
     assert isinstance(codec, VideoCodecContext)
@@ -132,7 +135,7 @@ def _high_bytes(deep: DeepPixels) -> npt.NDArray[np.uint8]:
     return (colors >> 8).astype(np.uint8)
 
 
-def _samples(frame: VideoFrame) -> DeepPixels:
+def _samples(frame: "VideoFrame") -> DeepPixels:
     """Return uint16 [H, W, channels] of a decoded image."""
     if frame.format.is_planar:
         return frame.to_ndarray(channel_last=True).astype(np.uint16)
