@@ -6,6 +6,7 @@ edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert 
 """
 
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from shlex import quote
@@ -31,6 +32,7 @@ from srgan_edge.video.color import (
     unkept_metadata,
 )
 from srgan_edge.video.convert import depth_bits, is_readable
+from srgan_edge.video.cropping import crop_of
 from srgan_edge.video.frame import VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
@@ -194,12 +196,18 @@ def describe(
         pixel_format=first.format.name,
         color=color_of(first),
         hdr=StaticHdr.from_frame(first),
-        unkept=unkept_metadata(first),
+        unkept=(*unkept_metadata(first), *_unkept_crop(video)),
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
         interlaced=interlaced,
         states_length=container.format.name not in ("mpegts", "mpeg"),
     )
+
+
+def _unkept_crop(video: VideoStream) -> Iterator[str]:
+    if crop := crop_of(video):
+        edges = ", ".join(f"{pixels} {edge}" for edge, pixels in crop.items())
+        yield f"cropping by the player ({edges}): whole frames are upscaled"
 
 
 def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_opaque: bool) -> None:
