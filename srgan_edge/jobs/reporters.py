@@ -307,6 +307,8 @@ def remarks_after(
     """Yield remarks on changed colors and times, and on what only the whole video reveals."""
     if notes.recolored:
         yield f"colors change from {notes.recolored}; all are written as the first"
+    if notes.reshaped:
+        yield f"pixel aspect ratio changes from {notes.reshaped}; the result has the first"
     for lost in notes.unkept:
         if lost not in info.unkept:
             yield f"left out: {lost}"

@@ -53,6 +53,8 @@ UNKEPT = {
     Type.STEREO3D: "stereo 3D arrangement",
     Type.SPHERICAL: "360-degree projection",
     Type.ICC_PROFILE: "ICC profile",
+    Type.AFD: "active format description",
+    Type.S12M_TIMECODE: "timecodes inside the video",
 }
 """Frame metadata that is not written -> its name for people."""
 

@@ -76,6 +76,7 @@ class VideoDecoder:
         self._error: tuple[str, Fraction] | None = None
         self._has_untimed_packets = False
         self._first_pts: int | None = None  # in the order of the file
+        self._shape: Fraction | None = None  # width of a pixel divided by its height, at first
         stream.codec_context.thread_type = "FRAME" if frames_at_once else "SLICE"
 
     def decode(self, packet: VideoPacket) -> Iterator[DecodedFrame]:
@@ -143,7 +144,16 @@ class VideoDecoder:
                 unseen = self._ledger.receive(frame.pts, has_fields=frame.interlaced_frame)
                 yield from self._make_up_for(unseen, frame)
             self._last = frame
+            self._note_shape(pts)
             yield DecodedFrame(frame, pts, frame.duration)
+
+    def _note_shape(self, pts: int | None) -> None:
+        """Note the first change of the shape of pixels, which broadcasts make between programs."""
+        shape = self._stream.codec_context.sample_aspect_ratio or Fraction(1)
+        before, self._shape = self._shape or shape, self._shape or shape
+        if shape != before and not self._notes.reshaped:
+            seconds = float((pts or 0) * self._time_base)
+            self._notes.reshaped = f"{before} to {shape} at {seconds:.2f} s"
 
     def _make_up_for(
         self, unseen: list[FrameTime], following: VideoFrame | None = None

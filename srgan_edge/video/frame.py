@@ -194,6 +194,8 @@ class Notes:
     """Places without frames for more than a second, in containers that state no durations."""
     first_gap: str = ""
     """From when to when the first gap is; empty if there is none."""
+    reshaped: str = ""
+    """The first change of the pixel aspect ratio, with its time; empty if there was none."""
     recolored: str = ""
     """The first change of pixel format or colors, with its time; empty if there was none."""
     unkept: tuple[str, ...] = ()
@@ -215,6 +217,7 @@ class Notes:
             doubtful=self.doubtful + later.doubtful,
             gaps=self.gaps + later.gaps,
             first_gap=self.first_gap or later.first_gap,
+            reshaped=self.reshaped or later.reshaped,
             recolored=self.recolored or later.recolored,
             unkept=tuple(dict.fromkeys(self.unkept + later.unkept)),
             damage=self.damage + later.damage,

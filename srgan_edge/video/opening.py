@@ -6,6 +6,7 @@ edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert 
 """
 
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,7 @@ from srgan_edge.video.color import (
     unkept_metadata,
 )
 from srgan_edge.video.convert import depth_bits, is_readable
+from srgan_edge.video.cropping import crop_of
 from srgan_edge.video.frame import VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
@@ -194,7 +196,7 @@ def describe(
         pixel_format=first.format.name,
         color=color_of(first),
         hdr=StaticHdr.from_frame(first),
-        unkept=unkept_metadata(first),
+        unkept=(*unkept_metadata(first), *_unkept_crop(video)),
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
         interlaced=interlaced,
@@ -209,6 +211,12 @@ def _bit_rate(container: InputContainer, video: VideoStream) -> int | None:
     others = sum(getattr(it, "bit_rate", None) or 0 for it in container.streams if it != video)
     rate = (container.bit_rate or 0) - others
     return rate if 0 < rate < 2**40 else None
+
+
+def _unkept_crop(video: VideoStream) -> Iterator[str]:
+    if crop := crop_of(video):
+        edges = ", ".join(f"{pixels} {edge}" for edge, pixels in crop.items())
+        yield f"cropping by the player ({edges}): whole frames are upscaled"
 
 
 def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_opaque: bool) -> None:

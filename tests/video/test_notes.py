@@ -8,7 +8,7 @@ from srgan_edge.video.frame import Damage, Finding, Notes
 
 def test_every_field_is_added():
     first, later = Notes(unkept=("a", "b"), recolored="first"), Notes(unkept=("b", "c"))
-    later.first_gap = "1 to 3 s"
+    later.first_gap, later.reshaped = "1 to 3 s", "1 to 2 at 1.00 s"
     counts = [field.name for field in fields(Notes) if field.type == "int" or field.type is int]
     for number, name in enumerate(counts, 1):
         setattr(first, name, number)
@@ -19,9 +19,9 @@ def test_every_field_is_added():
     total = first + later
     assert [getattr(total, name) for name in counts] == [11, 22, 33, 44, 55, 66]
     assert (total.unkept, total.recolored) == (("a", "b", "c"), "first")
-    assert total.first_gap == "1 to 3 s"
+    assert (total.first_gap, total.reshaped) == ("1 to 3 s", "1 to 2 at 1.00 s")
     assert str(total.damage) == "broken at 1.00 s and 1 more; cut off"
-    assert {*counts, "unkept", "recolored", "first_gap", "damage"} == {
+    assert {*counts, "unkept", "recolored", "first_gap", "reshaped", "damage"} == {
         field.name for field in fields(Notes)
     }
     assert (later + Notes()) == (Notes() + later) == later
