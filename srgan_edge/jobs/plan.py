@@ -37,6 +37,9 @@ VIDEO_SUFFIXES = frozenset(
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
+_RESULT_STEM = re.compile(r"(.+)_x\d+(?:\.\d+)?")
+"""Name of a result, without its extension: that of its source, and the scale of its run."""
+
 Kind = Literal["image", "video"]
 
 
@@ -138,7 +141,7 @@ def plan_jobs(
     `output` is a file if there is one input file, or else a folder, in which the tree of a source
     folder is kept. Without it, the result of a file is placed beside the file, and the results of a
     folder in a new folder beside that folder. An input that is the result of another one, as after
-    `upscale *.png` twice, is left out.
+    `upscale *.png` twice, is left out, whatever scale it was made at.
 
     Args:
         overwrite: results that exist will be replaced, so that no result may be an input.
@@ -351,17 +354,32 @@ def _is_not_written(source: Path) -> bool:
 
 
 def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], None]) -> list[Job]:
-    """Leave out inputs that are results of other inputs."""
+    """Leave out inputs that are results of other inputs, of this command or of an earlier one."""
     made_from = {
         identity_of(job.target): job.source
         for job in jobs
         if identity_of(job.target) != identity_of(job.source)
     }
+    originals = {
+        (job.kind, job.source.with_name(name)): job.source
+        for job in jobs
+        for name in (job.source.stem, job.source.name)
+    }
     kept = []
     for job in jobs:
         origin = made_from.get(identity_of(job.source))
-        if origin is None:
+        earlier = _RESULT_STEM.fullmatch(job.source.stem)
+        if origin is None and earlier is None:
             kept.append(job)
+        elif origin is None and earlier is not None:
+            origin = originals.get((job.kind, job.source.with_name(earlier[1])))
+            if origin is None:
+                kept.append(job)
+            else:
+                say(
+                    f"left out {job.source}: by its name it is a result of {origin}; "
+                    "to upscale it, name it alone"
+                )
         elif overwrite:
             raise UsageError(
                 f"{job.source} is an input, and --overwrite would replace it by the result of "

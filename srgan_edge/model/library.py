@@ -92,6 +92,8 @@ def find_model(name_or_path: str, *, allow_network: bool = False) -> ModelFiles:
     if path.is_file():
         read_spec(path)  # refuse a foreign file now, with its name
         return ModelFiles(path.stem, {path.suffix: path})
+    if path.suffix in (*SUFFIXES, ENGINE_SUFFIX) and path.stem not in bundled:
+        raise UsageError(f"no model {name_or_path!r}: no such file; possible: {', '.join(bundled)}")
     near = difflib.get_close_matches(name_or_path, bundled, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"possible: {', '.join(bundled)}, or a file"
     raise UsageError(f"no model {name_or_path!r}; {hint}")

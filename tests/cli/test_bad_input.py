@@ -103,6 +103,7 @@ BAD_OPTIONS = [
     (["--batch", "0"], 2, "--batch 0"),
     (["-n", "edge-4x"], 2, "did you mean 'edge-x4'"),
     (["-n", "nothing-like-it.pth"], 2, "no model"),
+    (["-n", "small.onnx"], 2, "no model 'small.onnx': no such file; possible: edge"),
     (["--engine", "tensorflow"], 2, "possible: auto, openvino"),
     (["-s", "0"], 2, "--outscale 0"),
     (["-o", "in.png"], 2, "is the input itself"),

@@ -1,7 +1,5 @@
 """Images decoded in a child process: the same rows, and every way in which the child can fail."""
 
-import os
-import signal
 import time
 from fractions import Fraction
 
@@ -176,7 +174,7 @@ def test_a_decoder_that_the_kernel_kills_is_a_lack_of_memory(folder):
     with ImageProcess() as images:
         with images.open(folder / "1.png") as image:
             (child,) = children()
-            os.kill(child, signal.SIGKILL)
+            child.kill()
             with pytest.raises(ResourcesExhausted, match=r"1.png: the decoder was killed"):
                 image.rows(0, 1)
         with images.open(folder / "1.png") as image:  # the next image has a decoder again

@@ -135,6 +135,38 @@ def test_results_of_an_earlier_run_are_no_inputs(folder):
     assert said == ["left out in/a_x4.png: it is the result of in/a.png"]
 
 
+@pytest.mark.parametrize(
+    ("result", "origin"),
+    [
+        ("in/a_x2.png", "in/a.png"),
+        ("in/a_x1.5.png", "in/a.png"),
+        ("in/a_x4.jpg", "in/a.png"),
+        ("in/video_x3.mkv", "in/video.mp4"),
+        ("in/clip.webm_x2.mkv", "in/clip.webm"),
+    ],
+)
+@pytest.mark.parametrize("output", [None, "out"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_results_at_another_scale_are_no_inputs(folder, result, origin, output, overwrite):
+    (folder / result).touch()
+    said = []
+    output = output and Path(output)
+    jobs = plan_jobs(["in"], output, Naming("_x8"), overwrite=overwrite, say=said.append)
+    assert result not in [str(job.source) for job in jobs]
+    assert (
+        f"left out {result}: by its name it is a result of {origin}; to upscale it, name it "
+        in (said[-1])
+    )
+    (alone,) = plan_jobs([result], output, Naming("_x8"))
+    assert str(alone.source) == result
+
+
+@pytest.mark.parametrize("name", ["in/other_x2.png", "in/a_x2.mkv", "in/a_xl.png", "in/_x4.png"])
+def test_a_name_like_a_result_without_its_source_is_an_input(folder, name):
+    (folder / name).touch()
+    assert name in [str(job.source) for job in plan_jobs(["in"], None, Naming("_x8"))]
+
+
 @pytest.mark.parametrize("name", ["film_x4.partial.mkv", "film_x4.mkv.partial"])
 def test_what_a_video_may_leave_behind_is_no_input(folder, name):
     (folder / "film.mkv").touch()
