@@ -66,8 +66,10 @@ gpu: ## Check and measure all that needs a GPU; the environment's Python, or els
 	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) benchmarks/gpu.py
 
 bench: $(TOOLS) ## Measure engines against PyTorch and other programs, and the video pipeline
+	@mkdir -p build
 	$(BIN)/srgan-edge bench edge-x4 srgan-x4 --seconds 120 --json > build/engines.json
 	@mv build/engines.json benchmarks/results/engines-$$(nproc)-cores.json
+	$(BIN)/python benchmarks/compare.py --out benchmarks/results/programs-$$(nproc)-cores.json
 	$(BIN)/python benchmarks/pipeline.py --out benchmarks/results/pipeline-$$(nproc)-cores.json
 
 soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills; memory has to stay flat

@@ -1,6 +1,6 @@
 """Upscale one clip with one generator through several programs, in turns, and compare the times.
 
-    python benchmarks/compare.py [-n MODEL] [--frames N] [--rounds N] [--out FILE.json]
+    python benchmarks/compare.py [-n MODEL] [--size WxH] [--frames N] [--rounds N] [--out FILE.json]
 
 (a) PyTorch eager in FP32, frame by frame; (b) the usual tiled loop: tiles of 128 px padded by 10,
 FP32, one after the other; (c) ncnn; (d) ONNX Runtime, frame by frame; (e) `srgan-edge` as its
@@ -38,7 +38,6 @@ from srgan_edge.run import open_upscaler
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.frame import Encoding
 
-SIZE = (320, 180)
 TILE_PX, PAD_PX = 128, 10
 TILED_LOOP = "tiled loop"
 
@@ -48,11 +47,13 @@ Upscale = Callable[[Pixels], Pixels]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-n", "--model", default="srgan-x4")
+    parser.add_argument("--size", default="320x180", help="width and height of the clip")
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
-    record = measure(arguments.model, arguments.frames, arguments.rounds)
+    width, height = map(int, arguments.size.split("x"))
+    record = measure(arguments.model, (width, height), arguments.frames, arguments.rounds)
     print_table(record)
     line = json.dumps(record)
     if arguments.out:
@@ -60,8 +61,8 @@ def main() -> None:
     print(line)
 
 
-def measure(model: str, number: int, rounds: int) -> dict[str, Any]:
-    files, frames = find_model(model), demo_frames(*SIZE)
+def measure(model: str, size: tuple[int, int], number: int, rounds: int) -> dict[str, Any]:
+    files, frames = find_model(model), demo_frames(*size)
     cores = len(os.sched_getaffinity(0))
     with ExitStack() as life:
         folder = Path(life.enter_context(tempfile.TemporaryDirectory()))
@@ -70,7 +71,7 @@ def measure(model: str, number: int, rounds: int) -> dict[str, Any]:
         ours = EndToEnd(opened, options, folder)
         ours.prepare(frames, number)
         engine = opened.upscaler.info
-        loops = loops_of(files, folder, cores, life)
+        loops = loops_of(files, size, folder, cores, life)
         for upscale in (*loops.values(), opened.upscaler.upscale):
             upscale(frames[0])  # warm-up
 
@@ -95,7 +96,7 @@ def measure(model: str, number: int, rounds: int) -> dict[str, Any]:
         "version": __version__,
         "machine": f"{processor_name()}, {cores} cores",
         "model": model,
-        "size": "{}x{}".format(*SIZE),
+        "size": "{}x{}".format(*size),
         "engine": f"{engine.name}, {engine.arithmetic}",
         "seconds_a_frame": seconds,
         "cpu_seconds_a_frame": cpu_seconds,
@@ -108,7 +109,9 @@ def measure(model: str, number: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def loops_of(files: ModelFiles, folder: Path, cores: int, life: ExitStack) -> dict[str, Upscale]:
+def loops_of(
+    files: ModelFiles, size: tuple[int, int], folder: Path, cores: int, life: ExitStack
+) -> dict[str, Upscale]:
     """Return the programs of others by name, each as a function of one frame."""
     import torch
 
@@ -119,7 +122,7 @@ def loops_of(files: ModelFiles, folder: Path, cores: int, life: ExitStack) -> di
         "PyTorch eager": lambda frame: eager.upscale(frame[None])[0],
         TILED_LOOP: lambda frame: tiled(lambda tile: eager.upscale(tile[None])[0], frame),
     }
-    if (ncnn := ncnn_of(checkpoint, folder, cores)) is not None:
+    if (ncnn := ncnn_of(checkpoint, size, folder, cores)) is not None:
         loops["ncnn"] = ncnn
     choice: Choice = choose_engine(files, "onnxruntime", "cpu")
     if choice.kind.installed:
@@ -144,7 +147,7 @@ def tiled(upscale: Upscale, frame: Pixels) -> Pixels:
     return result
 
 
-def ncnn_of(checkpoint: Path, folder: Path, cores: int) -> Upscale | None:
+def ncnn_of(checkpoint: Path, size: tuple[int, int], folder: Path, cores: int) -> Upscale | None:
     """Convert a checkpoint with pnnx and open it in ncnn; None if either is not installed."""
     try:
         import ncnn
@@ -154,7 +157,7 @@ def ncnn_of(checkpoint: Path, folder: Path, cores: int) -> Upscale | None:
     if not pnnx.exists():
         return None
     float_onnx_from_checkpoint(checkpoint, folder / "model.onnx")
-    command = [pnnx, "model.onnx", "fp16=0", f"inputshape=[1,3,{SIZE[1]},{SIZE[0]}]f32"]
+    command = [pnnx, "model.onnx", "fp16=0", f"inputshape=[1,3,{size[1]},{size[0]}]f32"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     net = ncnn.Net()
     net.opt.num_threads = cores

@@ -74,6 +74,8 @@ def _run(source: Path, target: Path) -> "subprocess.Popen[bytes]":
 
 
 def main(source: Path, target: Path) -> None:
+    from whole_frames import WholeFrames
+
     from srgan_edge.engines.base import EngineInfo
     from srgan_edge.jobs.plan import Job, Options
     from srgan_edge.model.library import find_model
@@ -81,7 +83,7 @@ def main(source: Path, target: Path) -> None:
     from srgan_edge.transcode.upscale import upscale_video_file
     from srgan_edge.video.frame import Encoding
 
-    class Doubler:
+    class Doubler(WholeFrames):
         scale, slots = 2, 1
         info = EngineInfo("nearest", "cpu", "fp32", find_model("edge-x4").spec)
 

@@ -1,6 +1,5 @@
 """`srgan-edge bench`: how fast each engine runs a model here, against PyTorch."""
 
-import statistics
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -192,6 +191,8 @@ def _table(result: "Result", model: "ModelResult") -> "Table":
 
 
 def _cells(model: "ModelResult", row: "Row") -> list[str]:
+    import statistics
+
     assert row.ready is not None
     speed_up, share = model.speed_up(row), model.ceiling_share(row)
     return [
@@ -210,6 +211,8 @@ def _cells(model: "ModelResult", row: "Row") -> list[str]:
 
 
 def _remarks(result: "Result") -> list[str]:
+    import statistics
+
     turns = max(len(row.fps) for model in result.models for row in model.rows)
     remarks = [
         f"{result.machine}; medians of {turns} turns, which the engines take one after the other"

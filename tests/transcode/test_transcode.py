@@ -15,6 +15,7 @@ import av
 import clips
 import pytest
 from clips import MS, make, see_frames, see_packets
+from whole_frames import WholeFrames
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import InputDamaged, InputRefused, Interrupted, OutputFailed, UsageError
@@ -46,7 +47,7 @@ class Death(BaseException):
     """Ends the process, as far as the code under test can see."""
 
 
-class Doubler:
+class Doubler(WholeFrames):
     """Replaces the upscaler: repeats pixels, and raises `error` at the frame `dies_at`."""
 
     scale, slots = 2, 2
@@ -153,7 +154,8 @@ def test_segments_come_to_what_one_pass_does(tmp_path, name, suffix):
         assert [s.type for s in a.container.streams] == [s.type for s in b.container.streams]
         assert a.container.metadata == b.container.metadata
         assert a.container.chapters() == b.container.chapters()
-        assert replace(a.info, duration_seconds=0) == replace(b.info, duration_seconds=0)
+        facts = [replace(it.info, duration_seconds=0, bit_rate=None) for it in (a, b)]
+        assert facts[0] == facts[1]  # segments have keyframes of their own
     assert names_in(tmp_path) == sorted([source.name, whole.name, joined.name])
 
 

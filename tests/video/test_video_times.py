@@ -7,6 +7,7 @@ import pytest
 from clips import MS, make, see_frames, see_packets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from whole_frames import WholeFrames
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.jobs.plan import Job, Options
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 SIZE = (32, 16)
 
 
-class Doubler:
+class Doubler(WholeFrames):
     """Stands for the upscaler: repeats pixels."""
 
     scale, slots = 2, 1
