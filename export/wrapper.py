@@ -5,9 +5,8 @@ takes multiples of a size gets an image whose last pixels are repeated at the ri
 bottom, and what they became is cut off.
 """
 
-from dataclasses import dataclass
-
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
