@@ -40,7 +40,7 @@ from srgan_edge.tiling import plan_tiles, upscale_tiled
 MEMORY_BYTES = 12 << 30
 """Memory that the child may map beyond its libraries."""
 
-SECONDS = 1800.0
+SECONDS = 900.0
 """Longest time for one call of the child."""
 
 WINDOW_PX = 128

@@ -30,6 +30,9 @@ from srgan_edge.model.spec import MAX_SCALE
 
 MAX_SIDE_PX = 1 << 12
 
+MAX_NUMBER = 1000
+"""Limit on the numbers in names of tensors: a network is made with as many layers."""
+
 torch.cpu._is_avx512_bf16_supported()  # asks for the processor, which the sandbox hides later
 
 
@@ -113,6 +116,9 @@ def _refusing(work: Any) -> Any:  # noqa: ANN401 - what `work` returns
 
 def _opened(path: Path, wanted: str) -> tuple[Found, _Network]:
     state, taken, others = state_in(path, wanted)
+    numbered = max((int(it) for it in re.findall(r"\d{1,9}", " ".join(state))), default=0)
+    if numbered > MAX_NUMBER:
+        raise ModelRefused(f"a tensor has the number {numbered} in its name; at most {MAX_NUMBER}")
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ModelRefused(f"{name[:80]} holds values that are not finite")

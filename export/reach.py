@@ -67,7 +67,7 @@ def _after(
     node: onnx.NodeProto, given: list[_State], weights: dict[str, onnx.TensorProto]
 ) -> _State | str:
     name = node.op_type
-    values = {it.name: onnx.helper.get_attribute_value(it) for it in node.attribute}
+    values: dict[str, Any] = {it.name: onnx.helper.get_attribute_value(it) for it in node.attribute}
     first = given[0]
     if len({it.size for it in given}) > 1:
         return name
@@ -100,7 +100,7 @@ def _after(
         more = {b"nearest": 0, b"linear": 1, b"cubic": 2}.get(values.get("mode", b"nearest"), 9)
         factor = Fraction(float(factors[2])).limit_denominator(64)
         wider = max(Fraction(1), 1 / factor) * more + (0 if factor >= 1 else 1 / factor)
-        return _State(first.size * factor, reach + Fraction(wider) / first.size)
+        return _State(first.size * factor, reach + wider / first.size)
     return name
 
 
