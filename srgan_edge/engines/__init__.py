@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srgan_edge.engines.base import Engine
-from srgan_edge.errors import ExtraMissing, UsageError
+from srgan_edge.errors import ExtraMissing, UsageError, quoted
 from srgan_edge.machine import Gpu, refuse_too_little
 from srgan_edge.model.library import ModelFiles
 from srgan_edge.model.passport import ENGINE_SUFFIX
@@ -148,7 +148,11 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
         chosen = family if device == "auto" else device
         why = f"instead of {'; '.join(passed_over)}" if passed_over else "first choice"
         return Choice(kind, model.file(kind.suffix), chosen, why)
-    raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}")
+    advice = ""
+    if model.has(".safetensors") and not model.has(".onnx") and not KINDS["torch"].installed:
+        export = f"srgan-edge export {quoted(model.file('.safetensors'))} --onnx"
+        advice = f"; type: pip install 'srgan-edge[export]', then: {export}"
+    raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}{advice}")
 
 
 def open_engine(choice: Choice, *, fp32: bool = False, slots: int = 1) -> Engine:

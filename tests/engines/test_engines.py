@@ -2,6 +2,7 @@
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -240,3 +241,14 @@ def test_names_are_suggested():
     with pytest.raises(UsageError, match="did you mean 'edge-x4'"):
         find_model("edg-x4")
     assert find_model("edge-x4").has(".onnx")
+
+
+def test_weights_without_pytorch_say_what_to_install_and_type(tmp_path, monkeypatch):
+    path = tmp_path / "mine x4.safetensors"
+    path.write_bytes(find_model("edge-x4").file(".safetensors").read_bytes())
+    monkeypatch.setitem(KINDS, "torch", replace(KINDS["torch"], runtimes=("no_such_module",)))
+    with pytest.raises(UsageError) as refused:
+        choose_engine(find_model(str(path)))
+    advice = f"type: pip install 'srgan-edge[export]', then: srgan-edge export '{path}' --onnx"
+    assert str(refused.value).endswith(advice)
+    assert choose_engine(find_model("edge-x4")).kind.name == "openvino"
