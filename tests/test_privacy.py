@@ -1,0 +1,55 @@
+"""No run speaks to a network, or leaves traces of a library beside its result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+WATCHED = """
+import sys
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        print(event, arguments, file=sys.stderr)
+
+sys.addaudithook(watch)
+sys.argv = ["srgan-edge", "upscale", "a.png", "-n", "edge-x4", "--engine", "openvino"]
+from srgan_edge.cli import main
+main()
+"""
+
+
+def test_openvino_reports_to_nobody(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    Image.new("RGB", (24, 16), (90, 120, 40)).save(tmp_path / "a.png")
+    root = Path(__file__).resolve().parent.parent
+    surroundings = os.environ | {"HOME": str(home), "PYTHONPATH": str(root)}
+    surroundings.pop("CI", None)  # the reporter is quiet where it sees this
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        cwd=tmp_path,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a_x4.png").exists()
+    assert "socket." not in done.stderr
+    assert [path.name for path in home.iterdir() if path.name != ".cache"] == []
+
+
+def test_the_reporter_of_openvino_cannot_be_imported():
+    code = "import srgan_edge, openvino, sys; print(sys.modules['openvino_telemetry'])"
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.stdout.strip() == "None", done.stderr
