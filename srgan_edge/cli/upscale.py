@@ -312,7 +312,7 @@ def check(
     before = VideoRecord.of(source, like=after)
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
-    packets = sum(len(record.digests) for record in before.packets.values())
+    packets = sum(len(record.digests) for record in after.packets.values())
     say(
         f"{result} is whole, {before.info.width}x{before.info.height} to "
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
