@@ -29,7 +29,7 @@ def shifting(source, scale=4, seed=1):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("scale", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_shifted_colors_are_put_back(height, width, scale):
     source = image(height, width)
     upscaled = shifting(source, scale)

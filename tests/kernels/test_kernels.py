@@ -281,9 +281,10 @@ tilings = st.tuples(
     st.integers(1, 75), st.integers(1, 40), st.sampled_from([0, 16, 21, 32]), st.integers(0, 9)
 )
 offsets = st.one_of(st.none(), st.integers(0, 15))
+scales = st.sampled_from([1, 2, 3, 4, 8])
 
 
-@given(tilings, st.integers(1, 4))
+@given(tilings, scales)
 def test_gathered_and_scattered_is_what_the_runtime_does(tiling, scale):
     plan = plan_tiles(*tiling)
     frame = np.random.default_rng(4).integers(0, 256, (plan.height, plan.width, 3), np.uint8)
@@ -311,7 +312,7 @@ def test_tile_gather_is_its_reference(run, tiling, frame_offset, batch_offset, r
     batch.assert_rest_untouched()
 
 
-@given(tilings, st.integers(1, 4), offsets, offsets, st.randoms(use_true_random=False))
+@given(tilings, scales, offsets, offsets, st.randoms(use_true_random=False))
 def test_tile_scatter_is_its_reference(run, tiling, scale, batch_offset, frame_offset, random):
     plan = plan_tiles(*tiling)
     table = plan.table[random.sample(range(len(plan.tiles)), random.randint(1, len(plan.tiles)))]
@@ -360,7 +361,7 @@ def test_tile_difference_is_its_reference(run, tiling, offset, other_offset, cha
 
 
 @given(
-    *(st.integers(1, 70), st.integers(1, 50), st.integers(1, 4)),
+    *(st.integers(1, 70), st.integers(1, 50), scales),
     *(st.integers(-255, 255), offsets, st.randoms(use_true_random=False)),
 )
 def test_the_color_lock_is_its_reference(run, width, height, scale, shift, offset, random):
