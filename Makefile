@@ -11,6 +11,12 @@ RUNTIME = .venv/.runtime-installed
 TOOLS = .venv/.tools-installed
 DEMO = srgan_edge/demo
 RESULTS = demo-output
+# Of gpu-pack and gpu-train: parts to carry, photographs, minutes, and where the results go.
+CARRY ?= carry
+CALLS ?= 4
+DATA ?= ../shared/data/train/free ../shared/data/train/wallpapers ../shared/data/train/city100
+MINUTES ?= 9
+OUT ?= build/gpu-train-out
 # Rooms of tests/ whose code or tests differ from the last commit; the tests in its root are those
 # of the modules that lie directly in srgan_edge/.
 TOUCHED = $(shell changed=$$(git status --porcelain --untracked-files=all | cut -c 4-); \
@@ -19,10 +25,10 @@ TOUCHED = $(shell changed=$$(git status --porcelain --untracked-files=all | cut 
 	done; \
 	echo "$$changed" | grep -qE "^(srgan_edge|tests)/[a-z_]+\.py" && ls tests/test_*.py)
 
-.PHONY: help demo test check types fuzz browser gpu bench soak wheel pages clean
+.PHONY: help demo test check types fuzz browser gpu gpu-pack gpu-train bench soak wheel pages clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
 	@mkdir -p $(RESULTS)
@@ -64,6 +70,16 @@ browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's
 	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) benchmarks/gpu.py
+
+gpu-pack: $(TOOLS) ## Pack what a rented GPU needs into carry/: DATA="DIR ..." VGG=FILE VAL=DIR; docs/training.md
+	PYTHONPATH=. $(BIN)/python benchmarks/gpu_train.py pack $(foreach folder,$(DATA),--data $(folder)) \
+		--calls $(CALLS) $(if $(VGG),--vgg-weights $(VGG)) $(if $(VAL),--val $(VAL)) \
+		$(foreach file,$(TEACHERS),--teacher $(file)) $(if $(WHEELS),--wheels $(WHEELS)) \
+		$(if $(BACK),--back $(BACK)) -o $(firstword $(CARRY))
+
+gpu-train: ## Train every recipe on this machine's GPU for MINUTES=9, from carry/ into OUT
+	PYTHONPATH=. $(if $(wildcard $(BIN)/python),$(BIN)/python,python3) benchmarks/gpu_train.py run \
+		$(foreach folder,$(CARRY),--carry $(folder)) --minutes $(MINUTES) -o $(OUT) $(OPTIONS)
 
 bench: $(TOOLS) ## Measure engines against PyTorch and other programs, and the video pipeline
 	@mkdir -p build

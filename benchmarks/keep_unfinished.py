@@ -21,8 +21,8 @@ from srgan_edge.train.run_folder import RunFolder
 FOLDER = Path(__file__).resolve().parent.parent / "train" / "unfinished"
 
 
-def keep(run: Path) -> Path:
-    """Write the average of one run; returns the file.
+def keep(run: Path, folder: Path | None = None, hardware: str = "CPU") -> Path:
+    """Write the average of one run into `folder`, or `FOLDER`; returns the file.
 
     Raises:
         InputRefused: the run has no checkpoint.
@@ -41,13 +41,13 @@ def keep(run: Path) -> Path:
         recipe=f"{spec.name.removesuffix('-x4')}, unfinished",
         data=record["identity"]["photographs"],
         steps=record["step"],
-        hardware=f"CPU, {record['seconds'] / 60:.0f} minutes",
+        hardware=f"{hardware}, {record['seconds'] / 60:.0f} minutes",
     )
     half = {name: tensor.half().contiguous() for name, tensor in record["average"].items()}
     content = safetensors.torch.save(
         half, {METADATA_KEY: dataclasses.replace(spec, training=training).to_json()}
     )
-    path = FOLDER / f"{spec.name}.safetensors"
+    path = (folder or FOLDER) / f"{spec.name}.safetensors"
     with replace_when_whole(path) as partial:
         partial.write_bytes(content)
     return path
