@@ -48,7 +48,7 @@ def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> K
         done.resumed += (work / "segment-000000.nut").exists()
         process = _run(source, target)
         try:
-            code = process.wait(chance.uniform(0.05, 0.85) * seconds)
+            code = process.wait(chance.uniform(0.3, 1.0) * seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             code = process.wait()
