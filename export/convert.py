@@ -289,7 +289,7 @@ def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> 
     channels, _, kernel, _ = convolutions[0].tensors["weight"].shape
     if kernel == 9:
         norm: Norm = "batch" if any(layer.kind == "batchnorm" for layer in layers) else "none"
-        shapes = [layer.tensors["weight"].shape for layer in convolutions[1:-1]]
+        shapes = [layer.tensors["weight"].shape for layer in convolutions[1:]]
         stages = [math.isqrt(shape[0] // channels) for shape in shapes if shape[0] > channels]
         scale = min(max(1, math.prod(stages)), MAX_SCALE)
         # All but the head, the end of the trunk, the stages and the tail.
