@@ -303,8 +303,8 @@ class PhotoPack:
     def _windows(self, drawn: npt.NDArray[np.float64]) -> Windows:
         """Windows in `lr` from [B, 4] numbers in [0, 1): which photograph, where, which turn."""
         pick, down, across, turns = drawn.T
-        number = np.searchsorted(self._ends, pick * self._ends[-1], side="right")
-        height, width, offset = self._lr_geometry[:, number]
+        number = np.searchsorted(self.lr_ends, pick * self.lr_ends[-1], side="right")
+        height, width, offset = self.lr_geometry[:, number]
         side = self.crop_px // self.scale
         return Windows(
             offset=offset,
@@ -321,8 +321,7 @@ class PhotoPack:
         """The same windows in one of the variants each, where `sources` has them."""
         if self.sources is None:
             return windows
-        random = np.random.default_rng((seed, step, _VARIANTS_STREAM))
-        variant = random.integers(self.variants, size=max(indices) + 1)[np.asarray(indices)]
+        variant = variants_of(self.variants, seed, step, indices)
         offset = self.variants * windows.offset + variant * windows.height * windows.width
         return replace(windows, offset=offset)
 
@@ -338,7 +337,7 @@ class PhotoPack:
         return candidates * np.arange(len(best)) + best
 
     @cached_property
-    def _lr_geometry(self) -> Numbers:
+    def lr_geometry(self) -> Numbers:
         """int64 [3, photos]: height, width and offset in `lr`."""
         area = self.scale**2
         rows = [
@@ -348,9 +347,9 @@ class PhotoPack:
         return np.array(rows, np.int64).T
 
     @cached_property
-    def _ends(self) -> Numbers:
+    def lr_ends(self) -> Numbers:
         """int64 [photos]: pixels of `lr` up to the end of each."""
-        height, width, offset = self._lr_geometry
+        height, width, offset = self.lr_geometry
         return offset + height * width
 
     def _hr_of(self, photo: Photo) -> Pixels:
@@ -362,6 +361,12 @@ class PhotoPack:
         height, width = photo.height_px // self.scale, photo.width_px // self.scale
         start = photo.offset_px // self.scale**2
         return self.lr[start : start + height * width].view(height, width, 3).cpu().numpy()
+
+
+def variants_of(variants: int, seed: int, step: int, indices: Sequence[int]) -> Numbers:
+    """int64 [B]: the number of the variant from which each crop of a step takes its LR."""
+    random = np.random.default_rng((seed, step, _VARIANTS_STREAM))
+    return random.integers(variants, size=max(indices) + 1)[np.asarray(indices)]
 
 
 def _make_sources(

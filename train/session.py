@@ -22,6 +22,7 @@ from srgan_edge.model.checkpoint import save_checkpoint
 from srgan_edge.pixels import Pixels
 from srgan_edge.signals import StopSignals
 from srgan_edge.train import losses
+from srgan_edge.train.crops_ahead import CropsAhead
 from srgan_edge.train.degradation import real_crops
 from srgan_edge.train.log import RunLog
 from srgan_edge.train.optimizer import DTYPES, Precision
@@ -98,11 +99,13 @@ class Session:
     _reported_at: tuple[int, float] = field(init=False)
     _shown_at: float = field(init=False)
     _resumed_at: tuple[float, float] = field(init=False)
+    _ahead: CropsAhead | None = field(init=False)
 
     def __post_init__(self) -> None:
         now = time.monotonic()
         self._reported_at, self._shown_at = (self.state.step, now), now
         self._resumed_at = (self.state.seconds, now)
+        self._ahead = crops_ahead(self.photos, self.recipe)
 
     # Before a step.
 
@@ -124,9 +127,12 @@ class Session:
         # After a rollback, the same crops would diverge again.
         seed = self.recipe.data.seed + (self.state.rollbacks << 32)
         share = self.processes.share(self.recipe.data.batch)
-        return draw_batch(
-            self.photos, self.recipe, seed, self.state.step, share, self.processes.device
-        )
+        step = self.state.step
+        if self._ahead is None:
+            crops = draw_crops(self.photos, self.recipe, seed, step, share)
+        else:
+            crops = self._ahead.at(seed, step, share)
+        return batch_of(crops, self.processes.device)
 
     def autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(
@@ -319,16 +325,18 @@ def draw_crops(
     return photos.crops(seed, step, indices, candidates=recipe.data.candidates)
 
 
-def draw_batch(
-    photos: PhotoPack,
-    recipe: Recipe,
-    seed: int,
-    step: int,
-    indices: Sequence[int],
-    device: torch.device,
-) -> Batch:
-    """Return the crops of one step on the device, ready for the networks."""
-    crops = draw_crops(photos, recipe, seed, step, indices)
+def crops_ahead(photos: PhotoPack, recipe: Recipe) -> CropsAhead | None:
+    """Return what draws the crops on a GPU that has the photographs, else None.
+
+    Degradation of crops needs margins, which it lacks.
+    """
+    if not photos.hr.is_cuda or recipe.data.degradation == "real":
+        return None
+    return CropsAhead(photos, recipe.data.candidates)
+
+
+def batch_of(crops: Crops, device: torch.device) -> Batch:
+    """Return the crops on the device, ready for the networks."""
 
     def ready(pixels: Tensor) -> Tensor:
         on_device = pixels.to(device, non_blocking=True)
