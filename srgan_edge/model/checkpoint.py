@@ -76,13 +76,14 @@ def _check_state(
             f"{path}: {len(odd)} tensors missing or unknown for {spec.architecture} "
             f"{spec.blocks}x{spec.channels}: {', '.join(odd[:5])}"
         )
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
+    for name, wanted in expected.items():  # in the order of the layers, whatever the file's
+        tensor = state[name]
+        if tensor.shape != wanted.shape:
             raise ModelRefused(
                 f"{path}: {name} has shape {list(tensor.shape)}, "
-                f"the spec requires {list(expected[name].shape)}"
+                f"the spec requires {list(wanted.shape)}"
             )
-        if tensor.dtype != expected[name].dtype:
-            raise ModelRefused(f"{path}: {name} is {tensor.dtype}, not {expected[name].dtype}")
+        if tensor.dtype != wanted.dtype:
+            raise ModelRefused(f"{path}: {name} is {tensor.dtype}, not {wanted.dtype}")
         if not torch.isfinite(tensor).all():
             raise ModelRefused(f"{path}: {name} holds values that are not finite")
