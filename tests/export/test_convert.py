@@ -287,3 +287,17 @@ def test_safetensors_of_others_are_read_in_the_order_of_their_numbers(tmp_path):
 def test_a_reader_that_never_ends_is_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "SECONDS", 0.01)
     refused(tmp_path, plausible(), "gave no sign of life for 0.01 s")
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("architecture", ["edge", "srresnet"])
+def test_the_scale_is_read_off_the_layers(tmp_path, architecture, scale):
+    torch.manual_seed(1)
+    spec = ModelSpec("x", architecture, CHANNELS, 2, scale=scale)
+    foreign = generator_from_spec(spec).eval()
+    layers = layers_of(foreign.state_dict())
+    ours, found = converted(layers, "x", "linear", OUR_EPSILON, tmp_path / "x.pth")
+    assert found == spec
+    lr = torch.rand(1, 3, 7, 9)
+    with torch.no_grad():
+        assert torch.equal(ours(lr), foreign(lr))
