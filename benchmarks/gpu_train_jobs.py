@@ -70,7 +70,12 @@ JOBS = (
         ("data.batch=64", "pixel.learning_rate=2.5e-3", "pixel.warmup_steps=50"),
         ("edge-relu-x4",),
     ),
-    Job("edge-x2", 0.1, ("data.batch=64", "pixel.warmup_steps=200"), ("edge-x2",)),
+    Job(
+        "edge-x2",
+        0.1,
+        ("data.batch=64", "pixel.learning_rate=2.5e-3", "pixel.warmup_steps=50"),
+        ("edge-x2",),
+    ),
 )
 """In order of worth. `edge-real` is not among them: its sources need PyAV and its encoders."""
 

@@ -209,6 +209,7 @@ def test_the_steps_follow_from_the_speed(tmp_path, checkout, photos, monkeypatch
     work = tmp_path / "work"
     packing.gather([tmp_path / "carry"], work)
     (job,) = jobs.possible_jobs(["edge-x2"])
+    start_weights(job, work)
     lines = run_job(job, work, seconds=jobs.RELEASE_SECONDS + 2, steps=None)
     plan = json.loads((work / "runs" / "edge-x2" / "plan.json").read_text())
     assert lines[0].startswith("none: ")
@@ -230,11 +231,13 @@ def test_a_run_goes_on_from_what_came_back(tmp_path, checkout, photos, monkeypat
     whole, first, second = (tmp_path / name for name in ("whole", "first", "second"))
     pack(tmp_path, checkout, photos)
     packing.gather([tmp_path / "carry"], whole)
+    start_weights(job, whole)
     run_job(job, whole, steps=6)
     wanted, _ = load_checkpoint(whole / "runs" / "edge-x2" / "edge-x2.safetensors")
 
     names = packing.gather([tmp_path / "carry"], first)
     (first / "photos.json").write_text(json.dumps(names))
+    start_weights(job, first)
     with monkeypatch.context() as patch:
         goes_on = Session.goes_on
 
