@@ -1,8 +1,10 @@
 """Training on a rented GPU: what travels, one step of each recipe (on the CPU), what comes back."""
 
+import argparse
 import dataclasses
 import io
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -26,6 +28,7 @@ from srgan_edge.train.session import TIME_IS_UP, Session  # noqa: E402
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import gpu_train  # noqa: E402
 import gpu_train_back as back  # noqa: E402
 import gpu_train_jobs as jobs  # noqa: E402
 import gpu_train_pack as packing  # noqa: E402
@@ -313,6 +316,20 @@ def test_a_volume_that_is_missing_or_a_path_that_leads_out(work, tmp_path):
 
 
 # The whole command
+
+
+def test_a_recipe_that_hangs_is_stopped(tmp_path, monkeypatch, capsys):
+    script = tmp_path / "job.py"
+    script.write_text("import time\nprint('at work')\ntime.sleep(600)\n")
+    monkeypatch.setattr(gpu_train, "__file__", str(script))
+    monkeypatch.setattr(gpu_train, "GRACE_SECONDS", 3.0)
+    given = argparse.Namespace(
+        work=tmp_path, leases=1, device="cpu", compile=[], set=[], steps=None
+    )
+    outcome = gpu_train._run_apart("edge-x2", 2.0, given)
+    assert outcome.exit_code == -signal.SIGTERM
+    assert outcome.seconds < 60
+    assert "at work" in capsys.readouterr().out
 
 
 @pytest.mark.slow
