@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import gpu_train_back
 import gpu_train_jobs
@@ -87,7 +88,11 @@ def run(given: argparse.Namespace) -> int:
         given.most_files, round(given.most_file_mib * MIB), round(given.most_mib * MIB)
     )
     outcomes: list[Outcome] = []
+    # Beside the first recipe: the GPU would wait for what takes the CPU ten seconds a time.
+    packing = _started(["prepare", *(job.recipe for job in jobs)], given)
     for number, job in enumerate(jobs):
+        if number == 1:
+            packing.wait()
         left = deadline - time.monotonic() - COLLECT_SECONDS
         seconds = left * job.share / sum(later.share for later in jobs[number:])
         outcomes.append(_run_apart(job.recipe, seconds, given))
@@ -96,6 +101,7 @@ def run(given: argparse.Namespace) -> int:
         names = [job.recipe for job in jobs]
         for line in gpu_train_back.collect(given.work, given.output, names, limits):
             print(line, flush=True)
+    packing.wait()
     for outcome in outcomes:
         verdict = "done" if outcome.exit_code == 0 else f"failed ({outcome.exit_code})"
         print(f"{outcome.recipe:16} {verdict:12} {outcome.seconds:6.0f} s")
@@ -118,6 +124,13 @@ def job(given: argparse.Namespace) -> int:
         overrides=tuple(given.set),
     )
     print("\n".join(lines))
+    return 0
+
+
+def prepare(given: argparse.Namespace) -> int:
+    os.nice(10)
+    found = gpu_train_jobs.possible_jobs(given.recipes)
+    gpu_train_jobs.prepare(found, given.work, tuple(given.set))
     return 0
 
 
@@ -155,35 +168,42 @@ def _is_installed(wheel: Path) -> bool:
 def _run_apart(recipe: str, seconds: float, given: argparse.Namespace) -> Outcome:
     """Run a job in a process of its own, of which an error on the GPU is the end."""
     began = time.monotonic()
-    command = [sys.executable, "-u", __file__, "job", recipe, "--work", str(given.work)]
-    command += ["--seconds", str(seconds), "--leases", str(given.leases)]
-    command += ["--device", given.device]
-    command += [f"--compile={mode}" for mode in given.compile]
-    command += [f"--set={setting}" for setting in given.set]
+    command = ["job", recipe, "--seconds", str(seconds), "--leases", str(given.leases)]
+    command += ["--device", given.device, *(f"--compile={mode}" for mode in given.compile)]
     if given.steps is not None:
         command += ["--steps", str(given.steps)]
-    paths = [str(given.work / "site"), str(gpu_train_jobs.ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     print(f"{recipe}: {seconds:.0f} s", flush=True)
     printed = given.work / "printed" / f"{recipe}.txt"
     printed.parent.mkdir(parents=True, exist_ok=True)
     with printed.open("wb") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        child = _started(command, given, file)
         try:
             child.wait(seconds + GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 child.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
         finally:
-            if child.poll() is None:
-                child.kill()
+            child.kill()  # if it still runs
             child.wait()
     lines = printed.read_text(errors="replace").splitlines()
     print("\n".join(f"  {line}" for line in lines[-LINES_SHOWN:]), flush=True)
     return Outcome(recipe, child.returncode, time.monotonic() - began)
+
+
+def _started(
+    command: list[str], given: argparse.Namespace, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a command of this file, with the packages that were carried."""
+    paths = [str(given.work / "site"), str(gpu_train_jobs.ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    shared = ["--work", str(given.work), *(f"--set={setting}" for setting in given.set)]
+    return subprocess.Popen(
+        [sys.executable, "-u", __file__, *command, *shared],
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        env=environment,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,12 +237,16 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=job)
     one.add_argument("recipe")
     one.add_argument("--seconds", type=float, required=True)
-    for part in (there, one):
+    others = commands.add_parser("prepare", help="pack photographs for all recipes but the first")
+    others.set_defaults(command=prepare)
+    others.add_argument("recipes", nargs="+")
+    for part in (there, one, others):
         part.add_argument("--work", type=Path, default=Path("build/gpu-train"), metavar="DIR")
+        part.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    for part in (there, one):
         part.add_argument("--leases", type=int, default=1, help="runs that the schedule spans")
         part.add_argument("--device", default="cuda")
         part.add_argument("--compile", action="append", default=[], help="run.compile to try")
-        part.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
         part.add_argument("--steps", type=int, help="so many, without a trial")
 
     after = commands.add_parser("unpack", help="lay out what came back")

@@ -171,6 +171,26 @@ def run_job(
     return lines
 
 
+def prepare(jobs: list[Job], work: Path, overrides: tuple[str, ...] = ()) -> list[Path]:
+    """Pack the photographs of all jobs but the first, which packs its own; returns the packs."""
+    from srgan_edge.train.photos import PhotoPack
+    from srgan_edge.train.recipe import Recipe
+
+    packs: dict[Path, Recipe] = {}
+    for job in jobs:
+        recipe = Recipe.load(job.recipe, [*job.settings, *overrides])
+        packs.setdefault(_pack_of(recipe, work), recipe)
+    for pack, recipe in list(packs.items())[1:]:
+        PhotoPack.open(
+            [work / "photos"],
+            pack,
+            crop_px=recipe.data.crop_px,
+            scale=recipe.model.scale,
+            reduced=recipe.data.reduced,
+        )
+    return list(packs)[1:]
+
+
 def _phase(recipe: str, start: Path | None) -> str:
     """Return the section whose steps are planned: that of the last phase."""
     from srgan_edge.train.recipe import Recipe
@@ -272,14 +292,18 @@ def _steps_per_second(
 
 def _share_pack(run: Path, recipe: "Recipe", work: Path) -> None:
     """Let runs with the same crops and scale share their packed photographs and teacher."""
-    reduced = "".join(f"-{factor:g}" for factor in recipe.data.reduced)
-    name = f"x{recipe.model.scale}-{recipe.data.crop_px}px{reduced}"
-    pack = (work / "packs" / name).resolve()
+    pack = _pack_of(recipe, work)
     pack.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "photos").exists():
         (run / "photos").symlink_to(pack, target_is_directory=True)
     os.environ["SRGAN_EDGE_TEACHERS"] = str((work / "teachers").resolve())
+
+
+def _pack_of(recipe: "Recipe", work: Path) -> Path:
+    reduced = "".join(f"-{factor:g}" for factor in recipe.data.reduced)
+    name = f"x{recipe.model.scale}-{recipe.data.crop_px}px{reduced}"
+    return (work / "packs" / name).resolve()
 
 
 def _vgg(recipe: "Recipe", work: Path) -> Path | None:

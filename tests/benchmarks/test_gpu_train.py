@@ -206,6 +206,19 @@ def test_one_step_of_each_recipe(job, tmp_path, checkout, photos):
     assert "validation/psnr_y" in log
 
 
+def test_photographs_of_later_recipes_are_packed_beside_the_first(tmp_path, checkout, photos):
+    pack(tmp_path, checkout, photos)
+    work = tmp_path / "work"
+    packing.gather([tmp_path / "carry"], work)
+    packs = jobs.prepare(jobs.possible_jobs(None), work)
+    assert [path.name for path in packs] == ["x4-96px", "x2-128px"]
+    (job,) = jobs.possible_jobs(["edge-x2"])
+    start_weights(job, work)
+    packed = (packs[1] / "photos.json").stat().st_mtime_ns
+    run_job(job, work, overrides=(*TINY, "data.crop_px=128"))
+    assert (packs[1] / "photos.json").stat().st_mtime_ns == packed
+
+
 def test_the_steps_follow_from_the_speed(tmp_path, checkout, photos, monkeypatch):
     monkeypatch.setattr(jobs, "TRIAL_SECONDS", 0.0)
     pack(tmp_path, checkout, photos)
