@@ -136,7 +136,7 @@ def run_job(
             fastest = max(measured, key=lambda mode: measured[mode])
             settings.append(f"run.compile={fastest}")
             left -= time.monotonic() - began
-            steps = max(1, math.floor(PACE * leases * left * measured[fastest]))
+            steps = planned_steps(job, left, measured[fastest], leases)
         settings += [
             f"{_phase(job.recipe, start)}.steps={steps}",
             f"run.log_every_steps={max(1, min(100, steps // 100))}",
@@ -169,6 +169,14 @@ def run_job(
     kept = _keep_average(run, work, device)
     lines.append(f"{released.name if released.exists() else 'not finished'}, average in {kept}")
     return lines
+
+
+def planned_steps(job: Job, seconds: float, steps_per_second: float, leases: int) -> int:
+    """Return the length of a schedule; a GAN's ends with the lease, which keeps no opponent."""
+    from srgan_edge.train.recipe import Recipe
+
+    spanned = 1 if Recipe.load(job.recipe).adversarial.steps else leases
+    return max(1, math.floor(PACE * spanned * seconds * steps_per_second))
 
 
 def prepare(jobs: list[Job], work: Path, overrides: tuple[str, ...] = ()) -> list[Path]:

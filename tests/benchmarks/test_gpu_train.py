@@ -234,6 +234,14 @@ def test_the_steps_follow_from_the_speed(tmp_path, checkout, photos, monkeypatch
     assert f"pixel.steps={plan['steps']}" in plan["settings"]
 
 
+def test_a_schedule_spans_leases_where_its_state_comes_back():
+    pixels, gan = jobs.possible_jobs(["srresnet", "srgan-spectrum"])
+    assert jobs.planned_steps(pixels, 100, 50, leases=1) == pytest.approx(4750, abs=1)
+    assert jobs.planned_steps(pixels, 100, 50, leases=3) == pytest.approx(3 * 4750, abs=1)
+    assert jobs.planned_steps(gan, 100, 50, leases=3) == pytest.approx(4750, abs=1)
+    assert jobs.planned_steps(gan, -3, 50, leases=1) == 1
+
+
 def test_recipes_that_are_not_jobs():
     with pytest.raises(UsageError, match="no job 'edge'; possible: srresnet, srgan-spectrum"):
         jobs.possible_jobs(["edge"])
