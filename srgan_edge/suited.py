@@ -79,8 +79,8 @@ def coding_of_video(info: VideoInfo) -> Coding:
 
 
 def _model_of(scale: float) -> str | None:
-    """Return a bundled or registered model of a scale, which is in its name, `-x2`."""
-    known = [*bundled_models(), *registered_models()]
+    """Return a model of a scale, which is in its name, `-x2`: a registered one, or a bundled one."""
+    known = [*registered_models(), *bundled_models()]
     return next((name for name in known if name.endswith(f"-x{scale:g}")), None)
 
 

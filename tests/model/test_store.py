@@ -153,7 +153,7 @@ def test_a_registered_model_has_a_name_and_serves_its_scale(cli):
     assert "mine-x2" in out and "registered" in out and "srgan-x4" in out
     assert cli("models", "rm", "mine-x2")[0] == 0
     assert cli("models", "rm", "mine-x2")[0] == 2
-    assert suited_to("image", CLEAN, 2, on_gpu=False).model == "edge-x4"
+    assert suited_to("image", CLEAN, 2, on_gpu=False).model == "edge-x2"
 
 
 def test_the_command_downloads_once(cli, server, tmp_path):
