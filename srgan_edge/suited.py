@@ -79,7 +79,7 @@ def coding_of_video(info: VideoInfo) -> Coding:
 
 
 def _model_of(scale: float) -> str | None:
-    """Return a model of a scale, which is in its name, `-x2`: a registered one, or a bundled one."""
+    """Return a registered or else bundled model of a scale, which is in its name, `-x2`."""
     known = [*registered_models(), *bundled_models()]
     return next((name for name in known if name.endswith(f"-x{scale:g}")), None)
 
