@@ -128,7 +128,7 @@ def tensorrt(openvino, monkeypatch):
     log_of.cache_clear()
 
 
-def engine_file(path, profile):
+def engine_file(path, profile, **changes):
     passport = Passport(
         spec=MODEL.spec,
         source="edge-x4",
@@ -150,7 +150,8 @@ def engine_file(path, profile):
         parity={},
         layers=(),
     )
-    write_engine(path, PLAN, passport)
+    key = dataclasses.replace(passport.key, **changes)
+    write_engine(path, PLAN, dataclasses.replace(passport, key=key))
     return path
 
 

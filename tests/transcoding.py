@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from streams import Listener
+from whole_frames import WholeFrames
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import UsageError
@@ -16,7 +17,7 @@ from srgan_edge.video.frame import Encoding
 OPTIONS = Options("doubler", Encoding(preset="ultrafast"), Tiling(), existing="replace")
 
 
-class Doubler:
+class Doubler(WholeFrames):
     """Replaces the upscaler: repeats pixels, and counts the frames."""
 
     scale, slots = 2, 1

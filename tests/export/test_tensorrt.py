@@ -161,7 +161,7 @@ def test_a_passport_is_complete(engine):
     assert read.spec == find_model("edge-x4").spec
     assert read.engine_sha256 == hashlib.sha256(plan).hexdigest()
     assert read.parity["fp16 graph"]["psnr_db"] > 65
-    assert (read.module, read.version.count(".")) == ("tensorrt_rtx", 3)
+    assert (read.key.module, read.key.version.count(".")) == ("tensorrt_rtx", 3)
     assert plan.startswith(b"vtrt")
 
 
@@ -203,10 +203,10 @@ def test_an_engine_without_its_passport_is_refused(copy):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda record: record.pop("version"),
+        lambda record: record["key"].pop("version"),
         lambda record: record.update(color="blue"),
-        lambda record: record["spec"].update(scale=3),
-        lambda record: record.update(profile=[1, 2, 3]),
+        lambda record: record["spec"].update(scale=9),
+        lambda record: record["key"].update(profile=[1, 2, 3]),
         lambda record: record.update(layers=7),
     ],
     ids=["missing", "unknown", "spec", "profile", "layers"],

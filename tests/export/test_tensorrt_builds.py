@@ -289,7 +289,7 @@ def test_tensorrt_is_the_default_where_it_is_installed(install, tmp_path, monkey
     app(["export", "edge-x4", "--fp16", "--shape", "1x16x17"], standalone_mode=False)
     out = capsys.readouterr().out
     path = next(line.split()[1] for line in out.splitlines() if line.startswith("file"))
-    assert read_passport(Path(path)).module == "tensorrt"
+    assert read_passport(Path(path)).key.module == "tensorrt"
 
 
 FAILURES = [
