@@ -36,7 +36,7 @@ MIB = gpu_train_back.MIB
 COLLECT_SECONDS = 5.0
 """For writing what comes back, after each recipe."""
 GRACE_SECONDS = 15.0
-"""A recipe that has not ended by then is stopped; it saves a checkpoint first."""
+"""A recipe that is still running then saves a checkpoint and stops."""
 LINES_SHOWN = 12
 """The end of what a recipe printed; all of it comes back."""
 

@@ -1,4 +1,4 @@
-"""What does not change is not computed again, and the result is that of a run without reuse."""
+"""Unchanged frames and tiles are not computed again; the result is that of a run without reuse."""
 
 import json
 import threading

@@ -33,7 +33,7 @@ class AvifHeader:
 
 
 def is_avif(head: bytes) -> bool:
-    """Return True if a file that begins with these bytes has a brand of AVIF, as HEIC has not."""
+    """Return True if these first bytes of a file name AVIF as its brand; HEIC names others."""
     if head[4:8] != b"ftyp":
         return False
     brands = head[8 : min(len(head), int.from_bytes(head[:4]))]

@@ -1,4 +1,4 @@
-"""What a person sees of a run, in a terminal and in a log."""
+"""The progress of a run, as a terminal and a log show it."""
 
 import json
 

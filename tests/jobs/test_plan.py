@@ -167,19 +167,19 @@ def test_a_name_like_a_result_without_its_source_is_an_input(folder, name):
     assert name in [str(job.source) for job in plan_jobs(["in"], None, Naming("_x8"))]
 
 
-@pytest.mark.parametrize("name", ["film_x4.partial.mkv", "film_x4.mkv.partial"])
+@pytest.mark.parametrize("name", ["video_x4.partial.mkv", "video_x4.mkv.partial"])
 def test_what_a_video_may_leave_behind_is_no_input(folder, name):
-    (folder / "film.mkv").touch()
+    (folder / "video.mkv").touch()
     (folder / name).touch()
     (folder / "link.mkv").symlink_to(folder / name)
-    with pytest.raises(UsageError, match=r"film_x4.*partial.*is link.mkv, another input"):
-        plan_jobs(["film.mkv", "link.mkv"], None, Naming("_x4"))
+    with pytest.raises(UsageError, match=r"video_x4.*partial.*is link.mkv, another input"):
+        plan_jobs(["video.mkv", "link.mkv"], None, Naming("_x4"))
 
 
 def test_a_broken_download_is_not_its_own_partial_result(folder):
-    (folder / "film.partial.mkv").touch()
-    with pytest.raises(UsageError, match=r"film.partial.mkv.* is the input itself; name another"):
-        plan_jobs(["film.partial.mkv"], Path("film.mkv"), Naming("_x4"))
+    (folder / "video.partial.mkv").touch()
+    with pytest.raises(UsageError, match=r"video.partial.mkv.* is the input itself; name another"):
+        plan_jobs(["video.partial.mkv"], Path("video.mkv"), Naming("_x4"))
 
 
 def test_no_other_file_of_the_command_is_an_input_or_a_result(folder):

@@ -1,4 +1,4 @@
-"""What a training shows from its first second on, and what Ctrl-C before the first step costs."""
+"""The progress of a training from its first second on, and the cost of Ctrl-C before a step."""
 
 import signal
 
