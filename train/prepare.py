@@ -1,6 +1,7 @@
 """Prepare a training run: its photographs, VGG, identity and first state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,16 @@ from srgan_edge.train.vgg import VggFeatures, vgg_convolutions
 _DIFFERENCES_NAMED = 4
 
 
+@contextmanager
+def _naming_the_resume() -> Iterator[None]:
+    """Tell a user who stops the preparation that nothing of it is lost."""
+    try:
+        yield
+    except Interrupted as stopped:
+        raise Interrupted(stopped.signum, "the same command goes on from there") from None
+
+
+@_naming_the_resume()
 def open_photos(
     recipe: Recipe,
     folders: list[Path],
@@ -41,20 +52,7 @@ def open_photos(
     Raises:
         Interrupted: the same command goes on with the work.
     """
-    try:
-        return _opened_photos(recipe, folders, run, processes, say, on_preparation)
-    except Interrupted as stopped:
-        raise Interrupted(stopped.signum, "the same command goes on from there") from None
 
-
-def _opened_photos(
-    recipe: Recipe,
-    folders: list[Path],
-    run: Path,
-    processes: Processes,
-    say: Callable[[str], None],
-    on_preparation: Callable[[str, int, int], None],
-) -> PhotoPack:
     def open_pack() -> PhotoPack:
         pack = PhotoPack.open(
             folders,

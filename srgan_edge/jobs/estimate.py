@@ -1,11 +1,9 @@
 """Say how fast a video goes, once that is measured, and what a crisper model would take."""
 
 import time
-from collections.abc import Mapping
-from typing import Any, Self
 
 from srgan_edge.jobs.plan import Job
-from srgan_edge.jobs.reporters import Outcome, Reporter
+from srgan_edge.jobs.reporters import Forwarding, Reporter
 
 MEASURED_SECONDS = 2.0
 """Time after the first frame that is measured; the first one includes start-up."""
@@ -14,7 +12,7 @@ WORTH_SECONDS = 30.0
 """Shortest remaining time that is announced."""
 
 
-class Estimated:
+class Estimated(Forwarding):
     """Forwards all events to another reporter, and adds one note to a video that takes long.
 
     Args:
@@ -23,23 +21,11 @@ class Estimated:
     """
 
     def __init__(self, shown: Reporter, crisper: str, times: float) -> None:
-        self._shown, self._crisper, self._times = shown, crisper, times
+        super().__init__(shown)
+        self._crisper, self._times = crisper, times
         self._name, self._left, self._said = "", 0, False
         self._first: float | None = None
         self._frames = 0
-
-    def __enter__(self) -> Self:
-        self._shown.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._shown.__exit__(*exception)
-
-    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
-        self._shown.began(text, made_by, jobs)
-
-    def note(self, text: str) -> None:
-        self._shown.note(text)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
         self._name = job.source.name
@@ -58,15 +44,6 @@ class Estimated:
         if (seconds := now - self._first) >= MEASURED_SECONDS:
             self._said = True
             self._announce(self._frames / seconds)
-
-    def tiles_done(self, done: int, total: int) -> None:
-        self._shown.tiles_done(done, total)
-
-    def ended(self, outcome: Outcome) -> None:
-        self._shown.ended(outcome)
-
-    def closed(self, outcomes: list[Outcome]) -> None:
-        self._shown.closed(outcomes)
 
     def _announce(self, fps: float) -> None:
         left_seconds = (self._left - 1 - self._frames) / fps

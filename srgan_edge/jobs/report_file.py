@@ -5,19 +5,18 @@ import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import is_taken, replace_when_whole, sha256_of
-from srgan_edge.jobs.plan import Job
-from srgan_edge.jobs.reporters import Outcome, Reporter
+from srgan_edge.jobs.reporters import Forwarding, Outcome, Reporter
 
 SCHEMA = 1
 """Version of the format: raised when a field is removed or changes meaning, not for new fields."""
 
 
-class ReportFile:
+class ReportFile(Forwarding):
     """Forwards all events to another reporter, and writes a report of them when the run ends.
 
     The file is either absent or complete. An older report is replaced.
@@ -27,7 +26,8 @@ class ReportFile:
     """
 
     def __init__(self, path: Path, shown: Reporter) -> None:
-        self._path, self._shown = path, shown
+        super().__init__(shown)
+        self._path = path
         self._made_by: Mapping[str, Any] = {}
         self._notes: list[str] = []
         self._jobs: list[dict[str, Any]] = []
@@ -47,13 +47,6 @@ class ReportFile:
                 "name another place with --report"
             )
 
-    def __enter__(self) -> Self:
-        self._shown.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._shown.__exit__(*exception)
-
     def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
         self._made_by = made_by
         self._shown.began(text, made_by, jobs)
@@ -61,15 +54,6 @@ class ReportFile:
     def note(self, text: str) -> None:
         self._notes.append(text)
         self._shown.note(text)
-
-    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        self._shown.started(job, frames, done)
-
-    def frame_done(self) -> None:
-        self._shown.frame_done()
-
-    def tiles_done(self, done: int, total: int) -> None:
-        self._shown.tiles_done(done, total)
 
     def ended(self, outcome: Outcome) -> None:
         model = self._made_by.get("model")

@@ -152,6 +152,41 @@ class Reporter(Protocol):
         ...
 
 
+class Forwarding:
+    """Passes every event on to another reporter; derived ones override what they look at."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self._shown = shown
+
+    def __enter__(self) -> Self:
+        self._shown.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._shown.__exit__(*exception)
+
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
+        self._shown.began(text, made_by, jobs)
+
+    def note(self, text: str) -> None:
+        self._shown.note(text)
+
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        self._shown.started(job, frames, done)
+
+    def frame_done(self) -> None:
+        self._shown.frame_done()
+
+    def tiles_done(self, done: int, total: int) -> None:
+        self._shown.tiles_done(done, total)
+
+    def ended(self, outcome: Outcome) -> None:
+        self._shown.ended(outcome)
+
+    def closed(self, outcomes: list[Outcome]) -> None:
+        self._shown.closed(outcomes)
+
+
 class TerminalReporter:
     """Shows progress to a person; with `quiet`, only errors."""
 
