@@ -17,6 +17,7 @@ from srgan_edge.export.wrapper import Sizes
 from srgan_edge.files import read_at_most
 from srgan_edge.model.foreign_graph import why_not_plain_inside
 from srgan_edge.model.onnx_file import MAX_BYTES, parsed
+from srgan_edge.model.onnx_graph import fix_sizes, inputs_of
 from srgan_edge.model.spec import MAX_SCALE, MAX_WINDOW_PX
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -31,8 +32,7 @@ def float_graph_of(path: Path) -> tuple[onnx.ModelProto, int, Sizes]:
         ModelRefused: it is not one image in and one image out, or does more than compute.
     """
     model = parsed(path, read_at_most(path, MAX_BYTES))
-    weights = {tensor.name for tensor in model.graph.initializer}
-    images = [value for value in model.graph.input if value.name not in weights]
+    images = inputs_of(model.graph)
     if len(images) != 1 or len(model.graph.output) != 1:
         raise ModelRefused(
             f"{path}: has {len(images)} inputs and {len(model.graph.output)} outputs; possible: "
@@ -81,13 +81,7 @@ def _of_any_size(path: Path, model: onnx.ModelProto) -> tuple[int, Sizes]:
 def _scale_at(model: onnx.ModelProto, height: int, width: int) -> int | None:
     """Return how many times larger the result is for one size; None: it has another form."""
     fixed = onnx.ModelProto.FromString(model.SerializeToString())
-    weights = {tensor.name for tensor in fixed.graph.initializer}
-    (image,) = (value for value in fixed.graph.input if value.name not in weights)
-    for dim, size in zip(image.type.tensor_type.shape.dim, (1, 3, height, width), strict=True):
-        dim.dim_value = size
-    del fixed.graph.value_info[:]
-    for dim in fixed.graph.output[0].type.tensor_type.shape.dim:
-        dim.Clear()
+    fix_sizes(fixed.graph, (1, 3, height, width))
     try:
         inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError):

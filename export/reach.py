@@ -12,6 +12,8 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
+from srgan_edge.model.onnx_graph import inputs_of
+
 _VALUE_BY_VALUE = (
     {"PRelu", "Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Mish"}
     | {"Gelu", "Softplus", "Erf", "Exp", "Sqrt", "Abs", "Neg", "Pow", "Add", "Sub", "Mul", "Div"}
@@ -45,8 +47,8 @@ def reach_of(model: onnx.ModelProto) -> Reach | str:
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     constants = dict.fromkeys(weights)
-    (image,) = (value.name for value in graph.input if value.name not in weights)
-    states: dict[str, _State] = {image: _State(Fraction(1), Fraction(0))}
+    (image,) = inputs_of(graph)
+    states: dict[str, _State] = {image.name: _State(Fraction(1), Fraction(0))}
     coarsest = Fraction(1)
     for node in graph.node:
         given = [states[name] for name in node.input if name in states]

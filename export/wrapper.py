@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from srgan_edge.model.onnx_graph import inputs_of
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
@@ -48,8 +49,7 @@ def wrapped(model: onnx.ModelProto, scale: int, sizes: Sizes) -> onnx.ModelProto
         model = onnx.version_converter.convert_version(model, OPSET)
     inner = onnx.GraphProto()
     inner.CopyFrom(model.graph)
-    weights = {tensor.name for tensor in inner.initializer}
-    (source,) = (value.name for value in inner.input if value.name not in weights)
+    (source,) = (value.name for value in inputs_of(inner))
     (target,) = (value.name for value in inner.output)
     parts = _Parts()
     pads = not sizes.window_px and (sizes.multiple > 1 or sizes.least_px > 1)

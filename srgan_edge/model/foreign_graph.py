@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from srgan_edge.model.onnx_weights import UINT8, why_no_weight
+from srgan_edge.model.onnx_graph import UINT8, fix_sizes, inputs_of, why_no_weight
 from srgan_edge.model.spec import MAX_VALUES_PER_PX, ModelSpec
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def cost_at(model: "ModelProto", height: int, width: int, scale: int) -> GraphCo
 
     fixed = onnx.ModelProto.FromString(model.SerializeToString())
     graph = fixed.graph
-    _fix_sizes(fixed, (1, height, width, 3))
+    _fold_sizes(fixed, (1, height, width, 3))
     try:
         inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError) as error:
@@ -161,9 +161,7 @@ def _why_not_plain(model: "ModelProto") -> str | None:
     for tensor in (*graph.initializer, *constants):
         if reason := why_no_weight(tensor):
             return reason
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    for what, values in [("input", inputs), ("output", list(graph.output))]:
+    for what, values in [("input", inputs_of(graph)), ("output", list(graph.output))]:
         if len(values) != 1:
             return f"it has {len(values)} {what}s"
         tensor_type = values[0].type.tensor_type
@@ -187,17 +185,12 @@ def _why_no_node(node: "NodeProto") -> str | None:
     return None
 
 
-def _fix_sizes(model: "ModelProto", sizes: Sequence[int]) -> None:
-    """Give the input these sizes, forget all others, and compute what follows from sizes alone."""
+def _fold_sizes(model: "ModelProto", sizes: Sequence[int]) -> None:
+    """Give the input these sizes, and compute what follows from sizes alone."""
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    (image,) = (value for value in graph.input if value.name not in weights)
-    for dim, size in zip(image.type.tensor_type.shape.dim, sizes, strict=True):
-        dim.dim_value = size
-    del graph.value_info[:]
-    for output in graph.output:
-        for dim in output.type.tensor_type.shape.dim:
-            dim.Clear()
+    (image,) = inputs_of(graph)
+    fix_sizes(graph, sizes)
     for name, value in _sizes_known(model, image.name, list(sizes)):
         import onnx
 

@@ -24,7 +24,15 @@ from srgan_edge.errors import HostMemoryExhausted, ModelRefused, printable
 from srgan_edge.files import foreign, read_at_most
 from srgan_edge.machine import address_space_is_limited
 from srgan_edge.model.foreign_graph import why_no_foreign
-from srgan_edge.model.onnx_weights import BFLOAT16, FLOAT, FLOAT16, UINT8, why_no_weight
+from srgan_edge.model.onnx_graph import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    UINT8,
+    fix_sizes,
+    inputs_of,
+    why_no_weight,
+)
 from srgan_edge.model.spec import MAX_SCALE, METADATA_KEY, ModelSpec, multiplications_per_px
 
 if TYPE_CHECKING:
@@ -225,9 +233,8 @@ def _why_not_ours(model: "ModelProto") -> str | None:
             return reason
     if reason := _why_too_large(graph.node, by_name) or _why_ambiguous(graph):
         return reason
-    inputs = [value for value in graph.input if value.name not in by_name]
     outputs = [value for value in graph.output if not _is_totals(value)]
-    for what, values in [("input", inputs), ("output", outputs)]:
+    for what, values in [("input", inputs_of(graph)), ("output", outputs)]:
         if len(values) != 1:
             return f"it has {len(values)} {what}s"
         tensor_type = values[0].type.tensor_type
@@ -241,8 +248,7 @@ def _why_ambiguous(graph: "GraphProto") -> str | None:
     """Return the name that several values have, or None: runtimes may take different ones."""
     names = Counter(value.name for value in graph.initializer)
     names.update(output for node in graph.node for output in node.output if output)
-    weights = {tensor.name for tensor in graph.initializer}
-    names.update({value.name for value in graph.input} - weights)
+    names.update({value.name for value in inputs_of(graph)})
     name, number = (names.most_common(1) or [("", 0)])[0]
     return f"{number} values have the name {name!r}" if number > 1 else None
 
@@ -315,16 +321,7 @@ def _why_too_costly(model: "ModelProto", spec: ModelSpec) -> str | None:
     import onnx
 
     fixed = onnx.ModelProto.FromString(model.SerializeToString())
-    del fixed.graph.value_info[:]
-    weights = {tensor.name for tensor in fixed.graph.initializer}
-    (image,) = (
-        value.type.tensor_type.shape for value in fixed.graph.input if value.name not in weights
-    )
-    for dim, size in zip(image.dim, (1, _HEIGHT_PX, _WIDTH_PX, 3), strict=True):
-        dim.dim_value = size
-    for output in fixed.graph.output:
-        for dim in output.type.tensor_type.shape.dim:
-            dim.Clear()
+    fix_sizes(fixed.graph, (1, _HEIGHT_PX, _WIDTH_PX, 3))
     try:
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True).graph

@@ -1,16 +1,34 @@
-"""Check that the weights of an ONNX graph are inside its file, finite and of their stated size."""
+"""Inputs, sizes and weights of ONNX graphs, as every check of them reads them."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
+    from onnx import GraphProto, TensorProto, ValueInfoProto
 
 FLOAT, UINT8, FLOAT16, BFLOAT16 = 1, 2, 10, 16
 
 _ITEM_BYTES = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 16: 2}
 """Item sizes by TensorProto.DataType: float, uint8, int8, int32, int64, bool, float16, double,
 bfloat16."""
+
+
+def inputs_of(graph: "GraphProto") -> "list[ValueInfoProto]":
+    """Return the inputs that are not weights; older exporters list the weights among them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def fix_sizes(graph: "GraphProto", sizes: Sequence[int]) -> None:
+    """Give the only input these sizes, and forget all that was stated of other values."""
+    (image,) = inputs_of(graph)
+    for dim, size in zip(image.type.tensor_type.shape.dim, sizes, strict=True):
+        dim.dim_value = size
+    del graph.value_info[:]
+    for output in graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            dim.Clear()
 
 
 def why_no_weight(tensor: "TensorProto") -> str | None:
