@@ -31,7 +31,7 @@ from srgan_edge.errors import (
     lacks_memory,
     print_error,
 )
-from srgan_edge.machine import refuse_too_little, save_address_space
+from srgan_edge.machine import address_space_was_short, refuse_too_little, save_address_space
 
 app = typer.Typer(
     name="srgan-edge",
@@ -84,9 +84,11 @@ def main() -> NoReturn:
     except Exception as error:
         if number := _signal_behind(error):
             _end(Interrupted(number))
-        if not lacks_memory(error):
+        if not (lacks_memory(error) or address_space_was_short(LIBRARIES_BYTES)):
             raise
-        print_error(HostMemoryExhausted())
+        print_error(
+            HostMemoryExhausted(f"{HostMemoryExhausted()} ({type(error).__name__}: {error})")
+        )
         sys.exit(HostMemoryExhausted.exit_code)
 
 
