@@ -212,13 +212,13 @@ def _join(order: Order, on_step: Callable[[], None]) -> Joined:
         VideoReader(Path(order.source), allow_8bit=True) as reader,
         VideoMuxer(Path(order.target), reader, order.audio) as muxer,
     ):
-        expected = VideoRecord.begin(reader, muxer.codec_of)
+        expected = VideoRecord.begin(reader, muxer.copies.codec_of)
         for _, segment in work.finished():
             for pts in segment.pts:
                 muxer.announce(pts)
         muxer.open(Path(order.file), VideoEncoder(reader.info, order.size, order.encoding))
         video = read_segments(work, reader.info.time_base)
-        for item in _interleaved(video, muxer.fitted(reader.copied_packets())):
+        for item in _interleaved(video, muxer.copies.fitted(reader.copied_packets())):
             if isinstance(item, CopiedPacket):
                 record = expected.packets[item.packet.stream_index]
                 record.add(item)
