@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srgan_edge.cli.common import DeviceOption, EngineOption, OverwriteOption, bundled_names, say
+from srgan_edge.cli.common import (
+    DeviceOption,
+    EngineOption,
+    OverwriteOption,
+    bundled_names,
+    files_of_models,
+    say,
+)
 from srgan_edge.cli.measure import measures_of
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import UsageError
@@ -83,14 +90,15 @@ def compare(
     results = after or []
     path = output or before.with_name(f"{before.stem}_compared.html")
     inputs = [before, *results, *([reference] if reference else [])]
-    refuse_replacing(path, inputs, overwrite=overwrite)
+    names = [name for name in (models or "").split(",") if name]
+    read = [*inputs, *(feature_weights or []), *files_of_models(names)]
+    refuse_replacing(path, read, overwrite=overwrite)
     if path.suffix.lower() not in PAGE_SUFFIXES:
         if len(results) != 1 or models or reference or feature_weights:
             page = path.with_suffix(".html")
             raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
         _draw_image(before, results[0], path, crop)
         return
-    names = [name for name in (models or "").split(",") if name]
     if not results and not names:
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
     from srgan_edge.compare.page import write_page

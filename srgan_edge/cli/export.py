@@ -12,6 +12,7 @@ from srgan_edge.cli.common import (
     OutputFileOption,
     OverwriteOption,
     bundled_names,
+    files_of_models,
     output_file,
     print_whole_table,
     require,
@@ -20,7 +21,6 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import UsageError, printable, quoted
-from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
@@ -320,7 +320,7 @@ def quantize(
 
     checkpoint = find_model(model).file(".safetensors")
     default = Path(f"{checkpoint.stem}-int8.safetensors")
-    path = output_file(output, default, [checkpoint], overwrite=overwrite)
+    path = output_file(output, default, [checkpoint, *data], overwrite=overwrite)
     parity = quantize_checkpoint(checkpoint, data, path)
     say(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
@@ -424,17 +424,25 @@ def _export_engine(
     from srgan_edge.model.passport import ENGINE_SUFFIX, read_engine, write_engine
 
     if output is not None:  # refuse another suffix before the engine is built
-        output_file(output, Path(f"{model}{ENGINE_SUFFIX}"), overwrite=overwrite)
+        _engine_file(model, output, Path(f"{model}{ENGINE_SUFFIX}"), overwrite=overwrite)
     cache = EngineCache()
     with build_bar() as (say_between, show):
         path = export_engine(model, precision, profile, builder, cache, say_between, show)
     if output is not None:
         say(f"cache     {path}")
-        target = output_file(output, path, overwrite=overwrite)
+        target = _engine_file(model, output, path, overwrite=overwrite)
         write_engine(target, *read_engine(path))
         path = target
     size_kib = path.stat().st_size / 1024
     say(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+
+
+def _engine_file(model: str, output: str, default: Path, *, overwrite: bool) -> Path:
+    """The file that `-o` names for an engine, whose passport lies beside it."""
+    from srgan_edge.model.passport import passport_path
+
+    read = files_of_models([model])
+    return output_file(output, default, read, overwrite=overwrite, beside=passport_path)
 
 
 def _export_onnx(
@@ -471,8 +479,8 @@ def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output_file(output, Path(f"{checkpoint.stem}.xml"), [checkpoint], overwrite=overwrite)
-    refuse_replacing(weights_path(path), overwrite=overwrite)
+    default = Path(f"{checkpoint.stem}.xml")
+    path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=weights_path)
     parity = ir_from_checkpoint(checkpoint, path)
     say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
 
