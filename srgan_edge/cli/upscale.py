@@ -75,6 +75,20 @@ def upscale(
             "-s", "--outscale", metavar="X", help="Final scale, up to 16. By default the model's."
         ),
     ] = None,
+    height: Annotated[
+        int | None,
+        _common(metavar="N", help="Height of the result in pixels, instead of -s."),
+    ] = None,
+    width: Annotated[
+        int | None, _common(metavar="N", help="Width of the result in pixels, instead of -s.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _common(
+            metavar="4k|WxH",
+            help="Largest result that fits, instead of -s: 720p, 1080p, 1440p, 4k, 8k or WxH.",
+        ),
+    ] = None,
     ext: Annotated[
         str | None,
         _common(
@@ -98,8 +112,8 @@ def upscale(
         str | None,
         _output(
             metavar="TEXT",
-            help="Added to the name of a result that -o does not name. By default _x and the "
-            "scale, such as _x4.",
+            help="Added to the name of a result that -o does not name. By default the scale or "
+            "size, such as _x4, _2160p or _4k.",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -227,6 +241,7 @@ def upscale(
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.jobs.size import WantedSize, refuse_both
     from srgan_edge.model.library import find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
@@ -240,6 +255,11 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    size = WantedSize.of(width, height, fit)
+    if outscale is not None and size is not None:
+        refuse_both([f"-s {outscale:g}", size.option])
+    if suffix is None and size is not None:
+        suffix = size.suffix
     if suffix is None or is_model_address(model):
         known = None if model == AUTO else find_model(model, allow_network=allow_network)
         scale = SCALE if known is None else known.spec.scale
@@ -278,6 +298,7 @@ def upscale(
             joined=True,
         ),
         outscale=outscale,
+        size=size,
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,

@@ -109,7 +109,7 @@ def _upscale_video(
         life.enter_context(reader)
         source = _Source(job.source)
         info = reader.info
-        size = options.final_size(info.width, info.height, upscaler.scale)
+        size = options.video_size(info, upscaler.scale)
 
         def new_encoder() -> VideoEncoder:
             return (encoder_for if way == "gpu" else VideoEncoder)(info, size, encoding)
