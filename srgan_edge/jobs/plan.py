@@ -27,6 +27,7 @@ from srgan_edge.video.endpoint import (
     PipeFormat,
     is_address,
 )
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
 
@@ -38,7 +39,7 @@ VIDEO_SUFFIXES = frozenset(
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
-_RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)")
+_RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?")
 """Name of a result, without its extension: that of its source, and the scale or size of its run."""
 
 Kind = Literal["image", "video"]
@@ -105,6 +106,8 @@ class Options:
     """Handling of audio: convert what the container cannot hold, copy only, or leave it out."""
     live: bool = False
     """Drop frames rather than fall behind."""
+    excerpt: Excerpt | None = None
+    """Parts of a video to upscale; None: all of it."""
     restart: bool = False
     """Discard the finished segments of an earlier run."""
     max_pixels: int = MAX_PIXELS
@@ -146,6 +149,7 @@ class Options:
             "allow_opaque": self.encoding.accepts_opaque,
             "conceal": self.on_damage == "conceal",
             "deinterlace": self.deinterlace,
+            "excerpt": self.excerpt,
         }
 
 

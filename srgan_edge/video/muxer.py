@@ -64,7 +64,8 @@ _OWN_METADATA = {
 _MOST_AHEAD_MICROSECONDS = 1_000_000
 """Longest wait of audio for a frame, or of a frame for a subtitle, before it is written alone."""
 
-_MP4_SUBTITLE_GAP = b"\0\0"  # an empty text
+MP4_SUBTITLE_GAP = b"\0\0"
+"""An empty text, for the time in which there is none."""
 
 
 class VideoMuxer:
@@ -107,7 +108,9 @@ class VideoMuxer:
             if self._is_copied(stream)
         }
         self.left_out = [self._loss(s) for s in reader.container.streams if not self._keeps(s)]
-        """One line for each stream of the input that the output will not have."""
+        """One line for each stream of the input that the output will not have, or its chapters."""
+        if reader.is_excerpt and reader.container.chapters():
+            self.left_out.append("chapters, which are those of the whole video")
         self.changed = [self._change(index) for index in self.conversions]
         """One line for each stream whose packets are not copied as they are."""
         self.refused = 0
@@ -198,7 +201,7 @@ class VideoMuxer:
         if packet.stream_index not in self._streams:
             return True  # left out
         stream = self._streams[packet.stream_index]
-        if self._is_mp4 and bytes(packet) == _MP4_SUBTITLE_GAP:
+        if self._is_mp4 and bytes(packet) == MP4_SUBTITLE_GAP:
             return True  # the container writes its own
         assert self._container is not None
         assert stream.time_base is not None
@@ -249,8 +252,8 @@ class VideoMuxer:
         source = self._reader.container
         for stream in source.streams:
             self._add_stream(output, stream, encoder)
-        output.metadata.update(still_true(source.metadata))
-        output.set_chapters(source.chapters())
+        output.metadata.update(self._tags(source.metadata))
+        output.set_chapters(self._reader.chapters)
         try:
             output.start_encoding()
         except OSError:
@@ -264,6 +267,13 @@ class VideoMuxer:
             if index in self._streams:
                 image.stream = self._streams[index]
                 output.mux_one(image)
+
+    def _tags(self, metadata: dict[str, str]) -> dict[str, str]:
+        """Return the tags for the output; a timecode is that of the start of the whole video."""
+        tags = still_true(metadata)
+        if self._reader.is_excerpt:
+            tags.pop("timecode", None)
+        return tags
 
     def _keeps(self, stream: Stream) -> bool:
         is_chapters = stream.discard == Discard.all  # of MP4; the muxer writes its own
@@ -328,7 +338,7 @@ class VideoMuxer:
         else:
             return
         added.disposition = stream.disposition
-        added.metadata.update(still_true(stream.metadata))
+        added.metadata.update(self._tags(stream.metadata))
 
     def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
         try:
