@@ -17,6 +17,7 @@ from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
+from srgan_edge.jobs.size import Source
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
@@ -271,12 +272,20 @@ def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[
     }
 
 
+def _factor_of_image(job: Job, images: ImageProcess, options: Options) -> float | None:
+    """Return the factor that was asked for, for which the size of the image may be needed."""
+    if options.size is None:
+        return options.outscale
+    with images.open(job.source) as reader:
+        return options.factor(Source(reader.width, reader.height))
+
+
 def _upscale_image(
     job: Job, upscaler: FrameUpscaler, images: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
-    enlargement = options.outscale or upscaler.scale
+    enlargement = _factor_of_image(job, images, options) or upscaler.scale
     with images.open(job.source, enlargement) as reader:
-        size = options.final_size(reader.width, reader.height, upscaler.scale)
+        size = options.final_size(Source(reader.width, reader.height), upscaler.scale)
         like = reader.rows(0, 0)
         refuse_unwritable(
             job.target,

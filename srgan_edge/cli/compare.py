@@ -72,17 +72,17 @@ def compare(
     ] = None,
     overwrite: OverwriteOption = False,
     start: Annotated[
-        float,
+        str,
         typer.Option(
-            metavar="SECONDS", min=0, help="Where the excerpt starts.", rich_help_panel=_VIDEO
+            metavar="TIME",
+            help="Where the excerpt starts: seconds or h:mm:ss.",
+            rich_help_panel=_VIDEO,
         ),
-    ] = 0.0,
+    ] = "0",
     duration: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", min=0.001, help="Length of the excerpt.", rich_help_panel=_VIDEO
-        ),
-    ] = 5.0,
+        str,
+        typer.Option(metavar="TIME", help="Length of the excerpt.", rich_help_panel=_VIDEO),
+    ] = "5",
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
@@ -103,7 +103,10 @@ def compare(
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
     from srgan_edge.compare.page import write_page
     from srgan_edge.jobs.plan import kind_of
+    from srgan_edge.video.excerpt import Excerpt
 
+    excerpt = Excerpt.of(start, duration, None)
+    assert excerpt is not None
     kinds = {file: kind_of(file) for file in inputs}
     if other := [file for file, kind in kinds.items() if kind != kinds[before]]:
         raise UsageError(
@@ -118,9 +121,8 @@ def compare(
         else:
             if crop is not None:
                 raise UsageError("--crop is for images; the page of a video shows it all")
-            from srgan_edge.compare.clips import Excerpt, compare_videos
+            from srgan_edge.compare.clips import compare_videos
 
-            excerpt = Excerpt(start, duration)
             frames = {name: it.frames for name, it in upscalers.items()}
             comparison = compare_videos(before, results, frames, reference, excerpt, learned)
     write_page(path, comparison, " and ".join(dict.fromkeys([before.name, *_names(results)])))

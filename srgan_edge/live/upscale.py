@@ -74,7 +74,7 @@ def upscale_stream(
         source = _Once(job, options.reading)
     intake = Intake(source)
     reader = intake.reader()
-    size = options.final_size(reader.info.width, reader.info.height, upscaler.scale)
+    size = options.video_size(reader.info, upscaler.scale)
     target = job.target if job.outlet is None else job.outlet
     writer = VideoWriter(
         *(target, reader, size, _encoding(options)),

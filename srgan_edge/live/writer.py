@@ -190,7 +190,7 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
     if target.format == "yuv4mpegpipe":
         if info.sample_aspect_ratio not in (None, 1):  # it could hold that; PyAV cannot set it
             yield f"how wide a pixel is: {info.sample_aspect_ratio}"
-        if reader.container.chapters():
+        if reader.chapters:
             yield "chapters"
         if info.color.matrix in MATRICES:
             matrix, *_ = MATRICES[info.color.matrix]

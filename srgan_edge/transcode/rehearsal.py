@@ -23,6 +23,7 @@ from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import (
     CopiedPacket,
     Encoding,
@@ -53,6 +54,8 @@ class Order:
     """Width and height of the frames in pixels."""
     encoding: Encoding
     audio: AudioHandling
+    excerpt: Excerpt | None
+    """Parts of the input that the result is made of; None: all of it."""
     damaged: bool
     """The input is known to be damaged, so that reading it may break off."""
 
@@ -114,7 +117,7 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
     file = Path(order.file)
     try:
         with (
-            VideoReader(Path(order.source), allow_8bit=True) as reader,
+            VideoReader(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
             VideoMuxer(Path(order.target), reader, order.audio) as muxer,
         ):
             encoder = VideoEncoder(reader.info, order.size, order.encoding)

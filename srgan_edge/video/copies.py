@@ -35,7 +35,9 @@ class Copies:
             if self.has(stream)
         }
         self.left_out = [self._loss(stream) for stream in streams if not self._keeps(stream)]
-        """One line for each stream of the input that the output will not have."""
+        """One line for each stream of the input that the output will not have, or its chapters."""
+        if reader.is_excerpt and reader.container.chapters():
+            self.left_out.append("chapters, which are those of the whole video")
         self.changed = [self._change(index) for index in self.conversions]
         """One line for each stream whose packets are not copied as they are."""
         self.undecodable = 0

@@ -42,7 +42,8 @@ _OWN_METADATA = {
     "_STATISTICS_TAGS",
 }
 
-_MP4_SUBTITLE_GAP = b"\0\0"  # an empty text
+MP4_SUBTITLE_GAP = b"\0\0"
+"""An empty text, for the time in which there is none."""
 
 
 class VideoMuxer:
@@ -142,7 +143,7 @@ class VideoMuxer:
         if packet.stream_index not in self._streams:
             return True  # left out
         stream = self._streams[packet.stream_index]
-        if self._target.is_mp4 and bytes(packet) == _MP4_SUBTITLE_GAP:
+        if self._target.is_mp4 and bytes(packet) == MP4_SUBTITLE_GAP:
             return True  # the container writes its own
         assert self._container is not None
         assert stream.time_base is not None
@@ -179,8 +180,8 @@ class VideoMuxer:
         source = self._reader.container
         for stream in source.streams:
             self._add_stream(output, stream, encoder)
-        output.metadata.update(still_true(source.metadata))
-        output.set_chapters(source.chapters())
+        output.metadata.update(self._tags(source.metadata))
+        output.set_chapters(self._reader.chapters)
         try:
             output.start_encoding()
         except OSError:
@@ -195,6 +196,13 @@ class VideoMuxer:
                 image.stream = self._streams[index]
                 output.mux_one(image)
 
+    def _tags(self, metadata: dict[str, str]) -> dict[str, str]:
+        """Return the tags for the output; a timecode is that of the start of the whole video."""
+        tags = still_true(metadata)
+        if self._reader.is_excerpt:
+            tags.pop("timecode", None)
+        return tags
+
     def _add_stream(self, output: OutputContainer, stream: Stream, encoder: VideoEncoder) -> None:
         """Add one stream; calls in the order of the input keep the stream numbers."""
         if self.copies.attaches(stream):
@@ -207,7 +215,7 @@ class VideoMuxer:
         else:
             return
         added.disposition = stream.disposition
-        added.metadata.update(still_true(stream.metadata))
+        added.metadata.update(self._tags(stream.metadata))
 
     def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
         try:
