@@ -4,8 +4,8 @@ Each network of `small_networks` is converted, and run in every runtime. Its res
 that of spandrel itself, which pads and calls the network in its own way, in this process; and tiles
 are compared with the whole frame.
 
-    python benchmarks/architectures.py --seconds 120 --only ESRGAN,SPAN
-    python benchmarks/architectures.py --only none --weights "DAT light=DAT_light_x2.pth"
+    python benchmarks/architectures.py --seconds 120 --only "ESRGAN;SPAN"
+    python benchmarks/architectures.py --only "" --weights "DAT light=DAT_light_x2.pth"
 """
 
 import argparse
@@ -22,13 +22,13 @@ import numpy as np
 import spandrel
 import torch
 from small_networks import NETWORKS, Small, enliven
-from torch import Tensor
 
 from srgan_edge import bicubic
 from srgan_edge.engines import KINDS
 from srgan_edge.errors import SrganEdgeError
 from srgan_edge.export import foreign
 from srgan_edge.export.foreign import Origin, deployment_of
+from srgan_edge.export.luma import Floats, enlarged_by_luma
 from srgan_edge.export.verify import PHOTO
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.model.spec import Foreign
@@ -57,15 +57,14 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     foreign.SECONDS = arguments.seconds
-    only = arguments.only.split(";") if arguments.only else None
+    labels = list(NETWORKS) if arguments.only is None else arguments.only.split(";")
     warnings.simplefilter("ignore")
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")
     refused = converted = 0
-    for label, small in NETWORKS.items():
-        if only is None or label in only:
-            row = row_of_network(label, small)
-            converted, refused = converted + row.converted, refused + (not row.converted)
-            print(row, flush=True)
+    for label in filter(None, labels):
+        row = row_of_network(label, NETWORKS[label])
+        converted, refused = converted + row.converted, refused + (not row.converted)
+        print(row, flush=True)
     for given in arguments.weights:
         label, _, path = given.partition("=")
         row = row_of_file(label, Path(path))
@@ -142,8 +141,15 @@ def row_of_file(label: str, path: Path) -> Row:
 @torch.inference_mode()
 def reference(descriptor: Any, image: Pixels) -> Pixels:  # noqa: ANN401 - spandrel's
     """Return what spandrel makes of an image: uint8 [H, W, 3] to uint8 [sH, sW, 3]."""
-    lr: Tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
-    made: Pixels = (descriptor(lr)[0] * 255 + 0.5).permute(1, 2, 0).to(torch.uint8).numpy()
+    lr: Floats = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+
+    def network(values: Floats) -> Floats:
+        result: Floats = descriptor(torch.from_numpy(values)).numpy()
+        return result
+
+    scale = descriptor.scale
+    sr = enlarged_by_luma(network, lr, scale) if descriptor.input_channels == 1 else network(lr)
+    made: Pixels = (sr[0].clip(0, 1) * 255 + 0.5).transpose(1, 2, 0).astype(np.uint8)
     return made
 
 
