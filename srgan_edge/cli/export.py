@@ -44,6 +44,7 @@ TARGETS = {
     "--rtx": "a TensorRT-RTX engine",
     "--onnx": "ONNX",
     "--openvino": "OpenVINO's IR",
+    "--ncnn": "ncnn",
     "--triton": "a Triton repository",
 }
 """Results of `export`, by option; the first three in the order of preference."""
@@ -87,6 +88,9 @@ def export(
     ] = False,
     onnx: Annotated[bool, _target("--onnx", help="Write the deployment ONNX.")] = False,
     openvino: Annotated[bool, _target("--openvino", help="Write OpenVINO's IR.")] = False,
+    ncnn: Annotated[
+        bool, _target("--ncnn", help="Write ncnn's .param and .bin, and the spec as .json.")
+    ] = False,
     triton: Annotated[
         Path | None,
         _target(metavar="DIR", help="Add the model to a Triton model repository."),
@@ -140,7 +144,7 @@ def export(
         "--compute-capability": (compute_capability is not None, ("--rtx",)),
         "--workspace": (workspace is not None, ("--tensorrt",)),
         "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
-        "-o": (output is not None, ("--onnx", "--openvino", *builders)),
+        "-o": (output is not None, ("--onnx", "--openvino", "--ncnn", *builders)),
     }
     given = {name: targets for name, (is_given, targets) in for_targets.items() if is_given}
     named = {
@@ -148,6 +152,7 @@ def export(
         "--tensorrt": tensorrt,
         "--rtx": rtx,
         "--openvino": openvino,
+        "--ncnn": ncnn,
         "--triton": triton is not None,
     }
     target = _named_target(named) or _best_target(given, output)
@@ -167,6 +172,8 @@ def export(
         _export_onnx(chosen, output, overwrite=overwrite, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
         _export_ir(chosen, output, overwrite=overwrite)
+    elif target == "--ncnn":
+        _export_ncnn(chosen, output, overwrite=overwrite)
     else:
         from srgan_edge.export.engine import Target
         from srgan_edge.export.tensorrt import Search
@@ -387,7 +394,10 @@ def _best_target(given: Mapping[str, Sequence[str]], output: str | None) -> str:
     """
     from srgan_edge.model.passport import ENGINE_SUFFIX
 
-    by_suffix = {".onnx": ("--onnx",), ".xml": ("--openvino",), ENGINE_SUFFIX: _ENGINE_TARGETS}
+    by_suffix = {
+        **{".onnx": ("--onnx",), ".xml": ("--openvino",), ".param": ("--ncnn",)},
+        ENGINE_SUFFIX: _ENGINE_TARGETS,
+    }
     candidates = by_suffix.get(Path(output or "").suffix, (*_ENGINE_TARGETS, "--onnx"))
     fitting = [name for name in candidates if all(name in targets for targets in given.values())]
     return next((name for name in fitting if _is_installed(name)), (fitting or candidates)[0])
@@ -483,6 +493,21 @@ def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
     path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=weights_path)
     parity = ir_from_checkpoint(checkpoint, path)
     say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
+
+
+def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
+    for library in ("ncnn", "pnnx"):
+        require(library, "srgan-edge[ncnn]", "exporting to ncnn")
+    from srgan_edge.export.ncnn import files_beside, ncnn_from_checkpoint
+    from srgan_edge.model.library import find_model
+
+    checkpoint = find_model(model).file(".safetensors")
+    path = output_file(output, Path(f"{checkpoint.stem}.param"), [checkpoint], overwrite=overwrite)
+    others = files_beside(path)
+    for other in others:
+        refuse_replacing(other, overwrite=overwrite)
+    parity = ncnn_from_checkpoint(checkpoint, path)
+    say(f"wrote {path}, {' and '.join(str(it) for it in others)}", f"  {parity}")
 
 
 def _export_to_triton(model: str, folder: Path) -> None:
