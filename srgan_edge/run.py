@@ -130,7 +130,11 @@ def _suited(
 
 @contextmanager
 def open_upscaler(
-    options: Options, say: Callable[[str], None], slots: int, choice: Choice | None = None
+    options: Options,
+    say: Callable[[str], None],
+    slots: int,
+    choice: Choice | None = None,
+    shared: Callable[[Engine], Engine] = lambda engine: engine,
 ) -> Iterator[Opened]:
     """Open the model and engine that `options` name; close it, and spare engines, at the end.
 
@@ -138,6 +142,7 @@ def open_upscaler(
         say: called with a line for the user whenever the engine had to be changed.
         slots: number of frames to upscale at once.
         choice: the engine, if it was chosen already.
+        shared: returns the engine that upscales for several callers at once.
 
     Raises:
         SrganEdgeError: no such model or engine, or impossible options.
@@ -149,7 +154,7 @@ def open_upscaler(
         def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
             return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
-        engine, spare = open_one(first), spare_for(first, files)
+        engine, spare = shared(open_one(first)), spare_for(first, files)
         upscaler = FrameUpscaler(
             engine,
             options.tiling,
