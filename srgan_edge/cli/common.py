@@ -96,14 +96,14 @@ def output_file(
     inputs: Iterable[Path] = (),
     *,
     overwrite: bool,
-    beside: Callable[[Path], Path] | None = None,
+    beside: Callable[[Path], Iterable[Path]] = lambda path: (),
 ) -> Path:
     """The file that `-o` names; for a folder, the default name in it. A missing folder is made.
 
     Args:
         inputs: files and folders that the command reads, of which no result replaces a file.
         overwrite: the result may replace another file.
-        beside: the name of a second file that belongs to the first.
+        beside: the names of further files that belong to the first.
 
     Raises:
         UsageError: a file with another suffix than `default` has, an input, or a file that exists
@@ -112,7 +112,7 @@ def output_file(
     """
     path = default if output is None else _named_file(output, default)
     read = list(inputs)
-    for written in [path] if beside is None else [path, beside(path)]:
+    for written in (path, *beside(path)):
         refuse_replacing(written, read, overwrite=overwrite)
     return path
 

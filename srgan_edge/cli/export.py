@@ -452,7 +452,9 @@ def _engine_file(model: str, output: str, default: Path, *, overwrite: bool) -> 
     from srgan_edge.model.passport import passport_path
 
     read = files_of_models([model])
-    return output_file(output, default, read, overwrite=overwrite, beside=passport_path)
+    return output_file(
+        output, default, read, overwrite=overwrite, beside=lambda path: [passport_path(path)]
+    )
 
 
 def _export_onnx(
@@ -490,7 +492,13 @@ def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
 
     checkpoint = find_model(model).file(".safetensors")
     default = Path(f"{checkpoint.stem}.xml")
-    path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=weights_path)
+    path = output_file(
+        output,
+        default,
+        [checkpoint],
+        overwrite=overwrite,
+        beside=lambda path: [weights_path(path)],
+    )
     parity = ir_from_checkpoint(checkpoint, path)
     say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
 
@@ -502,12 +510,11 @@ def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output_file(output, Path(f"{checkpoint.stem}.param"), [checkpoint], overwrite=overwrite)
-    others = files_beside(path)
-    for other in others:
-        refuse_replacing(other, overwrite=overwrite)
+    default = Path(f"{checkpoint.stem}.param")
+    path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=files_beside)
     parity = ncnn_from_checkpoint(checkpoint, path)
-    say(f"wrote {path}, {' and '.join(str(it) for it in others)}", f"  {parity}")
+    weights, spec = files_beside(path)
+    say(f"wrote {path}, {weights} and {spec}", f"  {parity}")
 
 
 def _export_to_triton(model: str, folder: Path) -> None:

@@ -67,10 +67,10 @@ class ModelAddress:
                 "sha256sum prints for the file"
             )
         if address.startswith("hf://"):
-            parts = _HF.fullmatch(address)
-            if parts is None:
+            named = _HF.fullmatch(address)
+            if named is None:
                 raise UsageError(f"{text}; possible: hf://OWNER/REPO/FILE@REVISION#sha256=HEX")
-            owner, repo, file, revision = (quote(part) for part in parts.groups())
+            owner, repo, file, revision = (quote(part) for part in named.groups())
             address = f"{HUGGING_FACE}/{owner}/{repo}/resolve/{revision}/{file}"
         try:
             parts = _parts(address)

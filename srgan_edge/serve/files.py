@@ -8,13 +8,14 @@ from pathlib import Path
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from srgan_edge.compare.clips import Excerpt, compare_videos
+from srgan_edge.compare.clips import compare_videos
 from srgan_edge.compare.images import compare_images
 from srgan_edge.compare.layers import Comparison, Layer
 from srgan_edge.compare.page import write_page
 from srgan_edge.serve.requests import result_name
 from srgan_edge.serve.store import Job
 from srgan_edge.serve.work import in_clients_words
+from srgan_edge.video.excerpt import Excerpt
 
 COMPARED = "compared.html"
 EXCERPT_SECONDS = 4.0
