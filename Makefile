@@ -69,7 +69,7 @@ fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium
 	cd tests/browser && npm install --no-package-lock --silent
 	tests/browser/node_modules/.bin/tsc -p tests/browser
-	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/compare/page/page.js
+	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/*/page/page.js
 	$(BIN)/python -m pytest -q tests/browser
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's

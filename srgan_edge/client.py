@@ -1,4 +1,4 @@
-"""A client of `srgan-edge serve`: `with Client("http://box:8000") as box: box.submit("a.mp4")`.
+"""A client of `srgan-edge serve`: `with Client("box:8000") as box: box.submit("a.mp4")`.
 
 It needs the standard library alone. Refusals are raised as the errors that `srgan-edge upscale`
 ends with, so that programs handle both alike.
@@ -45,7 +45,7 @@ class Client:
     """One service. Methods may be called from several threads; each opens its own connection.
 
     Args:
-        url: address of the service, such as `http://127.0.0.1:8000`.
+        url: address of the service, such as `https://box`, or `127.0.0.1:8000` without TLS.
         token: as `srgan-edge serve --new-token` printed it; None: the service asks for none.
         patience_seconds: how long to try again while the service is busy, or is being restarted.
         timeout_seconds: longest wait for an answer that is no result.
@@ -62,9 +62,11 @@ class Client:
         patience_seconds: float = 0.0,
         timeout_seconds: float = 60.0,
     ) -> None:
-        parts = urlsplit(url)
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise UsageError(f"{url}: not the address of a service; possible: http://HOST:PORT")
+            raise UsageError(
+                f"{url}: not the address of a service; possible: http://HOST:PORT, or HOST:PORT"
+            )
         self._url, self._base = parts, parts.path.rstrip("/")
         self._token, self._patience_seconds = token, patience_seconds
         self._timeout_seconds = timeout_seconds

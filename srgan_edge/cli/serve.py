@@ -226,8 +226,8 @@ def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
     rich_help_panel="Upscale",
     epilog="""\b
 Examples:
-  srgan-edge submit http://box:8000 video.mp4 --wait
-  srgan-edge submit http://box:8000 photo.png -n edge-x4 --wait -o large.png""",
+  srgan-edge submit box:8000 video.mp4 --wait
+  srgan-edge submit box:8000 photo.png -n edge-x4 --wait -o large.png""",
 )
 def submit(
     url: Annotated[str, typer.Argument(metavar="URL", help="Address of a running `serve`.")],

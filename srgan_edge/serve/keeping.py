@@ -33,7 +33,7 @@ class Keeper:
         """Delete what is too old or too much now, oldest first; return the jobs deleted."""
         oldest = time.time() - self._settings.keep_days * 86_400
         sizes = {job.info.id: (job, folder_bytes(job.folder)) for job in self._store.ended_jobs()}
-        total = folder_bytes(self._store.folder)
+        total = folder_bytes(self._store.jobs_folder)
         deleted = []
         for job_id, (job, size) in sizes.items():
             if (job.info.ended or 0) < oldest or total > self._settings.keep_bytes:

@@ -1,11 +1,25 @@
 """Reports to the operator: JSON lines on stderr. No token and no content of files is in them."""
 
 import json
+import logging
 import sys
 import threading
 import time
 import traceback
 from typing import Any, TextIO
+
+from srgan_edge.errors import printable
+
+
+class LibraryLog(logging.Handler):
+    """Passes warnings of libraries on to a `Log`."""
+
+    def __init__(self, log: "Log") -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warning("library", name=record.name, text=printable(record.getMessage()))
 
 
 class Log:

@@ -1,6 +1,7 @@
 """The process: a port, connections that may not dawdle, and an orderly end on SIGTERM."""
 
 import asyncio
+import logging
 import socket
 from types import FrameType
 
@@ -10,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from srgan_edge.errors import OutputFailed
 from srgan_edge.serve.app import app_of
-from srgan_edge.serve.log import Log
+from srgan_edge.serve.log import LibraryLog, Log
 from srgan_edge.serve.problems import MEDIA_TYPE
 from srgan_edge.serve.service import Service
 from srgan_edge.serve.settings import Settings
@@ -30,6 +31,7 @@ def serve(settings: Settings, log: Log | None = None) -> None:
     """
     listening = _listening(settings)
     service = Service(settings, log)
+    logging.getLogger().addHandler(LibraryLog(service.log))
     port = listening.getsockname()[1]
     service.log.info("listening", url=f"http://{_bracketed(settings.host)}:{port}/")
     config = uvicorn.Config(

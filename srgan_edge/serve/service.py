@@ -3,14 +3,15 @@
 import fcntl
 import os
 import shutil
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.errors import OutputFailed, UsageError, quoted
 from srgan_edge.model.library import bundled_models, registered_models
 from srgan_edge.serve.events import Changes
 from srgan_edge.serve.images import ImageWorkers
@@ -38,26 +39,27 @@ class Service:
 
     def __init__(self, settings: Settings, log: Log | None = None) -> None:
         self.settings, self.log, self.changes = settings, log or Log(), Changes()
-        try:
-            self.store = JobStore(settings.data, self.changes.publish)
-            self._lock = os.open(
-                settings.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputFailed(
-                f"another service has {settings.data}; name another folder with --data"
-            ) from None
-        except OSError as error:
-            raise OutputFailed(
-                f"cannot write {settings.data}: {error.strerror}; name another folder with --data"
-            ) from error
-        self.tokens = Tokens(self.store)
-        if not settings.is_local and not self.tokens.are_required:
-            raise UsageError(
-                f"--host {settings.host} without a token lets everybody in; make one first, type: "
-                f"srgan-edge serve --data {settings.data} --new-token NAME"
-            )
+        self._life = ExitStack()
+        with ExitStack() as opened:  # which is undone unless all of it works out
+            try:
+                self.store = JobStore(settings.data, self.changes.publish)
+                opened.callback(self.store.close)
+                _lock(settings.data, opened)
+            except BlockingIOError:
+                raise OutputFailed(
+                    f"another service has {settings.data}; name another folder with --data"
+                ) from None
+            except (OSError, sqlite3.Error) as error:
+                raise OutputFailed(
+                    f"cannot write {settings.data}: {error}; name another folder with --data"
+                ) from error
+            self.tokens = Tokens(self.store)
+            if not settings.is_local and not self.tokens.are_required:
+                raise UsageError(
+                    f"--host {settings.host} without a token lets everybody in; make one first, "
+                    f"type: srgan-edge serve --data {quoted(settings.data)} --new-token NAME"
+                )
+            self._life = opened.pop_all()
         self.images = ImageWorkers(settings, self.store, self.log, self._ended)
         self.videos = VideoWorker(settings, self.store, self.log, self._ended)
         self.metrics = Metrics(self.store, self.images)
@@ -91,8 +93,11 @@ class Service:
         stopping.join()
         self.keeper.stop()
         self.log.info("stopped", seconds=round(time.monotonic() - began, 2), **self.store.counts())
-        self.store.close()
-        os.close(self._lock)
+        self.close()
+
+    def close(self) -> None:
+        """Close the database, and let another service have the folder."""
+        self._life.close()
 
     def models(self) -> list[str]:
         """Return the names that requests may give as their model."""
@@ -197,6 +202,17 @@ class Service:
         self.log.info(
             "ended", job=job.info.id, kind=kind, exit_code=ended.exit_code, client=job.client
         )
+
+
+def _lock(folder: Path, life: ExitStack) -> None:
+    """Keep other services from a folder until `life` ends, or this process.
+
+    Raises:
+        BlockingIOError: another one has it.
+    """
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    life.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_ready(service: Service) -> str | None:

@@ -1,6 +1,7 @@
 """The words of one upscale command in a job's folder, and its outcome in the words of clients."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from srgan_edge.jobs.plan import Job as PlannedJob
 
 MAX_NAME = 200
 SOURCE_STEM, RESULT_STEM = "source", "result"
+
+_FOR_TERMINALS = re.compile(r"; -n NAME takes another model.*")
+"""What a note advises to type, which clients cannot."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def planned(source: Path, extension: str | None) -> PlannedJob:
 def in_clients_words(text: str, source: Path, target: Path, name: str) -> str:
     """Return a message with the client's name of the file, and no path of this machine."""
     folder = f"{source.parent}/"
+    text = _FOR_TERMINALS.sub("", text)
     for ours, theirs in (
         (str(source), name),
         (str(target), "the result"),
