@@ -85,6 +85,7 @@ OWNERS = {
     "onnx": (),
     "pycuda": ("srgan_edge.kernels.pycuda",),
     "cuda": ("srgan_edge.kernels.cuda_bindings",),
+    "cv2": ("srgan_edge.motion",),
 }
 """Packages and modules of the runtime that may import a library at their top."""
 
