@@ -29,6 +29,7 @@ from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.model.library import bundled_models, find_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
+from srgan_edge.steady import Steady, refuse_strength
 from srgan_edge.suited import AUTO, is_on_gpu, suited_to, suited_to_job
 from srgan_edge.tiling import Tiling, plan_tiles
 from srgan_edge.video.audio import AudioHandling
@@ -113,6 +114,8 @@ class Upscaler:
         overlap: Halo in input pixels; `exact`: the receptive radius; `auto`: as measured.
         batch: Tiles in one call of the engine.
         color_lock: preserve mean colors; None: if the model may shift them.
+        steady: keep the detail of video files from frame to frame, by a strength from 0 to 1;
+            `auto`: for GANs on a CPU, where OpenCV is installed.
 
     Raises:
         UsageError: no such model, engine or device, or an impossible option.
@@ -130,7 +133,10 @@ class Upscaler:
         overlap: int | Literal["auto", "exact"] = "auto",
         batch: int = 1,
         color_lock: bool | None = None,
+        steady: Steady = "auto",
     ) -> None:
+        if steady != "auto":
+            steady = refuse_strength(steady, f"steady={steady!r}", "'auto', or from 0 to 1")
         self._options = Options(
             model=os.fspath(model),
             encoding=Encoding(),
@@ -139,6 +145,7 @@ class Upscaler:
             device=device,
             fp32=fp32,
             color_lock=color_lock,
+            steady=steady,
         )
         self._in_memory = self._options
         if self._options.model == AUTO:

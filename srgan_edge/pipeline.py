@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from srgan_edge.depth import deepened
 from srgan_edge.pixels import Pixels
@@ -134,13 +134,14 @@ class NewestChannel(Channel[T]):
 
 def upscale_video(
     source: Iterable[Source | CopiedPacket],
-    upscale: Callable[[Source], Result],
+    upscale: Callable[[Given], Result],
     sink: Sink,
     on_frame: Callable[[], None] = lambda: None,
     slots: int = 1,
     end_source: Callable[[], None] = lambda: None,
     newest: NewestChannel[Source | CopiedPacket] | None = None,
     result_bytes: int = 0,
+    taken: Callable[[Source], Given] | None = None,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; return the number of frames.
 
@@ -152,7 +153,8 @@ def upscale_video(
     and is raised here. An error of `source` is raised after the frames before it were written, so
     that they can be kept. `end_source` is called when no more frames are needed: a hanging decoder
     must not delay Ctrl-C. With `result_bytes`, the memory of one result, no more are in work and
-    queued than `IN_FLIGHT_BYTES` hold, but one each.
+    queued than `IN_FLIGHT_BYTES` hold, but one each. `upscale` gets what `taken` returns, which is
+    called in the caller's thread with the frames in their order, those that are dropped left out.
     """
     fitting = max(1, IN_FLIGHT_BYTES // result_bytes) if result_bytes else slots + QUEUED_ITEMS
     slots = min(slots, fitting)
@@ -169,7 +171,9 @@ def upscale_video(
     decoder.start()
     encoder.start()
     try:
-        for item in in_order(decoded, upscale, slots, most_in_work):
+        items = decoded if taken is None else _taken(decoded, taken)
+        given = cast("Iterable[Given | CopiedPacket]", items)  # without `taken` both are alike
+        for item in in_order(given, upscale, slots, most_in_work):
             encoded.put(item)
             if not isinstance(item, CopiedPacket):
                 frames += 1
@@ -185,6 +189,13 @@ def upscale_video(
     if error := encoder.error or decoded.error:
         raise error
     return frames
+
+
+def _taken(
+    items: Iterable[Source | CopiedPacket], taken: Callable[[Source], Given]
+) -> Iterator[Given | CopiedPacket]:
+    for item in items:
+        yield item if isinstance(item, CopiedPacket) else taken(item)
 
 
 def upscaled_frame(frame: Frame, upscale: Callable[[Pixels], Pixels]) -> Frame:

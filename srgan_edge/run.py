@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
-from srgan_edge.engines.base import Engine
+from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
 from srgan_edge.files import is_taken, output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
@@ -23,6 +23,7 @@ from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import multiplications_per_px
+from srgan_edge.steady import REQUIREMENT, chosen_strength
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
@@ -39,6 +40,8 @@ class Opened:
     """Everything but the input that determines the pixels of a result, as JSON values."""
     summary: str
     """Model, engine, device and arithmetic in a line."""
+    steady: float = 0.0
+    """Strength with which the detail of videos is kept from frame to frame."""
 
 
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
@@ -170,7 +173,9 @@ def open_upscaler(
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
             f"{', colors locked' if upscaler.color_lock else ''}"
         )
-        yield Opened(upscaler, _made_by(first, upscaler, options), summary)
+        steady = chosen_strength(options.steady, suits=_is_steadied(info))
+        made_by = _made_by(first, upscaler, options) | {"steady": steady}
+        yield Opened(upscaler, made_by, summary, steady)
 
 
 def do_job(
@@ -187,6 +192,11 @@ def do_job(
     With `exits_on_signal`, a signal ends the process if a video does not stop soon after it.
     """
     upscaler = opened.upscaler
+    if job.kind == "video":
+        if options.steady == "auto" and not opened.steady and _is_steadied(upscaler.info):
+            line = f"detail may flicker; to steady it: pip install '{REQUIREMENT}'"
+            reporter.note(f"{job.source.name}: {line}")
+        options = replace(options, steady=opened.steady)
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
     try:
@@ -224,6 +234,14 @@ def do_job(
         return Outcome(job, seconds=time.monotonic() - started, error=failure)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def _is_steadied(info: EngineInfo) -> bool:
+    """Return True if `--steady auto` is on.
+
+    GANs draw their own detail. On a GPU, steadying it would take longer than drawing it.
+    """
+    return info.spec.may_shift_colors and info.spec.scale > 1 and info.device == "cpu"
 
 
 def was_finished(job: Job, *, restart: bool) -> bool:

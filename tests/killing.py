@@ -1,6 +1,6 @@
 """One video, upscaled by processes that are killed at random moments until it is done.
 
-    python killing.py SOURCE TARGET
+    python killing.py SOURCE TARGET STEADY
 
 runs one such process: the whole product, except that a slowed-down doubling of pixels replaces the
 network, so that a kill can hit any part of the work.
@@ -30,7 +30,9 @@ class Killed:
     """Runs that found finished segments."""
 
 
-def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> Killed:
+def kill_again_and_again(
+    source: Path, target: Path, kills: int, seed: int, steady: float = 0.0
+) -> Killed:
     """Upscale `source` again and again, with SIGKILL at random moments, until `kills` were sent.
 
     Every finished video is compared with one that was made without a kill, and removed.
@@ -41,12 +43,12 @@ def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> K
     chance, done = random.Random(seed), Killed()
     whole = target.with_stem("whole")
     began = time.monotonic()
-    assert _run(source, whole).wait() == 0
+    assert _run(source, whole, steady).wait() == 0
     seconds = time.monotonic() - began
     segment = target.with_name(f"{target.name}.partial") / "segment-000000.nut"
     while done.kills < kills:
         done.resumed += segment.exists()
-        process = _run(source, target)
+        process = _run(source, target, steady)
         try:
             code = process.wait(chance.uniform(0.3, 1.0) * seconds)
         except subprocess.TimeoutExpired:
@@ -62,22 +64,22 @@ def kill_again_and_again(source: Path, target: Path, kills: int, seed: int) -> K
             assert target.read_bytes() == whole.read_bytes(), f"after {done}"
             target.unlink()
             done.videos += 1
-    assert _run(source, target).wait() == 0
+    assert _run(source, target, steady).wait() == 0
     assert target.read_bytes() == whole.read_bytes()
     names = {path.name for path in target.parent.iterdir()}
     assert names == {source.name, target.name, whole.name}, names
     return done
 
 
-def _run(source: Path, target: Path) -> "subprocess.Popen[bytes]":
+def _run(source: Path, target: Path, steady: float) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, __file__, str(source), str(target)],
+        [sys.executable, __file__, str(source), str(target), str(steady)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
 
 
-def main(source: Path, target: Path) -> None:
+def main(source: Path, target: Path, steady: float) -> None:
     from whole_frames import WholeFrames
 
     from srgan_edge.engines.base import EngineInfo
@@ -100,9 +102,9 @@ def main(source: Path, target: Path) -> None:
         def started(self, job, frames, done=0): ...
         def frame_done(self): ...
 
-    options = Options("", Encoding(preset="ultrafast"), Tiling(), existing="replace")
+    options = Options("", Encoding(preset="ultrafast"), Tiling(), existing="replace", steady=steady)
     upscale_video_file(Job(source, target, "video"), Doubler(), options, {}, Silence())
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))

@@ -95,6 +95,7 @@ OWNERS = {
     "prometheus_client": ("srgan_edge.serve.metrics",),
     "pycuda": ("srgan_edge.kernels.pycuda",),
     "cuda": ("srgan_edge.kernels.cuda_bindings",),
+    "cv2": ("srgan_edge.motion",),
 }
 """Packages and modules of the runtime that may import a library at their top."""
 

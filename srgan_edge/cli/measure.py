@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Annotated, Any
@@ -30,6 +31,8 @@ from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
 commands = typer.Typer()
+
+VIDEO_PANEL = "Flicker"
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Measure")
@@ -76,8 +79,13 @@ def doctor(as_json: JsonOption = False) -> None:
 @commands.command("eval", cls=PlainCommand, rich_help_panel="Measure")
 def evaluate(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="Benchmark folders with HR/ in them.")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Benchmark folders with HR/ in them; with --video also photographs and videos, "
+            "by default the bundled photographs.",
+        ),
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,10 +137,93 @@ def evaluate(
         bool,
         typer.Option("--json", help="Print JSON: an object, or a list for several systems."),
     ] = False,
+    video: Annotated[
+        bool,
+        typer.Option(
+            "--video",
+            help="Measure flicker: on pans over photographs, and on videos reduced in size.",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = False,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Frames of each pan or video (default: 8).",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            help="Noise added to the inputs, in levels of 255.",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = None,
+    steady: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|auto|0..1",
+            help="Also score each model with its detail kept from frame to frame.",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Plot the scores of each second.", rich_help_panel=VIDEO_PANEL
+        ),
+    ] = None,
+    vmaf: Annotated[
+        bool,
+        typer.Option(
+            "--vmaf",
+            help="Add VMAF NEG, by an ffmpeg with libvmaf.",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = False,
 ) -> None:
-    """Score models, baselines and ready-made images on benchmarks."""
+    """Score models, baselines and ready-made images on benchmarks; with --video, their flicker."""
+    from srgan_edge.evaluation.evaluate import metrics_from_text
+
+    if video:
+        if figure is not None or results or crops is not None:
+            raise UsageError("--video takes no --figure, --crops or --results; leave them out")
+        if plot is not None:
+            refuse_replacing(plot, folders or [], overwrite=overwrite, option="--plot")
+        named = models or ([] if bicubic else [DEFAULT_MODEL])
+        measures = measures_of(metrics_from_text(metrics), feature_weights or [], device)
+        _evaluate_videos(
+            folders or [],
+            named,
+            _common_scale(named, scale),
+            bicubic=bicubic,
+            frames=frames,
+            noise=noise or 0.0,
+            steady=steady or "off",
+            measures=measures,
+            plot=plot,
+            vmaf=vmaf,
+            as_json=as_json,
+            engine=engine,
+            device=device,
+            fp32=fp32,
+        )
+        return
+    for option, value in {
+        "--frames": frames,
+        "--noise": noise,
+        "--steady": steady,
+        "--plot": plot,
+        "--vmaf": vmaf or None,
+    }.items():
+        if value is not None:
+            raise UsageError(f"{option} is for --video; type --video too")
+    if not folders:
+        raise UsageError("no benchmark; type: srgan-edge eval DIR, a folder with HR/ in it")
     from srgan_edge.cli.tables import evaluation_record, evaluation_table
-    from srgan_edge.evaluation.evaluate import evaluate_systems, metrics_from_text
+    from srgan_edge.evaluation.evaluate import evaluate_systems
     from srgan_edge.evaluation.figure import Showcase, draw_figure
     from srgan_edge.evaluation.systems import BICUBIC, NEAREST, open_models, ready_made
     from srgan_edge.image.still import StillImage
@@ -284,6 +375,75 @@ def verify_tiles(
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
         say(f"wrote halo_px {halo_px} to {checkpoint}")
+
+
+def _evaluate_videos(
+    sources: list[Path],
+    models: list[str],
+    scale: int,
+    *,
+    bicubic: bool,
+    frames: int | None,
+    noise: float,
+    steady: str,
+    measures: dict[str, Any],
+    plot: Path | None,
+    vmaf: bool,
+    as_json: bool,
+    engine: str,
+    device: str,
+    fp32: bool,
+) -> None:
+    """Print the table of `eval --video`, and draw its plot."""
+    require("cv2", "srgan-edge[steady]", "--video")
+    if plot is not None:
+        require("matplotlib", "srgan-edge[train]", "--plot")
+    from srgan_edge.cli.measure_videos import (
+        FRAMES,
+        draw_plot,
+        lpips_of,
+        scenes_from,
+        scored,
+        video_records,
+        video_table,
+        worst_lines,
+    )
+    from srgan_edge.evaluation.systems import bicubic_upscale
+    from srgan_edge.evaluation.videos import VideoSystem
+    from srgan_edge.evaluation.vmaf import ffmpeg_with_vmaf
+    from srgan_edge.jobs.plan import Options
+    from srgan_edge.run import open_upscaler
+    from srgan_edge.steady import AUTO_STRENGTH, steady_from_text
+    from srgan_edge.tiling import Tiling
+    from srgan_edge.video.frame import Encoding
+
+    if not 0 <= noise <= 128:
+        raise UsageError(f"--noise {noise:g}; possible: from 0 to 128 levels")
+    wanted = steady_from_text(steady)
+    strength = AUTO_STRENGTH if wanted == "auto" else wanted
+    program = ffmpeg_with_vmaf() if vmaf else None
+    scenes = scenes_from(sources, scale, FRAMES if frames is None else frames)
+    with ExitStack() as opened:
+        systems = []
+        if bicubic:
+            enlarge = bicubic_upscale(scale)
+            systems.append(VideoSystem("bicubic", lambda lr: enlarge(lr[None])[0]))
+        for name in models:
+            options = Options(
+                name, Encoding(), Tiling(joined=True), engine=engine, device=device, fp32=fp32
+            )
+            model = opened.enter_context(open_upscaler(options, say, 1))
+            strengths = (0.0, strength) if strength else (0.0,)
+            systems.append(VideoSystem(name, model.upscaler.upscale, strengths))
+        found = scored(systems, scenes, scale, noise=noise, lpips=lpips_of(measures), vmaf=program)
+    if as_json:
+        say_json(video_records(found))
+    else:
+        print_whole_table(video_table(found))
+        say(*worst_lines(found))
+    if plot is not None:
+        draw_plot(found, plot)
+        say(f"wrote {plot}", err=as_json)
 
 
 def _common_scale(models: list[str], typed: int | None) -> int:

@@ -183,6 +183,14 @@ def upscale(
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
+    steady: Annotated[
+        str,
+        _video(
+            metavar="off|auto|0..1",
+            help="Keep detail from frame to frame, so that it does not flicker; auto does so for "
+            "GANs on a CPU. Needs the extra `steady`.",
+        ),
+    ] = "auto",
     codec: Annotated[
         str, _video("-c", "--codec", metavar="NAME", help="FFmpeg encoder of the result.")
     ] = "libx264",
@@ -266,6 +274,7 @@ def upscale(
     from srgan_edge.model.library import find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
+    from srgan_edge.steady import steady_from_text
     from srgan_edge.suited import AUTO, SCALE
     from srgan_edge.tiling import Tiling
     from srgan_edge.video.excerpt import Excerpt
@@ -330,6 +339,7 @@ def upscale(
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
+        steady=steady_from_text(steady),
         audio=audio,
         live=live,
         restart=restart,

@@ -16,6 +16,7 @@ from srgan_edge.files import Identity, identity_of, partial_result, work_folder_
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.jobs.size import Source, WantedSize
+from srgan_edge.steady import Steady
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.endpoint import (
@@ -98,6 +99,8 @@ class Options:
     """Handling of results that already exist."""
     color_lock: bool | None = None
     """Preserve the mean colors of the input; None: only if the model may shift them."""
+    steady: Steady = 0.0
+    """Strength with which the detail of videos is kept from frame to frame; 0: not at all."""
     on_damage: Literal["skip", "conceal"] = "skip"
     """Handling of frames that cannot be decoded: leave them out, or repeat the one before."""
     deinterlace: bool = False

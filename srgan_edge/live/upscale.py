@@ -27,7 +27,9 @@ from srgan_edge.pipeline import (
     upscale_video,
     upscaled_frame,
 )
+from srgan_edge.pixels import Pixels
 from srgan_edge.signals import StopSignals, stop_signals
+from srgan_edge.steady import Link, Steadier, refuse_too_large, strength_of
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.endpoint import Address, InputPipe
 from srgan_edge.video.frame import (
@@ -75,6 +77,9 @@ def upscale_stream(
     intake = Intake(source)
     reader = intake.reader()
     size = options.video_size(reader.info, upscaler.scale)
+    strength = strength_of(options.steady)
+    if strength:
+        refuse_too_large(reader.info.width * upscaler.scale, reader.info.height * upscaler.scale)
     target = job.target if job.outlet is None else job.outlet
     writer = VideoWriter(
         *(target, reader, size, _encoding(options)),
@@ -88,10 +93,20 @@ def upscale_stream(
     delays = Delays()
     gate = _Gate(writer, delays, on_failure=intake.stop)
 
-    def upscaled(frame: Frame) -> CodedFrame:
-        return writer.coded(upscaled_frame(frame, upscaler.upscale))
+    steadier = Steadier[Frame](strength) if strength else None
 
-    flow = _Flow(intake, upscaled, upscaler.slots, gate, delays)
+    def upscaled(link: Link[Frame]) -> CodedFrame:
+        def pixels_of(pixels: Pixels) -> Pixels:
+            if steadier is None:
+                return upscaler.upscale(pixels)
+            return steadier.steadied(link, pixels, lambda: upscaler.upscale(pixels))
+
+        return writer.coded(upscaled_frame(link.item, pixels_of))
+
+    def taken(frame: Frame) -> Link[Frame]:
+        return Link(frame, 0, None) if steadier is None else steadier.link(frame)
+
+    flow = _Flow(intake, taken, upscaled, upscaler.slots, gate, delays)
 
     def result(place: Path) -> VideoResult:
         return VideoResult(
@@ -229,12 +244,13 @@ class _Flow:
     def __init__(
         self,
         intake: Intake,
-        upscale: Callable[[Frame], CodedFrame],
+        taken: Callable[[Frame], Link[Frame]],
+        upscale: Callable[[Link[Frame]], CodedFrame],
         slots: int,
         gate: "_Gate",
         delays: Delays,
     ) -> None:
-        self._intake, self._upscale, self._slots = intake, upscale, slots
+        self._intake, self._taken, self._upscale, self._slots = intake, taken, upscale, slots
         self._gate, self._delays = gate, delays
 
     def run(self, on_frame: Callable[[], None], newest: NewestChannel[Item] | None) -> None:
@@ -246,6 +262,7 @@ class _Flow:
             self._slots,
             self._intake.stop,
             newest,
+            taken=self._taken,
         )
 
     def _arriving(self) -> Iterator[Item]:

@@ -51,6 +51,7 @@ class SegmentWriter:
 
     Args:
         new_encoder: creates the encoder of a segment.
+        state_after: returns, for a full segment of a number from 0, what the next one begins with.
 
     Raises:
         OSError: the disk is full or failed.
@@ -58,8 +59,13 @@ class SegmentWriter:
     """
 
     def __init__(
-        self, work: WorkFolder, new_encoder: Callable[[], VideoEncoder], length: int
+        self,
+        work: WorkFolder,
+        new_encoder: Callable[[], VideoEncoder],
+        length: int,
+        state_after: Callable[[int], bytes] = lambda segment: b"",
     ) -> None:
+        self._state_after = state_after
         self._work, self._new_encoder, self._length = work, new_encoder, length
         self._begun = work.segments
         self._current: _Segment | None = None
@@ -97,7 +103,9 @@ class SegmentWriter:
 
     def _enter(self, segment: "_Segment") -> None:
         segment.finish()
-        self._work.add(segment.pts, segment.durations, segment.reorder)
+        is_full = len(segment.pts) == self._length
+        state = self._state_after(self._work.segments) if is_full else b""
+        self._work.add(segment.pts, segment.durations, segment.reorder, state)
 
     def _wait(self) -> None:
         if self._finishing is not None:

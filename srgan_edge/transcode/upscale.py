@@ -23,6 +23,14 @@ from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remar
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.reuse import LinkedFrame, Reuse
 from srgan_edge.signals import ends_within
+from srgan_edge.steady import (
+    Link,
+    Steadied,
+    Steadier,
+    refuse_too_large,
+    steadied_from_bytes,
+    strength_of,
+)
 from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
 from srgan_edge.transcode.rehearsal import Rehearsal
@@ -127,8 +135,21 @@ def _upscale_video(
         def through_host_memory(link: LinkedFrame) -> CodedFrame:
             return encoder.coded(upscaled_frame(link.frame, lambda pixels: reuse.upscale(link)))
 
+        def steadied(link: Link[LinkedFrame]) -> CodedFrame:
+            linked = link.item
+            return encoder.coded(
+                upscaled_frame(
+                    linked.frame,
+                    lambda pixels: steadier.steadied(link, pixels, lambda: reuse.upscale(linked)),
+                )
+            )
+
         frames_after: Callable[[int], Iterator[Any]] = linked_after
         upscaled: Callable[[Any], CodedFrame] = through_host_memory
+        strength = strength_of(options.steady)
+        if strength:
+            refuse_too_large(info.width * upscaler.scale, info.height * upscaler.scale)
+            upscaled = steadied
         if way == "gpu":
             assert isinstance(reader, VideoReader)
             frames_after = reader.images_after
@@ -147,7 +168,18 @@ def _upscale_video(
                 reporter.note(f"{job.source.name}: {remark}")
             resumed = work.frames
             reporter.started(job, info.frames_expected, resumed)
-            writer, damaged = SegmentWriter(work, new_encoder, length), None
+            steadier = Steadier[LinkedFrame](
+                strength, _steadied_before(work), lambda number: (number + 1) % length == 0
+            )
+            begun = work.segments
+
+            def state_after(segment: int) -> bytes:
+                return steadier.state_after((segment - begun + 1) * length - 1).to_bytes()
+
+            writer = SegmentWriter(
+                *(work, new_encoder, length), *([state_after] if strength else [])
+            )
+            damaged = None
             try:
                 try:
                     upscale_video(
@@ -158,6 +190,7 @@ def _upscale_video(
                         upscaler.slots,
                         reader.close if isinstance(reader, IsolatedReader) else lambda: None,
                         result_bytes=_rgb_bytes(info, upscaler.scale),
+                        taken=steadier.link if strength else None,
                     )
                 except InputDamaged as error:
                     damaged = error
@@ -244,6 +277,12 @@ def _finished(work: WorkFolder) -> VideoResult | None:
     if outcome.get("problem"):
         raise VideoDamaged(str(outcome["problem"]), result)
     return result
+
+
+def _steadied_before(work: WorkFolder) -> Steadied | None:
+    """Return the frame by which the first one of the next segment is steadied, if there is one."""
+    state = work.state() if work.segments else b""
+    return steadied_from_bytes(state) if state else None
 
 
 def _problem(

@@ -36,6 +36,9 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 _FINISHED = "finished.json"
 _REHEARSED = "rehearsed.json"
 
+_STATES = 2
+"""States that are kept: the last, and the one before, as `forget_last` removes a segment."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -49,6 +52,8 @@ class Segment:
     """Number of frames that a decoder has to hold back to return them in order."""
     bytes: int
     sha256: str
+    state_sha256: str = ""
+    """Of the file with which the next segment begins; empty if it needs none."""
 
 
 class WorkFolder:
@@ -73,18 +78,27 @@ class WorkFolder:
         """Return the path of a segment, which may not exist yet."""
         return self.path / f"segment-{index:06}.nut"
 
-    def add(self, pts: list[int], durations: list[int], reorder: int) -> None:
+    def add(self, pts: list[int], durations: list[int], reorder: int, state: bytes = b"") -> None:
         """Add the next segment, whose file is closed, to the journal, and sync both to disk.
+
+        Args:
+            state: what `state` will return to whoever writes the segment after it.
 
         Raises:
             OSError: the disk is full or failed.
         """
         file = self.segment_path(self.segments)
         sync(file)
+        if state:
+            kept = self._state_path(self.segments)
+            kept.write_bytes(state)
+            sync(kept)
         sync_folder(
             self.path
         )  # the file's name has to be on disk before the line that refers to it
-        segment = Segment(pts, durations, reorder, file.stat().st_size, sha256_of(file))
+        state_sha256 = hashlib.sha256(state).hexdigest() if state else ""
+        size = file.stat().st_size
+        segment = Segment(pts, durations, reorder, size, sha256_of(file), state_sha256)
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
             journal.write(f"{_digest(record.encode())} {record}\n")
@@ -92,6 +106,14 @@ class WorkFolder:
             os.fsync(journal.fileno())
         self.segments += 1
         self.frames += len(pts)
+        if state and self.segments > _STATES:
+            self._state_path(self.segments - 1 - _STATES).unlink(missing_ok=True)
+
+    def state(self) -> bytes:
+        """Return the state after the last finished segment; empty if none was added."""
+        with suppress(FileNotFoundError):
+            return self._state_path(self.segments - 1).read_bytes()
+        return b""
 
     def finished(self) -> Iterator[tuple[Path, Segment]]:
         """Yield the files of the finished segments in order, with their lines of the journal."""
@@ -158,7 +180,7 @@ class WorkFolder:
         self.segments = self.frames = 0
         for record in (_FINISHED, _REHEARSED):
             (self.path / record).unlink(missing_ok=True)
-        for segment in self.path.glob("segment-*.nut"):
+        for segment in (*self.path.glob("segment-*.nut"), *self.path.glob("state-*")):
             segment.unlink()
         with replace_when_whole(self.path / "job.json") as file:
             file.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
@@ -177,11 +199,11 @@ class WorkFolder:
         return found if isinstance(found, dict) else {}
 
     def _recover(self) -> None:
-        """Keep the segments up to the first that differs from the journal."""
+        """Keep the segments up to the first that differs from the journal, or whose state does."""
         if not self._read_only:
             self._journal.touch(mode=0o600)
         with self._journal.open("rb") as journal:
-            good_bytes = 0
+            good: list[tuple[int, Segment]] = []
             for index, line in enumerate(journal):
                 try:
                     segment = _parsed(line)
@@ -190,11 +212,24 @@ class WorkFolder:
                     if line.endswith(b"\n"):  # without it, the process died while writing it
                         self.damaged = f"segment {index}: {error}"
                     break
-                good_bytes += len(line)
-                self.segments += 1
-                self.frames += len(segment.pts)
+                good.append((len(line), segment))
+        while good and not self._has_state(len(good) - 1, good[-1][1]):
+            good.pop()  # the states of earlier segments were removed, down to the first one
+            self.damaged = f"segment {len(good)}: its state is missing or has changed"
+        self.segments = len(good)
+        self.frames = sum(len(segment.pts) for _, segment in good)
         if not self._read_only:
-            os.truncate(self._journal, good_bytes)
+            os.truncate(self._journal, sum(length for length, _ in good))
+
+    def _state_path(self, index: int) -> Path:
+        return self.path / f"state-{index:06}"
+
+    def _has_state(self, index: int, segment: Segment) -> bool:
+        if not segment.state_sha256:
+            return True
+        with suppress(OSError):
+            return sha256_of(self._state_path(index)) == segment.state_sha256
+        return False
 
     def _compare(self, file: Path, segment: Segment) -> None:
         if file.stat().st_size != segment.bytes or sha256_of(file) != segment.sha256:
@@ -330,7 +365,7 @@ def _refuse_others_files(path: Path) -> None:
     ours = {"lock", "job.json", "journal", _FINISHED, _REHEARSED}
     for entry in path.iterdir():
         is_ours = entry.name in ours or entry.name.startswith(
-            ("segment-", "joined.", ".job.", ".finished.")
+            ("segment-", "state-", "joined.", ".job.", ".finished.")
         )
         if entry.is_symlink() or not is_ours:
             raise OutputFailed(
