@@ -102,7 +102,7 @@ def _read(job: Job, options: Options, images: ImageProcess) -> tuple[Coding, Sou
         if job.kind == "image":
             with images.open(job.source) as image:
                 return image.coding, Source(image.width, image.height)
-        with IsolatedReader(job.source, **options.reading) as reader:
+        with IsolatedReader(job.source, **options.reading_file) as reader:
             return coding_of_video(reader.info), Source.of_video(reader.info)
     except (SrganEdgeError, OSError):
         return Coding("unreadable", False), None

@@ -48,6 +48,7 @@ ROOMS = {
 """The packages that each may import, besides the heart: the modules of `srgan_edge` itself."""
 
 HEART = {
+    "cutter": ("model", "engines"),
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),
     "reuse": ("video",),
@@ -60,6 +61,7 @@ HEART = {
 """The packages that modules of the heart may import; those not named import the heart alone."""
 
 UPPER_HEART = {
+    "cutter": (),
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
     "pipeline": ("transcode", "live"),
     "suited": ("serve", "cli"),

@@ -7,7 +7,7 @@ function of (seed, step, index). The moving average of the weights is released.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -135,6 +135,7 @@ def train(
 def pixel_phase(session: Session) -> None:
     """Fit the generator to the pixels: SRResNet (paper, section 2.2.1)."""
     state, phase = session.state, session.recipe.pixel
+    learn_only(state.generator, phase.parts)
     generator = compiled(session, state.generator)
     while session.goes_on(until_step=phase.steps):
         batch = session.batch()
@@ -156,6 +157,7 @@ def adversarial_phase(session: Session) -> None:
     if opponent is None:
         opponent = state.meet_opponent(recipe, session.precision, session.processes)
         session.save()  # a rollback must not lead back into the other phase
+    learn_only(state.generator, phase.parts)
     generator = compiled(session, state.generator)
     discriminator = compiled(session, opponent.discriminator)
     while session.goes_on(until_step=first_step + phase.steps):
@@ -228,6 +230,12 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
     if phase.spectrum:
         terms["spectrum"] = losses.spectrum(sr, batch.hr)
     return terms
+
+
+def learn_only(generator: nn.Module, parts: Collection[str]) -> None:
+    """Let gradients reach only these parts of the generator; none named: all of them."""
+    for name, part in generator.named_children():
+        part.requires_grad_(not parts or name in parts)
 
 
 def compiled(session: Session, network: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -23,6 +23,9 @@ RECIPES_FOLDER = Path(__file__).parent / "recipes"
 LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
 """Losses that can lead a phase; total variation, consistency, grid and spectrum cannot."""
 
+PARTS = {"srresnet": ("head", "trunk", "upsample", "tail"), "edge": ("body", "tail")}
+"""The parts of each architecture, from the image on."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -63,6 +66,9 @@ class Phase:
     """cosine: to zero at the last step. halfway: a tenth from the middle on, as the paper's GAN."""
     optimizer: OptimizerKind = "adam"
     """The generator's optimizer. muon: for small students, which need several times fewer steps."""
+    parts: tuple[str, ...] = ()
+    """Parts of the generator that learn, see `PARTS`; empty: all. What lies before them is computed
+    without gradients, which leaves a third of the work for the last layers of an SRResNet."""
     ema_decay: float = 0.999
     """Decay of the exponential moving average of the weights, which is evaluated and released."""
     l1: float = 0.0
@@ -170,6 +176,11 @@ class Recipe:
         for section, phase in self.phases.items():
             if not any(getattr(phase, loss) for loss in LOSSES if hasattr(phase, loss)):
                 raise UsageError(f"[{section}] has no loss; set one of {', '.join(LOSSES)}")
+            if unknown := set(phase.parts) - set(PARTS[self.model.architecture]):
+                raise UsageError(
+                    f"{section}.parts names {sorted(unknown)[0]!r}; possible for "
+                    f"{self.model.architecture}: {', '.join(PARTS[self.model.architecture])}"
+                )
             if phase.distillation and not self.data.teacher:
                 raise UsageError(f"{section}.distillation needs data.teacher, a model to imitate")
 

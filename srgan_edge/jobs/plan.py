@@ -29,7 +29,7 @@ from srgan_edge.video.endpoint import (
     is_address,
 )
 from srgan_edge.video.excerpt import Excerpt
-from srgan_edge.video.frame import Encoding, ReaderOptions, VideoInfo
+from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
@@ -152,8 +152,13 @@ class Options:
             "allow_opaque": self.encoding.accepts_opaque,
             "conceal": self.on_damage == "conceal",
             "deinterlace": self.deinterlace,
-            "excerpt": self.excerpt,
         }
+
+    @property
+    def reading_file(self) -> FileOptions:
+        """Options for readers of video files."""
+        reading: FileOptions = {"excerpt": self.excerpt} if self.excerpt else {}
+        return {**reading, **self.reading}
 
 
 def plan_jobs(

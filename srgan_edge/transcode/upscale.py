@@ -44,6 +44,7 @@ from srgan_edge.transcode.work_folder import (
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CodedFrame, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.opening import file_identity
@@ -335,11 +336,11 @@ class _Source:
 def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:
     """Open a reader in a child process, unless it needs the GPU, which a child cannot access."""
     if way == "cpu":
-        return IsolatedReader(source, **options.reading)
+        return IsolatedReader(source, **options.reading_file)
     if way == "nvdec":
-        return VideoReader(source, nvdec=Nvdec(), **options.reading)
+        return open_video(source, nvdec=Nvdec(), **options.reading_file)
     try:
-        return VideoReader(source, nvdec=Nvdec(stays=True), **options.reading)
+        return open_video(source, nvdec=Nvdec(stays=True), **options.reading_file)
     except NvdecFailed as error:
         raise NotOnGpu(str(error)) from error
 

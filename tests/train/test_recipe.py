@@ -56,6 +56,7 @@ def test_two_shipped_models_never_share_a_name():
         ("data.crop_px=30", "multiple of 4"),
         ("data.reduced=0.5", "must be a list"),
         ('data.reduced=["half"]', r"data\.reduced is 'half'"),
+        ('pixel.parts=["tails"]', "'tails'; possible for srresnet: head, trunk, "),
         ("data.degradation=jpeg", "possible: 'bicubic', 'real'"),
         ("model.channels=0", "channels 0"),
         ("pixel.steps=0", "no steps"),

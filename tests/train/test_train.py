@@ -46,7 +46,7 @@ from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # n
 from srgan_edge.train.optimizer import Optimizer  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
-from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
+from srgan_edge.train.recipe import PARTS, AdversarialPhase, PixelPhase  # noqa: E402
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder  # noqa: E402
 from srgan_edge.train.session import update_average  # noqa: E402
 
@@ -178,6 +178,25 @@ def test_a_gan_alone_starts_from_given_weights(photos, vgg_file, tmp_path):
         assert torch.allclose(tensor, weights_of(path)[name], atol=1e-7), name
     training = load_checkpoint(path)[1].training
     assert (training.recipe, training.steps) == ("srgan from srresnet-x4", 6)
+
+
+def test_only_the_named_parts_learn(photos, tmp_path):
+    first = train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path / "all")
+    recipe = tiny_recipe("srresnet", "pixel.steps=4", 'pixel.parts=["upsample", "tail"]')
+    last = train(recipe, [photos], tmp_path / "last", init=first)
+    before, after = weights_of(first), weights_of(last)
+    changed = {
+        name.partition(".")[0]
+        for name in before
+        if not torch.equal(*(w[name] for w in (before, after)))
+    }
+    assert changed == {"upsample", "tail"}
+
+
+@pytest.mark.parametrize("architecture", PARTS)
+def test_parts_are_those_of_the_network(architecture):
+    network = generator_from_spec(ModelSpec("a-x4", architecture, channels=8, blocks=2))
+    assert tuple(name for name, _ in network.named_children()) == PARTS[architecture]
 
 
 def test_a_student_learns_from_its_teachers_images(photos, tmp_path, monkeypatch):
