@@ -27,7 +27,7 @@ from srgan_edge.evaluation.parity import ACCEPTED_LEVELS, Parity, compare
 from srgan_edge.export.reach import Reach, reach_of
 from srgan_edge.export.verify import PHOTO
 from srgan_edge.export.wrapper import Sizes, with_spec, wrapped
-from srgan_edge.files import read_at_most, replace_when_whole
+from srgan_edge.files import open_model, read_at_most, replace_when_whole
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.child import ChildFailed
@@ -123,8 +123,7 @@ def deployment_of(
 
     if find_spec("spandrel") is None:
         raise ExtraMissing("spandrel", "srgan-edge[convert]", "converting other architectures")
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file")
+    open_model(path).close()  # refuse now what is no file
     from srgan_edge.export.foreign_child import Found
 
     with tempfile.TemporaryDirectory() as name:

@@ -25,7 +25,7 @@ from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
 from srgan_edge.train.release import release
-from srgan_edge.train.run_folder import RunFolder, lock_run_folder
+from srgan_edge.train.run_folder import RunFolder, lock_run_folder, refuse_run_folder
 from srgan_edge.train.session import TIME_IS_UP, Progress, Session
 from srgan_edge.train.state import TrainingState
 from srgan_edge.train.validation import Validation
@@ -64,7 +64,8 @@ def train(
 
     Raises:
         InputRefused: no usable photograph, or `validation` is not a benchmark folder.
-        UsageError: `run` contains the state of another recipe.
+        UsageError: `run` contains the state of another recipe, or files that the run would replace
+            and that no run made, or it lies in a folder that the run reads.
         ModelRefused: `init` or the teacher is not a checkpoint, or has another architecture.
         OutputFailed: `run` cannot be written, or another process trains into it.
         ResourcesExhausted: training diverges with any crops, or VGG19 cannot be downloaded.
@@ -81,6 +82,9 @@ def train(
         processes = stack.enter_context(join_processes(device))
         folder = RunFolder(run)
         if processes.first:
+            read = [validation, init, vgg_weights]
+            read_places = [*folders, *(place for place in read if place is not None)]
+            refuse_run_folder(run, f"{recipe.model.name}.safetensors", read_places)
             folder = stack.enter_context(lock_run_folder(run))
         precision = precision_on(processes.device, recipe)
         vgg = open_vgg(recipe, vgg_weights, processes)

@@ -6,6 +6,7 @@ Shipped recipes are in `recipes/*.toml`; the command line replaces any value wit
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 from dataclasses import dataclass
@@ -140,6 +141,12 @@ class Run:
     """Consecutive steps without finite gradients that lead back to the last checkpoint."""
 
 
+_ONE_OR_MORE = (
+    "data.batch",
+    *("run.log_every_steps", "run.validate_every_steps", "run.checkpoint_every_steps"),
+    *("run.checkpoints_kept", "run.skips_before_rollback"),
+)
+
 _DEGRADATION = RealDegradation()
 _SOURCES = Sources()
 
@@ -159,6 +166,7 @@ class Recipe:
     run: Run = Run()
 
     def __post_init__(self) -> None:
+        _refuse_numbers(self)
         if self.data.crop_px % self.model.scale or self.data.crop_px < 4 * self.model.scale:
             raise UsageError(
                 f"data.crop_px is {self.data.crop_px}; it must be a multiple of "
@@ -221,6 +229,8 @@ class Recipe:
         """
         path = Path(name) if name.endswith(".toml") else RECIPES_FOLDER / f"{name}.toml"
         try:
+            if not path.is_file():  # reading a pipe would wait for a writer
+                raise FileNotFoundError
             table = tomllib.loads(path.read_text())
         except OSError:
             raise UsageError(
@@ -246,6 +256,21 @@ class Recipe:
 
 def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
+
+
+def _refuse_numbers(recipe: Recipe) -> None:
+    """Raise at a number with which no run can end well, before any of its work.
+
+    Raises:
+        UsageError: it is negative, not finite, or 0 where there must be one.
+    """
+    for section in ("data", "pixel", "adversarial", "perceptual", "run"):
+        for field in dataclasses.fields(table := getattr(recipe, section)):
+            value, key = getattr(table, field.name), f"{section}.{field.name}"
+            for number in value if isinstance(value, tuple) else [value]:
+                least = 1 if key in _ONE_OR_MORE else 0
+                if isinstance(number, int | float) and not least <= number < math.inf:
+                    raise UsageError(f"{key} is {number}; possible: {least} or more")
 
 
 def _name_and_scale(table: dict[str, Any]) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from srgan_edge.cli.plain_help import PlainGroup
 from srgan_edge.cli.streams import make_streams_unfailing, open_closed_streams, refuse_lost_result
 from srgan_edge.errors import (
     HostMemoryExhausted,
+    InputRefused,
     Interrupted,
     ReaderGone,
     SrganEdgeError,
@@ -65,6 +66,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         refuse_too_little(LIBRARIES_BYTES)
+        _refuse_removed_folder()
         code = app(prog_name="srgan-edge", standalone_mode=False) or 0
         refuse_lost_result()
         sys.exit(code)
@@ -103,6 +105,13 @@ def version(
     if show:
         typer.echo(f"srgan-edge {__version__}")
         raise typer.Exit
+
+
+def _refuse_removed_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 - what pathlib and libraries call
+    except FileNotFoundError:
+        raise InputRefused("the current folder no longer exists; type: cd FOLDER") from None
 
 
 def _restart_in_utf8_mode() -> None:

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -20,7 +20,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engines.base import Closing, EngineInfo, Idle, finite, in_window
+from srgan_edge.engines.base import (
+    Closing,
+    EngineInfo,
+    Idle,
+    finite,
+    graph_failures_refused,
+    in_window,
+)
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import (
     EngineLost,
@@ -107,7 +114,8 @@ class OnnxRuntimeEngine(Closing):
         return self._run(batch)
 
     def _run(self, batch: Pixels) -> Pixels:
-        with nullcontext() if self.info.device == "cpu" else _translated_failures():
+        on_cpu = self.info.device == "cpu"
+        with graph_failures_refused(self.info.spec, "ONNX Runtime") if on_cpu else _translated():
             result, *totals = self._compute(batch)
         for sums in totals:
             finite(result, sums)
@@ -285,7 +293,7 @@ def _caches() -> dict[str, str]:
 
 
 @contextmanager
-def _translated_failures() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Translate ONNX Runtime's errors while a GPU computes, all of a few types, into ours."""
     try:
         yield

@@ -14,9 +14,16 @@ from typing import Any, Literal
 import msgspec
 
 from srgan_edge.engines.base import NotFinite
-from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
+from srgan_edge.errors import (
+    EngineLost,
+    InputDamaged,
+    Interrupted,
+    OutOfMemory,
+    OutputFailed,
+    ResourcesExhausted,
+)
 from srgan_edge.files import free_partial_result, output_failed, replace_when_whole
-from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
@@ -360,6 +367,11 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                     raise Interrupted(stopped.signum, f"{work.path} was removed") from None
                 line = f"{work.frames} frames are kept in {kept}"
                 raise Interrupted(stopped.signum, line) from None
+            except ChildKilled as killed:
+                if not work.segments:
+                    raise
+                line = f"{killed}; {work.frames} frames are kept in {kept}"
+                raise ResourcesExhausted(line) from killed
             except (OSError, OutputFailed) as error:
                 if work.is_lost:
                     raise OutputFailed(

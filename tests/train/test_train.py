@@ -609,6 +609,43 @@ def test_a_run_in_use_is_refused(photos, tmp_path):
         train(tiny_recipe("srresnet"), [photos], tmp_path)
 
 
+def _tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("run", "init", "said"),
+    [
+        ("photos/run", None, "lies in .*photos, which the run reads"),
+        ("photos", None, "lies in .*photos, which the run reads"),
+        ("link/run", None, "lies in .*photos, which the run reads"),
+        (".", None, r"photos is where \S* keeps its own files"),
+        ("used", None, r"used/report\.md exists and no run made it"),
+        ("packed", None, r"packed/photos exists and no run made it"),
+        ("old", "old/best.safetensors", r"old/best\.safetensors, an input, would be replaced"),
+        ("old", "hard.safetensors", r"hard\.safetensors, an input, would be replaced"),
+    ],
+)
+def test_a_run_replaces_neither_inputs_nor_files_of_others(photos, tmp_path, run, init, said):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    for name in ("used/report.md", "packed/photos/mine", "old/best.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("somebody's")
+    (tmp_path / "old/lock").touch()  # a run's
+    (tmp_path / "hard.safetensors").hardlink_to(tmp_path / "old/best.safetensors")
+    before = _tree(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        train(
+            tiny_recipe("srresnet", "pixel.steps=2"),
+            [tmp_path / "photos"],
+            tmp_path / run,
+            init=None if init is None else tmp_path / init,
+            device="cpu",
+        )
+    assert _tree(tmp_path) == before
+
+
 def test_a_folder_that_cannot_be_made_is_refused(photos, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputFailed, match="cannot write"):
@@ -714,7 +751,7 @@ def test_an_incomplete_line_of_the_log_is_ignored(tmp_path):
         (["--device", "cuda:7"], 2, "no CUDA device"),
         (["--init", "srgan-x3"], 2, "no model 'srgan-x3'"),
         (["--degradation", "jpeg"], 2, "possible: 'bicubic', 'real'"),
-        (["--vgg-weights", "nowhere.pth"], 6, "nowhere.pth: no such file"),
+        (["--vgg-weights", "nowhere.pth"], 6, "nowhere.pth: No such file"),
     ],
 )
 def test_the_command_line_refuses_with_one_line(photos, tmp_path, more, exit_code, said):
