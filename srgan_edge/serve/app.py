@@ -311,6 +311,7 @@ class _NothingMore(Exception):
 
 def _add_files(app: FastAPI, service: Service) -> None:
     Found = Annotated[Job, Depends(app.state.job_of)]
+    comparing = asyncio.Lock()  # one at a time, for it decodes both files as a whole
 
     @app.api_route(
         "/v1/jobs/{job_id}/result",
@@ -334,10 +335,11 @@ def _add_files(app: FastAPI, service: Service) -> None:
         summary="A page that shows the result beside its source",
         response_class=HTMLResponse,
     )
-    def get_compared(job: Found) -> Response:
+    async def get_compared(job: Found) -> Response:
         _refuse_without_result(job)
         try:
-            path = compared(job)
+            async with comparing:
+                path = await asyncio.to_thread(compared, job)
         except FileNotFoundError:
             raise Problem("no-such-job", "the result was just deleted") from None
         return FileResponse(
@@ -439,7 +441,9 @@ def _add_session(app: FastAPI, service: Service) -> None:
 
 async def _received(request: Request, service: Service, folder: Path) -> Upload:
     kind = request.headers.get("content-type", "")
-    return await receive(kind, _chunks(request), folder, service.settings.max_bytes)
+    is_kept = request.url.path == "/v1/jobs"
+    max_bytes = service.settings.max_bytes
+    return await receive(kind, _chunks(request), folder, max_bytes, durable=is_kept)
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

@@ -1,7 +1,6 @@
 """Files that a job's client gets: the result, and the page that compares it with its source."""
 
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +32,6 @@ _TYPES = {
     ".mov": "video/quicktime",
     ".mkv": "video/matroska",
 }
-_comparing = threading.Lock()
 
 
 def media_type(path: Path) -> str:
@@ -79,9 +77,8 @@ def compared(job: Job) -> Path:
         SrganEdgeError: the page would be too large, or a file cannot be shown.
     """
     path = job.folder / COMPARED
-    with _comparing:  # one at a time, for it decodes both files as a whole
-        if not path.exists():
-            write_page(path, _comparison(job), job.info.name)
+    if not path.exists():
+        write_page(path, _comparison(job), job.info.name)
     return path
 
 
