@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 
@@ -178,7 +178,12 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise Problem("draining", reason, retry_after_seconds=10)
         return {"status": "ready"}
 
-    @app.get("/metrics", tags=["health"], summary="Numbers for Prometheus")
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Numbers for Prometheus",
+        response_class=PlainTextResponse,
+    )
     def metrics() -> Response:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE)
 
