@@ -1,5 +1,6 @@
 """Files that a job's client gets: the result, and the page that compares it with its source."""
 
+import base64
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,13 @@ class ResultFile(FileResponse):
         finally:
             if self._removed is not None:
                 shutil.rmtree(self._removed, ignore_errors=True)
+
+
+def digest_header(sha256: str | None) -> dict[str, str]:
+    """Return the header that states the hash of a file (RFC 9530)."""
+    if sha256 is None:
+        return {}
+    return {"repr-digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"}
 
 
 def compared(job: Job) -> Path:
