@@ -160,6 +160,7 @@ def _add_files(app: FastAPI, job_of: Callable[..., Job]) -> None:
         summary="A page that shows the result beside its source",
         response_class=HTMLResponse,
     )
+    @app.head("/v1/jobs/{job_id}/compare", include_in_schema=False)
     async def get_compared(job: Found) -> Response:
         _refuse_without_result(job)
         try:

@@ -358,7 +358,8 @@ function compare(job) {
   const dialog = element("viewer", HTMLDialogElement);
   dialog.showModal();
   const address = `/v1/jobs/${job.id}/compare`;
-  ask(address) // first, so that a refusal is told here, and not inside the frame
+  fetch(address, { method: "HEAD" }) // first, so that a refusal is told here, and not in the frame
+    .then((response) => (response.ok ? response : ask(address)))
     .then(() => {
       frame.onload = () => (wait.hidden = true);
       frame.src = address;
