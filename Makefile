@@ -92,7 +92,7 @@ bench: $(TOOLS) ## Measure engines against PyTorch and other programs, and the v
 	$(BIN)/python benchmarks/compare.py --out benchmarks/results/programs-$$(nproc)-cores.json
 	$(BIN)/python benchmarks/pipeline.py --out benchmarks/results/pipeline-$$(nproc)-cores.json
 
-soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills; memory has to stay flat
+soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills, and 100 of a service; memory stays flat
 	$(BIN)/python benchmarks/soak.py
 
 wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl

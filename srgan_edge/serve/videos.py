@@ -59,7 +59,7 @@ class VideoWorker:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._running: _Command | None = None
-        self._thread = threading.Thread(target=self._work, name="videos")
+        self._thread = threading.Thread(target=self._work, name="videos", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -81,7 +81,8 @@ class VideoWorker:
         with self._lock:
             if self._running is not None:
                 self._running.stop()
-        self._thread.join(STOP_SECONDS + 5)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS + 5)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
