@@ -35,7 +35,7 @@ def draw(result: Result, path: Path) -> None:
     for model, panel in zip(result.models, panels[:, 0], strict=True):
         _draw_model(panel, model)
     panels[0, 0].set_title(
-        f"{result.width}x{result.height} to {4 * result.width}x{4 * result.height}",
+        f"frames of {result.width}x{result.height}",
         loc="right",
         fontsize=9,
         color="0.35",
