@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene
+from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene, zoom_over
 from srgan_edge.evaluation.temporal import Distance
 from srgan_edge.evaluation.videos import (
     DECIMALS,
@@ -34,8 +34,10 @@ MIN_FRAMES = 4
 _COLORS = ("#4878a8", "#d1783b", "#5a9a68", "#a05a9a", "#8c8c8c", "#b8a13a")
 
 
-def scenes_from(sources: Sequence[Path], scale: int, frames: int) -> list[Scene]:
-    """Return a pan over each photograph, and an excerpt of each video.
+def scenes_from(
+    sources: Sequence[Path], scale: int, frames: int, motion: str = "pan"
+) -> list[Scene]:
+    """Return a pan over each photograph, or a zoom, and an excerpt of each video.
 
     Args:
         sources: photographs, videos, and folders with HR/ or photographs; none: the bundled ones.
@@ -59,10 +61,9 @@ def scenes_from(sources: Sequence[Path], scale: int, frames: int) -> list[Scene]
             files.append(source)
         else:
             raise InputRefused(f"{source}: no such file or folder")
+    over = zoom_over if motion == "zoom" else pan_over
     return [
-        pan_over(path, scale, frames)
-        if kind_of(path) == "image"
-        else _video_scene(path, scale, frames)
+        over(path, scale, frames) if kind_of(path) == "image" else _video_scene(path, scale, frames)
         for path in files
     ]
 
