@@ -76,10 +76,10 @@ class Steadied:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Where the pixels of a frame were in the frame before, and where that is certain."""
+    """The places of the pixels of a frame in the frame before, and how certain they are."""
 
     flow: _Floats
-    """As in `srgan_edge.motion`, in LR pixels."""
+    """Backward flow of `srgan_edge.motion`, in LR pixels."""
     trust: _Floats
     """float32 [H, W], from 0 to 1."""
 
