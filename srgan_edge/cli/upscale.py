@@ -148,6 +148,14 @@ def upscale(
             show_default=False,
         ),
     ] = None,
+    fidelity: Annotated[
+        float | None,
+        _model(
+            metavar="0..1",
+            help="With -n srgan-x4: 0 is its texture, 1 the faithful srresnet-x4, and what is "
+            "between mixes their weights.",
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
@@ -235,7 +243,7 @@ def upscale(
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.model.library import find_model
+    from srgan_edge.model.library import bundled_models, find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.steady import steady_from_text
@@ -249,6 +257,11 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    if fidelity is not None:
+        from srgan_edge.model.mixture import mixture
+
+        mixed = mixture(model, fidelity)
+        model = mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
     if suffix is None or is_model_address(model):
         known = None if model == AUTO else find_model(model, allow_network=allow_network)
         scale = SCALE if known is None else known.spec.scale
