@@ -134,6 +134,15 @@ def chosen_strength(wanted: Steady, *, suits: bool) -> float:
     return wanted
 
 
+def recorded(strength: float) -> dict[str, float | str]:
+    """Return what determines the pixels of steadied videos, as JSON values."""
+    if not strength:
+        return {"steady": 0.0}
+    import cv2
+
+    return {"steady": strength, "opencv": cv2.__version__}
+
+
 def refuse_too_large(width: int, height: int) -> None:
     """Refuse results, of a size in pixels, that leave no memory for anything else.
 

@@ -269,6 +269,13 @@ def test_auto_is_on_where_it_suits_and_opencv_is_installed(monkeypatch):
         chosen_strength(0.5, suits=True)
 
 
+def test_the_record_names_strength_and_library():
+    import cv2
+
+    assert steady.recorded(0.0) == {"steady": 0.0}
+    assert steady.recorded(0.5) == {"steady": 0.5, "opencv": cv2.__version__}
+
+
 def test_frames_that_leave_no_memory_are_refused(monkeypatch):
     monkeypatch.setattr(steady, "host_memory_bytes", lambda: 1 << 30)
     steady.refuse_too_large(3840, 2160)
