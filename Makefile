@@ -30,16 +30,20 @@ TOUCHED = $(shell changed=$$(git status --porcelain --untracked-files=all | cut 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## Upscale the bundled clip and photo into demo-output/
+demo: $(RUNTIME) ## Upscale bundled clips and photos, clean and compressed, into demo-output/
 	@mkdir -p $(RESULTS)
-	$(BIN)/srgan-edge upscale $(DEMO)/clip.mp4 -n edge-x4 --tile 128 --overwrite -o $(RESULTS)/clip.mp4
+	$(BIN)/srgan-edge upscale $(DEMO)/clip.mp4 --tile 128 --overwrite -o $(RESULTS)/clip.mp4
+	$(BIN)/srgan-edge upscale $(DEMO)/clip-crf30.mp4 --overwrite -o $(RESULTS)/clip-crf30.mp4
 	$(BIN)/srgan-edge upscale $(DEMO)/photo.png --overwrite -o $(RESULTS)/photo.png
-	$(BIN)/srgan-edge compare $(DEMO)/photo.png $(RESULTS)/photo.png \
-		--crop 230,110,272,204 -o $(RESULTS)/side-by-side.png
+	$(BIN)/srgan-edge upscale $(DEMO)/photo-q50.jpg --overwrite -o $(RESULTS)/photo-q50.png
+	$(BIN)/srgan-edge compare $(DEMO)/photo-q50.jpg $(RESULTS)/photo-q50.png \
+		--crop 230,110,272,204 --overwrite -o $(RESULTS)/side-by-side.png
 	@printf '\nThe results are here:\n'
 	@printf '  %s\n' "$(CURDIR)/$(RESULTS)/clip.mp4          320x180 -> 1280x720, with its audio" \
+		"$(CURDIR)/$(RESULTS)/clip-crf30.mp4    the same, compressed for the web" \
 		"$(CURDIR)/$(RESULTS)/photo.png         240x180 -> 960x720" \
-		"$(CURDIR)/$(RESULTS)/side-by-side.png  the photo before and after"
+		"$(CURDIR)/$(RESULTS)/photo-q50.png     the same, saved as JPEG" \
+		"$(CURDIR)/$(RESULTS)/side-by-side.png  the JPEG before and after"
 
 test: $(TOOLS) ## Run every test that this machine can run, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -65,7 +69,7 @@ fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium
 	cd tests/browser && npm install --no-package-lock --silent
 	tests/browser/node_modules/.bin/tsc -p tests/browser
-	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/compare/page/page.js
+	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/*/page/page.js
 	$(BIN)/python -m pytest -q tests/browser
 
 gpu: ## Check and measure all that needs a GPU; the environment's Python, or else the machine's

@@ -1,120 +1,179 @@
 """Which architectures of spandrel `srgan-edge convert` takes: the table of docs/models.md.
 
-Each is made with random weights and, where its parameters have the usual names, small. Those that
-take longer than 30 s to make, or longer than the limit to convert, are said to.
+Each network of `small_networks` is converted, and run in every runtime. Its result is compared with
+that of spandrel itself, which pads and calls the network in its own way, in this process; and tiles
+are compared with the whole frame.
 
-    python benchmarks/architectures.py --seconds 120 --only ESRGAN,SPAN
+    python benchmarks/architectures.py --seconds 120 --only "ESRGAN;SPAN"
+    python benchmarks/architectures.py --only "" --weights "DAT light=DAT_light_x2.pth"
 """
 
 import argparse
-import importlib
-import inspect
+import contextlib
+import io
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import numpy as np
 import spandrel
 import torch
-from torch import nn
+from small_networks import NETWORKS, Small, enliven
 
+from srgan_edge import bicubic
+from srgan_edge.engines import KINDS
 from srgan_edge.errors import SrganEdgeError
 from srgan_edge.export import foreign
 from srgan_edge.export.foreign import Origin, deployment_of
+from srgan_edge.export.luma import Floats, enlarged_by_luma
+from srgan_edge.export.verify import PHOTO
+from srgan_edge.image.reader import read_pixels
+from srgan_edge.model.spec import Foreign
+from srgan_edge.pixels import Pixels
+from srgan_edge.tiling import Tiling
+from srgan_edge.upscaler import FrameUpscaler
 
 INSTANTIATION_SECONDS = 30
 
-SMALL: dict[str, Any] = {
-    **dict.fromkeys(("num_in_ch", "in_chans", "in_nc", "num_in", "in_channels", "img_channel"), 3),
-    **dict.fromkeys(("num_out_ch", "out_nc", "num_out", "out_channels"), 3),
-    **dict.fromkeys(("upscale", "up_scale", "scale", "upscaling_factor", "upscale_factor"), 2),
-    **dict.fromkeys(("num_blocks", "n_blocks", "n_block", "block_num", "num_block", "num_conv"), 1),
-    **dict.fromkeys(("num_filters", "num_feat", "feature_channels"), 16),
-    **{"depths": (2,), "num_heads": (2,), "embed_dim": 16, "upsampler": "pixelshuffle"},
-}
-"""Values of parameters by their usual names, tried before an architecture's own defaults."""
+WHOLE_PX = (96, 160)
+"""Height and width of the image that goes through whole; a multiple of the usual windows."""
 
+TILED_PX = (192, 256)
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "ESRGAN": {"num_filters": 16, "num_blocks": 1, "scale": 4},
-    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 16, "upscale": 2},
-    "SwinIR": {
-        **{"img_size": 16, "embed_dim": 12, "depths": (2,), "num_heads": (2,), "window_size": 4},
-        **{"upscale": 2, "upsampler": "pixelshuffledirect"},
-    },
-    "OmniSR": {"num_feat": 8, "res_num": 1, "block_num": 1, "up_scale": 2, "window_size": 8},
-}
-"""Parameters of small networks whose parameters have other names or depend on each other."""
+TILE_PX = 64
+
+HEADINGS = ("network", "scale", "sizes", "halo", "from PyTorch, levels", "tiles, levels")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="limit for each conversion")
-    parser.add_argument("--only", help="architectures, with commas between them")
+    parser.add_argument("--only", help="labels of networks, with ; between them")
+    parser.add_argument(
+        "--weights", action="append", default=[], metavar="LABEL=FILE", help="files of weights"
+    )
     arguments = parser.parse_args()
     foreign.SECONDS = arguments.seconds
-    only = arguments.only.split(",") if arguments.only else None
-    print("| architecture | its ONNX | halo | multiples |\n| --- | --- | --- | --- |")
-    for support in spandrel.MAIN_REGISTRY.architectures():
-        name = support.architecture.name
-        if only is None or name in only:
-            print(f"| {name} | {' | '.join(row(support.architecture))} |", flush=True)
+    labels = list(NETWORKS) if arguments.only is None else arguments.only.split(";")
+    warnings.simplefilter("ignore")
+    print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")
+    refused = converted = 0
+    for label in filter(None, labels):
+        row = row_of_network(label, NETWORKS[label])
+        converted, refused = converted + row.converted, refused + (not row.converted)
+        print(row, flush=True)
+    for given in arguments.weights:
+        label, _, path = given.partition("=")
+        row = row_of_file(label, Path(path))
+        converted, refused = converted + row.converted, refused + (not row.converted)
+        print(row, flush=True)
+    known = {support.architecture.id for support in spandrel.MAIN_REGISTRY.architectures()}
+    tried = {small.folder for small in NETWORKS.values()}
+    print(f"\n{converted} networks converted, {refused} refused; {len(known)} architectures known")
+    if missing := known - tried:
+        print(f"without a row: {', '.join(sorted(missing))}")
 
 
-def row(architecture: Any) -> tuple[str, str, str]:  # noqa: ANN401 - spandrel's
-    """Return what became of one architecture, its halo and its multiples."""
-    reasons = []
-    for network in networks_of(architecture):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "w.pth"
-            torch.save(network.state_dict(), path)
-            try:
-                made = deployment_of(path, Origin("x", "unknown"))
-            except SrganEdgeError as refusal:
-                reasons.append(str(refusal).partition(": ")[2].replace("|", "/")[:160])
-                continue
-        spec = made.spec.foreign
-        assert spec is not None
-        size = f"squares of {spec.window_px} px" if spec.window_px else "any size"
-        how = "traced" if spec.is_traced else "measured"
-        if spec.whole_frames:
-            how += ", tiles differ"
-        return f"x{made.spec.scale}, {size}", f"{spec.halo_px} px, {how}", f"{spec.multiple}"
-    return f"refused: {reasons[-1] if reasons else 'cannot be made with its defaults'}", "", ""
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    label: str
+    converted: bool
+    cells: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"| {self.label} | {' | '.join(self.cells)} |"
 
 
-def networks_of(architecture: Any) -> Iterator[nn.Module]:  # noqa: ANN401
-    """Yield a small network of the architecture, then one with its defaults, where that works."""
+def row_of_network(label: str, small: Small) -> Row:
+    """Return what became of a network with random weights."""
     started = time.monotonic()
-    for kind in classes_of(architecture):
-        parameters = inspect.signature(kind).parameters
-        needed = {name for name, it in parameters.items() if it.default is inspect.Parameter.empty}
-        small = {name: value for name, value in SMALL.items() if name in parameters}
-        least = {name: value for name, value in small.items() if name in needed}
-        for options in (OPTIONS.get(architecture.name, small), least):
-            torch.manual_seed(0)
-            try:
-                network = kind(**options)
-            except Exception:
-                continue
-            if time.monotonic() - started < INSTANTIATION_SECONDS:
-                yield network
+    with contextlib.redirect_stdout(io.StringIO()):
+        network = small.made()
+        descriptor = spandrel.ModelLoader().load_from_state_dict(network.state_dict())
+    if time.monotonic() - started > INSTANTIATION_SECONDS:
+        return refusal(label, f"not tried: takes more than {INSTANTIATION_SECONDS} s to make")
+    if isinstance(descriptor, spandrel.ImageModelDescriptor):
+        run = descriptor._call_fn
+        model: Any = descriptor.model.eval()
+        if descriptor.purpose != "FaceSR":
+            enliven(model, lambda lr: run(model, lr), descriptor.input_channels)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w.pth"
+        torch.save(descriptor.model.state_dict(), path)
+        return row_of_file(label, path)
 
 
-def classes_of(architecture: Any) -> list[type[nn.Module]]:  # noqa: ANN401
-    for base in getattr(type(architecture), "__orig_bases__", ()):
-        for kind in get_args(base):
-            kinds = get_args(kind) or (kind,)
-            found = [it for it in kinds if inspect.isclass(it) and issubclass(it, nn.Module)]
-            if found:
-                return found
-    module = importlib.import_module(type(architecture).__module__)
-    return [
-        it
-        for it in vars(module).values()
-        if inspect.isclass(it) and issubclass(it, nn.Module) and it.__module__ != "torch.nn"
-    ]
+def row_of_file(label: str, path: Path) -> Row:
+    """Return what became of a file of weights."""
+    try:
+        made = deployment_of(path, Origin("x", "unknown"))
+    except SrganEdgeError as error:
+        return refusal(label, str(error).partition(": ")[2])
+    spec = made.spec.foreign
+    assert spec is not None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    descriptor: Any = spandrel.ModelLoader().load_from_state_dict(state)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "m.onnx").write_bytes(made.content)
+        photo = read_pixels(PHOTO)
+        side = spec.window_px
+        shape = (side, side) if side else WHOLE_PX
+        image = bicubic.resize(photo, *shape)
+        large = bicubic.resize(photo, *TILED_PX)
+        expected, expected_large = (reference(descriptor, it) for it in (image, large))
+        apart, tiles = [], []
+        for kind in (it for it in KINDS.values() if it.suffix == ".onnx" and it.installed):
+            with kind.open(Path(folder) / "m.onnx", "cpu", True, 1) as engine:
+                apart.append(levels(engine.upscale(image[None])[0], expected))
+                if not tiles:
+                    tile = "auto" if side else TILE_PX
+                    tiled = FrameUpscaler(engine, Tiling(tile=tile)).upscale(large)
+                    tiles.append(levels(tiled, expected_large))
+    cells = (f"x{made.spec.scale}", sizes(spec), halo(spec, made.spec.auto_halo_px))
+    return Row(label, True, (*cells, " / ".join(map(str, apart)), str(tiles[0])))
+
+
+@torch.inference_mode()
+def reference(descriptor: Any, image: Pixels) -> Pixels:  # noqa: ANN401 - spandrel's
+    """Return what spandrel makes of an image: uint8 [H, W, 3] to uint8 [sH, sW, 3]."""
+    lr: Floats = image.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+
+    def network(values: Floats) -> Floats:
+        result: Floats = descriptor(torch.from_numpy(values)).numpy()
+        return result
+
+    scale = descriptor.scale
+    sr = enlarged_by_luma(network, lr, scale) if descriptor.input_channels == 1 else network(lr)
+    made: Pixels = (sr[0].clip(0, 1) * 255 + 0.5).transpose(1, 2, 0).astype(np.uint8)
+    return made
+
+
+def levels(one: Pixels, other: Pixels) -> int:
+    return int(np.abs(one.astype(int) - other).max())
+
+
+def sizes(spec: Foreign) -> str:
+    if spec.window_px:
+        return f"squares of {spec.window_px} px"
+    return f"multiples of {spec.multiple} px" if spec.multiple > 1 else "any"
+
+
+def halo(spec: Foreign, halo_px: int) -> str:
+    if spec.whole_frames:
+        return f"{halo_px} px do not suffice"
+    if spec.is_traced:
+        return f"{halo_px} px; reach {spec.radius_px} px"
+    return f"{halo_px} px, measured"
+
+
+def refusal(label: str, reason: str) -> Row:
+    reason = reason.replace("|", "/").replace("\n", " ")[:160]
+    return Row(label, False, ("refused: " + reason, *[""] * (len(HEADINGS) - 2)))
 
 
 if __name__ == "__main__":

@@ -9,29 +9,27 @@ All are opened and warmed up before; every round runs all of them. It prints fra
 CPU time of a frame, and how many times as fast as (b) each is: medians of the rounds with extremes.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import av
+import harness
 import numpy as np
 
-from srgan_edge import __version__
+from srgan_edge.bench.results import Spread
 from srgan_edge.bench.subject import EndToEnd, demo_frames
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.export.float_onnx import float_onnx_from_checkpoint
 from srgan_edge.jobs.plan import Options
-from srgan_edge.machine import processor_name
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
@@ -45,20 +43,16 @@ Upscale = Callable[[Pixels], Pixels]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("-n", "--model", default="srgan-x4")
     parser.add_argument("--size", default="320x180", help="width and height of the clip")
     parser.add_argument("--frames", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     record = measure(arguments.model, (width, height), arguments.frames, arguments.rounds)
     print_table(record)
-    line = json.dumps(record)
-    if arguments.out:
-        arguments.out.write_text(line + "\n")
-    print(line)
+    harness.publish(record, arguments.out)
 
 
 def measure(model: str, size: tuple[int, int], number: int, rounds: int) -> dict[str, Any]:
@@ -75,35 +69,23 @@ def measure(model: str, size: tuple[int, int], number: int, rounds: int) -> dict
         for upscale in (*loops.values(), opened.upscaler.upscale):
             upscale(frames[0])  # warm-up
 
-        def run_ours() -> None:
-            ours.run()
-
-        runs: dict[str, Callable[[], None]] = {
+        runs: dict[str, Callable[[], object]] = {
             name: lambda upscale=upscale: run_loop(folder, upscale)
             for name, upscale in loops.items()
         }
-        runs["srgan-edge"] = run_ours
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        cpu_seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(rounds):
-            for name, run in runs.items():
-                started, cpu_started = time.perf_counter(), cpu_time()
-                run()
-                seconds[name].append((time.perf_counter() - started) / number)
-                cpu_seconds[name].append((cpu_time() - cpu_started) / number)
-                print(f"turn {turn + 1}: {name} {seconds[name][-1]:.3f} s a frame", file=sys.stderr)
+        runs["srgan-edge"] = ours.run
+        turns = harness.in_turns(runs, rounds)
+    seconds = {name: [turn.seconds / number for turn in it] for name, it in turns.items()}
     return {
-        "version": __version__,
-        "machine": f"{processor_name()}, {cores} cores",
         "model": model,
         "size": "{}x{}".format(*size),
         "engine": f"{engine.name}, {engine.arithmetic}",
         "seconds_a_frame": seconds,
-        "cpu_seconds_a_frame": cpu_seconds,
+        "cpu_seconds_a_frame": {
+            name: [turn.cpu_seconds / number for turn in it] for name, it in turns.items()
+        },
         "times_the_tiled_loop": {
-            name: summary(
-                [theirs / own for theirs, own in zip(seconds[TILED_LOOP], it, strict=True)]
-            )
+            name: asdict(Spread.of([a / b for a, b in zip(seconds[TILED_LOOP], it, strict=True)]))
             for name, it in seconds.items()
         },
     }
@@ -189,22 +171,8 @@ def run_loop(folder: Path, upscale: Upscale) -> None:
         out.mux(stream.encode(None))
 
 
-def cpu_time() -> float:
-    """Return the CPU time of this process and of its children that ended, in seconds."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "low": round(min(values), 3),
-        "high": round(max(values), 3),
-    }
-
-
 def print_table(record: dict[str, Any]) -> None:
-    print(f"{record['model']}, {record['size']}, {record['engine']}; {record['machine']}")
+    print(f"{record['model']}, {record['size']}, {record['engine']}")
     rounds = len(record["seconds_a_frame"]["srgan-edge"])
     print(f"medians of {rounds} turns  frames/s  CPU s a frame   times the tiled loop")
     for name, times in record["seconds_a_frame"].items():

@@ -9,24 +9,21 @@ alternate, and the median counts, because a machine's speed drifts. It prints a 
 of JSON.
 """
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
+import harness
 
-from srgan_edge import __version__
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
-from srgan_edge.machine import processor_name
 from srgan_edge.model.library import find_model
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import FrameUpscaler
@@ -40,8 +37,6 @@ DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
 class Result:
     """The result that is printed and stored."""
 
-    version: str
-    machine: str
     clip: str
     frames: int
     model: str
@@ -57,22 +52,18 @@ class Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("-n", "--model", default="edge-x4")
     parser.add_argument("--clip", type=Path, default=DEMO_CLIP)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--tile", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     result = measure(
         arguments.model, arguments.clip, arguments.engine, arguments.tile, arguments.rounds
     )
     print_table(result)
-    line = json.dumps(asdict(result))
-    if arguments.out:
-        arguments.out.write_text(line + "\n")
-    print(line)
+    harness.publish(asdict(result), arguments.out)
 
 
 def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int) -> Result:
@@ -80,7 +71,6 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         frames = [item.pixels for item in reader if isinstance(item, Frame)]
         size = f"{reader.info.width}x{reader.info.height}"
     choice = choose_engine(find_model(model), engine_name)
-    engine_fps: list[float] = []
     end_to_end: list[tuple[float, float]] = []
     with (
         open_engine(choice, slots=video_slots()) as engine,
@@ -91,18 +81,20 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         upscaler.upscale(frames[0])  # compile
         fourfold = repeated(clip, 4, Path(folder) / "fourfold.mp4")
         _, peak_mb = run_command(clip, choice, tile_px, Path(folder))
-        for _ in range(rounds):
-            started = time.perf_counter()
-            deque(executor.map(upscaler.upscale, 2 * frames), maxlen=0)
-            engine_fps.append(2 * len(frames) / (time.perf_counter() - started))
-            end_to_end.append(run_command(fourfold, choice, tile_px, Path(folder)))
+        turns = harness.in_turns(
+            {
+                "engine": lambda: deque(executor.map(upscaler.upscale, 2 * frames), maxlen=0),
+                "command": lambda: end_to_end.append(
+                    run_command(fourfold, choice, tile_px, Path(folder))
+                ),
+            },
+            rounds,
+        )
         info = engine.info
     fps = statistics.median(fps for fps, _ in end_to_end)
     peak_mb_4x = statistics.median(peak for _, peak in end_to_end)
-    engine_alone = statistics.median(engine_fps)
+    engine_alone = statistics.median(2 * len(frames) / turn.seconds for turn in turns["engine"])
     return Result(
-        version=__version__,
-        machine=f"{processor_name()}, {os.cpu_count()} cores",
         clip=f"{clip.name} {size}",
         frames=len(frames),
         model=info.spec.name,
@@ -157,7 +149,7 @@ def repeated(clip: Path, times: int, path: Path) -> Path:
 
 def print_table(result: Result) -> None:
     print(f"{result.model} on {result.engine}; {result.clip}, {result.frames} frames")
-    print(f"{result.machine}; median of {result.rounds} rounds")
+    print(f"median of {result.rounds} rounds")
     print(f"  engine alone   {result.engine_fps:8.2f} fps")
     print(f"  end to end     {result.end_to_end_fps:8.2f} fps   ratio {result.ratio:.3f}")
     print(f"  peak memory    {result.peak_mb:8.1f} MB")

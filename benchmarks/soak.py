@@ -8,9 +8,7 @@ and must report that it can resume. Then a video is upscaled by processes that a
 moments, again and again, and every finished video must have the same bytes.
 """
 
-import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,12 +17,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import harness
 import numpy as np
 import psutil
 from pipeline import DEMO_CLIP, repeated
-
-from srgan_edge import __version__
-from srgan_edge.machine import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -40,8 +36,6 @@ SETTLED = 1 / 3
 class Result:
     """The result that is printed and stored."""
 
-    version: str
-    machine: str
     model: str
     minutes: float
     frames: int
@@ -62,11 +56,10 @@ class Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("-n", "--model", default="edge-x4")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         frames, samples, stop_seconds = soak(arguments.model, arguments.minutes, Path(folder))
@@ -76,8 +69,6 @@ def main() -> None:
     settled = samples[round(len(samples) * SETTLED) :]
     slope, _ = np.polyfit(settled[:, 0], settled[:, 1], 1)
     result = Result(
-        version=__version__,
-        machine=f"{processor_name()}, {os.cpu_count()} cores",
         model=arguments.model,
         minutes=arguments.minutes,
         frames=frames,
@@ -90,10 +81,7 @@ def main() -> None:
         videos=killed.videos,
         resumed=killed.resumed,
     )
-    line = json.dumps(asdict(result))
-    if arguments.out:
-        arguments.out.write_text(line + "\n")
-    print(line)
+    harness.publish(asdict(result), arguments.out)
 
 
 def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, float]":

@@ -9,8 +9,6 @@ wait for crops. It prints a table, then one line of JSON.
 
 import argparse
 import dataclasses
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
 from PIL import Image
@@ -72,7 +71,7 @@ class Stopwatch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("--recipe", default="srgan")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
@@ -174,13 +173,16 @@ def print_rows(rows: list[Speed], given: argparse.Namespace) -> None:
             f"{row.data_share:.2%}",
         )
     Console(highlight=False).print(table)
-    machine = {
-        "device": where,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-    }
-    print(json.dumps(machine | {"recipe": given.recipe, "rows": [asdict(row) for row in rows]}))
+    harness.publish(
+        {
+            "device": where,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "recipe": given.recipe,
+            "rows": [asdict(row) for row in rows],
+        },
+        given.out,
+    )
 
 
 def _wait_for(session: Session) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -146,8 +146,8 @@ def deployment_of(
                     continue
                 graph = onnx.ModelProto.FromString(read_at_most(target, MAX_BYTES))
                 try:
-                    model = wrapped(graph, found.scale, sizes)
-                    made = _described(model, found.architecture, found.scale, sizes, origin)
+                    model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
+                    made = _described(model, found, sizes, origin)
                 except (ModelRefused, onnx.checker.ValidationError, ValueError) as refusal:
                     reasons.append(str(refusal).splitlines()[0][:200])
                     continue
@@ -175,12 +175,12 @@ def deployment_of_graph(path: Path, origin: Origin) -> Deployment:
     """
     from srgan_edge.export.foreign_onnx import float_graph_of
 
-    graph, scale, sizes = float_graph_of(path)
+    graph, found, sizes = float_graph_of(path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            model = wrapped(graph, scale, sizes)
-            made = _described(model, "ONNX", scale, sizes, origin)
+            model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
+            made = _described(model, found, sizes, origin)
         except (onnx.checker.ValidationError, ValueError) as error:
             raise ModelRefused(f"{path}: {str(error).splitlines()[0][:200]}") from None
         with _engine(made.content, folder) as engine:
@@ -270,8 +270,19 @@ def measured_halo_px(engine: Engine, scale: int, multiple: int, window_px: int) 
     return best, levels
 
 
+class _Described(Protocol):
+    """Facts for the spec that the graph in deployment form does not show."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def scale(self) -> int: ...
+    @property
+    def is_luma(self) -> bool: ...
+
+
 def _described(
-    model: onnx.ModelProto, architecture: str, scale: int, sizes: Sizes, origin: Origin
+    model: onnx.ModelProto, found: _Described, sizes: Sizes, origin: Origin
 ) -> Deployment:
     """Return the graph with a spec that states what it needs, checked as any file is.
 
@@ -279,7 +290,9 @@ def _described(
         ModelRefused: it needs too much, or does more than compute.
     """
     side = sizes.window_px
-    costs = [cost_at(model, *probe, scale) for probe in ([(side, side)] if side else PROBES_PX)]
+    costs = [
+        cost_at(model, *probe, found.scale) for probe in ([(side, side)] if side else PROBES_PX)
+    ]
     for cost in costs:
         if isinstance(cost, str):
             raise ModelRefused(cost)
@@ -292,9 +305,16 @@ def _described(
         multiple=sizes.multiple,
         window_px=side,
         source=origin.source,
+        is_luma=found.is_luma,
     )
     spec = ModelSpec(
-        origin.name, architecture, 0, 0, scale=scale, licence=origin.licence, foreign=foreign
+        origin.name,
+        found.architecture,
+        channels=0,
+        blocks=0,
+        scale=found.scale,
+        licence=origin.licence,
+        foreign=foreign,
     )
     content = with_spec(model, spec)
     with tempfile.TemporaryDirectory() as folder:

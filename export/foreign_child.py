@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.export.convert import state_in
+from srgan_edge.export.luma import Floats, enlarged_by_luma
+from srgan_edge.export.prelu_srgan import register
 from srgan_edge.export.wrapper import OPSET, Sizes
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import Parent
@@ -32,6 +34,8 @@ MAX_SIDE_PX = 1 << 12
 
 MAX_NUMBER = 1000
 """Limit on the numbers in names of tensors: a network is made with as many layers."""
+
+register()
 
 torch.cpu._is_avx512_bf16_supported()  # asks for the processor, which the sandbox hides later
 
@@ -46,6 +50,8 @@ class Found:
     least_px: int
     is_square: bool
     """It takes squares only, or has attention windows, whose graph is for one size."""
+    is_luma: bool
+    """It has one channel."""
     parameters: int
     taken: str
     """Keys in the file under which the weights lay, with dots between them."""
@@ -78,13 +84,14 @@ def serve(parent: Parent, _: object) -> None:
 
 
 class _Network(nn.Module):
-    """The float network: [N, 3, H, W] in [0, 1] to [N, 3, sH, sW]."""
+    """The float network: [N, C, H, W] in [0, 1] to [N, C, sH, sW], RGB or luma."""
 
     def __init__(self, descriptor: spandrel.ImageModelDescriptor) -> None:
         super().__init__()
         self.training = False
         self.network = _prepared(descriptor.model)
         self.scale = descriptor.scale
+        self.channels = descriptor.input_channels
         self._call: Any = descriptor._call_fn
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -99,9 +106,17 @@ class _Network(nn.Module):
             height, width = lr.shape[2:]
             missing = [sizes.taken(side) - side for side in (width, height)]
             lr = F.pad(lr, (0, missing[0], 0, missing[1]), mode="replicate")
-            sr = self(lr)[..., : self.scale * height, : self.scale * width]
+            sr = self._of_luma(lr) if self.channels == 1 else self(lr)
+            sr = sr[..., : self.scale * height, : self.scale * width]
             made.append((sr.clamp(0, 1) * 255 + 0.5).permute(0, 2, 3, 1).to(torch.uint8))
         return torch.cat(made).contiguous()
+
+    def _of_luma(self, lr: Tensor) -> Tensor:
+        def network(luma: Floats) -> Floats:
+            result: Floats = self(torch.from_numpy(luma)).numpy()
+            return result
+
+        return torch.from_numpy(enlarged_by_luma(network, lr.numpy(), self.scale))
 
 
 def _refusing(work: Any) -> Any:  # noqa: ANN401 - what `work` returns
@@ -135,17 +150,30 @@ def _opened(path: Path, wanted: str) -> tuple[Found, _Network]:
         raise ModelRefused(f"{name} needs a mask beside the image")
     if descriptor.purpose == "FaceSR":
         raise ModelRefused(f"{name} restores faces that are cut out and aligned, not images")
-    channels = descriptor.input_channels, descriptor.output_channels
-    if channels != (3, 3):
-        raise ModelRefused(f"{name} has {channels[0]} channels in, {channels[1]} out; possible: 3")
+    channels: tuple[int, int] = (descriptor.input_channels, descriptor.output_channels)
+    if channels[0] != channels[1] or channels[0] not in (1, 3):
+        raise ModelRefused(
+            f"{name} has {channels[0]} channels in and {channels[1]} out; possible: 3 of RGB, or "
+            "1 of luma"
+        )
     if not 1 <= descriptor.scale <= MAX_SCALE:
         raise ModelRefused(f"{name} enlarges {descriptor.scale} times; possible: 1 to {MAX_SCALE}")
     network = _Network(descriptor).requires_grad_(False)
     needed = descriptor.size_requirements
     attends = any(re.search("Attention|Swin", type(it).__name__) for it in network.modules())
     parameters = sum(it.numel() for it in network.parameters())
-    facts = (needed.multiple_of, max(1, needed.minimum), needed.square or attends, parameters)
-    return Found(name, descriptor.scale, *facts, ".".join(taken), tuple(others)), network
+    found = Found(
+        name,
+        descriptor.scale,
+        needed.multiple_of,
+        max(1, needed.minimum),
+        is_square=needed.square or attends,
+        is_luma=channels[0] == 1,
+        parameters=parameters,
+        taken=".".join(taken),
+        others=tuple(others),
+    )
+    return found, network
 
 
 def _prepared(network: nn.Module) -> nn.Module:
@@ -177,12 +205,12 @@ def _unshuffled(x: Tensor, downscale_factor: int) -> Tensor:
 def _traced(network: _Network, sizes: Sizes, target: Path) -> str:
     """Write the float graph to `target`; return why that is impossible, or an empty text."""
     if sizes.window_px:
-        example, free = torch.rand(1, 3, sizes.window_px, sizes.window_px), None
+        example, free = torch.rand(1, network.channels, sizes.window_px, sizes.window_px), None
     else:
         step = sizes.multiple
         least = -(-sizes.least_px // step)
         height, width = (step * max(least, side // step + 1) for side in (17, 39))
-        example = torch.rand(2, 3, height, width)
+        example = torch.rand(2, network.channels, height, width)
         most = MAX_SIDE_PX // step
         dims = [torch.export.Dim(name, min=least, max=most) for name in ("_h", "_w")]
         sides = [step * dim if step > 1 else dim for dim in dims]

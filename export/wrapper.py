@@ -2,7 +2,8 @@
 
 Around float32 [N, 3, H, W] in [0, 1] come the conversions of `Deployment`. A network that only
 takes multiples of a size gets an image whose last pixels are repeated at the right and at the
-bottom, and what they became is cut off.
+bottom, and what they became is cut off. A network of one channel gets the luma of the image, as
+`luma.enlarged_by_luma` defines it.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from srgan_edge.export.luma import CUBIC, TO_CHROMA, TO_LUMA, TO_RGB
 from srgan_edge.model.onnx_graph import inputs_of
 from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
@@ -38,11 +40,14 @@ class Sizes:
         return -(-max(side_px, self.least_px) // self.multiple) * self.multiple
 
 
-def wrapped(model: onnx.ModelProto, scale: int, sizes: Sizes) -> onnx.ModelProto:
+def wrapped(
+    model: onnx.ModelProto, scale: int, sizes: Sizes, *, is_luma: bool = False
+) -> onnx.ModelProto:
     """Return the deployment form, checked by onnx, without metadata.
 
     Args:
-        model: one input, float32 [N, 3, H, W]; one output, [N, 3, sH, sW].
+        model: one input, float32 [N, 3, H, W]; one output, [N, 3, sH, sW]. One channel each if it
+            is for luma.
     """
     (version,) = (it.version for it in model.opset_import if it.domain in ("", "ai.onnx"))
     if version < OPSET:
@@ -57,19 +62,21 @@ def wrapped(model: onnx.ModelProto, scale: int, sizes: Sizes) -> onnx.ModelProto
     parts.nodes.insert(
         0, helper.make_node("Cast", ["pixels"], ["pixels_f32"], to=TensorProto.FLOAT)
     )
-    image = [levels, parts.constant(np.float32(1 / 255))]
+    values = parts.node("Mul", [levels, parts.constant(np.float32(1 / 255))])
     size = ""
     if pads:
-        values = parts.node("Mul", image)
         size = parts.node("Shape", ["pixels"], start=1, end=3)
         missing = parts.node("Sub", [_rounded_up(parts, size, sizes), size])
         none = parts.constant(np.zeros(2, np.int64))
         ends = parts.node("Concat", [none, none, none, missing], axis=0)
-        parts.nodes.append(helper.make_node("Pad", [values, ends], [source], mode="edge"))
-    else:
-        parts.nodes.append(helper.make_node("Mul", image, [source]))
+        values = parts.node("Pad", [values, ends], mode="edge")
+    chroma = ""
+    if is_luma:
+        chroma = parts.mix(values, TO_CHROMA)
+        values = parts.mix(values, TO_LUMA)
     before, parts.nodes = parts.nodes, []
-    result = target
+    before[-1].output[0] = source
+    result = _with_chroma(parts, target, chroma, scale) if is_luma else target
     if pads:
         whole = parts.node("Mul", [size, parts.constant(np.int64(scale))])
         start, axes = (parts.constant(np.array(it, np.int64)) for it in ([0, 0], [2, 3]))
@@ -125,10 +132,25 @@ class _Parts:
         self.nodes.append(helper.make_node(operation, inputs, [name], **attributes))
         return name
 
+    def mix(self, image: str, matrix: NDArray[np.float32]) -> str:
+        """Return the channels multiplied by a matrix, as a convolution."""
+        return self.node("Conv", [image, self.constant(matrix[..., None, None])])
+
     def constant(self, value: np.generic | NDArray[Any]) -> str:
         name = f"wrapper_constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
+
+
+def _with_chroma(parts: _Parts, luma: str, chroma: str, scale: int) -> str:
+    """Return RGB from the enlarged luma and the chroma of the small image."""
+    low, high = (parts.constant(np.float32(it)) for it in (0, 1))
+    luma = parts.node("Clip", [luma, low, high])
+    if scale > 1:
+        factors = parts.constant(np.array([1, 1, scale, scale], np.float32))
+        options = {"mode": "cubic", "cubic_coeff_a": CUBIC}
+        chroma = parts.node("Resize", [chroma, "", factors], **options)
+    return parts.mix(parts.node("Concat", [luma, chroma], axis=1), TO_RGB)
 
 
 def _rounded_up(parts: _Parts, size: str, sizes: Sizes) -> str:

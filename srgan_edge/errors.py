@@ -133,6 +133,17 @@ def lacks_memory(error: BaseException) -> bool:
     )
 
 
+def file_failed(error: OSError) -> "InputRefused | OutputFailed":
+    """Return our error for one of the system's that names a file, such as a name that is too long.
+
+    It is for the end of a command: whoever knows what the file is for says it better.
+    """
+    name = os.fsdecode(error.filename)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return OutputFailed(f"cannot write {name}: {error.strerror}; name another place")
+    return InputRefused(f"{name}: {error.strerror}; check the name and the rights on its folders")
+
+
 def causes_of(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, and those that led to it."""
     behind: BaseException | None = error

@@ -170,23 +170,32 @@ def refuse_replacing(
     """Refuse a result that would replace a file without having been told to, or an input ever.
 
     Args:
-        inputs: files that the command reads.
+        inputs: files that the command reads, and folders whose files it reads.
         option: what names another place, for error messages.
 
     Raises:
         UsageError: `path` is one of the inputs, or exists and `overwrite` is false.
-        OutputFailed: the name is impossible, or its folder is not accessible.
+        OutputFailed: the name is impossible or that of a folder, or its folder is not accessible.
     """
     wanted = identity_of(path)
-    if any(identity_of(source) == wanted for source in inputs):
+    if any(identity_of(file) == wanted for source in inputs for file in _files_at(source)):
         raise UsageError(f"{path} is an input itself; name another file with {option}")
     try:
+        if path.is_dir():  # which --overwrite replaces neither
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
         if is_taken(path) and not overwrite:
             raise UsageError(
                 f"{path} exists; type --overwrite to replace it, or name another file with {option}"
             )
     except OSError as error:
         raise output_failed(path, error, option) from error
+
+
+def _files_at(place: Path) -> Iterator[Path]:
+    """Yield a file, or every file below a folder."""
+    yield place
+    for folder, _, names in os.walk(place):
+        yield from (Path(folder, name) for name in names)
 
 
 def partial_result(path: Path, number: int = 1) -> Path:

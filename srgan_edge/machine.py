@@ -170,6 +170,15 @@ def refuse_too_little(least_bytes: int) -> None:
             raise HostMemoryExhausted
 
 
+def address_space_was_short(least_bytes: int) -> bool:
+    """Return True if `ulimit -v` ever left this process less address space than `least_bytes`."""
+    if not address_space_is_limited():
+        return False
+    status = Path("/proc/self/status").read_text().splitlines()
+    (peak_kib,) = (int(line.split()[1]) for line in status if line.startswith("VmPeak:"))
+    return resource.getrlimit(resource.RLIMIT_AS)[0] < (peak_kib << 10) + least_bytes
+
+
 def save_address_space() -> None:
     """Under `ulimit -v`, let all threads allocate from two arenas, as each reserves 64 MiB."""
     if address_space_is_limited():

@@ -17,6 +17,7 @@ from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
+from srgan_edge.jobs.size import Source
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
@@ -132,7 +133,11 @@ def _suited(
 
 @contextmanager
 def open_upscaler(
-    options: Options, say: Callable[[str], None], slots: int, choice: Choice | None = None
+    options: Options,
+    say: Callable[[str], None],
+    slots: int,
+    choice: Choice | None = None,
+    shared: Callable[[Engine], Engine] = lambda engine: engine,
 ) -> Iterator[Opened]:
     """Open the model and engine that `options` name; close it, and spare engines, at the end.
 
@@ -140,6 +145,7 @@ def open_upscaler(
         say: called with a line for the user whenever the engine had to be changed.
         slots: number of frames to upscale at once.
         choice: the engine, if it was chosen already.
+        shared: returns the engine that upscales for several callers at once.
 
     Raises:
         SrganEdgeError: no such model or engine, or impossible options.
@@ -151,7 +157,7 @@ def open_upscaler(
         def open_one(chosen: Choice, fp32: bool = options.fp32) -> Engine:
             return opened.enter_context(open_engine(chosen, fp32=fp32, slots=slots))
 
-        engine, spare = open_one(first), spare_for(first, files)
+        engine, spare = shared(open_one(first)), spare_for(first, files)
         upscaler = FrameUpscaler(
             engine,
             options.tiling,
@@ -289,12 +295,20 @@ def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[
     }
 
 
+def _factor_of_image(job: Job, images: ImageProcess, options: Options) -> float | None:
+    """Return the factor that was asked for, for which the size of the image may be needed."""
+    if options.size is None:
+        return options.outscale
+    with images.open(job.source) as reader:
+        return options.factor(Source(reader.width, reader.height))
+
+
 def _upscale_image(
     job: Job, upscaler: FrameUpscaler, images: ImageProcess, options: Options, reporter: Reporter
 ) -> tuple[int, tuple[int, int]]:
-    enlargement = options.outscale or upscaler.scale
+    enlargement = _factor_of_image(job, images, options) or upscaler.scale
     with images.open(job.source, enlargement) as reader:
-        size = options.final_size(reader.width, reader.height, upscaler.scale)
+        size = options.final_size(Source(reader.width, reader.height), upscaler.scale)
         like = reader.rows(0, 0)
         refuse_unwritable(
             job.target,

@@ -1,13 +1,15 @@
 """Choose the model for `-n auto`: by the device, the kind of source and how it was compressed."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from srgan_edge.engines import choose_engine
-from srgan_edge.errors import SrganEdgeError
+from srgan_edge.errors import SrganEdgeError, UsageError
 from srgan_edge.image.coding import Coding
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Kind, Options
+from srgan_edge.jobs.size import Source
 from srgan_edge.model.library import bundled_models, find_model, registered_models
 from srgan_edge.transcode.work_folder import begun_with
 from srgan_edge.video.endpoint import Address
@@ -59,9 +61,9 @@ def suited_to_job(job: Job, options: Options, images: ImageProcess) -> Suited:
     is_file = job.kind == "video" and not job.is_stream
     if is_file and not options.restart and begun_with(job.target) in bundled_models():
         return Suited(str(begun_with(job.target)), "as in the run that is resumed")
-    coding, on_gpu = _coding_of(job, options, images), is_on_gpu(options)
-    scale = SCALE if options.outscale is None else options.outscale
-    return suited_to(job.kind, coding, scale, on_gpu=on_gpu)
+    (coding, source), on_gpu = _read(job, options, images), is_on_gpu(options)
+    scale = options.outscale if source is None else _factor(options, source)
+    return suited_to(job.kind, coding, SCALE if scale is None else scale, on_gpu=on_gpu)
 
 
 def is_on_gpu(options: Options) -> bool:
@@ -84,16 +86,23 @@ def _model_of(scale: float) -> str | None:
     return next((name for name in known if name.endswith(f"-x{scale:g}")), None)
 
 
-def _coding_of(job: Job, options: Options, images: ImageProcess) -> Coding:
+def _factor(options: Options, source: Source) -> float | None:
+    with suppress(UsageError):  # raised again, and with all its advice, by the job itself
+        return options.factor(source)
+    return None
+
+
+def _read(job: Job, options: Options, images: ImageProcess) -> tuple[Coding, Source | None]:
+    """Return how a source was compressed, and its sides, if it can be read more than once."""
     if isinstance(job.inlet, Address):
-        return Coding("a stream from the network", True)
+        return Coding("a stream from the network", True), None
     if job.inlet is not None:
-        return Coding("a pipe", False)
+        return Coding("a pipe", False), None
     try:
         if job.kind == "image":
             with images.open(job.source) as image:
-                return image.coding
+                return image.coding, Source(image.width, image.height)
         with IsolatedReader(job.source, **options.reading) as reader:
-            return coding_of_video(reader.info)
+            return coding_of_video(reader.info), Source.of_video(reader.info)
     except (SrganEdgeError, OSError):
-        return Coding("unreadable", False)
+        return Coding("unreadable", False), None

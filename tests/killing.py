@@ -44,10 +44,10 @@ def kill_again_and_again(
     whole = target.with_stem("whole")
     began = time.monotonic()
     assert _run(source, whole, steady).wait() == 0
-    seconds = time.monotonic() - began  # on a busy machine, kills come later
+    seconds = time.monotonic() - began
+    segment = target.with_name(f"{target.name}.partial") / "segment-000000.nut"
     while done.kills < kills:
-        work = target.with_name(target.name + ".partial")
-        done.resumed += (work / "segment-000000.nut").exists()
+        done.resumed += segment.exists()
         process = _run(source, target, steady)
         try:
             code = process.wait(chance.uniform(0.3, 1.0) * seconds)
@@ -55,6 +55,10 @@ def kill_again_and_again(
             process.send_signal(signal.SIGKILL)
             code = process.wait()
             done.kills += 1
+            if not (segment.exists() or target.exists()):  # the machine is busier than it was
+                seconds *= 1.2
+        else:
+            seconds *= 0.9
         assert code in (0, -signal.SIGKILL), code
         if target.exists():  # a process can be killed after publishing its video
             assert target.read_bytes() == whole.read_bytes(), f"after {done}"

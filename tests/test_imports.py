@@ -38,6 +38,8 @@ ROOMS = {
     "live": ("video", "jobs"),
     # Measures what is above.
     "bench": ("video", "image", "model", "isolation", "jobs", "engines"),
+    # Jobs over HTTP, each an `upscale` command.
+    "serve": ("video", "image", "model", "isolation", "jobs", "engines", "compare"),
     # The other folders of the checkout.
     "train": ("video", "image", "model", "engines", "evaluation"),
     "export": ("image", "model", "isolation", "engines", "evaluation"),
@@ -52,6 +54,7 @@ HEART = {
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
+    "client": ("serve",),
     "__main__": ("cli",),
 }
 """The packages that modules of the heart may import; those not named import the heart alone."""
@@ -59,9 +62,10 @@ HEART = {
 UPPER_HEART = {
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
     "pipeline": ("transcode", "live"),
-    "suited": ("cli",),
-    "run": ("bench", "cli"),
-    "api": ("cli",),
+    "suited": ("serve", "cli"),
+    "run": ("bench", "serve", "cli"),
+    "api": ("serve", "cli"),
+    "client": ("cli",),
 }
 """Modules of the heart that only these packages, and the heart, may import."""
 
@@ -83,6 +87,12 @@ OWNERS = {
     "piq": (),
     "safetensors": ("srgan_edge.model.checkpoint",),
     "onnx": (),
+    "fastapi": ("srgan_edge.serve",),
+    "starlette": ("srgan_edge.serve",),
+    "uvicorn": ("srgan_edge.serve.server",),
+    "h11": ("srgan_edge.serve.server",),
+    "python_multipart": ("srgan_edge.serve.uploads",),
+    "prometheus_client": ("srgan_edge.serve.metrics",),
     "pycuda": ("srgan_edge.kernels.pycuda",),
     "cuda": ("srgan_edge.kernels.cuda_bindings",),
     "cv2": ("srgan_edge.motion",),

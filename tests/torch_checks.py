@@ -285,7 +285,7 @@ def test_failures_on_the_gpu_fall_back(upscale, monkeypatch, trouble, line):
     [
         ({"pixel_format": "yuv420p10le"}, [], "NVDEC returned h264 in p010le, not in NV12"),
         ({"pixel_format": "yuv444p"}, [], "NVDEC returned h264 in yuv444p, not in NV12"),
-        ({}, ["--outscale", "3"], "--outscale is done there"),
+        ({}, ["--outscale", "3"], "its final size is made there"),
         ({}, ["--deinterlace"], "--deinterlace is done there"),
         ({}, ["--pix-fmt", "yuv444p"], "yuv444p is made there"),
     ],

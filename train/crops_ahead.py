@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srgan_edge.train.photos import Crops, PhotoPack, variants_of
+from srgan_edge.train.photos import Crops, PhotoPack, busiest, variants_of
 
 PIXELS_AHEAD = 1 << 24
 """HR pixels of a block; with the numbers of their places, 11 bytes each."""
@@ -72,7 +72,8 @@ class CropsAhead:
         drawn = [np.random.default_rng((seed, step)).random(shape)[chosen] for step in steps]
         windows = self._windows(self._there(np.stack(drawn).reshape(-1, 4)), side)
         if self._candidates > 1:
-            windows = windows[self._busiest(windows, side)]
+            (lr,) = _gather([pack.lr], windows, side)
+            windows = windows[busiest(lr, self._candidates)]
         low, places = pack.lr, windows
         if pack.sources is not None:
             drawn = [variants_of(pack.variants, seed, step, indices) for step in steps]
@@ -108,17 +109,6 @@ class CropsAhead:
             left=(across * (width - side + 1)).long(),
             turn=(turns * 8).long(),
         )
-
-    def _busiest(self, windows: _Windows, side: int) -> Tensor:
-        """int64 [N / candidates]: the number of the first of the busiest of each group."""
-        lr = _gather([self._pack.lr], windows, side)[0].to(torch.int16)
-        steps = [(lr[..., 1:] - lr[..., :-1]).abs(), (lr[:, :, 1:] - lr[:, :, :-1]).abs()]
-        busy = torch.stack([step.sum((1, 2, 3), dtype=torch.int64) for step in steps]).sum(0)
-        count = self._candidates
-        last = count - 1 - torch.arange(count, device=self._device)
-        # A maximum that names its place: `argmax` may return any of several on a GPU.
-        best = count - 1 - (busy.view(-1, count) * count + last).amax(1) % count
-        return count * torch.arange(len(best), device=self._device) + best
 
 
 def _gather(arrays: list[Tensor], windows: _Windows, side: int) -> list[Tensor]:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from srgan_edge.errors import InputRefused, Interrupted, UsageError
 from srgan_edge.signals import stop_signals
 from srgan_edge.train import losses
+from srgan_edge.train.batches import Batch
 from srgan_edge.train.log import RunLog
 from srgan_edge.train.optimizer import Precision
 from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
@@ -25,8 +26,9 @@ from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
 from srgan_edge.train.release import release
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder
-from srgan_edge.train.session import TIME_IS_UP, Batch, Progress, Session
+from srgan_edge.train.session import TIME_IS_UP, Progress, Session
 from srgan_edge.train.state import TrainingState
+from srgan_edge.train.validation import Validation
 
 
 def train(
@@ -102,7 +104,9 @@ def train(
             processes=processes,
             folder=folder,
             log=stack.enter_context(RunLog(run, state.step, say)) if processes.first else None,
-            validation=validation,
+            validation=None
+            if validation is None
+            else Validation(validation, recipe, vgg, processes.device),
             deadline=deadline,
             signals=signals,
             on_progress=on_progress,
@@ -131,7 +135,7 @@ def train(
 def pixel_phase(session: Session) -> None:
     """Fit the generator to the pixels: SRResNet (paper, section 2.2.1)."""
     state, phase = session.state, session.recipe.pixel
-    generator = session.compiled(state.generator)
+    generator = compiled(session, state.generator)
     while session.goes_on(until_step=phase.steps):
         batch = session.batch()
         with session.autocast():
@@ -152,8 +156,8 @@ def adversarial_phase(session: Session) -> None:
     if opponent is None:
         opponent = state.meet_opponent(recipe, session.precision, session.processes)
         session.save()  # a rollback must not lead back into the other phase
-    generator = session.compiled(state.generator)
-    discriminator = session.compiled(opponent.discriminator)
+    generator = compiled(session, state.generator)
+    discriminator = compiled(session, opponent.discriminator)
     while session.goes_on(until_step=first_step + phase.steps):
         step = state.step - first_step
         batch = session.batch()
@@ -224,6 +228,17 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
     if phase.spectrum:
         terms["spectrum"] = losses.spectrum(sr, batch.hr)
     return terms
+
+
+def compiled(session: Session, network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the network compiled as `run.compile` demands, sharing its weights."""
+    mode = session.recipe.run.compile
+    if mode == "none":
+        return network
+    if mode == "inductor":
+        return torch.compile(network)
+    replayed = torch.compile(network, mode="reduce-overhead")
+    return lambda images: replayed(images).clone()  # the next replay overwrites its output
 
 
 def weighted_sum(

@@ -8,20 +8,17 @@ them into memory without reading a photograph.
     teacher-NAME.u8     what a teacher made of lr.u8, in the places of hr.u8
     sources-NAME.u8     each photograph's LR in several variants, as people may have it
 
-`packing` writes the first three. Which files are photographs is `photo_files`'s business, how a
-crop is gathered `windows`'s, what degrades it `degradation`'s.
+`packing` writes the first three, `derived` the others. Which files are photographs is
+`photo_files`'s business, how a crop is gathered `windows`'s, what degrades it `degradation`'s.
 """
 
-import hashlib
 import json
-import os
-import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +26,10 @@ import torch
 from torch import Tensor
 
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.files import output_failed, replace_when_whole, sync
 from srgan_edge.pixels import Pixels
-from srgan_edge.tiling import plan_tiles, upscale_tiled
 from srgan_edge.train.packing import KEY_BYTES, OnProgress, listing_key, pack_photos
 from srgan_edge.train.photo_files import photo_paths
 from srgan_edge.train.windows import Numbers, Windows, gather
-
-TEACHER_TILE_PX = 256
-"""Core of a teacher's tile in LR pixels; smaller photographs go through it whole."""
 
 _VARIANTS_STREAM = 2
 """Keeps the draws of variants apart from those that place the crops, and from `degradation`'s."""
@@ -88,10 +80,10 @@ class PhotoPack:
     lr: Tensor
     """uint8 [P / scale², 3]"""
     teacher: Tensor | None = None
-    """uint8 [P, 3], SR in the places of the HR; see `add_teacher`."""
+    """uint8 [P, 3], SR in the places of the HR; see `derived.add_teacher`."""
     sources: Tensor | None = None
     """uint8 [variants * P / scale², 3], one photograph's variants of `lr` after the other's; see
-    `add_sources`."""
+    `derived.add_sources`."""
     variants: int = 1
     """Number of variants of each photograph in `sources`."""
 
@@ -160,8 +152,8 @@ class PhotoPack:
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
-        hr = _map_array(cache / "hr.u8", key, pixels)
-        lr = _map_array(cache / "lr.u8", key, pixels // scale**2)
+        hr = map_array(cache / "hr.u8", key, pixels)
+        lr = map_array(cache / "lr.u8", key, pixels // scale**2)
         if hr is None or lr is None:
             return None
         return cls(tuple(photos), left_out, crop_px, scale, key.hex(), cache, hr, lr)
@@ -184,87 +176,6 @@ class PhotoPack:
         )
         hr, lr = self.hr.to(device), self.lr.to(device)
         return replace(self, hr=hr, lr=lr, teacher=teacher, sources=sources)
-
-    def add_teacher(
-        self,
-        upscale: Callable[[Pixels], Pixels],
-        name: str,
-        *,
-        halo_px: int,
-        on_progress: OnProgress = lambda done, total: None,
-    ) -> "PhotoPack":
-        """The pack with a teacher's SR of every LR, computed now unless the cache has it.
-
-        Args:
-            upscale: uint8 [1, h, w, 3] to uint8 [1, sh, sw, 3]; gets photographs larger than
-                `TEACHER_TILE_PX` in tiles.
-            name: letters, digits, `.`, `_` and `-`. It must tell teachers apart: the SR of one
-                called the same, of the same photographs, is used again.
-            halo_px: around a tile, in LR pixels; from the teacher's receptive radius on there are
-                no seams.
-
-        Raises:
-            UsageError: `name` has other characters.
-            OutputFailed: the cache cannot be written.
-        """
-        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-            raise UsageError(f"teacher {name!r}; possible: letters, digits, '.', '_' and '-'")
-        path = self.cache / f"teacher-{name}.u8"
-        key = hashlib.sha256(f"{self.key} {name}".encode()).digest()
-        found = _map_array(path, key, len(self.hr))
-        if found is None:
-            with replace_when_whole(path) as partial, partial.open("wb") as file:
-                file.write(key)
-                for done, photo in enumerate(self.photos):
-                    on_progress(done, len(self.photos))
-                    frame = self._lr_of(photo)
-                    plan = plan_tiles(frame.shape[1], frame.shape[0], TEACHER_TILE_PX, halo_px)
-                    sr = upscale_tiled(upscale, frame, plan, self.scale, batch=1)
-                    wanted = (photo.height_px, photo.width_px, 3)
-                    assert sr.shape == wanted, f"SR {sr.shape} of HR {wanted}"
-                    file.write(sr.tobytes())
-            found = _map_array(path, key, len(self.hr))
-            on_progress(len(self.photos), len(self.photos))
-        assert found is not None, f"{path} was whole a moment ago"
-        return replace(self, teacher=found.to(self.hr.device))
-
-    def add_sources(
-        self,
-        source_of: Callable[[Pixels, np.random.Generator], Pixels],
-        name: str,
-        variants: int,
-        seed: int,
-        *,
-        on_progress: OnProgress = lambda done, total: None,
-    ) -> "PhotoPack":
-        """The pack with variants of every LR that crops are taken from, unless the cache has them.
-
-        A variant is a function of (seed, number of the photograph, number of the variant). What a
-        run that was stopped had made is used by the next one, whole photographs at a time.
-
-        Args:
-            source_of: uint8 [H, W, 3] to uint8 [H / scale, W / scale, 3].
-            name: letters, digits, `.`, `_` and `-`; it must tell apart what differs otherwise.
-
-        Raises:
-            OutputFailed: the cache cannot be written.
-        """
-        path = self.cache / f"sources-{name}.u8"
-        key = hashlib.sha256(f"{self.key} {name} {variants} {seed}".encode()).digest()
-        pixels = variants * len(self.lr)
-        found = _map_array(path, key, pixels)
-        if found is None:
-            partial = path.with_suffix(".partial")
-            try:
-                _make_sources(self, partial, key, source_of, variants, seed, on_progress)
-                sync(partial)
-                partial.replace(path)
-            except OSError as error:
-                raise output_failed(path, error) from error
-            found = _map_array(path, key, pixels)
-            on_progress(len(self.photos), len(self.photos))
-        assert found is not None, f"{path} was whole a moment ago"
-        return replace(self, sources=found.to(self.hr.device), variants=variants)
 
     def crops(
         self,
@@ -292,7 +203,8 @@ class PhotoPack:
         side = self.crop_px // self.scale
         windows = self._windows(drawn[np.asarray(indices)].reshape(-1, 4))
         if candidates > 1:
-            windows = windows[self._busiest(windows, candidates)]
+            lr = gather([self.lr], windows, side, 0)[0]
+            windows = windows[busiest(lr, candidates).cpu().numpy()]
         low = self.lr if self.sources is None else self.sources
         places = self._of_sources(windows, seed, step, indices)
         lr = gather([low], places, side, margin_px // self.scale)[0]
@@ -325,17 +237,6 @@ class PhotoPack:
         offset = self.variants * windows.offset + variant * windows.height * windows.width
         return replace(windows, offset=offset)
 
-    def _busiest(self, windows: Windows, candidates: int) -> Numbers:
-        """int64 [B]: of each `candidates` windows in a row the one with most between neighbors.
-
-        Counted in whole levels, so that every machine takes the same.
-        """
-        lr = gather([self.lr], windows, self.crop_px // self.scale, 0)[0].to(torch.int16)
-        steps = [(lr[..., 1:] - lr[..., :-1]).abs(), (lr[:, :, 1:] - lr[:, :, :-1]).abs()]
-        busy = torch.stack([step.sum((1, 2, 3), dtype=torch.int64) for step in steps]).sum(0)
-        best = busy.view(-1, candidates).argmax(1).cpu().numpy()
-        return candidates * np.arange(len(best)) + best
-
     @cached_property
     def lr_geometry(self) -> Numbers:
         """int64 [3, photos]: height, width and offset in `lr`."""
@@ -352,12 +253,14 @@ class PhotoPack:
         height, width, offset = self.lr_geometry
         return offset + height * width
 
-    def _hr_of(self, photo: Photo) -> Pixels:
+    def hr_of(self, photo: Photo) -> Pixels:
+        """Return uint8 [H, W, 3]."""
         shape = (photo.height_px, photo.width_px, 3)
         pixels = photo.height_px * photo.width_px
         return self.hr[photo.offset_px : photo.offset_px + pixels].view(shape).cpu().numpy()
 
-    def _lr_of(self, photo: Photo) -> Pixels:
+    def lr_of(self, photo: Photo) -> Pixels:
+        """Return uint8 [H / scale, W / scale, 3]."""
         height, width = photo.height_px // self.scale, photo.width_px // self.scale
         start = photo.offset_px // self.scale**2
         return self.lr[start : start + height * width].view(height, width, 3).cpu().numpy()
@@ -369,36 +272,6 @@ def variants_of(variants: int, seed: int, step: int, indices: Sequence[int]) -> 
     return random.integers(variants, size=max(indices) + 1)[np.asarray(indices)]
 
 
-def _make_sources(
-    pack: PhotoPack,
-    partial: Path,
-    key: bytes,
-    source_of: Callable[[Pixels, np.random.Generator], Pixels],
-    variants: int,
-    seed: int,
-    on_progress: OnProgress,
-) -> None:
-    """Append what is missing in `partial`, photograph by photograph."""
-    partial.touch()
-    with partial.open("r+b") as file:
-        if file.read(KEY_BYTES) != key:
-            file.truncate(0)
-            _write_key(file, key)
-        made = file.seek(0, os.SEEK_END) - KEY_BYTES
-        for done, photo in enumerate(pack.photos):
-            on_progress(done, len(pack.photos))
-            start = 3 * variants * photo.offset_px // pack.scale**2
-            size = 3 * variants * photo.height_px * photo.width_px // pack.scale**2
-            if start + size <= made:
-                continue
-            hr = pack._hr_of(photo)
-            drawn = [np.random.default_rng((seed, done, v)) for v in range(variants)]
-            content = np.stack([source_of(hr, random) for random in drawn]).tobytes()
-            assert len(content) == size, f"{len(content)} bytes of sources, not {size}"
-            file.seek(KEY_BYTES + start)
-            file.write(content)
-
-
 def _refuse_geometry(crop_px: int, scale: int, reduced: tuple[float, ...]) -> None:
     if crop_px <= 0 or crop_px % scale:
         raise UsageError(f"a crop of {crop_px} px; possible: multiples of the scale, {scale}")
@@ -407,13 +280,26 @@ def _refuse_geometry(crop_px: int, scale: int, reduced: tuple[float, ...]) -> No
             raise UsageError(f"reduced by {factor}; possible: between 0 and 1, neither included")
 
 
-def _write_key(file: BinaryIO, key: bytes) -> None:
-    file.seek(0)
-    file.write(key)
+def busiest(lr: Tensor, candidates: int) -> Tensor:
+    """Return int64 [B]: the number of the first of the busiest of each `candidates` crops in a row.
+
+    Busy is what has most between neighbors, counted in whole levels, so that every machine takes
+    the same.
+
+    Args:
+        lr: uint8 [B * candidates, 3, c, c].
+    """
+    levels = lr.to(torch.int16)
+    steps = [levels[..., 1:] - levels[..., :-1], levels[:, :, 1:] - levels[:, :, :-1]]
+    busy = torch.stack([step.abs().sum((1, 2, 3), dtype=torch.int64) for step in steps]).sum(0)
+    last = candidates - 1 - torch.arange(candidates, device=lr.device)
+    # A maximum that names its place: `argmax` may return any of several on a GPU.
+    best = candidates - 1 - (busy.view(-1, candidates) * candidates + last).amax(1) % candidates
+    return candidates * torch.arange(len(best), device=lr.device) + best
 
 
-def _map_array(path: Path, key: bytes, pixels: int) -> Tensor | None:
-    """uint8 [pixels, 3] of a file that begins with `key` and has exactly that length, or None."""
+def map_array(path: Path, key: bytes, pixels: int) -> Tensor | None:
+    """Return uint8 [pixels, 3] of a file that begins with `key` and has that length, or None."""
     try:
         with path.open("rb") as file:
             if file.read(KEY_BYTES) != key or path.stat().st_size != KEY_BYTES + 3 * pixels:

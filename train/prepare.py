@@ -12,6 +12,7 @@ from srgan_edge.errors import Interrupted, ModelRefused, UsageError, printable
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.quantization import quantized_state
+from srgan_edge.train.derived import add_sources, add_teacher
 from srgan_edge.train.optimizer import Precision
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.processes import Processes
@@ -64,7 +65,8 @@ def open_photos(
         )
         if recipe.data.degradation == "sources":
             say("making the sources of this run, once; if interrupted, it resumes where it stopped")
-            pack = pack.add_sources(
+            pack = add_sources(
+                pack,
                 partial(source_of, scale=recipe.model.scale, sources=recipe.sources),
                 sources_name(recipe.sources),
                 recipe.sources.variants,
@@ -74,7 +76,8 @@ def open_photos(
         if recipe.data.teacher:
             scale, device = recipe.model.scale, processes.device
             with open_teachers(recipe.data.teacher, scale, device) as teacher:
-                pack = pack.add_teacher(
+                pack = add_teacher(
+                    pack,
                     teacher.upscale,
                     teacher.name,
                     halo_px=teacher.halo_px,

@@ -16,9 +16,11 @@ from torch import Tensor
 from srgan_edge.errors import ModelRefused, UsageError, printable
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.spec import ModelSpec, Training
+from srgan_edge.train.batches import draw_crops
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.recipe import Recipe
-from srgan_edge.train.session import GRID_STEP, Session, draw_crops
+from srgan_edge.train.session import Session
+from srgan_edge.train.validation import GRID_STEP, sample_grid
 
 SAME = (
     *("architecture", "channels", "blocks", "scale", "norm", "head", "activation"),
@@ -38,9 +40,10 @@ def release(session: Session, path: Path, folders: list[Path], init: Path | None
     """Write the averaged weights with their provenance, and the report of the run."""
     scores = {}
     if session.validation is not None:
+        validation, phase = session.validation, session.phase
         scores = {
-            "bicubic": session.bicubic_scores(),
-            session.recipe.model.name: session.validation_scores(),
+            "bicubic": validation.bicubic_scores(phase),
+            session.recipe.model.name: validation.scores(session.state.average, phase),
         }
     spec = _released_spec(session, folders, init, scores)
     save_checkpoint(path, session.state.average, spec)
@@ -49,9 +52,8 @@ def release(session: Session, path: Path, folders: list[Path], init: Path | None
         return
     from srgan_edge.train.log import write_report
 
-    write_report(
-        path.parent, session.recipe, spec, scores, session.photos.left_out, session.sample_grid()
-    )
+    grid = sample_grid(session.photos, session.recipe, session.state.average)
+    write_report(path.parent, session.recipe, spec, scores, session.photos.left_out, grid)
 
 
 def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelSpec:
@@ -113,9 +115,19 @@ def _released_spec(
         hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
         scores={}
         if session.validation is None
-        else {printable(session.validation.name): round(scores[recipe.model.name]["psnr_y"], 3)},
+        else {
+            printable(session.validation.folder.name): round(scores[recipe.model.name]["psnr_y"], 3)
+        },
     )
     return dataclasses.replace(recipe.model, training=training)
+
+
+def _psnr_of(session: Session, scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Return the PSNR by the name of the benchmark, as the spec states it."""
+    if session.validation is None:
+        return {}
+    psnr = scores[session.recipe.model.name]["psnr_y"]
+    return {printable(session.validation.folder.name): round(psnr, 3)}
 
 
 def _joined(*specs: ModelSpec) -> str:

@@ -1,56 +1,36 @@
 """One session of a run: its fixed parts, and the work before and after each step.
 
-`loop.py` has the steps themselves: forward, losses and updates. This module has the crops that feed
-them and the guard, average, log, validation and checkpoint that follow each step.
+`loop.py` has the steps themselves: forward, losses and updates. This module has what feeds them,
+and the guard, average, log, validation and checkpoint that follow each step.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import OutputFailed, ResourcesExhausted
-from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
-from srgan_edge.evaluation.systems import Pair, bicubic_upscale
 from srgan_edge.model.checkpoint import save_checkpoint
-from srgan_edge.pixels import Pixels
 from srgan_edge.signals import StopSignals
-from srgan_edge.train import losses
+from srgan_edge.train.batches import Batch, batch_of, crops_ahead, draw_crops
 from srgan_edge.train.crops_ahead import CropsAhead
-from srgan_edge.train.degradation import real_crops
 from srgan_edge.train.log import RunLog
 from srgan_edge.train.optimizer import DTYPES, Precision
-from srgan_edge.train.photos import Crops, PhotoPack
+from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.processes import Processes
 from srgan_edge.train.recipe import Phase, Recipe
 from srgan_edge.train.run_folder import RunFolder
 from srgan_edge.train.state import TrainingState
+from srgan_edge.train.validation import Validation, sample_grid
 from srgan_edge.train.vgg import VggFeatures
 
 MOST_ROLLBACKS = 3
-GRID_STEP = 1 << 40
-"""A step that no run reaches; its crops are the images in the log."""
 SECONDS_BETWEEN_STEPS_SHOWN = 1.0
 TIME_IS_UP = -1
 """Value of `Session.stopped` at the deadline, where a signal would have its number."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Crops as the networks accept them: float32, RGB in [0, 1], channels last."""
-
-    lr: Tensor
-    """[N, 3, c, c]"""
-    hr: Tensor
-    """[N, 3, scale * c, scale * c]"""
-    taught: Tensor | None
-    """Crops of the teacher's results for whole photographs, like `hr`; None without a teacher."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,7 @@ class Session:
     folder: RunFolder
     log: RunLog | None
     """The log of the first process; None in all others."""
-    validation: Path | None
+    validation: Validation | None
     deadline: float
     """Time to stop at, on the clock of `time.monotonic`."""
     signals: StopSignals
@@ -140,16 +120,6 @@ class Session:
             DTYPES[self.precision],
             enabled=self.precision != "fp32",
         )
-
-    def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the network compiled as `run.compile` demands, sharing its weights."""
-        mode = self.recipe.run.compile
-        if mode == "none":
-            return network
-        if mode == "inductor":
-            return torch.compile(network)
-        replayed = torch.compile(network, mode="reduce-overhead")
-        return lambda images: replayed(images).clone()  # the next replay overwrites its output
 
     # After a step.
 
@@ -236,10 +206,12 @@ class Session:
 
     def _validate(self) -> None:
         if self.log is not None:
-            scores = self.validation_scores()
+            assert self.validation is not None
+            scores = self.validation.scores(self.state.average, self.phase)
             self.psnr_y = scores["psnr_y"]
             self.log.write(self.state.step, {f"validation/{k}": v for k, v in scores.items()})
-            self.log.write_images(self.state.step, self.sample_grid())
+            grid = sample_grid(self.photos, self.recipe, self.state.average)
+            self.log.write_images(self.state.step, grid)
             # Prefer the distance of features, where there is one, because texture costs PSNR.
             merit = -scores["perceptual"] if "perceptual" in scores else scores["psnr_y"]
             if self.state.best is None or merit > self.state.best:
@@ -253,46 +225,6 @@ class Session:
                 except OutputFailed as error:
                     self.say(f"best weights not kept: {error}")
         self.processes.wait()
-
-    def validation_scores(self) -> dict[str, float]:
-        """Return the scores of the averaged weights over the validation folder.
-
-        `perceptual`, the recipe's own distance, is present only in a phase that lowers it.
-        """
-        with TorchEngine.from_generator(self.state.average, self.recipe.model) as engine:
-            return self._scores_of(engine.upscale)
-
-    def bicubic_scores(self) -> dict[str, float]:
-        """Return the scores of MATLAB's bicubic interpolation, the baseline."""
-        return self._scores_of(bicubic_upscale(self.recipe.model.scale))
-
-    def _scores_of(self, upscale: Callable[[Pixels], Pixels]) -> dict[str, float]:
-        assert self.validation is not None
-        measures = {name: PIXEL_MEASURES[name] for name in ("psnr_y", "ssim_y")}
-        if self.phase.perceptual:
-            measures["perceptual"] = self._perceptual_distance
-        scale = self.recipe.model.scale
-        return dict(evaluate_folder(upscale, self.validation, scale, measures).mean.values)
-
-    @torch.inference_mode()
-    def _perceptual_distance(self, sr: Pixels, pair: Pair) -> float:
-        assert self.vgg is not None
-        perceptual = self.recipe.perceptual
-        both = torch.from_numpy(np.stack([sr, pair.hr])).to(self.processes.device)
-        features = [layer.chunk(2) for layer in self.vgg(both.permute(0, 3, 1, 2) / 255)]
-        ours, real = ([layer[i] for layer in features] for i in (0, 1))
-        return float(losses.perceptual(ours, real, perceptual.layer_weights, perceptual.distance))
-
-    def sample_grid(self) -> Pixels:
-        """Return LR, bicubic, averaged generator and HR side by side, for four fixed crops."""
-        scale = self.recipe.model.scale
-        crops = draw_crops(self.photos, self.recipe, self.recipe.data.seed, GRID_STEP, range(4))
-        lr, hr = (c.permute(0, 2, 3, 1).cpu().numpy() for c in (crops.lr, crops.hr))
-        with TorchEngine.from_generator(self.state.average, self.recipe.model) as engine:
-            sr = engine.upscale(lr)
-        blocks = lr.repeat(scale, axis=1).repeat(scale, axis=2)
-        rows = zip(blocks, bicubic_upscale(scale)(lr), sr, hr, strict=True)
-        return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint and continue with other crops."""
@@ -312,39 +244,6 @@ class Session:
             self.log.cut(state.step)
         self.say(f"{where}; back to {path.name} with other crops")
         self.save(must=True)
-
-
-def draw_crops(
-    photos: PhotoPack, recipe: Recipe, seed: int, step: int, indices: Sequence[int]
-) -> Crops:
-    """Return the crops of one step, degraded as the recipe demands."""
-    if recipe.data.degradation == "real":
-        return real_crops(
-            photos, recipe.degradation, seed, step, indices, candidates=recipe.data.candidates
-        )
-    return photos.crops(seed, step, indices, candidates=recipe.data.candidates)
-
-
-def crops_ahead(photos: PhotoPack, recipe: Recipe) -> CropsAhead | None:
-    """Return what draws the crops on a GPU that has the photographs, else None.
-
-    Degradation of crops needs margins, which it lacks.
-    """
-    if not photos.hr.is_cuda or recipe.data.degradation == "real":
-        return None
-    return CropsAhead(photos, recipe.data.candidates)
-
-
-def batch_of(crops: Crops, device: torch.device) -> Batch:
-    """Return the crops on the device, ready for the networks."""
-
-    def ready(pixels: Tensor) -> Tensor:
-        on_device = pixels.to(device, non_blocking=True)
-        return on_device.to(torch.float32, memory_format=torch.channels_last) / 255
-
-    return Batch(
-        ready(crops.lr), ready(crops.hr), None if crops.teacher is None else ready(crops.teacher)
-    )
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 The second-order model of Real-ESRGAN (Wang et al. 2021, arXiv 2107.10833, section 3), with real
 encoders in place of models of them, and with videos: short pans over the photograph, coded by the
 codecs that people's videos are in, of which one frame is taken. All of it happens once, to whole
-photographs, before a training (`photos.PhotoPack.add_sources`); a step only reads the result.
+photographs, before a training (`derived.add_sources`); a step only reads the result.
 """
 
 import hashlib

@@ -132,7 +132,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value for key, value in state.items() if isinstance(value, Tensor)}
     except Exception as error:  # each reader raises its own exceptions
-        raise ModelRefused(f"{path}: not a file of weights: {error}") from None
+        why = type(error).__name__  # torch's own text advises to run the code in the file
+        raise ModelRefused(
+            f"{path}: not a file of weights ({why}); possible: a .safetensors, or a .pth of tensors"
+        ) from None
 
 
 def _layer_names(convolutions: list[tuple[Tensor, Tensor]]) -> list[str]:

@@ -1,14 +1,12 @@
 """The command line: every command in one program, and how a run ends."""
 
-import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,20 +16,23 @@ from srgan_edge.cli import compare as comparing
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
 from srgan_edge.cli import models as listing
+from srgan_edge.cli import serve as serving
 from srgan_edge.cli import train as training
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
 from srgan_edge.cli.plain_help import PlainGroup
+from srgan_edge.cli.streams import make_streams_unfailing, open_closed_streams, refuse_lost_result
 from srgan_edge.errors import (
     HostMemoryExhausted,
     Interrupted,
     ReaderGone,
     SrganEdgeError,
     causes_of,
+    file_failed,
     lacks_memory,
     print_error,
 )
-from srgan_edge.machine import refuse_too_little, save_address_space
+from srgan_edge.machine import address_space_was_short, refuse_too_little, save_address_space
 
 app = typer.Typer(
     name="srgan-edge",
@@ -45,7 +46,7 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, comparing, training, exporting, measuring, benching, listing):
+for module in (upscale, comparing, serving, training, exporting, measuring, benching, listing):
     app.add_typer(module.commands)
 
 
@@ -58,16 +59,15 @@ def main() -> NoReturn:
     """The entry point: our errors become one line and their exit code, bugs keep a traceback."""
     _restart_in_utf8_mode()
     save_address_space()
-    _open_closed_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
-            stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = map(_Unfailing, (sys.stdout, sys.stderr))
+    open_closed_streams()
+    make_streams_unfailing()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         refuse_too_little(LIBRARIES_BYTES)
-        sys.exit(app(prog_name="srgan-edge", standalone_mode=False) or 0)
+        code = app(prog_name="srgan-edge", standalone_mode=False) or 0
+        refuse_lost_result()
+        sys.exit(code)
     except SrganEdgeError as error:
         print_error(error)
         sys.exit(error.exit_code)
@@ -84,10 +84,16 @@ def main() -> NoReturn:
     except Exception as error:
         if number := _signal_behind(error):
             _end(Interrupted(number))
-        if not lacks_memory(error):
+        failure: SrganEdgeError
+        if lacks_memory(error) or address_space_was_short(LIBRARIES_BYTES):
+            line = f"{HostMemoryExhausted()} ({type(error).__name__}: {error})"
+            failure = HostMemoryExhausted(line)
+        elif isinstance(error, OSError) and isinstance(error.filename, str | bytes | Path):
+            failure = file_failed(error)
+        else:
             raise
-        print_error(HostMemoryExhausted())
-        sys.exit(HostMemoryExhausted.exit_code)
+        print_error(failure)
+        sys.exit(failure.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -114,61 +120,6 @@ def _restart_in_utf8_mode() -> None:
         variables = {"PYTHONIOENCODING": f"{encoding}:backslashreplace", **os.environ}
         command = [os.fsencode(sys.executable), b"-X", b"utf8", *arguments]
         os.execve(sys.executable, command, variables)
-
-
-class _Unfailing(io.TextIOBase):
-    """A standard stream whose failure ends no work: what cannot be written to it is lost.
-
-    Its reader may have gone, or its disk may be full.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with self._surviving():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._surviving():
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a stream
-        return getattr(self._stream, name)
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @contextmanager
-    def _surviving(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:  # what is in its buffer, and all that follows, goes nowhere
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-
-
-def _open_closed_streams() -> None:
-    """Keep closed standard descriptors from being given to files, which messages would destroy.
-
-    They can be read, but not written: a result for a closed standard output fails.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - to the end
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 - to the end
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

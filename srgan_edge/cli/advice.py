@@ -74,7 +74,7 @@ ADVICE: dict[str, dict[str, str]] = {
         **dict.fromkeys(("--trt", "--engine"), "type --tensorrt"),
         **dict.fromkeys(("-n", "--model"), "the model needs no option: srgan-edge export NAME"),
         **dict.fromkeys(
-            ("-f", "--format"), "type --onnx, --tensorrt, --rtx, --openvino or --triton DIR"
+            ("-f", "--format"), "type --onnx, --tensorrt, --rtx, --openvino, --ncnn or --triton DIR"
         ),
         "--imgsz": "type --shape NxHxW, or --dynamic MIN,OPT,MAX",
     },

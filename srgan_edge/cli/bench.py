@@ -13,6 +13,7 @@ from srgan_edge.cli.common import (
     JsonOption,
     OverwriteOption,
     bundled_names,
+    files_of_models,
     pixels_or,
     print_whole_table,
     require,
@@ -84,7 +85,8 @@ def bench(
         require("matplotlib", "srgan-edge[train]", "--plot")
         if plot.suffix.lower() != ".png":
             raise UsageError(f"--plot {plot}; possible: a name that ends in .png")
-        refuse_replacing(plot, overwrite=overwrite, option="--plot")
+        read = files_of_models(models or [_DEFAULT])
+        refuse_replacing(plot, read, overwrite=overwrite, option="--plot")
     if not 1 <= rounds <= 1000:
         raise UsageError(f"--rounds {rounds}; possible: 1 to 1000")
     if not 1 <= seconds <= 86_400:
@@ -220,7 +222,7 @@ def _remarks(result: "Result") -> list[str]:
     for model in result.models:
         if (reference := model.reference) is None:
             continue
-        why = "" if reference.is_reference else " (the slowest: PyTorch is not installed)"
+        why = "" if reference.is_reference else " (the slowest: PyTorch was not measured)"
         ceilings = ", ".join(
             f"{statistics.median(turns):.0f} GFLOP/s in {precision}"
             for precision, turns in model.ceilings.items()

@@ -1,12 +1,13 @@
 """Options that several commands have, and what they do with them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from srgan_edge.cli.streams import print_result_here
 from srgan_edge.errors import UsageError, printable
 from srgan_edge.files import output_failed, refuse_replacing
 
@@ -90,13 +91,19 @@ def pixels_or(option: str, text: str, *words: str) -> Any:  # noqa: ANN401 - int
 
 
 def output_file(
-    output: str | None, default: Path, inputs: Iterable[Path] = (), *, overwrite: bool
+    output: str | None,
+    default: Path,
+    inputs: Iterable[Path] = (),
+    *,
+    overwrite: bool,
+    beside: Callable[[Path], Iterable[Path]] = lambda path: (),
 ) -> Path:
     """The file that `-o` names; for a folder, the default name in it. A missing folder is made.
 
     Args:
-        inputs: files that the command reads, which no result replaces.
+        inputs: files and folders that the command reads, of which no result replaces a file.
         overwrite: the result may replace another file.
+        beside: the names of further files that belong to the first.
 
     Raises:
         UsageError: a file with another suffix than `default` has, an input, or a file that exists
@@ -104,8 +111,17 @@ def output_file(
         OutputFailed: the folder cannot be made.
     """
     path = default if output is None else _named_file(output, default)
-    refuse_replacing(path, inputs, overwrite=overwrite)
+    read = list(inputs)
+    for written in (path, *beside(path)):
+        refuse_replacing(written, read, overwrite=overwrite)
     return path
+
+
+def files_of_models(names: Iterable[str]) -> list[Path]:
+    """The files of models, which no result of a command that runs them replaces."""
+    from srgan_edge.model.library import find_model
+
+    return [path for name in names for path in find_model(name).files.values()]
 
 
 def say(*lines: str, err: bool = False) -> None:
@@ -114,14 +130,22 @@ def say(*lines: str, err: bool = False) -> None:
         typer.echo(printable(line), err=err)
 
 
+def say_result(*lines: str) -> None:
+    """Print lines that are the result of a command, as `say`."""
+    print_result_here()
+    say(*lines)
+
+
 def say_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON holds
-    """Print JSON to stdout; control characters are escaped in it."""
+    """Print JSON to stdout, the result of a command; control characters are escaped in it."""
+    print_result_here()
     typer.echo(json.dumps(value, indent=2))
 
 
 def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
     from rich.console import Console
 
+    print_result_here()
     Console(highlight=False, emoji=False).print(table)
 
 
@@ -130,6 +154,7 @@ def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can r
     from rich.console import Console
     from rich.measure import Measurement
 
+    print_result_here()
     console = Console(highlight=False, emoji=False)
     unbounded = console.options.update(max_width=10_000)
     console.width = max(console.width, Measurement.get(console, unbounded, table).maximum)

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from srgan_edge.cli.common import DeviceOption, EngineOption, OverwriteOption, bundled_names, say
+from srgan_edge.cli.common import (
+    DeviceOption,
+    EngineOption,
+    OverwriteOption,
+    bundled_names,
+    files_of_models,
+    say,
+)
 from srgan_edge.cli.measure import measures_of
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import UsageError
@@ -65,17 +72,17 @@ def compare(
     ] = None,
     overwrite: OverwriteOption = False,
     start: Annotated[
-        float,
+        str,
         typer.Option(
-            metavar="SECONDS", min=0, help="Where the excerpt starts.", rich_help_panel=_VIDEO
+            metavar="TIME",
+            help="Where the excerpt starts: seconds or h:mm:ss.",
+            rich_help_panel=_VIDEO,
         ),
-    ] = 0.0,
+    ] = "0",
     duration: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", min=0.001, help="Length of the excerpt.", rich_help_panel=_VIDEO
-        ),
-    ] = 5.0,
+        str,
+        typer.Option(metavar="TIME", help="Length of the excerpt.", rich_help_panel=_VIDEO),
+    ] = "5",
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
@@ -83,19 +90,23 @@ def compare(
     results = after or []
     path = output or before.with_name(f"{before.stem}_compared.html")
     inputs = [before, *results, *([reference] if reference else [])]
-    refuse_replacing(path, inputs, overwrite=overwrite)
+    names = [name for name in (models or "").split(",") if name]
+    read = [*inputs, *(feature_weights or []), *files_of_models(names)]
+    refuse_replacing(path, read, overwrite=overwrite)
     if path.suffix.lower() not in PAGE_SUFFIXES:
         if len(results) != 1 or models or reference or feature_weights:
             page = path.with_suffix(".html")
             raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
         _draw_image(before, results[0], path, crop)
         return
-    names = [name for name in (models or "").split(",") if name]
     if not results and not names:
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
     from srgan_edge.compare.page import write_page
     from srgan_edge.jobs.plan import kind_of
+    from srgan_edge.video.excerpt import Excerpt
 
+    excerpt = Excerpt.of(start, duration, None)
+    assert excerpt is not None
     kinds = {file: kind_of(file) for file in inputs}
     if other := [file for file, kind in kinds.items() if kind != kinds[before]]:
         raise UsageError(
@@ -110,9 +121,8 @@ def compare(
         else:
             if crop is not None:
                 raise UsageError("--crop is for images; the page of a video shows it all")
-            from srgan_edge.compare.clips import Excerpt, compare_videos
+            from srgan_edge.compare.clips import compare_videos
 
-            excerpt = Excerpt(start, duration)
             frames = {name: it.frames for name, it in upscalers.items()}
             comparison = compare_videos(before, results, frames, reference, excerpt, learned)
     write_page(path, comparison, " and ".join(dict.fromkeys([before.name, *_names(results)])))

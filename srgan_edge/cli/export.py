@@ -12,6 +12,7 @@ from srgan_edge.cli.common import (
     OutputFileOption,
     OverwriteOption,
     bundled_names,
+    files_of_models,
     output_file,
     print_whole_table,
     require,
@@ -20,7 +21,6 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import UsageError, printable, quoted
-from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
@@ -44,6 +44,7 @@ TARGETS = {
     "--rtx": "a TensorRT-RTX engine",
     "--onnx": "ONNX",
     "--openvino": "OpenVINO's IR",
+    "--ncnn": "ncnn",
     "--triton": "a Triton repository",
 }
 """Results of `export`, by option; the first three in the order of preference."""
@@ -87,6 +88,9 @@ def export(
     ] = False,
     onnx: Annotated[bool, _target("--onnx", help="Write the deployment ONNX.")] = False,
     openvino: Annotated[bool, _target("--openvino", help="Write OpenVINO's IR.")] = False,
+    ncnn: Annotated[
+        bool, _target("--ncnn", help="Write ncnn's .param and .bin, and the spec as .json.")
+    ] = False,
     triton: Annotated[
         Path | None,
         _target(metavar="DIR", help="Add the model to a Triton model repository."),
@@ -140,7 +144,7 @@ def export(
         "--compute-capability": (compute_capability is not None, ("--rtx",)),
         "--workspace": (workspace is not None, ("--tensorrt",)),
         "--optimization-level": (optimization_level is not None, ("--tensorrt",)),
-        "-o": (output is not None, ("--onnx", "--openvino", *builders)),
+        "-o": (output is not None, ("--onnx", "--openvino", "--ncnn", *builders)),
     }
     given = {name: targets for name, (is_given, targets) in for_targets.items() if is_given}
     named = {
@@ -148,6 +152,7 @@ def export(
         "--tensorrt": tensorrt,
         "--rtx": rtx,
         "--openvino": openvino,
+        "--ncnn": ncnn,
         "--triton": triton is not None,
     }
     target = _named_target(named) or _best_target(given, output)
@@ -167,6 +172,8 @@ def export(
         _export_onnx(chosen, output, overwrite=overwrite, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
         _export_ir(chosen, output, overwrite=overwrite)
+    elif target == "--ncnn":
+        _export_ncnn(chosen, output, overwrite=overwrite)
     else:
         from srgan_edge.export.engine import Target
         from srgan_edge.export.tensorrt import Search
@@ -320,7 +327,7 @@ def quantize(
 
     checkpoint = find_model(model).file(".safetensors")
     default = Path(f"{checkpoint.stem}-int8.safetensors")
-    path = output_file(output, default, [checkpoint], overwrite=overwrite)
+    path = output_file(output, default, [checkpoint, *data], overwrite=overwrite)
     parity = quantize_checkpoint(checkpoint, data, path)
     say(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
@@ -387,7 +394,10 @@ def _best_target(given: Mapping[str, Sequence[str]], output: str | None) -> str:
     """
     from srgan_edge.model.passport import ENGINE_SUFFIX
 
-    by_suffix = {".onnx": ("--onnx",), ".xml": ("--openvino",), ENGINE_SUFFIX: _ENGINE_TARGETS}
+    by_suffix = {
+        **{".onnx": ("--onnx",), ".xml": ("--openvino",), ".param": ("--ncnn",)},
+        ENGINE_SUFFIX: _ENGINE_TARGETS,
+    }
     candidates = by_suffix.get(Path(output or "").suffix, (*_ENGINE_TARGETS, "--onnx"))
     fitting = [name for name in candidates if all(name in targets for targets in given.values())]
     return next((name for name in fitting if _is_installed(name)), (fitting or candidates)[0])
@@ -424,17 +434,27 @@ def _export_engine(
     from srgan_edge.model.passport import ENGINE_SUFFIX, read_engine, write_engine
 
     if output is not None:  # refuse another suffix before the engine is built
-        output_file(output, Path(f"{model}{ENGINE_SUFFIX}"), overwrite=overwrite)
+        _engine_file(model, output, Path(f"{model}{ENGINE_SUFFIX}"), overwrite=overwrite)
     cache = EngineCache()
     with build_bar() as (say_between, show):
         path = export_engine(model, precision, profile, builder, cache, say_between, show)
     if output is not None:
         say(f"cache     {path}")
-        target = output_file(output, path, overwrite=overwrite)
+        target = _engine_file(model, output, path, overwrite=overwrite)
         write_engine(target, *read_engine(path))
         path = target
     size_kib = path.stat().st_size / 1024
     say(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
+
+
+def _engine_file(model: str, output: str, default: Path, *, overwrite: bool) -> Path:
+    """The file that `-o` names for an engine, whose passport lies beside it."""
+    from srgan_edge.model.passport import passport_path
+
+    read = files_of_models([model])
+    return output_file(
+        output, default, read, overwrite=overwrite, beside=lambda path: [passport_path(path)]
+    )
 
 
 def _export_onnx(
@@ -471,10 +491,30 @@ def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    path = output_file(output, Path(f"{checkpoint.stem}.xml"), [checkpoint], overwrite=overwrite)
-    refuse_replacing(weights_path(path), overwrite=overwrite)
+    default = Path(f"{checkpoint.stem}.xml")
+    path = output_file(
+        output,
+        default,
+        [checkpoint],
+        overwrite=overwrite,
+        beside=lambda path: [weights_path(path)],
+    )
     parity = ir_from_checkpoint(checkpoint, path)
     say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
+
+
+def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
+    for library in ("ncnn", "pnnx"):
+        require(library, "srgan-edge[ncnn]", "exporting to ncnn")
+    from srgan_edge.export.ncnn import files_beside, ncnn_from_checkpoint
+    from srgan_edge.model.library import find_model
+
+    checkpoint = find_model(model).file(".safetensors")
+    default = Path(f"{checkpoint.stem}.param")
+    path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=files_beside)
+    parity = ncnn_from_checkpoint(checkpoint, path)
+    weights, spec = files_beside(path)
+    say(f"wrote {path}, {weights} and {spec}", f"  {parity}")
 
 
 def _export_to_triton(model: str, folder: Path) -> None:

@@ -17,11 +17,13 @@ from srgan_edge.cli.common import (
     ModelOption,
     OverwriteOption,
     bundled_names,
+    files_of_models,
     print_table,
     print_whole_table,
     require,
     say,
     say_json,
+    say_result,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import ModelRefused, UsageError
@@ -54,7 +56,7 @@ def info(
         say_json([json.loads(files.spec.to_json()) for files in found])
         return
     width = get_terminal_size().columns
-    say(*(line for files in found for line in spec_lines(files, width)))
+    say_result(*(line for files in found for line in spec_lines(files, width)))
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Measure")
@@ -239,7 +241,9 @@ def evaluate(
 
     if figure is not None:
         format_from_suffix(figure)  # refuse an unknown one now
-        refuse_replacing(figure, overwrite=overwrite, option="--figure")
+        made = [Path(text.partition("=")[2]) for text in results or []]
+        read = [*folders, *made, *(feature_weights or []), *files_of_models(models or [])]
+        refuse_replacing(figure, read, overwrite=overwrite, option="--figure")
     elif crops is not None:
         raise UsageError("--crops is for a figure; type --figure FILE.png too")
     if crops is not None and crops < 1:
@@ -351,7 +355,8 @@ def verify_tiles(
     require("torch", "srgan-edge[train]", "verify-tiles")
     if plot is not None:
         require("matplotlib", "srgan-edge[train]", "--plot")
-        refuse_replacing(plot, images, overwrite=overwrite, option="--plot")
+        read = [*images, *files_of_models([model])]
+        refuse_replacing(plot, read, overwrite=overwrite, option="--plot")
     from dataclasses import replace
 
     from srgan_edge.cli.tables import halo_table

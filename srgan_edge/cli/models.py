@@ -35,7 +35,10 @@ def list_models(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @models.command(cls=PlainCommand)
 def add(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An .onnx or .safetensors model.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="An .onnx or .safetensors model, or its address."),
+    ],
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Name for -n, such as photo-x2. Default: the file's."),
@@ -44,11 +47,16 @@ def add(
     """Register a model under a name; the file is copied."""
     from srgan_edge.errors import UsageError
     from srgan_edge.model.library import bundled_models, read_spec
-    from srgan_edge.model.store import register
+    from srgan_edge.model.store import downloaded, is_model_address, register
+    from srgan_edge.suited import AUTO
 
+    is_address = is_model_address(model)
+    file = downloaded(model, allow_network=False) if is_address else Path(model)
     chosen = file.stem if name is None else name
     if chosen in bundled_models():
         raise UsageError(f"{chosen} is a bundled model; type --name NAME with another one")
+    if chosen == AUTO:
+        raise UsageError(f"-n {AUTO} chooses a model; type --name NAME with another name")
     spec = read_spec(file)  # refuse a foreign file now
     path = register(file, chosen)
     say(f"registered {chosen}: {spec.architecture}, x{spec.scale}, licence {spec.licence}; {path}")

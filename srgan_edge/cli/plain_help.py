@@ -1,6 +1,10 @@
-"""Help pages as plain text: one list of options for each panel, at most 80 columns wide."""
+"""Help pages as plain text: one list of options for each panel, at most 80 columns wide.
+
+The classes of commands and groups are here, so what all of them refuse is here too.
+"""
 
 import re
+from math import isnan
 from textwrap import wrap
 from typing import Any, TypeAlias
 
@@ -8,12 +12,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from srgan_edge.cli.advice import meant
+from srgan_edge.errors import UsageError
 
 Rows: TypeAlias = dict[str, list[tuple[str, str]]]
 """Names of options or commands and their help, by panel."""
 
 _DEFAULT = re.compile(r"\[[^]]*\]$")
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
+
+_MAY_BE_EMPTY = ("suffix", "source")
 
 _LONGEST_OPTION = 26
 _LONGEST_COMMAND = 16
@@ -24,6 +31,16 @@ class PlainCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - click's, or typer's own copy
         _write_panels(_parameters_by_panel(self, ctx), formatter, _LONGEST_OPTION)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
+        if not ctx.resilient_parsing:
+            _refuse_empty(self, ctx, args)
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, float) and isnan(value):
+                raise UsageError(f"{_called(parameter)} nan; possible: a number")
+        return rest
 
 
 class PlainGroup(TyperGroup):
@@ -43,6 +60,29 @@ class PlainGroup(TyperGroup):
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise meant(args, self.list_commands(ctx), ctx.command_path)
         return super().resolve_command(ctx, args)
+
+
+def _refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:  # noqa: ANN401
+    """Raise at an empty argument, which as a path would be the current folder.
+
+    It is what a variable of the shell leaves that was never set.
+    """
+    typed, _, _ = command.make_parser(ctx).parse_args(args=list(args))
+    for parameter in command.params:
+        value = typed.get(parameter.name)
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.name not in _MAY_BE_EMPTY and any(it == "" for it in values):
+            raise UsageError(
+                f"{_called(parameter)} is empty; name something, or leave it out (is a variable of "
+                "the shell not set?)"
+            )
+
+
+def _called(parameter: Any) -> str:  # noqa: ANN401
+    """Return how a user knows a parameter: an option's name, or an argument's as help shows it."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar)
+    return max(parameter.opts, key=len)
 
 
 def _parameters_by_panel(command: Any, ctx: Any) -> Rows:  # noqa: ANN401

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,9 @@ from srgan_edge.cli.common import (
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
 
+if TYPE_CHECKING:
+    from srgan_edge.jobs.plan import Job
+
 commands = typer.Typer()
 
 PIPE_FORMATS = ("matroska", "nut", "yuv4mpegpipe")
@@ -28,6 +31,21 @@ _model = partial(typer.Option, rich_help_panel=MODEL_PANEL)
 _video = partial(typer.Option, rich_help_panel="Video")
 _stream = partial(typer.Option, rich_help_panel="Streams")
 _output = partial(typer.Option, rich_help_panel="Output")
+
+StartOption = Annotated[
+    str | None,
+    _video(metavar="TIME", help="Where an excerpt starts: seconds or h:mm:ss."),
+]
+DurationOption = Annotated[
+    str | None, _video(metavar="TIME", help="Length of the excerpt. By default up to the end.")
+]
+SampleOption = Annotated[
+    str | None,
+    _video(
+        metavar="NxTIME",
+        help="Samples spread over the video as one result: 3x2s for three of two seconds.",
+    ),
+]
 
 
 @commands.command(
@@ -75,6 +93,20 @@ def upscale(
             "-s", "--outscale", metavar="X", help="Final scale, up to 16. By default the model's."
         ),
     ] = None,
+    height: Annotated[
+        int | None,
+        _common(metavar="N", help="Height of the result in pixels, instead of -s."),
+    ] = None,
+    width: Annotated[
+        int | None, _common(metavar="N", help="Width of the result in pixels, instead of -s.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _common(
+            metavar="4k|WxH",
+            help="Largest result that fits, instead of -s: 720p, 1080p, 1440p, 4k, 8k or WxH.",
+        ),
+    ] = None,
     ext: Annotated[
         str | None,
         _common(
@@ -98,8 +130,8 @@ def upscale(
         str | None,
         _output(
             metavar="TEXT",
-            help="Added to the name of a result that -o does not name. By default _x and the "
-            "scale, such as _x4.",
+            help="Added to the name of a result that -o does not name. By default the scale or "
+            "size, such as _x4, _2160p or _4k.",
         ),
     ] = None,
     skip_existing: Annotated[
@@ -185,6 +217,9 @@ def upscale(
         list[str] | None,
         _video("-e", metavar="KEY=VALUE", help="Any other encoder option; repeatable."),
     ] = None,
+    start: StartOption = None,
+    duration: DurationOption = None,
+    sample: SampleOption = None,
     deinterlace: Annotated[
         bool, _video("--deinterlace", help="Combine the two fields of a frame into one image.")
     ] = False,
@@ -243,12 +278,14 @@ def upscale(
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+    from srgan_edge.jobs.size import WantedSize, refuse_both
     from srgan_edge.model.library import bundled_models, find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.steady import steady_from_text
     from srgan_edge.suited import AUTO, SCALE
     from srgan_edge.tiling import Tiling
+    from srgan_edge.video.excerpt import Excerpt
     from srgan_edge.video.frame import Encoding
 
     wanted = [*(inputs or []), *(more_inputs or [])]
@@ -262,10 +299,18 @@ def upscale(
 
         mixed = mixture(model, fidelity)
         model = mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
+    size = WantedSize.of(width, height, fit)
+    if outscale is not None and size is not None:
+        refuse_both([f"-s {outscale:g}", size.option])
+    excerpt = Excerpt.of(start, duration, sample)
+    part = "" if excerpt is None else excerpt.suffix
+    if suffix is None and size is not None:
+        suffix = size.suffix + part
     if suffix is None or is_model_address(model):
         known = None if model == AUTO else find_model(model, allow_network=allow_network)
         scale = SCALE if known is None else known.spec.scale
-        suffix = scale_suffix(scale if outscale is None else outscale) if suffix is None else suffix
+        if suffix is None:
+            suffix = scale_suffix(scale if outscale is None else outscale) + part
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
@@ -280,6 +325,8 @@ def upscale(
     else:
         naming = Naming(suffix, extension)
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
+    if excerpt is not None:
+        _refuse_excerpt(jobs)
     refuse_clashes(jobs, {} if report is None else {"--report": report})
     if live and jobs[0].inlet is None:
         raise UsageError("--live with files, which wait; possible: with - or an address")
@@ -300,6 +347,8 @@ def upscale(
             joined=True,
         ),
         outscale=outscale,
+        size=size,
+        excerpt=excerpt,
         encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
@@ -326,13 +375,18 @@ def upscale(
 def check(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The video that was upscaled.")],
     result: Annotated[Path, typer.Argument(metavar="OUT", help="The upscaled video.")],
+    start: StartOption = None,
+    duration: DurationOption = None,
+    sample: SampleOption = None,
 ) -> None:
-    """Check that OUT is IN upscaled, frame by frame and packet by packet."""
+    """Check that OUT is IN, or an excerpt of it, upscaled: every frame and packet."""
     from srgan_edge.transcode.check import differences
     from srgan_edge.transcode.record import VideoRecord
+    from srgan_edge.video.excerpt import Excerpt
 
     after = VideoRecord.of(result)
-    before = VideoRecord.of(source, like=after)
+    excerpt = Excerpt.of(start, duration, sample)
+    before = VideoRecord.of(source, like=after, excerpt=excerpt)
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in after.packets.values())
@@ -359,6 +413,20 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
             f"{result} does not exist; to write the result there, type: "
             f"{typed(['srgan-edge', *words])}"
         )
+
+
+def _refuse_excerpt(jobs: "list[Job]") -> None:
+    """Raise at an excerpt of anything but a video file."""
+    for job in jobs:
+        if job.is_stream:
+            raise UsageError(
+                f"--start, --duration and --sample with {job.source} to {job.target}; "
+                "possible: from a video file to another"
+            )
+        if job.kind == "image":
+            raise UsageError(
+                f"{job.source} is an image; --start, --duration and --sample are for videos"
+            )
 
 
 def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:

@@ -16,6 +16,7 @@ from srgan_edge.errors import InputRefused
 from srgan_edge.evaluation.evaluate import Measure
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.pixels import Pixels
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.preview import CRF, preview_of
 
 SAMPLES = 8
@@ -25,15 +26,6 @@ _HDR_TRANSFERS = (16, 18)  # PQ and HLG in H.273
 
 Upscale = Callable[[Iterator[Pixels]], Iterator[Pixels]]
 """Maps frames uint8 [H, W, 3] to as many of [sH, sW, 3], in order."""
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """The part of a video that is shown."""
-
-    start_seconds: float
-    """From the first frame on."""
-    duration_seconds: float
 
 
 @dataclass
@@ -127,9 +119,9 @@ def compare_videos(
 
 def _clip_of(path: Path, excerpt: Excerpt, notes: list[str]) -> _Clip:
     clip = _Clip(path.name)
-    with IsolatedReader(path) as reader:
+    with IsolatedReader(path, excerpt=excerpt) as reader:
         info = reader.info
-        clip.encode(_within(reader, excerpt))
+        clip.encode(_timed(reader))
         clip.facts = {
             "file": path.name,
             "size": f"{info.width}x{info.height}",
@@ -142,10 +134,6 @@ def _clip_of(path: Path, excerpt: Excerpt, notes: list[str]) -> _Clip:
             notes.append(f"{path.name}: its rotation is not shown")
         if info.sample_aspect_ratio not in (None, 1):
             notes.append(f"{path.name}: its pixels are shown as squares")
-    if not clip.starts:
-        raise InputRefused(
-            f"{path} has no frame from {excerpt.start_seconds:g} s on; type another --start"
-        )
     return clip
 
 
@@ -155,23 +143,18 @@ def _made_by(name: str, upscale: Upscale, before: Path, excerpt: Excerpt, source
         after - start
         for start, after in zip(source.starts, [*source.starts[1:], source.end], strict=True)
     ]
-    with IsolatedReader(before) as reader:
-        frames = upscale(pixels for pixels, _, _ in _within(reader, excerpt))
+    with IsolatedReader(before, excerpt=excerpt) as reader:
+        frames = upscale(pixels for pixels, _, _ in _timed(reader))
         clip.encode(zip(frames, source.starts, durations, strict=True))
     clip.facts = {"file": "made for this page", "size": f"{clip.width}x{clip.height}"}
     return clip
 
 
-def _within(reader: IsolatedReader, excerpt: Excerpt) -> Iterator[tuple[Pixels, float, float]]:
-    """Yield the frames of the excerpt with start and duration in seconds."""
-    tick_seconds, first_pts = float(reader.info.time_base), None
+def _timed(reader: IsolatedReader) -> Iterator[tuple[Pixels, float, float]]:
+    """Yield the frames with start and duration in seconds."""
+    tick_seconds = float(reader.info.time_base)
     for frame in reader:
-        first_pts = frame.pts if first_pts is None else first_pts
-        seconds = (frame.pts - first_pts) * tick_seconds - excerpt.start_seconds
-        if seconds >= excerpt.duration_seconds - 1e-6:
-            return
-        if seconds >= -1e-6:
-            yield frame.pixels, seconds, frame.duration * tick_seconds
+        yield frame.pixels, frame.pts * tick_seconds, frame.duration * tick_seconds
 
 
 def _layer(clip: _Clip, name: str, width: int, height: int, scores: Mapping[str, float]) -> Layer:

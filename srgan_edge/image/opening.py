@@ -268,7 +268,7 @@ def _refuse_too_large(
     if of_result > limit:
         raise InputRefused(
             f"{path}: {size} would become {of_result} pixels, and {limit} is the limit; type "
-            f"--max-pixels {-(-of_result // RESULT_TO_SOURCE)}, or a smaller --outscale"
+            f"--max-pixels {-(-of_result // RESULT_TO_SOURCE)}, or a smaller -s or --height"
         )
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Self, Unpack
 
+import msgspec
+
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import first_bytes
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent, closed_on_failure, mapped
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
-from srgan_edge.isolation.wire import Duration, Ticks
+from srgan_edge.isolation.wire import Duration, Json, Ticks
 from srgan_edge.video.frame import (
     Frame,
     FrameTime,
@@ -98,9 +100,10 @@ class IsolatedReader:
         """Slots that frames were asked for, in order."""
         first_bytes(path)  # raises the right error here; the child could only report missing rights
         self._remote = Remote(self._entry, [path], memory_bytes, stall_seconds)
+        arguments = msgspec.to_builtins(options)
         with closed_on_failure(self.close):
             try:
-                self.info = self._remote.call(VideoInfo, "open", os.fspath(path), dict(options))
+                self.info = self._remote.call(VideoInfo, "open", os.fspath(path), arguments)
                 """Properties of the video stream."""
             except ChildFailed as failure:
                 raise self._damaged(failure) from failure
@@ -221,8 +224,8 @@ class _Decoding:
         self._told = Notes()
         self._next: Frame | None = None
 
-    def open(self, path: str, options: ReaderOptions) -> VideoInfo:
-        self._reader = VideoReader(Path(path), **options)
+    def open(self, path: str, options: Json) -> VideoInfo:
+        self._reader = VideoReader(Path(path), **msgspec.convert(options, ReaderOptions))
         self._items = iter(self._reader)
         return self._reader.info
 

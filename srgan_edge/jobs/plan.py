@@ -15,6 +15,7 @@ from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
+from srgan_edge.jobs.size import Source, WantedSize
 from srgan_edge.steady import Steady
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.audio import AudioHandling
@@ -27,7 +28,8 @@ from srgan_edge.video.endpoint import (
     PipeFormat,
     is_address,
 )
-from srgan_edge.video.frame import Encoding, ReaderOptions
+from srgan_edge.video.excerpt import Excerpt
+from srgan_edge.video.frame import Encoding, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
@@ -38,8 +40,8 @@ VIDEO_SUFFIXES = frozenset(
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
-_RESULT_STEM = re.compile(r"(.+)_x\d+(?:\.\d+)?")
-"""Name of a result, without its extension: that of its source, and the scale of its run."""
+_RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?")
+"""Name of a result, without its extension: that of its source, and the scale or size of its run."""
 
 Kind = Literal["image", "video"]
 
@@ -88,7 +90,9 @@ class Options:
     device: str = "auto"
     fp32: bool = False
     outscale: float | None = None
-    """Final scale; None: the model's."""
+    """Final scale; None: the model's, or that of `size`."""
+    size: WantedSize | None = None
+    """Final size, instead of a scale."""
     decode: Decoder = "cpu"
     """Device that decodes videos; auto: the GPU if the engine uses it."""
     existing: Literal["refuse", "replace", "keep"] = "refuse"
@@ -105,6 +109,8 @@ class Options:
     """Handling of audio: convert what the container cannot hold, copy only, or leave it out."""
     live: bool = False
     """Drop frames rather than fall behind."""
+    excerpt: Excerpt | None = None
+    """Parts of a video to upscale; None: all of it."""
     restart: bool = False
     """Discard the finished segments of an earlier run."""
     max_pixels: int = MAX_PIXELS
@@ -115,10 +121,28 @@ class Options:
         """True if results that exist may be replaced."""
         return self.existing == "replace"
 
-    def final_size(self, width: int, height: int, scale: int) -> tuple[int, int]:
-        """Return width and height in pixels of the result, for a model of the given scale."""
+    def factor(self, source: Source) -> float | None:
+        """Return how many times larger than the source a result is to be; None: as the model does.
+
+        Raises:
+            UsageError: no result of the size that was asked for is possible.
+        """
+        return self.outscale if self.size is None else float(self.size.factor(source))
+
+    def final_size(self, source: Source, scale: int) -> tuple[int, int]:
+        """Return width and height in pixels of the result, for a model of the given scale.
+
+        Raises:
+            UsageError: as `factor` does.
+        """
+        if self.size is not None:
+            return self.size.result(source)
         factor = scale if self.outscale is None else self.outscale
-        return max(1, round(width * factor)), max(1, round(height * factor))
+        return max(1, round(source.width * factor)), max(1, round(source.height * factor))
+
+    def video_size(self, info: VideoInfo, scale: int) -> tuple[int, int]:
+        """Return width and height in pixels of the result of a video: see `final_size`."""
+        return self.final_size(Source.of_video(info), scale)
 
     @property
     def reading(self) -> ReaderOptions:
@@ -128,6 +152,7 @@ class Options:
             "allow_opaque": self.encoding.accepts_opaque,
             "conceal": self.on_damage == "conceal",
             "deinterlace": self.deinterlace,
+            "excerpt": self.excerpt,
         }
 
 

@@ -76,7 +76,7 @@ def upscale_stream(
         source = _Once(job, options.reading)
     intake = Intake(source)
     reader = intake.reader()
-    size = options.final_size(reader.info.width, reader.info.height, upscaler.scale)
+    size = options.video_size(reader.info, upscaler.scale)
     strength = strength_of(options.steady)
     if strength:
         refuse_too_large(reader.info.width * upscaler.scale, reader.info.height * upscaler.scale)

@@ -71,10 +71,10 @@ class VideoWriter:
                 self._rate = ConstantRate(info)
                 info = self._rate.info
         self._encoder = VideoEncoder(info, size, encoding)
-        left_out = self._muxer.left_out, self._encoder.left_out, _unkept(target, reader)
+        left_out = self._muxer.copies.left_out, self._encoder.left_out, _unkept(target, reader)
         self.left_out = list(chain(*left_out))
         """One line for each thing in the input that the output will not have."""
-        self.remarks = [*self._muxer.changed, *self._encoder.remarks]
+        self.remarks = [*self._muxer.copies.changed, *self._encoder.remarks]
         """One line for each thing about the output that the user may not expect."""
 
     @property
@@ -117,7 +117,7 @@ class VideoWriter:
 
     def copy(self, copied: CopiedPacket) -> None:
         """Add one packet of audio or subtitles, which belongs to the file afterwards."""
-        for fitted in self._muxer.fit(copied):
+        for fitted in self._muxer.copies.fit(copied):
             self._muxer.copy(fitted)
 
     @contextmanager
@@ -160,7 +160,7 @@ class VideoWriter:
         for packet in self._encoder.finish():
             self._muxer.mux(packet)
             self.frames_written += 1
-        for fitted in self._muxer.rest():
+        for fitted in self._muxer.copies.rest():
             self._muxer.copy(fitted)
         self._muxer.close()
 
@@ -190,7 +190,7 @@ def _unkept(target: Path | OutputPipe, reader: VideoReader) -> Iterator[str]:
     if target.format == "yuv4mpegpipe":
         if info.sample_aspect_ratio not in (None, 1):  # it could hold that; PyAV cannot set it
             yield f"how wide a pixel is: {info.sample_aspect_ratio}"
-        if reader.container.chapters():
+        if reader.chapters:
             yield "chapters"
         if info.color.matrix in MATRICES:
             matrix, *_ = MATRICES[info.color.matrix]

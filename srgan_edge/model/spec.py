@@ -88,6 +88,8 @@ class Foreign:
     """Why tiles differ from whole frames, whatever their halo; empty: they do not."""
     source: str = ""
     """Origin of the weights, such as an address."""
+    is_luma: bool = False
+    """The network has one channel: luma. The graph enlarges chroma by bicubic interpolation."""
 
     def __post_init__(self) -> None:
         for field, low, high in [

@@ -14,9 +14,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError, printable
+from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError, printable, quoted
 from srgan_edge.files import cache_folder, output_failed, replace_when_whole, sha256_of
 
 CACHE_VARIABLE = "SRGAN_EDGE_MODELS"
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def is_model_address(text: str) -> bool:
     """Return True for the address of a model, as `-n` accepts it."""
-    return text.startswith(("https://", "http://", "hf://"))
+    return text.lower().startswith(("https://", "http://", "hf://"))
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,11 @@ class ModelAddress:
         """Parse an address.
 
         Raises:
-            UsageError: it has no hash, or is not one of Hugging Face's.
+            UsageError: it has no hash, is no address, has a password, or is not one of Hugging
+                Face's.
         """
         address, _, fragment = text.partition("#")
+        address = address.partition(":")[0].lower() + address[address.index(":") :]
         found = _HASH.fullmatch(fragment)
         if found is None:
             raise UsageError(
@@ -65,11 +67,21 @@ class ModelAddress:
                 "sha256sum prints for the file"
             )
         if address.startswith("hf://"):
-            parts = _HF.fullmatch(address)
-            if parts is None:
+            named = _HF.fullmatch(address)
+            if named is None:
                 raise UsageError(f"{text}; possible: hf://OWNER/REPO/FILE@REVISION#sha256=HEX")
-            owner, repo, file, revision = (quote(part) for part in parts.groups())
+            owner, repo, file, revision = (quote(part) for part in named.groups())
             address = f"{HUGGING_FACE}/{owner}/{repo}/resolve/{revision}/{file}"
+        try:
+            parts = _parts(address)
+        except ValueError as error:
+            raise UsageError(f"{address}: {error}; possible: https://HOST/FILE") from None
+        if "@" in parts.netloc:
+            raise UsageError(
+                f"an address with a user name or password, which are not sent: "
+                f"{address.replace(parts.netloc, parts.netloc.rpartition('@')[2])}; "
+                "download the file and name that"
+            )
         return cls(address, found.group(1).lower())
 
     @property
@@ -103,7 +115,8 @@ def downloaded(text: str, *, allow_network: bool) -> Path:
         return path
     if not allow_network:
         raise UsageError(
-            f"{text} is on the network and not in the cache; add --allow-network to download it"
+            f"{text} is on the network and not in the cache; to download it once, type: "
+            f"srgan-edge upscale IMAGE -n {quoted(text)} --allow-network"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,15 +203,28 @@ def _files_of(folder: Path) -> list[Path]:
     return [path for path in found if path.suffix in SUFFIXES and path.is_file()]
 
 
+def _parts(url: str) -> SplitResult:
+    """Split an address.
+
+    Raises:
+        ValueError: it has no host or an impossible one, or a port that is none.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    _ = parts.port, parts.hostname.encode("idna")  # either raises at what is none
+    return parts
+
+
 def _content(url: str) -> Iterator[bytes]:
     """Yield the content at an address, following redirects."""
     for _ in range(MAX_REDIRECTS + 1):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ResourcesExhausted(f"{printable(url)}; possible: addresses of http and https")
         kind = http.client.HTTPSConnection
-        connect = kind if parts.scheme == "https" else http.client.HTTPConnection
         try:
+            parts = _parts(url)
+            if parts.scheme not in ("http", "https") or parts.hostname is None:
+                raise ValueError("possible: addresses of http and https")
+            connect = kind if parts.scheme == "https" else http.client.HTTPConnection
             with closing(connect(parts.hostname, parts.port, timeout=SECONDS)) as connection:
                 target = parts.path + (f"?{parts.query}" if parts.query else "")
                 connection.request("GET", target or "/", headers={"User-Agent": "srgan-edge"})
@@ -213,7 +239,7 @@ def _content(url: str) -> Iterator[bytes]:
                     )
                 yield from _blocks(response, url)
                 return
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ResourcesExhausted(
                 f"{printable(url)}: {printable(str(error) or type(error).__name__)}; "
                 "check the address and the network, and try again"

@@ -36,6 +36,7 @@ from srgan_edge.transcode.segments import read_segments
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import CopiedPacket, Encoding, VideoPacket, decoding_seconds
 from srgan_edge.video.muxer import VideoMuxer
 from srgan_edge.video.nvidia import SOFTWARE
@@ -91,9 +92,11 @@ class Joiner:
         size: tuple[int, int],
         encoding: Encoding,
         audio: AudioHandling = "convert",
+        excerpt: Excerpt | None = None,
     ) -> None:
         self._source, self._work, self._size, self._encoding = source, work, size, encoding
         self._audio: AudioHandling = audio
+        self._excerpt = excerpt
         self._folder = _empty(work / FOLDER)
         self._remote: Remote | None = None
         if encoding.codec not in SOFTWARE:
@@ -157,6 +160,7 @@ class Joiner:
             size=self._size,
             encoding=self._encoding,
             audio=self._audio,
+            excerpt=self._excerpt,
             damaged=damaged,
         )
 
@@ -209,16 +213,16 @@ def _empty(folder: Path) -> Path:
 def _join(order: Order, on_step: Callable[[], None]) -> Joined:
     work = WorkFolder(Path(order.work), read_only=True)
     with (
-        VideoReader(Path(order.source), allow_8bit=True) as reader,
+        VideoReader(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
         VideoMuxer(Path(order.target), reader, order.audio) as muxer,
     ):
-        expected = VideoRecord.begin(reader, muxer.codec_of)
+        expected = VideoRecord.begin(reader, muxer.copies.codec_of)
         for _, segment in work.finished():
             for pts in segment.pts:
                 muxer.announce(pts)
         muxer.open(Path(order.file), VideoEncoder(reader.info, order.size, order.encoding))
         video = read_segments(work, reader.info.time_base)
-        for item in _interleaved(video, muxer.fitted(reader.copied_packets())):
+        for item in _interleaved(video, muxer.copies.fitted(reader.copied_packets())):
             if isinstance(item, CopiedPacket):
                 record = expected.packets[item.packet.stream_index]
                 record.add(item)

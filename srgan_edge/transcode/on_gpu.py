@@ -172,8 +172,8 @@ def _reason_for_host_memory(
         return "--on-damage conceal is done there"
     if options.steady:
         return "--steady is done there"
-    if options.outscale not in (None, scale):
-        return "--outscale is done there"
+    if encoder.size != (info.width * scale, info.height * scale):
+        return "its final size is made there"
     if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTERED_CHROMA:
         return f"{info.pixel_format} of {info.codec} is converted there"
     for wanted in (options.encoding.pixel_format or "nv12", encoder.pixel_format):

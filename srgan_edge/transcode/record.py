@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -15,10 +15,18 @@ from av.stream import Stream
 
 from srgan_edge.video.aac import without_adts_header
 from srgan_edge.video.audio import PcmConversion, pcm_for
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo
-from srgan_edge.video.muxer import still_true
+from srgan_edge.video.muxer import MP4_SUBTITLE_GAP, still_true
 from srgan_edge.video.opening import MAX_RESULT_PIXELS
 from srgan_edge.video.reader import VideoReader
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+_NO_TEXT = _digest(MP4_SUBTITLE_GAP)
 
 
 def codec_name(stream: Stream) -> str:
@@ -93,8 +101,7 @@ class PacketRecord:
             self._before_last = self._samples.copy()
             self._samples.update(content)
             self.sizes.append(len(content))
-        digest = hashlib.blake2b(content, digest_size=8).digest()
-        self.digests.append(int.from_bytes(digest, "little"))
+        self.digests.append(_digest(content))
 
     def forget_last(self) -> None:
         """Remove the packet that was recorded last."""
@@ -109,7 +116,15 @@ class PacketRecord:
 
     def shown(self) -> "PacketRecord":
         """Return a record without the packets that an edit list hides."""
-        kept = [number for number in range(len(self.digests)) if number not in self.hidden]
+        return self._only(self.hidden)
+
+    def with_text(self) -> "PacketRecord":
+        """Return a record of MP4 subtitles without the empty ones that a container adds itself."""
+        gaps = {number for number, digest in enumerate(self.digests) if digest == _NO_TEXT}
+        return self._only(gaps if self.name == "subtitle mov_text" else set())
+
+    def _only(self, left_out: Set[int]) -> "PacketRecord":
+        kept = [number for number in range(len(self.digests)) if number not in left_out]
         timeline = Timeline(self.timeline.time_base)
         for number in kept:
             timeline.add(self.timeline.pts[number], self.timeline.durations[number])
@@ -171,7 +186,7 @@ class VideoRecord:
                 for stream, codec in codecs.items()
                 if codec is not None
             },
-            chapters=[dict(chapter["metadata"]) for chapter in reader.container.chapters()],
+            chapters=[dict(chapter["metadata"]) for chapter in reader.chapters],
             tags=still_true(reader.container.metadata),
             stream_tags=[still_true(stream.metadata) for stream in reader.container.streams],
         )
@@ -184,10 +199,12 @@ class VideoRecord:
         *,
         frames_at_once: bool = False,
         like: "VideoRecord | None" = None,
+        excerpt: Excerpt | None = None,
     ) -> Self:
         """Decode a whole file, and call `on_step` for every frame and packet.
 
-        `frames_at_once` is as for `VideoReader`. Audio that is PCM in `like` is recorded as PCM.
+        `frames_at_once` and `excerpt` are as for `VideoReader`. Audio that is PCM in `like` is
+        recorded as PCM.
 
         Raises:
             InputRefused: the file is not a video.
@@ -198,6 +215,7 @@ class VideoRecord:
             allow_8bit=True,
             max_pixels=MAX_RESULT_PIXELS,
             frames_at_once=frames_at_once,
+            excerpt=excerpt,
         ) as reader:
             conversions = {} if like is None else _conversions(reader, like)
             record = cls.begin(

@@ -21,7 +21,9 @@ from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageErr
 from srgan_edge.transcode.check import differences, lost_tags
 from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import (
     CopiedPacket,
     Encoding,
@@ -30,7 +32,7 @@ from srgan_edge.video.frame import (
     VideoInfo,
     VideoPacket,
 )
-from srgan_edge.video.muxer import CONTAINERS, VideoMuxer
+from srgan_edge.video.muxer import VideoMuxer
 from srgan_edge.video.reader import VideoReader
 
 _SMALL_SIDE = 256
@@ -52,6 +54,8 @@ class Order:
     """Width and height of the frames in pixels."""
     encoding: Encoding
     audio: AudioHandling
+    excerpt: Excerpt | None
+    """Parts of the input that the result is made of; None: all of it."""
     damaged: bool
     """The input is known to be damaged, so that reading it may break off."""
 
@@ -113,14 +117,14 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
     file = Path(order.file)
     try:
         with (
-            VideoReader(Path(order.source), allow_8bit=True) as reader,
+            VideoReader(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
             VideoMuxer(Path(order.target), reader, order.audio) as muxer,
         ):
             encoder = VideoEncoder(reader.info, order.size, order.encoding)
             muxer.open(file, encoder)
-            left_out = (*muxer.left_out, *encoder.left_out)
+            left_out = (*muxer.copies.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
-            remarks = (*muxer.changed, *encoder.remarks)
+            remarks = (*muxer.copies.changed, *encoder.remarks)
         found = _read(file, on_step)
         rehearsal = Rehearsal((*left_out, *lost_tags(expected, found)), remarks)
         return rehearsal, differences(expected, found, order.size)
@@ -132,12 +136,12 @@ def _write(
     muxer: VideoMuxer, reader: VideoReader, encoder: VideoEncoder, on_step: Callable[[], None]
 ) -> VideoRecord:
     """Write everything with empty frames, and return what should be found in the file."""
-    expected = VideoRecord.begin(reader, muxer.codec_of)
+    expected = VideoRecord.begin(reader, muxer.copies.codec_of)
     content = _contents(encoder, reader.info)
     frame: FrameTime | None = None
     for item in reader.scan_packets():
         if isinstance(item, CopiedPacket):
-            for copied in muxer.fit(item):
+            for copied in muxer.copies.fit(item):
                 _copy(copied, muxer, expected)
         else:
             expected.frames.add(*item)
@@ -148,7 +152,7 @@ def _write(
         on_step()
     if frame is not None:
         muxer.mux(_packet(next(content), frame, reader.info))
-    for copied in muxer.rest():
+    for copied in muxer.copies.rest():
         _copy(copied, muxer, expected)
     muxer.close()
     return expected

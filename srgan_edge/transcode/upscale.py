@@ -84,6 +84,9 @@ def upscale_video_file(
     """
     with ends_within(STOP_SECONDS) if exits_on_signal else nullcontext():
         nvdec = options.decode == "gpu"
+        if nvdec and options.excerpt is not None:
+            reporter.note(f"{job.source.name}: an excerpt is decoded on the CPU")
+            nvdec = False
         if nvdec and upscaler.gpu_engine is not None:
             on_gpu = {**made_by, "colors": "on the GPU"}
             try:
@@ -117,7 +120,7 @@ def _upscale_video(
         life.enter_context(reader)
         source = _Source(job.source)
         info = reader.info
-        size = options.final_size(info.width, info.height, upscaler.scale)
+        size = options.video_size(info, upscaler.scale)
 
         def new_encoder() -> VideoEncoder:
             return (encoder_for if way == "gpu" else VideoEncoder)(info, size, encoding)
@@ -155,7 +158,7 @@ def _upscale_video(
         identity = job_identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
-            Joiner(job.source, work.path, size, encoding, options.audio) as joiner,
+            Joiner(job.source, work.path, size, encoding, options.audio, options.excerpt) as joiner,
         ):
             if (finished := _finished(work)) is not None:
                 reporter.note(f"{job.source.name}: an earlier run had finished {job.target}")

@@ -324,6 +324,7 @@ def job_identity(
         "segment_frames": segment_length,
         "on_damage": options.on_damage,
         "deinterlace": options.deinterlace,
+        "excerpt": None if options.excerpt is None else asdict(options.excerpt),
         "versions": {"srgan-edge": __version__, **library_versions()},
         **made_by,
     }

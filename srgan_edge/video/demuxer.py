@@ -85,11 +85,12 @@ class Demuxer:
             self._count(packet)
             yield packet
 
-    def examine_file(self, opened: FileIdentity, *, conceal: bool) -> None:
+    def examine_file(self, opened: FileIdentity, *, conceal: bool, from_start: bool = True) -> None:
         """Record what is missing or changed in a file that was read to its end.
 
         A file that was cut off decodes without any error. `opened` is its identity when it was
-        opened. With `conceal`, a wrong checksum counts as repaired.
+        opened. With `conceal`, a wrong checksum counts as repaired. Without `from_start`, reading
+        began later in the file.
 
         Raises:
             OSError: The file cannot be read again.
@@ -110,7 +111,7 @@ class Demuxer:
             self._examine_transport(conceal=conceal)
         elif broken := self._broken_by_its_own_account():
             damage.add(broken)
-        if "avi" in self.formats:
+        if "avi" in self.formats and from_start:
             listed = sum(entry.size > 0 for entry in self._video.index_entries)
             if self._video_packets < listed:
                 damage.add(f"{self._video_packets} of {listed} frames can be found")

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import UsageError
 from srgan_edge.pixels import DeepPixels, Pixels
 from srgan_edge.video.color import ColorDescription, StaticHdr
+from srgan_edge.video.excerpt import Excerpt
 
 av.logging.set_level(None)  # its callback takes the GIL in FFmpeg's threads, and can deadlock
 os.environ.setdefault("SVT_LOG", "1")  # errors only: SVT-AV1 prints without going through FFmpeg
@@ -238,6 +239,7 @@ class ReaderOptions(TypedDict, total=False):
     allow_opaque: bool
     conceal: bool
     deinterlace: bool
+    excerpt: Excerpt | None
 
 
 @dataclass(frozen=True)

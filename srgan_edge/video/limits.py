@@ -57,5 +57,5 @@ def too_large_for_players(codec: str, size: tuple[int, int]) -> str | None:
     return (
         f"frames of {width}x{height} pixels are beyond the highest level of {codec} "
         f"({_LARGEST_LEVEL_PX / 1e6:.1f} million pixels, {longest} a side): few players can show "
-        "the result; a smaller --outscale makes one that they can"
+        "the result; --fit 8k instead of -s or --height makes one that they can"
     )

@@ -7,10 +7,10 @@ its first frame.
 import heapq
 import math
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
-from fractions import Fraction
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from av.container import InputContainer
 from av.packet import Packet
@@ -20,10 +20,12 @@ from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged
 from srgan_edge.pixels import DeepPixels, Pixels
+from srgan_edge.video.clock import FrameClock
 from srgan_edge.video.color import ColorDescription, unkept_metadata
 from srgan_edge.video.convert import RgbDecoder, Siting
 from srgan_edge.video.decoder import DecodedFrame, VideoDecoder
 from srgan_edge.video.demuxer import Demuxer
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import (
     CodedFrame,
     CopiedPacket,
@@ -45,20 +47,25 @@ from srgan_edge.video.opening import (
     refuse_losses,
     refuse_unreadable,
 )
+from srgan_edge.video.spans import (
+    MOST_REORDERED,
+    Chosen,
+    Span,
+    from_keyframe,
+    length_seconds,
+    opened_at,
+    spans_of,
+    time_of,
+)
+
+if TYPE_CHECKING:  # only in the description of its types
+    from av.container.core import Chapter
 
 _ONE_TO_ONE = {"mov", "matroska", "flv"}  # each packet is one frame, from the first keyframe on
 
 # Chroma lies on the left one of two luma samples in H.264 and similar codecs, and between them in
 # JPEG and MPEG-1. Libswscale assumes between, unless told.
 CENTERED_CHROMA = {"mjpeg", "mpeg1video"}
-
-_MOST_REORDERED = 32
-"""Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
-
-_LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
-_LONGEST_GAP_SECONDS = 1
-_GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
-_LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
 
 
 class VideoReader:
@@ -93,12 +100,14 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
         frames_at_once: bool = False,
         nvdec: Nvdec | None = None,
+        excerpt: Excerpt | None = None,
     ) -> None:
         """Open the file and decode its first frame.
 
         Extra bit depth and transparency are never dropped silently: `allow_8bit` permits dropping
         both, `allow_opaque` transparency. Without `allow_8bit`, frames of more than 8 bits have
-        `deep`. `frames_at_once` decodes faster, but any damage then raises an error.
+        `deep`. `frames_at_once` decodes faster, but any damage then raises an error. Of an
+        `excerpt`, frames and packets have their times in the result, from zero on.
         """
         self.path = path
         self._max_pixels, self._conceal, self._allow_8bit = max_pixels, conceal, allow_8bit
@@ -113,7 +122,7 @@ class VideoReader:
             """The audio and subtitle streams whose packets are yielded."""
             self.demuxer = Demuxer(path, self.container, self.video, self.notes)
             """The source of all packets."""
-            self._clock = _FrameClock(path, self.video, self.notes, self.demuxer.formats)
+            self._clock = FrameClock(path, self.video, self.notes, self.demuxer.formats)
             self._decoder = VideoDecoder(
                 self.video,
                 self.notes,
@@ -138,11 +147,25 @@ class VideoReader:
                 self.container, self.video, first.frame, first.pts, self.notes.interlaced > 0
             )
             """The facts of the video stream."""
+            self._spans: list[Span] = []
+            self._deinterlace, self._frames_at_once = deinterlace, frames_at_once
+            if excerpt is not None:
+                self._begin_excerpt(excerpt)
             self._rgb = _RgbFrames(path, self.info, self.notes)
             refuse_losses(path, self.video, first.frame, allow_opaque=allow_8bit or allow_opaque)
         except BaseException:
             self.container.close()
             raise
+
+    @property
+    def is_excerpt(self) -> bool:
+        """True if only parts of the file are read."""
+        return bool(self._spans)
+
+    @property
+    def chapters(self) -> "list[Chapter]":
+        """The chapters of the file; none for an excerpt."""
+        return [] if self.is_excerpt else self.container.chapters()
 
     def __enter__(self) -> Self:
         return self
@@ -182,6 +205,9 @@ class VideoReader:
 
     def copied_packets(self) -> Iterator[CopiedPacket]:
         """Yield only audio and subtitle packets; no frame is decoded and damage is ignored."""
+        if self.is_excerpt:
+            yield from (it for it in self._scanned_spans() if isinstance(it, CopiedPacket))
+            return
         for item in self._ahead:
             if isinstance(item, CopiedPacket):
                 yield item
@@ -195,7 +221,10 @@ class VideoReader:
 
         The times of frames are those of their packets, which only in rare files are other ones.
         """
-        clock = _FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
+        if self.is_excerpt:
+            yield from self._scanned_spans()
+            return
+        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
         waiting: list[tuple[int, int]] = []  # a heap of times and durations: packets are reordered
         copied = {stream.index for stream in self.copied}
         with open_container(self.path, None, self._max_pixels) as container:
@@ -208,12 +237,101 @@ class VideoReader:
                         pts = packet.dts if packet.pts is None else packet.pts
                         if pts is not None:
                             heapq.heappush(waiting, (pts, packet.duration or 0))
-                        if len(waiting) > _MOST_REORDERED:
+                        if len(waiting) > MOST_REORDERED:
                             yield clock.next(*heapq.heappop(waiting))
                 while waiting:
                     yield clock.next(*heapq.heappop(waiting))
             except InputDamaged:  # time goes back: frames end there
                 return
+
+    def _begin_excerpt(self, excerpt: Excerpt) -> None:
+        """Find the parts of the excerpt; nothing before them is read any more."""
+        info = self.info
+        whole = info.duration_seconds
+        if excerpt.samples is not None and whole is not None:
+            whole = length_seconds(self.path, info.start_pts or 0, whole, self._max_pixels)
+        parts = excerpt.parts(self.path, whole)
+        self._spans = list(spans_of(self.path, parts, info.start_pts or 0, self._max_pixels))
+        self._items.close()
+        self._ahead.clear()
+        self.notes = Notes()
+        self._clock = FrameClock(self.path, self.video, self.notes, self.demuxer.formats)
+        self._items = self._decode_spans()
+        lengths = [None if whole is None else max(0.0, whole - it.start_seconds) for it in parts]
+        seconds = [
+            length if it.duration_seconds is None else min(it.duration_seconds, length or math.inf)
+            for it, length in zip(parts, lengths, strict=True)
+        ]
+        known = [length for length in seconds if length is not None]
+        self.info = replace(
+            info,
+            start_pts=0,
+            frames_stated=None,
+            duration_seconds=sum(known) if len(known) == len(seconds) else None,
+        )
+
+    def _decode_spans(self) -> Generator[DecodedFrame | CopiedPacket, None, None]:
+        for span in self._spans:
+            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
+                yield from self._decode_span(span, container, video)
+        if not self.notes.damage.is_repaired:
+            raise InputDamaged(f"{self.path}: damaged: {self.notes.damage}")
+
+    def _decode_span(
+        self, span: Span, container: InputContainer, video: VideoStream
+    ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
+        self.demuxer = Demuxer(self.path, container, video, self.notes)
+        self._decoder = decoder = VideoDecoder(
+            video,
+            self.notes,
+            self._clock.period_ticks,
+            one_to_one=bool(self.demuxer.formats & _ONE_TO_ONE),
+            conceal=self._conceal,
+            deinterlace=self._deinterlace,
+            frames_at_once=self._frames_at_once,
+        )
+        chosen, is_behind = Chosen(span, self.copied), False
+        packets: Iterator[Packet[Stream]] = iter(self.demuxer)
+        for packet in packets if span.lead is None else from_keyframe(packets, video):
+            if (copied := chosen.take(packet)) is not None:
+                yield copied
+            if packet.stream_index == video.index and not is_behind:
+                for decoded in decoder.decode(cast(VideoPacket, packet)):
+                    if is_behind := span.is_over(decoded.pts):
+                        break
+                    yield from span.only(decoded)
+            if is_behind and chosen.is_complete:
+                break
+        if not is_behind:  # the file ends before the span does
+            self.demuxer.examine_file(
+                self._identity, conceal=self._conceal, from_start=span.lead is None
+            )
+            for decoded in decoder.finish():
+                yield from span.only(decoded)
+        decoder.note_losses()
+
+    def _scanned_spans(self) -> Iterator[FrameTime | CopiedPacket]:
+        """Yield the times of frames, and the packets, of all parts of an excerpt in turn."""
+        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
+        for span in self._spans:
+            waiting: list[tuple[int, int]] = []
+            chosen, behind = Chosen(span, self.copied), 0
+            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
+                for packet in Demuxer(self.path, container, video, Notes()):
+                    time = time_of(packet)
+                    if (copied := chosen.take(packet)) is not None:
+                        yield copied
+                    elif packet.stream_index == video.index and time is not None:
+                        behind += span.is_over(time)
+                        if span.includes(time) and self._decoder.is_shown(packet):
+                            moved = span.moved(time)
+                            heapq.heappush(waiting, (moved, packet.duration or 0))
+                        if len(waiting) > MOST_REORDERED:
+                            yield clock.next(*heapq.heappop(waiting))
+                    if behind > MOST_REORDERED and chosen.is_complete:
+                        break
+            while waiting:
+                yield clock.next(*heapq.heappop(waiting))
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
@@ -285,54 +403,6 @@ class VideoReader:
                 f"{'{}x{}'.format(*now)} at {float(time.pts * self.info.time_base):.2f} s"
             )
         return time
-
-
-class _FrameClock:
-    """Gives each frame of a reader its time, later than that of the frame before."""
-
-    def __init__(
-        self, path: Path, video: VideoStream, notes: Notes, formats: Collection[str]
-    ) -> None:
-        """`formats`: FFmpeg's names of the container format."""
-        rate = video.average_rate or video.guessed_rate
-        self._path, self._notes = path, notes
-        self._time_base = video.time_base or Fraction(1, 1000)
-        self.period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
-        """Average distance of two frames in ticks."""
-        self._last: FrameTime | None = None
-        self._states_gaps = not _GAPLESS.isdisjoint(formats)
-
-    def next(self, pts: int | None, duration: int) -> FrameTime:
-        """Return the time of the next frame, or the nearest one that an encoder accepts."""
-        duration = duration or round(self.period_ticks) or 1
-        last = None if self._last is None else self._last.pts
-        if pts is None:
-            pts = 0 if last is None else last + duration
-            self._notes.untimed += 1
-        if last is not None:
-            self._refuse_other_recording(last, pts)
-            self._note_gap(pts)
-        if last is not None and pts <= last:
-            pts = last + max(1, math.ceil(_LEAST_STEP_SECONDS / self._time_base))
-            self._notes.nudged += 1
-        self._last = FrameTime(pts, duration)
-        return self._last
-
-    def _refuse_other_recording(self, last: int, pts: int) -> None:
-        if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
-            before, now = (float(ticks * self._time_base) for ticks in (last, pts))
-            raise InputDamaged(
-                f"{self._path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
-            )
-
-    def _note_gap(self, pts: int) -> None:
-        assert self._last is not None
-        end = self._last.pts + self._last.duration
-        if self._states_gaps or (pts - end) * self._time_base <= _LONGEST_GAP_SECONDS:
-            return
-        begins, ends = (float(ticks * self._time_base) for ticks in (end, pts))
-        self._notes.gaps += 1
-        self._notes.first_gap = self._notes.first_gap or f"{begins:.2f} to {ends:.2f} s"
 
 
 class _RgbFrames:

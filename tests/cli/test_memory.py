@@ -26,13 +26,14 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def under_limit(folder, limit_mb, *command):
+def under_limit(folder, limit_mb, *command, path=(ROOT,)):
     """Run a command under `ulimit -v`; return its exit code and the lines on stderr."""
-    shell = f"ulimit -v {limit_mb * 1000}; exec {sys.executable} -m srgan_edge {' '.join(command)}"
+    limit = limit_mb * 1000 if limit_mb else "unlimited"
+    shell = f"ulimit -v {limit}; exec {sys.executable} -m srgan_edge {' '.join(command)}"
     done = subprocess.run(
         ["bash", "-c", shell],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))},
         capture_output=True,
         text=True,
         timeout=60,
@@ -68,6 +69,19 @@ def test_pytorch_that_does_not_fit_is_one_line(inputs, limit_mb):
     code, lines = under_limit(inputs, limit_mb, *TORCH)
     assert (code, len(lines)) == (7, 1), lines
     assert "raise the limit (ulimit -v" in lines[0]
+
+
+@pytest.mark.parametrize(("limit_mb", "expected"), [(420, 7), (None, 1)])
+def test_a_library_that_fails_in_its_own_way_near_the_limit_is_one_line(
+    inputs, tmp_path, limit_mb, expected
+):
+    """Half-loaded libraries raise anything; with memory to spare, that is a bug."""
+    (tmp_path / "av.py").write_text("held = bytearray(100 << 20)\nraise KeyError('half loaded')")
+    command = ("upscale", "v.mkv", "-n", EDGE, "--overwrite", "--restart")
+    code, lines = under_limit(inputs, limit_mb, *command, path=(tmp_path, ROOT))
+    assert code == expected, lines
+    assert "KeyError: 'half loaded'" in lines[-1]
+    assert ("raise the limit (ulimit -v" in lines[-1]) == (len(lines) == 1) == (expected == 7)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_train_export_upscale_and_eval_follow_each_other(cli, tmp_path):
         (["--rtx", "--workspace", "512"], "--workspace with --rtx; possible: with --tensorrt"),
         (["--tensorrt", "--compute-capability", "8.9"], "possible: with --rtx"),
         (["--onnx", "-o", "x.engine"], "-o x.engine; possible: a name that ends in .onnx"),
+        (["--ncnn", "--io", "float"], "--io float with --ncnn; possible: with --onnx"),
         (["--openvino", "-o", "x.bin"], "-o x.bin; possible: a name that ends in .xml"),
     ],
 )

@@ -23,9 +23,13 @@ def files(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "a4.png", 208, 160)
     (tmp_path / "m.safetensors").write_bytes(CHECKPOINT.read_bytes())
+    (tmp_path / "m.onnx").write_bytes(find_model("edge-x4").file(".onnx").read_bytes())
     for folder in ("photos", "bench/HR", "bench/LRx4"):
         save(tmp_path / folder / "a.png", *((13, 10) if "LR" in folder else (52, 40)))
-    for name in ("there.png", "there.onnx", "there.xml", "there.safetensors", "examples/a-1.png"):
+    for name in (
+        *("there.png", "there.html", "there.onnx", "there.xml", "there.safetensors"),
+        *("free.bin", "free.engine.json", "examples/a-1.png"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("somebody's")
     return tmp_path
@@ -36,17 +40,21 @@ def files(tmp_path):
     [
         ("upscale", "a.png", "-n", EDGE, "-o", "there.png"),
         ("compare", "a.png", "a4.png", "-o", "there.png"),
+        ("compare", "a.png", "-n", EDGE, "-o", "there.html"),
+        ("bench", "m.onnx", "--plot", "there.png"),
         ("convert", "m.safetensors", "-o", "there.safetensors"),
         ("export", "m.safetensors", "--onnx", "-o", "there.onnx"),
         ("export", "m.safetensors", "--onnx", "--fp16", "-o", "there.onnx"),
         ("export", "m.safetensors", "--openvino", "-o", "there.xml"),
+        ("export", "m.safetensors", "--openvino", "-o", "free.xml"),
+        ("export", "m.safetensors", "--rtx", "-o", "free.engine"),
         ("quantize", "m.safetensors", "--data", "photos", "-o", "there.safetensors"),
         ("blend", "m.safetensors", "edge-x4", "-o", "there.safetensors"),
         ("eval", "bench", "-n", EDGE, "--figure", "there.png"),
         ("verify-tiles", "a.png", "-n", "m.safetensors", "--plot", "there.png"),
         ("degrade", "photos", "-o", "examples"),
     ],
-    ids=lambda command: " ".join(command[:1]),
+    ids=" ".join,
 )
 def test_no_verb_replaces_a_file_unasked(cli, files, command):
     before = snapshot(files)
@@ -75,6 +83,83 @@ def test_no_verb_replaces_its_input_even_if_asked(cli, files, command):
     assert (code, out) == (2, "")
     assert "input itself" in err
     assert snapshot(files) == before
+
+
+AS_ANOTHER_NAME = {
+    "itself": lambda path, name: name,
+    "dotted": lambda path, name: f"./photos/../{name}",
+    "hard link": lambda path, name: (path / "other").hardlink_to(path / name),
+    "link": lambda path, name: (path / "other").symlink_to(path / name),
+}
+
+
+READ = [
+    ("upscale a.png -n EDGE -o OUT", "a.png"),
+    ("upscale a.png -n EDGE --report OUT", "a.png"),
+    ("compare a.png a4.png -o OUT", "a.png"),
+    ("compare a.png a4.png -o OUT", "a4.png"),
+    ("compare a.png a4.png --reference a4.png -o OUT.html", "a4.png"),
+    ("compare a.png a4.png --feature-weights m.safetensors -o OUT.html", "m.safetensors"),
+    ("compare a.png -n m.onnx -o OUT.html", "m.onnx"),
+    ("bench m.onnx --plot OUT.png", "m.onnx"),
+    ("eval bench -n EDGE --figure OUT.png", "bench/HR/a.png"),
+    ("eval bench -n EDGE --figure OUT.png", "bench/LRx4/a.png"),
+    ("eval bench --results mine=photos --figure OUT.png", "photos/a.png"),
+    ("eval bench -n m.onnx --figure OUT.png", "m.onnx"),
+    ("verify-tiles a.png -n m.safetensors --plot OUT.png", "a.png"),
+    ("verify-tiles a.png -n m.safetensors --plot OUT.png", "m.safetensors"),
+    ("export m.safetensors --onnx -o OUT.onnx", "m.safetensors"),
+    ("export m.safetensors --onnx --io float -o OUT.onnx", "m.safetensors"),
+    ("export m.safetensors --openvino -o OUT.xml", "m.safetensors"),
+    ("export m.safetensors --rtx -o OUT.engine", "m.safetensors"),
+    ("quantize m.safetensors --data photos -o OUT.safetensors", "m.safetensors"),
+    ("quantize m.safetensors --data photos -o OUT.safetensors", "photos/a.png"),
+    ("blend edge-x4 m.safetensors -o OUT.safetensors", "m.safetensors"),
+    ("convert m.safetensors -o OUT.safetensors", "m.safetensors"),
+    ("convert m.onnx --licence MIT -o OUT.onnx", "m.onnx"),
+]
+"""Commands with OUT for their result, which has the suffix behind it, and a file that they read."""
+
+
+def names_of_inputs():
+    """Each command with each other name of its input; a name that is no link keeps its suffix."""
+    for command, read in READ:
+        suffix = command.partition("OUT")[2].partition(" ")[0]
+        for how in AS_ANOTHER_NAME:
+            if "link" in how or suffix in ("", Path(read).suffix):
+                yield pytest.param(command, read, how, id=f"{command} {read} {how}")
+
+
+@pytest.mark.parametrize(("command", "read", "how"), list(names_of_inputs()))
+def test_an_input_is_known_by_any_name(cli, files, command, read, how):
+    """By its file, and not by its text: results often have a suffix that the input has not."""
+    out = command.partition("OUT")[2].partition(" ")[0]
+    suffix = out or Path(read).suffix
+    name = AS_ANOTHER_NAME[how](files, read)
+    if name is None:
+        name = (files / "other").rename(files / f"other{suffix}").name
+    before = snapshot(files)
+    typed = command.replace(f"OUT{out}", name).replace("EDGE", EDGE).split()
+    code, out, err = cli(*typed, *([] if "--report" in typed else ["--overwrite"]))
+    assert (code, out) == (2, "")
+    assert "input itself" in err or "is an input" in err
+    assert snapshot(files) == before
+
+
+@pytest.mark.parametrize("written", ["m.bin", "m.engine.json"])
+def test_the_second_file_of_a_result_is_no_input_either(cli, files, written):
+    (files / written).hardlink_to(files / "m.safetensors")
+    target = ("--openvino", "-o", "m.xml") if ".bin" in written else ("--rtx", "-o", "m.engine")
+    code, _, err = cli("export", "m.safetensors", *target, "--overwrite")
+    assert code == 2
+    assert f"{written} is an input itself" in err
+
+
+def test_a_folder_is_not_said_to_be_replaceable(cli, files):
+    for options in ([], ["--overwrite"]):
+        code, _, err = cli("compare", "a.png", "a4.png", "-o", "photos", *options)
+        assert code == 5
+        assert "photos: it is a folder; name a file in it with -o" in err
 
 
 def test_a_link_to_nothing_is_in_the_way_too(cli, files):

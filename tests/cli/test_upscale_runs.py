@@ -40,6 +40,45 @@ def test_another_final_scale(cli, tmp_path, outscale, size):
         assert result.size == size
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "size"),
+    [
+        (["--height", "100"], "in_100p.png", (130, 100)),
+        (["--width", "78"], "in_78w.png", (78, 60)),
+        (["--fit", "1000x80"], "in_1000x80.png", (104, 80)),
+    ],
+)
+def test_a_final_size_in_pixels(cli, tmp_path, options, name, size):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", *options)[0] == 0
+    with Image.open(name) as result:
+        assert result.size == size
+
+
+def test_a_height_takes_the_model_of_its_scale_and_is_refused_beforehand(cli, tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=3, size=(62, 48))
+    code, _, err = cli("upscale", "in.mp4", "--height", "96")
+    assert code == 0
+    assert "edge-x2" in err
+    with av.open("in_96p.mp4") as result:
+        assert (result.streams.video[0].width, result.streams.video[0].height) == (124, 96)
+    for options, said in [
+        (["--height", "40"], "possible: --height 48 to 768, or -s X below 1"),
+        (["--height", "97"], "videos have even sides; type --height 98"),
+        (["--height", "96", "-s", "2"], "-s 2 and --height 96; possible: one of them"),
+    ]:
+        code, _, err = cli("upscale", "in.mp4", "-o", "out.mp4", *options)
+        assert (code, said in err) == (2, True), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "in_96p.mp4"]
+
+
+def test_a_result_that_no_player_plays_is_named_for_a_size_too(cli, tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=1, size=(1024, 16))
+    code, _, err = cli("upscale", "in.mp4", "--width", "8704", "-c", "libx264")
+    assert code == 0
+    assert "few players can show the result; --fit 8k" in err
+
+
 def test_a_result_looks_like_its_input(cli, tmp_path):
     save(tmp_path / "in.png")
     cli("upscale", "in.png")

@@ -1,6 +1,10 @@
 """How commands are called: help, completion, and one line for what cannot be understood."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -49,6 +53,77 @@ def test_a_group_without_a_command_prints_its_help(cli, path):
     code, out, err = cli(*path)
     assert (code, err) == (2, "")
     assert "COMMAND [ARGS]..." in out
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["upscale", ""], "INPUT"),
+        (["upscale", "a.png", "-o", ""], "--output"),
+        (["upscale", "a.png", "--report="], "--report"),
+        (["upscale", "a.png", "-i", "b.png", "-i", ""], "--input"),
+        (["compare", "", "a.png"], "BEFORE"),
+        (["train", "--data", ""], "--data"),
+        (["data", "check", ""], "DIR"),
+        (["info", ""], "NAME|FILE"),
+        (["models", "rm", ""], "NAME"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(cli, tmp_path, command, name):
+    """As from `srgan-edge upscale "$UNSET"`, which upscaled everything that lay there."""
+    save(tmp_path / "a.png")
+    code, out, err = cli(*command)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"srgan-edge: error: {name} is empty; name something")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_suffix_may_be_empty(cli, tmp_path):
+    save(tmp_path / "a.png")
+    assert cli("upscale", "a.png", "-n", "edge-x4", "--suffix", "", "-o", "out/")[0] == 0
+    assert (tmp_path / "out/a.png").exists()
+
+
+@pytest.mark.parametrize("command", [["train", "--max-minutes"], ["blend", "a", "b", "--alpha"]])
+def test_a_number_that_is_none_is_refused(cli, command):
+    code, _, err = cli(*command, "nan")
+    assert code == 2
+    assert f"{command[-1]} nan; possible: a number" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("upscale NAME.png", "upscale a.png -n NAME", "upscale a.png -n NAME.onnx"),
+        *("info NAME", "compare NAME.png a.png", "check NAME.mkv a.mkv", "eval NAME"),
+        *("eval a --results x=NAME", "data check NAME", "engines rm NAME", "blend edge-x4 NAME"),
+        *("convert NAME.pth", "bench NAME", "verify NAME", "models add NAME.onnx"),
+        *("export edge-x4 --onnx -o NAME.onnx", "train --data NAME --recipe edge"),
+    ],
+)
+def test_a_name_that_is_too_long_is_one_line(cli, tmp_path, command):
+    save(tmp_path / "a.png")
+    code, _, err = cli(*command.replace("NAME", "n" * 300).split())
+    assert code in (2, 3, 5, 6)
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("srgan-edge: error: ")
+
+
+RESULTS = ["info edge-x4 --json", "info edge-x4", "models", "models --json", "data check . --json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RESULTS)
+@pytest.mark.parametrize(("redirected", "code"), [(">/dev/full", 5), (">&-", 5), ("| head -c1", 0)])
+def test_a_result_that_cannot_be_printed_is_a_failure(tmp_path, command, redirected, code):
+    save(tmp_path / "a.png", 120, 104)
+    shell = f"{sys.executable} -m srgan_edge {command} {redirected}; exit ${{PIPESTATUS[0]}}"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert ("cannot write to standard output" in done.stderr) == (code == 5)
 
 
 def test_version(cli):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
-from srgan_edge.compare.clips import SAMPLES, Excerpt, compare_videos
+from srgan_edge.compare.clips import SAMPLES, compare_videos
 from srgan_edge.errors import InputRefused
 from srgan_edge.evaluation import metrics
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.preview import KEY_FRAME_EVERY, preview_of
 
 pytestmark = pytest.mark.children
@@ -83,7 +84,7 @@ def test_an_excerpt_begins_and_ends_where_it_was_asked_to(pair):
     assert found.times_seconds == pytest.approx([0, 0.001, 0.06])
     brightness = [pixels.mean() for _, pixels, _ in decoded(found.layers[1])]
     assert brightness == pytest.approx([90, 95, 100], abs=1.5)
-    with pytest.raises(InputRefused, match=r"has no frame from 9 s on; type another --start"):
+    with pytest.raises(InputRefused, match=r"has no frame from 9 s on; possible: --start 0 to"):
         compared(pair, Excerpt(9, 1))
 
 

@@ -42,18 +42,18 @@ class Residual(nn.Module):
 class ForeignSRGAN(nn.Module):
     """Other names, one slope per PReLU, batch norm, no biases in the blocks, tanh at the end."""
 
-    def __init__(self, bias=False, blocks=2):
+    def __init__(self, bias=False, blocks=2, stages=2):
         super().__init__()
         self.block1 = nn.Sequential(nn.Conv2d(3, CHANNELS, 9, padding=4), nn.PReLU())
         self.blocks = nn.Sequential(*(Residual(bias) for _ in range(blocks)))
         self.block7 = nn.Sequential(
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS)
         )
-        stages = []
-        for _ in range(2):
-            stages += [nn.Conv2d(CHANNELS, 4 * CHANNELS, 3, padding=1), nn.PixelShuffle(2)]
-            stages += [nn.PReLU()]
-        self.up = nn.Sequential(*stages, nn.Conv2d(CHANNELS, 3, 9, padding=4))
+        parts = []
+        for _ in range(stages):
+            parts += [nn.Conv2d(CHANNELS, 4 * CHANNELS, 3, padding=1), nn.PixelShuffle(2)]
+            parts += [nn.PReLU()]
+        self.up = nn.Sequential(*parts, nn.Conv2d(CHANNELS, 3, 9, padding=4))
 
     def forward(self, x):
         first = self.block1(x)
@@ -63,18 +63,20 @@ class ForeignSRGAN(nn.Module):
 class Compact(nn.Module):
     """Real-ESRGAN's SRVGGNetCompact, as its repository lays it out."""
 
-    def __init__(self, convolutions=3):
+    def __init__(self, convolutions=3, scale=4):
         super().__init__()
+        self.scale = scale
         self.body = nn.ModuleList([nn.Conv2d(3, CHANNELS, 3, padding=1), nn.PReLU(CHANNELS)])
         for _ in range(convolutions):
             self.body += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1), nn.PReLU(CHANNELS)]
-        self.body.append(nn.Conv2d(CHANNELS, 48, 3, padding=1))
+        self.body.append(nn.Conv2d(CHANNELS, 3 * scale**2, 3, padding=1))
 
     def forward(self, x):
         out = x
         for layer in self.body:
             out = layer(out)
-        return nn.functional.pixel_shuffle(out, 4) + nn.functional.interpolate(x, scale_factor=4)
+        nearest = nn.functional.interpolate(x, scale_factor=self.scale)
+        return nn.functional.pixel_shuffle(out, self.scale) + nearest
 
 
 def randomised(network):
@@ -86,24 +88,30 @@ def randomised(network):
     return network.eval()
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda s: {"params_ema": s}, lambda s: {"state_dict": s}])
-def test_a_foreign_srgan_computes_the_same(tmp_path, wrap):
-    foreign = randomised(ForeignSRGAN())
+@pytest.mark.parametrize(
+    ("wrap", "stages"),
+    [(dict, 1), (lambda s: {"params_ema": s}, 2), (lambda s: {"state_dict": s}, 3)],
+)
+def test_a_foreign_srgan_computes_the_same(tmp_path, wrap, stages):
+    foreign = randomised(ForeignSRGAN(stages=stages))
     state = {f"module.{key}": value for key, value in foreign.state_dict().items()}
     torch.save(wrap(state), tmp_path / "g.pth")
     layers = layers_of(read_weights(tmp_path / "g.pth").state)
     ours, spec = converted(layers, "g", "tanh", OUR_EPSILON, tmp_path / "g.pth")
     assert (spec.architecture, spec.blocks, spec.norm) == ("srresnet", 2, "batch")
+    assert spec.scale == 2**stages
     lr = torch.rand(1, 3, 13, 18)
     assert torch.equal(ours(lr), foreign(lr))
 
 
-def test_a_compact_model_becomes_an_edge_model(tmp_path):
-    foreign = randomised(Compact())
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_a_compact_model_becomes_an_edge_model(tmp_path, scale):
+    foreign = randomised(Compact(scale=scale))
     torch.save({"params": foreign.state_dict()}, tmp_path / "c.pth")
     layers = layers_of(read_weights(tmp_path / "c.pth").state)
     ours, spec = converted(layers, "c", "linear", OUR_EPSILON, tmp_path / "c.pth")
     assert (spec.architecture, spec.blocks, spec.channels) == ("edge", 3, CHANNELS)
+    assert spec.scale == scale
     lr = torch.rand(2, 3, 9, 7)
     assert torch.equal(ours(lr), foreign(lr))
 

@@ -27,6 +27,7 @@ from srgan_edge.export.foreign import (  # noqa: E402
     deployment_of_graph,
     onnx_from_weights,
 )
+from srgan_edge.export.prelu_srgan import PReluSRGAN  # noqa: E402
 from srgan_edge.export.reach import Reach, reach_of  # noqa: E402
 from srgan_edge.export.verify import PHOTO, natural_batches  # noqa: E402
 from srgan_edge.export.wrapper import Sizes, with_spec, wrapped  # noqa: E402
@@ -55,6 +56,21 @@ def old_keys(state):
     return renamed
 
 
+def real_esrgan_keys(state):
+    """ESRGAN as Real-ESRGAN and BasicSR write it: `body.0.rdb1.conv1`."""
+    names = {"HRconv": "conv_hr", "RRDB_trunk": "body", "trunk_conv": "conv_body"}
+    names |= {"upconv": "conv_up", "RDB": "rdb"}
+    renamed = {}
+    for key, value in old_keys(state).items():
+        for old, new in names.items():
+            key = key.replace(old, new)
+        renamed[key] = value
+    return renamed
+
+
+LAYOUTS = {"ESRGAN x4, old keys": old_keys, "RealESRGAN_x4plus": real_esrgan_keys}
+
+
 def esrgan(**options):
     return RRDBNet(num_filters=8, num_blocks=1, **options)
 
@@ -64,6 +80,7 @@ NETWORKS = {
     "ESRGAN plus x2": (lambda: esrgan(scale=2, plus=True, shuffle_factor=2), 2, "traced"),
     "ESRGAN x1": (lambda: esrgan(scale=1), 1, "traced"),
     "Compact x2": (lambda: SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2), 2, "traced"),
+    "SRGAN with PReLU x2": (lambda: PReluSRGAN(8, 1, 1), 2, "traced"),
     "SPAN x2": (
         lambda: SPAN(num_in_ch=3, num_out_ch=3, feature_channels=8, upscale=2), 2, "traced",
     ),
@@ -82,13 +99,13 @@ NETWORKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NETWORKS, "ESRGAN old keys"])
+@pytest.mark.parametrize("name", [*NETWORKS, *LAYOUTS])
 def test_every_runtime_has_the_pixels_of_pytorch(name, tmp_path):
     network, scale, kind = NETWORKS.get(name) or NETWORKS["ESRGAN x4"]
     torch.manual_seed(0)
     state = network().state_dict()
-    state = old_keys(state) if name not in NETWORKS else state
-    torch.save({"params": state}, tmp_path / "w.pth")
+    state = LAYOUTS.get(name, dict)(state)
+    torch.save({"params_ema": state}, tmp_path / "w.pth")
     made = deployment_of(tmp_path / "w.pth", ORIGIN)
     foreign = made.spec.foreign
     assert made.parity.max_levels <= 1

@@ -2,11 +2,13 @@
 
 import hashlib
 import http.server
+import shlex
 import threading
 from contextlib import suppress
 from functools import partial
 
 import pytest
+from PIL import Image
 
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
 from srgan_edge.image.coding import Coding
@@ -76,7 +78,7 @@ def server():
 def test_a_download_is_verified_and_then_offline(server, place):
     base, seen = server
     address = f"{base}/{place}#sha256={SHA256.upper()}"
-    with pytest.raises(UsageError, match="not in the cache; add --allow-network"):
+    with pytest.raises(UsageError, match=r"not in the cache; .* -n 'http.*' --allow-network"):
         find_model(address)
     assert seen == []
     model = find_model(address, allow_network=True)
@@ -114,6 +116,44 @@ def test_more_than_the_limit_is_not_kept(server, folder, monkeypatch):
     assert store.downloaded_files() == []
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("https://h:99999/x.onnx", "Port out of range"),
+        ("https://h:abc/x.onnx", "Port could not be cast"),
+        ("https://[::1/x.onnx", "Invalid IPv6 URL"),
+        ("https:///x.onnx", "names no host"),
+        (f"https://{'a' * 300}.com/x.onnx", "label empty or too long"),
+        ("https://a..b/x.onnx", "label empty or too long"),
+    ],
+)
+def test_what_is_no_address_is_refused(address, said):
+    with pytest.raises(UsageError, match=said):
+        downloaded(f"{address}#sha256={SHA256}", allow_network=True)
+
+
+@pytest.mark.parametrize(
+    "place", ["http://h:abc/x", "https://[::1/x", "http://a..b/x", "file:///x"]
+)
+def test_a_redirect_to_no_address_is_one_line(server, monkeypatch, place):
+    base, _ = server
+    monkeypatch.setattr(store, "urljoin", lambda base, location: place)
+    with pytest.raises(ResourcesExhausted, match="check the address"):
+        downloaded(f"{base}/moved/edge.onnx#sha256={SHA256}", allow_network=True)
+
+
+def test_a_password_is_not_repeated():
+    with pytest.raises(UsageError, match=r"not sent: https://h/x.onnx; download") as refused:
+        downloaded(f"https://me:secret@h/x.onnx#sha256={SHA256}", allow_network=True)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_scheme_of_an_address_has_no_case(server):
+    base, _ = server
+    address = f"{base.replace('http', 'HTTP')}/files/edge.onnx#sha256={SHA256}"
+    assert find_model(address, allow_network=True).spec.name == "edge-x4"
+
+
 def test_a_server_that_is_not_there_is_named():
     with pytest.raises(ResourcesExhausted, match=r"http://127\.0\.0\.1:9/a\.onnx: .*refused"):
         downloaded(f"http://127.0.0.1:9/a.onnx#sha256={SHA256}", allow_network=True)
@@ -148,6 +188,7 @@ def test_a_registered_model_has_a_name_and_serves_its_scale(cli):
     assert cli("models", "add", MODEL, "--name", "mine-x2")[0] == 2
     assert cli("models", "add", MODEL, "--name", "edge-x4")[0] == 2
     assert cli("models", "add", MODEL, "--name", "../x")[0] == 2
+    assert cli("models", "add", MODEL, "--name", "auto")[0] == 2  # which -n never would open
     code, out, _ = cli("models")
     assert code == 0
     assert "mine-x2" in out and "registered" in out and "srgan-x4" in out
@@ -167,3 +208,24 @@ def test_the_command_downloads_once(cli, server, tmp_path):
     assert seen == ["/files/edge.onnx"]
     assert (tmp_path / "p_x4.png").is_file()
     assert "downloaded" in cli("models")[1]
+    assert cli("models", "add", address, "--name", "kept")[0] == 0
+    assert find_model("kept").spec.name == "edge-x4"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("info ADDRESS", "compare p.png -n ADDRESS", "export ADDRESS --onnx", "bench ADDRESS"),
+        *("verify ADDRESS", "eval . -n ADDRESS", "blend ADDRESS edge-x4", "models add ADDRESS"),
+        *("upscale p.png -n ADDRESS",),
+    ],
+)
+def test_the_advice_for_an_address_works_in_every_command(cli, server, tmp_path, command):
+    base, _ = server
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    address = f"{base}/files/edge.onnx#sha256={SHA256}"
+    code, _, err = cli(*command.replace("ADDRESS", address).split())
+    assert code == 2
+    advised = shlex.split(err.partition("type: srgan-edge ")[2].replace("IMAGE", "p.png"))
+    assert cli(*advised)[0] == 0
+    assert "on the network" not in cli(*command.replace("ADDRESS", address).split())[2]

@@ -14,6 +14,7 @@ from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.train import crops_ahead  # noqa: E402
 from srgan_edge.train import session as session_module  # noqa: E402
 from srgan_edge.train.crops_ahead import CropsAhead  # noqa: E402
+from srgan_edge.train.derived import add_sources, add_teacher  # noqa: E402
 from srgan_edge.train.loop import train  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 
@@ -58,7 +59,8 @@ def test_every_turn_of_a_teachers_and_a_sources_pack(pack, device):
     def nearest(batch):
         return 255 - batch.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
 
-    pack = pack.add_sources(darker, "darker", 3, 0).add_teacher(nearest, "nearest", halo_px=0)
+    pack = add_sources(pack, darker, "darker", 3, 0)
+    pack = add_teacher(pack, nearest, "nearest", halo_px=0)
     ahead = CropsAhead(pack.to(device), 2)
     for step in range(2):
         assert same(ahead.at(0, step, range(200)), pack.crops(0, step, range(200), candidates=2))

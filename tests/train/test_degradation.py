@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: E402
 from srgan_edge import bicubic  # noqa: E402
 from srgan_edge.errors import UsageError  # noqa: E402
 from srgan_edge.train.degradation import RealDegradation, degrade, real_crops  # noqa: E402
+from srgan_edge.train.derived import add_teacher  # noqa: E402
 from srgan_edge.train.jpeg import jpeg  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 
@@ -276,7 +277,7 @@ def test_real_crops_equal_the_packs_except_for_the_lr(pack):
     assert crops.lr.shape == plain.lr.shape
     assert crops.teacher is None
     assert mean_difference(crops.lr, plain.lr) > 1
-    taught = pack.add_teacher(lambda batch: batch.repeat(4, 1).repeat(4, 2), "n", halo_px=0)
+    taught = add_teacher(pack, lambda batch: batch.repeat(4, 1).repeat(4, 2), "n", halo_px=0)
     assert torch.equal(
         real_crops(taught, RealDegradation(), 3, 4, range(6)).teacher,
         taught.crops(3, 4, range(6)).teacher,

@@ -17,7 +17,8 @@ from srgan_edge.errors import InputRefused, OutputFailed, UsageError  # noqa: E4
 from srgan_edge.image.reader import ImageReader  # noqa: E402
 from srgan_edge.image.still import StillImage  # noqa: E402
 from srgan_edge.image.writer import write_image  # noqa: E402
-from srgan_edge.train import photos as photos_module  # noqa: E402
+from srgan_edge.train import derived  # noqa: E402
+from srgan_edge.train.derived import add_teacher  # noqa: E402
 from srgan_edge.train.photo_files import UnusablePhoto, read_photo  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 
@@ -505,8 +506,8 @@ def test_a_teacher_runs_once_over_every_photograph(folder, tmp_path):
         return nearest(batch)
 
     pack = open_pack(folder, cache)
-    taught = pack.add_teacher(
-        teacher, "nearest-1", halo_px=0, on_progress=lambda *done: seen.append(done)
+    taught = add_teacher(
+        pack, teacher, "nearest-1", halo_px=0, on_progress=lambda *done: seen.append(done)
     )
     assert calls == [(1, 16, 22, 3), (1, 25, 10, 3), (1, 10, 8, 3)]
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -515,12 +516,12 @@ def test_a_teacher_runs_once_over_every_photograph(folder, tmp_path):
     assert torch.equal(crops.teacher, torch.from_numpy(nearest_of(crops.lr)))
     assert torch.equal(crops.hr, pack.crops(0, 0, range(20), margin_px=8).hr)
 
-    open_pack(folder, cache).add_teacher(teacher, "nearest-1", halo_px=0)
+    add_teacher(open_pack(folder, cache), teacher, "nearest-1", halo_px=0)
     assert len(calls) == 3
-    pack.add_teacher(teacher, "nearest-2", halo_px=0)
+    add_teacher(pack, teacher, "nearest-2", halo_px=0)
     assert len(calls) == 6
     save(folder / "a.png", photograph(*SIZES["a"], seed=9))
-    open_pack(folder, cache).add_teacher(teacher, "nearest-1", halo_px=0)
+    add_teacher(open_pack(folder, cache), teacher, "nearest-1", halo_px=0)
     assert len(calls) == 9
 
 
@@ -529,14 +530,14 @@ def nearest_of(lr):
 
 
 def test_large_photographs_go_through_a_teacher_in_tiles(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(photos_module, "TEACHER_TILE_PX", 16)
+    monkeypatch.setattr(derived, "TEACHER_TILE_PX", 16)
     pack, calls = open_pack(folder, tmp_path / "cache"), []
 
     def teacher(batch):
         calls.append(batch.shape)
         return nearest(batch)
 
-    taught = pack.add_teacher(teacher, "tiled", halo_px=1)
+    taught = add_teacher(pack, teacher, "tiled", halo_px=1)
     assert max(max(shape[1:3]) for shape in calls) == 18
     assert len(calls) > 3
     crops = taught.crops(0, 0, range(20))
@@ -553,13 +554,13 @@ def test_a_teacher_that_fails_leaves_nothing_behind(folder, tmp_path):
         raise Failure
 
     with pytest.raises(Failure):
-        pack.add_teacher(teacher, "x", halo_px=0)
+        add_teacher(pack, teacher, "x", halo_px=0)
     assert len(list((tmp_path / "cache").iterdir())) == 3
     with pytest.raises(AssertionError, match="64, 88"):
-        pack.add_teacher(lambda batch: batch, "x", halo_px=0)
+        add_teacher(pack, lambda batch: batch, "x", halo_px=0)
     assert len(list((tmp_path / "cache").iterdir())) == 3
     with pytest.raises(UsageError, match="possible: letters"):
-        pack.add_teacher(teacher, "../x", halo_px=0)
+        add_teacher(pack, teacher, "../x", halo_px=0)
 
 
 def test_the_busiest_of_several_windows_is_taken(tmp_path):

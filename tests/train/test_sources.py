@@ -14,6 +14,7 @@ from training import tiny_recipe, write_photos
 
 from srgan_edge import bicubic
 from srgan_edge.errors import UsageError
+from srgan_edge.train.derived import add_sources
 from srgan_edge.train.loop import train
 from srgan_edge.train.photos import PhotoPack
 from srgan_edge.train.sources import (
@@ -162,10 +163,10 @@ def test_crops_come_from_the_variants_in_the_places_of_the_lr(pack):
         return bicubic.resize(hr, hr.shape[0] // SCALE, hr.shape[1] // SCALE) // 2
 
     clean = pack.crops(0, 5, range(20), candidates=2)
-    worn = pack.add_sources(shifted, "half", 3, 0).crops(0, 5, range(20), candidates=2)
+    worn = add_sources(pack, shifted, "half", 3, 0).crops(0, 5, range(20), candidates=2)
     assert torch.equal(worn.lr, clean.lr // 2)
     assert torch.equal(worn.hr, clean.hr)
-    several = pack.add_sources(numbered, "numbered", 3, 0).crops(0, 5, range(200)).lr
+    several = add_sources(pack, numbered, "numbered", 3, 0).crops(0, 5, range(200)).lr
     assert len(several[:, 0, 0, 0].unique()) == 3 * 3
 
 
@@ -179,14 +180,14 @@ def test_sources_are_made_once_and_resume_where_they_stopped(pack):
         return numbered(hr, random)
 
     with pytest.raises(KeyboardInterrupt):
-        pack.add_sources(partial(counted, fail_at=4), "n", 2, 0)
-    made = pack.add_sources(counted, "n", 2, 0)
+        add_sources(pack, partial(counted, fail_at=4), "n", 2, 0)
+    made = add_sources(pack, counted, "n", 2, 0)
     assert len(calls) == 4 + 4  # the first photograph's two are not made again
-    assert torch.equal(made.sources, pack.add_sources(counted, "n", 2, 0).sources)
+    assert torch.equal(made.sources, add_sources(pack, counted, "n", 2, 0).sources)
     assert len(calls) == 8
-    whole = pack.add_sources(numbered, "other", 2, 0)
+    whole = add_sources(pack, numbered, "other", 2, 0)
     assert torch.equal(made.sources, whole.sources)
-    assert not torch.equal(made.sources, pack.add_sources(numbered, "n", 2, 1).sources)
+    assert not torch.equal(made.sources, add_sources(pack, numbered, "n", 2, 1).sources)
 
 
 def test_a_run_learns_from_its_sources(tmp_path):

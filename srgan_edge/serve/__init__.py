@@ -1,0 +1,1 @@
+"""Upscaling over HTTP: a queue of jobs, a page, limits and metrics."""

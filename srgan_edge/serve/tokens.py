@@ -1,0 +1,115 @@
+"""Bearer tokens: random, kept as hashes, compared in constant time; guesses are slowed down.
+
+A token has 256 random bits, so a plain SHA-256 of it cannot be turned back. A session is a token
+with an end, which a browser keeps as a cookie that no script can read.
+"""
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import OrderedDict
+
+from srgan_edge.serve.problems import Problem
+from srgan_edge.serve.store import JobStore
+
+PREFIX = "sge_"
+SESSION_SECONDS = 12 * 3600.0
+FAILURES = 10
+"""Wrong tokens that one address may send within `FAILURE_SECONDS`."""
+FAILURE_SECONDS = 60.0
+REREAD_SECONDS = 1.0
+"""Time after which a token that another process made or revoked counts."""
+_ADDRESSES_KEPT = 10_000
+_MAX_TOKEN = 200
+
+
+class Tokens:
+    """The tokens of one data folder. Any thread may call any method."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._known: list[tuple[str, str]] = []
+        self._known_until = 0.0
+
+    @property
+    def are_required(self) -> bool:
+        """True if there is any token, so that requests need one."""
+        return bool(self._tokens())
+
+    def make(self, name: str) -> str:
+        """Return a new token for a client; only its hash is kept."""
+        token = PREFIX + secrets.token_urlsafe(32)
+        self._store.add_token(_digest(token), name)
+        return token
+
+    def begin_session(self, name: str) -> str:
+        """Return the value of a cookie that stands for a client's token for some hours."""
+        session = PREFIX + secrets.token_urlsafe(32)
+        self._store.add_token(_digest(session), name, time.time() + SESSION_SECONDS)
+        self._known_until = 0.0
+        return session
+
+    def end_session(self, session: str) -> None:
+        """Forget a session."""
+        self._store.remove_token(_digest(session))
+        self._known_until = 0.0
+
+    def client_of(self, token: str | None, address: str) -> str:
+        """Return the name that a token was made for.
+
+        Args:
+            token: as sent; None: none was.
+            address: where the request comes from, which wrong tokens are counted by.
+
+        Raises:
+            Problem: there is no token, or not this one; or the address has sent too many.
+        """
+        if token is None:
+            raise Problem(
+                "token-required",
+                "got no token",
+                "send: Authorization: Bearer TOKEN; `srgan-edge serve --new-token NAME` makes one",
+            )
+        self._refuse_guessing(address)
+        sought, found = _digest(token[:_MAX_TOKEN]), ""
+        for digest, name in self._tokens():  # all of them, whichever fits
+            if hmac.compare_digest(digest, sought):
+                found = name
+        if found:
+            return found
+        self._count_failure(address)
+        raise Problem("token-required", "this token is not known", "a token that was not revoked")
+
+    def _tokens(self) -> list[tuple[str, str]]:
+        """Return hashes and names, read again after a second, so that requests rarely wait."""
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._known_until:
+                self._known, self._known_until = self._store.tokens(), now + REREAD_SECONDS
+            return self._known
+
+    def _refuse_guessing(self, address: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            times = [it for it in self._failures.get(address, []) if it > now - FAILURE_SECONDS]
+        if len(times) >= FAILURES:
+            wait = max(1, round(times[0] + FAILURE_SECONDS - now))
+            raise Problem(
+                "too-many", f"{len(times)} wrong tokens from here", retry_after_seconds=wait
+            )
+
+    def _count_failure(self, address: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            times = [it for it in self._failures.pop(address, []) if it > now - FAILURE_SECONDS]
+            self._failures[address] = [*times, now][-FAILURES:]
+            while len(self._failures) > _ADDRESSES_KEPT:
+                self._failures.popitem(last=False)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()

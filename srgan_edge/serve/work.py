@@ -1,0 +1,99 @@
+"""The words of one upscale command in a job's folder, and its outcome in the words of clients."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srgan_edge.errors import InputRefused, printable
+from srgan_edge.jobs.plan import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Naming, plan_jobs
+from srgan_edge.jobs.plan import Job as PlannedJob
+
+MAX_NAME = 200
+SOURCE_STEM, RESULT_STEM = "source", "result"
+
+_FOR_TERMINALS = re.compile(r"; -n NAME takes another model.*")
+"""What a note advises to type, which clients cannot."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The outcome of one command."""
+
+    exit_code: int
+    error: str | None = None
+    frames: int = 0
+    size: str | None = None
+    sha256: str | None = None
+    result: Path | None = None
+    """The whole result, or what could be saved of a damaged video."""
+    notes: tuple[str, ...] = ()
+
+
+def shown_name(name: str) -> str:
+    """Return the name of an uploaded file for people: one line without folders."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return printable(last)[-MAX_NAME:].strip() or "unnamed"
+
+
+def source_name(name: str) -> str:
+    """Return the name of a source in its job's folder; only the suffix is the client's.
+
+    Raises:
+        InputRefused: the suffix is not that of an image or video.
+    """
+    suffix = Path(shown_name(name)).suffix.lower()
+    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise InputRefused(
+            f"{shown_name(name)}: not an image or video by its name; possible: {possible}"
+        )
+    return f"{SOURCE_STEM}{suffix}"
+
+
+def planned(source: Path, extension: str | None) -> PlannedJob:
+    """Return the command for a source in its job's folder.
+
+    Args:
+        extension: type of the result, such as `.png`; None: that of the source, if possible.
+    """
+    (job,) = plan_jobs([str(source)], None, Naming("_upscaled", extension))
+    return PlannedJob(source, job.target.with_stem(RESULT_STEM), job.kind)
+
+
+def in_clients_words(text: str, source: Path, target: Path, name: str) -> str:
+    """Return a message with the client's name of the file, and no path of this machine."""
+    folder = f"{source.parent}/"
+    text = _FOR_TERMINALS.sub("", text)
+    for ours, theirs in (
+        (str(source), name),
+        (str(target), "the result"),
+        (folder, ""),
+        (source.name, name),
+        (target.name, "the result"),
+    ):
+        text = text.replace(ours, theirs)
+    return printable(text)
+
+
+def outcome_in(report: Path) -> Ended | None:
+    """Return the outcome that a command wrote with `--report`; None: it wrote none."""
+    try:
+        (job,) = json.loads(report.read_text())["jobs"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return _of_record(job)
+
+
+def _of_record(job: dict[str, Any]) -> Ended:
+    saved = Path(job.get("saved_as") or job["target"])
+    return Ended(
+        exit_code=job["exit_code"],
+        error=job["error"],
+        frames=job["frames"],
+        size=job["size"] or None,
+        sha256=job["sha256"],
+        result=saved if job["sha256"] else None,
+        notes=tuple(job["notes"]),
+    )

@@ -1,0 +1,64 @@
+"""The times of the frames of one video: each later than the one before, gaps and jumps noticed."""
+
+import math
+from collections.abc import Collection
+from fractions import Fraction
+from pathlib import Path
+
+from av.video.stream import VideoStream
+
+from srgan_edge.errors import InputDamaged
+from srgan_edge.video.frame import FrameTime, Notes
+
+_LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
+_LONGEST_GAP_SECONDS = 1
+_GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
+_LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
+
+
+class FrameClock:
+    """Gives each frame of a reader its time, later than that of the frame before."""
+
+    def __init__(
+        self, path: Path, video: VideoStream, notes: Notes, formats: Collection[str]
+    ) -> None:
+        """`formats`: FFmpeg's names of the container format."""
+        rate = video.average_rate or video.guessed_rate
+        self._path, self._notes = path, notes
+        self._time_base = video.time_base or Fraction(1, 1000)
+        self.period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
+        """Average distance of two frames in ticks."""
+        self._last: FrameTime | None = None
+        self._states_gaps = not _GAPLESS.isdisjoint(formats)
+
+    def next(self, pts: int | None, duration: int) -> FrameTime:
+        """Return the time of the next frame, or the nearest one that an encoder accepts."""
+        duration = duration or round(self.period_ticks) or 1
+        last = None if self._last is None else self._last.pts
+        if pts is None:
+            pts = 0 if last is None else last + duration
+            self._notes.untimed += 1
+        if last is not None:
+            self._refuse_other_recording(last, pts)
+            self._note_gap(pts)
+        if last is not None and pts <= last:
+            pts = last + max(1, math.ceil(_LEAST_STEP_SECONDS / self._time_base))
+            self._notes.nudged += 1
+        self._last = FrameTime(pts, duration)
+        return self._last
+
+    def _refuse_other_recording(self, last: int, pts: int) -> None:
+        if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:
+            before, now = (float(ticks * self._time_base) for ticks in (last, pts))
+            raise InputDamaged(
+                f"{self._path}: damaged: time goes back from {before:.2f} to {now:.2f} s"
+            )
+
+    def _note_gap(self, pts: int) -> None:
+        assert self._last is not None
+        end = self._last.pts + self._last.duration
+        if self._states_gaps or (pts - end) * self._time_base <= _LONGEST_GAP_SECONDS:
+            return
+        begins, ends = (float(ticks * self._time_base) for ticks in (end, pts))
+        self._notes.gaps += 1
+        self._notes.first_gap = self._notes.first_gap or f"{begins:.2f} to {ends:.2f} s"
