@@ -23,7 +23,7 @@ from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import multiplications_per_px
-from srgan_edge.steady import REQUIREMENT, chosen_strength
+from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
@@ -174,7 +174,7 @@ def open_upscaler(
             f"{', colors locked' if upscaler.color_lock else ''}"
         )
         steady = chosen_strength(options.steady, suits=_is_steadied(info))
-        made_by = _made_by(first, upscaler, options) | {"steady": steady}
+        made_by = _made_by(first, upscaler, options) | recorded(steady)
         yield Opened(upscaler, made_by, summary, steady)
 
 

@@ -76,10 +76,10 @@ class Steadied:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Where the pixels of a frame were in the frame before, and where that is certain."""
+    """The places of the pixels of a frame in the frame before, and how certain they are."""
 
     flow: _Floats
-    """As in `srgan_edge.motion`, in LR pixels."""
+    """Backward flow of `srgan_edge.motion`, in LR pixels."""
     trust: _Floats
     """float32 [H, W], from 0 to 1."""
 
@@ -132,6 +132,15 @@ def chosen_strength(wanted: Steady, *, suits: bool) -> float:
     if wanted and not find_spec("cv2"):
         raise ExtraMissing("cv2", REQUIREMENT, f"--steady {wanted:g}")
     return wanted
+
+
+def recorded(strength: float) -> dict[str, float | str]:
+    """Return what determines the pixels of steadied videos, as JSON values."""
+    if not strength:
+        return {"steady": 0.0}
+    import cv2
+
+    return {"steady": strength, "opencv": cv2.__version__}
 
 
 def refuse_too_large(width: int, height: int) -> None:

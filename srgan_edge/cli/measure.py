@@ -5,7 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -153,6 +153,14 @@ def evaluate(
             rich_help_panel=VIDEO_PANEL,
         ),
     ] = None,
+    motion: Annotated[
+        Literal["pan", "zoom"] | None,
+        typer.Option(
+            metavar="pan|zoom",
+            help="Motion over photographs (default: pan, for which flicker is exact).",
+            rich_help_panel=VIDEO_PANEL,
+        ),
+    ] = None,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -200,6 +208,7 @@ def evaluate(
             _common_scale(named, scale),
             bicubic=bicubic,
             frames=frames,
+            motion=motion or "pan",
             noise=noise or 0.0,
             steady=steady or "off",
             measures=measures,
@@ -213,6 +222,7 @@ def evaluate(
         return
     for option, value in {
         "--frames": frames,
+        "--motion": motion,
         "--noise": noise,
         "--steady": steady,
         "--plot": plot,
@@ -384,6 +394,7 @@ def _evaluate_videos(
     *,
     bicubic: bool,
     frames: int | None,
+    motion: str,
     noise: float,
     steady: str,
     measures: dict[str, Any],
@@ -422,7 +433,7 @@ def _evaluate_videos(
     wanted = steady_from_text(steady)
     strength = AUTO_STRENGTH if wanted == "auto" else wanted
     program = ffmpeg_with_vmaf() if vmaf else None
-    scenes = scenes_from(sources, scale, FRAMES if frames is None else frames)
+    scenes = scenes_from(sources, scale, FRAMES if frames is None else frames, motion)
     with ExitStack() as opened:
         systems = []
         if bicubic:

@@ -1,4 +1,4 @@
-"""What `srgan-edge eval --video` does: scenes of photographs and videos, their table and plot."""
+"""The command `srgan-edge eval --video`: scenes of photographs and videos, a table and a plot."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,11 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene
+from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene, zoom_over
 from srgan_edge.evaluation.temporal import Distance
 from srgan_edge.evaluation.videos import (
     DECIMALS,
     HEADINGS,
+    STEADIED,
     SceneScores,
     VideoSystem,
     mean_scores,
@@ -34,8 +35,10 @@ MIN_FRAMES = 4
 _COLORS = ("#4878a8", "#d1783b", "#5a9a68", "#a05a9a", "#8c8c8c", "#b8a13a")
 
 
-def scenes_from(sources: Sequence[Path], scale: int, frames: int) -> list[Scene]:
-    """Return a pan over each photograph, and an excerpt of each video.
+def scenes_from(
+    sources: Sequence[Path], scale: int, frames: int, motion: str = "pan"
+) -> list[Scene]:
+    """Return a pan over each photograph, or a zoom, and an excerpt of each video.
 
     Args:
         sources: photographs, videos, and folders with HR/ or photographs; none: the bundled ones.
@@ -59,10 +62,9 @@ def scenes_from(sources: Sequence[Path], scale: int, frames: int) -> list[Scene]
             files.append(source)
         else:
             raise InputRefused(f"{source}: no such file or folder")
+    over = zoom_over if motion == "zoom" else pan_over
     return [
-        pan_over(path, scale, frames)
-        if kind_of(path) == "image"
-        else _video_scene(path, scale, frames)
+        over(path, scale, frames) if kind_of(path) == "image" else _video_scene(path, scale, frames)
         for path in files
     ]
 
@@ -147,7 +149,7 @@ def worst_lines(found: Mapping[str, Sequence[SceneScores]]) -> Iterator[str]:
 def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
     """Draw the warping error of each second, a panel for each scene and a line for each system.
 
-    Scenes of one second are drawn by frames.
+    Dashes are for `--steady`. Scenes of one second are drawn by frames.
 
     Raises:
         OutputFailed: `path` cannot be written.
@@ -157,24 +159,29 @@ def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
 
     matplotlib.use("Agg")  # never opens a window
     scenes = [it.scene for it in next(iter(found.values()))]
+    systems = list(dict.fromkeys(label.split(STEADIED)[0] for label in found))
     figure, panels = pyplot.subplots(
         len(scenes), figsize=(8, 0.6 + 1.9 * len(scenes)), squeeze=False, layout="constrained"
     )
     for number, (scene, panel) in enumerate(zip(scenes, panels[:, 0], strict=True)):
-        for color, (label, scores) in zip(_repeated(_COLORS), found.items(), strict=False):
+        for label, scores in found.items():
             name = "warping" if scene.step_px is None else "flicker"
             points = scores[number].seconds(name)
             if len(points) < 2:
                 frames = scores[number].frames
                 points = {at: it[name] for at, it in enumerate(frames, 1) if name in it}
-            panel.plot(points.keys(), points.values(), "-o", ms=3, lw=1.2, color=color, label=label)
+            color = _COLORS[systems.index(label.split(STEADIED)[0]) % len(_COLORS)]
+            style = "--s" if STEADIED in label else "-o"
+            line = {"color": color, "label": label, "ms": 3, "lw": 1.2}
+            panel.plot(points.keys(), points.values(), style, **line)
         panel.set_title(scene.name, loc="left", fontsize=9)
         panel.set_ylim(bottom=0)
         panel.set_ylabel(f"{name}\nlevels", fontsize=8)
         is_short = len(scores[number].seconds(name)) < 2
         panel.set_xlabel("frame" if is_short else "second", fontsize=8)
         panel.tick_params(labelsize=8)
-    panels[0, 0].legend(fontsize=8, frameon=False, ncols=3)
+    lines, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize=8, frameon=False, ncols=3, loc="outside upper center")
     with replace_when_whole(path, "--plot") as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)
@@ -202,11 +209,6 @@ def _text(name: str, value: float) -> str:
 
 def _plain(values: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if not isnan(value)}
-
-
-def _repeated(colors: Sequence[str]) -> Iterator[str]:
-    while True:
-        yield from colors
 
 
 def lpips_of(measures: Mapping[str, Callable[..., float]]) -> Distance | None:

@@ -180,6 +180,14 @@ def upscale(
             show_default=False,
         ),
     ] = None,
+    fidelity: Annotated[
+        float | None,
+        _model(
+            metavar="0..1",
+            help="With -n srgan-x4: 0 is its texture, 1 the faithful srresnet-x4, and what is "
+            "between mixes their weights.",
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
     fp32: Fp32Option = False,
@@ -271,7 +279,7 @@ def upscale(
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.jobs.size import WantedSize, refuse_both
-    from srgan_edge.model.library import find_model
+    from srgan_edge.model.library import bundled_models, find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.steady import steady_from_text
@@ -286,6 +294,11 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
+    if fidelity is not None:
+        from srgan_edge.model.mixture import mixture
+
+        mixed = mixture(model, fidelity)
+        model = mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
     size = WantedSize.of(width, height, fit)
     if outscale is not None and size is not None:
         refuse_both([f"-s {outscale:g}", size.option])

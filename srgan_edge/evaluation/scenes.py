@@ -26,6 +26,9 @@ SMALLEST_PX = 64
 
 PAN_FPS = 25.0
 
+ZOOM, TURN = 0.01, 0.004
+"""Enlargement and turn, in radians, of a zoom from frame to frame."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -80,6 +83,41 @@ def pan_over(path: Path, scale: int, frames: int, step_px: int = 1) -> Scene:
             yield np.ascontiguousarray(photo[top : top + height, x : x + width])
 
     return Scene(path.stem, originals, PAN_FPS, step_px)
+
+
+def zoom_over(path: Path, scale: int, frames: int) -> Scene:
+    """Return a zoom into the middle of a photograph, by 1 % a frame, that turns a little.
+
+    Raises:
+        InputRefused: the photograph is too small, or is none.
+    """
+    import cv2
+
+    photo = read_pixels(path)
+    height, width = (
+        min(most, side) // scale * scale
+        for most, side in zip(PAN_SIZE[::-1], photo.shape[:2], strict=True)
+    )
+    if min(height, width) < SMALLEST_PX:
+        raise InputRefused(
+            f"{path} is {photo.shape[1]}x{photo.shape[0]}; a zoom needs {SMALLEST_PX}x{SMALLEST_PX}"
+        )
+    middle = np.array([width, height]) / 2
+    center = np.array([photo.shape[1], photo.shape[0]]) / 2
+
+    def originals() -> Iterator[Pixels]:
+        for number in range(frames):
+            angle, shrink = TURN * number, (1 + ZOOM) ** -number
+            cosine, sine = shrink * np.cos(angle), shrink * np.sin(angle)
+            turned = np.array([[cosine, -sine], [sine, cosine]])
+            affine = np.hstack([turned, (center - turned @ middle)[:, None]])
+            flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+            frame = cv2.warpAffine(
+                photo, affine, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT
+            )
+            yield np.asarray(frame, np.uint8)
+
+    return Scene(path.stem, originals, PAN_FPS)
 
 
 def video_scene(

@@ -25,6 +25,9 @@ HEADINGS = {
 DECIMALS = {"sharpness": 3, "lpips": 4, "vmaf_neg": 1}
 """Name of a measure -> decimals in a table, if not 2."""
 
+STEADIED = " --steady "
+"""Text between a model and a strength in the label of scores."""
+
 SETTLED = 2
 """Frames at the start of a scene that count for no mean: steadying has just begun."""
 
@@ -40,7 +43,7 @@ class VideoSystem:
     """Strengths of `--steady` to score it with; 0: without."""
 
     def label(self, strength: float) -> str:
-        return f"{self.name} --steady {strength:g}" if strength else self.name
+        return f"{self.name}{STEADIED}{strength:g}" if strength else self.name
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Segment:
     bytes: int
     sha256: str
     state_sha256: str = ""
-    """Of the file with which the next segment begins; empty if it needs none."""
+    """SHA-256 of the state that the next segment begins with; empty if it needs none."""
 
 
 class WorkFolder:
