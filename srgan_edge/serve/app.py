@@ -46,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class About:
-    """What the page needs to know."""
+    """Facts of the service that the page shows."""
 
     version: str
     model: str

@@ -1,4 +1,4 @@
-"""What routes take from a request: who sends it, and what it uploads."""
+"""Take from a request who sends it, and the file that it uploads."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -82,6 +82,8 @@ def test_a_library_that_fails_in_its_own_way_near_the_limit_is_one_line(
     assert code == expected, lines
     assert "KeyError: 'half loaded'" in lines[-1]
     assert ("raise the limit (ulimit -v" in lines[-1]) == (len(lines) == 1) == (expected == 7)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocks", "code", "said"),
