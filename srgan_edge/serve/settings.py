@@ -26,8 +26,8 @@ class Settings:
     engine: str = "auto"
     device: str = "auto"
     batch_window_ms: float | None = None
-    """Longest time that an image waits for others to share a call of the engine; None: 5 on a GPU, 0
-    on a CPU, where shared calls gain nothing."""
+    """Longest time that an image waits for others to share a call of the engine; None: 5 on a GPU,
+    0 on a CPU, where shared calls gain nothing."""
     max_bytes: int = 2048 * MIB
     """Largest upload."""
     max_pixels: int = 100_000_000
