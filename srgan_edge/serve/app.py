@@ -46,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class About:
-    """What the page needs to know."""
+    """Models and limits, for the page and for programs."""
 
     version: str
     model: str

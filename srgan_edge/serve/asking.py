@@ -1,4 +1,4 @@
-"""What routes take from a request: who sends it, and what it uploads."""
+"""Take a request apart for a route: its sender, and its upload."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
