@@ -37,7 +37,7 @@ _CHUNK_BYTES = 256 << 10
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _RESTART_SECONDS = 60.0
-"""Longest wait for the events of a job while the service is being restarted."""
+"""Time for a service to be restarted while the events of a job are awaited."""
 
 
 class Client:

@@ -47,7 +47,7 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, comparing, serving, training, exporting, measuring, benching, listing):
+for module in (upscale, comparing, training, exporting, measuring, benching, listing, serving):
     app.add_typer(module.commands)
 
 

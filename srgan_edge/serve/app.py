@@ -46,7 +46,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class About:
-    """Facts of the service that the page shows."""
+    """Models and limits, for the page and for programs."""
 
     version: str
     model: str

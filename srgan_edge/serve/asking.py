@@ -1,4 +1,4 @@
-"""Take from a request who sends it, and the file that it uploads."""
+"""Take a request apart for a route: its sender, and its upload."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

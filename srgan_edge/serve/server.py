@@ -28,7 +28,7 @@ def serve(settings: Settings, log: Log | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        UsageError, OutputFailed: as `Service`; or the port is taken.
+        UsageError, OutputFailed: as `Service`; or the port is not free.
     """
     listening = _listening(settings)
     service = Service(settings, log)

@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """The address of the service, the results that it keeps, and all of its limits."""
+    """Address, storage, and all limits of a service."""
 
     data: Path
     """Folder of the jobs, their files and the database."""
@@ -26,8 +26,8 @@ class Settings:
     engine: str = "auto"
     device: str = "auto"
     batch_window_ms: float | None = None
-    """Longest time that an image waits for others to share a call of the engine; None: 5 on a GPU,
-    0 on a CPU, where shared calls gain nothing."""
+    """Time for which an image waits for others to share a call; None: 5 on a GPU, 0 on a
+    CPU, where shared calls gain nothing."""
     max_bytes: int = 2048 * MIB
     """Largest upload."""
     max_pixels: int = 100_000_000

@@ -28,7 +28,7 @@ _WRITE_BYTES = 256 << 10
 
 @dataclass
 class Upload:
-    """The contents of a request."""
+    """The content of a request."""
 
     fields: dict[str, str] = field(default_factory=dict)
     name: str = ""
