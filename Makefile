@@ -61,9 +61,9 @@ types: $(TOOLS) ## Check the types of all four packages
 
 fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 	$(BIN)/python -m pip install --quiet 'atheris>=3.0'
-	@for target in image video safetensors onnx spec passport wire protocol; do \
+	@for target in image statements video safetensors onnx onnx-edits spec passport wire protocol; do \
 		echo "fuzzing $$target"; \
-		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 75 || exit 1; \
+		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 60 || exit 1; \
 	done
 
 browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium

@@ -374,6 +374,7 @@ def test_the_newest_checkpoints_are_kept(photos, tmp_path):
     assert names == [f"step-{step:08}.pt" for step in (12, 16, 20)]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(photos, tmp_path):
     """The system's limit on file sizes stands in for a full disk; it is lifted before the end."""
     said = []
