@@ -2,7 +2,6 @@
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Annotated, Any, Literal
@@ -202,7 +201,12 @@ def evaluate(
             refuse_replacing(plot, folders or [], overwrite=overwrite, option="--plot")
         named = models or ([] if bicubic else [DEFAULT_MODEL])
         measures = measures_of(metrics_from_text(metrics), feature_weights or [], device)
-        _evaluate_videos(
+        require("cv2", "srgan-edge[steady]", "--video")
+        if plot is not None:
+            require("matplotlib", "srgan-edge[train]", "--plot")
+        from srgan_edge.cli.measure_videos import evaluate_videos
+
+        evaluate_videos(
             folders or [],
             named,
             _common_scale(named, scale),
@@ -385,76 +389,6 @@ def verify_tiles(
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))
         say(f"wrote halo_px {halo_px} to {checkpoint}")
-
-
-def _evaluate_videos(
-    sources: list[Path],
-    models: list[str],
-    scale: int,
-    *,
-    bicubic: bool,
-    frames: int | None,
-    motion: str,
-    noise: float,
-    steady: str,
-    measures: dict[str, Any],
-    plot: Path | None,
-    vmaf: bool,
-    as_json: bool,
-    engine: str,
-    device: str,
-    fp32: bool,
-) -> None:
-    """Print the table of `eval --video`, and draw its plot."""
-    require("cv2", "srgan-edge[steady]", "--video")
-    if plot is not None:
-        require("matplotlib", "srgan-edge[train]", "--plot")
-    from srgan_edge.cli.measure_videos import (
-        FRAMES,
-        draw_plot,
-        lpips_of,
-        scenes_from,
-        scored,
-        video_records,
-        video_table,
-        worst_lines,
-    )
-    from srgan_edge.evaluation.systems import bicubic_upscale
-    from srgan_edge.evaluation.videos import VideoSystem
-    from srgan_edge.evaluation.vmaf import ffmpeg_with_vmaf
-    from srgan_edge.jobs.plan import Options
-    from srgan_edge.run import open_upscaler
-    from srgan_edge.steady import AUTO_STRENGTH, steady_from_text
-    from srgan_edge.tiling import Tiling
-    from srgan_edge.video.frame import Encoding
-
-    if not 0 <= noise <= 128:
-        raise UsageError(f"--noise {noise:g}; possible: from 0 to 128 levels")
-    wanted = steady_from_text(steady)
-    strength = AUTO_STRENGTH if wanted == "auto" else wanted
-    program = ffmpeg_with_vmaf() if vmaf else None
-    scenes = scenes_from(sources, scale, FRAMES if frames is None else frames, motion)
-    with ExitStack() as opened:
-        systems = []
-        if bicubic:
-            enlarge = bicubic_upscale(scale)
-            systems.append(VideoSystem("bicubic", lambda lr: enlarge(lr[None])[0]))
-        for name in models:
-            options = Options(
-                name, Encoding(), Tiling(joined=True), engine=engine, device=device, fp32=fp32
-            )
-            model = opened.enter_context(open_upscaler(options, say, 1))
-            strengths = (0.0, strength) if strength else (0.0,)
-            systems.append(VideoSystem(name, model.upscaler.upscale, strengths))
-        found = scored(systems, scenes, scale, noise=noise, lpips=lpips_of(measures), vmaf=program)
-    if as_json:
-        say_json(video_records(found))
-    else:
-        print_whole_table(video_table(found))
-        say(*worst_lines(found))
-    if plot is not None:
-        draw_plot(found, plot)
-        say(f"wrote {plot}", err=as_json)
 
 
 def _common_scale(models: list[str], typed: int | None) -> int:

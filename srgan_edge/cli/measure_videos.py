@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +11,10 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from srgan_edge.cli.common import print_whole_table, say, say_json
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene, zoom_over
+from srgan_edge.evaluation.systems import bicubic_upscale
 from srgan_edge.evaluation.temporal import Distance
 from srgan_edge.evaluation.videos import (
     DECIMALS,
@@ -22,9 +25,14 @@ from srgan_edge.evaluation.videos import (
     mean_scores,
     score_scenes,
 )
+from srgan_edge.evaluation.vmaf import Vmaf, ffmpeg_with_vmaf
 from srgan_edge.files import replace_when_whole
-from srgan_edge.jobs.plan import kind_of
+from srgan_edge.jobs.plan import Options, kind_of
 from srgan_edge.pixels import Pixels
+from srgan_edge.run import open_upscaler
+from srgan_edge.steady import AUTO_STRENGTH, steady_from_text
+from srgan_edge.tiling import Tiling
+from srgan_edge.video.frame import Encoding
 
 FRAMES = 8
 """Frames of a scene, if `--frames` names no other number."""
@@ -33,6 +41,54 @@ MIN_FRAMES = 4
 """Fewest frames that leave pairs once steadying has begun."""
 
 _COLORS = ("#4878a8", "#d1783b", "#5a9a68", "#a05a9a", "#8c8c8c", "#b8a13a")
+
+
+def evaluate_videos(
+    sources: list[Path],
+    models: list[str],
+    scale: int,
+    *,
+    bicubic: bool,
+    frames: int | None,
+    motion: str,
+    noise: float,
+    steady: str,
+    measures: dict[str, Any],
+    plot: Path | None,
+    vmaf: bool,
+    as_json: bool,
+    engine: str,
+    device: str,
+    fp32: bool,
+) -> None:
+    """Print the table of `eval --video`, and draw its plot."""
+    if not 0 <= noise <= 128:
+        raise UsageError(f"--noise {noise:g}; possible: from 0 to 128 levels")
+    wanted = steady_from_text(steady)
+    strength = AUTO_STRENGTH if wanted == "auto" else wanted
+    program = ffmpeg_with_vmaf() if vmaf else None
+    scenes = scenes_from(sources, scale, FRAMES if frames is None else frames, motion)
+    with ExitStack() as opened:
+        systems = []
+        if bicubic:
+            enlarge = bicubic_upscale(scale)
+            systems.append(VideoSystem("bicubic", lambda lr: enlarge(lr[None])[0]))
+        for name in models:
+            options = Options(
+                name, Encoding(), Tiling(joined=True), engine=engine, device=device, fp32=fp32
+            )
+            model = opened.enter_context(open_upscaler(options, partial(say, err=True), 1))
+            strengths = (0.0, strength) if strength else (0.0,)
+            systems.append(VideoSystem(name, model.upscaler.upscale, strengths))
+        found = scored(systems, scenes, scale, noise=noise, lpips=lpips_of(measures), vmaf=program)
+    if as_json:
+        say_json(video_records(found))
+    else:
+        print_whole_table(video_table(found))
+        say(*worst_lines(found))
+    if plot is not None:
+        draw_plot(found, plot)
+        say(f"wrote {plot}", err=as_json)
 
 
 def scenes_from(
@@ -81,8 +137,6 @@ def scored(
     """Return the scores of `score_scenes`, with VMAF if `vmaf` names an FFmpeg."""
     if vmaf is None:
         return score_scenes(systems, scenes, scale, noise=noise, lpips=lpips)
-    from srgan_edge.evaluation.vmaf import Vmaf
-
     with ExitStack() as life:
         collected: dict[tuple[str, int], Vmaf] = {}
 
