@@ -37,7 +37,7 @@ ROOMS = {
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
     # Measures what is above.
-    "bench": ("video", "image", "model", "isolation", "jobs", "engines"),
+    "bench": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     # The other folders of the checkout.
     "train": ("video", "image", "model", "engines", "evaluation"),
     "export": ("image", "model", "isolation", "engines", "evaluation"),
@@ -50,6 +50,7 @@ HEART = {
     "pipeline": ("video",),
     "reuse": ("video",),
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
+    "tuning": ("model", "engines", "isolation", "jobs", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "__main__": ("cli",),
@@ -58,8 +59,9 @@ HEART = {
 
 UPPER_HEART = {
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
-    "pipeline": ("transcode", "live"),
+    "pipeline": ("transcode", "live", "bench"),
     "suited": ("cli",),
+    "tuning": ("bench", "cli"),
     "run": ("bench", "cli"),
     "api": ("cli",),
 }

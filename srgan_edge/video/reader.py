@@ -290,13 +290,18 @@ class VideoReader:
             deinterlace=self._deinterlace,
             frames_at_once=self._frames_at_once,
         )
-        chosen, is_behind = Chosen(span, self.copied), False
+        chosen, is_behind, last = Chosen(span, self.copied), False, span.first
         packets: Iterator[Packet[Stream]] = iter(self.demuxer)
         for packet in packets if span.lead is None else from_keyframe(packets, video):
             if (copied := chosen.take(packet)) is not None:
                 yield copied
             if packet.stream_index == video.index and not is_behind:
                 for decoded in decoder.decode(cast(VideoPacket, packet)):
+                    if decoded.pts is None:
+                        self.notes.untimed += 1
+                        after = decoded.duration or round(self._clock.period_ticks) or 1
+                        decoded = decoded._replace(pts=last + after)
+                    last = decoded.pts or last
                     if is_behind := span.is_over(decoded.pts):
                         break
                     yield from span.only(decoded)
@@ -317,7 +322,8 @@ class VideoReader:
             waiting: list[tuple[int, int]] = []
             chosen, behind = Chosen(span, self.copied), 0
             with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
-                for packet in Demuxer(self.path, container, video, Notes()):
+                self.demuxer = Demuxer(self.path, container, video, Notes())
+                for packet in self.demuxer:
                     time = time_of(packet)
                     if (copied := chosen.take(packet)) is not None:
                         yield copied
@@ -332,6 +338,8 @@ class VideoReader:
                         break
             while waiting:
                 yield clock.next(*heapq.heappop(waiting))
+            if self.demuxer.broke_off:  # callers look at it
+                return
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
