@@ -1,7 +1,7 @@
 """Choose the model for `-n auto`: by the device, the kind of source and how it was compressed."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from srgan_edge.engines import choose_engine
 from srgan_edge.errors import SrganEdgeError, UsageError
@@ -102,7 +102,7 @@ def _read(job: Job, options: Options, images: ImageProcess) -> tuple[Coding, Sou
         if job.kind == "image":
             with images.open(job.source) as image:
                 return image.coding, Source(image.width, image.height)
-        with IsolatedReader(job.source, **options.reading_file) as reader:
+        with IsolatedReader(job.source, **options.reading) as reader:
             return coding_of_video(reader.info), Source.of_video(reader.info)
     except (SrganEdgeError, OSError):
         return Coding("unreadable", False), None

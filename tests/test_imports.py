@@ -37,7 +37,7 @@ ROOMS = {
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
     # Measures what is above.
-    "bench": ("video", "image", "model", "isolation", "jobs", "engines"),
+    "bench": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     # Jobs over HTTP, each an `upscale` command.
     "serve": ("video", "image", "model", "isolation", "jobs", "engines", "compare"),
     # The other folders of the checkout.
@@ -53,6 +53,7 @@ HEART = {
     "pipeline": ("video",),
     "reuse": ("video",),
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
+    "tuning": ("model", "engines", "isolation", "jobs", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "client": ("serve",),
@@ -63,8 +64,9 @@ HEART = {
 UPPER_HEART = {
     "cutter": (),
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
-    "pipeline": ("transcode", "live"),
+    "pipeline": ("transcode", "live", "bench"),
     "suited": ("serve", "cli"),
+    "tuning": ("bench", "cli"),
     "run": ("bench", "serve", "cli"),
     "api": ("serve", "cli"),
     "client": ("cli",),

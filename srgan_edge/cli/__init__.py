@@ -16,8 +16,10 @@ from srgan_edge.cli import compare as comparing
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
 from srgan_edge.cli import models as listing
+from srgan_edge.cli import plan as planning
 from srgan_edge.cli import serve as serving
 from srgan_edge.cli import train as training
+from srgan_edge.cli import tune as tuning
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
 from srgan_edge.cli.plain_help import PlainGroup
@@ -47,7 +49,18 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, comparing, training, exporting, measuring, benching, listing, serving):
+for module in (
+    upscale,
+    comparing,
+    training,
+    exporting,
+    measuring,
+    benching,
+    planning,
+    tuning,
+    listing,
+    serving,
+):
     app.add_typer(module.commands)
 
 

@@ -135,7 +135,8 @@ def _upscale_video(
 
         encoder = new_encoder()
 
-        reuse = Reuse(upscaler)
+        length = segment_frames(upscaler.info, info.width, info.height)
+        reuse = Reuse(upscaler, options.dedup, length)
 
         def linked_after(frames: int) -> Iterator[LinkedFrame]:
             return reuse.linked(it for it in reader.after(frames) if isinstance(it, Frame))
@@ -162,7 +163,6 @@ def _upscale_video(
             assert isinstance(reader, VideoReader)
             frames_after = reader.images_after
             upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
-        length = segment_frames(upscaler.info, info.width, info.height)
         identity = job_identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
@@ -237,6 +237,7 @@ def _upscale_video(
                     frames_concealed=notes.concealed,
                     left_out=list(known.left_out),
                     frames_reused=reuse.frames_reused,
+                    frames_repeated=reuse.frames_repeated,
                     tiles=reuse.tiles,
                     tiles_reused=reuse.tiles_reused,
                 )
@@ -245,6 +246,11 @@ def _upscale_video(
                 if not decoder_ended:
                     outcome = {"result": asdict(result), "problem": problem}
                     work.finish(whole, saved_as.name, outcome)
+            if reuse.frames_repeated:
+                reporter.note(
+                    f"{job.source.name}: {reuse.frames_repeated} frames nearly repeat an earlier "
+                    "one and were made of its result (--dedup)"
+                )
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if decoder_ended:

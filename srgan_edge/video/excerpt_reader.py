@@ -74,7 +74,8 @@ class ExcerptReader(VideoReader):
         for span in self._spans:
             chosen, behind = Chosen(span, self.copied), 0
             with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
-                for packet in Demuxer(self.path, container, video, Notes()):
+                self.demuxer = Demuxer(self.path, container, video, Notes())
+                for packet in self.demuxer:
                     time = time_of(packet)
                     if (copied := chosen.take(packet)) is not None:
                         yield copied
@@ -86,6 +87,8 @@ class ExcerptReader(VideoReader):
                     if behind > MOST_REORDERED and chosen.is_complete:
                         break
             yield from times.rest()
+            if self.demuxer.broke_off:  # callers look at it
+                return
 
     def _begin(self, excerpt: Excerpt) -> None:
         """Find the parts; nothing before them is read any more."""
@@ -117,13 +120,18 @@ class ExcerptReader(VideoReader):
     ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
         self.demuxer = Demuxer(self.path, container, video, self.notes)
         self._decoder = decoder = self._decoding(video, self.notes)
-        chosen, is_behind = Chosen(span, self.copied), False
+        chosen, is_behind, last = Chosen(span, self.copied), False, span.first
         packets: Iterator[Packet[Stream]] = iter(self.demuxer)
         for packet in packets if span.lead is None else from_keyframe(packets, video):
             if (copied := chosen.take(packet)) is not None:
                 yield copied
             if packet.stream_index == video.index and not is_behind:
                 for decoded in decoder.decode(cast(VideoPacket, packet)):
+                    if decoded.pts is None:
+                        self.notes.untimed += 1
+                        after = decoded.duration or round(self._clock.period_ticks) or 1
+                        decoded = decoded._replace(pts=last + after)
+                    last = decoded.pts or last
                     if is_behind := span.is_over(decoded.pts):
                         break
                     yield from span.only(decoded)
