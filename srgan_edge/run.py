@@ -27,7 +27,7 @@ from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
-from srgan_edge.tuning import Setting, recorded, setting_for
+from srgan_edge.tuning import Setting, record_of, setting_for
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
 
@@ -103,7 +103,7 @@ class _Models:
             if setting is not None:
                 options, slots = setting.apply(options), setting.slots
             opened = self._life.enter_context(open_upscaler(options, self._reporter.note, slots))
-            made_by = {**opened.made_by, **recorded(setting)}
+            made_by = {**opened.made_by, **record_of(setting)}
             self._opened[model, setting] = replace(opened, made_by=made_by)
         return self._opened[model, setting]
 

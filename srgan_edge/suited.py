@@ -1,7 +1,7 @@
 """Choose the model for `-n auto`: by the device, the kind of source and how it was compressed."""
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from srgan_edge.engines import choose_engine
 from srgan_edge.errors import SrganEdgeError, UsageError

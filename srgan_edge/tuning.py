@@ -154,7 +154,7 @@ def _tuning_of(
     name = _spec_name(files, options)
     if not any(tuning_path(name, 1, 1).parent.glob(f"{tuning_path(name, 1, 1).name[:-8]}*.json")):
         return None  # the size of the video need not be found out
-    with IsolatedReader(job.source, **replace(options, excerpt=None).reading) as reader:
+    with IsolatedReader(job.source, **options.reading) as reader:
         width, height = reader.info.width, reader.info.height
     path = tuning_path(name, width, height)
     if not path.is_file():
@@ -180,6 +180,6 @@ def _spec_name(files: ModelFiles, options: Options) -> str:
     return choose_engine(files, options.engine, options.device).path.stem
 
 
-def recorded(setting: Setting | None) -> dict[str, Any]:
+def record_of(setting: Setting | None) -> dict[str, Any]:
     """Return what a job that is begun records of its setting, for the run that resumes it."""
     return {} if setting is None else {"tuned": asdict(setting)}
