@@ -148,7 +148,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", tags=["health"], summary="Jobs are accepted")
     def readyz() -> dict[Literal["status"], Literal["ready"]]:
         if reason := is_ready(service):
-            raise Problem("draining", reason, retry_after_seconds=10)
+            raise Problem("not-ready", reason, retry_after_seconds=10)
         return {"status": "ready"}
 
     @app.get(
