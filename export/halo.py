@@ -128,7 +128,7 @@ def measured_halo(
     halos = [halo for halo in halos if halo <= max(most - multiple, multiple)]
 
     def plan(halo_px: int) -> TilePlan:
-        tile = window_px - 2 * halo_px if window_px else max(side // 2, 2 * multiple)
+        tile = window_px - 2 * halo_px if window_px else max(side // 4, 2 * multiple)
         return plan_tiles(width, height, tile, halo_px, multiple)
 
     if whole:

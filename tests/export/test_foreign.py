@@ -11,9 +11,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("spandrel")
 
 import onnx  # noqa: E402
+import spandrel  # noqa: E402
 from clips import make  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact  # noqa: E402
+from spandrel.architectures.DnCNN.__arch.network_dncnn import DnCNN  # noqa: E402
+from spandrel.architectures.DRUNet.__arch.network_unet import DRUNet  # noqa: E402
 from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet  # noqa: E402
 from spandrel.architectures.OmniSR.__arch.OmniSR import OmniSR  # noqa: E402
 from spandrel.architectures.PLKSR.__arch.RealPLKSR import RealPLKSR  # noqa: E402
@@ -23,6 +26,7 @@ from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR  # noqa: E402
 from srgan_edge.engines import KINDS  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
 from srgan_edge.evaluation.parity import compare  # noqa: E402
+from srgan_edge.export import foreign_child  # noqa: E402
 from srgan_edge.export.foreign import (  # noqa: E402
     Origin,
     deployment_of,
@@ -339,6 +343,23 @@ def test_attention_over_the_image_is_seen_in_its_cost():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model = wrapped(model, 1, Sizes())
     assert "values per pixel" in cost_at(model, *PROBES_PX[1], 1)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: DRUNet(in_nc=4, out_nc=3, nc=[4, 4, 4, 4], nb=2),
+        lambda: DnCNN(in_nc=4, out_nc=3, nc=4, nb=12, act_mode="R", mode="FDnCNN"),
+    ],
+    ids=["DRUNet", "FDnCNN"],
+)
+def test_denoisers_get_the_noise_level_for_any_batch(network):
+    torch.manual_seed(0)
+    descriptor = spandrel.MAIN_REGISTRY.load(network().state_dict())
+    batch = torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        made = foreign_child._Network(descriptor)(batch).clamp(0, 1)
+    assert torch.allclose(made, torch.cat([descriptor(it[None]) for it in batch]), atol=1e-6)
 
 
 class Exploit:
