@@ -173,24 +173,34 @@ def is_taken(path: Path) -> bool:
 
 
 def refuse_replacing(
-    path: Path, inputs: Iterable[Path] = (), *, overwrite: bool, option: str = "-o"
+    path: Path,
+    inputs: Iterable[Path] = (),
+    *,
+    overwrite: bool,
+    option: str = "-o",
+    makes_folder: bool = False,
 ) -> None:
     """Refuse a result that would replace a file without having been told to, or an input ever.
+
+    That it could not be written for want of a folder, or over a pipe, is found out now, too.
 
     Args:
         inputs: files that the command reads, and folders whose files it reads.
         option: what names another place, for error messages.
+        makes_folder: the folder of the result is made later.
 
     Raises:
         UsageError: `path` is one of the inputs, or exists and `overwrite` is false.
-        OutputFailed: the name is impossible or that of a folder, or its folder is not accessible.
+        OutputFailed: the name is impossible or that of a folder or device, or its folder is missing
+            or not accessible.
     """
     wanted = identity_of(path)
     if any(identity_of(file) == wanted for source in inputs for file in _files_at(source)):
         raise UsageError(f"{path} is an input itself; name another file with {option}")
     try:
-        if path.is_dir():  # which --overwrite replaces neither
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        _refuse_special(path)  # which --overwrite replaces neither
+        if not makes_folder and not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if is_taken(path) and not overwrite:
             raise UsageError(
                 f"{path} exists; type --overwrite to replace it, or name another file with {option}"
