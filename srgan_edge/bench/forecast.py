@@ -5,6 +5,7 @@ in all slots while the encoder works, then decoding the result once more. Where 
 too long, a part of it is upscaled, and its time is multiplied by the pixels that are computed.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -52,7 +53,7 @@ FEWEST_FRAMES = 6
 CODED_FRAMES = 5
 """Frames that are resized and encoded where no whole frame is upscaled."""
 
-LEAST_CPU_SECONDS = 0.7
+LEAST_CPU_SECONDS = 1.0
 """CPU time that is spent on each model, however busy the machine is."""
 
 PROBE_PX = 48
@@ -193,25 +194,31 @@ def forecast_video(
             found.append(_VideoMeasurement(samples, model, options, left).forecast())
         except SrganEdgeError as error:
             found.append(Forecast(model, failed=str(error)))
-    _set_times(found, samples.frames)
+    _set_times(found, samples.frames, samples.decode_seconds)
     _estimate_missing_sizes(found)
     return found
 
 
-def _set_times(found: Sequence[Forecast], units: float | None) -> None:
+def _set_times(found: Sequence[Forecast], units: float | None, decode_seconds: float = 0.0) -> None:
     """Set the time for one unit and for all, from CPU time and the share of the cores that we got.
 
     That share is taken over all models on CPUs together: it is that of the machine, and each of
     them runs for so short that its own would be chance.
+
+    Args:
+        decode_seconds: time for a frame of the decoder, whose CPU time only its process knows.
     """
+    all_cores = len(os.sched_getaffinity(0))
     wall = sum(one.wall for one in found if one.device == "cpu")
     cpu = sum(one.cpu for one in found if one.device == "cpu")
     for one in found:
         if one.failed or not one.cpu:
             continue
         wall_for_cpu = wall / cpu if one.device == "cpu" else one.wall / one.cpu
-        one.unit_seconds = (one.cpu_seconds or 0.0) * wall_for_cpu
         one.cores = 1 / wall_for_cpu
+        share = min(1.0, one.cores / all_cores) if one.device == "cpu" else 1.0
+        one.cpu_seconds = (one.cpu_seconds or 0.0) + share * decode_seconds
+        one.unit_seconds = one.cpu_seconds * wall_for_cpu
         one.seconds = None if units is None else one.start_seconds + units * one.unit_seconds
 
 
@@ -243,7 +250,7 @@ class _VideoMeasurement:
             left = self._ends - time.perf_counter()
             # On a busy machine the time is soon over; a little is measured nevertheless.
             fitting_px = probe_px * max(left / wall, LEAST_CPU_SECONDS / cpu)
-            frames = int(fitting_px / computed_px) - 1  # one compiles for its shape
+            frames = int(fitting_px / computed_px) - upscaler.slots  # these warm up
             if frames >= FEWEST_FRAMES:
                 self._measure_frames(found, upscaler, frames)
             else:
@@ -256,7 +263,7 @@ class _VideoMeasurement:
     def _measure_frames(self, found: Forecast, upscaler: FrameUpscaler, most: int) -> None:
         """Upscale and encode whole frames, and decode the result."""
         samples, info = self._samples, self._samples.info
-        upscaler.upscale(samples.parts[0][0].pixels)
+        _warm_up(upscaler, samples.parts[0][0].pixels)
         self._opened = time.perf_counter()
         each = max(2, most // len(samples.parts))
         chosen = [part[:each] for part in samples.parts]
@@ -273,7 +280,7 @@ class _VideoMeasurement:
             )
             check_cpu = sink.decode()
             cpu = found.cpu - sink.start_cpu_seconds
-        found.cpu_seconds = cpu / len(frames) + samples.decode_seconds + check_cpu
+        found.cpu_seconds = cpu / len(frames) + check_cpu
         found.memory_bytes = _peak_bytes() - _bytes_of(samples)
         found.measured = f"{len(frames)} frames"
         length = segment_frames(upscaler.info, info.width, info.height)
@@ -286,8 +293,8 @@ class _VideoMeasurement:
         """Upscale a part of a frame in all slots."""
         slots, info = upscaler.slots, self._samples.info
         whole = self._samples.parts[0][0].pixels
-        part = part_of(whole, max(PROBE_PX**2, fitting_px / (slots + 1)))
-        upscaler.upscale(part)
+        part = part_of(whole, max(PROBE_PX**2, fitting_px / (2 * slots)))
+        _warm_up(upscaler, part)
         self._opened = time.perf_counter()
         images = [part] * slots
         wall, cpu = _throughput(upscaler, images)
@@ -296,7 +303,7 @@ class _VideoMeasurement:
         length = segment_frames(upscaler.info, info.width, info.height)
         coding = _coding(self._samples, self.size, self._options, length)
         found.cpu_seconds = cpu / part_px * computed_px
-        found.cpu_seconds += self._samples.decode_seconds + coding.cpu_seconds
+        found.cpu_seconds += coding.cpu_seconds
         found.is_part = True
         if self._samples.frames is not None:
             frame_bytes = coding.mean_bytes * found.intra_bytes / self._resized_bytes
@@ -365,6 +372,12 @@ def part_of(pixels: Pixels, px: float) -> Pixels:
     part_height, part_width = min(part_height, height), min(part_width, width)
     top, left = (height - part_height) // 2, (width - part_width) // 2
     return np.ascontiguousarray(pixels[top : top + part_height, left : left + part_width])
+
+
+def _warm_up(upscaler: FrameUpscaler, image: Pixels) -> None:
+    """Compile for the shape of an image, and let every slot make its buffers."""
+    upscaler.upscale(image)
+    _throughput(upscaler, [image] * upscaler.slots)
 
 
 def _throughput(upscaler: FrameUpscaler, images: Sequence[Pixels]) -> tuple[float, float]:
