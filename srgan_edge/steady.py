@@ -33,9 +33,12 @@ AUTO_STRENGTH = 0.5
 MOST_LEVELS = 48.0
 """Most by which kept detail may differ from the frame's own at strength 1, in levels of 255."""
 
-SHARPENING = 0.5
-"""Share of its finest detail that a frame gets back at strength 1: moving blurs. The share grows up
-to `AUTO_STRENGTH` only."""
+MOST_SHARPENING = 0.5
+"""Most of its finest detail that is added to a frame once more: moving blurs. Never more than the
+frame's own result has nearby."""
+
+NEARBY_PX = 8
+"""Side of the area, in LR pixels, in which the finest details of two results are compared."""
 
 CERTAIN_LEVELS, DOUBTFUL_LEVELS = 2.0, 8.0
 """Differences of the two inputs, means of 3x3 pixels, up to which they agree entirely, and from
@@ -49,7 +52,8 @@ REQUIREMENT = "srgan-edge[steady]"
 PX_BYTES = 32
 """Memory for each pixel of a result while it is steadied, and until the next one is."""
 
-_BAND_ROWS, _MARGIN_ROWS = 64, 3  # in LR pixels
+_BAND_ROWS, _MARGIN_ROWS = 64, 8  # in LR pixels
+_LEAST_DETAIL = 0.2  # levels: less is rounding
 
 _Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -262,7 +266,7 @@ def motion_between(before: Pixels, now: Pixels) -> Motion | None:
 def mixed(raw: Pixels, last: Pixels, motion: Motion, strength: float) -> tuple[Pixels, Pixels]:
     """Keep the detail of the last result in that of a frame: uint8 [sH, sW, 3], twice.
 
-    The second is the first, sharpened where it was mixed. Computed in bands of rows.
+    The second is the first, sharpened where mixing has lost detail. Computed in bands of rows.
     """
     height = motion.flow.shape[0]
     scale = raw.shape[0] // height
@@ -301,11 +305,27 @@ def mixed_band(
     change *= trust
     result = change
     result += raw
-    share = SHARPENING * min(strength, AUTO_STRENGTH)
-    finest = np.subtract(result, cv2.GaussianBlur(result, (0, 0), scale / 4), dtype=np.float32)
-    finest *= np.float32(share) * trust
+    finest = _finest(result, scale)
+    lost = _nearby(_finest(raw.astype(np.float32), scale), scale) / _nearby(finest, scale) - 1
+    finest *= np.clip(lost, 0, MOST_SHARPENING)[..., None] * trust
     finest += result
     return _bytes_of(result), _bytes_of(finest)
+
+
+def _finest(levels: _Floats, scale: int) -> _Floats:
+    """Return float32 [H, W, 3] without what a narrow Gaussian leaves of it."""
+    import cv2
+
+    return np.subtract(levels, cv2.GaussianBlur(levels, (0, 0), scale / 4), dtype=np.float32)
+
+
+def _nearby(detail: _Floats, scale: int) -> _Floats:
+    """Return how much detail [H, W, 3] there is around each pixel, in levels: float32 [H, W]."""
+    import cv2
+
+    side = NEARBY_PX * scale + 1
+    amount = np.abs(detail).mean(axis=2)
+    return np.asarray(cv2.blur(amount, (side, side)), np.float32) + np.float32(_LEAST_DETAIL)
 
 
 def _mean_of_3x3(plane: _Floats) -> _Floats:
