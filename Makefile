@@ -61,9 +61,9 @@ types: $(TOOLS) ## Check the types of all four packages
 
 fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 	$(BIN)/python -m pip install --quiet 'atheris>=3.0'
-	@for target in image video safetensors onnx spec passport wire protocol; do \
+	@for target in image statements video safetensors onnx onnx-edits spec passport wire protocol; do \
 		echo "fuzzing $$target"; \
-		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 75 || exit 1; \
+		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 60 || exit 1; \
 	done
 
 browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium
@@ -92,7 +92,7 @@ bench: $(TOOLS) ## Measure engines against PyTorch and other programs, and the v
 	$(BIN)/python benchmarks/compare.py --out benchmarks/results/programs-$$(nproc)-cores.json
 	$(BIN)/python benchmarks/pipeline.py --out benchmarks/results/pipeline-$$(nproc)-cores.json
 
-soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills; memory has to stay flat
+soak: $(TOOLS) ## Upscale for 30 minutes and through 1,000 kills, and 100 of a service; memory stays flat
 	$(BIN)/python benchmarks/soak.py
 
 wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl

@@ -113,7 +113,8 @@ def row_of_file(label: str, path: Path) -> Row:
     try:
         made = deployment_of(path, Origin("x", "unknown"))
     except SrganEdgeError as error:
-        return refusal(label, str(error).partition(": ")[2])
+        reason = str(error).removeprefix(f"{path}: ") or type(error).__name__
+        return refusal(label, reason)
     spec = made.spec.foreign
     assert spec is not None
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -172,7 +173,7 @@ def halo(spec: Foreign, halo_px: int) -> str:
 
 
 def refusal(label: str, reason: str) -> Row:
-    reason = reason.replace("|", "/").replace("\n", " ")[:160]
+    reason = reason.replace("|", "/").replace("\n", " ")[:240]
     return Row(label, False, ("refused: " + reason, *[""] * (len(HEADINGS) - 2)))
 
 

@@ -50,7 +50,7 @@ class Result:
     failed: int
     """Any other answer than 200."""
     memory_mb: tuple[float, float, float]
-    """Of the service and its decoders: after the first image, in the middle, at the end."""
+    """Unshared memory of service and decoders: after one image, in the middle, at the end."""
 
 
 def main() -> None:

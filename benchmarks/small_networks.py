@@ -116,14 +116,14 @@ NETWORKS: dict[str, Small] = {
         "Uformer.Uformer.Uformer", {"embed_dim": 16, "depths": [2, *[1] * 7, 2]}
     ),
     "RGT": Small(
-        "RGT.rgt.RGT", {"embed_dim": 16, "depth": [2], "num_heads": [2], "split_size": [8, 8]}
+        "RGT.rgt.RGT", {"embed_dim": 64, "depth": [2], "num_heads": [2], "split_size": [8, 8]}
     ),
     "DAT": Small(
         "DAT.DAT.DAT",
-        {"embed_dim": 16, "depth": [2], "num_heads": [2], "split_size": [8, 16]},
+        {"embed_dim": 64, "depth": [2], "num_heads": [2], "split_size": [8, 16]},
     ),
     "CRAFT": Small(
-        "CRAFT.CRAFT.CRAFT", {"embed_dim": 24, "depths": [2], "num_heads": [6], "upscale": 2}
+        "CRAFT.CRAFT.CRAFT", {"embed_dim": 48, "depths": [2], "num_heads": [6], "upscale": 2}
     ),
     "KBNet, large": Small(
         "KBNet.kbnet_l.KBNet_l", {"dim": 24, "num_blocks": [1] * 4, "num_refinement_blocks": 1}

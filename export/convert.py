@@ -27,7 +27,7 @@ from srgan_edge import bicubic
 from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.evaluation.metrics import psnr_y
 from srgan_edge.export.verify import PHOTO
-from srgan_edge.files import read_at_most
+from srgan_edge.files import open_model, read_at_most
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
@@ -212,8 +212,7 @@ def read_weights(path: Path, weights: str | None = None) -> Weights:
     file, write to a temporary folder and do nothing else, and whatever becomes of it, the file is
     refused.
     """
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file")
+    open_model(path).close()  # refuse now what is no file
     if path.suffix == ".safetensors":
         return Weights(_safetensors_state(path))
     with tempfile.TemporaryDirectory() as folder:
@@ -358,8 +357,14 @@ def _read_pickle(path: str, tensors: str, wanted: str) -> _Found:
     except (MemoryError, UsageError):
         raise  # the parent knows how much memory there was
     except Exception as error:
-        said = str(error)[:200].splitlines() or [""]
-        raise ModelRefused(f"{type(error).__name__}: {said[0]}") from error
+        raise ModelRefused(f"{type(error).__name__}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the line that says why; torch's first ones advise to run the code in the file."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith(("Unsupported", "Trying to load"))]
+    return next(iter(telling or lines), "")[:200]
 
 
 def state_in(path: Path, wanted: str) -> tuple[dict[str, Tensor], list[str], list[str]]:

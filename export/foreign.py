@@ -6,7 +6,6 @@ network computed in the child. A network that takes any size keeps that; of othe
 with attention windows, the graph takes squares of one size, and images are cut into them.
 """
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,22 +19,21 @@ import safetensors.numpy
 
 from srgan_edge import bicubic
 from srgan_edge.engines import KINDS
-from srgan_edge.engines.base import Engine
+from srgan_edge.engines.base import Engine, NotFinite
 from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError
 from srgan_edge.evaluation.metrics import psnr_y
-from srgan_edge.evaluation.parity import ACCEPTED_LEVELS, Parity, compare
-from srgan_edge.export.reach import Reach, reach_of
+from srgan_edge.evaluation.parity import Parity, compare
+from srgan_edge.export.halo import Whole, with_halo
 from srgan_edge.export.verify import PHOTO
 from srgan_edge.export.wrapper import Sizes, with_spec, wrapped
-from srgan_edge.files import read_at_most, replace_when_whole
+from srgan_edge.files import open_model, read_at_most, replace_when_whole
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.model.foreign_graph import PROBES_PX, GraphCost, cost_at
 from srgan_edge.model.onnx_file import MAX_BYTES, read_onnx
-from srgan_edge.model.spec import MAX_RADIUS_PX, Foreign, ModelSpec
+from srgan_edge.model.spec import Foreign, ModelSpec
 from srgan_edge.pixels import Pixels
-from srgan_edge.tiling import plan_tiles, upscale_tiled
 
 MEMORY_BYTES = 12 << 30
 """Memory that the child may map beyond its libraries."""
@@ -54,8 +52,6 @@ MOST_LOSS_DB = 5.0
 
 LEAST_DB = 25.0
 """PSNR-Y that a clean photograph keeps in bicubic interpolation, or in a restoration."""
-
-_HALOS_PX = (4, 8, 12, 16, 24, 32)
 
 
 @dataclass(frozen=True)
@@ -123,8 +119,7 @@ def deployment_of(
 
     if find_spec("spandrel") is None:
         raise ExtraMissing("spandrel", "srgan-edge[convert]", "converting other architectures")
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file")
+    open_model(path).close()  # refuse now what is no file
     from srgan_edge.export.foreign_child import Found
 
     with tempfile.TemporaryDirectory() as name:
@@ -152,16 +147,18 @@ def deployment_of(
                     reasons.append(str(refusal).splitlines()[0][:200])
                     continue
                 batches = _batches(sizes)
-                asked, answered = folder / "asked.safetensors", folder / "answered.safetensors"
-                safetensors.numpy.save_file(batches, asked)
-                call(int, "answer", str(asked), str(answered), *arguments)
-                expected = safetensors.numpy.load(read_at_most(answered, MAX_BYTES))
+                expected = _answers(call, folder, batches, sizes)
+                whole = _whole(call, folder, found.scale, sizes) if sizes.window_px else None
                 with _engine(made.content, folder) as engine:
-                    parity = _parity(engine, batches, expected)
-                    if parity is None or parity.max_levels > PARITY_LEVELS:
-                        reasons.append(f"differs from PyTorch: {parity or 'another size'}")
+                    try:
+                        parity = _parity(engine, batches, expected)
+                        if parity is None or parity.max_levels > PARITY_LEVELS:
+                            reasons.append(f"differs from PyTorch: {parity or 'another size'}")
+                            continue
+                        spec = with_halo(made.spec, model, engine, whole)
+                    except NotFinite:
+                        reasons.append(f"its values are not finite in {engine.info.name}")
                         continue
-                    spec = with_halo(made.spec, model, engine)
                 content = with_spec(model, spec)
                 return Deployment(spec, content, parity, reasons[0] if reasons else "")
     raise ModelRefused(f"{path}: {found.architecture} cannot be traced: {'; '.join(reasons)}")
@@ -210,64 +207,6 @@ def refuse_implausible(path: Path, made: Deployment) -> None:
             f"{least - MOST_LOSS_DB:.1f} dB are the least: another value range, or weights that "
             "were not trained"
         )
-
-
-def with_halo(spec: ModelSpec, model: onnx.ModelProto, engine: Engine) -> ModelSpec:
-    """Return the spec with what its tiles need: traced where the graph tells, else measured."""
-    foreign = spec.foreign
-    assert foreign is not None
-    reach = reach_of(model)
-    most = foreign.window_px // 3 if foreign.window_px else MAX_RADIUS_PX
-    if isinstance(reach, Reach) and reach.radius_px <= most:
-        step = np.lcm(reach.multiple, foreign.multiple).item()
-        if not foreign.window_px % step:
-            traced = dataclasses.replace(
-                foreign, radius_px=reach.radius_px, is_traced=True, multiple=step
-            )
-            halo_px = None
-            if reach.radius_px > _HALOS_PX[1] and not foreign.window_px:
-                halo_px, levels = measured_halo_px(engine, spec.scale, step, 0)
-                enough = levels <= ACCEPTED_LEVELS and halo_px < traced.halo_px
-                halo_px = halo_px if enough else None
-            return dataclasses.replace(spec, foreign=traced, halo_px=halo_px)
-    halo_px, levels = measured_halo_px(engine, spec.scale, foreign.multiple, foreign.window_px)
-    why = ""
-    if levels > ACCEPTED_LEVELS:
-        seen = reach if isinstance(reach, str) else f"{reach.radius_px} px"
-        why = f"tiles with halos of {halo_px} px differ by up to {levels} levels ({seen})"
-    measured = dataclasses.replace(foreign, radius_px=halo_px, is_traced=False, whole_frames=why)
-    return dataclasses.replace(spec, foreign=measured)
-
-
-def measured_halo_px(engine: Engine, scale: int, multiple: int, window_px: int) -> tuple[int, int]:
-    """Return the smallest halo with which tiles agree, and by how many levels they differ with it.
-
-    Args:
-        window_px: side of the only input; tiles are then compared with those of a large halo.
-    """
-    side = window_px or 96
-    frame = bicubic.resize(read_pixels(PHOTO), side, side + side // 4)
-    height, width = frame.shape[:2]
-    most = 3 * window_px // 8 if window_px else _HALOS_PX[-1]
-    halos = sorted({-(-halo // multiple) * multiple for halo in _HALOS_PX})
-    halos = [halo for halo in halos if halo <= max(most - multiple, multiple)]
-
-    def tiled(halo_px: int) -> Pixels:
-        tile = window_px - 2 * halo_px if window_px else max(side // 2, 2 * multiple)
-        plan = plan_tiles(width, height, tile, halo_px, multiple)
-        return upscale_tiled(engine.upscale, frame, plan, scale, batch=1)
-
-    reference = tiled(most // multiple * multiple) if window_px else engine.upscale(frame[None])[0]
-    best, levels = halos[-1], 255
-    for halo_px in reversed(halos):
-        error = int(np.abs(tiled(halo_px).astype(np.int16) - reference).max())
-        if error > ACCEPTED_LEVELS and levels <= ACCEPTED_LEVELS:
-            break
-        if error < levels or error <= ACCEPTED_LEVELS:
-            best, levels = halo_px, error
-        if error > ACCEPTED_LEVELS:
-            break
-    return best, levels
 
 
 class _Described(Protocol):
@@ -373,6 +312,33 @@ def _batches(sizes: Sizes) -> dict[str, Pixels]:
         for count, height, width in shapes
         if count == 1 or height + count <= whole.shape[0]
     }
+
+
+def _answers(
+    call: Callable[..., Any], folder: Path, batches: dict[str, Pixels], sizes: Sizes
+) -> dict[str, Any]:
+    """Return what the network in the child makes of images, by their names."""
+    asked, answered = folder / "asked.safetensors", folder / "answered.safetensors"
+    safetensors.numpy.save_file(batches, asked)
+    arguments = (sizes.multiple, sizes.least_px, sizes.window_px)
+    call(int, "answer", str(asked), str(answered), *arguments)
+    found: dict[str, Any] = safetensors.numpy.load(read_at_most(answered, MAX_BYTES))
+    return found
+
+
+def _whole(call: Callable[..., Any], folder: Path, scale: int, sizes: Sizes) -> Whole | None:
+    """Return an image of four squares; None: the network does not take as much."""
+    side = 2 * sizes.window_px
+    frame = np.ascontiguousarray(bicubic.resize(read_pixels(PHOTO), side, side))
+    larger = Sizes(sizes.multiple, sizes.least_px, side)
+    try:
+        upscaled = _answers(call, folder, {"whole": frame[None]}, larger).get("whole")
+    except ModelRefused:
+        return None
+    wanted = (1, scale * side, scale * side, 3)
+    if upscaled is None or upscaled.dtype != np.uint8 or upscaled.shape != wanted:
+        return None
+    return Whole(frame, upscaled[0])
 
 
 def _parity(engine: Engine, batches: dict[str, Pixels], expected: dict[str, Any]) -> Parity | None:

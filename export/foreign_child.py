@@ -37,6 +37,9 @@ MAX_NUMBER = 1000
 
 register()
 
+NOISE_LEVEL = 15 / 255
+"""The level of noise that spandrel states to denoisers."""
+
 torch.cpu._is_avx512_bf16_supported()  # asks for the processor, which the sandbox hides later
 
 
@@ -92,7 +95,10 @@ class _Network(nn.Module):
         self.network = _prepared(descriptor.model)
         self.scale = descriptor.scale
         self.channels = descriptor.input_channels
-        self._call: Any = descriptor._call_fn
+        takes_noise = type(self.network).__name__ == "DRUNet" or (
+            getattr(self.network, "mode", "") == "FDnCNN"
+        )
+        self._call: Any = _with_noise_level if takes_noise else descriptor._call_fn
 
     def forward(self, lr: Tensor) -> Tensor:
         return self._call(self.network, lr)
@@ -117,6 +123,13 @@ class _Network(nn.Module):
             return result
 
         return torch.from_numpy(enlarged_by_luma(network, lr.numpy(), self.scale))
+
+
+def _with_noise_level(network: nn.Module, lr: Tensor) -> Tensor:
+    """Call a denoiser that gets the noise level as a channel, as spandrel does, for any batch."""
+    level = torch.full_like(lr[:, :1], NOISE_LEVEL)
+    result: Tensor = network(torch.cat([lr, level], dim=1))
+    return result
 
 
 def _refusing(work: Any) -> Any:  # noqa: ANN401 - what `work` returns

@@ -24,16 +24,22 @@ with each: `srgan-x4` at 1920x1080 has 8 GB in one tensor per image."""
 PLAN_MODULE = "tensorrt"
 """The runtime whose plans the server's backend loads."""
 
+CONFIG = "config.pbtxt"
+"""The file that every model of a repository has."""
+
 ANY = -1
 """A size that each request may choose."""
 
 
-def write_onnx_repository(checkpoint: Path, folder: Path, say: Callable[[str], None]) -> Path:
+def write_onnx_repository(
+    checkpoint: Path, folder: Path, say: Callable[[str], None], *, overwrite: bool = False
+) -> Path:
     """Add the deployment ONNX of a `.safetensors` checkpoint to a model repository.
 
     Args:
         folder: the repository, made if missing.
         say: called with one line for the user for each runtime in which the ONNX is compared.
+        overwrite: replace the model if the repository has it.
 
     Returns:
         The folder of the model, named like the model in its spec.
@@ -41,24 +47,26 @@ def write_onnx_repository(checkpoint: Path, folder: Path, say: Callable[[str], N
     Raises:
         ModelRefused: the checkpoint is not one of ours, its name is not valid for a server, or the
             ONNX differs from it.
-        OutputFailed: the model already exists there, or cannot be written.
+        UsageError: the model already exists there, and may not be replaced.
+        OutputFailed: it cannot be written.
     """
     generator, spec = load_checkpoint(checkpoint)
     path = folder / _server_name(spec)
-    with folder_when_whole(path, "--triton") as partial:
+    with folder_when_whole(path, "--triton", CONFIG, [checkpoint], overwrite=overwrite) as partial:
         model = partial / "1" / "model.onnx"
         model.parent.mkdir()
         model.write_bytes(deployment_graph(generator, spec).SerializeToString(deterministic=True))
         prove_onnx(checkpoint, model, say)
-        (partial / "config.pbtxt").write_text(onnx_config(path.name))
+        (partial / CONFIG).write_text(onnx_config(path.name))
     return path
 
 
-def write_plan_repository(engine: Path, folder: Path) -> Path:
+def write_plan_repository(engine: Path, folder: Path, *, overwrite: bool = False) -> Path:
     """Add an engine of TensorRT, with its passport, to a model repository.
 
     Args:
         folder: the repository, made if missing.
+        overwrite: replace the model if the repository has it.
 
     Returns:
         The folder of the model, named like the model in its spec with `-tensorrt` appended.
@@ -66,7 +74,8 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
     Raises:
         ModelRefused: the engine has no passport, does not match it, is for another runtime than
             TensorRT, or its name is not valid for a server.
-        OutputFailed: the model already exists there, or cannot be written.
+        UsageError: the model already exists there, and may not be replaced.
+        OutputFailed: it cannot be written.
     """
     plan, passport = read_engine(engine)
     if passport.key.module != PLAN_MODULE:
@@ -77,13 +86,14 @@ def write_plan_repository(engine: Path, folder: Path) -> Path:
             f"or: srgan-edge export {source} --triton {quoted(folder)}, for the ONNX"
         )
     path = folder / f"{_server_name(passport.spec)}-tensorrt"
-    with folder_when_whole(path, "--triton") as partial:
+    read = [engine, passport_path(engine)]
+    with folder_when_whole(path, "--triton", CONFIG, read, overwrite=overwrite) as partial:
         model = partial / "1" / "model.plan"
         model.parent.mkdir()
         model.write_bytes(plan)
         passport_path(model).write_text(passport.to_json())
         config = plan_config(path.name, passport.key.profile, passport.spec.scale)
-        (partial / "config.pbtxt").write_text(config)
+        (partial / CONFIG).write_text(config)
     return path
 
 

@@ -7,7 +7,6 @@ ends with, so that programs handle both alike.
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,17 +27,17 @@ from srgan_edge.errors import (
 )
 from srgan_edge.files import open_regular, refuse_replacing, replace_when_whole
 from srgan_edge.serve.job import JobInfo
+from srgan_edge.serve.messages import Parts, events_in, multipart
 
 __all__ = ["Client", "JobInfo"]
 
 _KINDS = (UsageError, InputRefused, InputDamaged, OutputFailed, ModelRefused, ResourcesExhausted)
 _BY_STATUS = {404: InputRefused, 413: InputRefused, 415: InputRefused, 429: ResourcesExhausted}
 _CHUNK_BYTES = 256 << 10
-_LINE_BYTES = 1 << 20
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _RESTART_SECONDS = 60.0
-"""How long events of a job are waited for while the service is being restarted."""
+"""Time for a service to be restarted while the events of a job are awaited."""
 
 
 class Client:
@@ -101,7 +100,7 @@ class Client:
 
     def submit_path(self, path: str, **options: Any) -> JobInfo:  # noqa: ANN401 - as `submit`
         """Have a file upscaled that lies below the service's `--root`; options as of `submit`."""
-        body, kind = _multipart(_fields(path=path, **options))
+        body, kind = multipart(_fields(path=path, **options))
         with self._answered("POST", "/v1/jobs", body, {"content-type": kind}) as response:
             return JobInfo.of(_json(response))
 
@@ -131,7 +130,7 @@ class Client:
             ):
                 if response.status == 204:
                     return
-                for number, event, data in _events(response):
+                for number, event, data in events_in(response):
                     if event == "gone":
                         raise InputRefused(f"job {job_id} was deleted")
                     last, pause_seconds = number or last, _FIRST_PAUSE_SECONDS
@@ -248,7 +247,7 @@ class Client:
     ) -> Iterator[HTTPResponse]:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            body, kind = _multipart(fields, path.name, file, size)
+            body, kind = multipart(fields, path.name, file, size)
             headers = {"content-type": kind, "content-length": str(body.size)}
             with self._answered(
                 "POST", address, body, headers, timeout_seconds=timeout_seconds
@@ -260,7 +259,7 @@ class Client:
         self,
         method: str,
         address: str,
-        body: "_Parts | None" = None,
+        body: Parts | None = None,
         headers: Mapping[str, str] | None = None,
         *,
         timeout_seconds: float | None = None,
@@ -304,7 +303,7 @@ class Client:
         connection: HTTPConnection,
         method: str,
         address: str,
-        body: "_Parts | None",
+        body: Parts | None,
         headers: Mapping[str, str],
     ) -> HTTPResponse:
         connection.connect()
@@ -319,41 +318,6 @@ class Client:
         return kind(self._url.hostname, self._url.port, timeout=timeout_seconds)
 
 
-class _Parts:
-    """A multipart body that is read from its file while it is sent, again for each attempt."""
-
-    def __init__(self, head: bytes, file: BinaryIO | None, size: int, tail: bytes) -> None:
-        self._head, self._file, self._tail = head, file, tail
-        self.size = len(head) + size + len(tail)
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._head
-        if self._file is not None:
-            self._file.seek(0)
-            while chunk := self._file.read(_CHUNK_BYTES):
-                yield chunk
-        yield self._tail
-
-
-def _multipart(
-    fields: Mapping[str, str], name: str = "", file: BinaryIO | None = None, size: int = 0
-) -> tuple[_Parts, str]:
-    boundary = secrets.token_hex(16)
-    head = "".join(
-        f'--{boundary}\r\ncontent-disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
-        for field, value in fields.items()
-    )
-    if file is not None:
-        safe = "".join("_" if it in '"\\\r\n' else it for it in name)
-        head += (
-            f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="{safe}"\r\n'
-            "content-type: application/octet-stream\r\n\r\n"
-        )
-    tail = f"\r\n--{boundary}--\r\n" if file is not None else f"--{boundary}--\r\n"
-    encoded = head.encode("utf-8", "replace")
-    return _Parts(encoded, file, size, tail.encode()), f"multipart/form-data; boundary={boundary}"
-
-
 def _fields(**values: Any) -> dict[str, str]:  # noqa: ANN401 - texts and numbers
     return {name: f"{value}" for name, value in values.items() if value is not None}
 
@@ -366,24 +330,6 @@ def _json(response: HTTPResponse) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ResourcesExhausted(f"no answer of srgan-edge: status {response.status}, not JSON")
     return value
-
-
-def _events(response: HTTPResponse) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield id, kind and data of server-sent events."""
-    number, kind, data = "", "message", ""
-    while line := response.readline(_LINE_BYTES):
-        name, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
-        value = value.removeprefix(" ")
-        match name:
-            case "id":
-                number = value
-            case "event":
-                kind = value
-            case "data":
-                data += value
-            case "" if data:
-                yield number, kind, json.loads(data)
-                kind, data = "message", ""
 
 
 def _refusal(status: int, problem: Mapping[str, Any]) -> SrganEdgeError:

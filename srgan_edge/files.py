@@ -23,7 +23,6 @@ from srgan_edge.errors import (
     OutputFailed,
     UsageError,
     lacks_memory,
-    quoted,
 )
 
 _ELSEWHERE = "name another place with {option}"
@@ -90,39 +89,48 @@ def replace_when_whole(
 
 
 @contextmanager
-def folder_when_whole(path: Path, option: str) -> Iterator[Path]:
+def folder_when_whole(
+    path: Path, option: str, known_by: str, inputs: Iterable[Path] = (), *, overwrite: bool
+) -> Iterator[Path]:
     """Yield an empty folder beside `path` that becomes `path` at the end; its parents are made.
 
     When the body ends, its content is synced to disk and the folder is renamed. When the body
-    raises anything at all, it is removed. An existing `path` is never replaced: not every system
-    can exchange two folders in one step.
+    raises anything at all, it is removed. Not every system can exchange two folders in one step: a
+    kill in the middle of replacing one leaves it beside its place, as `.NAME.old-xxxxxxxx`.
 
     Args:
         option: the option that names another place, such as `--triton`.
+        known_by: a file that every such folder has; another folder is not replaced.
+        inputs: files that the command reads; a folder that has one is not replaced.
+        overwrite: an older `path` may be replaced.
 
     Raises:
-        OutputFailed: `path` exists, its parent is not writable, or the body raised an `OSError`; a
-            body that also reads must turn its own read errors into `SrganEdgeError`s.
+        UsageError: `path` exists, and may not be replaced.
+        OutputFailed: its parent is not writable, or the body raised an `OSError`; a body that also
+            reads must turn its own read errors into `SrganEdgeError`s.
     """
     partial = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
-    if path.exists() or path.is_symlink():
-        raise OutputFailed(
-            f"{path} is there already; type: rm -r {quoted(path)}, "
-            f"or name another place with {option}"
-        )
+    old = path.with_name(f".{path.name[:40]}.old-{secrets.token_hex(4)}")
+    if is_taken(path):
+        _refuse_folder(path, option, known_by, inputs, overwrite=overwrite)
     try:
         partial.mkdir(parents=True)
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
                 sync(file)
+        if overwrite and path.is_dir():
+            path.rename(old)
         partial.rename(path)
         with suppress(OSError):
             sync(path.parent)
     except OSError as error:
+        if not is_taken(path) and old.is_dir():
+            old.rename(path)
         raise output_failed(path, error, option) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cache_folder(variable: str, name: str) -> Path:
@@ -165,24 +173,34 @@ def is_taken(path: Path) -> bool:
 
 
 def refuse_replacing(
-    path: Path, inputs: Iterable[Path] = (), *, overwrite: bool, option: str = "-o"
+    path: Path,
+    inputs: Iterable[Path] = (),
+    *,
+    overwrite: bool,
+    option: str = "-o",
+    makes_folder: bool = False,
 ) -> None:
     """Refuse a result that would replace a file without having been told to, or an input ever.
+
+    That it could not be written for want of a folder, or over a pipe, is found out now, too.
 
     Args:
         inputs: files that the command reads, and folders whose files it reads.
         option: what names another place, for error messages.
+        makes_folder: the folder of the result is made later.
 
     Raises:
         UsageError: `path` is one of the inputs, or exists and `overwrite` is false.
-        OutputFailed: the name is impossible or that of a folder, or its folder is not accessible.
+        OutputFailed: the name is impossible or that of a folder or device, or its folder is missing
+            or not accessible.
     """
     wanted = identity_of(path)
     if any(identity_of(file) == wanted for source in inputs for file in _files_at(source)):
         raise UsageError(f"{path} is an input itself; name another file with {option}")
     try:
-        if path.is_dir():  # which --overwrite replaces neither
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        _refuse_special(path)  # which --overwrite replaces neither
+        if not makes_folder and not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if is_taken(path) and not overwrite:
             raise UsageError(
                 f"{path} exists; type --overwrite to replace it, or name another file with {option}"
@@ -389,6 +407,20 @@ def _refuse_exchanged(path: Path) -> None:
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise OSError(errno.EINVAL, f"{path} is not the file that was made there")
+
+
+def _refuse_folder(
+    path: Path, option: str, known_by: str, inputs: Iterable[Path], *, overwrite: bool
+) -> None:
+    """Refuse to replace the folder at `path`, as `folder_when_whole` says."""
+    elsewhere = f"name another place with {option}"
+    if not overwrite:
+        raise UsageError(f"{path} exists; type --overwrite to replace it, or {elsewhere}")
+    if path.is_symlink() or not (path / known_by).is_file():
+        raise UsageError(f"{path} is no folder with a {known_by}, so it is kept; {elsewhere}")
+    read = {identity_of(source) for source in inputs}
+    if not read.isdisjoint(map(identity_of, _files_at(path))):
+        raise UsageError(f"{path} has an input itself; {elsewhere}")
 
 
 def _refuse_special(path: Path) -> None:

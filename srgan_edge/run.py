@@ -27,6 +27,7 @@ from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
+from srgan_edge.tuning import Setting, record_of, setting_for
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import choose_decoder
 
@@ -58,7 +59,8 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             job_options, job_reporter = options, reporter
             if options.model == AUTO and not _is_kept(job, options):
                 job_options, job_reporter = _suited(job, options, images, reporter)
-            opened = models.opened(job_options.model)
+            setting = setting_for(job, job_options, reporter.note)
+            opened = models.opened(job_options.model, setting)
             if opened is not in_use:
                 in_use = opened
                 reporter.began(opened.summary, opened.made_by, len(jobs))
@@ -78,7 +80,7 @@ class _Models:
 
     def __init__(self, options: Options, reporter: Reporter, slots: int) -> None:
         self._options, self._reporter, self._slots = options, reporter, slots
-        self._opened: dict[str, Opened] = {}
+        self._opened: dict[tuple[str, Setting | None], Opened] = {}
         self._said: set[str] = set()
         self._life = ExitStack()
 
@@ -88,15 +90,22 @@ class _Models:
     def __exit__(self, *exception: object) -> None:
         self._life.close()
 
-    def opened(self, model: str) -> Opened:
-        """Return a model on its engine; `auto` is any one that is open, or else the quick one."""
+    def opened(self, model: str, setting: Setting | None = None) -> Opened:
+        """Return a model on its engine; `auto` is any one that is open, or else the quick one.
+
+        Args:
+            setting: the tile, slots and precision that were tuned; None: the default.
+        """
         if model == AUTO:
-            model = next(iter(self._opened), QUICK)
-        if model not in self._opened:
-            options = replace(self._options, model=model)
-            upscaler = open_upscaler(options, self._reporter.note, self._slots)
-            self._opened[model] = self._life.enter_context(upscaler)
-        return self._opened[model]
+            model = next((name for name, _ in self._opened), QUICK)
+        if (model, setting) not in self._opened:
+            options, slots = replace(self._options, model=model), self._slots
+            if setting is not None:
+                options, slots = setting.apply(options), setting.slots
+            opened = self._life.enter_context(open_upscaler(options, self._reporter.note, slots))
+            made_by = {**opened.made_by, **record_of(setting)}
+            self._opened[model, setting] = replace(opened, made_by=made_by)
+        return self._opened[model, setting]
 
     def say_once(self, line: str) -> None:
         """Pass a note on unless it was passed on before, for an earlier file."""

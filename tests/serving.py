@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -124,3 +125,20 @@ def served(data, *options, wait=True, **popen):
                 process.wait()
         reader.join(5)
         process.stderr.close()
+
+
+def kill_again_and_again(data, sources, kills, seed, pause_seconds=(0.2, 2.0), **options):
+    """Submit files to a service that is killed at random moments; return how each has ended.
+
+    The jobs are submitted to the first service; the last one is not killed.
+    """
+    chance, accepted = random.Random(seed), []
+    for run in range(kills + 1):
+        with served(data, "-n", "edge-x4", **options) as service, service.client() as client:
+            if not accepted:
+                accepted = [client.submit(source).id for source in sources]
+            if run == kills:
+                return [client.wait(job_id) for job_id in accepted]
+            time.sleep(chance.uniform(*pause_seconds))
+            service.kill()
+    raise AssertionError

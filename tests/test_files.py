@@ -147,7 +147,7 @@ def test_longest_possible_name(tmp_path: Path):
 
 def test_a_folder_appears_only_when_whole(tmp_path: Path):
     path = tmp_path / "not" / "there" / "model"
-    with folder_when_whole(path, "--to") as partial:
+    with folder_when_whole(path, "--to", "mark", overwrite=False) as partial:
         (partial / "1").mkdir()
         (partial / "1" / "plan").write_bytes(b"half")
         assert partial.parent == path.parent and not path.exists()
@@ -157,10 +157,43 @@ def test_a_folder_appears_only_when_whole(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [InputDamaged("torn"), KeyboardInterrupt(), ZeroDivisionError()])
 def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: BaseException):
-    with pytest.raises(type(error)), folder_when_whole(tmp_path / "model", "--to") as partial:
-        (partial / "plan").write_bytes(b"half")
-        raise error
-    assert list(tmp_path.iterdir()) == []
+    for overwrite in (False, True):
+        before = snapshot(tmp_path)
+        with (
+            pytest.raises(type(error)),
+            folder_when_whole(tmp_path / "model", "--to", "mark", overwrite=overwrite) as partial,
+        ):
+            (partial / "plan").write_bytes(b"half")
+            raise error
+        assert snapshot(tmp_path) == before
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "mark").write_text("older")
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_older_folder_is_replaced_only_if_it_is_ours(tmp_path: Path):
+    path = tmp_path / "model"
+    (path / "1").mkdir(parents=True)
+    (path / "1" / "weights").write_text("older")
+
+    def write(*inputs: Path) -> None:
+        with folder_when_whole(path, "--to", "mark", inputs, overwrite=True) as partial:
+            (partial / "mark").write_text("new")
+
+    with pytest.raises(UsageError, match="no folder with a mark, so it is kept"):
+        write()
+    (path / "mark").write_text("older")
+    (tmp_path / "link").symlink_to(path / "1" / "weights")
+    with pytest.raises(UsageError, match="has an input itself"):
+        write(tmp_path / "link")
+    write()
+    assert {file.relative_to(path): it for file, it in snapshot(path).items()} == {
+        Path("mark"): b"new"
+    }
+    assert {it.name for it in tmp_path.iterdir()} == {"model", "link"}
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
@@ -168,8 +201,8 @@ def test_what_is_there_is_not_made_a_folder(tmp_path: Path, make: Callable[[Path
     path = tmp_path / "a model"
     make(path)
     with (
-        pytest.raises(OutputFailed, match=r"type: rm -r '.*a model', or .* with --to$"),
-        folder_when_whole(path, "--to"),
+        pytest.raises(UsageError, match=r"a model exists; type --overwrite .* with --to$"),
+        folder_when_whole(path, "--to", "mark", overwrite=False),
     ):
         pytest.fail("the body has run")
     assert list(tmp_path.iterdir()) == [path]
@@ -179,7 +212,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(OutputFailed, match=r"cannot write .*; name another place with --to"),
-        folder_when_whole(tmp_path / "file" / "model", "--to"),
+        folder_when_whole(tmp_path / "file" / "model", "--to", "mark", overwrite=False),
     ):
         pytest.fail("the body has run")
 

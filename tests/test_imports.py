@@ -37,7 +37,7 @@ ROOMS = {
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
     # Measures what is above.
-    "bench": ("video", "image", "model", "isolation", "jobs", "engines"),
+    "bench": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     # Jobs over HTTP, each an `upscale` command.
     "serve": ("video", "image", "model", "isolation", "jobs", "engines", "compare"),
     # The other folders of the checkout.
@@ -48,10 +48,12 @@ ROOMS = {
 """The packages that each may import, besides the heart: the modules of `srgan_edge` itself."""
 
 HEART = {
+    "cutter": ("model", "engines"),
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),
     "reuse": ("video",),
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
+    "tuning": ("model", "engines", "isolation", "jobs", "transcode"),
     "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "client": ("serve",),
@@ -60,9 +62,11 @@ HEART = {
 """The packages that modules of the heart may import; those not named import the heart alone."""
 
 UPPER_HEART = {
+    "cutter": (),
     "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
-    "pipeline": ("transcode", "live"),
+    "pipeline": ("transcode", "live", "bench"),
     "suited": ("serve", "cli"),
+    "tuning": ("bench", "cli"),
     "run": ("bench", "serve", "cli"),
     "api": ("serve", "cli"),
     "client": ("cli",),

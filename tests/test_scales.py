@@ -201,6 +201,27 @@ def test_tiles_and_stripes_are_the_whole_frame(kind, scale):
         assert np.array_equal(np.concatenate(stripes), upscaler.upscale(frame))
 
 
+@pytest.mark.parametrize("lock", [False, True])
+@pytest.mark.parametrize("scale", SCALES)
+def test_tiles_of_the_frame_before_are_reused_at_their_place(scale, lock):
+    spec = spec_of("edge", scale)
+    before = next(natural_batches())[0, :70, :90]
+    after = before.copy()
+    after[60:64, 70:75] = 0
+    with TorchEngine.from_generator(network_of(spec), spec) as engine:
+        upscaler = FrameUpscaler(engine, Tiling(tile=32, overlap="exact"), color_lock=lock)
+        earlier, _ = upscaler.upscale_after(before, None, {})
+        tiles = upscaler.plan(90, 70)[0].tiles
+        same = {
+            tile: np.array_equal(*(it[tile.window_y.slice(), tile.window_x.slice()] for it in pair))
+            for tile in tiles
+            for pair in [(before, after)]
+        }
+        made, reused = upscaler.upscale_after(after, earlier, same)
+        assert 0 < reused == sum(same.values()) < len(tiles)
+        assert np.array_equal(made.pixels, upscaler.upscale(after))
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_locked_colors_are_those_of_the_input(scale):
     source = bicubic.resize(np.random.default_rng(2).integers(0, 256, (5, 7, 3), np.uint8), 53, 71)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from srgan_edge.color_lock import locked
+from srgan_edge.cutter import JOINED_BYTES, STRIPE_BYTES
 from srgan_edge.engines import choose_engine, open_engine
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import activation_bytes_per_px
 from srgan_edge.tiling import Tiling
-from srgan_edge.upscaler import JOINED_BYTES, STRIPE_BYTES, FrameUpscaler
+from srgan_edge.upscaler import FrameUpscaler
 
 SPEC = find_model("edge-x4").spec
 
@@ -261,7 +262,7 @@ def test_joined_tiles_that_do_not_fit_are_cut_as_asked():
 @pytest.mark.parametrize("tile", [16, 33, 64])
 def test_joined_tiles_with_an_exact_halo_are_the_whole_frame(monkeypatch, tile):
     """Bit for bit, in several windows: the memory in which everything is joined is taken away."""
-    monkeypatch.setattr("srgan_edge.upscaler.JOINED_BYTES", 1)
+    monkeypatch.setattr("srgan_edge.cutter.JOINED_BYTES", 1)
     frame = image(5, width=330)
     with open_engine(choose_engine(find_model("edge-x4"), "openvino"), fp32=True) as engine:
         whole = engine.upscale(frame[None])[0]

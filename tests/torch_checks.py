@@ -28,7 +28,10 @@ from srgan_edge.engines.torch_slots import BoundNetwork, Slot
 from srgan_edge.errors import EngineLost, OutOfMemory
 from srgan_edge.kernels.rgb_to_yuv420 import rgb_to_yuv420
 from srgan_edge.kernels.yuv420_to_rgb import yuv420_to_rgb
+from srgan_edge.model.checkpoint import save_checkpoint
 from srgan_edge.model.library import find_model
+from srgan_edge.model.network import generator_from_spec
+from srgan_edge.model.spec import ModelSpec
 from srgan_edge.tiling import Tiling, upscale_tiled
 from srgan_edge.transcode import on_gpu as gpu_video
 from srgan_edge.transcode import upscale as video
@@ -116,6 +119,19 @@ def test_frames_are_those_that_are_cut_here(tile, batch, lock):
             assert np.array_equal(result, locked(frame, expected) if lock else expected)
     assert not said
     assert DRIVER.fake_used_bytes() == 0
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 8])
+def test_frames_of_every_scale_are_those_that_are_cut_here(tmp_path, scale):
+    spec = ModelSpec("tiny", "edge", 8, 1, scale=scale)
+    save_checkpoint(tmp_path / "m.safetensors", generator_from_spec(spec).eval(), spec)
+    (frame,) = images(1, 37, 61)
+    with TorchEngine(tmp_path / "m.safetensors", "cuda") as engine:
+        upscaler = FrameUpscaler(engine, Tiling(20, 3, 2), color_lock=True)
+        result = upscaler.upscale(frame)
+        plan, batch = upscaler.plan(61, 37)
+        expected = upscale_tiled(engine.upscale, frame, plan, scale, batch)
+    assert np.array_equal(result, locked(frame, expected))
 
 
 def test_without_room_for_frames_they_are_cut_here(monkeypatch):

@@ -8,6 +8,7 @@ and images) is made from the log and the released weights alone, so it can be wr
 import json
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -64,6 +65,7 @@ class RunLog:
             return
         with self._to_board():
             self._board = _open_board(folder, step)
+            threading.excepthook = _without_board_threads(threading.excepthook)
 
     def cut(self, step: int) -> None:
         """Drop the entries after `step`, because those steps will run again."""
@@ -213,6 +215,20 @@ def _open_board(folder: Path, step: int) -> "SummaryWriter":
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step)
+
+
+def _without_board_threads(shown: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a hook that shows no errors of TensorBoard's writer threads.
+
+    A full disk ends such a thread with a traceback; the next call to the writer raises the error
+    again, and `RunLog` reports it in a line.
+    """
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            shown(failure)
+
+    return hook
 
 
 def _line(entry: dict[str, Any]) -> str:

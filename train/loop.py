@@ -7,7 +7,7 @@ function of (seed, step, index). The moving average of the weights is released.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
 from srgan_edge.train.release import release
-from srgan_edge.train.run_folder import RunFolder, lock_run_folder
+from srgan_edge.train.run_folder import RunFolder, lock_run_folder, refuse_run_folder
 from srgan_edge.train.session import TIME_IS_UP, Progress, Session
 from srgan_edge.train.state import TrainingState
 from srgan_edge.train.validation import Validation
@@ -64,7 +64,8 @@ def train(
 
     Raises:
         InputRefused: no usable photograph, or `validation` is not a benchmark folder.
-        UsageError: `run` contains the state of another recipe.
+        UsageError: `run` contains the state of another recipe, or files that the run would replace
+            and that no run made, or it lies in a folder that the run reads.
         ModelRefused: `init` or the teacher is not a checkpoint, or has another architecture.
         OutputFailed: `run` cannot be written, or another process trains into it.
         ResourcesExhausted: training diverges with any crops, or VGG19 cannot be downloaded.
@@ -81,6 +82,9 @@ def train(
         processes = stack.enter_context(join_processes(device))
         folder = RunFolder(run)
         if processes.first:
+            read = [validation, init, vgg_weights]
+            read_places = [*folders, *(place for place in read if place is not None)]
+            refuse_run_folder(run, f"{recipe.model.name}.safetensors", read_places)
             folder = stack.enter_context(lock_run_folder(run))
         precision = precision_on(processes.device, recipe)
         vgg = open_vgg(recipe, vgg_weights, processes)
@@ -135,6 +139,7 @@ def train(
 def pixel_phase(session: Session) -> None:
     """Fit the generator to the pixels: SRResNet (paper, section 2.2.1)."""
     state, phase = session.state, session.recipe.pixel
+    learn_only(state.generator, phase.parts)
     generator = compiled(session, state.generator)
     while session.goes_on(until_step=phase.steps):
         batch = session.batch()
@@ -156,6 +161,7 @@ def adversarial_phase(session: Session) -> None:
     if opponent is None:
         opponent = state.meet_opponent(recipe, session.precision, session.processes)
         session.save()  # a rollback must not lead back into the other phase
+    learn_only(state.generator, phase.parts)
     generator = compiled(session, state.generator)
     discriminator = compiled(session, opponent.discriminator)
     while session.goes_on(until_step=first_step + phase.steps):
@@ -228,6 +234,12 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
     if phase.spectrum:
         terms["spectrum"] = losses.spectrum(sr, batch.hr)
     return terms
+
+
+def learn_only(generator: nn.Module, parts: Collection[str]) -> None:
+    """Let gradients reach only these parts of the generator; none named: all of them."""
+    for name, part in generator.named_children():
+        part.requires_grad_(not parts or name in parts)
 
 
 def compiled(session: Session, network: nn.Module) -> Callable[[Tensor], Tensor]:

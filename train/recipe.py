@@ -6,6 +6,7 @@ Shipped recipes are in `recipes/*.toml`; the command line replaces any value wit
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from srgan_edge.train.sources import Sources
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 LOSSES = ("l1", "mse", "perceptual", "distillation", "adversarial")
 """Losses that can lead a phase; total variation, consistency, grid and spectrum cannot."""
+
+PARTS = {"srresnet": ("head", "trunk", "upsample", "tail"), "edge": ("body", "tail")}
+"""The parts of each architecture, from the image on."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Phase:
     """cosine: to zero at the last step. halfway: a tenth from the middle on, as the paper's GAN."""
     optimizer: OptimizerKind = "adam"
     """The generator's optimizer. muon: for small students, which need several times fewer steps."""
+    parts: tuple[str, ...] = ()
+    """Parts of the generator that learn, see `PARTS`; empty: all. What lies before them is computed
+    without gradients, which leaves a third of the work for the last layers of an SRResNet."""
     ema_decay: float = 0.999
     """Decay of the exponential moving average of the weights, which is evaluated and released."""
     l1: float = 0.0
@@ -134,6 +141,12 @@ class Run:
     """Consecutive steps without finite gradients that lead back to the last checkpoint."""
 
 
+_ONE_OR_MORE = (
+    "data.batch",
+    *("run.log_every_steps", "run.validate_every_steps", "run.checkpoint_every_steps"),
+    *("run.checkpoints_kept", "run.skips_before_rollback"),
+)
+
 _DEGRADATION = RealDegradation()
 _SOURCES = Sources()
 
@@ -153,6 +166,7 @@ class Recipe:
     run: Run = Run()
 
     def __post_init__(self) -> None:
+        _refuse_numbers(self)
         if self.data.crop_px % self.model.scale or self.data.crop_px < 4 * self.model.scale:
             raise UsageError(
                 f"data.crop_px is {self.data.crop_px}; it must be a multiple of "
@@ -170,6 +184,11 @@ class Recipe:
         for section, phase in self.phases.items():
             if not any(getattr(phase, loss) for loss in LOSSES if hasattr(phase, loss)):
                 raise UsageError(f"[{section}] has no loss; set one of {', '.join(LOSSES)}")
+            if unknown := set(phase.parts) - set(PARTS[self.model.architecture]):
+                raise UsageError(
+                    f"{section}.parts names {sorted(unknown)[0]!r}; possible for "
+                    f"{self.model.architecture}: {', '.join(PARTS[self.model.architecture])}"
+                )
             if phase.distillation and not self.data.teacher:
                 raise UsageError(f"{section}.distillation needs data.teacher, a model to imitate")
 
@@ -210,6 +229,8 @@ class Recipe:
         """
         path = Path(name) if name.endswith(".toml") else RECIPES_FOLDER / f"{name}.toml"
         try:
+            if not path.is_file():  # reading a pipe would wait for a writer
+                raise FileNotFoundError
             table = tomllib.loads(path.read_text())
         except OSError:
             raise UsageError(
@@ -235,6 +256,21 @@ class Recipe:
 
 def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.toml"))
+
+
+def _refuse_numbers(recipe: Recipe) -> None:
+    """Raise at a number with which no run can end well, before any of its work.
+
+    Raises:
+        UsageError: it is negative, not finite, or 0 where there must be one.
+    """
+    for section in ("data", "pixel", "adversarial", "perceptual", "run"):
+        for field in dataclasses.fields(table := getattr(recipe, section)):
+            value, key = getattr(table, field.name), f"{section}.{field.name}"
+            for number in value if isinstance(value, tuple) else [value]:
+                least = 1 if key in _ONE_OR_MORE else 0
+                if isinstance(number, int | float) and not least <= number < math.inf:
+                    raise UsageError(f"{key} is {number}; possible: {least} or more")
 
 
 def _name_and_scale(table: dict[str, Any]) -> tuple[Any, Any]:

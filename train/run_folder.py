@@ -15,19 +15,28 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from srgan_edge.errors import InputDamaged, OutputFailed
-from srgan_edge.files import open_regular, replace_when_whole
+from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
+from srgan_edge.files import identity_of, is_taken, open_regular, replace_when_whole
 
 DIGEST_MARK = b"\nSHA256:"
 DIGEST_BYTES = len(DIGEST_MARK) + hashlib.sha256().digest_size
 """The end of a checkpoint: a mark, and the digest of everything before it."""
+
+LOCK = "lock"
+"""The file that every folder of a run has."""
+
+_WRITTEN_FILES = (
+    *("best.safetensors", "log.jsonl", "left_out.txt"),
+    *("report.md", "curves.png", "samples.png"),
+)
+_WRITTEN_FOLDERS = ("checkpoints", "photos")
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.pt")
 
@@ -100,6 +109,43 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return record
 
 
+def refuse_run_folder(run: Path, released: str, read: Iterable[Path]) -> None:
+    """Refuse a folder in which a run would replace what it reads, or what no run has made.
+
+    A run inside its photographs would find its own images among them, and never be resumed.
+
+    Args:
+        released: name of the file that the run releases.
+        read: files and folders that the run reads.
+
+    Raises:
+        UsageError: as said.
+    """
+    written = [run / name for name in (*_WRITTEN_FILES, released)]
+    made = [run / name for name in _WRITTEN_FOLDERS]
+    for place in read:
+        what = identity_of(place)
+        if place.is_dir() and what in map(identity_of, _with_parents(run)):
+            raise UsageError(
+                f"{run} lies in {place}, which the run reads; name a folder outside with -o"
+            )
+        if not {what, *map(identity_of, _with_parents(place))}.isdisjoint(map(identity_of, made)):
+            raise UsageError(f"{place} is where {run} keeps its own files; name another with -o")
+        if what in map(identity_of, written):
+            raise UsageError(f"{place}, an input, would be replaced; name another folder with -o")
+    if is_taken(run / LOCK) or RunFolder(run).checkpoints():
+        return
+    if is_taken(made[-1] / "photos.json"):  # packed elsewhere
+        made.pop()
+    if foreign := [path for path in (*written, *made) if is_taken(path)]:
+        raise UsageError(f"{foreign[0]} exists and no run made it; name another folder with -o")
+
+
+def _with_parents(path: Path) -> list[Path]:
+    whole = path.resolve()
+    return [whole, *whole.parents]
+
+
 @contextmanager
 def lock_run_folder(path: Path) -> Iterator[RunFolder]:
     """Lock the folder, made if missing, so that no other process trains into it.
@@ -110,7 +156,7 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
     folder = RunFolder(path)
     try:
         folder.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise OutputFailed(f"cannot write {path}: {error.strerror}; name another with -o") from None
     try:

@@ -44,7 +44,7 @@ def write_examples(
         path: [f"{path.stem}-{number + 1}.png" for number in range(variants)] for path in paths
     }
     for name in chain.from_iterable(names.values()):
-        refuse_replacing(folder / name, paths, overwrite=overwrite)
+        refuse_replacing(folder / name, paths, overwrite=overwrite, makes_folder=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

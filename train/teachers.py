@@ -18,7 +18,7 @@ import torch
 
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ExtraMissing, ModelRefused, OutputFailed
-from srgan_edge.files import cache_folder, replace_when_whole, sha256_of
+from srgan_edge.files import cache_folder, open_model, replace_when_whole, sha256_of
 from srgan_edge.model.library import find_model
 from srgan_edge.pixels import Pixels
 
@@ -187,7 +187,6 @@ def digest_of(*paths: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        if not path.is_file():
-            raise ModelRefused(f"{path}: no such file")
+        open_model(path).close()  # refuse now what is no file
         digest.update(sha256_of(path).encode())
     return (sha256_of(paths[0]) if len(paths) == 1 else digest.hexdigest())[:12]

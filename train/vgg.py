@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import srgan_edge
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError
+from srgan_edge.files import open_model
 from srgan_edge.image.reader import read_pixels
 
 REFERENCE_PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
@@ -122,8 +123,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelRefused: the file is missing or is no such file.
     """
-    if not path.is_file():
-        raise ModelRefused(f"{path}: no such file; weights are in a .safetensors or .pth")
+    open_model(path).close()  # refuse now what is no file
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

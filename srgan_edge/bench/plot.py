@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.bench.results import ModelResult, Result
+from srgan_edge.errors import printable
 from srgan_edge.files import replace_when_whole
 
 _ENGINE, _WHOLE, _REFERENCE = "#4878a8", "#a8c4de", "#8c8c8c"
@@ -35,7 +36,7 @@ def draw(result: Result, path: Path) -> None:
     for model, panel in zip(result.models, panels[:, 0], strict=True):
         _draw_model(panel, model)
     panels[0, 0].set_title(
-        f"{result.width}x{result.height} to {4 * result.width}x{4 * result.height}",
+        f"frames of {result.width}x{result.height}",
         loc="right",
         fontsize=9,
         color="0.35",
@@ -65,7 +66,8 @@ def _draw_model(panel: Any, model: ModelResult) -> None:  # noqa: ANN401 - matpl
         )
     panel.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8)
     panel.invert_yaxis()
-    panel.set_title(model.model, loc="left", fontsize=10)
+    # The name may be that of a file: bytes that are not UTF-8, or dollars, which are no formula.
+    panel.set_title(printable(model.model), loc="left", fontsize=10, parse_math=False)
     panel.set_xlim(0, 1.12 * max(max(row.fps) for row in rows))
     panel.tick_params(axis="x", labelsize=8)
     panel.grid(axis="x", alpha=0.25)

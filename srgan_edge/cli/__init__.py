@@ -16,14 +16,17 @@ from srgan_edge.cli import compare as comparing
 from srgan_edge.cli import export as exporting
 from srgan_edge.cli import measure as measuring
 from srgan_edge.cli import models as listing
+from srgan_edge.cli import plan as planning
 from srgan_edge.cli import serve as serving
 from srgan_edge.cli import train as training
+from srgan_edge.cli import tune as tuning
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
 from srgan_edge.cli.plain_help import PlainGroup
 from srgan_edge.cli.streams import make_streams_unfailing, open_closed_streams, refuse_lost_result
 from srgan_edge.errors import (
     HostMemoryExhausted,
+    InputRefused,
     Interrupted,
     ReaderGone,
     SrganEdgeError,
@@ -46,7 +49,18 @@ Options of a command:     srgan-edge COMMAND --help""",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, comparing, serving, training, exporting, measuring, benching, listing):
+for module in (
+    upscale,
+    comparing,
+    training,
+    exporting,
+    measuring,
+    benching,
+    planning,
+    tuning,
+    listing,
+    serving,
+):
     app.add_typer(module.commands)
 
 
@@ -65,6 +79,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         refuse_too_little(LIBRARIES_BYTES)
+        _refuse_removed_folder()
         code = app(prog_name="srgan-edge", standalone_mode=False) or 0
         refuse_lost_result()
         sys.exit(code)
@@ -103,6 +118,13 @@ def version(
     if show:
         typer.echo(f"srgan-edge {__version__}")
         raise typer.Exit
+
+
+def _refuse_removed_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 - what pathlib and libraries call
+    except FileNotFoundError:
+        raise InputRefused("the current folder no longer exists; type: cd FOLDER") from None
 
 
 def _restart_in_utf8_mode() -> None:

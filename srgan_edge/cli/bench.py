@@ -91,7 +91,7 @@ def bench(
         raise UsageError(f"--rounds {rounds}; possible: 1 to 1000")
     if not 1 <= seconds <= 86_400:
         raise UsageError(f"--seconds {seconds:g}; possible: 1 to 86400")
-    width, height = _sides(size)
+    width, height = sides_of(size)
     cut = [pixels_or("--tile", tile, "auto") for tile in tiles or ["auto", "128"]]
     for tile in cut:
         plan_tiles(width, height, 0 if tile == "auto" else tile, 0)  # refuses impossible ones
@@ -105,7 +105,7 @@ def bench(
         seconds=seconds,
         rounds=rounds,
     )
-    with _Progress() as progress:
+    with Progress() as progress:
         result = measure(plan, progress)
     if as_json:
         say_json(record(result))
@@ -120,7 +120,8 @@ def bench(
         say(f"wrote {plot}", err=as_json)
 
 
-def _sides(size: str) -> tuple[int, int]:
+def sides_of(size: str) -> tuple[int, int]:
+    """Return the width and height of `--size`; raises UsageError."""
     width, cross, height = size.partition("x")
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise UsageError(f"--size {size}; possible: width and height in pixels, such as 640x360")
@@ -130,7 +131,7 @@ def _sides(size: str) -> tuple[int, int]:
     return sides
 
 
-class _Progress(AbstractContextManager["_Progress"]):
+class Progress(AbstractContextManager["Progress"]):
     """A bar on a terminal, or else a line every ten seconds; both on stderr."""
 
     QUIET_SECONDS = 10.0
@@ -139,7 +140,7 @@ class _Progress(AbstractContextManager["_Progress"]):
         self._bar: Any = None
         self._said = time.monotonic()
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "Progress":
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

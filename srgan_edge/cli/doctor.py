@@ -35,6 +35,10 @@ OPTIONAL_PACKAGES = {
     "onnxruntime-gpu": "cuda",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "rtx",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "python-multipart": "serve",
+    "prometheus-client": "serve",
 }
 """The extra that installs each distribution."""
 

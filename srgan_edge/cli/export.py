@@ -167,7 +167,7 @@ def export(
     if model is None or not any(named.values()):
         say(_announcement(chosen, target, in_half=fp16))
     if triton is not None:
-        _export_to_triton(chosen, triton)
+        _export_to_triton(chosen, triton, overwrite=overwrite)
     elif target == "--onnx":
         _export_onnx(chosen, output, overwrite=overwrite, in_floats=io == "float", in_half=fp16)
     elif target == "--openvino":
@@ -517,14 +517,14 @@ def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
     say(f"wrote {path}, {weights} and {spec}", f"  {parity}")
 
 
-def _export_to_triton(model: str, folder: Path) -> None:
+def _export_to_triton(model: str, folder: Path, *, overwrite: bool) -> None:
     from srgan_edge.export.triton import write_onnx_repository, write_plan_repository
     from srgan_edge.model.library import find_model
     from srgan_edge.model.passport import ENGINE_SUFFIX
 
     if model.endswith(ENGINE_SUFFIX):
-        path = write_plan_repository(Path(model), folder)
+        path = write_plan_repository(Path(model), folder, overwrite=overwrite)
     else:
         checkpoint = find_model(model).file(".safetensors")
-        path = write_onnx_repository(checkpoint, folder, say=say)
+        path = write_onnx_repository(checkpoint, folder, say, overwrite=overwrite)
     say(f"wrote {path}; type: tritonserver --model-repository {folder.resolve()}")

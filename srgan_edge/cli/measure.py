@@ -359,6 +359,8 @@ def verify_tiles(
     require("torch", "srgan-edge[train]", "verify-tiles")
     if plot is not None:
         require("matplotlib", "srgan-edge[train]", "--plot")
+        if plot.suffix.lower() != ".png":
+            raise UsageError(f"--plot {plot}; possible: a name that ends in .png")
         read = [*images, *files_of_models([model])]
         refuse_replacing(plot, read, overwrite=overwrite, option="--plot")
     from dataclasses import replace

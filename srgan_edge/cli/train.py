@@ -137,6 +137,8 @@ def train(
             f"--recipe {recipe} needs photographs; "
             f"type: srgan-edge train --recipe {quoted(recipe)} --data PHOTOS/"
         )
+    if max_minutes is not None and max_minutes <= 0:
+        raise UsageError(f"--max-minutes {max_minutes:g}; possible: above 0")
     require("torch", "srgan-edge[train]", "training")
     from srgan_edge.cli.progress import live_line
     from srgan_edge.model.library import find_model

@@ -220,6 +220,14 @@ def upscale(
     start: StartOption = None,
     duration: DurationOption = None,
     sample: SampleOption = None,
+    dedup: Annotated[
+        Literal["strict", "normal"] | None,
+        _video(
+            metavar="strict|normal",
+            help="Make frames that nearly repeat an earlier one of its result: held drawings, "
+            "telecine.",
+        ),
+    ] = None,
     deinterlace: Annotated[
         bool, _video("--deinterlace", help="Combine the two fields of a frame into one image.")
     ] = False,
@@ -238,6 +246,13 @@ def upscale(
             "leave it out.",
         ),
     ] = "convert",
+    tune: Annotated[
+        bool,
+        _model(
+            "--tune/--no-tune",
+            help="Use what `srgan-edge tune` found here for the model and size of a video.",
+        ),
+    ] = True,
     decode: Annotated[
         Literal["auto", "cpu", "gpu"],
         _video(
@@ -327,6 +342,8 @@ def upscale(
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
     if excerpt is not None:
         _refuse_excerpt(jobs)
+    if dedup is not None and any(job.is_stream for job in jobs):
+        raise UsageError(f"--dedup {dedup} with a stream; possible: from a video file to another")
     refuse_clashes(jobs, {} if report is None else {"--report": report})
     if live and jobs[0].inlet is None:
         raise UsageError("--live with files, which wait; possible: with - or an address")
@@ -355,6 +372,8 @@ def upscale(
         steady=steady_from_text(steady),
         audio=audio,
         live=live,
+        dedup=dedup,
+        tuned=tune,
         restart=restart,
         on_damage=on_damage,
         deinterlace=deinterlace,

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from srgan_edge.compare.layers import Comparison
-from srgan_edge.errors import UsageError
+from srgan_edge.errors import UsageError, printable
 from srgan_edge.evaluation.evaluate import METRICS
 from srgan_edge.files import replace_when_whole
 
@@ -44,7 +44,7 @@ def page_of(comparison: Comparison, title: str) -> str:
         for number, layer in enumerate(comparison.layers)
     )
     return Template((_FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(title),
+        title=html.escape(printable(title)),
         style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
         script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
         facts=_in_script(_facts(comparison)),
@@ -59,7 +59,7 @@ def _facts(comparison: Comparison) -> dict[str, object]:
         "height": comparison.height,
         "layers": [
             {
-                "name": layer.name,
+                "name": printable(layer.name),
                 "kind": layer.kind,
                 "type": layer.type,
                 "blocks": layer.blocks,
@@ -70,7 +70,7 @@ def _facts(comparison: Comparison) -> dict[str, object]:
         ],
         "start": comparison.start,
         "rows": [*_fact_rows(comparison), *_score_rows(comparison)],
-        "notes": comparison.notes,
+        "notes": [printable(note) for note in comparison.notes],
         "times": comparison.times_seconds,
         "end": comparison.end_seconds,
     }

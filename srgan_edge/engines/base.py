@@ -9,7 +9,13 @@ from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import (
+    ModelRefused,
+    SrganEdgeError,
+    UsageError,
+    lacks_memory,
+    printable,
+)
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import TilePlan
@@ -149,6 +155,27 @@ def in_window(
     if bad:
         raise NotFinite(result, bad)
     return result
+
+
+@contextmanager
+def graph_failures_refused(spec: ModelSpec, runtime: str) -> Iterator[None]:
+    """Translate what a runtime raises on a CPU while it runs a graph.
+
+    Files are checked before, but a runtime may still find that sizes or types do not fit.
+
+    Raises:
+        ModelRefused: for any error but our own, and a lack of memory, which passes.
+    """
+    try:
+        yield
+    except SrganEdgeError:
+        raise
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = printable((lines or [repr(error)])[-1][:300])
+        raise ModelRefused(f"{runtime} cannot run the graph of {spec.name}: {why}") from error
 
 
 class Closing:

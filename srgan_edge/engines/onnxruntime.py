@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -20,7 +20,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from srgan_edge.engines.base import Closing, EngineInfo, Idle, finite, in_window
+from srgan_edge.engines.base import (
+    Closing,
+    EngineInfo,
+    Idle,
+    finite,
+    graph_failures_refused,
+    in_window,
+)
 from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import (
     EngineLost,
@@ -107,7 +114,8 @@ class OnnxRuntimeEngine(Closing):
         return self._run(batch)
 
     def _run(self, batch: Pixels) -> Pixels:
-        with nullcontext() if self.info.device == "cpu" else _translated_failures():
+        on_cpu = self.info.device == "cpu"
+        with graph_failures_refused(self.info.spec, "ONNX Runtime") if on_cpu else _translated():
             result, *totals = self._compute(batch)
         for sums in totals:
             finite(result, sums)
@@ -212,7 +220,7 @@ def _open_session(
     path: Path, content: bytes, family: str, number: int, slots: int
 ) -> onnxruntime.InferenceSession:
     """Load the checked content of a file; `path` is for error messages."""
-    provider, options = PROVIDERS[family], _session_options(slots)
+    provider, options = PROVIDERS[family], _session_options(slots, on_cpu=family == "cpu")
     if family != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -261,13 +269,15 @@ def _rtx_device(number: int) -> Any:  # noqa: ANN401 - an object of ONNX Runtime
     return found[number]
 
 
-def _session_options(slots: int) -> onnxruntime.SessionOptions:
+def _session_options(slots: int, *, on_cpu: bool) -> onnxruntime.SessionOptions:
     # For messages outside of sessions: a GPU without a plugin causes a warning every time.
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     if slots > 1:
         options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // slots)
-    options.log_severity_level = 3  # errors only; fallbacks, which cause warnings, are forbidden
+    # Errors only; fallbacks, which cause warnings, are forbidden. On a CPU not even those: they are
+    # raised too, and the line in the log has names from the file as they are.
+    options.log_severity_level = 4 if on_cpu else 3
     # Idle threads that spin would take CPU time from decoding and encoding.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -285,7 +295,7 @@ def _caches() -> dict[str, str]:
 
 
 @contextmanager
-def _translated_failures() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """Translate ONNX Runtime's errors while a GPU computes, all of a few types, into ours."""
     try:
         yield

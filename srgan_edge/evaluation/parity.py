@@ -209,7 +209,7 @@ def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: 
     above.yaxis.set_major_formatter(ScalarFormatter())
     above.yaxis.set_minor_locator(NullLocator())
     above.set_ylim(0, 1.3 * max(error.max_levels for error in errors) + 0.5)
-    above.set_title(title, loc="left", fontsize=10)
+    above.set_title(title, loc="left", fontsize=10, parse_math=False)
     below.plot(halos, [100 * error.differing for error in errors], marker="o", markersize=3)
     below.set_ylabel("values that differ, %", fontsize=8)
     below.set_xlabel("halo, px of the input", fontsize=8)

@@ -17,6 +17,7 @@ from srgan_edge.isolation.child import (
     MAX_MESSAGE_BYTES,
     Child,
     ChildFailed,
+    ChildKilled,
     Parent,
     Reports,
     error_message,
@@ -158,6 +159,9 @@ class Remote:
         except ValueError as error:
             self.kill()
             raise ChildFailed(f"broke its protocol ({error})") from error
+        except ChildKilled:
+            self.kill()
+            raise
         except SrganEdgeError:
             raise  # from the function itself, which can be called again
         except BaseException:

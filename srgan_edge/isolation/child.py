@@ -6,6 +6,7 @@ shared memory made by its parent. If it crashes, hangs or is taken over, the par
 exception and goes on.
 """
 
+import errno
 import fcntl
 import importlib
 import json
@@ -57,8 +58,18 @@ class ChildFailed(Exception):
     """The child crashed, hung or broke the protocol. The message completes "the decoder ..."."""
 
 
-class ChildKilled(ChildFailed):
-    """Something killed the child: the kernel, for lack of memory, or another process."""
+class ChildKilled(ResourcesExhausted):
+    """The kernel killed the child for lack of memory, or another process did.
+
+    That is no fault of the file that it read, so callers let it pass. The same command may succeed.
+    """
+
+    def __init__(self, read: Path | None) -> None:
+        super().__init__(
+            f"{'' if read is None else f'{read}: '}the process that read it was killed (SIGKILL), "
+            "by another process or for lack of memory; free some memory, or raise the limit of the "
+            "container, and type the same command"
+        )
 
 
 class Child:
@@ -92,6 +103,7 @@ class Child:
         reports: Reports = (InputRefused, InputDamaged),
     ) -> None:
         self._memory_bytes, self._reports = memory_bytes, reports
+        self._read = next(iter(readable), None)
         self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
@@ -147,7 +159,7 @@ class Child:
                 raise ChildFailed(f"gave no sign of life for {within_seconds:g} s") from None
         if not data:
             how = self._how_it_ended()
-            raise ChildKilled(how) if how.startswith("was killed") else ChildFailed(how)
+            raise ChildKilled(self._read) if how.startswith("was killed") else ChildFailed(how)
         if len(data) > MAX_MESSAGE_BYTES:
             raise ChildFailed("sent a message that is too long")
         message = parsed(data)
@@ -224,7 +236,7 @@ class Child:
             return f"exited with code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         if -code == signal.SIGKILL:
-            return f"was killed ({name}), by another process or for lack of memory"
+            return f"was killed ({name})"
         return f"crashed ({name})"
 
     def _last_complaint(self) -> str:
@@ -285,7 +297,8 @@ def shared_memory(size: int) -> Iterator[tuple[mmap.mmap, int]]:
             os.close(descriptor)
     except OSError as error:
         raise ResourcesExhausted(
-            f"no memory for {size >> 20} MiB of decoded pixels: {error.strerror}"
+            f"no memory for {size / 2**20:.1f} MiB of decoded pixels: {error.strerror}; raise the "
+            f"limit (ulimit {'-f' if error.errno == errno.EFBIG else '-v'})"
         ) from error
 
 

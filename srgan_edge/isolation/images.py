@@ -15,7 +15,7 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.errors import InputDamaged, ResourcesExhausted, SrganEdgeError
+from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.coding import Coding
 from srgan_edge.image.metadata import is_possible
@@ -174,7 +174,7 @@ class IsolatedImage:
         try:
             return self._remote.call(kind, function, *arguments, file=file, max_bytes=max_bytes)
         except ChildKilled as failure:
-            raise ResourcesExhausted(f"{self.path}: the decoder {failure}") from failure
+            raise ChildKilled(self.path) from failure
         except ChildFailed as failure:
             raise InputDamaged(f"{self.path}: damaged: the decoder {failure}") from failure
 

@@ -62,7 +62,9 @@ def limit_resources(memory_bytes: int, *, writes: bool = False) -> None:
         (resource.RLIMIT_NPROC, _threads_of_the_machine() + MORE_THREADS),
     ]:
         _, hard = resource.getrlimit(limit)
-        lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        lowest = (
+            min(value, hard) if resource.RLIM_INFINITY not in (value, hard) else max(value, hard)
+        )
         resource.setrlimit(limit, (lowest, lowest))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -22,14 +22,14 @@ from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent, closed_on_failure, mapped
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
 from srgan_edge.isolation.wire import Duration, Json, Ticks
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import (
+    FileOptions,
     Frame,
     FrameTime,
     Notes,
-    ReaderOptions,
     VideoInfo,
 )
-from srgan_edge.video.reader import VideoReader
 
 STALL_SECONDS = 60.0
 """Time limit for decoding one frame. A 4K frame takes a slow machine one second."""
@@ -86,7 +86,7 @@ class IsolatedReader:
         *,
         stall_seconds: float = STALL_SECONDS,
         memory_bytes: int = MEMORY_BYTES,
-        **options: Unpack[ReaderOptions],
+        **options: Unpack[FileOptions],
     ) -> None:
         self.path = path
         self.notes = Notes()
@@ -225,7 +225,7 @@ class _Decoding:
         self._next: Frame | None = None
 
     def open(self, path: str, options: Json) -> VideoInfo:
-        self._reader = VideoReader(Path(path), **msgspec.convert(options, ReaderOptions))
+        self._reader = open_video(Path(path), **msgspec.convert(options, FileOptions))
         self._items = iter(self._reader)
         return self._reader.info
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from srgan_edge.duplicates import Dedup
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
@@ -29,7 +30,7 @@ from srgan_edge.video.endpoint import (
     is_address,
 )
 from srgan_edge.video.excerpt import Excerpt
-from srgan_edge.video.frame import Encoding, ReaderOptions, VideoInfo
+from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
@@ -111,6 +112,10 @@ class Options:
     """Drop frames rather than fall behind."""
     excerpt: Excerpt | None = None
     """Parts of a video to upscale; None: all of it."""
+    dedup: Dedup | None = None
+    """Make frames that nearly repeat an earlier one of its result; None: upscale each."""
+    tuned: bool = True
+    """Use what `srgan-edge tune` found on this machine."""
     restart: bool = False
     """Discard the finished segments of an earlier run."""
     max_pixels: int = MAX_PIXELS
@@ -152,8 +157,13 @@ class Options:
             "allow_opaque": self.encoding.accepts_opaque,
             "conceal": self.on_damage == "conceal",
             "deinterlace": self.deinterlace,
-            "excerpt": self.excerpt,
         }
+
+    @property
+    def reading_file(self) -> FileOptions:
+        """Options for readers of video files."""
+        reading: FileOptions = {"excerpt": self.excerpt} if self.excerpt else {}
+        return {**reading, **self.reading}
 
 
 def plan_jobs(

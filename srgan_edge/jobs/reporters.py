@@ -56,6 +56,8 @@ class VideoResult:
     """Frames of a live source that were skipped in favor of newer ones."""
     frames_reused: int = 0
     """Frames of this run that show the same as the one before and were not computed again."""
+    frames_repeated: int = 0
+    """Frames of this run that nearly repeat an earlier one and were made of its result."""
     tiles: int = 0
     """Tiles of the frames of this run; 0 if the frames stayed on the GPU."""
     tiles_reused: int = 0

@@ -73,13 +73,13 @@ class ModelAddress:
             owner, repo, file, revision = (quote(part) for part in named.groups())
             address = f"{HUGGING_FACE}/{owner}/{repo}/resolve/{revision}/{file}"
         try:
-            parts = _parts(address)
+            split = _parts(address)
         except ValueError as error:
             raise UsageError(f"{address}: {error}; possible: https://HOST/FILE") from None
-        if "@" in parts.netloc:
+        if "@" in split.netloc:
             raise UsageError(
                 f"an address with a user name or password, which are not sent: "
-                f"{address.replace(parts.netloc, parts.netloc.rpartition('@')[2])}; "
+                f"{address.replace(split.netloc, split.netloc.rpartition('@')[2])}; "
                 "download the file and name that"
             )
         return cls(address, found.group(1).lower())

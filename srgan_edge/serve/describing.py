@@ -29,14 +29,12 @@ LastId = Annotated[
         examples=["17"],
     ),
 ]
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The file",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    },
+    200: {"description": "The file", "content": {"image/*": _FILE, "video/*": _FILE}},
     206: {
         "description": "The range that was asked for",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"image/*": _FILE, "video/*": _FILE, "multipart/byteranges": _FILE},
     },
 }
 

@@ -41,9 +41,11 @@ class Changes:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def close(self) -> None:
-        """End all streams."""
+        """End all streams. It takes no lock, for a signal handler calls it."""
         self.closed = True
-        self.publish()
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._wake)
 
     @contextmanager
     def followed(self) -> Iterator[asyncio.Event]:

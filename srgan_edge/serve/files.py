@@ -1,7 +1,7 @@
 """Files that a job's client gets: the result, and the page that compares it with its source."""
 
+import base64
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,6 @@ _TYPES = {
     ".mov": "video/quicktime",
     ".mkv": "video/matroska",
 }
-_comparing = threading.Lock()
 
 
 def media_type(path: Path) -> str:
@@ -73,6 +72,13 @@ class ResultFile(FileResponse):
                 shutil.rmtree(self._removed, ignore_errors=True)
 
 
+def digest_header(sha256: str | None) -> dict[str, str]:
+    """Return the header that states the hash of a file (RFC 9530)."""
+    if sha256 is None:
+        return {}
+    return {"repr-digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"}
+
+
 def compared(job: Job) -> Path:
     """Return the page that compares a result with its source; it is made when first asked for.
 
@@ -80,9 +86,8 @@ def compared(job: Job) -> Path:
         SrganEdgeError: the page would be too large, or a file cannot be shown.
     """
     path = job.folder / COMPARED
-    with _comparing:  # one at a time, for it decodes both files as a whole
-        if not path.exists():
-            write_page(path, _comparison(job), job.info.name)
+    if not path.exists():
+        write_page(path, _comparison(job), job.info.name)
     return path
 
 

@@ -50,7 +50,7 @@ _BY_STATUS = {
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request."""
+    """The sender of a request."""
 
     name: str
     """Name of the token, or the address; jobs are counted by it."""

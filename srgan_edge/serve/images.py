@@ -32,6 +32,8 @@ from srgan_edge.video.frame import Encoding
 GPU_THREADS = 8
 """Images at once on a GPU, which batches can be made of."""
 GPU_WINDOW_MS = 5.0
+GIVE_UP_SECONDS = 3.0
+"""Time for images that were not done in time to notice it, at their next tile."""
 MODELS_KEPT = 4
 """Engines that stay open; the one unused for longest is closed for another."""
 
@@ -85,10 +87,11 @@ class ImageWorkers:
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._stopping = False
+        self._giving_up = threading.Event()
         self._running: set[str] = set()
         self._cancelled: set[str] = set()
         self._threads = [
-            threading.Thread(target=self._work, name=f"images-{number}")
+            threading.Thread(target=self._work, name=f"images-{number}", daemon=True)
             for number in range(self._slots)
         ]
 
@@ -117,16 +120,26 @@ class ImageWorkers:
             self._cancelled.add(job_id)
 
     def stop(self, seconds: float) -> None:
-        """Finish the images at work, within `seconds`; queued ones stay queued."""
+        """Finish the images at work, within `seconds`; others stay queued, or are again."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
+        self._join(seconds)
+        self._giving_up.set()
+        self._join(GIVE_UP_SECONDS)
+        if not self.is_at_work:
+            self.models.close()
+
+    @property
+    def is_at_work(self) -> bool:
+        """True while any thread runs."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def _join(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, ends - time.monotonic()))
-        if not any(thread.is_alive() for thread in self._threads):
-            self.models.close()
 
     def _work(self) -> None:
         prefers_queue = False
@@ -175,8 +188,14 @@ class ImageWorkers:
         self._running.add(job.info.id)
         planned = PlannedJob(job.source, job.target, "image")
         options = replace(self._options, model=job.info.model, outscale=job.info.outscale)
-        listener = _Listener(lambda: job.info.id in self._cancelled, self._settings.max_seconds)
+        listener = _Listener(
+            lambda: job.info.id in self._cancelled or self._giving_up.is_set(),
+            self._settings.max_seconds,
+        )
         ended = self._upscaled(planned, options, images, listener, job.info.name)
+        if ended.exit_code and self._giving_up.is_set():
+            self._store.hand_back(job.info.id, time.monotonic() - began)
+            return
         self._running.discard(job.info.id)
         self._cancelled.discard(job.info.id)
         self._end(job, ended, time.monotonic() - began)

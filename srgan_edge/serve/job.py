@@ -1,4 +1,4 @@
-"""What the service tells of a job, as its clients read it: JSON in, this record out."""
+"""The record of a job that the service sends, and its clients read."""
 
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
@@ -51,7 +51,7 @@ class JobInfo:
     sha256: str | None
     """SHA-256 of the result."""
     notes: tuple[str, ...]
-    """What was assumed, left out or done differently."""
+    """Lines about what was assumed, left out or done differently."""
     change: int
     """Increases with every change of any job; the `id` of server-sent events."""
 

@@ -59,7 +59,7 @@ class Metrics:
 
 
 class _Now(Collector):
-    """What is read from the database and the disk when it is asked for."""
+    """Numbers that are read from the database and the disk when they are asked for."""
 
     def __init__(self, store: JobStore, images: ImageWorkers) -> None:
         self._store, self._images = store, images

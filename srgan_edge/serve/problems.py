@@ -55,6 +55,7 @@ OWN: dict[str, Kind] = {
     "too-many": Kind(429, "Too many requests or jobs."),
     "draining": Kind(503, "The service is being stopped."),
     "busy": Kind(503, "All connections are in use."),
+    "not-ready": Kind(503, "No job can be accepted now."),
     "disk-full": Kind(507, "The disk has no room."),
 }
 """Problems that the service has of its own."""

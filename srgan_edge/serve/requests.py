@@ -21,7 +21,7 @@ MAX_PRIORITY = 9
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a request asks for, besides its file."""
+    """The wishes of a request, besides its file."""
 
     model: str
     outscale: float | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 from types import FrameType
 
@@ -27,7 +28,7 @@ def serve(settings: Settings, log: Log | None = None) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        UsageError, OutputFailed: as `Service`; or the port cannot be had.
+        UsageError, OutputFailed: as `Service`; or the port is not free.
     """
     listening = _listening(settings)
     service = Service(settings, log)
@@ -49,6 +50,8 @@ def serve(settings: Settings, log: Log | None = None) -> None:
         lifespan="on",
     )
     _Server(config, service).run(sockets=[listening])
+    if service.images.is_at_work:
+        os._exit(0)  # its threads do not end; the next service begins their images anew
 
 
 class _Server(uvicorn.Server):
@@ -62,6 +65,13 @@ class _Server(uvicorn.Server):
         self._service.drain()
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # an orderly end is exit code 0
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Hand the video back at once, while requests get their time to end."""
+        self._service.drain()
+        handing_back = asyncio.create_task(asyncio.to_thread(self._service.videos.stop))
+        await super().shutdown(sockets)
+        await handing_back
 
 
 class _Protocol(H11Protocol):

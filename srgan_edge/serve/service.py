@@ -30,7 +30,7 @@ _RETRY_SECONDS = 10
 
 
 class Service:
-    """One service on one data folder. Use it in a `with`, which starts and ends its threads.
+    """One service on one data folder. `start` and `stop` are those of its threads.
 
     Raises:
         OutputFailed: another service has the folder, or it cannot be written.
@@ -65,6 +65,7 @@ class Service:
         self.metrics = Metrics(self.store, self.images)
         self.keeper = Keeper(settings, self.store, self.log)
         self.draining = False
+        self._drain_ends = 0.0
         self._uploading: Counter[str] = Counter()
         self._admitting = threading.Lock()
         self._requests = 0
@@ -79,20 +80,20 @@ class Service:
         self.keeper.start()
 
     def drain(self) -> None:
-        """Accept no more jobs, and end the event streams; called from a signal handler, too."""
+        """Accept no more jobs, and end the event streams; a signal handler may call it."""
         self.draining = True
+        self._drain_ends = self._drain_ends or time.monotonic() + self.settings.drain_seconds
         self.changes.close()
 
     def stop(self) -> None:
-        """Finish images, hand videos back, and close everything, within the bound of settings."""
-        self.draining = True
-        began = time.monotonic()
+        """Finish images, hand videos back, and close everything, by the end of the drain."""
+        self.drain()
         stopping = threading.Thread(target=self.videos.stop)
         stopping.start()
-        self.images.stop(self.settings.drain_seconds)
+        self.images.stop(max(0.0, self._drain_ends - time.monotonic()))
         stopping.join()
         self.keeper.stop()
-        self.log.info("stopped", seconds=round(time.monotonic() - began, 2), **self.store.counts())
+        self.log.info("stopped", **self.store.counts())
         self.close()
 
     def close(self) -> None:

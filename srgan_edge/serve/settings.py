@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the service listens, what it keeps, and all of its limits."""
+    """Address, storage, and all limits of a service."""
 
     data: Path
     """Folder of the jobs, their files and the database."""
@@ -26,7 +26,7 @@ class Settings:
     engine: str = "auto"
     device: str = "auto"
     batch_window_ms: float | None = None
-    """How long an image waits for others to share a call of the engine; None: 5 on a GPU, 0 on a
+    """Time for which an image waits for others to share a call; None: 5 on a GPU, 0 on a
     CPU, where shared calls gain nothing."""
     max_bytes: int = 2048 * MIB
     """Largest upload."""
@@ -43,7 +43,7 @@ class Settings:
     max_connections: int = 512
     """Requests of all kinds under way."""
     keep_days: float = 7.0
-    """How long results are kept."""
+    """Time for which results are kept."""
     keep_bytes: int = 50 << 30
     """Total size of all files; the oldest ended jobs are deleted first."""
     keep_free_bytes: int = 1 << 30

@@ -28,7 +28,7 @@ _WRITE_BYTES = 256 << 10
 
 @dataclass
 class Upload:
-    """What a request held."""
+    """The content of a request."""
 
     fields: dict[str, str] = field(default_factory=dict)
     name: str = ""
@@ -38,13 +38,19 @@ class Upload:
 
 
 async def receive(
-    content_type: str, chunks: AsyncIterator[bytes], folder: Path, max_bytes: int
+    content_type: str,
+    chunks: AsyncIterator[bytes],
+    folder: Path,
+    max_bytes: int,
+    *,
+    durable: bool,
 ) -> Upload:
-    """Read an upload; its file `file` becomes `source.EXT` in `folder`, synced to the disk.
+    """Read an upload; its file `file` becomes `source.EXT` in `folder`.
 
     Args:
         chunks: the body of the request.
         max_bytes: largest file.
+        durable: sync the file to the disk, so that it survives a power cut.
 
     Raises:
         Problem: not multipart, broken, too large, or the disk is full.
@@ -71,7 +77,7 @@ async def receive(
             if form.pending_bytes >= _WRITE_BYTES:
                 await asyncio.to_thread(form.write)
         parser.finalize()
-        await asyncio.to_thread(form.finish)
+        await asyncio.to_thread(form.finish, durable)
     except FormParserError as error:
         raise Problem("not-multipart", f"the body is broken: {error}", "a whole body") from None
     except OSError as error:
@@ -125,10 +131,12 @@ class _Form:
         self._pending.clear()
         self.pending_bytes = 0
 
-    def finish(self) -> None:
+    def finish(self, durable: bool) -> None:
+        """Write the rest of the file."""
         self.write()
         if self._file is not None:
             self._file.flush()
+        if self._file is not None and durable:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

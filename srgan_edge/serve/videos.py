@@ -13,9 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
-from srgan_edge.errors import ResourcesExhausted, printable
+from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
 from srgan_edge.files import sha256_of
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.serve.log import Log
 from srgan_edge.serve.settings import Settings
 from srgan_edge.serve.store import Job, JobStore
@@ -59,7 +61,7 @@ class VideoWorker:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._running: _Command | None = None
-        self._thread = threading.Thread(target=self._work, name="videos")
+        self._thread = threading.Thread(target=self._work, name="videos", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -81,7 +83,8 @@ class VideoWorker:
         with self._lock:
             if self._running is not None:
                 self._running.stop()
-        self._thread.join(STOP_SECONDS + 5)
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS + 5)
 
     def _work(self) -> None:
         while not self._stopping.is_set():
@@ -139,6 +142,8 @@ class VideoWorker:
         result = ended.result
         if ended.exit_code == 0 and result is None:  # published by a process that died right after
             result = job.target
+        if result is not None and not result.exists():  # deleted by its client meanwhile
+            result = None
         digest = ended.sha256 or (None if result is None else sha256_of(result))
         (error,) = self._words(job, (ended.error,)) if ended.error else (None,)
         has_ended = self._store.end(
@@ -146,8 +151,8 @@ class VideoWorker:
             "done" if ended.exit_code == 0 else "failed",
             exit_code=ended.exit_code,
             error=error,
-            frames=ended.frames or job.info.frames,
-            size=ended.size,
+            frames=ended.frames or job.info.frames_expected or job.info.frames,
+            size=ended.size or (None if result is None else _size_of(result)),
             sha256=digest,
             result_bytes=None if result is None else result.stat().st_size,
             target=job.target.name if result is None else result.name,
@@ -159,6 +164,15 @@ class VideoWorker:
 
     def _words(self, job: Job, lines: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(in_clients_words(it, job.source, job.target, job.info.name) for it in lines)
+
+
+def _size_of(result: Path) -> str | None:
+    """Return width and height of a result whose process died before it could report them."""
+    try:
+        with IsolatedReader(result) as reader:
+            return f"{reader.info.width}x{reader.info.height}"
+    except SrganEdgeError:
+        return None
 
 
 class _Command:

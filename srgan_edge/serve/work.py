@@ -14,7 +14,7 @@ MAX_NAME = 200
 SOURCE_STEM, RESULT_STEM = "source", "result"
 
 _FOR_TERMINALS = re.compile(r"; -n NAME takes another model.*")
-"""What a note advises to type, which clients cannot."""
+"""Advice in a note that clients cannot type."""
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CopiedPacket, Encoding, VideoPacket, decoding_seconds
 from srgan_edge.video.muxer import VideoMuxer
 from srgan_edge.video.nvidia import SOFTWARE
-from srgan_edge.video.reader import VideoReader
 
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 """Memory that the child may map. It starts an encoder, as its parent does, which at 8K needs 150 MB
@@ -213,7 +213,7 @@ def _empty(folder: Path) -> Path:
 def _join(order: Order, on_step: Callable[[], None]) -> Joined:
     work = WorkFolder(Path(order.work), read_only=True)
     with (
-        VideoReader(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
+        open_video(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
         VideoMuxer(Path(order.target), reader, order.audio) as muxer,
     ):
         expected = VideoRecord.begin(reader, muxer.copies.codec_of)

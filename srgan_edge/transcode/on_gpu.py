@@ -166,6 +166,8 @@ def _reason_for_host_memory(
     info: VideoInfo, encoder: VideoEncoder, options: Options, scale: int
 ) -> str:
     """Return why frames have to go through host memory; empty if they can stay on the GPU."""
+    if options.dedup is not None:
+        return "--dedup is done there"
     if options.deinterlace:
         return "--deinterlace is done there"
     if options.on_damage == "conceal":

@@ -16,6 +16,7 @@ from av.stream import Stream
 from srgan_edge.video.aac import without_adts_header
 from srgan_edge.video.audio import PcmConversion, pcm_for
 from srgan_edge.video.excerpt import Excerpt
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo
 from srgan_edge.video.muxer import MP4_SUBTITLE_GAP, still_true
 from srgan_edge.video.opening import MAX_RESULT_PIXELS
@@ -203,19 +204,19 @@ class VideoRecord:
     ) -> Self:
         """Decode a whole file, and call `on_step` for every frame and packet.
 
-        `frames_at_once` and `excerpt` are as for `VideoReader`. Audio that is PCM in `like` is
+        `frames_at_once` and `excerpt` are as for `open_video`. Audio that is PCM in `like` is
         recorded as PCM.
 
         Raises:
             InputRefused: the file is not a video.
             InputDamaged: the file is cut off or broken.
         """
-        with VideoReader(
+        with open_video(
             path,
+            excerpt=excerpt,
             allow_8bit=True,
             max_pixels=MAX_RESULT_PIXELS,
             frames_at_once=frames_at_once,
-            excerpt=excerpt,
         ) as reader:
             conversions = {} if like is None else _conversions(reader, like)
             record = cls.begin(

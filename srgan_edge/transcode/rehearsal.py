@@ -24,6 +24,7 @@ from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import (
     CopiedPacket,
     Encoding,
@@ -117,7 +118,7 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
     file = Path(order.file)
     try:
         with (
-            VideoReader(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
+            open_video(Path(order.source), allow_8bit=True, excerpt=order.excerpt) as reader,
             VideoMuxer(Path(order.target), reader, order.audio) as muxer,
         ):
             encoder = VideoEncoder(reader.info, order.size, order.encoding)

@@ -14,9 +14,16 @@ from typing import Any, Literal
 import msgspec
 
 from srgan_edge.engines.base import NotFinite
-from srgan_edge.errors import EngineLost, InputDamaged, Interrupted, OutOfMemory, OutputFailed
+from srgan_edge.errors import (
+    EngineLost,
+    InputDamaged,
+    Interrupted,
+    OutOfMemory,
+    OutputFailed,
+    ResourcesExhausted,
+)
 from srgan_edge.files import free_partial_result, output_failed, replace_when_whole
-from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
@@ -44,6 +51,7 @@ from srgan_edge.transcode.work_folder import (
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CodedFrame, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.opening import file_identity
@@ -127,7 +135,8 @@ def _upscale_video(
 
         encoder = new_encoder()
 
-        reuse = Reuse(upscaler)
+        length = segment_frames(upscaler.info, info.width, info.height)
+        reuse = Reuse(upscaler, options.dedup, length)
 
         def linked_after(frames: int) -> Iterator[LinkedFrame]:
             return reuse.linked(it for it in reader.after(frames) if isinstance(it, Frame))
@@ -154,7 +163,6 @@ def _upscale_video(
             assert isinstance(reader, VideoReader)
             frames_after = reader.images_after
             upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
-        length = segment_frames(upscaler.info, info.width, info.height)
         identity = job_identity(job.source, size, length, options, made_by)
         with (
             _resumable(job.target, identity, restart=options.restart) as work,
@@ -229,6 +237,7 @@ def _upscale_video(
                     frames_concealed=notes.concealed,
                     left_out=list(known.left_out),
                     frames_reused=reuse.frames_reused,
+                    frames_repeated=reuse.frames_repeated,
                     tiles=reuse.tiles,
                     tiles_reused=reuse.tiles_reused,
                 )
@@ -237,6 +246,11 @@ def _upscale_video(
                 if not decoder_ended:
                     outcome = {"result": asdict(result), "problem": problem}
                     work.finish(whole, saved_as.name, outcome)
+            if reuse.frames_repeated:
+                reporter.note(
+                    f"{job.source.name}: {reuse.frames_repeated} frames nearly repeat an earlier "
+                    "one and were made of its result (--dedup)"
+                )
             for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
                 reporter.note(f"{job.source.name}: {remark}")
             if decoder_ended:
@@ -335,11 +349,11 @@ class _Source:
 def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:
     """Open a reader in a child process, unless it needs the GPU, which a child cannot access."""
     if way == "cpu":
-        return IsolatedReader(source, **options.reading)
+        return IsolatedReader(source, **options.reading_file)
     if way == "nvdec":
-        return VideoReader(source, nvdec=Nvdec(), **options.reading)
+        return open_video(source, nvdec=Nvdec(), **options.reading_file)
     try:
-        return VideoReader(source, nvdec=Nvdec(stays=True), **options.reading)
+        return open_video(source, nvdec=Nvdec(stays=True), **options.reading_file)
     except NvdecFailed as error:
         raise NotOnGpu(str(error)) from error
 
@@ -359,6 +373,11 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                     raise Interrupted(stopped.signum, f"{work.path} was removed") from None
                 line = f"{work.frames} frames are kept in {kept}"
                 raise Interrupted(stopped.signum, line) from None
+            except ChildKilled as killed:
+                if not work.segments:
+                    raise
+                line = f"{killed}; {work.frames} frames are kept in {kept}"
+                raise ResourcesExhausted(line) from killed
             except (OSError, OutputFailed) as error:
                 if work.is_lost:
                     raise OutputFailed(

@@ -294,13 +294,18 @@ def is_finished(target: Path) -> bool:
 
 def begun_with(target: Path) -> str | None:
     """Return the name of the model of an unfinished run for `target`; None if there is none."""
+    with suppress(KeyError, TypeError):
+        return str((begun_job(target) or {})["model"]["name"])
+    return None
+
+
+def begun_job(target: Path) -> dict[str, Any] | None:
+    """Return the job of an unfinished run for `target`; None if there is none."""
     folder = work_folder_of(target)
     job: Any = (_finished(folder) or {}).get("job")  # its file is removed before the other one
     with suppress(OSError, ValueError):
         job = json.loads((folder / "job.json").read_text())
-    with suppress(KeyError, TypeError):
-        return str(job["model"]["name"])
-    return None
+    return job if isinstance(job, dict) else None
 
 
 def job_identity(
@@ -324,6 +329,7 @@ def job_identity(
         "segment_frames": segment_length,
         "on_damage": options.on_damage,
         "deinterlace": options.deinterlace,
+        "dedup": options.dedup,
         "excerpt": None if options.excerpt is None else asdict(options.excerpt),
         "versions": {"srgan-edge": __version__, **library_versions()},
         **made_by,

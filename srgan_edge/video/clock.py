@@ -1,14 +1,20 @@
 """The times of the frames of one video: each later than the one before, gaps and jumps noticed."""
 
+import heapq
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged
-from srgan_edge.video.frame import FrameTime, Notes
+from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
+
+MOST_REORDERED = 32
+"""Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LONGEST_GAP_SECONDS = 1
@@ -62,3 +68,28 @@ class FrameClock:
         begins, ends = (float(ticks * self._time_base) for ticks in (end, pts))
         self._notes.gaps += 1
         self._notes.first_gap = self._notes.first_gap or f"{begins:.2f} to {ends:.2f} s"
+
+
+class ShownTimes:
+    """Turns the times of packets, which are stored in decoding order, into those of frames."""
+
+    def __init__(self, clock: FrameClock) -> None:
+        self._clock = clock
+        self._waiting: list[tuple[int, int]] = []  # a heap of times and durations
+
+    def after(self, pts: int | None, duration: int | None) -> Iterator[FrameTime]:
+        """Yield the times that are known once a packet has come; one without a time is ignored."""
+        if pts is not None:
+            heapq.heappush(self._waiting, (pts, duration or 0))
+        if len(self._waiting) > MOST_REORDERED:
+            yield self._clock.next(*heapq.heappop(self._waiting))
+
+    def rest(self) -> Iterator[FrameTime]:
+        """Yield the times that are left after the last packet."""
+        while self._waiting:
+            yield self._clock.next(*heapq.heappop(self._waiting))
+
+
+def time_of(packet: "Packet[Stream] | VideoPacket") -> int | None:
+    """Return when a packet is shown, or else decoded, in ticks of its stream."""
+    return packet.dts if packet.pts is None else packet.pts

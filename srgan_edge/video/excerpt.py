@@ -11,6 +11,8 @@ TOLERANCE_SECONDS = 1e-6
 """Times are typed with as few digits as people like: a frame that early still counts."""
 
 _TIME = re.compile(r"(?:(?:(\d+):)?([0-5]?\d):)?(\d+(?:\.\d*)?|\.\d+)s?", re.ASCII)
+_LONG_TIME = re.compile(r"(\d+(?:\.\d*)?)(h|min|m)", re.ASCII)
+_UNIT_SECONDS = {"h": 3600.0, "min": 60.0, "m": 60.0}
 _SAMPLE = re.compile(r"([1-9]\d{0,2})x(.+)", re.ASCII)
 _LARGEST_SECONDS = 1e6
 
@@ -101,12 +103,15 @@ class Excerpt:
 
 
 def seconds_of(option: str, text: str) -> float:
-    """Return the seconds that a text such as `90`, `1:30`, `0:01:30.5` or `2s` stands for.
+    """Return the seconds that a text such as `90`, `1:30`, `0:01:30.5`, `2s` or `2h` stands for.
 
     Raises:
         UsageError: it stands for no time; the message names the option.
     """
-    if found := _TIME.fullmatch(text.strip()):
+    if long := _LONG_TIME.fullmatch(text.strip()):
+        if (total := float(long[1]) * _UNIT_SECONDS[long[2]]) <= _LARGEST_SECONDS:
+            return total
+    elif found := _TIME.fullmatch(text.strip()):
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
         has_minutes = found[2] is not None
         total = 3600 * hours + 60 * minutes + seconds

@@ -239,7 +239,12 @@ class ReaderOptions(TypedDict, total=False):
     allow_opaque: bool
     conceal: bool
     deinterlace: bool
-    excerpt: Excerpt | None
+
+
+class FileOptions(ReaderOptions, total=False):
+    """Keyword arguments of `open_video` that callers may pass on."""
+
+    excerpt: Excerpt
 
 
 @dataclass(frozen=True)

@@ -4,28 +4,24 @@ Frames become RGB by their own matrix and range. A video that RGB cannot represe
 its first frame.
 """
 
-import heapq
-import math
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged
 from srgan_edge.pixels import DeepPixels, Pixels
-from srgan_edge.video.clock import FrameClock
+from srgan_edge.video.clock import FrameClock, ShownTimes, time_of
 from srgan_edge.video.color import ColorDescription, unkept_metadata
 from srgan_edge.video.convert import RgbDecoder, Siting
 from srgan_edge.video.decoder import DecodedFrame, VideoDecoder
 from srgan_edge.video.demuxer import Demuxer
-from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import (
     CodedFrame,
     CopiedPacket,
@@ -46,16 +42,6 @@ from srgan_edge.video.opening import (
     open_container,
     refuse_losses,
     refuse_unreadable,
-)
-from srgan_edge.video.spans import (
-    MOST_REORDERED,
-    Chosen,
-    Span,
-    from_keyframe,
-    length_seconds,
-    opened_at,
-    spans_of,
-    time_of,
 )
 
 if TYPE_CHECKING:  # only in the description of its types
@@ -89,6 +75,9 @@ class VideoReader:
         InputDamaged: The format is known, but the file is cut off or broken.
     """
 
+    is_excerpt: ClassVar[bool] = False
+    """True if only parts of the file are read."""
+
     def __init__(
         self,
         path: Path,
@@ -100,14 +89,12 @@ class VideoReader:
         max_pixels: int = MAX_PIXELS,
         frames_at_once: bool = False,
         nvdec: Nvdec | None = None,
-        excerpt: Excerpt | None = None,
     ) -> None:
         """Open the file and decode its first frame.
 
         Extra bit depth and transparency are never dropped silently: `allow_8bit` permits dropping
         both, `allow_opaque` transparency. Without `allow_8bit`, frames of more than 8 bits have
-        `deep`. `frames_at_once` decodes faster, but any damage then raises an error. Of an
-        `excerpt`, frames and packets have their times in the result, from zero on.
+        `deep`. `frames_at_once` decodes faster, but any damage then raises an error.
         """
         self.path = path
         self._max_pixels, self._conceal, self._allow_8bit = max_pixels, conceal, allow_8bit
@@ -123,16 +110,16 @@ class VideoReader:
             self.demuxer = Demuxer(path, self.container, self.video, self.notes)
             """The source of all packets."""
             self._clock = FrameClock(path, self.video, self.notes, self.demuxer.formats)
-            self._decoder = VideoDecoder(
-                self.video,
-                self.notes,
-                self._clock.period_ticks,
+            self._decoding = partial(
+                VideoDecoder,
+                period_ticks=self._clock.period_ticks,
                 one_to_one=bool(self.demuxer.formats & _ONE_TO_ONE),
                 conceal=conceal,
                 deinterlace=deinterlace,
                 frames_at_once=frames_at_once,
                 nvdec=nvdec,
             )
+            self._decoder = self._decoding(self.video, self.notes)
             self._items = self._decode()
             self._ahead: deque[DecodedFrame | CopiedPacket] = deque()
             first = self._first_frame()
@@ -147,25 +134,16 @@ class VideoReader:
                 self.container, self.video, first.frame, first.pts, self.notes.interlaced > 0
             )
             """The facts of the video stream."""
-            self._spans: list[Span] = []
-            self._deinterlace, self._frames_at_once = deinterlace, frames_at_once
-            if excerpt is not None:
-                self._begin_excerpt(excerpt)
-            self._rgb = _RgbFrames(path, self.info, self.notes)
+            self._rgb = RgbFrames(path, self.info, self.notes)
             refuse_losses(path, self.video, first.frame, allow_opaque=allow_8bit or allow_opaque)
         except BaseException:
             self.container.close()
             raise
 
     @property
-    def is_excerpt(self) -> bool:
-        """True if only parts of the file are read."""
-        return bool(self._spans)
-
-    @property
     def chapters(self) -> "list[Chapter]":
-        """The chapters of the file; none for an excerpt."""
-        return [] if self.is_excerpt else self.container.chapters()
+        """The chapters of the file."""
+        return self.container.chapters()
 
     def __enter__(self) -> Self:
         return self
@@ -205,9 +183,6 @@ class VideoReader:
 
     def copied_packets(self) -> Iterator[CopiedPacket]:
         """Yield only audio and subtitle packets; no frame is decoded and damage is ignored."""
-        if self.is_excerpt:
-            yield from (it for it in self._scanned_spans() if isinstance(it, CopiedPacket))
-            return
         for item in self._ahead:
             if isinstance(item, CopiedPacket):
                 yield item
@@ -221,11 +196,7 @@ class VideoReader:
 
         The times of frames are those of their packets, which only in rare files are other ones.
         """
-        if self.is_excerpt:
-            yield from self._scanned_spans()
-            return
-        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
-        waiting: list[tuple[int, int]] = []  # a heap of times and durations: packets are reordered
+        times = ShownTimes(FrameClock(self.path, self.video, Notes(), self.demuxer.formats))
         copied = {stream.index for stream in self.copied}
         with open_container(self.path, None, self._max_pixels) as container:
             video = best_video(container, self.path, self._max_pixels)
@@ -234,104 +205,10 @@ class VideoReader:
                     if packet.stream_index in copied:
                         yield CopiedPacket(packet)
                     elif packet.stream_index == video.index and self._decoder.is_shown(packet):
-                        pts = packet.dts if packet.pts is None else packet.pts
-                        if pts is not None:
-                            heapq.heappush(waiting, (pts, packet.duration or 0))
-                        if len(waiting) > MOST_REORDERED:
-                            yield clock.next(*heapq.heappop(waiting))
-                while waiting:
-                    yield clock.next(*heapq.heappop(waiting))
+                        yield from times.after(time_of(packet), packet.duration)
+                yield from times.rest()
             except InputDamaged:  # time goes back: frames end there
                 return
-
-    def _begin_excerpt(self, excerpt: Excerpt) -> None:
-        """Find the parts of the excerpt; nothing before them is read any more."""
-        info = self.info
-        whole = info.duration_seconds
-        if excerpt.samples is not None and whole is not None:
-            whole = length_seconds(self.path, info.start_pts or 0, whole, self._max_pixels)
-        parts = excerpt.parts(self.path, whole)
-        self._spans = list(spans_of(self.path, parts, info.start_pts or 0, self._max_pixels))
-        self._items.close()
-        self._ahead.clear()
-        self.notes = Notes()
-        self._clock = FrameClock(self.path, self.video, self.notes, self.demuxer.formats)
-        self._items = self._decode_spans()
-        lengths = [None if whole is None else max(0.0, whole - it.start_seconds) for it in parts]
-        seconds = [
-            length if it.duration_seconds is None else min(it.duration_seconds, length or math.inf)
-            for it, length in zip(parts, lengths, strict=True)
-        ]
-        known = [length for length in seconds if length is not None]
-        self.info = replace(
-            info,
-            start_pts=0,
-            frames_stated=None,
-            duration_seconds=sum(known) if len(known) == len(seconds) else None,
-        )
-
-    def _decode_spans(self) -> Generator[DecodedFrame | CopiedPacket, None, None]:
-        for span in self._spans:
-            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
-                yield from self._decode_span(span, container, video)
-        if not self.notes.damage.is_repaired:
-            raise InputDamaged(f"{self.path}: damaged: {self.notes.damage}")
-
-    def _decode_span(
-        self, span: Span, container: InputContainer, video: VideoStream
-    ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
-        self.demuxer = Demuxer(self.path, container, video, self.notes)
-        self._decoder = decoder = VideoDecoder(
-            video,
-            self.notes,
-            self._clock.period_ticks,
-            one_to_one=bool(self.demuxer.formats & _ONE_TO_ONE),
-            conceal=self._conceal,
-            deinterlace=self._deinterlace,
-            frames_at_once=self._frames_at_once,
-        )
-        chosen, is_behind = Chosen(span, self.copied), False
-        packets: Iterator[Packet[Stream]] = iter(self.demuxer)
-        for packet in packets if span.lead is None else from_keyframe(packets, video):
-            if (copied := chosen.take(packet)) is not None:
-                yield copied
-            if packet.stream_index == video.index and not is_behind:
-                for decoded in decoder.decode(cast(VideoPacket, packet)):
-                    if is_behind := span.is_over(decoded.pts):
-                        break
-                    yield from span.only(decoded)
-            if is_behind and chosen.is_complete:
-                break
-        if not is_behind:  # the file ends before the span does
-            self.demuxer.examine_file(
-                self._identity, conceal=self._conceal, from_start=span.lead is None
-            )
-            for decoded in decoder.finish():
-                yield from span.only(decoded)
-        decoder.note_losses()
-
-    def _scanned_spans(self) -> Iterator[FrameTime | CopiedPacket]:
-        """Yield the times of frames, and the packets, of all parts of an excerpt in turn."""
-        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
-        for span in self._spans:
-            waiting: list[tuple[int, int]] = []
-            chosen, behind = Chosen(span, self.copied), 0
-            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
-                for packet in Demuxer(self.path, container, video, Notes()):
-                    time = time_of(packet)
-                    if (copied := chosen.take(packet)) is not None:
-                        yield copied
-                    elif packet.stream_index == video.index and time is not None:
-                        behind += span.is_over(time)
-                        if span.includes(time) and self._decoder.is_shown(packet):
-                            moved = span.moved(time)
-                            heapq.heappush(waiting, (moved, packet.duration or 0))
-                        if len(waiting) > MOST_REORDERED:
-                            yield clock.next(*heapq.heappop(waiting))
-                    if behind > MOST_REORDERED and chosen.is_complete:
-                        break
-            while waiting:
-                yield clock.next(*heapq.heappop(waiting))
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()
@@ -405,7 +282,7 @@ class VideoReader:
         return time
 
 
-class _RgbFrames:
+class RgbFrames:
     """Converts the frames of one video to RGB, each by its own pixel format and color tags."""
 
     def __init__(self, path: Path, info: VideoInfo, notes: Notes) -> None:

@@ -18,13 +18,11 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.video.clock import MOST_REORDERED, time_of
 from srgan_edge.video.decoder import DecodedFrame
 from srgan_edge.video.excerpt import TOLERANCE_SECONDS, Part
-from srgan_edge.video.frame import CopiedPacket, VideoPacket
+from srgan_edge.video.frame import CopiedPacket
 from srgan_edge.video.opening import best_video, open_container
-
-MOST_REORDERED = 32
-"""Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
 _LEAD_SECONDS = (2, 12)
 """Times before a part at which a keyframe is looked for, the nearest first. Packets of audio may be
@@ -155,11 +153,6 @@ def from_keyframe(
         has_begun = has_begun or (packet.stream_index == video.index and packet.is_keyframe)
         if has_begun or packet.stream_index != video.index:
             yield packet
-
-
-def time_of(packet: "Packet[Stream] | VideoPacket") -> int | None:
-    """Return the presentation time, or the decoding time in containers that store only that."""
-    return packet.dts if packet.pts is None else packet.pts
 
 
 def length_seconds(path: Path, start_pts: int, stated_seconds: float, max_pixels: int) -> float:

@@ -1,6 +1,8 @@
 """`bench` measures what it says: engines whose speed is known, processes that fail, its output."""
 
 import json
+import os
+import shutil
 import threading
 import time
 
@@ -149,6 +151,16 @@ def test_the_command_measures_every_installed_engine(cli, tmp_path):
     assert set(model["ceiling_gflops"]) == {row["ready"]["precision"] for row in rows.values()}
     with Image.open(tmp_path / "p.png") as drawn:
         assert drawn.width > 600
+
+
+@pytest.mark.slow
+def test_a_plot_shows_any_name_of_a_model(cli, tmp_path):
+    name = os.fsdecode(b"caf\xe9 $\\frac{$.onnx")
+    shutil.copy(find_model("edge-x4").file(".onnx"), tmp_path / name)
+    short = ("--size", "32x32", "--seconds", "1", "--rounds", "1", "-t", "auto")
+    code, _, err = cli("bench", name, "--plot", "p.png", "--engine", "onnxruntime", *short)
+    assert code == 0, err
+    assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -84,6 +84,38 @@ def test_a_library_that_fails_in_its_own_way_near_the_limit_is_one_line(
     assert ("raise the limit (ulimit -v" in lines[-1]) == (len(lines) == 1) == (expected == 7)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "blocks", "code", "said"),
+    [
+        *(("a.png", 1_000_000, 0, "wrote"), ("a.png", 2, 7, "raise the limit (ulimit -f)")),
+        *(("v.mkv", 1_000_000, 0, "wrote"), ("v.mkv", 2, 5, "v.mkv: File too large; name")),
+    ],
+)
+def test_a_limit_on_the_size_of_files(inputs, tmp_path, name, blocks, code, said):
+    words = f"upscale {inputs / name} -n {EDGE} -o {tmp_path / name}"
+    shell = f"ulimit -f {blocks}; exec {sys.executable} -m srgan_edge {words}"
+    done = subprocess.run(
+        ["bash", "-c", shell], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr.decode().splitlines()[-1]
+
+
+def test_a_current_folder_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "gone").mkdir()
+    shell = f"cd gone && rmdir ../gone && {sys.executable} -m srgan_edge upscale a.png"
+    done = subprocess.run(
+        ["bash", "-c", shell],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.returncode == 3
+    assert b"error: the current folder no longer exists; type: cd" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "error",
     [

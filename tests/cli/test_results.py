@@ -162,6 +162,35 @@ def test_a_folder_is_not_said_to_be_replaceable(cli, files):
         assert "photos: it is a folder; name a file in it with -o" in err
 
 
+LATE = (
+    "compare a.png -n EDGE -o OUT.html",
+    "compare a.png a4.png -o OUT.png",
+    "bench m.onnx --plot OUT.png",
+    "eval bench -n EDGE --figure OUT.png",
+    "verify-tiles a.png -n m.safetensors --plot OUT.png",
+    "export m.safetensors --onnx -o OUT.onnx",
+    "quantize m.safetensors --data photos -o OUT.safetensors",
+    "blend m.safetensors edge-x4 -o OUT.safetensors",
+    "convert m.safetensors -o OUT.safetensors",
+)
+
+
+@pytest.mark.parametrize("place", ["none/out", "pipe"])
+@pytest.mark.parametrize("command", LATE)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(cli, files, command, place):
+    os.mkfifo(files / f"pipe{command.rpartition('OUT')[2]}")
+    typed = command.replace("OUT", place).replace("EDGE", EDGE).split()
+    code, out, err = cli(*typed, "--overwrite")
+    assert (code, out) == (5, ""), err
+    assert err.startswith("srgan-edge: error: cannot write")  # nothing was said of any work
+
+
+def test_a_plot_of_another_kind_is_refused_before_the_work(cli, files):
+    code, out, err = cli("verify-tiles", "a.png", "-n", "m.safetensors", "--plot", "p.txt")
+    assert (code, out) == (2, "")
+    assert "--plot p.txt; possible: a name that ends in .png" in err
+
+
 def test_a_link_to_nothing_is_in_the_way_too(cli, files):
     (files / "link.png").symlink_to("elsewhere.png")
     code, _, err = cli("upscale", "a.png", "-n", EDGE, "-o", "link.png")

@@ -91,6 +91,14 @@ def test_a_number_that_is_none_is_refused(cli, command):
     assert f"{command[-1]} nan; possible: a number" in err
 
 
+@pytest.mark.parametrize("minutes", ["0", "-1"])
+def test_a_training_without_time_releases_nothing(cli, tmp_path, minutes):
+    code, _, err = cli("train", "--max-minutes", minutes)
+    assert code == 2
+    assert f"--max-minutes {minutes}; possible: above 0" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "command",
     [

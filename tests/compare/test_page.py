@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 
@@ -160,6 +161,16 @@ def test_names_cannot_leave_the_text(files, tmp_path):
     found = compared(files)
     found = type(found)(8, 8, [hostile], (0, 0))
     assert "<script>alert(1)" not in page_of(found, "x")
+
+
+def test_names_that_are_not_utf_8_are_escaped(files, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    files[name] = tmp_path / name
+    shutil.copy(files["out.png"], files[name])
+    write_page(tmp_path / "page.html", compared(files, results=(name,)), name)
+    page = (tmp_path / "page.html").read_text()
+    assert r"<title>caf\xe9.png" in page
+    assert facts_of(page)["layers"][-1]["name"] == r"caf\xe9.png"
 
 
 def test_the_best_scores_are_marked(files):

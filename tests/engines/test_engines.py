@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
 from srgan_edge.engines import KINDS, Choice, choose_engine, open_engine  # noqa: E402
@@ -252,3 +253,19 @@ def test_weights_without_pytorch_say_what_to_install_and_type(tmp_path, monkeypa
     advice = f"type: pip install 'srgan-edge[export]', then: srgan-edge export '{path}' --onnx"
     assert str(refused.value).endswith(advice)
     assert choose_engine(find_model("edge-x4")).kind.name == "openvino"
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
+def test_a_graph_that_its_runtime_cannot_run_is_refused_in_one_line(kind, tmp_path, capfd):
+    """It passes all checks, and the name of its node would be a command to the terminal."""
+    pytest.importorskip(kind)
+    graph = onnx.load(find_model("edge-int8-x4").file(".onnx"))
+    node = next(node for node in graph.graph.node if node.op_type == "PRelu")
+    node.op_type, node.name = "Conv", "\x1b]0;pwned\x07"  # of slopes, which are no kernel
+    onnx.save(graph, tmp_path / "odd.onnx")
+    with pytest.raises(ModelRefused) as refused:
+        files = ModelFiles("odd", {".onnx": tmp_path / "odd.onnx"})
+        with open_engine(choose_engine(files, kind)) as engine:
+            engine.upscale(np.zeros((1, 8, 9, 3), np.uint8))
+    assert "cannot" in str(refused.value)
+    assert "\x1b" not in capfd.readouterr().err

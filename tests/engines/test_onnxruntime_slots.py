@@ -105,7 +105,7 @@ def test_slots_work_at_once_and_none_mixes_them_up(engine):
     ],
 )
 def test_failures_have_their_class(error, kind):
-    with pytest.raises(kind), engine_module._translated_failures():
+    with pytest.raises(kind), engine_module._translated():
         raise error
 
 
@@ -147,7 +147,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
 
         def upscale(self, batch):
             if batch.size > 3 * 4000:
-                with engine_module._translated_failures():
+                with engine_module._translated():
                     raise state.RuntimeException("Failed to allocate memory")
             return slot.run(batch)[0].copy()
 

@@ -1,5 +1,6 @@
 """Foreign weights: matching ones convert exactly, others are named, and no code is run."""
 
+import os
 import pickle
 
 import pytest
@@ -185,8 +186,15 @@ def test_a_small_pickle_without_end_is_refused(tmp_path, state, said):
 
 
 def test_no_file_and_no_pickle(tmp_path):
-    with pytest.raises(ModelRefused, match="no such file"):
+    with pytest.raises(ModelRefused, match="No such file"):
         checkpoint_from_pickle(tmp_path / "none.pth", tmp_path / "x.safetensors", "x")
+    os.mkfifo(tmp_path / "fifo.pth")  # opening one waits for a writer
+    with pytest.raises(ModelRefused, match="not a file"):
+        checkpoint_from_pickle(tmp_path / "fifo.pth", tmp_path / "x.safetensors", "x")
+    (tmp_path / "photo.pth").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    with pytest.raises(ModelRefused) as refused:
+        checkpoint_from_pickle(tmp_path / "photo.pth", tmp_path / "x.safetensors", "x")
+    assert "Re-running" not in str(refused.value)  # torch advises to run the code in the file
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ModelRefused, match="not a plain file"):
         checkpoint_from_pickle(tmp_path / "text.pth", tmp_path / "x.safetensors", "x")

@@ -1,6 +1,7 @@
 """Architectures of other programs: the ONNX has the pixels of PyTorch, and harm is refused."""
 
 import dataclasses
+import json
 import zipfile
 
 import numpy as np
@@ -10,8 +11,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("spandrel")
 
 import onnx  # noqa: E402
+import spandrel  # noqa: E402
+from clips import make  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact  # noqa: E402
+from spandrel.architectures.DnCNN.__arch.network_dncnn import DnCNN  # noqa: E402
+from spandrel.architectures.DRUNet.__arch.network_unet import DRUNet  # noqa: E402
 from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet  # noqa: E402
 from spandrel.architectures.OmniSR.__arch.OmniSR import OmniSR  # noqa: E402
 from spandrel.architectures.PLKSR.__arch.RealPLKSR import RealPLKSR  # noqa: E402
@@ -21,6 +26,7 @@ from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR  # noqa: E402
 from srgan_edge.engines import KINDS  # noqa: E402
 from srgan_edge.errors import ModelRefused  # noqa: E402
 from srgan_edge.evaluation.parity import compare  # noqa: E402
+from srgan_edge.export import foreign_child  # noqa: E402
 from srgan_edge.export.foreign import (  # noqa: E402
     Origin,
     deployment_of,
@@ -186,7 +192,7 @@ def test_a_float_graph_is_never_loaded_raw(tmp_path):
         (lambda m: setattr(m.graph.node[1], "domain", "com.x"), r"the operation com\.x\."),
         (lambda m: m.graph.output.append(m.graph.output[0]), "1 inputs and 2 outputs"),
         (
-            lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 1),
+            lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 4),
             "its input is not an image",
         ),
         (
@@ -339,15 +345,64 @@ def test_attention_over_the_image_is_seen_in_its_cost():
     assert "values per pixel" in cost_at(model, *PROBES_PX[1], 1)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: DRUNet(in_nc=4, out_nc=3, nc=[4, 4, 4, 4], nb=2),
+        lambda: DnCNN(in_nc=4, out_nc=3, nc=4, nb=12, act_mode="R", mode="FDnCNN"),
+    ],
+    ids=["DRUNet", "FDnCNN"],
+)
+def test_denoisers_get_the_noise_level_for_any_batch(network):
+    torch.manual_seed(0)
+    descriptor = spandrel.MAIN_REGISTRY.load(network().state_dict())
+    batch = torch.rand(2, 3, 16, 24)
+    with torch.no_grad():
+        made = foreign_child._Network(descriptor)(batch).clamp(0, 1)
+    assert torch.allclose(made, torch.cat([descriptor(it[None]) for it in batch]), atol=1e-6)
+
+
+class Exploit:
+    """Opens a file for writing when it is unpickled."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return (open, (self.canary, "w"))
+
+
 def hostile(name, path):
+    """Write a file of weights that is none, or too much."""
+    state = esrgan(scale=4).state_dict()
+    first = next(iter(state))
     if name == "a zip bomb":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", bytes(1 << 28))
         return
-    state = esrgan(scale=4).state_dict()
-    first = next(iter(state))
-    if name == "NaN":
+    if name == "a zip bomb of tensors":
+        torch.save(state, path)
+        with zipfile.ZipFile(path) as archive:
+            content = {it: archive.read(it) for it in archive.namelist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for entry, data in content.items():
+                archive.writestr(entry, bytes(1 << 28) if entry.endswith("data/0") else data)
+        return
+    if name == "safetensors of 10 GB":
+        end = 8 * 3 * 30_000 * 4_000 * 4
+        header = {first: {"dtype": "F32", "shape": [8, 3, 30_000, 4_000], "data_offsets": [0, end]}}
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        return
+    if name == "safetensors of an endless header":
+        path.write_bytes((1 << 40).to_bytes(8, "little") + b"{")
+        return
+    if name == "code in its pickle":
+        state[first] = Exploit(str(path.with_name("canary")))
+    elif name == "NaN":
         state[first][0] = torch.nan
+    elif name == "infinity":
+        state[first][0] = torch.inf
     elif name == "a 10 GB tensor":
         state[first] = torch.zeros(()).expand(8, 3, 30_000, 4_000)
     elif name == "other shapes":
@@ -362,15 +417,22 @@ def hostile(name, path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["a zip bomb", "NaN", "a 10 GB tensor", "other shapes", "a missing tensor", "a million blocks"],
+    [
+        *("a zip bomb", "a zip bomb of tensors", "code in its pickle", "NaN", "infinity"),
+        *("a 10 GB tensor", "other shapes", "a missing tensor", "a million blocks"),
+        *("safetensors of 10 GB", "safetensors of an endless header"),
+    ],
 )
 def test_hostile_weights_are_refused(name, tmp_path):
-    hostile(name, tmp_path / "w.pth")
-    assert (tmp_path / "w.pth").stat().st_size < 4 << 20
+    path = tmp_path / ("w.safetensors" if name.startswith("safetensors") else "w.pth")
+    hostile(name, path)
+    assert path.stat().st_size < 4 << 20
     with pytest.raises(ModelRefused) as refused:
-        deployment_of(tmp_path / "w.pth", ORIGIN)
+        deployment_of(path, ORIGIN)
     assert refused.value.exit_code == 6
-    assert str(refused.value).startswith(str(tmp_path / "w.pth"))
+    assert str(refused.value).startswith(str(path))
+    assert len(str(refused.value).splitlines()) == 1
+    assert [it.name for it in tmp_path.iterdir()] == [path.name]  # and no canary
 
 
 @pytest.mark.slow
@@ -386,6 +448,11 @@ def test_the_command_asks_for_the_licence_and_names_it_at_each_run(cli, tmp_path
     assert code == 0
     assert "g is licensed CC-BY-NC-4.0: not for commercial use" in out + err
     assert read_pixels(tmp_path / "p_x2.png").shape[0] == 2 * read_pixels(PHOTO).shape[0]
+    make(tmp_path / "v.mkv", frames=2, codec="ffv1", options={})
+    for _ in range(2):  # at each run, of whatever
+        code, out, err = cli("upscale", "v.mkv", "-n", "g.onnx", "--overwrite")
+        assert code == 0, err
+        assert "g is licensed CC-BY-NC-4.0: not for commercial use" in out + err
     code, out, _ = cli("info", "g.onnx")
     assert "traced" in out
     assert compare(lambda it: it, lambda it: it, natural_batches()).max_levels == 0

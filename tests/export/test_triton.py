@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 
 import onnx
 
-from srgan_edge.errors import ModelRefused, OutputFailed
+from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.export.triton import (
     MAX_BATCH,
     plan_config,
@@ -181,11 +181,15 @@ def test_a_name_that_is_no_folder_is_refused(engine, tmp_path, name):
 def test_an_existing_model_is_kept(engine, tmp_path):
     path = write_plan_repository(engine(), tmp_path)
     before = files(tmp_path)
-    with pytest.raises(
-        OutputFailed, match=r"edge-x4-tensorrt is there already; type: rm -r \S+, or name another"
-    ):
+    with pytest.raises(UsageError, match="edge-x4-tensorrt exists; type --overwrite"):
         write_plan_repository(engine(), tmp_path)
+    with pytest.raises(UsageError, match="edge-x4-tensorrt has an input itself"):
+        write_plan_repository(path / "1" / "model.plan", tmp_path, overwrite=True)
     assert files(tmp_path) == before
+    (path / "config.pbtxt").write_text("older")
+    write_plan_repository(engine(), tmp_path, overwrite=True)
+    assert files(tmp_path) == before
+    assert (path / "config.pbtxt").read_text() != "older"
     assert path.is_dir()
 
 

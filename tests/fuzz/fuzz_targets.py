@@ -7,16 +7,20 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import onnx
 import scripted_child
+import structured
 from clips import make
 from PIL import Image
 
+from srgan_edge.engines import KINDS
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
@@ -26,6 +30,7 @@ from srgan_edge.errors import (
     UsageError,
 )
 from srgan_edge.image.reader import ImageReader
+from srgan_edge.image.writer import SUFFIXES, left_out_by, write_image
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.wire import unpack
 from srgan_edge.model.library import bundled_models, safetensors_spec
@@ -98,6 +103,32 @@ def _read_image(content: bytes) -> None:
             reader.rows(0, reader.height)
 
 
+def _read_statements(content: bytes) -> None:
+    """Read an image, and write what its header says into every format."""
+    with ImageReader(_file(structured.image(content)), MAX_PIXELS) as reader:
+        assert all(note.isprintable() for note in reader.notes)
+        image = reader.rows(0, reader.height)
+    for suffix in SUFFIXES:
+        target = Path(_folder.name) / f"out{suffix}"
+        left_out = left_out_by(target, image)
+        assert all(isinstance(line, str) for line in left_out)
+        with suppress(UsageError, OutputFailed):
+            write_image(target, image)
+            with ImageReader(target, MAX_PIXELS) as again:
+                assert (again.width, again.height) == (image.pixels.shape[1], len(image.pixels))
+
+
+def _edited_onnx(content: bytes) -> None:
+    """Read a graph of ours after edits; what is accepted must run, or be refused by a runtime."""
+    model = onnx.ModelProto.FromString(_models(".onnx")[0])
+    path = _file(structured.onnx_edits(model, content))
+    path = path.rename(path.with_suffix(".onnx"))
+    with KINDS["onnxruntime"].open(path, "cpu", fp32=True, slots=1) as engine:
+        result = engine.upscale(np.zeros((1, 8, 9, 3), np.uint8))
+    scale = engine.info.spec.scale
+    assert result.shape == (1, 8 * scale, 9 * scale, 3)
+
+
 def _read_video(content: bytes) -> None:
     with VideoReader(_file(content), allow_8bit=True) as reader:
         for _ in islice(reader, MAX_FRAMES):
@@ -136,9 +167,15 @@ def _images() -> list[bytes]:
             image = Image.fromarray(pixels, "RGBA").convert(mode)
             image.save(path, name, **({} if name == "BMP" else {"exif": exif}))
             found.append(path.read_bytes())
-    for name in ("AVIF", "JPEG2000", "PPM", "TGA"):
+    others = [("AVIF", "RGB"), ("AVIF", "RGBA"), ("JPEG2000", "RGB"), ("JPEG2000", "LA")]
+    others += [("PPM", "RGB"), ("PPM", "1"), ("PPM", "I;16"), ("PPM", "F"), ("TGA", "RGB")]
+    others += [("TGA", "P")]
+    for name, mode in others:
         path = Path(_folder.name) / "image"
-        Image.fromarray(pixels[..., :3].copy()).save(path, name)
+        image = Image.fromarray(pixels, "RGBA").convert("L" if mode == "I;16" else mode)
+        if mode == "F":  # white is 1.0
+            image = Image.fromarray(np.asarray(image) / 255)
+        image.convert(mode).save(path, name)
         footer = bytes(8) + b"TRUEVISION-XFILE.\0" if name == "TGA" else b""  # or it is no TGA
         found.append(path.read_bytes().removesuffix(footer) + footer)
     return found
@@ -211,6 +248,14 @@ TARGETS = {
         (ModelRefused,),
         lambda: [_models(".safetensors")[0][:8192]],
     ),
+    "statements": Target(
+        _read_statements,
+        (InputRefused, InputDamaged),
+        lambda: [bytes([0, 0, kind]) for kind in range(5)],
+    ),
+    "onnx-edits": Target(
+        _edited_onnx, (ModelRefused, UsageError, ResourcesExhausted), lambda: [bytes(3)]
+    ),
     "onnx": Target(
         lambda content: read_onnx_spec(_file(content)), (ModelRefused,), lambda: _models(".onnx")
     ),
@@ -233,6 +278,7 @@ TARGETS = {
         lambda content: scripted_child.play(content, _file(b"a video or an image")),
         (
             *(InputRefused, InputDamaged, ChildFailed, ResourcesExhausted),
+            ModelRefused,
             *(UsageError, OutputFailed),  # of the encoder, for what a video may be but it cannot
         ),
         scripted_child.seeds,

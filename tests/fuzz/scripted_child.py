@@ -17,10 +17,13 @@ import numpy as np
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
+    ModelRefused,
     OutputFailed,
     ResourcesExhausted,
     UsageError,
 )
+from srgan_edge.export import convert, foreign
+from srgan_edge.export.foreign_child import Found
 from srgan_edge.image.coding import Coding
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import SUFFIXES, write_image
@@ -82,14 +85,15 @@ def _little_memory(size: int) -> Iterator[tuple[object, int]]:
 
 
 def play(content: bytes, path: Path) -> None:
-    """Read what the first byte says, a video, an image or a join, from the lines that follow."""
+    """Read what the first byte says, a video, image, join or weights, from the lines behind it."""
     kind, *messages = content.split(b"\n")
     with (
         mock.patch.object(calls, "Child", lambda *_: _ScriptedChild(messages)),
         mock.patch.object(calls, "shared_memory", _little_memory),
         mock.patch.object(frame_ring, "shared_memory", _little_memory),
     ):
-        {b"i": _read_image, b"j": _join}.get(kind, _read_video)(path)
+        kinds = {b"i": _read_image, b"j": _join, b"w": _read_weights, b"f": _read_foreign}
+        kinds.get(kind, _read_video)(path)
 
 
 def _read_video(path: Path) -> None:
@@ -125,6 +129,24 @@ def _join(path: Path) -> None:
     with calls.Remote("", [path], MAX_MEMORY_BYTES, 1, shows_life=True) as remote:
         assert all(line.isprintable() for line in remote.call(tuple[str, ...], "rehearse"))
         assert remote.call(Joined, "join").frames >= 0
+
+
+def _read_weights(path: Path) -> None:
+    """Read a pickle whose reader says what it found, but writes no file."""
+    path = path.rename(path.with_suffix(".pth"))
+    try:
+        convert.read_weights(path)
+    except ModelRefused as refusal:
+        if "its reader wrote no file" not in str(refusal):
+            raise
+
+
+def _read_foreign(path: Path) -> None:
+    with foreign._child(path.with_suffix(".pth"), path.parent) as call:
+        found = call(Found, "open_weights", "", "", "")
+        assert f"{found.architecture}{found.taken}".isprintable()
+        assert all(other.isprintable() for other in found.others)
+        assert call(str, "trace", "", 1, 1, 1).isprintable()
 
 
 def seeds() -> list[bytes]:
@@ -163,6 +185,8 @@ def seeds() -> list[bytes]:
     facts = images.ImageFacts(8, 6, 2, 1, seconds, ("left out",), coding)
     stated = (("cHRM", bytes(32)), ("EXIF InteropIndex", b"R03"))
     rows = StillImage(pixels[:2], None, False, b"profile", None, None, stated, (64, 54))
+    weights = convert._Found(("conv.weight",), "params_ema", ("params",))
+    network = Found("ESRGAN", 4, 1, 1, False, 1000, "params_ema", ("params",))
     return [
         b"\n".join([b"v", *_messages(video)]),
         b"\n".join([b"v", *_messages(deeper)]),
@@ -170,6 +194,8 @@ def seeds() -> list[bytes]:
         b"\n".join(
             [b"j", b'{"alive":true}', *_messages([("left out: a font",), Joined(3, 2, 0, 0)])]
         ),
+        b"\n".join([b"w", *_messages([weights])]),
+        b"\n".join([b"f", *_messages([network, "no reason"])]),
     ]
 
 

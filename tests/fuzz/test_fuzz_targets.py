@@ -10,7 +10,10 @@ from srgan_edge.model.spec import ModelSpec
 
 pytestmark = pytest.mark.slow
 
-MUTATIONS = {"video": 60, "image": 300, "onnx": 150, "protocol": 300}
+MUTATIONS = {
+    **{"video": 60, "image": 300, "onnx": 150, "protocol": 300},
+    **{"statements": 60, "onnx-edits": 100},
+}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -1,15 +1,13 @@
 """Jobs over HTTP, by the typed client: from the upload to bytes that `upscale` would have made."""
 
 import hashlib
-import random
 import threading
-import time
 
 import clips
 import numpy as np
 import pytest
 from PIL import Image
-from serving import served
+from serving import kill_again_and_again, served
 
 from srgan_edge.client import Client
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
@@ -175,24 +173,16 @@ def test_a_lost_event_stream_goes_on_after_its_last_event(service, tmp_path):
 @pytest.mark.slow
 def test_after_kills_every_job_goes_on_to_the_same_bytes(tmp_path):
     """Real SIGKILLs at random moments, of the service and thereby of its process for the video."""
-    chance = random.Random(7)
     video = clips.make(tmp_path / "a.mp4", frames=24, audio=["eng"])
-    images = [photo(tmp_path / f"{number}.png", number) for number in range(3)]
-    with served(tmp_path / "calm", "-n", "edge-x4") as service, service.client() as client:
-        jobs = [client.submit(source) for source in (video, *images)]
-        expected = [client.wait(job.id).sha256 for job in jobs]
-    data, accepted = tmp_path / "data", []
-    for _ in range(2):
-        with served(data, "-n", "edge-x4") as service, service.client() as client:
-            if not accepted:
-                accepted = [client.submit(source).id for source in (video, *images)]
-            time.sleep(chance.uniform(0.2, 2.0))
-            service.kill()
-    with served(data, "-n", "edge-x4") as service, service.client() as client:
-        assert [client.wait(job_id).sha256 for job_id in accepted] == expected
-        for job_id in accepted:
-            client.download(client.job(job_id), tmp_path / f"{job_id}.out")
-            assert sha256(tmp_path / f"{job_id}.out") == client.job(job_id).sha256
+    sources = [video, *(photo(tmp_path / f"{number}.png", number) for number in range(3))]
+    calm = kill_again_and_again(tmp_path / "calm", sources, 0, seed=0)
+    shaken = kill_again_and_again(tmp_path / "data", sources, 2, seed=7)
+    assert [job.state for job in shaken] == ["done"] * 4
+    assert [job.sha256 for job in shaken] == [job.sha256 for job in calm]
+    for job in shaken:
+        result = tmp_path / "data" / "jobs" / job.id
+        (path,) = result.glob("result.*")
+        assert sha256(path) == job.sha256
 
 
 @pytest.mark.slow

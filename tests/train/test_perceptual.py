@@ -126,7 +126,7 @@ def test_a_file_adds_the_metric_that_it_serves(tmp_path):
 
 
 def test_other_networks_are_refused(tmp_path):
-    with pytest.raises(ModelRefused, match="no such file"):
+    with pytest.raises(ModelRefused, match="No such file"):
         open_measures([], [tmp_path / "vgg16.safetensors"], "cpu")
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ModelRefused, match="not a file of weights"):

@@ -1,6 +1,7 @@
 """Recipes: shipped ones load, and every mistake is refused with a correction."""
 
 import dataclasses
+import os
 
 import pytest
 
@@ -54,8 +55,15 @@ def test_two_shipped_models_never_share_a_name():
         ("pixel.l1=true", "must be of type float"),
         ("wheels.size=1", "unknown section 'wheels'; possible: model, data"),
         ("data.crop_px=30", "multiple of 4"),
+        ("data.batch=0", r"data\.batch is 0; possible: 1 or more"),
+        ("run.log_every_steps=0", r"run\.log_every_steps is 0; possible: 1 or more"),
+        ("pixel.steps=-5", r"pixel\.steps is -5; possible: 0 or more"),
+        ("pixel.learning_rate=nan", r"pixel\.learning_rate is nan; possible: 0 or more"),
+        ("adversarial.learning_rate=inf", r"adversarial\.learning_rate is inf"),
+        ("data.reduced=[0.5, nan]", r"data\.reduced is nan"),
         ("data.reduced=0.5", "must be a list"),
         ('data.reduced=["half"]', r"data\.reduced is 'half'"),
+        ('pixel.parts=["tails"]', "'tails'; possible for srresnet: head, trunk, "),
         ("data.degradation=jpeg", "possible: 'bicubic', 'real'"),
         ("model.channels=0", "channels 0"),
         ("pixel.steps=0", "no steps"),
@@ -105,3 +113,9 @@ def test_flat_names_every_choice():
         if field.name != "name"
     )
     assert len(flat) == fields
+
+
+def test_a_pipe_is_no_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(UsageError, match=r"no recipe .*pipe\.toml"):
+        Recipe.load(str(tmp_path / "pipe.toml"))

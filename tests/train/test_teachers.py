@@ -81,7 +81,7 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "kept"))
     for name in ("absent.pth", "absent.param"):
         with (
-            pytest.raises(ModelRefused, match="no such file"),
+            pytest.raises(ModelRefused, match="No such file"),
             open_teachers(str(tmp_path / name), 4, CPU),
         ):
             pass

@@ -46,7 +46,7 @@ from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # n
 from srgan_edge.train.optimizer import Optimizer  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
-from srgan_edge.train.recipe import AdversarialPhase, PixelPhase  # noqa: E402
+from srgan_edge.train.recipe import PARTS, AdversarialPhase, PixelPhase  # noqa: E402
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder  # noqa: E402
 from srgan_edge.train.session import update_average  # noqa: E402
 
@@ -178,6 +178,25 @@ def test_a_gan_alone_starts_from_given_weights(photos, vgg_file, tmp_path):
         assert torch.allclose(tensor, weights_of(path)[name], atol=1e-7), name
     training = load_checkpoint(path)[1].training
     assert (training.recipe, training.steps) == ("srgan from srresnet-x4", 6)
+
+
+def test_only_the_named_parts_learn(photos, tmp_path):
+    first = train(tiny_recipe("srresnet", "pixel.steps=4"), [photos], tmp_path / "all")
+    recipe = tiny_recipe("srresnet", "pixel.steps=4", 'pixel.parts=["upsample", "tail"]')
+    last = train(recipe, [photos], tmp_path / "last", init=first)
+    before, after = weights_of(first), weights_of(last)
+    changed = {
+        name.partition(".")[0]
+        for name in before
+        if not torch.equal(*(w[name] for w in (before, after)))
+    }
+    assert changed == {"upsample", "tail"}
+
+
+@pytest.mark.parametrize("architecture", PARTS)
+def test_parts_are_those_of_the_network(architecture):
+    network = generator_from_spec(ModelSpec("a-x4", architecture, channels=8, blocks=2))
+    assert tuple(name for name, _ in network.named_children()) == PARTS[architecture]
 
 
 def test_a_student_learns_from_its_teachers_images(photos, tmp_path, monkeypatch):
@@ -355,6 +374,7 @@ def test_the_newest_checkpoints_are_kept(photos, tmp_path):
     assert names == [f"step-{step:08}.pt" for step in (12, 16, 20)]
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(photos, tmp_path):
     """The system's limit on file sizes stands in for a full disk; it is lifted before the end."""
     said = []
@@ -590,6 +610,43 @@ def test_a_run_in_use_is_refused(photos, tmp_path):
         train(tiny_recipe("srresnet"), [photos], tmp_path)
 
 
+def _tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("run", "init", "said"),
+    [
+        ("photos/run", None, "lies in .*photos, which the run reads"),
+        ("photos", None, "lies in .*photos, which the run reads"),
+        ("link/run", None, "lies in .*photos, which the run reads"),
+        (".", None, r"photos is where \S* keeps its own files"),
+        ("used", None, r"used/report\.md exists and no run made it"),
+        ("packed", None, r"packed/photos exists and no run made it"),
+        ("old", "old/best.safetensors", r"old/best\.safetensors, an input, would be replaced"),
+        ("old", "hard.safetensors", r"hard\.safetensors, an input, would be replaced"),
+    ],
+)
+def test_a_run_replaces_neither_inputs_nor_files_of_others(photos, tmp_path, run, init, said):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "link").symlink_to("photos")
+    for name in ("used/report.md", "packed/photos/mine", "old/best.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("somebody's")
+    (tmp_path / "old/lock").touch()  # a run's
+    (tmp_path / "hard.safetensors").hardlink_to(tmp_path / "old/best.safetensors")
+    before = _tree(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        train(
+            tiny_recipe("srresnet", "pixel.steps=2"),
+            [tmp_path / "photos"],
+            tmp_path / run,
+            init=None if init is None else tmp_path / init,
+            device="cpu",
+        )
+    assert _tree(tmp_path) == before
+
+
 def test_a_folder_that_cannot_be_made_is_refused(photos, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputFailed, match="cannot write"):
@@ -695,7 +752,7 @@ def test_an_incomplete_line_of_the_log_is_ignored(tmp_path):
         (["--device", "cuda:7"], 2, "no CUDA device"),
         (["--init", "srgan-x3"], 2, "no model 'srgan-x3'"),
         (["--degradation", "jpeg"], 2, "possible: 'bicubic', 'real'"),
-        (["--vgg-weights", "nowhere.pth"], 6, "nowhere.pth: no such file"),
+        (["--vgg-weights", "nowhere.pth"], 6, "nowhere.pth: No such file"),
     ],
 )
 def test_the_command_line_refuses_with_one_line(photos, tmp_path, more, exit_code, said):

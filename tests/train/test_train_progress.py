@@ -39,7 +39,7 @@ def test_steps_are_shown_between_those_that_are_logged(photos, tmp_path, monkeyp
     monkeypatch.setattr("srgan_edge.train.session.SECONDS_BETWEEN_STEPS_SHOWN", 0)
     logged, others = [], []
     recipe = tiny_recipe("srresnet", "pixel.steps=6", "run.log_every_steps=4")
-    train(recipe, [photos], tmp_path, on_progress=logged.append, on_step=others.append)
+    train(recipe, [photos], tmp_path / "run", on_progress=logged.append, on_step=others.append)
     assert [now.step for now in logged] == [4]
     assert [now.step for now in others] == [1, 2, 3, 5, 6]
     assert not any(now.values for now in others)

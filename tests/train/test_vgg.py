@@ -65,7 +65,7 @@ def test_an_unknown_layer_is_refused_with_a_suggestion(vgg_file):
 
 
 def test_files_without_a_vgg_are_refused(vgg_file, tmp_path):
-    with pytest.raises(ModelRefused, match="no such file"):
+    with pytest.raises(ModelRefused, match="No such file"):
         vgg_convolutions(tmp_path / "missing.pth")
     (tmp_path / "junk.pth").write_bytes(b"junk")
     with pytest.raises(ModelRefused, match="not a file of weights"):

@@ -4,7 +4,7 @@ import pytest
 
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import upscale as video
-from srgan_edge.video.reader import VideoReader
+from srgan_edge.video.excerpt_reader import open_video
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +16,6 @@ def one_process(request, monkeypatch):
     if request.node.get_closest_marker("children"):
         return
     monkeypatch.setattr(
-        video, "_open", lambda source, options, way: VideoReader(source, **options.reading)
+        video, "_open", lambda source, options, way: open_video(source, **options.reading_file)
     )
     monkeypatch.setattr(video_join, "Remote", lambda *_, **__: None)  # as with an encoder on a GPU

@@ -18,10 +18,17 @@ from clips import MS, make, see_frames, see_packets
 from whole_frames import WholeFrames
 
 from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import InputDamaged, InputRefused, Interrupted, OutputFailed, UsageError
+from srgan_edge.errors import (
+    InputDamaged,
+    InputRefused,
+    Interrupted,
+    OutputFailed,
+    ResourcesExhausted,
+    UsageError,
+)
 from srgan_edge.files import sync
 from srgan_edge.isolation import sandbox
-from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live.writer import VideoWriter
@@ -599,6 +606,29 @@ def test_a_decoder_that_dies_costs_only_the_unfinished_segment(tmp_path, monkeyp
     assert len(see_frames(tmp_path / "out.partial.mkv")) == dies_at
     done, _ = upscale(source, target)
     assert done.frames_resumed == dies_at // SEGMENT * SEGMENT
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+@pytest.mark.parametrize("dies_at", [3, 13])
+def test_a_decoder_that_was_killed_is_no_damage(tmp_path, monkeypatch, dies_at):
+    """The kernel takes decoders first where memory is scarce, which says nothing of the video."""
+    source, target = make(tmp_path / "in.mkv", frames=17, audio=["eng"]), tmp_path / "out.mkv"
+    upscale(source, tmp_path / "whole.mkv")
+    honest = VideoReader.after
+
+    def dying(reader, frames):
+        for number, item in enumerate(honest(reader, frames)):
+            if number == dies_at:
+                raise ChildKilled(source)
+            yield item
+
+    with monkeypatch.context() as once:
+        once.setattr(VideoReader, "after", dying)
+        with pytest.raises(ResourcesExhausted, match=r"in\.mkv: .*killed.*of memory") as killed:
+            upscale(source, target)
+    assert ("frames are kept in" in str(killed.value)) == (dies_at > SEGMENT)
+    assert not list(tmp_path.glob("*.partial.mkv"))
+    upscale(source, target)
     assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 

@@ -11,6 +11,7 @@ import pytest
 from srgan_edge.errors import InputRefused, UsageError
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.video.excerpt import Excerpt, seconds_of
+from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CopiedPacket, Frame
 from srgan_edge.video.reader import VideoReader
 
@@ -50,7 +51,7 @@ def seconds(item):
 @pytest.mark.parametrize(("start", "duration"), [(0.0, 1.0), (0.41, 1.0), (6.4, 1.2), (7.9, None)])
 def test_the_frames_and_packets_of_a_part_from_zero_on(whole, start, duration):
     path, items, first = whole
-    with VideoReader(path, excerpt=Excerpt(start, duration)) as reader:
+    with open_video(path, excerpt=Excerpt(start, duration)) as reader:
         found = list(reader)
         tick = reader.info.time_base
         assert reader.info.start_pts == 0
@@ -88,11 +89,11 @@ def test_the_frames_and_packets_of_a_part_from_zero_on(whole, start, duration):
 @pytest.mark.parametrize("excerpt", [Excerpt(6.4, 1.2), Excerpt(0.0, 0.5, 3)], ids=["part", "3"])
 def test_all_ways_of_reading_agree(whole, excerpt):
     path, _, _ = whole
-    with VideoReader(path, excerpt=excerpt) as reader:
+    with open_video(path, excerpt=excerpt) as reader:
         items = list(reader)
     frames = [it for it in items if isinstance(it, Frame)]
     packets = [bytes(it.packet) for it in items if isinstance(it, CopiedPacket)]
-    with VideoReader(path, excerpt=excerpt) as reader:
+    with open_video(path, excerpt=excerpt) as reader:
         scanned = list(reader.scan_packets())
         assert [it.pts for it in scanned if not isinstance(it, CopiedPacket)] == [
             it.pts for it in frames
@@ -107,7 +108,7 @@ def test_all_ways_of_reading_agree(whole, excerpt):
 
 def test_samples_are_spread_and_joined(tmp_path):
     clips.make(tmp_path / "a.mp4", frames=200, options=GOP, audio=["eng"])
-    with VideoReader(tmp_path / "a.mp4", excerpt=Excerpt.of_sample("4x0.4s")) as reader:
+    with open_video(tmp_path / "a.mp4", excerpt=Excerpt.of_sample("4x0.4s")) as reader:
         items = list(reader)
         assert reader.info.duration_seconds == pytest.approx(1.6)
     frames = [it for it in items if isinstance(it, Frame)]
@@ -132,7 +133,7 @@ def test_samples_are_spread_and_joined(tmp_path):
 def test_what_does_not_fit_is_refused_when_it_is_opened(tmp_path, excerpt, said):
     clips.make(tmp_path / "a.mp4", frames=25)
     with pytest.raises(InputRefused, match=said):
-        VideoReader(tmp_path / "a.mp4", excerpt=excerpt)
+        open_video(tmp_path / "a.mp4", excerpt=excerpt)
 
 
 @pytest.mark.parametrize(

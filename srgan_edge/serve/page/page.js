@@ -191,8 +191,8 @@ function attach(line) {
 
 /** @param {Line} line */
 async function remove(line) {
-  if (!line.job) return;
-  line.button.disabled = true;
+  if (!line.job || line.button.ariaBusy) return;
+  line.button.ariaBusy = "true"; // not disabled, which would take the focus away
   try {
     const response = await ask(`/v1/jobs/${line.job.id}`, { method: "DELETE" });
     if (response.status === 204) forget(line.job.id);
@@ -200,7 +200,7 @@ async function remove(line) {
   } catch (error) {
     complain(`${line.job.name}: ${/** @type {Error} */ (error).message}`);
   }
-  line.button.disabled = false;
+  line.button.ariaBusy = null;
 }
 
 /** @param {string} id */
@@ -358,7 +358,8 @@ function compare(job) {
   const dialog = element("viewer", HTMLDialogElement);
   dialog.showModal();
   const address = `/v1/jobs/${job.id}/compare`;
-  ask(address) // first, so that a refusal is told here, and not inside the frame
+  fetch(address, { method: "HEAD" }) // first, so that a refusal is told here, and not in the frame
+    .then((response) => (response.ok ? response : ask(address)))
     .then(() => {
       frame.onload = () => (wait.hidden = true);
       frame.src = address;

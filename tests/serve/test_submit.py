@@ -1,0 +1,63 @@
+"""`srgan-edge submit`: the exit codes of `upscale`, from the other end of a connection."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import served
+
+from srgan_edge.client import Client
+from srgan_edge.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("submit") / "data", "-n", "edge-x4") as service:
+        yield service
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(np.full((16, 24, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def test_a_file_is_sent_and_its_result_fetched(service, cli, photo, tmp_path):
+    address = f"127.0.0.1:{service.port}"
+    code, out, err = cli("submit", address, photo, "--wait")
+    assert (code, out) == (0, "") and f"wrote {tmp_path / 'a_upscaled.png'}  96x64" in err
+    with Image.open(tmp_path / "a_upscaled.png") as result:
+        assert result.size == (96, 64)
+    code, _, err = cli(
+        "submit", address, photo, "--wait", "-o", photo.with_name("b.webp"), "-f", "webp"
+    )
+    assert code == 0, err
+    with Image.open(tmp_path / "b.webp") as result:
+        assert result.format == "WEBP"
+
+
+def test_without_waiting_the_job_is_named(service, cli, photo):
+    code, out, _ = cli("submit", service.url, photo, "-s", "2", "--priority", "3")
+    assert code == 0
+    job = service.client().wait(out.strip())
+    assert (job.size, job.priority, job.outscale) == ("48x32", 3, 2.0)
+
+
+def test_refusals_have_the_exit_codes_of_upscale(service, cli, photo, tmp_path):
+    (tmp_path / "bad.png").write_text("text")
+    code, _, err = cli("submit", service.url, tmp_path / "bad.png", "--wait")
+    assert code == 3 and "bad.png" in err and err.count("\n") <= 2
+    assert cli("submit", service.url, tmp_path / "missing.png")[0] == 3
+    code, _, err = cli("submit", service.url, photo, "-n", "none")
+    assert code == 2 and "possible: auto" in err
+    code, _, err = cli("submit", service.url, photo, "-o", "b.png")
+    assert code == 2 and "--wait -o b.png" in err
+    code, _, err = cli("submit", service.url, photo, "--wait", "-o", photo)
+    assert code == 2 and "input" in err
+    code, _, err = cli("submit", "127.0.0.1:1", photo)
+    assert code == 7 and "is `srgan-edge serve` running?" in err
+
+
+def test_what_is_no_address_is_refused():
+    for url in ("ftp://box", "http://", "http://box?token=secret"):
+        with pytest.raises(UsageError, match="possible: http://HOST:PORT"):
+            Client(url)
