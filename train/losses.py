@@ -102,13 +102,20 @@ SPECTRUM_BINS = 16
 def spectrum(sr: Tensor, hr: Tensor) -> Tensor:
     """Return the mean difference of two log power spectra, in nepers.
 
-    (N, 3, H, W) twice -> (). The spectra of brightness are averaged over rings, crop by crop. They
-    show neither where texture lies nor its direction, so the generator is free to invent; but a
-    mesh of any period is a peak that no photograph has.
+    (N, 3, H, W) twice -> (). The spectra of brightness and of both differences of colors are
+    averaged over rings, crop by crop. They show neither where texture lies nor its direction, so
+    the generator is free to invent; but a mesh of any period is a peak that no photograph has.
+    Without the differences, noise in colors takes its place.
     """
     with torch.autocast(sr.device.type, enabled=False):
-        ours, real = (_radial_spectrum(images.float().mean(1)) for images in (sr, hr))
+        ours, real = (_radial_spectrum(_planes(images.float())) for images in (sr, hr))
         return (ours - real)[:, 1:].abs().mean()  # without the mean and the slowest changes
+
+
+def _planes(images: Tensor) -> Tensor:
+    """(N, 3, H, W) -> (3N, H, W): brightness, R - G and B - G."""
+    red, green, blue = images.unbind(1)
+    return torch.cat([images.mean(1), red - green, blue - green])
 
 
 def _radial_spectrum(planes: Tensor) -> Tensor:

@@ -123,13 +123,15 @@ def test_consistency_sees_a_cast_and_not_an_invented_texture():
 
 def test_spectrum_sees_meshes_and_not_where_texture_lies():
     torch.manual_seed(0)
-    hr = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
-    other = 0.5 + 0.05 * torch.randn(3, 3, 96, 96)
+    hr, other = (0.5 + 0.05 * torch.randn(3, 1, 96, 96).repeat(1, 3, 1, 1) for _ in range(2))
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
     mesh = 0.2 * torch.sin(2 * torch.pi * x / 3.3) * torch.sin(2 * torch.pi * y / 3.3)
     assert losses.spectrum(hr, hr) == 0
     assert 2 * losses.spectrum(other, hr) < losses.spectrum(hr + mesh, hr)
     assert losses.spectrum(0.5 + 0.1 * (hr - 0.5), hr) > 1  # and texture that is missing
+    noise = 0.05 * torch.randn(hr.shape, generator=torch.Generator().manual_seed(0))
+    in_color = noise - noise.mean(1, keepdim=True)  # which leaves brightness as it was
+    assert losses.spectrum(hr + in_color, hr) > 2 * losses.spectrum(other, hr)
 
 
 @pytest.mark.parametrize("period", [2, 4])
