@@ -40,7 +40,7 @@ def grid_levels(pixels, period_px=4):
     return max(_excess(power, k * side // period_px, m * side // period_px) for k, m in multiples)
 
 
-MESH_LIMITS_DB = {"srgan-x4": 2.5}
+MESH_LIMITS_DB = {"srgan-x4": 2}
 """What the spectrum of each model may bulge more than that of the photographs; others: 1."""
 
 
