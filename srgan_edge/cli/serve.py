@@ -25,6 +25,7 @@ TOKEN_VARIABLE = "SRGAN_EDGE_TOKEN"
 
 _LIMITS, _KEEPING, _TOKENS = "Limits", "Storage", "Tokens"
 _MIB = 1 << 20
+_TOKEN_FILE_BYTES = 4096
 
 
 @commands.command(
@@ -313,6 +314,7 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
-        return file.read_text(encoding="utf-8").strip() or None
+        with file.open("rb") as opened:  # which may be a pipe of the shell
+            return opened.read(_TOKEN_FILE_BYTES).decode().strip() or None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--token-file {file} cannot be read: {error}") from None
