@@ -26,6 +26,7 @@ TOKEN_VARIABLE = "SRGAN_EDGE_TOKEN"
 _LIMITS, _KEEPING, _TOKENS = "Limits", "Storage", "Tokens"
 _MIB = 1 << 20
 _TOKEN_FILE_BYTES = 4096
+_MOST_BYTES = 1 << 60
 
 
 @commands.command(
@@ -187,7 +188,7 @@ def serve(
             engine=engine,
             device=device,
             batch_window_ms=batch_window_ms,
-            max_bytes=round(max_mb * _MIB),
+            max_bytes=_bytes(max_mb, _MIB),
             max_pixels=max_pixels,
             max_seconds=max_seconds,
             max_jobs=max_jobs,
@@ -195,13 +196,18 @@ def serve(
             max_waiting=max_waiting,
             max_connections=max_connections,
             keep_days=keep_days,
-            keep_bytes=round(keep_gb * (1 << 30)),
-            keep_free_bytes=round(keep_free_mb * _MIB),
+            keep_bytes=_bytes(keep_gb, 1 << 30),
+            keep_free_bytes=_bytes(keep_free_mb, _MIB),
             drain_seconds=drain_seconds,
             allowed_hosts=tuple(name.lower() for name in allowed_host or ()),
             behind_proxy=behind_proxy,
         )
     )
+
+
+def _bytes(number: float, unit: int) -> int:
+    """Return a number of units in bytes; infinity is more than any disk has."""
+    return round(max(-_MOST_BYTES, min(_MOST_BYTES, number * unit)))
 
 
 def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
@@ -212,9 +218,11 @@ def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
 
     with closing(JobStore(data)) as store:
         if revoked is not None:
-            if not store.remove_tokens(revoked):
-                known = ", ".join(store.token_names()) or "none"
-                raise UsageError(f"no token of {revoked!r}; there are: {known}")
+            if revoked not in (names := store.token_names()):
+                raise UsageError(
+                    f"no token of {revoked!r}; there are: {', '.join(names) or 'none'}"
+                )
+            store.remove_tokens(revoked)
             say(f"revoked the tokens of {revoked}", err=True)
         if new is not None:
             token = Tokens(store).make(new)
