@@ -282,6 +282,10 @@ def submit(
         if not wait:
             raise UsageError(f"-o {output} without --wait; type: --wait -o {output}")
         refuse_replacing(output, [file], overwrite=overwrite)
+        ext = _type_named_by(output, ext)
+    elif wait:  # before the work, as far as the name is known
+        likely = f".{ext.lstrip('.')}" if ext else file.suffix
+        refuse_replacing(_beside(file, likely), [file], overwrite=overwrite)
     with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)
         if not wait:
@@ -291,11 +295,27 @@ def submit(
             say(f"{file.name} is job {job.id}", err=True)
         done = client.wait(job.id, lambda it: None if quiet else _show(it))
         suffix = f".{ext.lstrip('.')}" if ext else Path(client.result_name(done)).suffix
-        target = output or file.with_name(f"{file.stem}_upscaled{suffix}")
+        target = output or _beside(file, suffix)
         client.download(done, target, overwrite=overwrite)
         for note in done.notes if not quiet else ():
             say(note, err=True)
         say(f"wrote {target}  {done.size}, {done.seconds:.1f} s", err=True)
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(f"{file.stem}_upscaled{suffix}")
+
+
+def _type_named_by(output: Path, ext: str | None) -> str | None:
+    """Return the type of a result that is written to `output`, which its name states.
+
+    Raises:
+        UsageError: `-f` names another one.
+    """
+    named = output.suffix.lower().removeprefix(".")
+    if ext and named and named != ext.lower().removeprefix("."):
+        raise UsageError(f"-o {output} and -f {ext}; possible: one of them, or both alike")
+    return ext or named or None
 
 
 def _show(job: "JobInfo") -> None:
