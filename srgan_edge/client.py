@@ -4,9 +4,11 @@ It needs the standard library alone. Refusals are raised as the errors that `srg
 ends with, so that programs handle both alike.
 """
 
+import base64
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +16,7 @@ from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any, BinaryIO, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from srgan_edge.errors import (
     InputDamaged,
@@ -36,6 +38,8 @@ _BY_STATUS = {404: InputRefused, 413: InputRefused, 415: InputRefused, 429: Reso
 _CHUNK_BYTES = 256 << 10
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
+_DOWNLOADS_IN_VAIN = 5
+"""Attempts to go on with a download, one after the other, that may bring nothing."""
 _RESTART_SECONDS = 60.0
 """Time for a service to be restarted while the events of a job are awaited."""
 
@@ -50,7 +54,7 @@ class Client:
         timeout_seconds: longest wait for an answer that is no result.
 
     Raises:
-        UsageError: the address is not that of an HTTP service.
+        UsageError: the address is not that of an HTTP service, or this is no token.
     """
 
     def __init__(
@@ -61,10 +65,11 @@ class Client:
         patience_seconds: float = 0.0,
         timeout_seconds: float = 60.0,
     ) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        parts = _address(url)
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
             raise UsageError(
-                f"{url}: not the address of a service; possible: http://HOST:PORT, or HOST:PORT"
+                "the token has spaces, line ends or letters that no token has; possible: what "
+                "`srgan-edge serve --new-token NAME` prints"
             )
         self._url, self._base = parts, parts.path.rstrip("/")
         self._token, self._patience_seconds = token, patience_seconds
@@ -96,23 +101,23 @@ class Client:
         """
         fields = _fields(model=model, outscale=outscale, format=format, priority=priority or None)
         with self._uploaded("/v1/jobs", Path(file), fields) as response:
-            return JobInfo.of(_json(response))
+            return _job(_json(response))
 
     def submit_path(self, path: str, **options: Any) -> JobInfo:  # noqa: ANN401 - as `submit`
         """Have a file upscaled that lies below the service's `--root`; options as of `submit`."""
         body, kind = multipart(_fields(path=path, **options))
         with self._answered("POST", "/v1/jobs", body, {"content-type": kind}) as response:
-            return JobInfo.of(_json(response))
+            return _job(_json(response))
 
     def job(self, job_id: str) -> JobInfo:
         """Return a job as it is now."""
         with self._answered("GET", f"/v1/jobs/{quote(job_id, '')}") as response:
-            return JobInfo.of(_json(response))
+            return _job(_json(response))
 
     def jobs(self) -> list[JobInfo]:
         """Return the latest jobs that this client may see."""
         with self._answered("GET", "/v1/jobs?limit=1000") as response:
-            return [JobInfo.of(job) for job in _json(response)["jobs"]]
+            return [_job(job) for job in _list(_json(response).get("jobs"))]
 
     def follow(self, job_id: str) -> Iterator[JobInfo]:
         """Yield a job after each change, until it has ended; a lost connection is made again.
@@ -134,7 +139,7 @@ class Client:
                     if event == "gone":
                         raise InputRefused(f"job {job_id} was deleted")
                     last, pause_seconds = number or last, _FIRST_PAUSE_SECONDS
-                    job = JobInfo.of(data)
+                    job = _job(data)
                     yield job
                     if job.has_ended:
                         return
@@ -170,9 +175,7 @@ class Client:
         refuse_replacing(path, overwrite=overwrite)
         address = f"/v1/jobs/{quote(job.id, '')}/result"
         with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
-            digest = self._fetched(address, file, job.result_bytes or 0)
-            if job.sha256 not in (None, digest):
-                raise OutputFailed(f"{path}: the result arrived damaged; download it again")
+            _refuse_damaged(path, self._fetched(address, file, job.result_bytes), job.sha256)
         return path
 
     def upscale(
@@ -200,8 +203,14 @@ class Client:
             replace_when_whole(path, overwrite=overwrite) as partial,
             partial.open("wb") as file,
         ):
-            while chunk := answer.read(_CHUNK_BYTES):
-                file.write(chunk)
+            stated = answer.getheader("content-length") or ""
+            size = int(stated) if stated.isascii() and stated.isdigit() else None
+            arriving = _Arriving(file, size)
+            with suppress(HTTPException, ConnectionError, TimeoutError):  # it is short, then
+                arriving.take(answer)
+            if size is not None and arriving.bytes < size:
+                raise OutputFailed(f"{path}: the connection was lost; ask again")
+            _refuse_damaged(path, arriving.digest, _stated_sha256(answer))
         return path
 
     def result_name(self, job: JobInfo) -> str:
@@ -217,25 +226,29 @@ class Client:
         with self._answered("DELETE", f"/v1/jobs/{quote(job_id, '')}"):
             pass
 
-    def _fetched(self, address: str, file: BinaryIO, size: int) -> str:
+    def _fetched(self, address: str, file: BinaryIO, size: int | None) -> str:
         """Write a result to a file, going on where a connection was lost; return its SHA-256."""
-        digest, done, losses = hashlib.sha256(), 0, 0
+        arriving, in_vain, lost = _Arriving(file, size), 0, "it ended too early"
         while True:
-            headers = {"range": f"bytes={done}-"} if done else {}
+            before = arriving.bytes
+            headers = {"range": f"bytes={before}-"} if before else {}
             try:
                 with self._answered("GET", address, headers=headers) as response:
-                    if done and response.status != 206:
+                    if before and response.status != 206:
                         raise OutputFailed("the service does not go on with a download")
-                    while chunk := response.read(_CHUNK_BYTES):
-                        file.write(chunk)
-                        digest.update(chunk)
-                        done += len(chunk)
+                    arriving.take(response)
+                if arriving.bytes >= (size or 0):
+                    return arriving.digest
             except (HTTPException, ConnectionError, TimeoutError) as error:
-                losses += 1
-                if losses > 5:
-                    raise _unreachable(self._url.netloc, error) from error
-            if done >= size:
-                return digest.hexdigest()
+                lost = _reason(error)
+            in_vain = 0 if arriving.bytes > before else in_vain + 1
+            if in_vain > _DOWNLOADS_IN_VAIN:
+                raise ResourcesExhausted(f"the result does not come from {self._place}: {lost}")
+            time.sleep(_FIRST_PAUSE_SECONDS)
+
+    @property
+    def _place(self) -> str:
+        return self._url.netloc
 
     @contextmanager
     def _uploaded(
@@ -283,7 +296,7 @@ class Client:
                 connection.close()
                 patience_ends = ends + (_RESTART_SECONDS if connects_again else 0)
                 if was_sent or time.monotonic() > patience_ends:
-                    raise _unreachable(self._url.netloc, error) from error
+                    raise _unreachable(self._place, error) from error
                 time.sleep(_FIRST_PAUSE_SECONDS)
                 continue
             try:
@@ -291,7 +304,7 @@ class Client:
                     yield response
                     return
                 problem = _json(response)
-                pause = min(float(response.getheader("retry-after") or 0), _LONGEST_PAUSE_SECONDS)
+                pause = _pause_seconds(response.getheader("retry-after"))
                 if not pause or time.monotonic() + pause > ends:
                     raise _refusal(response.status, problem)
             finally:
@@ -322,14 +335,91 @@ def _fields(**values: Any) -> dict[str, str]:  # noqa: ANN401 - texts and number
     return {name: f"{value}" for name, value in values.items() if value is not None}
 
 
+class _Arriving:
+    """A result on its way into a file: its size and its hash so far."""
+
+    def __init__(self, file: BinaryIO, size: int | None) -> None:
+        self.bytes, self._file, self._size, self._hash = 0, file, size, hashlib.sha256()
+
+    def take(self, response: HTTPResponse) -> None:
+        """Write what a response has.
+
+        Raises:
+            OutputFailed: it has more than was stated.
+            HTTPException, OSError: it breaks off, which it may also do without an error.
+        """
+        while chunk := response.read(_CHUNK_BYTES):
+            self.bytes += len(chunk)
+            if self._size is not None and self.bytes > self._size:
+                raise OutputFailed(f"the result has more than the {self._size} bytes stated")
+            self._file.write(chunk)
+            self._hash.update(chunk)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _refuse_damaged(path: Path, digest: str, stated: str | None) -> None:
+    if stated not in (None, digest):
+        raise OutputFailed(f"{path}: the result arrived damaged; download it again")
+
+
+def _stated_sha256(response: HTTPResponse) -> str | None:
+    """Return the hash that the service states of a file (RFC 9530)."""
+    found = re.fullmatch(r"sha-256=:([\w+/=]+):", response.getheader("repr-digest") or "", re.ASCII)
+    return None if found is None else base64.b64decode(found[1] + "==").hex()
+
+
+def _address(url: str) -> SplitResult:
+    """Return the parts of an address; what may be secret in it is not repeated.
+
+    Raises:
+        UsageError: it is not that of an HTTP service.
+    """
+    shown = re.sub(r"[?#].*", "", url.rpartition("@")[2])
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        (parts.hostname or "").encode("idna")
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        fits = fits and parts.path.isascii() and not re.search(r"[\s\0-\x1f?#@]", url)
+    except ValueError:  # a port that is no number, a bracket without its end, a label without end
+        fits = False
+    if not fits:
+        raise UsageError(
+            f"{shown}: not the address of a service; possible: http://HOST:PORT, or HOST:PORT"
+        )
+    return parts
+
+
+def _pause_seconds(retry_after: str | None) -> float:
+    """Return the time to wait for a busy service; proxies also send a date."""
+    try:
+        seconds = float(retry_after or 0)
+    except ValueError:
+        return _LONGEST_PAUSE_SECONDS
+    return max(0.0, min(_LONGEST_PAUSE_SECONDS, seconds))
+
+
 def _json(response: HTTPResponse) -> dict[str, Any]:
     try:
         value = json.loads(response.read(16 << 20))
-    except ValueError:
+    except (ValueError, RecursionError, HTTPException, OSError):
         value = None
     if not isinstance(value, dict):
         raise ResourcesExhausted(f"no answer of srgan-edge: status {response.status}, not JSON")
     return value
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _job(values: object) -> JobInfo:
+    try:
+        return JobInfo.of(values)
+    except ValueError as error:
+        raise ResourcesExhausted(f"no answer of srgan-edge: {error}") from None
 
 
 def _refusal(status: int, problem: Mapping[str, Any]) -> SrganEdgeError:
@@ -349,5 +439,10 @@ def _error(exit_code: int | None, line: str) -> SrganEdgeError:
 
 
 def _unreachable(address: str, error: Exception) -> ResourcesExhausted:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return ResourcesExhausted(f"cannot reach {address}: {reason}; is `srgan-edge serve` running?")
+    return ResourcesExhausted(
+        f"cannot reach {address}: {_reason(error)}; is `srgan-edge serve` running?"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

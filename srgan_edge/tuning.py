@@ -111,7 +111,7 @@ class Tuning:
     def save(self, path: Path) -> None:
         """Write the file; raises OSError."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with replace_when_whole(path) as written:
+        with replace_when_whole(path, option=CACHE_VARIABLE) as written:
             written.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 

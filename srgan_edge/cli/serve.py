@@ -25,6 +25,8 @@ TOKEN_VARIABLE = "SRGAN_EDGE_TOKEN"
 
 _LIMITS, _KEEPING, _TOKENS = "Limits", "Storage", "Tokens"
 _MIB = 1 << 20
+_TOKEN_FILE_BYTES = 4096
+_MOST_BYTES = 1 << 60
 
 
 @commands.command(
@@ -186,7 +188,7 @@ def serve(
             engine=engine,
             device=device,
             batch_window_ms=batch_window_ms,
-            max_bytes=round(max_mb * _MIB),
+            max_bytes=_bytes(max_mb, _MIB),
             max_pixels=max_pixels,
             max_seconds=max_seconds,
             max_jobs=max_jobs,
@@ -194,13 +196,18 @@ def serve(
             max_waiting=max_waiting,
             max_connections=max_connections,
             keep_days=keep_days,
-            keep_bytes=round(keep_gb * (1 << 30)),
-            keep_free_bytes=round(keep_free_mb * _MIB),
+            keep_bytes=_bytes(keep_gb, 1 << 30),
+            keep_free_bytes=_bytes(keep_free_mb, _MIB),
             drain_seconds=drain_seconds,
             allowed_hosts=tuple(name.lower() for name in allowed_host or ()),
             behind_proxy=behind_proxy,
         )
     )
+
+
+def _bytes(number: float, unit: int) -> int:
+    """Return a number of units in bytes; infinity is more than any disk has."""
+    return round(max(-_MOST_BYTES, min(_MOST_BYTES, number * unit)))
 
 
 def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
@@ -211,9 +218,11 @@ def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
 
     with closing(JobStore(data)) as store:
         if revoked is not None:
-            if not store.remove_tokens(revoked):
-                known = ", ".join(store.token_names()) or "none"
-                raise UsageError(f"no token of {revoked!r}; there are: {known}")
+            if revoked not in (names := store.token_names()):
+                raise UsageError(
+                    f"no token of {revoked!r}; there are: {', '.join(names) or 'none'}"
+                )
+            store.remove_tokens(revoked)
             say(f"revoked the tokens of {revoked}", err=True)
         if new is not None:
             token = Tokens(store).make(new)
@@ -273,6 +282,10 @@ def submit(
         if not wait:
             raise UsageError(f"-o {output} without --wait; type: --wait -o {output}")
         refuse_replacing(output, [file], overwrite=overwrite)
+        ext = _type_named_by(output, ext)
+    elif wait:  # before the work, as far as the name is known
+        likely = f".{ext.lstrip('.')}" if ext else file.suffix
+        refuse_replacing(_beside(file, likely), [file], overwrite=overwrite)
     with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)
         if not wait:
@@ -282,11 +295,27 @@ def submit(
             say(f"{file.name} is job {job.id}", err=True)
         done = client.wait(job.id, lambda it: None if quiet else _show(it))
         suffix = f".{ext.lstrip('.')}" if ext else Path(client.result_name(done)).suffix
-        target = output or file.with_name(f"{file.stem}_upscaled{suffix}")
+        target = output or _beside(file, suffix)
         client.download(done, target, overwrite=overwrite)
         for note in done.notes if not quiet else ():
             say(note, err=True)
         say(f"wrote {target}  {done.size}, {done.seconds:.1f} s", err=True)
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(f"{file.stem}_upscaled{suffix}")
+
+
+def _type_named_by(output: Path, ext: str | None) -> str | None:
+    """Return the type of a result that is written to `output`, which its name states.
+
+    Raises:
+        UsageError: `-f` names another one.
+    """
+    named = output.suffix.lower().removeprefix(".")
+    if ext and named and named != ext.lower().removeprefix("."):
+        raise UsageError(f"-o {output} and -f {ext}; possible: one of them, or both alike")
+    return ext or named or None
 
 
 def _show(job: "JobInfo") -> None:
@@ -313,6 +342,7 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
-        return file.read_text(encoding="utf-8").strip() or None
+        with file.open("rb") as opened:  # which may be a pipe of the shell
+            return opened.read(_TOKEN_FILE_BYTES).decode().strip() or None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--token-file {file} cannot be read: {error}") from None

@@ -48,6 +48,7 @@ def tune(
 
     from srgan_edge.bench.tune import tune as measure
     from srgan_edge.engines import choose_engine
+    from srgan_edge.engines.cache import CACHE_VARIABLE
     from srgan_edge.files import output_failed
     from srgan_edge.jobs.plan import Options
     from srgan_edge.model.library import find_model
@@ -68,7 +69,7 @@ def tune(
     try:
         Tuning(width, height, circumstances, found.best, found.times_default).save(path)
     except OSError as error:
-        raise output_failed(path, error) from error
+        raise output_failed(path, error, CACHE_VARIABLE) from error
     if as_json:
         trials = [
             {**asdict(it.setting), "precision": it.precision, "windows": it.windows, "fps": it.fps}

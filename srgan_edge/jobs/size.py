@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
 from typing import Self
 
 from srgan_edge.errors import UsageError
@@ -102,14 +103,14 @@ class WantedSize:
         wanted = [self.width, self.height]
         if self.turns and height > width:
             wanted.reverse()
-        if source.is_video and wanted.count(None) == 1:
-            self._refuse_odd(wanted[0] or wanted[1] or 0)
-        elif source.is_video:  # a box: what fits into it is even
+        if source.is_video and None not in wanted:  # a box: what fits into it is even
             wanted = [side and side - side % 2 for side in wanted]
         pairs = zip(wanted, (width, height), strict=True)
         factor = min(Fraction(side) / own for side, own in pairs if side is not None)
         if not 1 <= factor <= LARGEST_FACTOR:
             self._refuse(factor, source)
+        if source.is_video and None in wanted:
+            self._refuse_odd(wanted[0] or wanted[1] or 0, factor)
         return factor
 
     def result(self, source: Source) -> tuple[int, int]:
@@ -123,21 +124,21 @@ class WantedSize:
         width, height = (max(step, step * round(side / step)) for side in sides)
         return width, height
 
-    def _refuse_odd(self, side: int) -> None:
+    def _refuse_odd(self, side: int, factor: Fraction) -> None:
         if side % 2:
             name = self.option.split()[0]
+            even = side + 1 if (side + 1) * factor <= side * LARGEST_FACTOR else side - 1
             raise UsageError(
-                f"{self.option} is odd, and videos have even sides; type {name} {side + 1}"
+                f"{self.option} is odd, and videos have even sides; type {name} {even}"
             )
 
     def _refuse(self, factor: Fraction, source: Source) -> None:
         width, height = (round(side) for side in source.shown)
-        name = self.option.split()[0]
-        least = {"--width": f"{width}", "--height": f"{height}"}.get(name, f"{width}x{height}")
-        most = {
-            "--width": f"{LARGEST_FACTOR * width}",
-            "--height": f"{LARGEST_FACTOR * height}",
-        }.get(name, f"{LARGEST_FACTOR * width}x{LARGEST_FACTOR * height}")
+        name, step = self.option.split()[0], 2 if source.is_video else 1
+        least, most = (
+            _typed(name, [step * nearest(side * scale / step) for side in source.shown])
+            for scale, nearest in ((1, ceil), (LARGEST_FACTOR, floor))
+        )
         if factor < 1:
             raise UsageError(
                 f"{self.option} is less than the source, which is {width}x{height}; "
@@ -147,6 +148,12 @@ class WantedSize:
             f"{self.option} is more than {LARGEST_FACTOR} times the source, which is "
             f"{width}x{height}; possible: {name} {least} to {most}"
         )
+
+
+def _typed(name: str, sides: list[int]) -> str:
+    """Return width and height, or the one that an option takes, as they are typed for it."""
+    width, height = sides
+    return {"--width": f"{width}", "--height": f"{height}"}.get(name, f"{width}x{height}")
 
 
 def refuse_both(typed: Sequence[str]) -> None:

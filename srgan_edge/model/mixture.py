@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from srgan_edge.errors import ModelRefused, UsageError
-from srgan_edge.files import cache_folder, replace_when_whole
+from srgan_edge.files import cache_folder, output_failed, replace_when_whole
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import OnnxFile, read_onnx
 from srgan_edge.model.spec import METADATA_KEY, Training
@@ -50,8 +50,11 @@ def mixture(model: str, fidelity: float) -> ModelFiles:
     folder = cache_folder(CACHE_VARIABLE, "mixtures")
     path = folder / f"{_name(model, fidelity)}-{digest[:12]}.onnx"
     if not path.is_file() or path.read_bytes() != content:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replace_when_whole(path, overwrite=True) as partial:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_failed(path, error, CACHE_VARIABLE) from error
+        with replace_when_whole(path, option=CACHE_VARIABLE) as partial:
             partial.write_bytes(content)
     return ModelFiles(path.stem, {".onnx": path})
 

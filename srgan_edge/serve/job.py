@@ -1,7 +1,7 @@
 """The record of a job that the service sends, and its clients read."""
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Kind = Literal["image", "video"]
@@ -56,12 +56,31 @@ class JobInfo:
     """Increases with every change of any job; the `id` of server-sent events."""
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """Return the record of a JSON object; members that are not known here are left out."""
-        known = {field.name for field in fields(cls)}
-        found = {name: value for name, value in values.items() if name in known}
-        return cls(**(found | {"notes": tuple(found.get("notes") or ())}))
+    def of(cls, values: object) -> Self:
+        """Return the record of a JSON object; members that are not known here are left out.
+
+        Raises:
+            ValueError: it is none, or a member is missing or of another type.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("no job")
+        found = {}
+        for field in fields(cls):
+            value = values.get(field.name)
+            found[field.name] = tuple(value) if isinstance(value, list) else value
+            if not _fits(found[field.name], field.type):
+                raise ValueError(f"a job without {field.name}, or with another one than a job has")
+        return cls(**found)
 
     @property
     def has_ended(self) -> bool:
         return self.state in ENDED
+
+
+def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401 - an annotation
+    """Return True if a value is of the type that a field of `JobInfo` states."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(it, str) for it in value)
+    return isinstance(value, kind | int if float in (kind, *get_args(kind)) else kind)

@@ -45,8 +45,8 @@ def multipart(
     return Parts(encoded, file, size, tail.encode()), f"multipart/form-data; boundary={boundary}"
 
 
-def events_in(response: HTTPResponse) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield id, kind and data of server-sent events."""
+def events_in(response: HTTPResponse) -> Iterator[tuple[str, str, Any]]:
+    """Yield id, kind and data of server-sent events; the data is None if it is no JSON."""
     number, kind, data = "", "message", ""
     while line := response.readline(_LINE_BYTES):
         name, _, value = line.decode("utf-8", "replace").rstrip("\r\n").partition(":")
@@ -59,5 +59,12 @@ def events_in(response: HTTPResponse) -> Iterator[tuple[str, str, dict[str, Any]
             case "data":
                 data += value
             case "" if data:
-                yield number, kind, json.loads(data)
+                yield number, kind, _parsed(data)
                 kind, data = "message", ""
+
+
+def _parsed(data: str) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import sqlite3
 import threading
 import time
 from collections import Counter
@@ -49,7 +48,7 @@ class Service:
                 raise OutputFailed(
                     f"another service has {settings.data}; name another folder with --data"
                 ) from None
-            except (OSError, sqlite3.Error) as error:
+            except OSError as error:
                 raise OutputFailed(
                     f"cannot write {settings.data}: {error}; name another folder with --data"
                 ) from error

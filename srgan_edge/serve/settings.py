@@ -57,7 +57,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive = {
-            "--max-bytes": self.max_bytes,
+            "--max-mb": self.max_bytes / MIB,
             "--max-pixels": self.max_pixels,
             "--max-seconds": self.max_seconds,
             "--max-jobs": self.max_jobs,
@@ -65,7 +65,7 @@ class Settings:
             "--max-waiting": self.max_waiting,
             "--max-connections": self.max_connections,
             "--keep-days": self.keep_days,
-            "--keep-bytes": self.keep_bytes,
+            "--keep-gb": self.keep_bytes / (1 << 30),
         }
         for option, value in positive.items():
             if not value > 0:
@@ -76,6 +76,8 @@ class Settings:
         }.items():
             if not 0 <= seconds <= 3600:
                 raise UsageError(f"{option} {seconds:g}; possible: 0 to 3600")
+        if self.keep_free_bytes < 0:
+            raise UsageError(f"--keep-free-mb {self.keep_free_bytes / MIB:g}; possible: 0 or more")
         if self.root is not None and not self.root.is_dir():
             raise UsageError(f"--root {self.root} is no folder; name one that exists")
 

@@ -5,6 +5,7 @@ service that was killed while they ran are queued again, and resume there.
 """
 
 import json
+import re
 import secrets
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srgan_edge.errors import OutputFailed
 from srgan_edge.serve.job import ENDED, JobInfo, Kind, State
 
 _SCHEMA = """
@@ -40,6 +42,8 @@ CREATE TABLE IF NOT EXISTS tokens (
 """
 
 _DELETIONS_KEPT = 10_000
+_OWN_FOLDER = re.compile(r"[0-9a-f]{32}(-result)?", re.ASCII)
+"""Names of folders that this program makes; others are left alone."""
 _WAITING = "state IN ('queued', 'running')"
 
 
@@ -95,22 +99,33 @@ class JobStore:
     Args:
         folder: the data folder, which is made if it is missing.
         on_change: called after each change, in the thread that made it.
+
+    Raises:
+        OutputFailed: it cannot be written; or it has the folders of a service without its
+            database, so that whose files lie in them is not known.
     """
 
     def __init__(self, folder: Path, on_change: Callable[[], None] = lambda: None) -> None:
         self.folder, self._on_change = folder, on_change
         self.incoming = folder / "incoming"
         self.jobs_folder = folder / "jobs"
-        for made in (folder, self.incoming, self.jobs_folder):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
-        self._database = sqlite3.connect(
-            folder / "jobs.sqlite3", check_same_thread=False, isolation_level=None, timeout=30
-        )
-        self._database.row_factory = sqlite3.Row
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")  # an accepted job survives a power cut
-        self._database.executescript(_SCHEMA)
+        try:
+            for made in (folder, self.incoming, self.jobs_folder):
+                made.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not (folder / "jobs.sqlite3").exists():
+                self._refuse_foreign()
+            self._database = sqlite3.connect(
+                folder / "jobs.sqlite3", check_same_thread=False, isolation_level=None, timeout=30
+            )
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")  # a job survives a power cut
+            self._database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise OutputFailed(
+                f"cannot write {folder}: {error}; name another folder with --data"
+            ) from error
 
     def close(self) -> None:
         with self._lock:
@@ -127,12 +142,18 @@ class JobStore:
                 "UPDATE jobs SET state = 'queued', change = ? WHERE state = 'running'", (change,)
             )
             known = {row["id"] for row in self._database.execute("SELECT id FROM jobs")}
-        for folder in self.jobs_folder.iterdir():
-            if folder.name not in known:
-                shutil.rmtree(folder, ignore_errors=True)
-        for left in self.incoming.iterdir():
-            shutil.rmtree(left, ignore_errors=True)
+        for left in (*self.jobs_folder.iterdir(), *self.incoming.iterdir()):
+            if _OWN_FOLDER.fullmatch(left.name) and left.name not in known:
+                shutil.rmtree(left, ignore_errors=True)
         return found.rowcount
+
+    def _refuse_foreign(self) -> None:
+        for place in (self.jobs_folder, self.incoming):
+            if any(place.iterdir()):
+                raise OutputFailed(
+                    f"{place} has files, but {self.folder} has no jobs.sqlite3 of a service; name "
+                    "another folder with --data"
+                )
 
     def folder_of(self, job_id: str) -> Path:
         return self.jobs_folder / job_id

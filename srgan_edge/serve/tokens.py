@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 
+from srgan_edge.errors import UsageError
 from srgan_edge.serve.problems import Problem
 from srgan_edge.serve.store import JobStore
 
@@ -23,6 +24,7 @@ REREAD_SECONDS = 1.0
 """Time after which a token that another process made or revoked counts."""
 _ADDRESSES_KEPT = 10_000
 _MAX_TOKEN = 200
+_MAX_NAME = 100
 
 
 class Tokens:
@@ -41,7 +43,16 @@ class Tokens:
         return bool(self._tokens())
 
     def make(self, name: str) -> str:
-        """Return a new token for a client; only its hash is kept."""
+        """Return a new token for a client; only its hash is kept.
+
+        Raises:
+            UsageError: the name cannot be shown in a line.
+        """
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise UsageError(
+                f"the name of a token is {name[:_MAX_NAME]!r}; possible: up to {_MAX_NAME} "
+                "characters that can be printed"
+            )
         token = PREFIX + secrets.token_urlsafe(32)
         self._store.add_token(_digest(token), name)
         return token

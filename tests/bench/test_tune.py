@@ -188,3 +188,16 @@ def test_what_there_is_no_time_for_is_counted(monkeypatch):
     found = tuning.tune(OPTIONS, 320, 180, 1.0)
     assert found.skipped > 0
     assert found.trials[0].setting == Setting.default()
+
+
+def test_a_cache_that_cannot_be_written_names_what_names_another(cli, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "file/cache"))
+    monkeypatch.setenv("SRGAN_EDGE_MIXTURES", str(tmp_path / "file/mixtures"))
+    clips.make(tmp_path / "in.mp4", frames=1)
+    for command, variable in (
+        (("tune", "--size", "32x32", "--seconds", "1"), "SRGAN_EDGE_CACHE"),
+        (("upscale", "in.mp4", "-n", "srgan-x4", "--fidelity", "0.5"), "SRGAN_EDGE_MIXTURES"),
+    ):
+        code, _, err = cli(*command)
+        assert code == 5 and f"name another place with {variable}" in err, err

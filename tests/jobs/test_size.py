@@ -53,6 +53,13 @@ def test_the_result_has_the_size_that_was_asked_for(text, source, size):
         ("--fit 720p", PHONE),
         ("--height 100000", VIDEO),
         ("--fit 8k", Source(100, 90)),
+        ("--height 99999", VIDEO),
+        ("--height 20", Source(45, 33, is_video=True)),
+        ("--height 9999", Source(45, 33, is_video=True)),
+        ("--width 531", Source(83, 40, Fraction(2, 5), is_video=True)),  # shown 33.2x40
+        ("--width 9", Source(83, 40, Fraction(2, 5), is_video=True)),
+        ("--width 9999", Source(83, 40, Fraction(2, 5), is_video=True)),
+        ("--fit 9x9", Source(83, 39, Fraction(2, 5), is_video=True)),
         ("--width 0", VIDEO),
         ("--fit 4q", VIDEO),
     ],

@@ -35,6 +35,22 @@ def test_a_file_is_sent_and_its_result_fetched(service, cli, photo, tmp_path):
         assert result.format == "WEBP"
 
 
+def test_the_result_is_of_the_type_that_its_name_states(service, cli, photo, tmp_path):
+    sent = ("submit", service.url, photo, "--wait")
+    assert cli(*sent, "-o", tmp_path / "b.JPG")[0] == 0
+    with Image.open(tmp_path / "b.JPG") as result:
+        assert result.format == "JPEG"
+    code, _, err = cli(*sent, "-o", tmp_path / "b.mkv")
+    assert code == 2 and "possible: bmp, gif" in err
+    code, _, err = cli(*sent, "-o", tmp_path / "c.png", "-f", "jpg")
+    assert code == 2 and "possible: one of them" in err
+    jobs = len(service.client().jobs())
+    (tmp_path / "a_upscaled.png").write_bytes(b"mine")
+    code, _, err = cli(*sent)
+    assert code == 2 and "--overwrite" in err and len(service.client().jobs()) == jobs
+    assert (tmp_path / "a_upscaled.png").read_bytes() == b"mine"
+
+
 def test_without_waiting_the_job_is_named(service, cli, photo):
     code, out, _ = cli("submit", service.url, photo, "-s", "2", "--priority", "3")
     assert code == 0

@@ -1,0 +1,57 @@
+"""The data folder and the options of `serve`: what is not its own stays, what is wrong is named."""
+
+import pytest
+
+from srgan_edge.errors import OutputFailed
+from srgan_edge.serve.store import JobStore, new_id
+
+
+@pytest.mark.parametrize("place", ["jobs", "incoming"])
+def test_files_of_others_in_the_data_folder_stay(tmp_path, cli, place):
+    kept = tmp_path / place / "thesis/a.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    for option in (("--port", "0"), ("--new-token", "a")):
+        code, _, err = cli("serve", "--data", tmp_path, *option)
+        assert code == 5 and "--data" in err and place in err, err
+    assert kept.read_text() == "precious" and not (tmp_path / "jobs.sqlite3").exists()
+
+
+def test_only_folders_of_jobs_are_removed(tmp_path):
+    store = JobStore(tmp_path)
+    left = [store.jobs_folder / new_id(), store.incoming / f"{new_id()}-result"]
+    kept = [store.jobs_folder / "thesis", store.incoming / "letters"]
+    for folder in (*left, *kept):
+        folder.mkdir()
+        (folder / "a.txt").write_text("a")
+    store.recover()
+    store.close()
+    assert not any(it.exists() for it in left) and all((it / "a.txt").exists() for it in kept)
+
+
+def test_a_database_that_is_none_is_one_line(tmp_path, cli):
+    (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 500)
+    with pytest.raises(OutputFailed, match="not a database"):
+        JobStore(tmp_path)
+    for option in ("--new-token", "--revoke-token"):
+        code, _, err = cli("serve", "--data", tmp_path, option, "a")
+        assert code == 5 and "name another folder with --data" in err, err
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "line"),
+    [
+        (("--max-mb", "0"), 2, "--max-mb 0; possible: above 0"),
+        (("--keep-gb", "-inf"), 2, "--keep-gb -1.07374e+09; possible: above 0"),
+        (("--keep-free-mb", "-5"), 2, "--keep-free-mb -5; possible: 0 or more"),
+        (("--max-mb", "inf", "--host", "a" * 80), 5, "name another one with --host"),
+        (("--host", ".."), 5, "name another one with --host"),
+        (("--new-token", "a\nb"), 2, "characters that can be printed"),
+        (("--new-token", "\udcff"), 2, "characters that can be printed"),
+        (("--new-token", "a" * 101), 2, "characters that can be printed"),
+        (("--revoke-token", "\udcff"), 2, "there are: none"),
+    ],
+)
+def test_options_that_are_wrong_are_named(tmp_path, cli, options, exit_code, line):
+    code, _, err = cli("serve", "--port", "0", "--data", tmp_path / "data", *options)
+    assert code == exit_code and line in err and err.count("\n") == 1, err
