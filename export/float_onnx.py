@@ -72,8 +72,13 @@ class FloatDeployment(nn.Module):
         return self.generator(lr).clamp(0, 1)
 
 
-def float_onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
+def float_onnx_from_checkpoint(
+    checkpoint: Path, path: Path, typed: str = "--onnx --io float"
+) -> ModelSpec:
     """Write the float ONNX of a `.safetensors` checkpoint to `path`; returns its spec.
+
+    Args:
+        typed: options that ask for this form, for errors.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, damaged, or in INT8: where two runtimes
@@ -83,8 +88,8 @@ def float_onnx_from_checkpoint(checkpoint: Path, path: Path) -> ModelSpec:
     generator, spec = load_checkpoint(checkpoint)
     if spec.quantized_from:
         raise ModelRefused(
-            f"{checkpoint} is in INT8, and --io float is for models in floating point; "
-            f"type: srgan-edge export {quoted(spec.quantized_from)} --onnx --io float"
+            f"{checkpoint} is in INT8, and {typed} is for models in floating point; "
+            f"type: srgan-edge export {quoted(spec.quantized_from)} {typed}"
         )
     model = float_graph(generator, spec)
     with replace_when_whole(path) as temporary:

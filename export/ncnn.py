@@ -53,7 +53,7 @@ def ncnn_from_checkpoint(checkpoint: Path, path: Path) -> FloatParity:
     bin_path, json_path = files_beside(path)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spec = float_onnx_from_checkpoint(checkpoint, folder / "model.onnx")
+        spec = float_onnx_from_checkpoint(checkpoint, folder / "model.onnx", "--ncnn")
         made = _converted(folder)
         difference = max_difference(torch_reference(checkpoint), _loaded(*made), natural_batches())
         parity = FloatParity(f"ncnn {ncnn.__version__}", difference)

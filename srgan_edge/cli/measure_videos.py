@@ -1,7 +1,9 @@
 """The command `srgan-edge eval --video`: scenes of photographs and videos, a table and a plot."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from math import isnan
 from pathlib import Path
@@ -9,10 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from srgan_edge.cli.common import print_whole_table, say, say_json
-from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.errors import InputRefused, UsageError, printable
 from srgan_edge.evaluation.scenes import PHOTOS, Scene, pan_over, video_scene, zoom_over
 from srgan_edge.evaluation.systems import bicubic_upscale
 from srgan_edge.evaluation.temporal import Distance
@@ -119,9 +122,14 @@ def scenes_from(
         else:
             raise InputRefused(f"{source}: no such file or folder")
     over = zoom_over if motion == "zoom" else pan_over
-    return [
+    scenes = [
         over(path, scale, frames) if kind_of(path) == "image" else _video_scene(path, scale, frames)
         for path in files
+    ]
+    times = Counter(scene.name for scene in scenes)
+    return [  # scores are told apart by their names
+        scene if times[scene.name] == 1 else replace(scene, name=str(path))
+        for scene, path in zip(scenes, files, strict=True)
     ]
 
 
@@ -163,7 +171,7 @@ def video_table(found: Mapping[str, Sequence[SceneScores]]) -> Table:
     for name in names:
         table.add_column(HEADINGS[name], justify="right")
     for label, values in means.items():
-        table.add_row(label, *(_text(name, values[name]) for name in names))
+        table.add_row(escape(printable(label)), *(_text(name, values[name]) for name in names))
     return table
 
 
@@ -226,16 +234,18 @@ def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
                 points = {at: it[name] for at, it in enumerate(frames, 1) if name in it}
             color = _COLORS[systems.index(label.split(STEADIED)[0]) % len(_COLORS)]
             style = "--s" if STEADIED in label else "-o"
-            line = {"color": color, "label": label, "ms": 3, "lw": 1.2}
+            line = {"color": color, "label": printable(label), "ms": 3, "lw": 1.2}
             panel.plot(points.keys(), points.values(), style, **line)
-        panel.set_title(scene.name, loc="left", fontsize=9)
+        panel.set_title(printable(scene.name), loc="left", fontsize=9, parse_math=False)
         panel.set_ylim(bottom=0)
         panel.set_ylabel(f"{name}\nlevels", fontsize=8)
         is_short = len(scores[number].seconds(name)) < 2
         panel.set_xlabel("frame" if is_short else "second", fontsize=8)
         panel.tick_params(labelsize=8)
     lines, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(lines, labels, fontsize=8, frameon=False, ncols=3, loc="outside upper center")
+    look = {"fontsize": 8, "frameon": False, "ncols": 3, "loc": "outside upper center"}
+    for text in figure.legend(lines, labels, **look).get_texts():
+        text.set_parse_math(False)
     with replace_when_whole(path, "--plot") as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)
@@ -254,7 +264,7 @@ def _video_scene(path: Path, scale: int, frames: int) -> Scene:
                 if isinstance(item, Frame):
                     yield item.pixels.copy()  # the reader uses its memory again
 
-    return video_scene(path.name, decoded, fps, scale, frames)
+    return video_scene(path.name, decoded, fps, scale, frames, MIN_FRAMES)
 
 
 def _text(name: str, value: float) -> str:

@@ -121,19 +121,28 @@ def zoom_over(path: Path, scale: int, frames: int) -> Scene:
 
 
 def video_scene(
-    name: str, decoded: Callable[[], Iterator[Pixels]], fps: float, scale: int, frames: int
+    name: str,
+    decoded: Callable[[], Iterator[Pixels]],
+    fps: float,
+    scale: int,
+    frames: int,
+    fewest: int = 1,
 ) -> Scene:
     """Return a scene of the first frames of a video, cropped to sides that the scale divides.
 
     Raises:
-        InputRefused: while its frames are read: they are too small.
+        InputRefused: while its frames are read: they are too small, or less than `fewest`.
     """
 
     def originals() -> Iterator[Pixels]:
+        there = 0
         for frame in islice(decoded(), frames):
+            there += 1
             height, width = (side // scale * scale for side in frame.shape[:2])
             if min(height, width) < SMALLEST_PX:
                 raise InputRefused(f"{name} is {width}x{height}; possible: {SMALLEST_PX} px and up")
             yield np.ascontiguousarray(frame[:height, :width])
+        if there < fewest:
+            raise InputRefused(f"{name}: frames {there}; possible: {fewest} and more")
 
     return Scene(name, originals, fps)

@@ -197,6 +197,28 @@ def test_eval_video_prints_json_and_draws(cli, tmp_path, cobbles):
     assert Image.open(tmp_path / "p.png").width > 500
 
 
+def test_names_of_any_kind_are_drawn_and_kept_apart(cli, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in (r"a/$\frac{$.mp4", r"b/$\frac{$.mp4", "caf\udce9.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_clip(tmp_path / "v.mp4", (np.full((64, 64, 3), 9 * n, np.uint8) for n in range(4)))
+        (tmp_path / "v.mp4").rename(tmp_path / name)
+    code, out, err = cli(
+        *("eval", "--video", r"a/$\frac{$.mp4", r"b/$\frac{$.mp4", "caf\udce9.mp4", "--bicubic"),
+        *("--json", "--plot", "p.png", "--scale", "4"),
+    )
+    assert code == 0, err
+    names = list(json.loads(out)[0]["scenes"])
+    assert names[:2] == [r"a/$\frac{$.mp4", r"b/$\frac{$.mp4"] and len(names) == 3
+    assert Image.open(tmp_path / "p.png").width > 500
+
+
+def test_a_video_of_too_few_frames_has_no_scores(cli, tmp_path):
+    write_clip(tmp_path / "v.mp4", (np.full((64, 64, 3), 9 * n, np.uint8) for n in range(3)))
+    code, out, err = cli("eval", "--video", "v.mp4", "--bicubic")
+    assert (code, out) == (3, "") and "v.mp4: frames 3; possible: 4 and more" in err
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

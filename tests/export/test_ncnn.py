@@ -54,6 +54,11 @@ def test_it_computes_what_pytorch_does(tmp_path, name):
     }
 
 
+def test_an_int8_model_is_refused_with_the_command_for_its_source(cli, tmp_path):
+    code, _, err = cli("export", "edge-int8-x4", "--ncnn", "-o", tmp_path / "m.param")
+    assert code == 6 and "type: srgan-edge export edge-x4 --ncnn" in err, err
+
+
 @pytest.mark.parametrize("wrong", [2e-4, np.nan])
 def test_one_that_differs_is_refused_and_not_kept(tmp_path, monkeypatch, wrong):
     checkpoint = saved(SPECS["edge x2"], tmp_path / "m.safetensors")
