@@ -243,8 +243,10 @@ def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
         panel.set_xlabel("frame" if is_short else "second", fontsize=8)
         panel.tick_params(labelsize=8)
     lines, labels = panels[0, 0].get_legend_handles_labels()
-    look = {"fontsize": 8, "frameon": False, "ncols": 3, "loc": "outside upper center"}
-    for text in figure.legend(lines, labels, **look).get_texts():
+    legend = figure.legend(
+        lines, labels, fontsize=8, frameon=False, ncols=3, loc="outside upper center"
+    )
+    for text in legend.get_texts():
         text.set_parse_math(False)
     with replace_when_whole(path, "--plot") as partial:
         figure.savefig(partial, dpi=120, format="png")

@@ -12,9 +12,11 @@ from srgan_edge.cli.common import (
     bundled_names,
     require,
     say,
+    say_result,
 )
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import UsageError
+from srgan_edge.cli.streams import refuse_lost_result
+from srgan_edge.errors import OutputFailed, UsageError
 
 if TYPE_CHECKING:
     from srgan_edge.client import JobInfo
@@ -225,8 +227,14 @@ def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
             store.remove_tokens(revoked)
             say(f"revoked the tokens of {revoked}", err=True)
         if new is not None:
-            token = Tokens(store).make(new)
-            say(token)
+            tokens = Tokens(store)
+            token = tokens.make(new)
+            say_result(token)
+            try:
+                refuse_lost_result()
+            except OutputFailed:
+                tokens.end_session(token)  # nobody knows it
+                raise
             say("this token is not shown again; only its hash is kept", err=True)
 
 
@@ -289,7 +297,7 @@ def submit(
     with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)
         if not wait:
-            say(job.id)
+            say_result(job.id)
             return
         if not quiet:
             say(f"{file.name} is job {job.id}", err=True)

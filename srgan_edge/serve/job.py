@@ -64,7 +64,7 @@ class JobInfo:
         """
         if not isinstance(values, dict):
             raise ValueError("no job")
-        found = {}
+        found: dict[str, Any] = {}
         for field in fields(cls):
             value = values.get(field.name)
             found[field.name] = tuple(value) if isinstance(value, list) else value

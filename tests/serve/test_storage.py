@@ -1,5 +1,11 @@
 """The data folder and the options of `serve`: what is not its own stays, what is wrong is named."""
 
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from srgan_edge.errors import OutputFailed
@@ -36,6 +42,18 @@ def test_a_database_that_is_none_is_one_line(tmp_path, cli):
     for option in ("--new-token", "--revoke-token"):
         code, _, err = cli("serve", "--data", tmp_path, option, "a")
         assert code == 5 and "name another folder with --data" in err, err
+
+
+def test_a_token_that_nobody_could_read_is_not_kept(tmp_path):
+    words = [sys.executable, "-m", "srgan_edge", "serve", "--data", tmp_path, "--new-token", "a"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            words, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    assert done.returncode == 5 and "cannot write to standard output" in done.stderr
+    with closing(JobStore(tmp_path)) as store:
+        assert store.tokens() == []
 
 
 @pytest.mark.parametrize(
