@@ -510,7 +510,7 @@ def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
     from srgan_edge.model.library import find_model
 
     checkpoint = find_model(model).file(".safetensors")
-    default = Path(f"{checkpoint.stem}.param")
+    default = Path(f"{checkpoint.stem}.ncnn.param")
     path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=files_beside)
     parity = ncnn_from_checkpoint(checkpoint, path)
     weights, spec = files_beside(path)
