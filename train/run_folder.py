@@ -137,8 +137,13 @@ def refuse_run_folder(run: Path, released: str, read: Iterable[Path]) -> None:
         return
     if is_taken(made[-1] / "photos.json"):  # packed elsewhere
         made.pop()
-    if foreign := [path for path in (*written, *made) if is_taken(path)]:
+    taken = (path for path in (*written, *made) if is_taken(path))
+    if foreign := [path for path in taken if not _is_empty_folder(path)]:
         raise UsageError(f"{foreign[0]} exists and no run made it; name another folder with -o")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _with_parents(path: Path) -> list[Path]:

@@ -64,7 +64,7 @@ for module in (
     app.add_typer(module.commands)
 
 
-LIBRARIES_BYTES = 256 << 20
+LIBRARIES_BYTES = 384 << 20
 """Address space that NumPy, PyAV and other libraries take. With less, loading them may fail in any
 way, or never end."""
 

@@ -74,10 +74,10 @@ def test_one_that_differs_is_refused_and_not_kept(tmp_path, monkeypatch, wrong):
 def test_the_command_writes_three_files_and_replaces_none(cli, tmp_path):
     code, out, err = cli("export", "edge-x4", "--ncnn")
     assert code == 0, err
-    assert "wrote edge-x4.param, edge-x4.bin and edge-x4.json" in out
+    assert "wrote edge-x4.ncnn.param, edge-x4.ncnn.bin and edge-x4.ncnn.json" in out
     assert "against torch fp32: max" in out
-    (tmp_path / "edge-x4.param").unlink()
-    code, _, err = cli("export", "edge-x4", "-o", "edge-x4.param")
-    assert (code, "edge-x4.bin exists; type --overwrite" in err) == (2, True)
+    (tmp_path / "edge-x4.ncnn.param").unlink()
+    code, _, err = cli("export", "edge-x4", "-o", "edge-x4.ncnn.param")
+    assert (code, "edge-x4.ncnn.bin exists; type --overwrite" in err) == (2, True)
     code, _, err = cli("export", "edge-x4", "--ncnn", "-o", "x.bin")
     assert (code, "possible: a name that ends in .param" in err) == (2, True)

@@ -186,7 +186,7 @@ def seeds() -> list[bytes]:
     stated = (("cHRM", bytes(32)), ("EXIF InteropIndex", b"R03"))
     rows = StillImage(pixels[:2], None, False, b"profile", None, None, stated, (64, 54))
     weights = convert._Found(("conv.weight",), "params_ema", ("params",))
-    network = Found("ESRGAN", 4, 1, 1, False, 1000, "params_ema", ("params",))
+    network = Found("ESRGAN", 4, 1, 1, False, False, 1000, "params_ema", ("params",))
     return [
         b"\n".join([b"v", *_messages(video)]),
         b"\n".join([b"v", *_messages(deeper)]),
