@@ -4,8 +4,6 @@ It needs Chromium, by Debian's name or in CHROMIUM, and is skipped without one.
 """
 
 import io
-import os
-import shutil
 import time
 from fractions import Fraction
 
@@ -20,25 +18,12 @@ from srgan_edge.compare.clips import Excerpt, compare_videos
 from srgan_edge.compare.layers import Comparison, image_layer
 from srgan_edge.compare.page import write_page
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
-]
+pytestmark = pytest.mark.slow
 SIZE = (96, 64)
 
 
 def flat(value):
     return np.full((SIZE[1], SIZE[0], 3), value, np.uint8)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
