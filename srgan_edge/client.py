@@ -222,7 +222,7 @@ class Client:
             return Path(message.get_filename() or job.name).name
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job that has not ended; delete one that has, with its files."""
+        """Cancel a job that is queued or running; delete any other, with its files."""
         with self._answered("DELETE", f"/v1/jobs/{quote(job_id, '')}"):
             pass
 

@@ -85,7 +85,7 @@ def add_jobs(app: FastAPI, service: Service) -> None:
     @app.delete(
         "/v1/jobs/{job_id}",
         tags=["jobs"],
-        summary="Cancel a job that has not ended, delete one that has",
+        summary="Cancel a job that is queued or running, delete any other",
         responses={204: {"description": "It is deleted, with its files"}},
     )
     def delete_job(job: Found, response: Response) -> JobInfo | None:

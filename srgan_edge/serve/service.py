@@ -186,7 +186,7 @@ class Service:
         return accepted
 
     def cancel_or_delete(self, job: Job) -> Job | None:
-        """Cancel a job that has not ended; delete one that has, and return None."""
+        """Cancel a job that is queued or running; delete any other, and return None."""
         if self.store.end(job.info.id, "cancelled", error="cancelled by its client"):
             self.images.cancel(job.info.id)
             self.videos.cancel(job.info.id)

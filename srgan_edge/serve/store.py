@@ -221,7 +221,7 @@ class JobStore:
             return self.find(row["id"])
 
     def hand_back(self, job_id: str, seconds: float) -> None:
-        """Queue a running job again, which a stopping service has not finished."""
+        """Queue a running job again that the service cannot finish before it stops."""
         self._update(
             job_id, "state = 'queued', seconds = seconds + ?", (seconds,), "state = 'running'"
         )
@@ -234,7 +234,7 @@ class JobStore:
         self._update(job_id, change, values, "state = 'running'")
 
     def end(self, job_id: str, state: State, **values: Any) -> bool:  # noqa: ANN401 - columns
-        """End a job that has not ended; return False if it had, or is gone."""
+        """End a job that is queued or running; return False for any other, or if it is gone."""
         notes = values.pop("notes", None)
         values |= {"state": state, "ended": time.time()}
         if notes is not None:
