@@ -7,7 +7,6 @@ start-up. CPU time counts, as other work on the same cores changes it least; the
 at the share of the cores that each run got, and the size of the result are compared as well.
 """
 
-import argparse
 import json
 import resource
 import subprocess
@@ -17,16 +16,16 @@ import time
 from pathlib import Path
 
 import av
+import harness
 
 PLAN = [sys.executable, "-m", "srgan_edge", "plan", "--json"]
 UPSCALE = [sys.executable, "-m", "srgan_edge", "upscale", "-q", "--overwrite"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("-n", "--models", default="edge-x4,edge-int8-x4,srgan-x4")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rows = []
     for clip in arguments.clips:
@@ -37,9 +36,8 @@ def main() -> None:
             rows.append(
                 {"clip": clip.name, "plan_seconds": plan_seconds} | compared(clip, forecast)
             )
-            print(json.dumps(rows[-1]), flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    harness.publish({"rows": rows}, arguments.out)
 
 
 def compared(clip: Path, forecast: dict) -> dict:

@@ -10,20 +10,16 @@ the number of images. Nothing leaves the loopback.
 import argparse
 import asyncio
 import io
-import json
-import os
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import harness
 import numpy as np
 import psutil
 from PIL import Image
-
-from srgan_edge import __version__
-from srgan_edge.machine import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -35,8 +31,6 @@ from serving import multipart, served  # noqa: E402 - a folder of the checkout
 class Result:
     """The result that is printed and stored."""
 
-    version: str
-    machine: str
     model: str
     clients: int
     images: int
@@ -54,22 +48,18 @@ class Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument("-n", "--model", default="edge-x4")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--size", default="64x48")
-    parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         served(Path(folder) / "data", "-n", arguments.model) as service,
     ):
         result = asyncio.run(_load(service, arguments))
-    line = json.dumps(asdict(result))
-    if arguments.out:
-        arguments.out.write_text(line + "\n")
-    print(line)
+    harness.publish(asdict(result), arguments.out)
 
 
 async def _load(service, arguments: argparse.Namespace) -> Result:  # noqa: ANN001 - of the tests
@@ -97,8 +87,6 @@ async def _load(service, arguments: argparse.Namespace) -> Result:  # noqa: ANN0
     memory.append(_memory_mb(service.process.pid))
     p50, p99 = np.percentile(times, [50, 99], method="inverted_cdf") * 1000
     return Result(
-        version=__version__,
-        machine=f"{processor_name()}, {os.cpu_count()} cores",
         model=arguments.model,
         clients=arguments.clients,
         images=arguments.images,
