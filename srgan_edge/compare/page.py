@@ -16,6 +16,9 @@ MAX_BYTES = 200_000_000
 """Largest page: browsers refuse files of some hundred megabytes, or take minutes."""
 
 _FOLDER = Path(__file__).parent / "page"
+BASE_STYLE = _FOLDER / "base.css"
+"""Colors and frame, of the pages of `serve` too."""
+
 _ARROWS = {"higher": "↑", "lower": "↓", "nearer zero": "→ 0"}
 
 
@@ -45,7 +48,8 @@ def page_of(comparison: Comparison, title: str) -> str:
     )
     return Template((_FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(printable(title)),
-        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        style=BASE_STYLE.read_text(encoding="utf-8")
+        + (_FOLDER / "page.css").read_text(encoding="utf-8"),
         script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
         facts=_in_script(_facts(comparison)),
         media=media,

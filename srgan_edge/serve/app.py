@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from srgan_edge import __version__
 from srgan_edge.api import models as bundled
+from srgan_edge.compare.page import BASE_STYLE
 from srgan_edge.errors import SrganEdgeError
 from srgan_edge.serve import describing
 from srgan_edge.serve.asking import Who
@@ -26,7 +27,13 @@ from srgan_edge.serve.service import Service, is_ready
 from srgan_edge.serve.tokens import SESSION_SECONDS
 
 PAGE = Path(__file__).parent / "page"
-ASSETS = {"page.js": "text/javascript", "page.css": "text/css", "icon.svg": "image/svg+xml"}
+ASSETS = {
+    BASE_STYLE.name: (BASE_STYLE, "text/css"),
+    "page.css": (PAGE / "page.css", "text/css"),
+    "page.js": (PAGE / "page.js", "text/javascript"),
+    "icon.svg": (PAGE / "icon.svg", "image/svg+xml"),
+}
+"""Name in an address -> file and its type."""
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; frame-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -135,9 +142,8 @@ def _add_page(app: FastAPI) -> None:
     def asset(name: str) -> Response:
         if name not in ASSETS:
             raise Problem("not-found", "no such file")
-        return FileResponse(
-            PAGE / name, media_type=ASSETS[name], headers={"cache-control": "no-cache"}
-        )
+        path, media_type = ASSETS[name]
+        return FileResponse(path, media_type=media_type, headers={"cache-control": "no-cache"})
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
