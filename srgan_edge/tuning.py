@@ -117,8 +117,13 @@ class Tuning:
 
 def tuning_path(model: str, width: int, height: int) -> Path:
     """Return the path of the file for a model, by the name in its spec, and a size in pixels."""
+    return cache_folder(CACHE_VARIABLE, "engines") / f"{_stem(model)}{width}x{height}.json"
+
+
+def _stem(model: str) -> str:
+    """Return how the names of all files for a model begin."""
     name = re.sub(r"[^\w.-]+", "-", model)
-    return cache_folder(CACHE_VARIABLE, "engines") / f"tuning-{name}-{width}x{height}.json"
+    return f"tuning-{name}-"
 
 
 def setting_for(job: Job, options: Options, say: Callable[[str], None]) -> Setting | None:
@@ -152,7 +157,7 @@ def _tuning_of(
     job: Job, files: ModelFiles, options: Options, say: Callable[[str], None]
 ) -> Tuning | None:
     name = _spec_name(files, options)
-    if not any(tuning_path(name, 1, 1).parent.glob(f"{tuning_path(name, 1, 1).name[:-8]}*.json")):
+    if not any(cache_folder(CACHE_VARIABLE, "engines").glob(f"{_stem(name)}*.json")):
         return None  # the size of the video need not be found out
     with IsolatedReader(job.source, **options.reading) as reader:
         width, height = reader.info.width, reader.info.height

@@ -117,6 +117,11 @@ def output_file(
     return path
 
 
+def names_in(text: str | None) -> list[str]:
+    """The names of models in an option that takes several, with commas between them."""
+    return [name for name in (text or "").split(",") if name]
+
+
 def files_of_models(names: Iterable[str]) -> list[Path]:
     """The files of models, which no result of a command that runs them replaces."""
     from srgan_edge.model.library import find_model

@@ -12,6 +12,7 @@ from srgan_edge.cli.common import (
     OverwriteOption,
     bundled_names,
     files_of_models,
+    names_in,
     say,
 )
 from srgan_edge.cli.measure import measures_of
@@ -90,7 +91,7 @@ def compare(
     results = after or []
     path = output or before.with_name(f"{before.stem}_compared.html")
     inputs = [before, *results, *([reference] if reference else [])]
-    names = [name for name in (models or "").split(",") if name]
+    names = names_in(models)
     read = [*inputs, *(feature_weights or []), *files_of_models(names)]
     refuse_replacing(path, read, overwrite=overwrite)
     if path.suffix.lower() not in PAGE_SUFFIXES:

@@ -13,6 +13,7 @@ from srgan_edge.cli.common import (
     EngineOption,
     JsonOption,
     bundled_names,
+    names_in,
     print_whole_table,
     say,
     say_json,
@@ -85,7 +86,7 @@ def plan(
     from srgan_edge.bench.workload import Workload
     from srgan_edge.isolation.images import ImageProcess
     from srgan_edge.jobs.plan import Naming, Options, plan_jobs
-    from srgan_edge.jobs.size import WantedSize, refuse_both
+    from srgan_edge.jobs.size import refuse_both, wanted_size
     from srgan_edge.model.library import find_model
     from srgan_edge.run import refuse_outscale
     from srgan_edge.suited import AUTO, suited_to_job
@@ -93,9 +94,7 @@ def plan(
     from srgan_edge.video.excerpt import seconds_of
     from srgan_edge.video.frame import Encoding
 
-    size = WantedSize.of(width, height, fit)
-    if outscale is not None and size is not None:
-        refuse_both([f"-s {outscale:g}", size.option])
+    size = wanted_size(outscale, width, height, fit)
     refuse_outscale(outscale)
     if fps is not None and deadline is not None:
         refuse_both([f"--fps {fps:g}", f"--deadline {deadline}"])
@@ -105,7 +104,7 @@ def plan(
     options = Options(
         AUTO, Encoding(), Tiling(joined=True), engine, device, outscale=outscale, size=size
     )
-    names = [name for name in (models or "").split(",") if name]
+    names = names_in(models)
     for name in names:
         find_model(name)  # an unknown one is refused before anything is measured
     began = time.monotonic()

@@ -10,6 +10,7 @@ from srgan_edge.cli.common import (
     EngineOption,
     OverwriteOption,
     bundled_names,
+    names_in,
     require,
     say,
     say_result,
@@ -175,7 +176,7 @@ def serve(
     from srgan_edge.serve.settings import Settings
     from srgan_edge.suited import AUTO
 
-    named = tuple(name for name in (models or "").split(",") if name)
+    named = tuple(names_in(models))
     for name in (model, *named):
         if name != AUTO:
             find_model(name)

@@ -293,7 +293,7 @@ def upscale(
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.jobs.size import WantedSize, refuse_both
+    from srgan_edge.jobs.size import wanted_size
     from srgan_edge.model.library import bundled_models, find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
@@ -314,9 +314,7 @@ def upscale(
 
         mixed = mixture(model, fidelity)
         model = mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
-    size = WantedSize.of(width, height, fit)
-    if outscale is not None and size is not None:
-        refuse_both([f"-s {outscale:g}", size.option])
+    size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     part = "" if excerpt is None else excerpt.suffix
     if suffix is None and size is not None:

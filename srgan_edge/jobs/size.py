@@ -156,6 +156,20 @@ def _typed(name: str, sides: list[int]) -> str:
     return {"--width": f"{width}", "--height": f"{height}"}.get(name, f"{width}x{height}")
 
 
+def wanted_size(
+    outscale: float | None, width: int | None, height: int | None, fit: str | None
+) -> WantedSize | None:
+    """Return the size that was typed instead of a factor; None if none was.
+
+    Raises:
+        UsageError: two of these were typed, or an impossible size.
+    """
+    size = WantedSize.of(width, height, fit)
+    if outscale is not None and size is not None:
+        refuse_both([f"-s {outscale:g}", size.option])
+    return size
+
+
 def refuse_both(typed: Sequence[str]) -> None:
     """Raise a `UsageError` if more than one of options that exclude each other was typed."""
     if len(typed) > 1:
