@@ -18,7 +18,6 @@ from pathlib import Path
 
 import harness
 import numpy as np
-import psutil
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +65,7 @@ async def _load(service, arguments: argparse.Namespace) -> Result:  # noqa: ANN0
     width, height = map(int, arguments.size.split("x"))
     bodies = [_request(_png(seed, width, height)) for seed in range(16)]
     await _send(service.port, bodies[0])
-    memory = [_memory_mb(service.process.pid)]
+    memory = [harness.used(harness.family(service.process.pid))[0]]
     numbers = iter(range(arguments.images))
     times, counts = [], {"refused": 0, "failed": 0}
 
@@ -79,12 +78,12 @@ async def _load(service, arguments: argparse.Namespace) -> Result:  # noqa: ANN0
             counts["failed"] += status != 200
             times.append(time.monotonic() - began)
             if number == arguments.images // 2:
-                memory.append(_memory_mb(service.process.pid))
+                memory.append(harness.used(harness.family(service.process.pid))[0])
 
     began = time.monotonic()
     await asyncio.gather(*(client() for _ in range(arguments.clients)))
     seconds = time.monotonic() - began
-    memory.append(_memory_mb(service.process.pid))
+    memory.append(harness.used(harness.family(service.process.pid))[0])
     p50, p99 = np.percentile(times, [50, 99], method="inverted_cdf") * 1000
     return Result(
         model=arguments.model,
@@ -131,13 +130,6 @@ async def _send(port: int, request: bytes) -> int:
     except OSError:
         return 0
     return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
-
-
-def _memory_mb(process_id: int) -> float:
-    """Return the unshared memory of a service and its children, in megabytes."""
-    parent = psutil.Process(process_id)
-    family = [parent, *parent.children(recursive=True)]
-    return round(sum(process.memory_full_info().uss for process in family) / 1e6, 1)
 
 
 if __name__ == "__main__":

@@ -147,6 +147,67 @@ def test_the_wheel_enlarges_what_is_under_it(show, images):
     assert abs((left + 30 - after) / 4 - 30) <= 1
 
 
+class Fingers:
+    """Touches the view, at places within it, by the protocol of Chromium's own tools."""
+
+    def __init__(self, page):
+        self.session = page.context.new_cdp_session(page)
+        box = page.locator("#view").bounding_box()
+        self.corner = box["x"], box["y"]
+
+    def _send(self, kind, *places):
+        x, y = self.corner
+        points = [{"x": x + it[0], "y": y + it[1], "id": n} for n, it in enumerate(places)]
+        event = {"type": kind, "touchPoints": points}
+        self.session.send("Input.dispatchTouchEvent", event)
+
+    def move(self, *ways):
+        """Put a finger down for each way, (from, to), move all in step, and lift them."""
+        for share in np.linspace(0, 1, 6):
+            places = [(1 - share) * np.array(a) + share * np.array(b) for a, b in ways]
+            self._send("touchMove" if share else "touchStart", *(it.tolist() for it in places))
+        self._send("touchEnd")
+
+
+@pytest.fixture
+def touched(show, images):
+    page = show(images, width=390, height=800, has_touch=True, is_mobile=True)
+    page.locator("#whole").tap()
+    return page
+
+
+def place_of(page):
+    """Left, top and width of the images on the screen, within the view."""
+    place = page.eval_on_selector("#pane-left .media", "it => it.getBoundingClientRect().toJSON()")
+    view = page.locator("#view").bounding_box()
+    return np.array([place["left"] - view["x"], place["top"] - view["y"], place["width"]])
+
+
+def test_two_fingers_enlarge_what_is_between_them(touched):
+    before = place_of(touched)
+    at, near, far = np.array([150, 200]), np.array([20, 0]), np.array([60, 0])
+    Fingers(touched).move((at - near, at - far), (at + near, at + far))
+    after = place_of(touched)
+    assert after[2] == pytest.approx(3 * before[2], rel=0.02)
+    under = [(at - place[:2]) / place[2] for place in (before, after)]
+    np.testing.assert_allclose(under[0], under[1], atol=0.02)
+    Fingers(touched).move((at - far, at - near), (at + far, at + near))
+    np.testing.assert_allclose(place_of(touched), before, atol=3)
+
+
+def test_fingers_move_the_images_and_the_divider(touched):
+    before = place_of(touched)
+    Fingers(touched).move(((100, 100), (130, 80)))
+    np.testing.assert_allclose(place_of(touched) - before, [30, -20, 0], atol=1)
+    Fingers(touched).move(((100, 100), (80, 130)), ((200, 150), (180, 180)))
+    np.testing.assert_allclose(place_of(touched) - before, [10, 10, 0], atol=3)
+    x, y = middle_of(touched)
+    Fingers(touched).move(((x, y), (x + 90, y)))
+    share = int(touched.locator("#divider").get_attribute("aria-valuenow"))
+    assert share == pytest.approx(100 * (x + 90) / (2 * x), abs=1)
+    assert touched.evaluate("window.scrollY") == 0
+
+
 def test_the_difference_is_amplified(show, images):
     page = show(images)
     page.locator("#right label", has_text="b").click()
