@@ -66,7 +66,7 @@ fuzz: $(TOOLS) ## Fuzz what reads strangers' files, for ten minutes
 		PYTHONPATH=.:tests $(BIN)/python tests/fuzz/run_fuzz.py $$target 60 || exit 1; \
 	done
 
-browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium
+browser: $(TOOLS) ## Check pages: types and lint of their scripts, and what they do in Chromium and Firefox
 	cd tests/browser && npm install --no-package-lock --silent
 	tests/browser/node_modules/.bin/tsc -p tests/browser
 	tests/browser/node_modules/.bin/eslint -c tests/browser/eslint.config.mjs srgan_edge/*/page/page.js

@@ -94,6 +94,21 @@ def make(path: Path, **wanted: Any) -> Path:
     return path
 
 
+def gray(path: Path, starts_ms: Sequence[int], scale: int) -> Path:
+    """Write a lossless clip of 48x32 times `scale`, whose frame n has the gray level 10 + 12 n."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264rgb", options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 48 * scale, 32 * scale, "rgb24"
+        stream.time_base = stream.codec_context.time_base = MS
+        for number, start_ms in enumerate(starts_ms):
+            pixels = np.full((32 * scale, 48 * scale, 3), 10 + 12 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = start_ms, MS
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
 def barcode(number: int, size: tuple[int, int]) -> Pixels:
     """uint8 [H, W, 3]: `number` in blocks over a slope that moves with it."""
     width, height = size

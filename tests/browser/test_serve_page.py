@@ -5,7 +5,6 @@ which `make browser` installs.
 """
 
 import time
-from pathlib import Path
 
 import clips
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from PIL import Image
 from serving import served
 
-AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = pytest.mark.slow
 MARKUP = "<img src=x onerror=alert(1)>.png"
 
@@ -211,27 +209,15 @@ def test_phones_dark_colors_and_keys(service, show, photo):
     assert page.evaluate("document.activeElement !== document.body")
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: make browser")
 @pytest.mark.parametrize("colors", ["light", "dark"])
-def test_axe_finds_nothing_serious(service, show, photo, colors):
+def test_axe_finds_nothing_serious(findings, service, show, photo, colors):
     page = show(service, color_scheme=colors, bypass_csp=True)
     choose(page, photo())
     line = wait_for_state(page, "a photo.png", "done")
-    page.add_script_tag(path=str(AXE))
-
-    def findings():
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        return [
-            (it["id"], node["html"])
-            for it in found
-            if it["impact"] != "minor"
-            for node in it["nodes"]
-        ]
-
-    assert findings() == []
+    assert findings(page) == []
     line.locator(".compare").click()
     page.frame_locator("#compared").locator("#divider").wait_for(timeout=60_000)
     time.sleep(0.2)
-    assert findings() == []
+    assert findings(page) == []
     page.keyboard.press("Escape")
     line.locator(".cancel").click()

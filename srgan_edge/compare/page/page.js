@@ -330,8 +330,9 @@ function follow() {
   frame = frameAt(first.currentTime);
   const speed = Number(element("speed", HTMLSelectElement).value);
   if (frame > loop.last || first.ended || (frame === loop.last && first.currentTime >= middleOf(frame))) {
+    frame = loop.first; // however late this comes, no frame behind the loop is named
     for (const video of videos()) {
-      video.currentTime = middleOf(loop.first);
+      video.currentTime = middleOf(frame);
       video.play().catch(() => pause());
     }
   } else if (second) {
