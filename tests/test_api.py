@@ -299,7 +299,7 @@ def test_a_video_is_the_bytes_of_the_command_and_the_report_its_record(up, cli, 
 
 
 def test_a_video_resumes_after_its_callback_raised(up, clip, monkeypatch):
-    monkeypatch.setattr("srgan_edge.transcode.upscale.segment_frames", lambda *_: 2)
+    monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_: 2)
     whole = up.file(clip, "whole.mp4")
 
     def stop(progress):
