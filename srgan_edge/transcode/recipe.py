@@ -58,16 +58,23 @@ class Recipe:
         info: the facts of the input.
         upscaler: enlarges the frames; it stays its owner's.
         options: those of the command.
+        length: frames in a segment; None: as suits the upscaler and the size of the frames.
 
     Raises:
         UsageError: the encoder does not support the options.
     """
 
-    def __init__(self, info: VideoInfo, upscaler: FrameUpscaler, options: Options) -> None:
+    def __init__(
+        self,
+        info: VideoInfo,
+        upscaler: FrameUpscaler,
+        options: Options,
+        length: int | None = None,
+    ) -> None:
         self._info, self._upscaler, self._options = info, upscaler, options
         self.size = options.video_size(info, upscaler.scale)
         """Width and height of the result in pixels."""
-        self.length = segment_frames(upscaler.info, info.width, info.height)
+        self.length = length or segment_frames(upscaler.info, info.width, info.height)
         """Frames in a segment; the last one of a video may have fewer."""
         self._encoder = self.new_encoder()
         self._reuse = Reuse(upscaler, options.dedup, self.length)

@@ -5,7 +5,7 @@ they are joined with the audio and subtitles of the input. The result is compare
 and only then moved to its final name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.signals import ends_within
 from srgan_edge.steady import strength_of
+from srgan_edge.transcode.fanout import Crew, Order, fan_out, tiles_of
 from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu
 from srgan_edge.transcode.recipe import GpuRecipe, Recipe, Saved, SteadyRecipe
@@ -41,6 +42,7 @@ from srgan_edge.transcode.work_folder import (
     open_work_folder,
 )
 from srgan_edge.upscaler import FrameUpscaler
+from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -61,6 +63,7 @@ def upscale_video_file(
     made_by: Mapping[str, Any],
     reporter: Reporter,
     *,
+    crew: Callable[[], Crew] | None = None,
     exits_on_signal: bool = True,  # a library leaves signals to its caller
 ) -> VideoResult:
     """Upscale the video of a job, starting where an earlier run stopped, and publish the result.
@@ -68,6 +71,7 @@ def upscale_video_file(
     Args:
         made_by: everything besides the input that determines the pixels, as JSON values. An earlier
             run with other values is refused.
+        crew: starts the workers that make the segments, where `upscaler` shall not do it alone.
 
     Raises:
         InputRefused: the input is not a video, or contains something that would be lost.
@@ -101,7 +105,13 @@ def upscale_video_file(
                 return _upscale_video(job, upscaler, options, made_by, reporter, "nvdec")
             except NvdecFailed as failure:
                 reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
-        return _upscale_video(job, upscaler, options, made_by, reporter, "cpu")
+        if crew is not None and strength_of(options.steady):
+            reporter.note(
+                f"{job.source.name}: its detail is kept from frame to frame, so one engine makes "
+                "all of it; with --steady off all do"
+            )
+            crew = None
+        return _upscale_video(job, upscaler, options, made_by, reporter, "cpu", crew)
 
 
 def _upscale_video(
@@ -111,6 +121,7 @@ def _upscale_video(
     made_by: Mapping[str, Any],
     reporter: Reporter,
     way: _Way,
+    crew: Callable[[], Crew] | None = None,
 ) -> VideoResult:
     name = job.source.name
     with (
@@ -135,7 +146,10 @@ def _upscale_video(
             reporter.note(f"{name}: {remark}")
         resumed = work.frames
         reporter.started(job, reader.info.frames_expected, resumed)
-        made = _in_one_pass(reader, recipe, work, reporter)
+        if crew is None:
+            made = _in_one_pass(reader, recipe, work, reporter)
+        else:
+            made = _by_crew(crew, job, upscaler, options, reader, recipe, work, reporter)
         if made.damaged and not work.segments:
             raise made.damaged
         saved_as = job.target
@@ -204,6 +218,42 @@ def _in_one_pass(
         reader.close if isinstance(reader, IsolatedReader) else lambda: None,
     )
     return _Made(damaged, reader.notes, recipe.saved)
+
+
+def _by_crew(
+    crew: Callable[[], Crew],
+    job: Job,
+    upscaler: FrameUpscaler,
+    options: Options,
+    reader: IsolatedReader | VideoReader,
+    recipe: Recipe,
+    work: WorkFolder,
+    reporter: Reporter,
+) -> _Made:
+    """Let workers make the segments that are missing."""
+    info, source = reader.info, job.source
+    if isinstance(reader, IsolatedReader):
+        begins = reader.borders(recipe.length)
+    else:
+        begins = list(borders(reader, recipe.length))
+    reader.close()
+    if not begins:
+        reporter.note(
+            f"{source.name}: has no index of keyframes; each worker reads it from its start"
+        )
+    order = Order(
+        source=str(source.absolute()),
+        content_sha256=content_sha256(source),
+        options=options,
+        length=recipe.length,
+        tiles=tiles_of(upscaler, info.width, info.height),
+    )
+    outcome = fan_out(
+        *(crew(), order, begins, info.frames_expected, work),
+        reporter.frame_done,
+        lambda line: reporter.note(f"{source.name}: {line}"),
+    )
+    return _Made(outcome.damaged, outcome.notes, outcome.saved)
 
 
 def _result(
