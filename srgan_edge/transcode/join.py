@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -85,6 +85,9 @@ class Joiner:
         OutputFailed: the disk is full or failed.
     """
 
+    entry: ClassVar[str] = "srgan_edge.transcode.join:serve"
+    """For `child.started_ahead`."""
+
     def __init__(
         self,
         source: Path,
@@ -101,7 +104,7 @@ class Joiner:
         self._remote: Remote | None = None
         if encoding.codec not in SOFTWARE:
             self._remote = Remote(
-                "srgan_edge.transcode.join:serve",
+                self.entry,
                 readable=[source],
                 memory_bytes=MEMORY_BYTES,
                 seconds=STALL_SECONDS,

@@ -10,16 +10,19 @@ from contextlib import suppress
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 
-from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
 from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video.muxer import output_errors
+
+if TYPE_CHECKING:  # the process that joins a video needs no engines
+    from srgan_edge.engines.base import EngineInfo
 
 SEGMENT_FRAMES = 48
 """Frames in a segment: half of what a crash can cost, and the distance between keyframes."""
@@ -31,7 +34,7 @@ CPU_MULTIPLICATIONS = 1.5e12
 """Multiplications for a segment on a CPU, which take two cores ten seconds."""
 
 
-def segment_frames(info: EngineInfo, width: int, height: int) -> int:
+def segment_frames(info: "EngineInfo", width: int, height: int) -> int:
     """Return the number of frames in a segment, for frames of a size in pixels.
 
     It is calculated, not measured, because a resumed video needs the same number.
