@@ -16,6 +16,7 @@ import av
 
 from srgan_edge.errors import OutputFailed
 from srgan_edge.model.spec import multiplications_per_px
+from srgan_edge.transcode.proof import refuse_undecodable
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
@@ -106,6 +107,7 @@ class SegmentWriter:
 
     def _enter(self, segment: "_Segment") -> None:
         segment.finish()
+        refuse_undecodable(segment.path, len(segment.pts))
         is_full = len(segment.pts) == self._length
         state = self._state_after(self._work.segments) if is_full else b""
         self._work.add(segment.pts, segment.durations, segment.reorder, state)
@@ -123,7 +125,7 @@ class _Segment:
         self.pts: list[int] = []
         self.durations: list[int] = []
         self._order: list[int] = []  # timestamps of the packets in decoding order
-        self._path, self._encoder, self._first_pts = path, encoder, first_pts
+        self.path, self._encoder, self._first_pts = path, encoder, first_pts
         # NUT stores packets of every codec unchanged, at exact times that are not negative.
         self._container = av.open(
             f"file:{path.absolute()}",
@@ -143,7 +145,7 @@ class _Segment:
         """Flush the encoder and close the file."""
         for packet in self._encoder.finish():
             self._mux(packet)
-        with output_errors(self._path.parent):
+        with output_errors(self.path.parent):
             self._container.close()
 
     def abandon(self) -> None:
@@ -161,15 +163,20 @@ class _Segment:
         self._order.append(packet.pts)
         packet.pts -= self._first_pts
         packet.dts = None if packet.dts is None else packet.dts - self._first_pts
-        with output_errors(self._path.parent):
+        with output_errors(self.path.parent):
             self._container.mux_one(packet)
 
 
-def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket]:
+def read_segments(
+    work: WorkFolder,
+    time_base: Fraction,
+    on_parameters: Callable[[bytes | None], None] = lambda extradata: None,
+) -> Iterator[VideoPacket]:
     """Yield the packets of all finished segments in decoding order, as those of one video.
 
     Timestamps are those of the frames, in ticks of `time_base`, that of the input. Decoding times
     are recomputed over all segments: each is the time of the frame shown `reorder` frames earlier.
+    `on_parameters` is called with what each segment stores for the decoder.
 
     Raises:
         OutputFailed: the number of packets in a segment differs from that of its frames.
@@ -180,6 +187,7 @@ def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket
     for file, segment in work.finished():
         with av.open(f"file:{file.absolute()}", format="nut") as container:
             packets = [packet for packet in container.demux(video=0) if packet.size]
+            on_parameters(container.streams.video[0].codec_context.extradata)
         stored = sorted(_pts(packet) for packet in packets)
         if len(set(stored)) != len(segment.pts):
             raise OutputFailed(f"{file} has {len(stored)} packets for {len(segment.pts)} frames")
