@@ -13,7 +13,9 @@ from srgan_edge.files import is_taken, output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
+from srgan_edge.isolation.child import started_ahead
 from srgan_edge.isolation.images import ImageProcess
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
@@ -26,6 +28,7 @@ from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
 from srgan_edge.transcode.fanout import Crew
+from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
 from srgan_edge.tuning import Setting, record_of, setting_for
@@ -55,7 +58,11 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
     outcomes, in_use = [], None
-    with ImageProcess(options.max_pixels) as images, _Models(options, reporter, slots) as models:
+    with (
+        started_ahead(_children(jobs, options)),
+        ImageProcess(options.max_pixels) as images,
+        _Models(options, reporter, slots) as models,
+    ):
         for job in jobs:
             job_options, job_reporter = options, reporter
             if options.model == AUTO and not _is_kept(job, options):
@@ -80,6 +87,17 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             outcomes.append(outcome)
     reporter.closed(outcomes)
     return max(outcome.exit_code for outcome in outcomes)
+
+
+def _children(jobs: list[Job], options: Options) -> list[str]:
+    """Return the entries of the children that the first job will need."""
+    first = next((job for job in jobs if not _is_kept(job, options)), None)
+    if first is None or first.is_stream:
+        return []
+    if first.kind == "image":
+        return [ImageProcess.entry]
+    looks = [IsolatedReader.entry] if options.model == AUTO else []  # at the video, for its model
+    return [*looks, IsolatedReader.entry, Joiner.entry]
 
 
 class _Models:

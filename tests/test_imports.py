@@ -316,7 +316,7 @@ def test_a_training_needs_no_video() -> None:
 
 def modules_after(*lines: str) -> set[str]:
     """Names of the top-level packages that a fresh interpreter has loaded after the lines."""
-    report = "import sys; print('loaded:', *sys.modules)"
+    report = "import sys; print('loaded:', *(name for name, it in sys.modules.items() if it))"
     done = subprocess.run(
         [sys.executable, "-c", "\n".join([*lines, report])],
         cwd=ROOT,

@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,9 +17,6 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
-
-if TYPE_CHECKING:
-    from srgan_edge.jobs.plan import Job
 
 commands = typer.Typer()
 
@@ -309,12 +306,13 @@ def upscale(
         plan_jobs,
         plan_stream,
         refuse_clashes,
+        refuse_excerpt,
         scale_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
     from srgan_edge.jobs.size import wanted_size
-    from srgan_edge.model.library import bundled_models, find_model
+    from srgan_edge.model.library import find_model
     from srgan_edge.model.store import is_model_address
     from srgan_edge.run import run_jobs
     from srgan_edge.steady import steady_from_text
@@ -330,10 +328,9 @@ def upscale(
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     if fidelity is not None:
-        from srgan_edge.model.mixture import mixture
+        from srgan_edge.model.mixture import mixed_model
 
-        mixed = mixture(model, fidelity)
-        model = mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
+        model = mixed_model(model, fidelity)
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     part = "" if excerpt is None else excerpt.suffix
@@ -359,7 +356,7 @@ def upscale(
         naming = Naming(suffix, extension)
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
     if excerpt is not None:
-        _refuse_excerpt(jobs)
+        refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):
         raise UsageError(f"--dedup {dedup} with a stream; possible: from a video file to another")
     refuse_clashes(jobs, {} if report is None else {"--report": report})
@@ -466,20 +463,6 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
             f"{result} does not exist; to write the result there, type: "
             f"{typed(['srgan-edge', *words])}"
         )
-
-
-def _refuse_excerpt(jobs: "list[Job]") -> None:
-    """Raise at an excerpt of anything but a video file."""
-    for job in jobs:
-        if job.is_stream:
-            raise UsageError(
-                f"--start, --duration and --sample with {job.source} to {job.target}; "
-                "possible: from a video file to another"
-            )
-        if job.kind == "image":
-            raise UsageError(
-                f"{job.source} is an image; --start, --duration and --sample are for videos"
-            )
 
 
 def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:

@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Self, Unpack
+from typing import ClassVar, Self, Unpack
 
 import msgspec
 
@@ -82,7 +82,8 @@ class IsolatedReader:
         ResourcesExhausted: the process cannot be started, or memory is exhausted.
     """
 
-    _entry = "srgan_edge.isolation.videos:serve"
+    entry: ClassVar[str] = "srgan_edge.isolation.videos:serve"
+    """For `child.started_ahead`."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class IsolatedReader:
         self._asked: deque[int] = deque()
         """Slots that frames were asked for, in order."""
         first_bytes(path)  # raises the right error here; the child could only report missing rights
-        self._remote = Remote(self._entry, [path], memory_bytes, stall_seconds)
+        self._remote = Remote(self.entry, [path], memory_bytes, stall_seconds)
         arguments = msgspec.to_builtins(options)
         with closed_on_failure(self.close):
             try:

@@ -292,6 +292,20 @@ def plan_stream(
     return Job(source, output, "video", inlet)
 
 
+def refuse_excerpt(jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` at an excerpt of anything but a video file."""
+    for job in jobs:
+        if job.is_stream:
+            raise UsageError(
+                f"--start, --duration and --sample with {job.source} to {job.target}; "
+                "possible: from a video file to another"
+            )
+        if job.kind == "image":
+            raise UsageError(
+                f"{job.source} is an image; --start, --duration and --sample are for videos"
+            )
+
+
 def kind_of(path: Path) -> Kind:
     """Return the kind that the suffix stands for; the content is checked when it is opened.
 

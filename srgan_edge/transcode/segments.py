@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 
-from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import OutputFailed
 from srgan_edge.model.spec import multiplications_per_px
+from srgan_edge.transcode.proof import refuse_undecodable
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoPacket
 from srgan_edge.video.muxer import output_errors
+
+if TYPE_CHECKING:  # the process that joins a video needs no engines
+    from srgan_edge.engines.base import EngineInfo
 
 SEGMENT_FRAMES = 48
 """Frames in a segment: half of what a crash can cost, and the distance between keyframes."""
@@ -32,7 +36,7 @@ CPU_MULTIPLICATIONS = 1.5e12
 """Multiplications for a segment on a CPU, which take two cores ten seconds."""
 
 
-def segment_frames(info: EngineInfo, width: int, height: int) -> int:
+def segment_frames(info: "EngineInfo", width: int, height: int) -> int:
     """Return the number of frames in a segment, for frames of a size in pixels.
 
     It is calculated, not measured, because a resumed video needs the same number.
@@ -122,6 +126,7 @@ class SegmentWriter:
 
     def _finish(self, segment: "_Segment") -> None:
         segment.finish()
+        refuse_undecodable(segment.path, len(segment.pts))
         written = WrittenSegment(
             segment.number, segment.path, segment.pts, segment.durations, segment.reorder
         )
@@ -183,11 +188,16 @@ class _Segment:
             self._container.mux_one(packet)
 
 
-def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket]:
+def read_segments(
+    work: WorkFolder,
+    time_base: Fraction,
+    on_parameters: Callable[[bytes | None], None] = lambda extradata: None,
+) -> Iterator[VideoPacket]:
     """Yield the packets of all finished segments in decoding order, as those of one video.
 
     Timestamps are those of the frames, in ticks of `time_base`, that of the input. Decoding times
     are recomputed over all segments: each is the time of the frame shown `reorder` frames earlier.
+    `on_parameters` is called with what each segment stores for the decoder.
 
     Raises:
         OutputFailed: the number of packets in a segment differs from that of its frames.
@@ -198,6 +208,7 @@ def read_segments(work: WorkFolder, time_base: Fraction) -> Iterator[VideoPacket
     for file, segment in work.finished():
         with av.open(f"file:{file.absolute()}", format="nut") as container:
             packets = [packet for packet in container.demux(video=0) if packet.size]
+            on_parameters(container.streams.video[0].codec_context.extradata)
         stored = sorted(_pts(packet) for packet in packets)
         if len(set(stored)) != len(segment.pts):
             raise OutputFailed(f"{file} has {len(stored)} packets for {len(segment.pts)} frames")

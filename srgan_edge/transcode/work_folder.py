@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
@@ -28,9 +28,11 @@ from srgan_edge.files import (
     sync_folder,
     work_folder_of,
 )
-from srgan_edge.jobs.plan import Options
 from srgan_edge.typed import MISTAKES, from_json
 from srgan_edge.video.frame import library_versions
+
+if TYPE_CHECKING:  # the process that joins a video needs no jobs
+    from srgan_edge.jobs.plan import Options
 
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
@@ -338,7 +340,7 @@ def job_identity(
     source: Path,
     size: tuple[int, int],
     segment_length: int,
-    options: Options,
+    options: "Options",
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything that determines the bytes of the segments, by names that a user knows."""
