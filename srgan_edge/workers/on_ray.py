@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any, Self
 
 from srgan_edge.errors import (
@@ -40,7 +41,11 @@ LOCAL = "local"
 MOST_SHIPPED_BYTES = 1 << 30
 """Largest input that is sent to nodes that cannot read it."""
 
+_FOLDER = "srgan-edge-worker-"
+
 _CONNECT_SECONDS = 5.0
+_START_SECONDS = 300.0
+_TIDY_SECONDS = 0.5
 _LOOK_SECONDS = 0.2  # so that signals are noticed
 
 
@@ -101,6 +106,9 @@ class RayActors:
 
     def close(self) -> None:
         """End all actors, whatever they do, and leave the cluster."""
+        with suppress(Exception):
+            left = [placed.actor.tidy.remote() for placed in self._placed if placed is not None]
+            self._ray.wait(left, num_returns=len(left), timeout=_TIDY_SECONDS)
         for placed in filter(None, self._placed):
             with suppress(Exception):
                 self._ray.kill(placed.actor)
@@ -167,16 +175,17 @@ class RayActors:
                     placed.append(self._place(name, node["NodeID"]))
         if not placed:
             raise ResourcesExhausted("no node of the cluster has a GPU; type --device cpu")
-        facts, found = {}, []
+        facts, found, line = {}, [], ""
         for one in placed:
             try:
                 facts[one.name] = self._facts(one)
                 found.append(one)
-            except self._ray.exceptions.RayError as error:
-                self._say(f"worker {one.name} does not start and is left out: {_line_of(error)}")
+            except (self._ray.exceptions.RayError, SrganEdgeError) as error:
+                line = f"worker {one.name} does not start and is left out: {_line_of(error)}"
+                self._say(line)
         if not found:
             raise ResourcesExhausted(
-                "no worker starts; on every node, type: pip install 'srgan-edge[ray]'"
+                f"{line}; none starts: on every node, type: pip install 'srgan-edge[ray]'"
             )
         kept = of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
         return [one for one in found if one.name in kept]
@@ -208,8 +217,12 @@ class RayActors:
         return facts
 
     def _got(self, reference: Any) -> Any:  # noqa: ANN401 - what an actor returns
+        deadline = monotonic() + _START_SECONDS
         while not self._ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
-            pass
+            if monotonic() > deadline:
+                raise self._ray.exceptions.GetTimeoutError(
+                    f"no free CPU or GPU on its node within {_START_SECONDS:g} s, or no answer"
+                )
         return self._ray.get(reference)
 
     def _bring_input(self, placed: _Placed, source: Path, content: str) -> None:
@@ -231,7 +244,7 @@ class _Actor:
 
     def __init__(self, start: Start, model: bytes) -> None:
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the one CPU that it counts
-        self._folder = Path(tempfile.mkdtemp(prefix="srgan-edge-"))
+        self._folder = _own_folder()
         self._inputs: dict[str, str] = {}
         if model:
             own = self._folder / Path(start.options.model).name
@@ -283,8 +296,19 @@ class _Actor:
         finally:
             file.unlink(missing_ok=True)
 
-    def __ray_shutdown__(self) -> None:
+    def tidy(self) -> None:
+        """Remove its files; one that is killed at work leaves them to the next on its node."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _own_folder() -> Path:
+    """Make a folder for the files of this process, and remove those of processes that ended."""
+    place = Path(tempfile.gettempdir())
+    for folder in place.glob(f"{_FOLDER}*-*"):
+        number = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if number.isdecimal() and not Path(f"/proc/{number}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=place))
 
 
 def _connected(address: str) -> Any:  # noqa: ANN401 - the module, which is imported late

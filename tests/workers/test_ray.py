@@ -34,13 +34,21 @@ SEGMENT = 5
 
 
 @pytest.fixture
-def cluster():
-    """Yield a cluster of two nodes, each a process of this machine."""
+def cluster(monkeypatch):
+    """Yield a cluster of three nodes, each a process of this machine."""
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "100000")  # for busy machines
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster()
     try:
-        cluster.add_node(num_cpus=1)
+        try:
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+            cluster.add_node(num_cpus=1)
+            cluster.add_node(num_cpus=1)
+        except Exception as error:  # Ray gives its processes 30 s, whatever the machine does
+            if "timed out during startup" not in str(error):
+                raise
+            pytest.skip("Ray does not start on so busy a machine")
         yield cluster
     finally:
         cluster.shutdown()
@@ -60,7 +68,6 @@ class Watching(Listener):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_an_actor_and_a_node_that_are_lost_cost_no_byte(tmp_path, cluster, monkeypatch):
     """One cluster for all of this, since starting one takes longer than the work."""
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
@@ -78,7 +85,7 @@ def test_an_actor_and_a_node_that_are_lost_cost_no_byte(tmp_path, cluster, monke
         whole = upscale(tmp_path / "one.mkv", Listener())
         options = replace(OPTIONS, ray=cluster.address)
         with crew_beside(opened, options, 1, lambda line: None) as crew:
-            assert len(crew.present) == 2
+            assert len(crew.present) == 3
             import ray
 
             def kill_actor():
@@ -88,13 +95,14 @@ def test_an_actor_and_a_node_that_are_lost_cost_no_byte(tmp_path, cluster, monke
             heard = Watching(2 * SEGMENT, kill_actor)
             assert upscale(tmp_path / "two.mkv", heard, lambda: crew) == whole
             assert any("is made again" in note for note in heard.notes)
-            assert len(crew.present) == 2
+            assert len(crew.present) == 3
 
-            head = cluster.head_node.node_id
-            node = next(it for it in cluster.list_all_nodes() if it.node_id != head)
+            ours = ray.get_runtime_context().get_node_id()
+            kept = (ours, cluster.head_node.node_id)
+            node = next(it for it in cluster.list_all_nodes() if it.node_id not in kept)
             heard = Watching(2 * SEGMENT, lambda: cluster.remove_node(node, allow_graceful=False))
             assert upscale(tmp_path / "three.mkv", heard, lambda: crew) == whole
-            assert len(crew.present) == 1
+            assert len(crew.present) == 2
 
 
 def test_a_node_without_the_input_and_the_model_gets_them(tmp_path):
@@ -116,7 +124,8 @@ def test_a_node_without_the_input_and_the_model_gets_them(tmp_path):
     made = result_of(answer, MadeSegment, "a")
     assert (made.number, len(made.pts), made.ended) == (1, 4, True)
     assert made.sha256 == hashlib.sha256(segment).hexdigest()
-    actor.__ray_shutdown__()
+    actor.tidy()
+    assert not actor._folder.exists()
 
 
 @pytest.mark.parametrize(

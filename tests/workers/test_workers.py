@@ -297,43 +297,35 @@ def test_steady_videos_and_images_are_upscaled_by_one_engine(cli, tmp_path):
     assert (code, "images are upscaled by one engine, on cpu" in err) == (0, True)
 
 
-def run(source, target, **more):
+def run(source, target, device="cpu,cpu"):
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "srgan_edge", "upscale", str(source), "-o", str(target)),
-            *("-n", "edge-x4", "--device", "cpu,cpu"),
+            *("-n", "edge-x4", "--device", device),
         ],
         cwd=Path(__file__).resolve().parents[2],
         stderr=subprocess.PIPE,
         text=True,
-        **more,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path, alone, number):
-    source = clips.make(tmp_path / "in.mp4", frames=400, size=(96, 64), options=GOP)
-    target = tmp_path / "out.mkv"
-    process = run(source, target)
-    family = psutil.Process(process.pid)
-    while not list(tmp_path.glob("out.mkv.partial/segment-000000.nut")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    members = family.children(recursive=True)
-    assert len(members) >= 2
-    process.send_signal(number)
-    process.wait()
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
-    _, alive = psutil.wait_procs(members, timeout=20)
-    assert alive == []
-    again = run(source, target)
+def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
+    source = clips.make(tmp_path / "in.mp4", frames=300, size=(32, 24), options=GOP)
+    target, work = tmp_path / "out.mkv", tmp_path / "out.mkv.partial"
+    for signum, kept in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+        process = run(source, target)
+        while not list(work.glob(f"segment-{kept - 1:06}.nut")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        members = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signum)
+        _, err = process.communicate()
+        assert process.returncode == (130 if signum == signal.SIGINT else -signum), err
+        _, alive = psutil.wait_procs(members, timeout=20)
+        assert alive == []
+    again, one = run(source, target), run(source, tmp_path / "one.mkv", "cpu")
     _, err = again.communicate()
-    assert again.returncode == 0, err
+    assert (again.returncode, one.wait()) == (0, 0), err
     assert "resuming after" in err
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "SEGMENT_FRAMES", 48)
-        plain = replace(OPTIONS, encoding=Encoding(), tiling=Tiling(joined=True))
-        with open_upscaler(plain, lambda line: None, 2) as opened:
-            upscale(source, tmp_path / "one.mkv", opened, encoding=Encoding())
     assert target.read_bytes() == (tmp_path / "one.mkv").read_bytes()
