@@ -44,7 +44,6 @@ from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.segments import SegmentWriter, segment_frames
 from srgan_edge.transcode.work_folder import (
     WorkFolder,
-    content_sha256,
     job_identity,
     open_work_folder,
 )
@@ -330,16 +329,11 @@ class _Source:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._identity = file_identity(path)
-        self._content = content_sha256(path)
 
     def refuse_changed(self) -> None:
         """Raise `InputDamaged` if the file was written, replaced or removed since."""
-        with suppress(OSError):
-            if (
-                file_identity(self._path) == self._identity
-                and content_sha256(self._path) == self._content
-            ):
-                return
+        if file_identity(self._path) == self._identity:
+            return
         raise InputDamaged(
             f"{self._path} was changed or removed during the work; put it back, or add --restart "
             "to upscale what is there now"
