@@ -12,7 +12,7 @@ import numpy as np
 
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import cache_folder, output_failed, replace_when_whole
-from srgan_edge.model.library import ModelFiles, find_model
+from srgan_edge.model.library import ModelFiles, bundled_models, find_model
 from srgan_edge.model.onnx_file import OnnxFile, read_onnx
 from srgan_edge.model.spec import METADATA_KEY, Training
 
@@ -24,6 +24,16 @@ FAITHFUL = {"srgan-x4": "srresnet-x4"}
 
 CACHE_VARIABLE = "SRGAN_EDGE_MIXTURES"
 """Environment variable that names another folder than `~/.cache/srgan-edge/mixtures`."""
+
+
+def mixed_model(model: str, fidelity: float) -> str:
+    """Return what names the mixture for `find_model`: the path of its file, or a bundled model.
+
+    Raises:
+        SrganEdgeError: the same errors as `mixture`.
+    """
+    mixed = mixture(model, fidelity)
+    return mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
 
 
 def mixture(model: str, fidelity: float) -> ModelFiles:
