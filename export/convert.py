@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from srgan_edge import bicubic
 from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.evaluation.metrics import psnr_y
 from srgan_edge.export.verify import PHOTO
-from srgan_edge.files import open_model, read_at_most
+from srgan_edge.files import open_model, read_at_most, scratch_folder
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.calls import serve as serve_calls
@@ -106,6 +105,7 @@ def checkpoint_from_pickle(
     epsilon: float | None = None,
     weights: str | None = None,
     licence: str | None = None,
+    overwrite: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> ModelSpec:
     """Convert the weights of a generator to a `.safetensors` checkpoint; returns its spec.
@@ -118,6 +118,7 @@ def checkpoint_from_pickle(
         epsilon: what its batch normalizations add to the variance.
         weights: key of the weights, if the file has several.
         licence: of the weights; None: unknown.
+        overwrite: replace a file that appears at `out` in the meantime.
 
     Raises:
         UsageError: `weights` is not in the file, or `epsilon` not a positive number.
@@ -134,7 +135,7 @@ def checkpoint_from_pickle(
     generator, spec = converted(layers, name, head or "linear", epsilon or OUR_EPSILON, path)
     _refuse_implausible(path, layers, generator, spec, head, epsilon)
     spec = dataclasses.replace(spec, licence=licence or spec.licence)
-    save_checkpoint(out, generator, spec)
+    save_checkpoint(out, generator, spec, overwrite=overwrite)
     return spec
 
 
@@ -215,14 +216,14 @@ def read_weights(path: Path, weights: str | None = None) -> Weights:
     open_model(path).close()  # refuse now what is no file
     if path.suffix == ".safetensors":
         return Weights(_safetensors_state(path))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "tensors.safetensors"
+    with scratch_folder() as folder:
+        file = folder / "tensors.safetensors"
         with Remote(
             "srgan_edge.export.convert:serve",
             [path],
             MEMORY_BYTES,
             SECONDS,
-            writable=Path(folder),
+            writable=folder,
             reports=(ModelRefused, UsageError),
         ) as reader:
             words = os.fspath(path.absolute()), os.fspath(file), weights or ""

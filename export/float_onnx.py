@@ -116,7 +116,7 @@ def prove_float_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -
         say(f"  {parity}")
         if not parity.max_difference <= MAX_DIFFERENCE:  # NaN is no pass
             raise ModelRefused(
-                f"{onnx} in {parity.runtime}: max {parity.max_difference:.1e} "
+                f"{checkpoint.stem} as ONNX in {parity.runtime}: max {parity.max_difference:.1e} "
                 f"where {MAX_DIFFERENCE:g} is allowed"
             )
 

@@ -6,7 +6,6 @@ network computed in the child. A network that takes any size keeps that; of othe
 with attention windows, the graph takes squares of one size, and images are cut into them.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from srgan_edge.evaluation.parity import Parity, compare
 from srgan_edge.export.halo import Whole, with_halo
 from srgan_edge.export.verify import PHOTO
 from srgan_edge.export.wrapper import Sizes, with_spec, wrapped
-from srgan_edge.files import open_model, read_at_most, replace_when_whole
+from srgan_edge.files import open_model, read_at_most, replace_when_whole, scratch_folder
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
 from srgan_edge.isolation.child import ChildFailed
@@ -82,8 +81,13 @@ def onnx_from_weights(
     origin: Origin,
     weights: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    *,
+    overwrite: bool = True,
 ) -> ModelSpec:
     """Write the deployment ONNX of a foreign file of weights, or of a float ONNX; returns its spec.
+
+    Args:
+        overwrite: replace a file that appears at `out` in the meantime.
 
     Raises:
         UsageError: `weights` is not in the file.
@@ -99,7 +103,7 @@ def onnx_from_weights(
         else deployment_of(path, origin, weights, say)
     )
     refuse_implausible(path, made)
-    with replace_when_whole(out) as temporary:
+    with replace_when_whole(out, overwrite=overwrite) as temporary:
         temporary.write_bytes(made.content)
     if made.remark:
         say(f"takes squares of {_foreign(made).window_px} px only: {made.remark}")
@@ -122,45 +126,43 @@ def deployment_of(
     open_model(path).close()  # refuse now what is no file
     from srgan_edge.export.foreign_child import Found
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with _child(path, folder) as call:
-            found: Found = call(Found, "open", str(path.absolute()), weights or "", name)
-            if found.taken and (found.others or weights):
-                say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
-            say(f"{found.architecture}, x{found.scale}, {found.parameters:,} parameters")
-            step = found.multiple
-            side = step * -(-max(WINDOW_PX, found.least_px) // step)
-            any_size, square = Sizes(step, found.least_px), Sizes(step, found.least_px, side)
-            reasons = ["it attends to windows or to squares"] if found.is_square else []
-            for sizes in [square] if found.is_square else [any_size, square]:
-                arguments = (sizes.multiple, sizes.least_px, sizes.window_px)
-                target = folder / "float.onnx"
-                if reason := call(str, "trace", str(target), *arguments):
-                    reasons.append(reason)
-                    continue
-                graph = onnx.ModelProto.FromString(read_at_most(target, MAX_BYTES))
+    with scratch_folder() as folder, _child(path, folder) as call:
+        found: Found = call(Found, "open", str(path.absolute()), weights or "", str(folder))
+        if found.taken and (found.others or weights):
+            say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
+        say(f"{found.architecture}, x{found.scale}, {found.parameters:,} parameters")
+        step = found.multiple
+        side = step * -(-max(WINDOW_PX, found.least_px) // step)
+        any_size, square = Sizes(step, found.least_px), Sizes(step, found.least_px, side)
+        reasons = ["it attends to windows or to squares"] if found.is_square else []
+        for sizes in [square] if found.is_square else [any_size, square]:
+            arguments = (sizes.multiple, sizes.least_px, sizes.window_px)
+            target = folder / "float.onnx"
+            if reason := call(str, "trace", str(target), *arguments):
+                reasons.append(reason)
+                continue
+            graph = onnx.ModelProto.FromString(read_at_most(target, MAX_BYTES))
+            try:
+                model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
+                made = _described(model, found, sizes, origin)
+            except (ModelRefused, onnx.checker.ValidationError, ValueError) as refusal:
+                reasons.append(str(refusal).splitlines()[0][:200])
+                continue
+            batches = _batches(sizes)
+            expected = _answers(call, folder, batches, sizes)
+            whole = _whole(call, folder, found.scale, sizes) if sizes.window_px else None
+            with _engine(made.content, folder) as engine:
                 try:
-                    model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
-                    made = _described(model, found, sizes, origin)
-                except (ModelRefused, onnx.checker.ValidationError, ValueError) as refusal:
-                    reasons.append(str(refusal).splitlines()[0][:200])
-                    continue
-                batches = _batches(sizes)
-                expected = _answers(call, folder, batches, sizes)
-                whole = _whole(call, folder, found.scale, sizes) if sizes.window_px else None
-                with _engine(made.content, folder) as engine:
-                    try:
-                        parity = _parity(engine, batches, expected)
-                        if parity is None or parity.max_levels > PARITY_LEVELS:
-                            reasons.append(f"differs from PyTorch: {parity or 'another size'}")
-                            continue
-                        spec = with_halo(made.spec, model, engine, whole)
-                    except NotFinite:
-                        reasons.append(f"its values are not finite in {engine.info.name}")
+                    parity = _parity(engine, batches, expected)
+                    if parity is None or parity.max_levels > PARITY_LEVELS:
+                        reasons.append(f"differs from PyTorch: {parity or 'another size'}")
                         continue
-                content = with_spec(model, spec)
-                return Deployment(spec, content, parity, reasons[0] if reasons else "")
+                    spec = with_halo(made.spec, model, engine, whole)
+                except NotFinite:
+                    reasons.append(f"its values are not finite in {engine.info.name}")
+                    continue
+            content = with_spec(model, spec)
+            return Deployment(spec, content, parity, reasons[0] if reasons else "")
     raise ModelRefused(f"{path}: {found.architecture} cannot be traced: {'; '.join(reasons)}")
 
 
@@ -173,8 +175,7 @@ def deployment_of_graph(path: Path, origin: Origin) -> Deployment:
     from srgan_edge.export.foreign_onnx import float_graph_of
 
     graph, found, sizes = float_graph_of(path)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         try:
             model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
             made = _described(model, found, sizes, origin)
@@ -199,7 +200,7 @@ def refuse_implausible(path: Path, made: Deployment) -> None:
     least = LEAST_DB
     if scale > 1:
         least = psnr_y(bicubic.resize(small, *original.shape[:2]), original)
-    with tempfile.TemporaryDirectory() as folder, _engine(made.content, Path(folder)) as engine:
+    with scratch_folder() as folder, _engine(made.content, folder) as engine:
         reached = psnr_y(engine.upscale(small[None])[0], original)
     if not reached >= least - MOST_LOSS_DB:
         raise ModelRefused(
@@ -256,9 +257,9 @@ def _described(
         foreign=foreign,
     )
     content = with_spec(model, spec)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "model.onnx").write_bytes(content)
-        read_onnx(Path(folder) / "model.onnx")
+    with scratch_folder() as folder:
+        (folder / "model.onnx").write_bytes(content)
+        read_onnx(folder / "model.onnx")
     return Deployment(spec, content, None)
 
 

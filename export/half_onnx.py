@@ -44,13 +44,16 @@ OPSETS = {"BFLOAT16": 22, "INT8": 19}
 operators have not changed since 18."""
 
 
-def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str], None]) -> None:
+def half_onnx_from_checkpoint(
+    checkpoint: Path, path: Path, say: Callable[[str], None], *, overwrite: bool = True
+) -> None:
     """Write the ONNX in FP16 of a `.safetensors` checkpoint to `path`, rewritten as for engines.
 
     The graph, computed exactly as written, is compared with PyTorch in FP32.
 
     Args:
         say: called with one line for the user.
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, or misses the gate; nothing is written.
@@ -63,7 +66,7 @@ def half_onnx_from_checkpoint(checkpoint: Path, path: Path, say: Callable[[str],
     say(f"  fp16 graph against torch fp32: {parity}")
     if refusals := gate_of(spec, "fp16").refusals(parity):
         raise ModelRefused(f"{spec.name} in fp16 is too far from fp32: {'; '.join(refusals)}")
-    with replace_when_whole(path) as temporary:
+    with replace_when_whole(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(with_totals(half).SerializeToString(deterministic=True))
     assert read_onnx(path).precision == "fp16"
 

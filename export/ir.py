@@ -19,7 +19,7 @@ from srgan_edge.model.spec import METADATA_KEY
 from srgan_edge.pixels import Pixels
 
 
-def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
+def ir_from_checkpoint(checkpoint: Path, path: Path, *, overwrite: bool = True) -> Parity:
     """Write the IR of a `.safetensors` checkpoint; returns the parity of OpenVINO with PyTorch.
 
     Weights stay in FP32, or in INT8; on a CPU with BF16 the runtime nevertheless computes in BF16
@@ -27,6 +27,7 @@ def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
 
     Args:
         path: path of the `.xml`; the weights go into the `.bin` beside it.
+        overwrite: replace files that appear there in the meantime.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, or its IR misses the gate; nothing is kept.
@@ -36,7 +37,10 @@ def ir_from_checkpoint(checkpoint: Path, path: Path) -> Parity:
     graph = deployment_graph(generator, spec).SerializeToString(deterministic=True)
     model = openvino.Core().read_model(graph)
     model.set_rt_info(spec.to_json(), METADATA_KEY.split("."))
-    with replace_when_whole(path) as xml, replace_when_whole(weights_path(path)) as weights:
+    with (
+        replace_when_whole(path, overwrite=overwrite) as xml,
+        replace_when_whole(weights_path(path), overwrite=overwrite) as weights,
+    ):
         openvino.save_model(model, xml, compress_to_fp16=False)
         xml.with_suffix(".bin").replace(weights)
         with TorchEngine.from_generator(generator, spec) as reference:

@@ -5,7 +5,6 @@ conversion serves every size. srgan-edge itself does not run it.
 """
 
 import subprocess
-import tempfile
 from pathlib import Path
 
 import ncnn
@@ -23,7 +22,7 @@ from srgan_edge.export.float_onnx import (
     torch_reference,
 )
 from srgan_edge.export.verify import natural_batches
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import replace_when_whole, scratch_folder
 
 INPUT, OUTPUT = "in0", "out0"
 """Names of the image before and after: float32 [3, H, W] to [3, sH, sW], RGB in [0, 1]."""
@@ -39,11 +38,12 @@ def files_beside(param: Path) -> tuple[Path, Path]:
     return param.with_suffix(".bin"), param.with_suffix(".json")
 
 
-def ncnn_from_checkpoint(checkpoint: Path, path: Path) -> FloatParity:
+def ncnn_from_checkpoint(checkpoint: Path, path: Path, *, overwrite: bool = True) -> FloatParity:
     """Write the ncnn form of a `.safetensors` checkpoint; returns its difference from PyTorch.
 
     Args:
         path: path of the `.param`; weights and spec go into a `.bin` and a `.json` beside it.
+        overwrite: replace files that appear there in the meantime.
 
     Raises:
         ModelRefused: the checkpoint is not one of ours, in INT8, cannot be converted, or ncnn
@@ -51,8 +51,7 @@ def ncnn_from_checkpoint(checkpoint: Path, path: Path) -> FloatParity:
         OutputFailed: the files cannot be written.
     """
     bin_path, json_path = files_beside(path)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         spec = float_onnx_from_checkpoint(checkpoint, folder / "model.onnx", "--ncnn")
         made = _converted(folder)
         difference = max_difference(torch_reference(checkpoint), _loaded(*made), natural_batches())
@@ -64,9 +63,9 @@ def ncnn_from_checkpoint(checkpoint: Path, path: Path) -> FloatParity:
         contents = {path: made[0].read_bytes(), bin_path: made[1].read_bytes()}
     contents[json_path] = (spec.to_json() + "\n").encode()
     with (
-        replace_when_whole(json_path) as json_file,
-        replace_when_whole(bin_path) as bin_file,
-        replace_when_whole(path) as param_file,
+        replace_when_whole(json_path, overwrite=overwrite) as json_file,
+        replace_when_whole(bin_path, overwrite=overwrite) as bin_file,
+        replace_when_whole(path, overwrite=overwrite) as param_file,
     ):
         json_file.write_bytes(contents[json_path])
         bin_file.write_bytes(contents[bin_path])

@@ -23,11 +23,14 @@ WINDOW_PX = 256
 """Side of the window taken from the middle of each image."""
 
 
-def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Parity:
+def quantize_checkpoint(
+    source: Path, folders: Sequence[Path], path: Path, *, overwrite: bool = True
+) -> Parity:
     """Write the INT8 form of a checkpoint; returns its parity with the original in FP32.
 
     Args:
         folders: folders of images like those to be upscaled, searched recursively.
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         InputRefused: no images, or one that cannot be read.
@@ -50,7 +53,7 @@ def quantize_checkpoint(source: Path, folders: Sequence[Path], path: Path) -> Pa
             f"{spec.name} in INT8 is too far from FP32: {'; '.join(refusals)}; name images like "
             "those to be upscaled, or train it: srgan-edge train --recipe edge-int8"
         )
-    save_checkpoint(path, quantized, quantized_spec)
+    save_checkpoint(path, quantized, quantized_spec, overwrite=overwrite)
     return parity
 
 

@@ -80,7 +80,8 @@ def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None
     for verdict in verify_onnx(checkpoint, onnx):
         say(f"  {verdict.info.name} against torch fp32: {verdict.parity}")
         if verdict.refusals:
-            raise ModelRefused(f"{onnx} in {verdict.info.name}: {'; '.join(verdict.refusals)}")
+            found = "; ".join(verdict.refusals)
+            raise ModelRefused(f"{checkpoint.stem} as ONNX in {verdict.info.name}: {found}")
 
 
 def natural_batches() -> Iterator[Pixels]:

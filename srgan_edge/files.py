@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -26,6 +27,14 @@ from srgan_edge.errors import (
 )
 
 _ELSEWHERE = "name another place with {option}"
+
+WHOLE_BYTES = 32 << 20
+"""Largest file that `content_sha256` knows entirely."""
+
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+_FULL_BYTES = 1 << 16
+"""Room below which a file system counts as full."""
 
 _ADVICE = {
     errno.ENOENT: "create the folder first with mkdir -p",
@@ -114,23 +123,72 @@ def folder_when_whole(
     if is_taken(path):
         _refuse_folder(path, option, known_by, inputs, overwrite=overwrite)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        for file in partial.rglob("*"):
-            if file.is_file():
-                sync(file)
-        if overwrite and path.is_dir():
-            path.rename(old)
-        partial.rename(path)
-        with suppress(OSError):
-            sync(path.parent)
+        with folder_made(path.parent):
+            try:
+                partial.mkdir()
+                yield partial
+                for file in partial.rglob("*"):
+                    if file.is_file():
+                        sync(file)
+                if overwrite and path.is_dir():
+                    path.rename(old)
+                partial.rename(path)
+                with suppress(OSError):
+                    sync(path.parent)
+            except OSError:
+                if not is_taken(path) and old.is_dir():
+                    old.rename(path)
+                raise
+            finally:
+                for folder in (partial, old):
+                    shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
-        if not is_taken(path) and old.is_dir():
-            old.rename(path)
         raise output_failed(path, error, option) from error
+
+
+@contextmanager
+def folder_made(path: Path) -> Iterator[None]:
+    """Make a folder and its parents; of those that were missing, the empty ones go at the end.
+
+    So a command that is refused leaves no empty folder.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [it for it in (path, *path.parents) if not it.exists()]
+    if is_taken(path) and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", os.fspath(path))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        for folder in (partial, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder for what a command needs in between; it is removed at the end.
+
+    Raises:
+        OutputFailed: none can be made, or anything failed while its file system was full.
+    """
+    advice = "free some space, or name another folder in the variable TMPDIR"
+    try:
+        path = Path(tempfile.mkdtemp(prefix="srgan-edge-"))
+    except OSError as error:
+        raise OutputFailed(f"no folder for temporary files: {error.strerror}; {advice}") from error
+    try:
+        yield path
+    except Exception as error:
+        # Programs that were started and other libraries say it in many ways, or not at all.
+        if _is_full(path):
+            full = f"cannot write {path.parent}: {os.strerror(errno.ENOSPC)}"
+            raise OutputFailed(f"{full}; {advice}") from error
+        raise
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def cache_folder(variable: str, name: str) -> Path:
@@ -268,6 +326,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_sha256(path: Path) -> str:
+    """Return a hash of samples across a whole file, both ends included: a large one is read once.
+
+    Files of up to `WHOLE_BYTES` are hashed entirely.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size <= WHOLE_BYTES:
+            file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        last = size - _SAMPLE_BYTES
+        for number in range(_SAMPLES):
+            file.seek(last * number // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
 @contextmanager
 def file_locked(
     path: Path, open_lock: Callable[[], int], on_busy: Callable[[], None]
@@ -400,6 +476,12 @@ def _rename_to_free(path: Path, target: Path) -> None:
         if is_taken(target):
             raise FileExistsError from None
         path.rename(target)
+
+
+def _is_full(path: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(path).free < _FULL_BYTES
+    return False
 
 
 def _refuse_exchanged(path: Path) -> None:

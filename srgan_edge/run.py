@@ -9,7 +9,7 @@ from typing import Any, Self
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
-from srgan_edge.files import is_taken, output_failed, sha256_of
+from srgan_edge.files import folder_made, is_taken, output_failed, sha256_of
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
@@ -268,21 +268,21 @@ def do_job(
                 raise UsageError(
                     f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
                 )
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-        if job.kind == "image":
-            video = None
-            frames, size = _upscale_image(job, upscaler, images, options, reporter)
-        elif job.is_stream:
-            video = upscale_stream(job, upscaler, options, reporter)
-            frames, size = video.frames, video.size
-        else:
-            mixed = {"mixed": True} if crew is not None and options.allow_mixed else {}
-            video = upscale_video_file(
-                *(job, upscaler, options, {**opened.made_by, **mixed}, reporter),
-                crew=crew,
-                exits_on_signal=exits_on_signal,
-            )
-            frames, size = video.frames, video.size
+        with folder_made(job.target.parent):
+            if job.kind == "image":
+                video = None
+                frames, size = _upscale_image(job, upscaler, images, options, reporter)
+            elif job.is_stream:
+                video = upscale_stream(job, upscaler, options, reporter)
+                frames, size = video.frames, video.size
+            else:
+                mixed = {"mixed": True} if crew is not None and options.allow_mixed else {}
+                video = upscale_video_file(
+                    *(job, upscaler, options, {**opened.made_by, **mixed}, reporter),
+                    crew=crew,
+                    exits_on_signal=exits_on_signal,
+                )
+                frames, size = video.frames, video.size
     except OSError as error:
         failed = output_failed(job.target, error)
         return Outcome(job, seconds=time.monotonic() - started, error=failed)

@@ -5,19 +5,24 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, ModelRefused, OutputFailed, UsageError
 from srgan_edge.files import (
+    folder_made,
     folder_when_whole,
     free_partial_result,
     identity_of,
     read_at_most,
     refuse_replacing,
     replace_when_whole,
+    scratch_folder,
 )
 
 
@@ -168,6 +173,57 @@ def test_a_folder_that_fails_leaves_nothing(tmp_path: Path, error: BaseException
         assert snapshot(tmp_path) == before
         (tmp_path / "model").mkdir(exist_ok=True)
         (tmp_path / "model" / "mark").write_text("older")
+
+
+def test_a_folder_that_stays_empty_goes_and_what_was_there_stays(tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    with folder_made(tmp_path / "old" / "a" / "b"):
+        assert (tmp_path / "old" / "a" / "b").is_dir()
+    assert snapshot(tmp_path) == {} and [*tmp_path.rglob("*")] == [tmp_path / "old"]
+    with pytest.raises(ZeroDivisionError), folder_made(tmp_path / "new" / "a"):
+        (tmp_path / "new" / "kept").touch()
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["kept"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"), folder_made(tmp_path / "file" / "a"):
+        pytest.fail("the body has run")
+    with (
+        pytest.raises(ZeroDivisionError),
+        folder_when_whole(tmp_path / "more" / "a" / "b", "--to", "mark", overwrite=False),
+    ):
+        raise ZeroDivisionError
+    assert not (tmp_path / "more").exists()
+
+
+@contextmanager
+def small_disk(path: Path) -> Iterator[Path]:
+    """A file system of 200 kB, which only root can mount."""
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(path)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs to mount a tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_scratch_folder_names_the_variable(tmp_path: Path, monkeypatch):
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        with (
+            pytest.raises(OutputFailed, match=r"cannot write .*disk: No space left .*TMPDIR"),
+            scratch_folder() as folder,
+        ):
+            assert subprocess.run(["sh", "-c", f"head -c 1M /dev/zero > {folder}/a"]).returncode
+            raise ModelRefused("the program that was started cannot convert it")
+        assert list(disk.iterdir()) == []
+        with pytest.raises(ModelRefused, match=r"^for another reason$"), scratch_folder():
+            raise ModelRefused("for another reason")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    missing = r"no folder for temporary files: No such.*TMPDIR"
+    with pytest.raises(OutputFailed, match=missing), scratch_folder():
+        pytest.fail("the body has run")
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:

@@ -21,6 +21,7 @@ from srgan_edge.train import losses
 from srgan_edge.train.batches import Batch
 from srgan_edge.train.log import RunLog
 from srgan_edge.train.optimizer import Precision
+from srgan_edge.train.photo_files import photo_paths
 from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
 from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
@@ -78,6 +79,8 @@ def train(
         recipe = recipe.adversarial_alone()
     if validation is not None and not (validation / "HR").is_dir():
         raise InputRefused(f"{validation}: no folder HR/ in it, which a benchmark has")
+    if not [path for folder in folders for path in photo_paths(folder)]:  # before any download
+        raise InputRefused(f"{', '.join(map(str, folders))}: no photograph in it or below it")
     with ExitStack() as stack:
         processes = stack.enter_context(join_processes(device))
         folder = RunFolder(run)

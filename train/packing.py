@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -21,7 +21,7 @@ import numpy as np
 
 from srgan_edge import bicubic
 from srgan_edge.errors import InputRefused, OutputFailed
-from srgan_edge.files import output_failed, replace_when_whole, sync_folder
+from srgan_edge.files import folder_made, output_failed, replace_when_whole, sync_folder
 from srgan_edge.pixels import Pixels
 from srgan_edge.train.photo_files import UnusablePhoto, read_photo
 
@@ -59,16 +59,17 @@ def pack_photos(
         InputRefused: no photograph is usable.
         OutputFailed: the cache cannot be written, or another process writes to it.
     """
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFailed(
-            f"cannot make the cache folder {cache}: {error.strerror}; name another place"
-        ) from error
-    for name in ("hr.u8", "lr.u8"):
-        if (cache / name).is_dir():
-            raise OutputFailed(f"cannot write {cache / name}: it is a folder; remove it")
-    with _packing(cache, made_of, scale) as pack:
+    with ExitStack() as life:
+        try:
+            life.enter_context(folder_made(cache))
+        except OSError as error:
+            raise OutputFailed(
+                f"cannot make the cache folder {cache}: {error.strerror}; name another place"
+            ) from error
+        for name in ("hr.u8", "lr.u8"):
+            if (cache / name).is_dir():
+                raise OutputFailed(f"cannot write {cache / name}: it is a folder; remove it")
+        pack = life.enter_context(_packing(cache, made_of, scale))
         for done, (folder, path) in enumerate(files):
             on_progress(done, len(files))
             if done < len(pack.entries):

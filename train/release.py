@@ -56,8 +56,13 @@ def release(session: Session, path: Path, folders: list[Path], init: Path | None
     write_report(path.parent, session.recipe, spec, scores, session.photos.left_out, grid)
 
 
-def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelSpec:
+def blend_checkpoints(
+    pixel: Path, gan: Path, alpha: float, out: Path, *, overwrite: bool = True
+) -> ModelSpec:
     """Write (1 - alpha) * `pixel` + alpha * `gan` to `out`; returns its spec.
+
+    Args:
+        overwrite: replace a file that appears at `out` in the meantime.
 
     Raises:
         UsageError: `alpha` is not in [0, 1].
@@ -90,7 +95,7 @@ def blend_checkpoints(pixel: Path, gan: Path, alpha: float, out: Path) -> ModelS
             steps=0,
         ),
     )
-    save_checkpoint(out, ours, spec)
+    save_checkpoint(out, ours, spec, overwrite=overwrite)
     return spec
 
 

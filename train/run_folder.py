@@ -10,20 +10,26 @@
 `state.py` defines the content of a checkpoint.
 """
 
-import fcntl
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
-from srgan_edge.files import identity_of, is_taken, open_regular, replace_when_whole
+from srgan_edge.files import (
+    file_locked,
+    folder_made,
+    identity_of,
+    is_taken,
+    open_regular,
+    replace_when_whole,
+)
 
 DIGEST_MARK = b"\nSHA256:"
 DIGEST_BYTES = len(DIGEST_MARK) + hashlib.sha256().digest_size
@@ -155,26 +161,43 @@ def _with_parents(path: Path) -> list[Path]:
 def lock_run_folder(path: Path) -> Iterator[RunFolder]:
     """Lock the folder, made if missing, so that no other process trains into it.
 
+    A run that is refused before it has written anything leaves no folder.
+
     Raises:
         OutputFailed: it cannot be made or written, or another process has it.
     """
-    folder = RunFolder(path)
-    try:
-        folder.checkpoints_folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputFailed(f"cannot write {path}: {error.strerror}; name another with -o") from None
-    try:
+    folder, lock = RunFolder(path), path / LOCK
+
+    def failed(error: OSError) -> OutputFailed:
+        return OutputFailed(f"cannot write {path}: {error.strerror}; name another with -o")
+
+    def open_lock() -> int:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise OutputFailed(
-                f"{path} is in use by process {owner}; wait for it, or name another with -o"
-            ) from None
+            return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise failed(error) from None
+
+    def refuse() -> None:
+        owner = ""
+        with suppress(OSError, ValueError):
+            owner = lock.read_text().strip()
+        raise OutputFailed(
+            f"{path} is in use by process {owner or 'unknown'}; wait for it, or "
+            "name another with -o"
+        )
+
+    with ExitStack() as life:
+        try:
+            life.enter_context(folder_made(folder.checkpoints_folder))
+        except OSError as error:
+            raise failed(error) from None
+        life.enter_context(file_locked(lock, open_lock, refuse))
         with suppress(OSError):  # a full disk: then others learn no number of this process
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield folder
-    finally:
-        os.close(descriptor)  # releases the lock; the OS does so too if the process is killed
+            lock.write_text(f"{os.getpid()}\n")
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):
+                if {it.name for it in path.iterdir()} <= {LOCK, folder.checkpoints_folder.name}:
+                    folder.checkpoints_folder.rmdir()  # fails if it has a checkpoint
+                    lock.unlink()

@@ -1,5 +1,6 @@
 """Write examples of the sources that a recipe trains on, for inspection and tests."""
 
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from srgan_edge.errors import InputRefused, OutputFailed, UsageError
-from srgan_edge.files import refuse_replacing, replace_when_whole
+from srgan_edge.files import folder_made, refuse_replacing, replace_when_whole
 from srgan_edge.train.photo_files import photo_paths, read_photo
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.sources import source_of
@@ -23,7 +24,7 @@ def write_examples(
     Args:
         places: photographs, or folders of them.
         folder: made if missing.
-        overwrite: replace examples that exist.
+        overwrite: replace examples that exist, or appear in the meantime.
 
     Raises:
         InputRefused: nothing there, or no photograph.
@@ -45,21 +46,22 @@ def write_examples(
     }
     for name in chain.from_iterable(names.values()):
         refuse_replacing(folder / name, paths, overwrite=overwrite, makes_folder=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputFailed(
-            f"cannot make {folder}: {error.strerror}; name another with -o"
-        ) from None
     scale, written = recipe.model.scale, []
-    for number, path in enumerate(paths):
-        photograph = read_photo(path, scale * 8)
-        height, width = (side // scale * scale for side in photograph.shape[:2])
-        for variant, name in enumerate(names[path]):
-            random = np.random.default_rng((recipe.data.seed, number, variant))
-            hr = photograph[:height, :width]
-            small = source_of(hr, random, scale=scale, sources=recipe.sources)
-            written.append(folder / name)
-            with replace_when_whole(written[-1]) as partial:
-                Image.fromarray(small).save(partial, "PNG")
+    with ExitStack() as life:
+        try:
+            life.enter_context(folder_made(folder))
+        except OSError as error:
+            raise OutputFailed(
+                f"cannot make {folder}: {error.strerror}; name another with -o"
+            ) from None
+        for number, path in enumerate(paths):
+            photograph = read_photo(path, scale * 8)
+            height, width = (side // scale * scale for side in photograph.shape[:2])
+            for variant, name in enumerate(names[path]):
+                random = np.random.default_rng((recipe.data.seed, number, variant))
+                hr = photograph[:height, :width]
+                small = source_of(hr, random, scale=scale, sources=recipe.sources)
+                written.append(folder / name)
+                with replace_when_whole(written[-1], overwrite=overwrite) as partial:
+                    Image.fromarray(small).save(partial, "PNG")
     return written

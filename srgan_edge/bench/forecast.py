@@ -7,7 +7,6 @@ too long, a part of it is upscaled, and its time is multiplied by the pixels tha
 
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from PIL import Image
 
 from srgan_edge.engines import video_slots
 from srgan_edge.errors import SrganEdgeError
+from srgan_edge.files import scratch_folder
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import write_image
 from srgan_edge.isolation.videos import IsolatedReader
@@ -475,8 +475,8 @@ def _forecast_images(
         result = upscaler.upscale(part)
         wall, cpu = _timed(lambda: upscaler.upscale(part))
         size = options.final_size(Source(part.shape[1], part.shape[0]), upscaler.scale)
-        with tempfile.TemporaryDirectory(prefix="srgan-edge-plan-") as folder:
-            file = Path(folder) / f"a{suffix}"
+        with scratch_folder() as folder:
+            file = folder / f"a{suffix}"
             write_wall, write_cpu = _timed(lambda: write_image(file, StillImage(result)))
             written = file.stat().st_size * size[0] * size[1] / (result.shape[0] * result.shape[1])
         part_mp = part.shape[0] * part.shape[1] / 1e6

@@ -12,11 +12,14 @@ from srgan_edge.files import replace_when_whole
 _ENGINE, _WHOLE, _REFERENCE = "#4878a8", "#a8c4de", "#8c8c8c"
 
 
-def draw(result: Result, path: Path) -> None:
+def draw(result: Result, path: Path, *, overwrite: bool = True) -> None:
     """Draw one panel for each model: frames per second by candidate, engine alone and end to end.
 
     Whiskers reach from the slowest to the fastest turn; a number says how many times as fast as
     the reference a candidate is.
+
+    Args:
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         OutputFailed: `path` cannot be written.
@@ -43,7 +46,7 @@ def draw(result: Result, path: Path) -> None:
     )
     panels[-1, 0].set_xlabel("frames per second", fontsize=9)
     figure.text(0.01, -0.02, result.machine, fontsize=8, color="0.35", va="top")
-    with replace_when_whole(path, "--plot") as partial:
+    with replace_when_whole(path, "--plot", overwrite=overwrite) as partial:
         figure.savefig(partial, dpi=120, bbox_inches="tight", format="png")
     pyplot.close(figure)
 

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from srgan_edge.bench.subject import EndToEnd, Subject, demo_frames
 from srgan_edge.engines import choose_engine, video_slots
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
+from srgan_edge.files import scratch_folder
 from srgan_edge.jobs.plan import Options
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import multiplications_per_px
@@ -166,8 +166,8 @@ class _Measuring:
         self._subject = Subject(
             one.upscaler.upscale, upscaler.upscale, upscaler.slots, self._frames
         )
-        folder = life.enter_context(tempfile.TemporaryDirectory(prefix="srgan-edge-bench-"))
-        self._end_to_end = EndToEnd(opened, options, Path(folder))
+        folder = life.enter_context(scratch_folder())
+        self._end_to_end = EndToEnd(opened, options, folder)
 
     def warm_up(self, seconds: float) -> float:
         """Upscale until all buffers exist and clocks are up; return frames per second so far."""

@@ -22,6 +22,7 @@ from srgan_edge.cli import train as training
 from srgan_edge.cli import tune as tuning
 from srgan_edge.cli import upscale
 from srgan_edge.cli.advice import PARSING_ERROR, one_line
+from srgan_edge.cli.common import until_the_end
 from srgan_edge.cli.plain_help import PlainGroup
 from srgan_edge.cli.streams import make_streams_unfailing, open_closed_streams, refuse_lost_result
 from srgan_edge.errors import (
@@ -82,7 +83,8 @@ def main() -> NoReturn:
     try:
         refuse_too_little(LIBRARIES_BYTES)
         _refuse_removed_folder()
-        code = app(prog_name="srgan-edge", standalone_mode=False) or 0
+        with until_the_end:
+            code = app(prog_name="srgan-edge", standalone_mode=False) or 0
         refuse_lost_result()
         sys.exit(code)
     except SrganEdgeError as error:

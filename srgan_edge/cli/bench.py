@@ -116,7 +116,7 @@ def bench(
     if plot is not None:
         from srgan_edge.bench.plot import draw
 
-        draw(result, plot)
+        draw(result, plot, overwrite=overwrite)
         say(f"wrote {plot}", err=as_json)
 
 

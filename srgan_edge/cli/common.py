@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,12 @@ import typer
 
 from srgan_edge.cli.streams import print_result_here
 from srgan_edge.errors import UsageError, printable
-from srgan_edge.files import output_failed, refuse_replacing
+from srgan_edge.files import folder_made, output_failed, refuse_replacing
 
 MODEL_PANEL = "Model"
+
+until_the_end = ExitStack()
+"""Resources of the whole command; `main` closes them at its end."""
 
 
 def bundled_names(incomplete: str) -> list[str]:
@@ -98,7 +102,8 @@ def output_file(
     overwrite: bool,
     beside: Callable[[Path], Iterable[Path]] = lambda path: (),
 ) -> Path:
-    """The file that `-o` names; for a folder, the default name in it. A missing folder is made.
+    """The file that `-o` names; for a folder, the default name in it. A missing folder is made
+    until the command ends, and stays if something is in it.
 
     Args:
         inputs: files and folders that the command reads, of which no result replaces a file.
@@ -170,7 +175,7 @@ def _named_file(output: str, default: Path) -> Path:
     path = Path(output)
     if output.endswith("/") or path.is_dir():
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            until_the_end.enter_context(folder_made(path))
         except OSError as error:
             raise output_failed(path, error) from error
         return path / default.name

@@ -98,7 +98,7 @@ def compare(
         if len(results) != 1 or models or reference or feature_weights:
             page = path.with_suffix(".html")
             raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
-        _draw_image(before, results[0], path, crop)
+        _draw_image(before, results[0], path, crop, overwrite=overwrite)
         return
     if not results and not names:
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
@@ -126,7 +126,8 @@ def compare(
 
             frames = {name: it.frames for name, it in upscalers.items()}
             comparison = compare_videos(before, results, frames, reference, excerpt, learned)
-    write_page(path, comparison, " and ".join(dict.fromkeys([before.name, *_names(results)])))
+    title = " and ".join(dict.fromkeys([before.name, *_names(results)]))
+    write_page(path, comparison, title, overwrite=overwrite)
     for note in comparison.notes:
         say(f"note: {note}", err=True)
     say(f"wrote {path}")
@@ -147,7 +148,9 @@ def _images(
     return compare_images(before, results, upscalers, reference, part, learned)
 
 
-def _draw_image(before: Path, after: Path, path: Path, crop: str | None) -> None:
+def _draw_image(
+    before: Path, after: Path, path: Path, crop: str | None, *, overwrite: bool
+) -> None:
     """Draw bicubic interpolation and the result side by side."""
     from srgan_edge.compare.images import read_images
     from srgan_edge.evaluation.drawing import Crop, side_by_side
@@ -157,7 +160,8 @@ def _draw_image(before: Path, after: Path, path: Path, crop: str | None) -> None
     detail = None if crop is None else Crop.from_text(crop)
     notes: list[str] = []
     source, result = read_images([before, after], notes)
-    write_image(path, StillImage(side_by_side(source, result, ("bicubic", "srgan-edge"), detail)))
+    drawn = StillImage(side_by_side(source, result, ("bicubic", "srgan-edge"), detail))
+    write_image(path, drawn, overwrite=overwrite)
     for note in notes:
         say(f"note: {note}", err=True)
     say(f"wrote {path}")

@@ -21,6 +21,7 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import UsageError, printable, quoted
+from srgan_edge.files import replace_when_whole
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
@@ -253,6 +254,7 @@ def convert(
                 epsilon=bn_epsilon,
                 weights=weights_key,
                 licence=licence,
+                overwrite=overwrite,
                 say=say,
             )
         except DoesNotFit as misfit:
@@ -288,7 +290,7 @@ def _convert_foreign(
     default = Path(f"{weights.stem}{'-edge' if weights.suffix == '.onnx' else ''}.onnx")
     path = output_file(output, default, [weights], overwrite=overwrite)
     origin = Origin(printable(path.stem), licence, source)
-    spec = onnx_from_weights(weights, path, origin, weights_key, say)
+    spec = onnx_from_weights(weights, path, origin, weights_key, say, overwrite=overwrite)
     assert spec.foreign is not None
     seen = "sees" if spec.foreign.is_traced else "was measured to see"
     say(
@@ -328,7 +330,7 @@ def quantize(
     checkpoint = find_model(model).file(".safetensors")
     default = Path(f"{checkpoint.stem}-int8.safetensors")
     path = output_file(output, default, [checkpoint, *data], overwrite=overwrite)
-    parity = quantize_checkpoint(checkpoint, data, path)
+    parity = quantize_checkpoint(checkpoint, data, path, overwrite=overwrite)
     say(f"wrote {path}; against {checkpoint.stem} in fp32: {parity}")
 
 
@@ -441,7 +443,7 @@ def _export_engine(
     if output is not None:
         say(f"cache     {path}")
         target = _engine_file(model, output, path, overwrite=overwrite)
-        write_engine(target, *read_engine(path))
+        write_engine(target, *read_engine(path), overwrite=overwrite)
         path = target
     size_kib = path.stat().st_size / 1024
     say(f"file      {path} ({size_kib:.0f} KiB), its passport beside it")
@@ -473,7 +475,7 @@ def _export_onnx(
     default = Path(f"{checkpoint.stem}{form}.onnx")
     path = output_file(output, default, [checkpoint], overwrite=overwrite)
     if in_half:
-        half_onnx_from_checkpoint(checkpoint, path, say)
+        half_onnx_from_checkpoint(checkpoint, path, say, overwrite=overwrite)
         say(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
         return
     write, prove = (
@@ -481,9 +483,11 @@ def _export_onnx(
         if in_floats
         else (onnx_from_checkpoint, prove_onnx)
     )
-    write(checkpoint, path)
-    say(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)")
-    prove(checkpoint, path, say=say)
+    proofs: list[str] = []
+    with replace_when_whole(path, overwrite=overwrite) as partial:
+        write(checkpoint, partial)
+        prove(checkpoint, partial, say=proofs.append)
+    say(f"wrote {path} ({path.stat().st_size / 1024:.0f} KiB)", *proofs)
 
 
 def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
@@ -499,7 +503,7 @@ def _export_ir(model: str, output: str | None, *, overwrite: bool) -> None:
         overwrite=overwrite,
         beside=lambda path: [weights_path(path)],
     )
-    parity = ir_from_checkpoint(checkpoint, path)
+    parity = ir_from_checkpoint(checkpoint, path, overwrite=overwrite)
     say(f"wrote {path} and {weights_path(path)}", f"  openvino against torch fp32: {parity}")
 
 
@@ -512,7 +516,7 @@ def _export_ncnn(model: str, output: str | None, *, overwrite: bool) -> None:
     checkpoint = find_model(model).file(".safetensors")
     default = Path(f"{checkpoint.stem}.ncnn.param")
     path = output_file(output, default, [checkpoint], overwrite=overwrite, beside=files_beside)
-    parity = ncnn_from_checkpoint(checkpoint, path)
+    parity = ncnn_from_checkpoint(checkpoint, path, overwrite=overwrite)
     weights, spec = files_beside(path)
     say(f"wrote {path}, {weights} and {spec}", f"  {parity}")
 

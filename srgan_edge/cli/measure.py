@@ -217,6 +217,7 @@ def evaluate(
             steady=steady or "off",
             measures=measures,
             plot=plot,
+            overwrite=overwrite,
             vmaf=vmaf,
             as_json=as_json,
             engine=engine,
@@ -268,7 +269,8 @@ def evaluate(
     else:
         print_whole_table(evaluation_table(systems, evaluations))
     if figure is not None:
-        write_image(figure, StillImage(draw_figure(showcase.exhibits)))
+        drawn = StillImage(draw_figure(showcase.exhibits))
+        write_image(figure, drawn, "--figure", overwrite=overwrite)
         say(f"wrote {figure}", err=as_json)
 
 
@@ -386,7 +388,7 @@ def verify_tiles(
         from srgan_edge.evaluation.parity import draw_halo_plot
 
         title = f"{spec.name}, tiles of {tile} px against whole images"
-        draw_halo_plot(errors, halo_px, title, plot)
+        draw_halo_plot(errors, halo_px, title, plot, overwrite=overwrite)
         say(f"wrote {plot}")
     if write:
         save_checkpoint(checkpoint, generator, replace(spec, halo_px=halo_px))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from math import isnan
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -29,7 +28,7 @@ from srgan_edge.evaluation.videos import (
     score_scenes,
 )
 from srgan_edge.evaluation.vmaf import Vmaf, ffmpeg_with_vmaf
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import replace_when_whole, scratch_folder
 from srgan_edge.jobs.plan import Options, kind_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
@@ -58,6 +57,7 @@ def evaluate_videos(
     steady: str,
     measures: dict[str, Any],
     plot: Path | None,
+    overwrite: bool,
     vmaf: bool,
     as_json: bool,
     engine: str,
@@ -90,7 +90,7 @@ def evaluate_videos(
         print_whole_table(video_table(found))
         say(*worst_lines(found))
     if plot is not None:
-        draw_plot(found, plot)
+        draw_plot(found, plot, overwrite=overwrite)
         say(f"wrote {plot}", err=as_json)
 
 
@@ -151,7 +151,7 @@ def scored(
         def look(label: str, scene: Scene, shown: Pixels, true: Pixels) -> None:
             key = label, id(scene)
             if key not in collected:
-                folder = Path(life.enter_context(TemporaryDirectory(prefix="srgan-edge-vmaf-")))
+                folder = life.enter_context(scratch_folder())
                 collected[key] = life.enter_context(Vmaf(vmaf, folder, scene.fps))
             collected[key].add(shown, true)
 
@@ -208,10 +208,15 @@ def worst_lines(found: Mapping[str, Sequence[SceneScores]]) -> Iterator[str]:
                 yield f"{it.scene.name}, {label}: worst seconds by warping: {worst}"
 
 
-def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
+def draw_plot(
+    found: Mapping[str, Sequence[SceneScores]], path: Path, *, overwrite: bool = True
+) -> None:
     """Draw the warping error of each second, a panel for each scene and a line for each system.
 
     Dashes are for `--steady`. Scenes of one second are drawn by frames.
+
+    Args:
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         OutputFailed: `path` cannot be written.
@@ -248,7 +253,7 @@ def draw_plot(found: Mapping[str, Sequence[SceneScores]], path: Path) -> None:
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    with replace_when_whole(path, "--plot") as partial:
+    with replace_when_whole(path, "--plot", overwrite=overwrite) as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)
 

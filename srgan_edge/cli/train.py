@@ -201,7 +201,7 @@ def blend(
     ours, theirs = (find_model(name).file(".safetensors") for name in (pixel, gan))
     default = Path(f"{theirs.stem}-{alpha:g}.safetensors")
     path = output_file(output, default, [ours, theirs], overwrite=overwrite)
-    spec = blend_checkpoints(ours, theirs, alpha, path)
+    spec = blend_checkpoints(ours, theirs, alpha, path, overwrite=overwrite)
     assert spec.training is not None
     say(f"wrote {path}: {spec.training.recipe}")
 

@@ -1,6 +1,7 @@
 """`srgan-edge upscale`, and `check`, which compares its results with their inputs."""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -366,6 +367,7 @@ def upscale(
         raise UsageError(
             "--live leaves gaps, which yuv4mpegpipe has no room for; type --pipe-format nut"
         )
+    encoder_values = _key_values(encoder_options or [], {"crf": crf, "preset": preset})
     device, devices = _devices(device)
     if ray is not None and devices:
         raise UsageError(f"--ray {ray} and several devices; possible: one of them")
@@ -389,7 +391,7 @@ def upscale(
         outscale=outscale,
         size=size,
         excerpt=excerpt,
-        encoding=Encoding(codec, crf, preset, pix_fmt, _key_values(encoder_options or [])),
+        encoding=Encoding(codec, crf, preset, pix_fmt, encoder_values),
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
         steady=steady_from_text(steady),
@@ -476,8 +478,20 @@ def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:
         raise UsageError(f"-f {ext} is no file type; for a pipe type -o - --pipe-format {ext}")
 
 
-def _key_values(pairs: list[str]) -> dict[str, str]:
+def _key_values(pairs: list[str], named: Mapping[str, object]) -> dict[str, str]:
+    """Split `-e KEY=VALUE`; of a key that is there twice, the other value would be lost.
+
+    Args:
+        named: values of options of their own by the keys that they stand for; None: not given.
+    """
+    values: dict[str, str] = {}
     for pair in pairs:
-        if "=" not in pair:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
             raise UsageError(f"-e {pair!r}; write it as key=value")
-    return dict(pair.split("=", 1) for pair in pairs)
+        if named.get(key) is not None:
+            raise UsageError(f"--{key} {named[key]} and -e {pair}; possible: one of them")
+        if key in values:
+            raise UsageError(f"-e {key}={values[key]} and -e {pair}; possible: one of them")
+        values[key] = value
+    return values

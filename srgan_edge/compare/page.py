@@ -22,8 +22,11 @@ BASE_STYLE = _FOLDER / "base.css"
 _ARROWS = {"higher": "↑", "lower": "↓", "nearer zero": "→ 0"}
 
 
-def write_page(path: Path, comparison: Comparison, title: str) -> None:
+def write_page(path: Path, comparison: Comparison, title: str, *, overwrite: bool = True) -> None:
     """Write the page, whole or not at all.
+
+    Args:
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         UsageError: it would be larger than `MAX_BYTES`.
@@ -35,7 +38,7 @@ def write_page(path: Path, comparison: Comparison, title: str) -> None:
             f"the page would have {len(content) / 1e6:.0f} MB; possible: {MAX_BYTES / 1e6:.0f} MB. "
             "Show less: --crop X,Y,W,H of images, --duration of videos, or fewer results"
         )
-    with replace_when_whole(path) as temporary:
+    with replace_when_whole(path, overwrite=overwrite) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 

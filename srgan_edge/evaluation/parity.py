@@ -186,8 +186,13 @@ def smallest_halo_px(errors: Iterable[HaloError]) -> int:
     return halo_px
 
 
-def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: Path) -> None:
+def draw_halo_plot(
+    errors: Sequence[HaloError], halo_px: int, title: str, path: Path, *, overwrite: bool = True
+) -> None:
     """Plot the largest difference and the share of differing values, with a line at `halo_px`.
+
+    Args:
+        overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
         OutputFailed: `path` cannot be written.
@@ -221,6 +226,6 @@ def draw_halo_plot(errors: Sequence[HaloError], halo_px: int, title: str, path: 
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     above.legend(fontsize=8, frameon=True, framealpha=1, edgecolor="none", loc="upper right")
-    with replace_when_whole(path) as partial:
+    with replace_when_whole(path, "--plot", overwrite=overwrite) as partial:
         figure.savefig(partial, dpi=110)
     pyplot.close(figure)

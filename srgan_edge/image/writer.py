@@ -99,15 +99,24 @@ _CONTAINERS = {
 }
 
 
-def write_image(path: Path, image: StillImage) -> None:
-    """Write a whole image; raises the same errors as `image_file`."""
-    with image_file(path, image, image.width, image.height) as write:
+def write_image(
+    path: Path, image: StillImage, option: str = "-o", *, overwrite: bool = True
+) -> None:
+    """Write a whole image; arguments and errors are those of `image_file`."""
+    size = image.width, image.height
+    with image_file(path, image, *size, option, overwrite=overwrite) as write:
         write(image)
 
 
 @contextmanager
 def image_file(
-    path: Path, like: StillImage, width: int, height: int, *, overwrite: bool = True
+    path: Path,
+    like: StillImage,
+    width: int,
+    height: int,
+    option: str = "-o",
+    *,
+    overwrite: bool = True,
 ) -> Iterator[Callable[[StillImage], None]]:
     """Yield a function that takes stripes from the top; `path` appears once all are written.
 
@@ -116,6 +125,7 @@ def image_file(
 
     Args:
         like: the image, or any of its rows, used for everything but its pixels.
+        option: what names another file, for error messages.
         overwrite: replace a file that appears at `path` in the meantime.
 
     Raises:
@@ -126,7 +136,10 @@ def image_file(
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
     channels = (1 if like.gray else 3) + has_alpha
-    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+    with (
+        replace_when_whole(path, option, overwrite=overwrite) as partial,
+        partial.open("wb") as file,
+    ):
         writer = _writer(path, file, like, (width, height), channels)
 
         def write(stripe: StillImage) -> None:

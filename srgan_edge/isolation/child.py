@@ -41,8 +41,9 @@ Reports = tuple[type[SrganEdgeError], ...]
 MAX_MESSAGE_BYTES = 1 << 16
 MAX_DESCRIPTORS = 8
 """Most descriptors that come with one message."""
-START_SECONDS = 60
-"""Time limit for the child's imports, which take 0.2 s unless the disk has to spin up."""
+START_SECONDS = 600
+"""Time limit for the child's imports. They take 0.2 s, those of PyTorch 3 s, but a minute on a slow
+disk or a machine with much other work; nothing that a stranger made has been read until then."""
 
 _STARTS = (
     "import sys; sys.path[:] = sys.argv[1].split('\\n')\n"

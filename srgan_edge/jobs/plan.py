@@ -6,7 +6,7 @@ Planning neither opens nor changes any file.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -436,7 +436,11 @@ def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], N
         if origin is None and earlier is None:
             kept.append(job)
         elif origin is None and earlier is not None:
-            origin = originals.get((job.kind, job.source.with_name(earlier[1])))
+            found = (
+                originals.get((job.kind, place / earlier[1]))
+                for place in _places_of_originals(job.source.parent)
+            )
+            origin = next(filter(None, found), None)
             if origin is None:
                 kept.append(job)
             else:
@@ -452,6 +456,14 @@ def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], N
         else:
             say(f"left out {job.source}: it is the result of {origin}")
     return kept
+
+
+def _places_of_originals(folder: Path) -> Iterator[Path]:
+    """Yield the folders that may have the original of a result: its own, and `a/b` of `a_x4/b`."""
+    yield folder
+    for at, name in enumerate(folder.parts):
+        if made := _RESULT_STEM.fullmatch(name):
+            yield Path(*folder.parts[:at], made[1], *folder.parts[at + 1 :])
 
 
 def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:

@@ -70,6 +70,7 @@ class ReportFile(Forwarding):
             "peak_memory_mb": _peak_memory_mb(),
             "jobs": self._jobs,
         }
+        self.refuse_other_file()  # one that appeared during the work
         with replace_when_whole(self._path, "--report") as file:
             file.write_text(json.dumps(record, indent=1) + "\n")
         self._shown.closed(outcomes)

@@ -28,8 +28,14 @@ MAX_BYTES = 1 << 30
 """Size limit; the largest generator that a spec can describe has a third of it."""
 
 
-def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
-    """Write the generator's weights (float32) and its spec to `path`, whole or not at all."""
+def save_checkpoint(
+    path: Path, generator: nn.Module, spec: ModelSpec, *, overwrite: bool = True
+) -> None:
+    """Write the generator's weights (float32) and its spec to `path`, whole or not at all.
+
+    Args:
+        overwrite: as in `replace_when_whole`.
+    """
     state = {
         name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()
     }
@@ -37,7 +43,7 @@ def save_checkpoint(path: Path, generator: nn.Module, spec: ModelSpec) -> None:
         expected = generator_from_spec(spec).state_dict()
     _check_state(state, expected, spec, path)
     content = safetensors.torch.save(state, metadata={METADATA_KEY: spec.to_json()})
-    with replace_when_whole(path) as temporary:
+    with replace_when_whole(path, overwrite=overwrite) as temporary:
         temporary.write_bytes(content)  # `save_file` makes a file that only its owner can read
 
 

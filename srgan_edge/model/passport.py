@@ -238,21 +238,24 @@ def passport_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def write_engine(path: Path, plan: bytes, passport: Passport, option: str = "-o") -> None:
+def write_engine(
+    path: Path, plan: bytes, passport: Passport, option: str = "-o", *, overwrite: bool = True
+) -> None:
     """Write an engine and its passport, each whole or not at all.
 
     The passport comes last: an engine with no passport, or with an older one, is refused.
 
     Args:
         option: the command-line option that selects another path, for error messages.
+        overwrite: replace files that appear there in the meantime.
 
     Raises:
         OutputFailed: a file cannot be written.
     """
     assert passport.engine_sha256 == hashlib.sha256(plan).hexdigest()
-    with replace_when_whole(path, option) as temporary:
+    with replace_when_whole(path, option, overwrite=overwrite) as temporary:
         temporary.write_bytes(plan)
-    with replace_when_whole(passport_path(path), option) as temporary:
+    with replace_when_whole(passport_path(path), option, overwrite=overwrite) as temporary:
         temporary.write_text(passport.to_json())
 
 

@@ -53,7 +53,7 @@ class Order:
     source: str
     """Absolute path of the input."""
     content_sha256: str
-    """See `work_folder.content_sha256`."""
+    """See `files.content_sha256`."""
     options: Options
     length: int
     """Frames in a segment."""

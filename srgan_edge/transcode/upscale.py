@@ -22,7 +22,12 @@ from srgan_edge.errors import (
     OutputFailed,
     ResourcesExhausted,
 )
-from srgan_edge.files import free_partial_result, output_failed, replace_when_whole
+from srgan_edge.files import (
+    content_sha256,
+    free_partial_result,
+    output_failed,
+    replace_when_whole,
+)
 from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
@@ -37,7 +42,6 @@ from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.segments import WrittenSegment
 from srgan_edge.transcode.work_folder import (
     WorkFolder,
-    content_sha256,
     job_identity,
     open_work_folder,
 )
@@ -336,16 +340,11 @@ class _Source:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._identity = file_identity(path)
-        self._content = content_sha256(path)
 
     def refuse_changed(self) -> None:
         """Raise `InputDamaged` if the file was written, replaced or removed since."""
-        with suppress(OSError):
-            if (
-                file_identity(self._path) == self._identity
-                and content_sha256(self._path) == self._content
-            ):
-                return
+        if file_identity(self._path) == self._identity:
+            return
         raise InputDamaged(
             f"{self._path} was changed or removed during the work; put it back, or add --restart "
             "to upscale what is there now"

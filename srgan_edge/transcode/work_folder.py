@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
 from srgan_edge.files import (
+    WHOLE_BYTES,
+    content_sha256,
     file_locked,
     replace_when_whole,
     sha256_of,
@@ -33,8 +35,6 @@ from srgan_edge.video.frame import library_versions
 
 if TYPE_CHECKING:  # the process that joins a video needs no jobs
     from srgan_edge.jobs.plan import Options
-
-_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 _FINISHED = "finished.json"
 _REHEARSED = "rehearsed.json"
@@ -345,10 +345,11 @@ def job_identity(
 ) -> dict[str, Any]:
     """Return everything that determines the bytes of the segments, by names that a user knows."""
     status = source.stat()
+    is_whole = status.st_size <= WHOLE_BYTES  # a copy, or what was touched, is the same input
     return {
         "input": {
             "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
+            "modified_ns": None if is_whole else status.st_mtime_ns,
             "content_sha256": content_sha256(source),
         },
         "size": list(size),
@@ -440,6 +441,12 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name each value that differs, by its path; for the input, only that it has changed."""
     was, becomes = _leaves(before), _leaves(now)
     changed = sorted(key for key in was | becomes if was.get(key) != becomes.get(key))
+    if changed == ["input.modified_ns"]:
+        seconds, nanoseconds = divmod(was[changed[0]], 10**9)
+        return (
+            "the input was written to or touched; if it is the same file as before, type: "
+            f"touch -d @{seconds}.{nanoseconds:09} INPUT"
+        )
     lines = [
         f"{key} was {json.dumps(was.get(key))} and is {json.dumps(becomes.get(key))}"
         for key in changed
@@ -472,18 +479,3 @@ def _parsed(line: bytes) -> Segment:
 def _digest(record: bytes) -> str:
     """Return the checksum that starts a line; a flipped bit in a timestamp would move a frame."""
     return hashlib.sha256(record).hexdigest()[:16]
-
-
-def content_sha256(path: Path) -> str:
-    """Return a hash of samples across a whole file, both ends included: a large one is read once.
-
-    Files of up to four megabytes are hashed entirely.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        last = max(0, size - _SAMPLE_BYTES)
-        for number in range(_SAMPLES):
-            file.seek(last * number // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()

@@ -62,6 +62,12 @@ DEFAULT_SPEED = {
 down: `medium` takes half of the time. The last three options switch off the look-ahead, so that
 `superfast` takes a quarter less time for a file of the same size and PSNR."""
 
+_X26X_PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+"""Presets of libx264 and libx265, which do not say what is wrong with another one."""
+
 _DEPTHS = (8, 10, 12, 16)  # bits per sample in the formats of encoders
 _ANY_DEPTH = ("libx264", "libx265", "ffv1")  # suggestions, in the order of preference
 
@@ -335,6 +341,12 @@ def _encodes_video(name: str) -> bool:
 
 def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> None:
     is_nvenc = encoding.codec in SOFTWARE
+    if encoding.codec in ("libx264", "libx265"):
+        preset = encoding.preset or encoding.options.get("preset")
+        if preset is not None and preset not in _X26X_PRESETS:
+            raise UsageError(
+                f"{encoding.codec} has no preset {preset}; possible: {', '.join(_X26X_PRESETS)}"
+            )
     options = _encoder_options(encoding, hdr)
     context = stream.codec_context
     context.options = dict(options)

@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged, InputRefused, quoted
-from srgan_edge.files import first_bytes
+from srgan_edge.files import WHOLE_BYTES, content_sha256, first_bytes
 from srgan_edge.video.color import (
     MATRICES,
     RGB,
@@ -78,8 +78,8 @@ OPEN_OPTIONS = {
 }
 """FFmpeg options for opening any video, to decode it or to copy its audio."""
 
-FileIdentity = tuple[int, int, int, int] | None
-"""Inode, size and modification time of a file; None if it does not exist."""
+FileIdentity = tuple[int | str, ...] | None
+"""Inode, size, content and, of large files, modification time; None if it does not exist."""
 
 _MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
     (4, b"ftyp"),
@@ -99,12 +99,18 @@ _MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
 
 
 def file_identity(path: Path) -> FileIdentity:
-    """Return a value that changes when the file is written or replaced; None if it is gone."""
+    """Return a value that changes when the file is written or replaced; None if it is gone.
+
+    That a file was only touched, as backups and synchronization do, is no change if its content is
+    known entirely.
+    """
     try:
         status = path.stat()
+        modified_ns = 0 if status.st_size <= WHOLE_BYTES else status.st_mtime_ns
+        content = content_sha256(path)
     except OSError:
         return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, modified_ns, content
 
 
 def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputContainer:

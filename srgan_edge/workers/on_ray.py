@@ -29,8 +29,8 @@ from srgan_edge.errors import (
     UsageError,
     typed,
 )
+from srgan_edge.files import content_sha256
 from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
-from srgan_edge.transcode.work_folder import content_sha256
 from srgan_edge.workers.answers import answer_of, result_of
 from srgan_edge.workers.kind import Facts, of_one_kind
 from srgan_edge.workers.worker import Start, Worker

@@ -12,7 +12,7 @@ import numpy as np
 
 from srgan_edge import __version__
 from srgan_edge.errors import EngineLost, InputDamaged, InputRefused, ResourcesExhausted
-from srgan_edge.files import output_failed, sha256_of
+from srgan_edge.files import content_sha256, output_failed, sha256_of
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Options
@@ -20,7 +20,6 @@ from srgan_edge.run import Opened, open_upscaler
 from srgan_edge.transcode.fanout import MadeSegment, Order, Task, frame_sha256, tiles_of
 from srgan_edge.transcode.recipe import Recipe
 from srgan_edge.transcode.segments import WrittenSegment
-from srgan_edge.transcode.work_folder import content_sha256
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.frame import FileOptions, Frame, Notes, VideoInfo, library_versions
 

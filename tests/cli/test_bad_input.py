@@ -113,6 +113,9 @@ BAD_OPTIONS = [
     (["-o", "file.txt/out.png"], 5, "cannot write"),
     (["--device", "cuda", "--engine", "openvino"], 2, "runs on cpu"),
     (["-e", "tune"], 2, "key=value"),
+    (["-e", "=film"], 2, "key=value"),
+    (["-e", "crf=10", "--crf", "20"], 2, "--crf 20 and -e crf=10; possible: one of them"),
+    (["-e", "crf=1", "-e", "crf=2"], 2, "-e crf=1 and -e crf=2; possible: one of them"),
 ]
 
 
@@ -133,7 +136,8 @@ BAD_ENCODINGS = [
     (["-c", "libx264", "-o", "out.webm"], "out.webm"),
     (["--pix-fmt", "yuv999p"], "yuv999p"),
     (["-s", "1.02"], "yuv444p"),
-    (["--preset", "warp"], "warp"),
+    (["--preset", "warp"], "libx264 has no preset warp; possible: ultrafast, superfast"),
+    (["-e", "preset=warp"], "libx264 has no preset warp; possible: ultrafast, superfast"),
 ]
 
 

@@ -11,6 +11,9 @@ import pytest
 from command_inputs import EDGE, save, snapshot
 from terminal import in_terminal
 
+from srgan_edge.errors import ModelRefused
+from srgan_edge.files import refuse_replacing
+from srgan_edge.jobs.report_file import ReportFile
 from srgan_edge.model.library import find_model
 
 CHECKPOINT = find_model("edge-x4").file(".safetensors")
@@ -185,6 +188,86 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(cli, files, com
     assert err.startswith("srgan-edge: error: cannot write")  # nothing was said of any work
 
 
+WRITING = (
+    *(command for command in LATE if not command.startswith("bench")),  # which takes seconds
+    "export m.safetensors --onnx --fp16 -o OUT.onnx",
+    "export m.safetensors --onnx --io float -o OUT.onnx",
+    "export m.safetensors --openvino -o OUT.xml",
+    "degrade photos --variants 1 -o OUT",
+)
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_file_that_appears_during_the_work_is_kept(cli, files, command, monkeypatch):
+    """Somebody else writes it right after the command has found its name free."""
+    made = []
+
+    def refuse_then_appear(path, *given, **options):
+        refuse_replacing(path, *given, **options)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"somebody's")
+        made.append(path)
+
+    for module in ("cli.common", "cli.compare", "cli.measure", "train.source_examples"):
+        monkeypatch.setattr(f"srgan_edge.{module}.refuse_replacing", refuse_then_appear)
+    code, _, err = cli(*command.replace("OUT", "out").replace("EDGE", EDGE).split())
+    assert code == 5, err
+    assert "appeared during the work and is kept; type --overwrite" in err
+    assert made
+    assert {path.read_bytes() for path in made} == {b"somebody's"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "upscale cut.png -n EDGE -o new/x/",
+        "upscale cut.png -n EDGE -o new/x/out.png",
+        "upscale bad -n EDGE -o new",
+        "export none.safetensors --onnx -o new/x/",
+        "export none.safetensors --triton new/x",
+        "export m.safetensors --onnx --fp16 --io float -o new/",
+        "convert none.safetensors -o new/",
+        "quantize m.safetensors --data bad -o new/",
+        "blend m.safetensors srgan-x4 -o new/",
+        "degrade bad -o new/x",
+        "train --recipe edge --data bad -o new/x",
+        "train --recipe edge --data photos -o new/x",
+        "train --recipe edge --data photos --init none.safetensors -o new/x",
+    ],
+)
+def test_what_is_refused_leaves_no_folder(cli, files, command):
+    """The photographs in `photos` are smaller than a crop."""
+    (files / "none.safetensors").write_text("none")
+    (files / "cut.png").write_bytes((files / "a.png").read_bytes()[:200])
+    (files / "bad").mkdir()
+    (files / "bad" / "a.png").write_bytes((files / "a.png").read_bytes()[:200])
+    code, _, err = cli(*command.replace("EDGE", EDGE).split())
+    assert code in (2, 3, 4, 6), err
+    assert not (files / "new").exists()
+
+
+@pytest.mark.parametrize("form", [(), ("--io", "float")])
+def test_an_export_that_computes_something_else_is_not_kept(cli, files, monkeypatch, form):
+    def off(checkpoint, onnx, say):
+        raise ModelRefused(f"{checkpoint.stem} as ONNX in torch: far off")
+
+    monkeypatch.setattr("srgan_edge.export.verify.prove_onnx", off)
+    monkeypatch.setattr("srgan_edge.export.float_onnx.prove_float_onnx", off)
+    before = snapshot(files)
+    code, out, err = cli("export", "m.safetensors", "--onnx", *form, "-o", "new/")
+    assert (code, out) == (6, "")
+    assert "m as ONNX in torch: far off" in err
+    assert snapshot(files) == before
+
+
+def test_a_folder_that_was_there_stays(cli, files):
+    (files / "new").mkdir()
+    (files / "none.safetensors").write_text("none")
+    assert cli("export", "none.safetensors", "--onnx", "-o", "new/x/")[0] == 6
+    assert cli("train", "--recipe", "edge", "--data", "photos", "-o", "new")[0] == 3
+    assert list((files / "new").iterdir()) == []
+
+
 def test_a_plot_of_another_kind_is_refused_before_the_work(cli, files):
     code, out, err = cli("verify-tiles", "a.png", "-n", "m.safetensors", "--plot", "p.txt")
     assert (code, out) == (2, "")
@@ -210,6 +293,21 @@ def test_a_report_replaces_only_a_report(cli, files, content):
     assert code == 2
     assert "exists and is not a report" in err
     assert not (files / "a_x4.png").exists()
+
+
+def test_a_report_does_not_replace_what_appears_during_the_work(cli, files, monkeypatch):
+    ended = ReportFile.ended
+
+    def appear(report, outcome):
+        ended(report, outcome)
+        (files / "r.json").write_text("somebody's")
+
+    monkeypatch.setattr(ReportFile, "ended", appear)
+    code, _, err = cli("upscale", "a.png", "-n", EDGE, "--report", "r.json")
+    assert code == 2
+    assert "--report r.json exists and is not a report" in err
+    assert (files / "r.json").read_text() == "somebody's"
+    assert (files / "a_x4.png").is_file()
 
 
 def test_a_damaged_video_replaces_no_partial_result_of_another(cli, tmp_path):

@@ -161,6 +161,17 @@ def test_results_at_another_scale_are_no_inputs(folder, result, origin, output, 
     assert str(alone.source) == result
 
 
+def test_the_folder_of_an_earlier_run_is_no_input(folder):
+    """`upscale in` wrote in_x4/ beside it, and now the folder above both is named."""
+    for made in ("in_x4/a_x4.png", "in_x2/a_x2.png"):
+        (folder / made).parent.mkdir(exist_ok=True)
+        (folder / made).touch()
+    said = []
+    sources = {str(job.source) for job in plan_jobs(["."], None, Naming("_x4"), say=said.append)}
+    assert sources & {"in/a.png", "in_x4/a_x4.png", "in_x2/a_x2.png"} == {"in/a.png"}
+    assert "left out in_x4/a_x4.png: by its name it is a result of in/a.png; " in "".join(said)
+
+
 @pytest.mark.parametrize("name", ["in/other_x2.png", "in/a_x2.mkv", "in/a_xl.png", "in/_x4.png"])
 def test_a_name_like_a_result_without_its_source_is_an_input(folder, name):
     (folder / name).touch()

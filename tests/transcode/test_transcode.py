@@ -26,7 +26,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     UsageError,
 )
-from srgan_edge.files import sync
+from srgan_edge.files import WHOLE_BYTES, content_sha256, sync
 from srgan_edge.isolation import sandbox
 from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.jobs.plan import Job, Options
@@ -40,7 +40,7 @@ from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
 from srgan_edge.transcode import upscale as video
 from srgan_edge.transcode.rehearsal import Rehearsal
-from srgan_edge.transcode.work_folder import content_sha256, is_finished, open_work_folder
+from srgan_edge.transcode.work_folder import is_finished, open_work_folder
 from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
@@ -395,16 +395,43 @@ def test_a_changed_input_is_refused(tmp_path):
         upscale(source, target)
 
 
+def test_an_input_that_was_copied_or_touched_is_the_same(tmp_path):
+    source, target, _ = half_done(tmp_path)
+    content = source.read_bytes()
+    source.unlink()
+    source.write_bytes(content)
+    os.utime(source, (1, 1))
+    assert upscale(source, target)[0].frames_resumed > 0
+
+
+def test_a_large_input_that_was_touched_is_refused_with_its_time(tmp_path, monkeypatch):
+    """Only samples of its content are known."""
+    monkeypatch.setattr("srgan_edge.transcode.work_folder.WHOLE_BYTES", 0)
+    source, target, _ = half_done(tmp_path)
+    modified_ns = source.stat().st_mtime_ns
+    os.utime(source, (1, 1))
+    with pytest.raises(UsageError, match=r"touched; .*, type: touch -d @[\d.]+ INPUT;") as refused:
+        upscale(source, target)
+    advice = str(refused.value).partition("type: ")[2].partition(" INPUT")[0]
+    subprocess.run([*advice.split(), source], check=True)
+    assert source.stat().st_mtime_ns == modified_ns
+    assert upscale(source, target)[0].frames_resumed > 0
+
+
 def test_a_middle_that_changed_between_two_runs_is_noticed(tmp_path):
     """Size, time and both ends are those of the input before."""
     source = tmp_path / "in.mkv"
-    content = bytearray(os.urandom(9 << 20))  # larger than all samples together
+    content = bytearray(os.urandom(WHOLE_BYTES + (1 << 20)))
     source.write_bytes(content)
     before = content_sha256(source)
-    for at in range(2 << 20, 7 << 20, 1 << 20):
-        changed = bytes(content[:at]) + bytes(1 << 18) + bytes(content[at + (1 << 18) :])
-        source.write_bytes(changed)
-        assert content_sha256(source) != before
+    hole = 1 << 20  # twice as long as samples are apart
+    with source.open("r+b") as file:
+        for at in range(hole, WHOLE_BYTES, 9 * hole):
+            for written, is_noticed in ((bytes(hole), True), (content[at : at + hole], False)):
+                file.seek(at)
+                file.write(written)
+                file.flush()
+                assert (content_sha256(source) != before) is is_noticed
 
 
 def change_during(monkeypatch, moment, change):

@@ -12,8 +12,9 @@ import pytest
 from clips import make
 
 from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.files import WHOLE_BYTES
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.video.opening import MAX_STREAMS, OPEN_OPTIONS
+from srgan_edge.video.opening import MAX_STREAMS, OPEN_OPTIONS, file_identity
 from srgan_edge.video.reader import VideoReader
 
 pytestmark = pytest.mark.slow
@@ -221,12 +222,17 @@ def remove(path):
     path.unlink()
 
 
-def touch(path):
-    os.utime(path, (1, 1))
+def write(path):
+    """The size and the time stay."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-9, os.SEEK_END)
+        file.write(bytes(9))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @READERS
-@pytest.mark.parametrize("change", [grow, replace, remove, touch])
+@pytest.mark.parametrize("change", [grow, replace, remove, write])
 def test_a_video_that_changes_while_it_is_read_is_no_success(tmp_path, reader, change):
     source = make(tmp_path / "in.mkv", frames=40)
     seen = 0
@@ -239,3 +245,24 @@ def test_a_video_that_changes_while_it_is_read_is_no_success(tmp_path, reader, c
             if seen == 1:
                 change(source)
     assert seen == 40
+
+
+@READERS
+def test_a_video_that_is_only_touched_has_not_changed(tmp_path, reader):
+    source = make(tmp_path / "in.mkv", frames=40)
+    with reader(source) as video:
+        for number, _ in enumerate(video):
+            os.utime(source, (number, number))
+
+
+def test_a_large_file_is_known_by_its_time(tmp_path):
+    path = tmp_path / "in.mkv"
+    path.write_bytes(b"a")
+    os.truncate(path, WHOLE_BYTES)
+    before = file_identity(path)
+    os.utime(path, (1, 1))
+    assert file_identity(path) == before
+    os.truncate(path, WHOLE_BYTES + 1)
+    before = file_identity(path)
+    os.utime(path, (2, 2))
+    assert file_identity(path) != before

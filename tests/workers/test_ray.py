@@ -10,7 +10,7 @@ import pytest
 from streams import Listener
 
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.files import sha256_of
+from srgan_edge.files import content_sha256, sha256_of
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.model.library import find_model
 from srgan_edge.run import open_upscaler
@@ -18,7 +18,6 @@ from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.transcode.fanout import MadeSegment, Order, Task, tiles_of
 from srgan_edge.transcode.upscale import upscale_video_file
-from srgan_edge.transcode.work_folder import content_sha256
 from srgan_edge.video.frame import Encoding
 from srgan_edge.workers import on_ray
 from srgan_edge.workers.answers import result_of

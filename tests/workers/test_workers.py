@@ -16,13 +16,13 @@ from processes import children
 from streams import Listener
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.run import open_upscaler
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.transcode.fanout import Order, Task, frame_sha256
 from srgan_edge.transcode.upscale import upscale_video_file
-from srgan_edge.transcode.work_folder import content_sha256
 from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
