@@ -27,6 +27,7 @@ from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs, scale_suffix
 from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.model.library import bundled_models, find_model
+from srgan_edge.model.mixture import model_between
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
 from srgan_edge.steady import Steady, refuse_strength
@@ -116,6 +117,9 @@ class Upscaler:
         color_lock: preserve mean colors; None: if the model may shift them.
         steady: keep the detail of video files from frame to frame, by a strength from 0 to 1;
             `auto`: for GANs on a CPU, where OpenCV is installed.
+        fidelity: `auto` interpolates small letters, which networks break; a number mixes srgan-x4,
+            at 0, and srresnet-x4, at 1.
+        grain: put grain that the model removes back on the results of video files.
 
     Raises:
         UsageError: no such model, engine or device, or an impossible option.
@@ -134,11 +138,18 @@ class Upscaler:
         batch: int = 1,
         color_lock: bool | None = None,
         steady: Steady = "auto",
+        fidelity: float | Literal["auto"] | None = None,
+        grain: bool = False,
     ) -> None:
         if steady != "auto":
             steady = refuse_strength(steady, f"steady={steady!r}", "'auto', or from 0 to 1")
+        name = os.fspath(model)
+        if isinstance(fidelity, (int, float)):
+            name = model_between(name, fidelity)
+        elif fidelity is not None:
+            _refuse_other("fidelity", fidelity, ("auto",))
         self._options = Options(
-            model=os.fspath(model),
+            model=name,
             encoding=Encoding(),
             tiling=_tiling(tile, overlap, batch),
             engine=engine,
@@ -146,6 +157,8 @@ class Upscaler:
             fp32=fp32,
             color_lock=color_lock,
             steady=steady,
+            letters=fidelity == "auto",
+            grain=grain,
         )
         self._in_memory = self._options
         if self._options.model == AUTO:

@@ -12,7 +12,7 @@ import numpy as np
 
 from srgan_edge.errors import ModelRefused, UsageError
 from srgan_edge.files import cache_folder, output_failed, replace_when_whole
-from srgan_edge.model.library import ModelFiles, find_model
+from srgan_edge.model.library import ModelFiles, bundled_models, find_model
 from srgan_edge.model.onnx_file import OnnxFile, read_onnx
 from srgan_edge.model.spec import METADATA_KEY, Training
 
@@ -22,8 +22,28 @@ if TYPE_CHECKING:
 FAITHFUL = {"srgan-x4": "srresnet-x4"}
 """GAN -> the model that it was trained from."""
 
+POSSIBLE = "possible: from 0 (texture) to 1 (fidelity), or auto"
+
 CACHE_VARIABLE = "SRGAN_EDGE_MIXTURES"
 """Environment variable that names another folder than `~/.cache/srgan-edge/mixtures`."""
+
+
+def fidelity_from_text(text: str) -> float:
+    """Parse what is typed after `--fidelity`, apart from `auto`.
+
+    Raises:
+        UsageError: not a number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--fidelity {text}; {POSSIBLE}") from None
+
+
+def model_between(model: str, fidelity: float) -> str:
+    """Return the name or path of the model that `mixture` returns."""
+    mixed = mixture(model, fidelity)
+    return mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
 
 
 def mixture(model: str, fidelity: float) -> ModelFiles:
@@ -37,7 +57,7 @@ def mixture(model: str, fidelity: float) -> ModelFiles:
         OutputFailed: the cache cannot be written.
     """
     if not 0 <= fidelity <= 1:
-        raise UsageError(f"--fidelity {fidelity:g}; possible: from 0 (texture) to 1 (fidelity)")
+        raise UsageError(f"--fidelity {fidelity:g}; {POSSIBLE}")
     if model not in FAITHFUL:
         possible = " or ".join(f"-n {name}" for name in FAITHFUL)
         raise UsageError(f"--fidelity with -n {model}; possible: {possible}")

@@ -23,6 +23,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
 )
 from srgan_edge.files import free_partial_result, output_failed, replace_when_whole
+from srgan_edge.grain import finish
 from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
@@ -137,19 +138,25 @@ def _upscale_video(
 
         length = segment_frames(upscaler.info, info.width, info.height)
         reuse = Reuse(upscaler, options.dedup, length)
+        grained = finish(options.grain)
 
         def linked_after(frames: int) -> Iterator[LinkedFrame]:
             return reuse.linked(it for it in reader.after(frames) if isinstance(it, Frame))
 
         def through_host_memory(link: LinkedFrame) -> CodedFrame:
-            return encoder.coded(upscaled_frame(link.frame, lambda pixels: reuse.upscale(link)))
+            return encoder.coded(
+                upscaled_frame(link.frame, lambda pixels: grained(pixels, reuse.upscale(link)))
+            )
 
         def steadied(link: Link[LinkedFrame]) -> CodedFrame:
             linked = link.item
             return encoder.coded(
                 upscaled_frame(
                     linked.frame,
-                    lambda pixels: steadier.steadied(link, pixels, lambda: reuse.upscale(linked)),
+                    lambda pixels: grained(
+                        pixels,
+                        steadier.steadied(link, pixels, lambda: reuse.upscale(linked)),
+                    ),
                 )
             )
 
