@@ -171,7 +171,7 @@ def video_by_command(folder: Path, model: str, size: tuple[int, int]) -> dict[st
     path = _enlarged_demo(folder / "video.mp4", size, 600)
     choice, found = choose_engine(find_model(model), "torch"), {}
     for decoder in ("cpu", "gpu"):
-        fps, peak_mb = run_command(path, choice, 0, folder, "--decode", decoder)
+        fps, peak_mb, _ = run_command(path, choice, 0, folder, "--decode", decoder)
         found[f"decoded by the {decoder}"] = {"frames_s": round(fps, 1), "peak_mb": round(peak_mb)}
     return found
 

@@ -7,6 +7,11 @@ decode, upscale, encode, mux) on the clip repeated four times, as the command re
 ratio; and the peak memory of the process for the clip and for the fourfold clip. Engine and command
 alternate, and the median counts, because a machine's speed drifts. It prints a table, then one line
 of JSON.
+
+On cores that all parts share, no command can be faster than the cores divided by the CPU time of a
+frame. So it also measures the CPU time of each part, alone and in this process (the budget), and
+that of the command, whose start-up is left out by the difference of both clips. CPU time is what
+other work on the same cores changes least.
 """
 
 import json
@@ -15,19 +20,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import harness
 
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.model.library import find_model
+from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode.proof import refuse_undecodable
+from srgan_edge.transcode.segments import SEGMENT_FRAMES
 from srgan_edge.upscaler import FrameUpscaler
-from srgan_edge.video.frame import Frame
+from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.frame import CodedFrame, Encoding, Frame
 from srgan_edge.video.reader import VideoReader
 
 DEMO_CLIP = Path(__file__).parent.parent / "srgan_edge" / "demo" / "clip.mp4"
@@ -45,6 +57,12 @@ class Result:
     engine_fps: float
     end_to_end_fps: float
     ratio: float
+    parts_cpu_ms: dict[str, float]
+    """CPU time of one frame in each part, in milliseconds."""
+    command_cpu_ms: float
+    """CPU time of one frame in all processes of the command, without its start-up."""
+    start_cpu_s: float
+    """CPU time of the command's start-up and end."""
     peak_mb: float
     peak_mb_4x: float
     memory_growth: float
@@ -71,7 +89,7 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         frames = [item.pixels for item in reader if isinstance(item, Frame)]
         size = f"{reader.info.width}x{reader.info.height}"
     choice = choose_engine(find_model(model), engine_name)
-    end_to_end: list[tuple[float, float]] = []
+    end_to_end: list[Run] = []
     with (
         open_engine(choice, slots=video_slots()) as engine,
         ThreadPoolExecutor(engine.info.slots) as executor,
@@ -80,7 +98,8 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         upscaler = FrameUpscaler(engine, Tiling(tile=tile_px))
         upscaler.upscale(frames[0])  # compile
         fourfold = repeated(clip, 4, Path(folder) / "fourfold.mp4")
-        _, peak_mb = run_command(clip, choice, tile_px, Path(folder))
+        short = run_command(clip, choice, tile_px, Path(folder))
+        parts = parts_cpu_ms(fourfold, upscaler, frames, Path(folder))
         turns = harness.in_turns(
             {
                 "engine": lambda: deque(executor.map(upscaler.upscale, 2 * frames), maxlen=0),
@@ -91,8 +110,10 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
             rounds,
         )
         info = engine.info
-    fps = statistics.median(fps for fps, _ in end_to_end)
-    peak_mb_4x = statistics.median(peak for _, peak in end_to_end)
+    fps = statistics.median(run.fps for run in end_to_end)
+    peak_mb_4x = statistics.median(run.peak_mb for run in end_to_end)
+    long_cpu_seconds = statistics.median(run.cpu_seconds for run in end_to_end)
+    frame_cpu_seconds = (long_cpu_seconds - short.cpu_seconds) / (3 * len(frames))
     engine_alone = statistics.median(2 * len(frames) / turn.seconds for turn in turns["engine"])
     return Result(
         clip=f"{clip.name} {size}",
@@ -103,16 +124,80 @@ def measure(model: str, clip: Path, engine_name: str, tile_px: int, rounds: int)
         engine_fps=round(engine_alone, 2),
         end_to_end_fps=round(fps, 2),
         ratio=round(fps / engine_alone, 3),
-        peak_mb=round(peak_mb, 1),
+        parts_cpu_ms={name: round(ms, 2) for name, ms in parts.items()},
+        command_cpu_ms=round(1000 * frame_cpu_seconds, 2),
+        start_cpu_s=round(short.cpu_seconds - len(frames) * frame_cpu_seconds, 2),
+        peak_mb=round(short.peak_mb, 1),
         peak_mb_4x=round(peak_mb_4x, 1),
-        memory_growth=round(peak_mb_4x / peak_mb, 3),
+        memory_growth=round(peak_mb_4x / short.peak_mb, 3),
     )
 
 
-def run_command(
-    clip: Path, choice: Choice, tile_px: int, folder: Path, *options: str
-) -> tuple[float, float]:
-    """Upscale `clip` in a child process; returns frames per second and its peak memory in MB."""
+def parts_cpu_ms(
+    clip: Path, upscaler: FrameUpscaler, frames: list[Pixels], folder: Path
+) -> dict[str, float]:
+    """Return the CPU time of one frame in each part of the pipeline, in milliseconds."""
+    found: dict[str, float] = {}
+
+    def measured(part: str, work: Callable[[], int]) -> None:
+        begun = time.process_time()
+        count = work()
+        found[part] = 1000 * (time.process_time() - begun) / count
+
+    def decode() -> int:
+        with VideoReader(clip) as reader:
+            return sum(isinstance(item, Frame) for item in reader)
+
+    def engine() -> int:
+        with ThreadPoolExecutor(upscaler.slots) as executor:
+            return sum(1 for _ in executor.map(upscaler.upscale, frames))
+
+    with VideoReader(clip) as reader:
+        info = reader.info
+    large = [upscaler.upscale(pixels) for pixels in frames[:SEGMENT_FRAMES]]
+    encoder = VideoEncoder(info, (large[0].shape[1], large[0].shape[0]), Encoding())
+    coded: list[CodedFrame] = []
+
+    def convert() -> int:
+        step = round(1 / (info.time_base * (info.average_rate or 25)))
+        coded.extend(
+            encoder.coded(Frame(pixels, number * step, step)) for number, pixels in enumerate(large)
+        )
+        return len(coded)
+
+    segment = folder / "segment.nut"
+
+    def encode() -> int:
+        with av.open(str(segment), "w", format="nut") as container:
+            encoder.add_to(container)
+            for frame in coded:
+                container.mux(list(encoder.encode(frame)))
+            container.mux(list(encoder.finish()))
+        return len(coded)
+
+    def check() -> int:
+        refuse_undecodable(segment, len(coded))
+        return len(coded)
+
+    measured("decode", decode)
+    measured("engine", engine)
+    measured("convert", convert)
+    measured("encode", encode)
+    measured("check", check)
+    return found
+
+
+class Run(NamedTuple):
+    """One run of the command."""
+
+    fps: float
+    peak_mb: float
+    cpu_seconds: float
+    """CPU time of all its processes."""
+
+
+def run_command(clip: Path, choice: Choice, tile_px: int, folder: Path, *options: str) -> Run:
+    """Upscale `clip` in a child process."""
     command = [sys.executable, "-m", "srgan_edge", "upscale", str(clip), "--json-events"]
     command += ["-n", str(choice.path), "--engine", choice.kind.name]
     command += ["--tile", str(tile_px), "--overwrite"]
@@ -125,7 +210,8 @@ def run_command(
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
     ended = next(event for event in events if event["event"] == "ended")
-    return ended["frames"] / ended["seconds"], usage.ru_maxrss / 1024
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Run(ended["frames"] / ended["seconds"], usage.ru_maxrss / 1024, cpu_seconds)
 
 
 def repeated(clip: Path, times: int, path: Path) -> Path:
@@ -147,11 +233,22 @@ def repeated(clip: Path, times: int, path: Path) -> Path:
     return path
 
 
+def budget_fps(result: Result) -> float:
+    """Return the speed at which the parts keep all cores busy."""
+    return 1000 * len(os.sched_getaffinity(0)) / sum(result.parts_cpu_ms.values())
+
+
 def print_table(result: Result) -> None:
     print(f"{result.model} on {result.engine}; {result.clip}, {result.frames} frames")
     print(f"median of {result.rounds} rounds")
     print(f"  engine alone   {result.engine_fps:8.2f} fps")
     print(f"  end to end     {result.end_to_end_fps:8.2f} fps   ratio {result.ratio:.3f}")
+    print(f"  budget         {budget_fps(result):8.2f} fps   CPU time of a frame by part:")
+    for part, cpu_ms in result.parts_cpu_ms.items():
+        print(f"    {part:<12} {cpu_ms:8.2f} ms")
+    print(
+        f"    command      {result.command_cpu_ms:8.2f} ms    {result.start_cpu_s:.2f} s to start"
+    )
     print(f"  peak memory    {result.peak_mb:8.1f} MB")
     print(f"  4x the length  {result.peak_mb_4x:8.1f} MB    {result.memory_growth:.3f} of it")
 

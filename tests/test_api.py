@@ -298,8 +298,43 @@ def test_a_video_is_the_bytes_of_the_command_and_the_report_its_record(up, cli, 
     assert all(isinstance(it, Progress) and it.fps > 0 for it in seen)
 
 
+def test_an_excerpt_of_another_size_is_the_bytes_of_the_command(up, cli, clip):
+    report = up.file("in.mp4", height=72, start=0.04, duration="0.2", dedup="strict")
+    options = ("--height", "72", "--start", "0.04", "--duration", "0.2", "--dedup", "strict")
+    assert cli("upscale", "in.mp4", "-o", "c.mp4", "-n", "edge-x4", "-q", *options)[0] == 0
+    assert report.path.name == "in_72p_excerpt.mp4"
+    assert report.path.read_bytes() == Path("c.mp4").read_bytes()
+
+
+def test_fidelity_names_the_mixture_of_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("SRGAN_EDGE_MIXTURES", str(tmp_path))
+    with Upscaler("srgan-x4", device="cpu", fidelity=0.5) as mixed:
+        assert [file.name for file in tmp_path.iterdir()] == [Path(repr(mixed).split()[1]).name]
+    with Upscaler("srgan-x4", device="cpu", fidelity=1) as faithful:
+        assert "srresnet-x4" in repr(faithful)
+    with pytest.raises(UsageError, match="possible: -n srgan-x4"):
+        Upscaler("edge-x4", device="cpu", fidelity=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": 1}, "is an image"),
+        ({"height": 100, "outscale": 2}, "possible: one of them"),
+        ({"fit": "5k"}, "--fit 5k; possible"),
+        ({"dedup": "all"}, "dedup='all'"),
+        ({"sample": "2"}, "--sample 2; possible"),
+    ],
+    ids=str,
+)
+def test_impossible_options_of_a_file_are_refused(up, tmp_path, options, message):
+    Image.fromarray(image()).save(tmp_path / "in.png")
+    with pytest.raises(UsageError, match=message):
+        up.file(tmp_path / "in.png", **options)
+
+
 def test_a_video_resumes_after_its_callback_raised(up, clip, monkeypatch):
-    monkeypatch.setattr("srgan_edge.transcode.upscale.segment_frames", lambda *_: 2)
+    monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_: 2)
     whole = up.file(clip, "whole.mp4")
 
     def stop(progress):

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from clips import make, see_frames
+from PIL import Image
 from transcoding import OPTIONS, Doubler, upscale
 
 from srgan_edge.bench.subject import write_clip
@@ -105,6 +106,15 @@ def test_the_difference_of_equal_sources_is_nothing():
     assert with_difference(result, image, image) is result
     brighter = with_difference(result, image + np.uint8(3), image)
     np.testing.assert_array_equal(brighter, (result.astype(int) + 3).clip(0, 255))
+
+
+def test_a_result_with_a_difference_is_that_of_the_whole_formula():
+    earlier, result = texture(), texture(1, (264, 384))[:260]  # bands of rows, the last one shorter
+    source = grain(earlier, 9, 2)
+    shifted = Image.fromarray((source.astype(int) - earlier + 128).clip(0, 255).astype(np.uint8))
+    enlarged = np.asarray(shifted.resize((384, 260), Image.Resampling.BICUBIC)).astype(int)
+    expected = (result + enlarged - 128).clip(0, 255)
+    np.testing.assert_array_equal(with_difference(result, source, earlier), expected)
 
 
 def test_results_do_not_depend_on_where_a_run_began():

@@ -5,8 +5,8 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, NoReturn
+from types import FrameType, ModuleType
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -77,6 +77,8 @@ def main() -> NoReturn:
     make_streams_unfailing()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    # OpenVINO would import its converter of models, which takes longer than all the rest of it.
+    sys.modules.setdefault("openvino.tools.ovc", cast(ModuleType, None))
     try:
         refuse_too_little(LIBRARIES_BYTES)
         _refuse_removed_folder()

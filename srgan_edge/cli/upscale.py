@@ -3,13 +3,12 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from srgan_edge.cli.common import (
     MODEL_PANEL,
-    DeviceOption,
     EngineOption,
     Fp32Option,
     bundled_names,
@@ -18,9 +17,6 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
-
-if TYPE_CHECKING:
-    from srgan_edge.jobs.plan import Job
 
 commands = typer.Typer()
 
@@ -190,7 +186,28 @@ def upscale(
         ),
     ] = None,
     engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str,
+        _model(
+            metavar="DEVICE[,...]",
+            help="auto, cpu, cuda or cuda:N; onnxruntime also has tensorrt and rtx. Several, with "
+            "commas, share the segments of a video.",
+        ),
+    ] = "auto",
+    ray: Annotated[
+        str | None,
+        _model(
+            metavar="ADDRESS|auto|local",
+            help="Share the segments of a video among the nodes of a Ray cluster.",
+        ),
+    ] = None,
+    allow_mixed: Annotated[
+        bool,
+        _model(
+            "--allow-mixed",
+            help="Let devices take part that compute differently; results may differ in last bits.",
+        ),
+    ] = False,
     fp32: Fp32Option = False,
     steady: Annotated[
         str,
@@ -294,6 +311,7 @@ def upscale(
         plan_jobs,
         plan_stream,
         refuse_clashes,
+        refuse_excerpt,
         scale_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
@@ -316,9 +334,9 @@ def upscale(
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     letters = fidelity == "auto"
     if fidelity is not None and not letters:
-        from srgan_edge.model.mixture import fidelity_from_text, model_between
+        from srgan_edge.model.mixture import fidelity_from_text, mixed_model
 
-        model = model_between(model, fidelity_from_text(fidelity))
+        model = mixed_model(model, fidelity_from_text(fidelity))
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     part = "" if excerpt is None else excerpt.suffix
@@ -344,7 +362,7 @@ def upscale(
         naming = Naming(suffix, extension)
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
     if excerpt is not None:
-        _refuse_excerpt(jobs)
+        refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):
         raise UsageError(f"--dedup {dedup} with a stream; possible: from a video file to another")
     refuse_clashes(jobs, {} if report is None else {"--report": report})
@@ -354,10 +372,18 @@ def upscale(
         raise UsageError(
             "--live leaves gaps, which yuv4mpegpipe has no room for; type --pipe-format nut"
         )
+    device, devices = _devices(device)
+    if ray is not None and devices:
+        raise UsageError(f"--ray {ray} and several devices; possible: one of them")
+    if allow_mixed and not devices and ray is None:
+        raise UsageError("--allow-mixed with one device; possible: with several, or --ray")
     options = Options(
         model=model,
         engine=engine,
         device=device,
+        devices=devices,
+        ray=ray,
+        allow_mixed=allow_mixed,
         fp32=fp32,
         decode=decode,
         tiling=Tiling(
@@ -421,6 +447,14 @@ def check(
     )
 
 
+def _devices(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the first device, and all if there are several."""
+    devices = tuple(text.split(","))
+    if "" in devices or (len(devices) > 1 and "auto" in devices):
+        raise UsageError(f"--device {text}; possible: one, or several such as cuda:0,cuda:1")
+    return devices[0], devices if len(devices) > 1 else ()
+
+
 def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
     """Raise at `upscale in.png out.png`: the second was probably meant as `-o`."""
     if output is not None or len(inputs) != 2:
@@ -437,20 +471,6 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
             f"{result} does not exist; to write the result there, type: "
             f"{typed(['srgan-edge', *words])}"
         )
-
-
-def _refuse_excerpt(jobs: "list[Job]") -> None:
-    """Raise at an excerpt of anything but a video file."""
-    for job in jobs:
-        if job.is_stream:
-            raise UsageError(
-                f"--start, --duration and --sample with {job.source} to {job.target}; "
-                "possible: from a video file to another"
-            )
-        if job.kind == "image":
-            raise UsageError(
-                f"{job.source} is an image; --start, --duration and --sample are for videos"
-            )
 
 
 def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:

@@ -18,12 +18,12 @@ import stat
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from time import monotonic, sleep
-from typing import Any, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from srgan_edge.errors import (
     HostMemoryExhausted,
@@ -107,10 +107,7 @@ class Child:
         self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
-            self._socket, theirs = _socket_pair()
-            with theirs:
-                self._complaints = os.fdopen(os.memfd_create("stderr"), "r+b")
-                self._process = self._start(theirs, entry)
+            self._socket, self._complaints, self._process = _taken(entry) or _started(entry)
         except OSError as error:
             raise ResourcesExhausted(f"cannot start a process: {error.strerror}") from error
         with closed_on_failure(self.close), _handles(readable, folder, writable) as handles:
@@ -188,22 +185,6 @@ class Child:
             # The child died with messages unread. This error comes once, before its last messages.
             return self._socket.recv(MAX_MESSAGE_BYTES + 1)
 
-    def _start(self, theirs: socket.socket, entry: str) -> subprocess.Popen[bytes]:
-        variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-        path = "\n".join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 - keeps links
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-B", "-X", "utf8", "-c", _STARTS, path),
-                *(str(theirs.fileno()), str(os.getpid()), entry),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._complaints,  # in memory; the child's limits soon forbid writing to it
-            env=variables | _VARIABLES,
-            pass_fds=[theirs.fileno()],
-            process_group=0,
-        )
-
     def _error_from(self, message: dict[str, Any]) -> Exception:
         name, text = message["error"], printable(str(message.get("text"))[:_MAX_TEXT])
         for kind in self._reports:
@@ -243,6 +224,71 @@ class Child:
         self._complaints.seek(0)
         lines = self._complaints.read(1 << 20).decode(errors="replace").split("\n")
         return f": {printable(lines[-2][:_MAX_TEXT])}" if len(lines) > 1 else ""
+
+
+class _Started(NamedTuple):
+    """A process that imports what its entry needs, and then waits for its first message."""
+
+    socket: socket.socket
+    complaints: BinaryIO
+    """The file that its stderr goes to."""
+    process: subprocess.Popen[bytes]
+
+
+_ahead: dict[str, list[_Started]] = {}
+"""Processes that were started ahead, by their entry."""
+
+
+@contextmanager
+def started_ahead(entries: Iterable[str]) -> Iterator[None]:
+    """Start the processes of the next children with these entries, one for each.
+
+    They import their libraries while the caller does something else, read nothing, and die with the
+    thread that calls this. Those that no child took are ended with the body.
+    """
+    started: list[_Started] = []
+    try:
+        with suppress(OSError):  # the children will start their processes, or report why not
+            for entry in entries:
+                started.append(_started(entry))
+                _ahead.setdefault(entry, []).append(started[-1])
+        yield
+    finally:
+        for waiting in _ahead.values():
+            for one in [it for it in waiting if it in started]:
+                waiting.remove(one)
+                one.socket.close()
+                one.complaints.close()
+                one.process.kill()
+                one.process.wait()
+
+
+def _taken(entry: str) -> _Started | None:
+    waiting = _ahead.get(entry)
+    return waiting.pop(0) if waiting else None
+
+
+def _started(entry: str) -> _Started:
+    """Start the process of a child; raises OSError."""
+    variables = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    path = "\n".join(os.path.abspath(folder) for folder in sys.path)  # noqa: PTH100 - keeps links
+    ours, theirs = _socket_pair()
+    with theirs, closed_on_failure(ours.close):
+        complaints = os.fdopen(os.memfd_create("stderr"), "r+b")
+        with closed_on_failure(complaints.close):
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-B", "-X", "utf8", "-c", _STARTS, path),
+                    *(str(theirs.fileno()), str(os.getpid()), entry),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,  # in memory; the child's limits soon forbid writing to it
+                env=variables | _VARIABLES,
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+    return _Started(ours, complaints, process)
 
 
 class Parent:
@@ -322,9 +368,9 @@ def main() -> None:
     _, descriptor, parent_id, entry = sys.argv[1:]
     sandbox.die_with(int(parent_id))
     parent = Parent(socket.socket(fileno=int(descriptor)))
-    orders, handles = parent.receive_with_descriptors()
     module, _, function = entry.partition(":")
     serve = getattr(importlib.import_module(module), function)
+    orders, handles = parent.receive_with_descriptors()
     files = list(handles)
     has_folder, writes = orders["folders"]
     writable = files.pop() if writes else None

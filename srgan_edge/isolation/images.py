@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,8 @@ class ImageProcess:
     Open one image at a time, in the main thread or in one that lives as long.
     """
 
-    _entry = "srgan_edge.isolation.images:serve"
+    entry: ClassVar[str] = "srgan_edge.isolation.images:serve"
+    """For `child.started_ahead`."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class ImageProcess:
     ) -> None:
         self.max_pixels = max_pixels
         most = MEMORY_BYTES + BYTES_PER_PIXEL * max_pixels
-        self._remote = Remote(self._entry, [], memory_bytes or most, seconds)
+        self._remote = Remote(self.entry, [], memory_bytes or most, seconds)
 
     def __enter__(self) -> Self:
         return self

@@ -40,8 +40,12 @@ def fidelity_from_text(text: str) -> float:
         raise UsageError(f"--fidelity {text}; {POSSIBLE}") from None
 
 
-def model_between(model: str, fidelity: float) -> str:
-    """Return the name or path of the model that `mixture` returns."""
+def mixed_model(model: str, fidelity: float) -> str:
+    """Return what names the mixture for `find_model`: the path of its file, or a bundled model.
+
+    Raises:
+        SrganEdgeError: the same errors as `mixture`.
+    """
     mixed = mixture(model, fidelity)
     return mixed.name if mixed.name in bundled_models() else str(mixed.file(".onnx"))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.stream import Stream
 
+from srgan_edge.transcode.proof import CodedPackets
 from srgan_edge.video.aac import without_adts_header
 from srgan_edge.video.audio import PcmConversion, pcm_for
 from srgan_edge.video.excerpt import Excerpt
@@ -238,11 +239,22 @@ class VideoRecord:
         return record
 
     @classmethod
-    def of_packets(cls, path: Path, on_step: Callable[[], None] = lambda: None) -> Self:
-        """Like `of`, without decoding: the times of frames are those of their packets."""
+    def of_packets(
+        cls,
+        path: Path,
+        on_step: Callable[[], None] = lambda: None,
+        coded: CodedPackets | None = None,
+    ) -> Self:
+        """Like `of`, without decoding: the times of frames are those of their packets.
+
+        Args:
+            coded: gets the packets of the video; the file then has to be whole.
+        """
         with VideoReader(path, allow_8bit=True, max_pixels=MAX_RESULT_PIXELS) as reader:
             record = cls.begin(reader)
-            for item in reader.scan_packets():
+            if coded is not None:
+                coded.add_parameters(reader.video.codec_context.extradata)
+            for item in reader.scan_packets() if coded is None else reader.scan_whole(coded.add):
                 if isinstance(item, FrameTime):
                     record.frames.add(item.pts, item.duration)
                 else:

@@ -5,7 +5,7 @@ its first frame.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, cast
@@ -98,6 +98,8 @@ class VideoReader:
         """
         self.path = path
         self._max_pixels, self._conceal, self._allow_8bit = max_pixels, conceal, allow_8bit
+        self.has_state = conceal or deinterlace
+        """Frames depend on those before them in other ways than by their coding."""
         self.notes = Notes()
         """Everything found so far that is worth reporting; complete after the last frame."""
         self.cover_art: dict[int, Packet[Stream]] = {}
@@ -196,19 +198,42 @@ class VideoReader:
 
         The times of frames are those of their packets, which only in rare files are other ones.
         """
+        yield from self._scanned(lambda packet: None)
+
+    def scan_whole(
+        self, on_coded: Callable[[VideoPacket], None]
+    ) -> Iterator[FrameTime | CopiedPacket]:
+        """Yield like `scan_packets`, and call `on_coded` with each packet of the video.
+
+        Raises:
+            InputDamaged: the file is cut off or broken, as far as that shows without decoding.
+        """
+        notes = Notes()
+        yield from self._scanned(on_coded, notes)
+        if notes.damage:
+            raise InputDamaged(f"{self.path}: damaged: {notes.damage}")
+
+    def _scanned(
+        self, on_coded: Callable[[VideoPacket], None], damage_to: Notes | None = None
+    ) -> Iterator[FrameTime | CopiedPacket]:
         times = ShownTimes(FrameClock(self.path, self.video, Notes(), self.demuxer.formats))
         copied = {stream.index for stream in self.copied}
         with open_container(self.path, None, self._max_pixels) as container:
             video = best_video(container, self.path, self._max_pixels)
+            demuxer = Demuxer(self.path, container, video, damage_to or Notes())
             try:
-                for packet in Demuxer(self.path, container, video, Notes()):
+                for packet in demuxer:
                     if packet.stream_index in copied:
                         yield CopiedPacket(packet)
-                    elif packet.stream_index == video.index and self._decoder.is_shown(packet):
-                        yield from times.after(time_of(packet), packet.duration)
+                    elif packet.stream_index == video.index:
+                        on_coded(cast(VideoPacket, packet))
+                        if self._decoder.is_shown(packet):
+                            yield from times.after(time_of(packet), packet.duration)
                 yield from times.rest()
             except InputDamaged:  # time goes back: frames end there
                 return
+            if damage_to is not None:
+                demuxer.examine_file(self._identity, conceal=False)
 
     def _pass_over(self, frames: int) -> None:
         scanned = self.scan()

@@ -84,7 +84,7 @@ def test_a_link_leads_to_its_image_and_not_to_a_device(folder, tmp_path_factory)
 
 @pytest.mark.skipif(sandbox.landlock_version() < 1, reason="a kernel without Landlock")
 def test_nothing_beside_an_image_can_be_read(folder, tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_looks_around")
+    monkeypatch.setattr(ImageProcess, "entry", "misbehaving:image_looks_around")
     (folder / "key.txt").write_text("secret")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "link.png").symlink_to(folder / "key.txt")
@@ -140,7 +140,7 @@ LIES = [
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name):
-    monkeypatch.setattr(ImageProcess, "_entry", f"misbehaving:image_{name}")
+    monkeypatch.setattr(ImageProcess, "entry", f"misbehaving:image_{name}")
     message = r"1\.png: damaged: the decoder (crashed|broke its protocol)"
     with (
         ImageProcess() as images,
@@ -150,7 +150,7 @@ def test_a_child_that_crashes_or_lies_costs_one_image(folder, monkeypatch, name)
 
 
 def test_no_other_child_is_started_to_close_an_image(folder, monkeypatch):
-    monkeypatch.setattr(ImageProcess, "_entry", "misbehaving:image_lie_of_rows")
+    monkeypatch.setattr(ImageProcess, "entry", "misbehaving:image_lie_of_rows")
     with ImageProcess() as images:
         with (
             pytest.raises(InputDamaged, match="broke its protocol"),

@@ -42,7 +42,7 @@ def video(tmp_path_factory):
 @pytest.fixture
 def entry(monkeypatch):
     """Return a function that replaces the child by one of those in `misbehaving`, by name."""
-    return lambda name: monkeypatch.setattr(IsolatedReader, "_entry", f"misbehaving:{name}")
+    return lambda name: monkeypatch.setattr(IsolatedReader, "entry", f"misbehaving:{name}")
 
 
 def read_in_process(path, **options):
@@ -283,7 +283,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from srgan_edge.isolation.videos import IsolatedReader
-IsolatedReader._entry = "misbehaving:hang"
+IsolatedReader.entry = "misbehaving:hang"
 with IsolatedReader(Path(sys.argv[1])) as reader:
     print("open", flush=True)
     for frame in reader:
