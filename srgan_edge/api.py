@@ -128,8 +128,9 @@ class Upscaler:
         color_lock: preserve mean colors; None: if the model may shift them.
         steady: keep the detail of video files from frame to frame, by a strength from 0 to 1;
             `auto`: for GANs on a CPU, where OpenCV is installed.
-        fidelity: with `srgan-x4`: 0 is its texture, 1 the faithful `srresnet-x4`, and what is
-            between mixes their weights.
+        fidelity: `auto` interpolates small letters, which networks break; a number mixes srgan-x4,
+            at 0, and srresnet-x4, at 1.
+        grain: put grain that the model removes back on the results of video files.
 
     Raises:
         UsageError: no such model, engine or device, or an impossible option.
@@ -148,13 +149,18 @@ class Upscaler:
         batch: int = 1,
         color_lock: bool | None = None,
         steady: Steady = "auto",
-        fidelity: float | None = None,
+        fidelity: float | Literal["auto"] | None = None,
+        grain: bool = False,
     ) -> None:
         if steady != "auto":
             steady = refuse_strength(steady, f"steady={steady!r}", "'auto', or from 0 to 1")
         name = os.fspath(model)
+        if isinstance(fidelity, (int, float)):
+            name = mixed_model(name, fidelity)
+        elif fidelity is not None:
+            _refuse_other("fidelity", fidelity, ("auto",))
         self._options = Options(
-            model=name if fidelity is None else mixed_model(name, fidelity),
+            model=name,
             encoding=Encoding(),
             tiling=_tiling(tile, overlap, batch),
             engine=engine,
@@ -162,6 +168,8 @@ class Upscaler:
             fp32=fp32,
             color_lock=color_lock,
             steady=steady,
+            letters=fidelity == "auto",
+            grain=grain,
         )
         self._in_memory = self._options
         if self._options.model == AUTO:

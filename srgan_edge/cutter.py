@@ -48,11 +48,15 @@ class Load:
 class Cutter:
     """Cuts frames for an engine."""
 
-    def __init__(self, info: EngineInfo, tiling: Tiling) -> None:
+    def __init__(self, info: EngineInfo, tiling: Tiling, least_halo_px: int = 0) -> None:
+        """
+        Args:
+            least_halo_px: halo that is needed besides the network's, unless `tiling` has a number.
+        """
         if tiling.batch < 1:
             raise UsageError(f"--batch {tiling.batch} is below 1")
         self.info, self._tiling = info, tiling
-        self.halo_px = _halo_px(tiling.overlap, info.spec)
+        self.halo_px = _halo_px(tiling.overlap, info.spec, least_halo_px)
         self._planned = lru_cache(maxsize=16)(self._plan)
         self._foreign = info.spec.foreign
         if self._foreign is not None and self._foreign.window_px:
@@ -164,7 +168,8 @@ def cut_on_host(load: Load, why: str) -> tuple[Load, str]:
     return replace(load, whole_frames=False), line
 
 
-def _halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec) -> int:
-    if overlap == "exact":
-        return spec.receptive_radius_px
-    return spec.auto_halo_px if overlap == "auto" else overlap
+def _halo_px(overlap: int | Literal["auto", "exact"], spec: ModelSpec, least_halo_px: int) -> int:
+    if isinstance(overlap, int):
+        return overlap
+    needed = spec.receptive_radius_px if overlap == "exact" else spec.auto_halo_px
+    return max(needed, least_halo_px)

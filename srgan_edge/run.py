@@ -224,6 +224,7 @@ def open_upscaler(
             None if spare is None else lambda: open_one(spare),
             None if spare is None else lambda: open_one(spare, fp32=True),
             color_lock=options.color_lock,
+            letters=options.letters,
         )
         info = engine.info
         if not info.spec.is_commercial:
@@ -231,6 +232,7 @@ def open_upscaler(
         summary = (
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
             f"{', colors locked' if upscaler.color_lock else ''}"
+            f"{', letters interpolated' if upscaler.letters else ''}"
         )
         steady = chosen_strength(options.steady, suits=_is_steadied(info))
         made_by = _made_by(first, upscaler, options) | recorded(steady)
@@ -356,6 +358,8 @@ def _made_by(choice: Choice, upscaler: FrameUpscaler, options: Options) -> dict[
         "batch": options.tiling.batch,
         "slots": upscaler.slots,
         "color_lock": upscaler.color_lock,
+        **({"letters": True} if upscaler.letters else {}),
+        **({"grain": True} if options.grain else {}),
     }
 
 

@@ -8,10 +8,13 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from srgan_edge.color_lock import locked, locked_stripes
 from srgan_edge.cutter import Cutter, Load, cut_on_host, takes_frames
 from srgan_edge.engines.base import Engine, EngineInfo, NotFinite
 from srgan_edge.errors import EngineLost, KernelsMissing, ModelRefused, OutOfMemory
+from srgan_edge.letters import HALO_PX, with_letters
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import (
     Tile,
@@ -56,10 +59,12 @@ class FrameUpscaler:
         in_fp32: Callable[[], Engine] | None = None,
         *,
         color_lock: bool | None = False,
+        letters: bool = False,
     ) -> None:
         """
         Args:
             color_lock: preserve the mean colors of the frame; None: if the model may shift them.
+            letters: interpolate small letters, as `letters` does.
             say: called with a line for the user whenever something has changed.
             spare: opens another engine of the same model; called once, if this one is lost.
             in_fp32: opens one in FP32; called once, if a tile is not finite in this one.
@@ -69,12 +74,13 @@ class FrameUpscaler:
         """
         self._engine, self._say, self._spare = engine, say, spare
         self._repair = _Repair(in_fp32, say)
-        self._load = Load(tiling.tile, tiling.batch, tiling.joined)
+        self._load = Load(tiling.tile, tiling.batch, tiling.joined, whole_frames=not letters)
         self._changing = threading.Lock()
         spec = engine.info.spec
         self.scale = spec.scale
         self.color_lock = spec.may_shift_colors if color_lock is None else color_lock
-        self._cutter = Cutter(engine.info, tiling)
+        self.letters = letters
+        self._cutter = Cutter(engine.info, tiling, HALO_PX if letters else 0)
         self.halo_px = self._cutter.halo_px
 
     @property
@@ -177,9 +183,7 @@ class FrameUpscaler:
                 on_tiles(before, total)
                 window, core = tiles[0].window_y, tiles[0].core_y
                 windows = rows(window.start, window.stop)
-                upscale = self._repair.finite(
-                    engine, tiles, partial(_after, on_tiles, before, total)
-                )
+                upscale = self._finished(engine, tiles, partial(_after, on_tiles, before, total))
                 stripe = upscale_row(upscale, windows, tiles, self.scale, batch)
                 # With smaller tiles than before, the first row may begin above where we are.
                 stripe, stop = stripe[self.scale * (done - core.start) :], core.stop
@@ -228,13 +232,29 @@ class FrameUpscaler:
                     if self._load.whole_frames:
                         self._load, line = cut_on_host(self._load, str(error))
                         self._say(line)
-        upscale = self._repair.finite(engine, changed)
+        upscale = self._finished(engine, changed)
         if earlier is None:
             pixels = upscale_tiled(upscale, frame, plan, self.scale, batch)
         else:
             pixels = earlier.unlocked.copy()
             upscale_tiles_into(pixels, upscale, frame, changed, self.scale)
         return (locked(frame, pixels) if self.color_lock else pixels), pixels
+
+    def _finished(
+        self,
+        engine: Engine,
+        tiles: Sequence[Tile],
+        on_done: Callable[[int], None] = lambda done: None,
+    ) -> Callable[[Pixels], Pixels]:
+        """Return what upscales the windows of these tiles, in this order, with their letters."""
+        upscale = self._repair.finite(engine, tiles, on_done)
+        if not self.letters:
+            return upscale
+
+        def lettered(batch: Pixels) -> Pixels:
+            return np.stack([*map(with_letters, batch, upscale(batch))])
+
+        return lettered
 
     def _take_spare(self, lost: Engine, error: EngineLost) -> None:
         if self._spare is None:

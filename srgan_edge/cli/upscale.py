@@ -178,11 +178,12 @@ def upscale(
         ),
     ] = None,
     fidelity: Annotated[
-        float | None,
+        str | None,
         _model(
-            metavar="0..1",
+            metavar="0..1|auto",
             help="With -n srgan-x4: 0 is its texture, 1 the faithful srresnet-x4, and what is "
-            "between mixes their weights.",
+            "between mixes their weights. With any model, auto interpolates small letters, which "
+            "networks break.",
         ),
     ] = None,
     engine: EngineOption = "auto",
@@ -217,6 +218,10 @@ def upscale(
             "GANs on a CPU. Needs the extra `steady`.",
         ),
     ] = "auto",
+    grain: Annotated[
+        bool,
+        _video("--grain", help="Put grain that the model removes back on the result of a video."),
+    ] = False,
     codec: Annotated[
         str, _video("-c", "--codec", metavar="NAME", help="FFmpeg encoder of the result.")
     ] = "libx264",
@@ -328,10 +333,11 @@ def upscale(
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
-    if fidelity is not None:
-        from srgan_edge.model.mixture import mixed_model
+    letters = fidelity == "auto"
+    if fidelity is not None and not letters:
+        from srgan_edge.model.mixture import fidelity_from_text, mixed_model
 
-        model = mixed_model(model, fidelity)
+        model = mixed_model(model, fidelity_from_text(fidelity))
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     part = "" if excerpt is None else excerpt.suffix
@@ -395,6 +401,8 @@ def upscale(
         existing="replace" if overwrite else "keep" if skip_existing else "refuse",
         color_lock=color_lock,
         steady=steady_from_text(steady),
+        letters=letters,
+        grain=grain,
         audio=audio,
         live=live,
         dedup=dedup,

@@ -109,6 +109,10 @@ class Options:
     """Preserve the mean colors of the input; None: only if the model may shift them."""
     steady: Steady = 0.0
     """Strength with which the detail of videos is kept from frame to frame; 0: not at all."""
+    grain: bool = False
+    """Put the grain of a video back on its result."""
+    letters: bool = False
+    """Interpolate small letters, which networks break."""
     on_damage: Literal["skip", "conceal"] = "skip"
     """Handling of frames that cannot be decoded: leave them out, or repeat the one before."""
     deinterlace: bool = False

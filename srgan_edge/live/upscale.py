@@ -15,6 +15,7 @@ from pathlib import Path
 
 from srgan_edge.errors import InputDamaged, Interrupted, ReaderGone
 from srgan_edge.files import output_failed
+from srgan_edge.grain import finish
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.live.source import Intake, LiveSource, Source, StreamReader
@@ -94,12 +95,15 @@ def upscale_stream(
     gate = _Gate(writer, delays, on_failure=intake.stop)
 
     steadier = Steadier[Frame](strength) if strength else None
+    grained = finish(options.grain)
 
     def upscaled(link: Link[Frame]) -> CodedFrame:
         def pixels_of(pixels: Pixels) -> Pixels:
             if steadier is None:
-                return upscaler.upscale(pixels)
-            return steadier.steadied(link, pixels, lambda: upscaler.upscale(pixels))
+                return grained(pixels, upscaler.upscale(pixels))
+            return grained(
+                pixels, steadier.steadied(link, pixels, lambda: upscaler.upscale(pixels))
+            )
 
         return writer.coded(upscaled_frame(link.item, pixels_of))
 

@@ -22,8 +22,22 @@ if TYPE_CHECKING:
 FAITHFUL = {"srgan-x4": "srresnet-x4"}
 """GAN -> the model that it was trained from."""
 
+POSSIBLE = "possible: from 0 (texture) to 1 (fidelity), or auto"
+
 CACHE_VARIABLE = "SRGAN_EDGE_MIXTURES"
 """Environment variable that names another folder than `~/.cache/srgan-edge/mixtures`."""
+
+
+def fidelity_from_text(text: str) -> float:
+    """Parse what is typed after `--fidelity`, apart from `auto`.
+
+    Raises:
+        UsageError: not a number.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--fidelity {text}; {POSSIBLE}") from None
 
 
 def mixed_model(model: str, fidelity: float) -> str:
@@ -47,7 +61,7 @@ def mixture(model: str, fidelity: float) -> ModelFiles:
         OutputFailed: the cache cannot be written.
     """
     if not 0 <= fidelity <= 1:
-        raise UsageError(f"--fidelity {fidelity:g}; possible: from 0 (texture) to 1 (fidelity)")
+        raise UsageError(f"--fidelity {fidelity:g}; {POSSIBLE}")
     if model not in FAITHFUL:
         possible = " or ".join(f"-n {name}" for name in FAITHFUL)
         raise UsageError(f"--fidelity with -n {model}; possible: {possible}")

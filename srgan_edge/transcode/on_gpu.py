@@ -174,6 +174,8 @@ def _reason_for_host_memory(
         return "--on-damage conceal is done there"
     if options.steady:
         return "--steady is done there"
+    if options.grain:
+        return "--grain is done there"
     if encoder.size != (info.width * scale, info.height * scale):
         return "its final size is made there"
     if info.pixel_format not in ("yuv420p", "yuvj420p") or info.codec in CENTERED_CHROMA:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from srgan_edge.errors import InputDamaged
+from srgan_edge.grain import finish
 from srgan_edge.jobs.plan import Options
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.reuse import LinkedFrame, Reuse
@@ -78,6 +79,7 @@ class Recipe:
         """Frames in a segment; the last one of a video may have fewer."""
         self._encoder = self.new_encoder()
         self._reuse = Reuse(upscaler, options.dedup, self.length)
+        self._grained = finish(options.grain)
         self._life = ExitStack()
 
     def __enter__(self) -> Self:
@@ -153,7 +155,9 @@ class Recipe:
 
     def _coded(self, link: Any) -> CodedFrame:  # noqa: ANN401 - what `_taken` returns
         return self._encoder.coded(
-            upscaled_frame(link.frame, lambda pixels: self._reuse.upscale(link))
+            upscaled_frame(
+                link.frame, lambda pixels: self._grained(pixels, self._reuse.upscale(link))
+            )
         )
 
 
@@ -189,7 +193,9 @@ class SteadyRecipe(Recipe):
         return self._encoder.coded(
             upscaled_frame(
                 linked.frame,
-                lambda pixels: steadied(link, pixels, lambda: self._reuse.upscale(linked)),
+                lambda pixels: self._grained(
+                    pixels, steadied(link, pixels, lambda: self._reuse.upscale(linked))
+                ),
             )
         )
 

@@ -26,7 +26,7 @@ from srgan_edge.video.frame import FileOptions, Frame, Notes, VideoInfo, library
 MOST_PASSED_OVER = 150
 """Frames that are decoded for nothing before a file is opened anew at a keyframe instead."""
 
-_DECISIVE = ("model", "tile", "overlap_px", "batch", "slots", "color_lock")
+_DECISIVE = ("model", "tile", "overlap_px", "batch", "slots", "color_lock", "letters", "grain")
 """Values of `Opened.made_by` that count; its engine does too, without the number of a device."""
 
 _TRIAL_SIDE_PX = 48
@@ -136,7 +136,7 @@ def facts_of(opened: Opened) -> dict[str, Any]:
 
     Devices of one kind count as one; that they compute alike shows by a trial.
     """
-    ours = {name: opened.made_by[name] for name in _DECISIVE}
+    ours = {name: opened.made_by.get(name) for name in _DECISIVE}
     device = opened.upscaler.info.device.partition(":")[0]
     return ours | {
         "engine": {**opened.made_by["engine"], "device": device},
