@@ -27,12 +27,13 @@ from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
+from srgan_edge.transcode.fanout import Crew
 from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
 from srgan_edge.tuning import Setting, record_of, setting_for
 from srgan_edge.upscaler import FrameUpscaler
-from srgan_edge.video.nvidia import choose_decoder
+from srgan_edge.video.nvidia import Decoder, choose_decoder
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,17 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
             if opened is not in_use:
                 in_use = opened
                 reporter.began(opened.summary, opened.made_by, len(jobs))
-            if job.kind == "video":
+            crew = None
+            if job.kind == "video" and options.has_workers:
+                job_options = replace(job_options, decode=_decoder_of_workers(options, models))
+                crew = models.crew(opened, job_options.model, setting)
+            elif job.kind == "video":
                 device = opened.upscaler.info.device
                 decoder = choose_decoder(options.decode, device, models.say_once)
                 job_options = replace(job_options, decode=decoder)
-            outcome = do_job(job, opened, images, job_options, job_reporter)
+            elif options.has_workers:
+                models.say_once(f"images are upscaled by one engine, on {options.device}")
+            outcome = do_job(job, opened, images, job_options, job_reporter, crew=crew)
             reporter.ended(outcome)
             outcomes.append(outcome)
     reporter.closed(outcomes)
@@ -99,6 +106,7 @@ class _Models:
     def __init__(self, options: Options, reporter: Reporter, slots: int) -> None:
         self._options, self._reporter, self._slots = options, reporter, slots
         self._opened: dict[tuple[str, Setting | None], Opened] = {}
+        self._crews: dict[tuple[str, Setting | None], Crew] = {}
         self._said: set[str] = set()
         self._life = ExitStack()
 
@@ -117,13 +125,29 @@ class _Models:
         if model == AUTO:
             model = next((name for name, _ in self._opened), QUICK)
         if (model, setting) not in self._opened:
-            options, slots = replace(self._options, model=model), self._slots
-            if setting is not None:
-                options, slots = setting.apply(options), setting.slots
+            options, slots = self._asked(model, setting)
             opened = self._life.enter_context(open_upscaler(options, self._reporter.note, slots))
             made_by = {**opened.made_by, **record_of(setting)}
             self._opened[model, setting] = replace(opened, made_by=made_by)
         return self._opened[model, setting]
+
+    def crew(self, opened: Opened, model: str, setting: Setting | None) -> Callable[[], Crew]:
+        """Return a function that starts the workers of a model, or returns those that it did."""
+        from srgan_edge.workers.crew import crew_beside
+
+        def started() -> Crew:
+            if (model, setting) not in self._crews:
+                crew = crew_beside(opened, *self._asked(model, setting), self._reporter.note)
+                self._crews[model, setting] = self._life.enter_context(crew)
+            return self._crews[model, setting]
+
+        return started
+
+    def _asked(self, model: str, setting: Setting | None) -> tuple[Options, int]:
+        options = replace(self._options, model=model)
+        return (
+            (options, self._slots) if setting is None else (setting.apply(options), setting.slots)
+        )
 
     def say_once(self, line: str) -> None:
         """Pass a note on unless it was passed on before, for an earlier file."""
@@ -156,6 +180,14 @@ def _suited(
         return chosen, reporter
     work = [multiplications_per_px(find_model(name).spec) for name in (CRISP, suited.model)]
     return chosen, Estimated(reporter, CRISP, work[0] / work[1])
+
+
+def _decoder_of_workers(options: Options, models: _Models) -> Decoder:
+    if options.decode == "gpu":
+        raise UsageError("--decode gpu with several workers; possible: --decode cpu, or one device")
+    if options.decode == "auto":
+        models.say_once("several workers decode on the CPU")
+    return "cpu"
 
 
 @contextmanager
@@ -212,11 +244,13 @@ def do_job(
     options: Options,
     reporter: Reporter,
     *,
+    crew: Callable[[], Crew] | None = None,
     exits_on_signal: bool = True,
 ) -> Outcome:
     """Upscale one file. An error of ours becomes the outcome; any other exception is raised.
 
-    With `exits_on_signal`, a signal ends the process if a video does not stop soon after it.
+    `crew` starts workers for the segments of a video file; None: `opened` makes them alone. With
+    `exits_on_signal`, a signal ends the process if a video does not stop soon after it.
     """
     upscaler = opened.upscaler
     if job.kind == "video":
@@ -242,8 +276,11 @@ def do_job(
             video = upscale_stream(job, upscaler, options, reporter)
             frames, size = video.frames, video.size
         else:
+            mixed = {"mixed": True} if crew is not None and options.allow_mixed else {}
             video = upscale_video_file(
-                job, upscaler, options, opened.made_by, reporter, exits_on_signal=exits_on_signal
+                *(job, upscaler, options, {**opened.made_by, **mixed}, reporter),
+                crew=crew,
+                exits_on_signal=exits_on_signal,
             )
             frames, size = video.frames, video.size
     except OSError as error:

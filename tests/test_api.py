@@ -334,7 +334,7 @@ def test_impossible_options_of_a_file_are_refused(up, tmp_path, options, message
 
 
 def test_a_video_resumes_after_its_callback_raised(up, clip, monkeypatch):
-    monkeypatch.setattr("srgan_edge.transcode.upscale.segment_frames", lambda *_: 2)
+    monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_: 2)
     whole = up.file(clip, "whole.mp4")
 
     def stop(progress):

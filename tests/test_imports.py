@@ -36,6 +36,8 @@ ROOMS = {
     # A video file in resumable segments; a stream in one pass.
     "transcode": ("video", "isolation", "jobs", "model", "engines", "kernels"),
     "live": ("video", "jobs"),
+    # Several engines for one video.
+    "workers": ("video", "isolation", "jobs", "model", "engines", "transcode"),
     # Measures what is above.
     "bench": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     # Jobs over HTTP, each an `upscale` command.
@@ -54,7 +56,10 @@ HEART = {
     "reuse": ("video",),
     "suited": ("video", "image", "model", "isolation", "jobs", "engines", "transcode"),
     "tuning": ("model", "engines", "isolation", "jobs", "transcode"),
-    "run": ("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
+    "run": (
+        *("video", "image", "model", "isolation", "jobs", "engines", "transcode", "live"),
+        "workers",
+    ),
     "api": ("video", "image", "model", "isolation", "jobs", "engines"),
     "client": ("serve",),
     "__main__": ("cli",),
@@ -63,11 +68,11 @@ HEART = {
 
 UPPER_HEART = {
     "cutter": (),
-    "upscaler": ("evaluation", "transcode", "live", "bench", "cli"),
+    "upscaler": ("evaluation", "transcode", "live", "workers", "bench", "cli"),
     "pipeline": ("transcode", "live", "bench"),
     "suited": ("serve", "cli"),
     "tuning": ("bench", "cli"),
-    "run": ("bench", "serve", "cli"),
+    "run": ("workers", "bench", "serve", "cli"),
     "api": ("serve", "cli"),
     "client": ("cli",),
 }
@@ -100,6 +105,7 @@ OWNERS = {
     "pycuda": ("srgan_edge.kernels.pycuda",),
     "cuda": ("srgan_edge.kernels.cuda_bindings",),
     "cv2": ("srgan_edge.motion",),
+    "ray": (),
 }
 """Packages and modules of the runtime that may import a library at their top."""
 

@@ -9,7 +9,6 @@ import typer
 
 from srgan_edge.cli.common import (
     MODEL_PANEL,
-    DeviceOption,
     EngineOption,
     Fp32Option,
     bundled_names,
@@ -186,7 +185,28 @@ def upscale(
         ),
     ] = None,
     engine: EngineOption = "auto",
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str,
+        _model(
+            metavar="DEVICE[,...]",
+            help="auto, cpu, cuda or cuda:N; onnxruntime also has tensorrt and rtx. Several, with "
+            "commas, share the segments of a video.",
+        ),
+    ] = "auto",
+    ray: Annotated[
+        str | None,
+        _model(
+            metavar="ADDRESS|auto|local",
+            help="Share the segments of a video among the nodes of a Ray cluster.",
+        ),
+    ] = None,
+    allow_mixed: Annotated[
+        bool,
+        _model(
+            "--allow-mixed",
+            help="Let devices take part that compute differently; results may differ in last bits.",
+        ),
+    ] = False,
     fp32: Fp32Option = False,
     steady: Annotated[
         str,
@@ -346,10 +366,18 @@ def upscale(
         raise UsageError(
             "--live leaves gaps, which yuv4mpegpipe has no room for; type --pipe-format nut"
         )
+    device, devices = _devices(device)
+    if ray is not None and devices:
+        raise UsageError(f"--ray {ray} and several devices; possible: one of them")
+    if allow_mixed and not devices and ray is None:
+        raise UsageError("--allow-mixed with one device; possible: with several, or --ray")
     options = Options(
         model=model,
         engine=engine,
         device=device,
+        devices=devices,
+        ray=ray,
+        allow_mixed=allow_mixed,
         fp32=fp32,
         decode=decode,
         tiling=Tiling(
@@ -409,6 +437,14 @@ def check(
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
         f"{packets} packets of audio and subtitles as they were"
     )
+
+
+def _devices(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the first device, and all if there are several."""
+    devices = tuple(text.split(","))
+    if "" in devices or (len(devices) > 1 and "auto" in devices):
+        raise UsageError(f"--device {text}; possible: one, or several such as cuda:0,cuda:1")
+    return devices[0], devices if len(devices) > 1 else ()
 
 
 def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:

@@ -22,6 +22,7 @@ from srgan_edge.isolation.calls import serve as serve_calls
 from srgan_edge.isolation.child import ChildFailed, Parent, closed_on_failure, mapped
 from srgan_edge.isolation.frame_ring import FrameRing, FrameSlots, Plane, Samples
 from srgan_edge.isolation.wire import Duration, Json, Ticks
+from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import (
     FileOptions,
@@ -36,6 +37,9 @@ STALL_SECONDS = 60.0
 
 MEMORY_BYTES = min(6 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4)
 """Memory that a decoder may map. At 8K in 10 bits, it keeps 33 frames of 100 MB each."""
+
+_MOST_BORDERS = 1000
+"""Times in one answer."""
 
 _LAYOUTS = (("uint8",), ("uint8", "uint16"))
 """Types of the arrays of a frame: `pixels`, and `deep` if the frame has it."""
@@ -140,6 +144,13 @@ class IsolatedReader:
             if not self._closed:
                 raise
 
+    def borders(self, length: int) -> list[int]:
+        """Return what `video.borders` yields for segments of `length` frames."""
+        found: list[int] = []
+        while more := self._remote.call(tuple[Ticks, ...], "borders", length):
+            found += more
+        return found
+
     def _skip(self, frames: int) -> None:
         while self.frames < frames:
             skipped = self._remote.call(int, "skip", frames - self.frames)
@@ -213,6 +224,7 @@ def serve(parent: Parent, _: object) -> None:
         "skip": decoding.skip,
         "frame": decoding.frame,
         "memory": decoding.memory,
+        "borders": decoding.borders,
     }
     serve_calls(parent, functions)
 
@@ -224,6 +236,7 @@ class _Decoding:
         self._slots: FrameSlots | None = None
         self._told = Notes()
         self._next: Frame | None = None
+        self._borders: Iterator[int] | None = None
 
     def open(self, path: str, options: Json) -> VideoInfo:
         self._reader = open_video(Path(path), **msgspec.convert(options, FileOptions))
@@ -239,6 +252,18 @@ class _Decoding:
             if skipped and monotonic() - began > 1:
                 break
         return skipped
+
+    def borders(self, length: int) -> tuple[Ticks, ...]:
+        """Return the borders that are found in about a second; none at the end."""
+        began = monotonic()
+        if self._borders is None:
+            self._borders = borders(self._reader, length)
+        found: list[int] = []
+        for pts in self._borders:
+            found.append(pts)
+            if monotonic() - began > 1 or len(found) == _MOST_BORDERS:
+                break
+        return tuple(found)
 
     def frame(self, slot: int) -> Step:
         """Put the next frame into a slot, unless it needs other memory."""

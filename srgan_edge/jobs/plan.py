@@ -89,6 +89,13 @@ class Options:
     tiling: Tiling
     engine: str = "auto"
     device: str = "auto"
+    """Device of the engine; with several workers, of the one that can do without them."""
+    devices: tuple[str, ...] = ()
+    """Devices of workers that share the segments of a video; empty: the engine does it alone."""
+    ray: str | None = None
+    """Ray cluster of the workers, by its address; None: they are processes of this machine."""
+    allow_mixed: bool = False
+    """Workers that compute differently, or have other versions, may take part."""
     fp32: bool = False
     outscale: float | None = None
     """Final scale; None: the model's, or that of `size`."""
@@ -120,6 +127,11 @@ class Options:
     """Discard the finished segments of an earlier run."""
     max_pixels: int = MAX_PIXELS
     """Largest input image (all frames of an animation together); a result may be 16x larger."""
+
+    @property
+    def has_workers(self) -> bool:
+        """True if videos are made by several workers."""
+        return bool(self.devices) or self.ray is not None
 
     @property
     def overwrite(self) -> bool:

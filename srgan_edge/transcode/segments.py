@@ -7,6 +7,7 @@ that was stopped anywhere and resumed has the same bytes as one that was not.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -46,16 +47,33 @@ def segment_frames(info: "EngineInfo", width: int, height: int) -> int:
     return max(min(FEWEST_FRAMES, SEGMENT_FRAMES), min(int(frames), SEGMENT_FRAMES))
 
 
+@dataclass(frozen=True)
+class WrittenSegment:
+    """A segment whose file is closed."""
+
+    number: int
+    """From 0 in the video."""
+    path: Path
+    pts: list[int]
+    """Timestamps of the frames in display order, in ticks of the input."""
+    durations: list[int]
+    """Durations of the frames, in the same ticks."""
+    reorder: int
+    """Number of frames that a decoder has to hold back to return them in order."""
+
+
 class SegmentWriter:
-    """Encodes frames into segments of `work`, starting with the first frame not yet in them.
+    """Encodes frames into segments.
 
     Each segment has `length` frames; the last one may be shorter and is completed by `finish`. A
     full segment is finished in another thread while the next one is started, because flushing an
     encoder keeps fewer and fewer cores busy, and disks are slow. Not thread-safe.
 
     Args:
+        path_of: returns the file of a segment of a number.
+        first: number of the first segment.
         new_encoder: creates the encoder of a segment.
-        state_after: returns, for a full segment of a number from 0, what the next one begins with.
+        enter: called with each segment, in order.
 
     Raises:
         OSError: the disk is full or failed.
@@ -64,14 +82,14 @@ class SegmentWriter:
 
     def __init__(
         self,
-        work: WorkFolder,
+        path_of: Callable[[int], Path],
+        first: int,
         new_encoder: Callable[[], VideoEncoder],
         length: int,
-        state_after: Callable[[int], bytes] = lambda segment: b"",
+        enter: Callable[[WrittenSegment], None],
     ) -> None:
-        self._state_after = state_after
-        self._work, self._new_encoder, self._length = work, new_encoder, length
-        self._begun = work.segments
+        self._path_of, self._next = path_of, first
+        self._new_encoder, self._length, self._enter = new_encoder, length, enter
         self._current: _Segment | None = None
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="segment")
         self._finishing: Future[None] | None = None
@@ -79,13 +97,14 @@ class SegmentWriter:
     def write(self, frame: Frame | CodedFrame) -> None:
         """Add one frame; the last one of a segment starts finishing it."""
         if self._current is None:
-            path = self._work.segment_path(self._begun)
-            self._current = _Segment(path, self._new_encoder(), frame.pts)
-            self._begun += 1
+            number = self._next
+            path = self._path_of(number)
+            self._current = _Segment(number, path, self._new_encoder(), frame.pts)
+            self._next += 1
         self._current.write(frame)
         if len(self._current.pts) == self._length:
             self._wait()
-            self._finishing = self._finisher.submit(self._enter, self._current)
+            self._finishing = self._finisher.submit(self._finish, self._current)
             self._current = None
 
     def copy(self, copied: CopiedPacket) -> None:
@@ -95,7 +114,7 @@ class SegmentWriter:
         """Finish all segments, including the one being written."""
         self._wait()
         if self._current is not None:
-            self._enter(self._current)
+            self._finish(self._current)
             self._current = None
         self._finisher.shutdown()
 
@@ -105,12 +124,13 @@ class SegmentWriter:
             self._current.abandon()
         self._finisher.shutdown()  # waits for a full segment to be entered
 
-    def _enter(self, segment: "_Segment") -> None:
+    def _finish(self, segment: "_Segment") -> None:
         segment.finish()
         refuse_undecodable(segment.path, len(segment.pts))
-        is_full = len(segment.pts) == self._length
-        state = self._state_after(self._work.segments) if is_full else b""
-        self._work.add(segment.pts, segment.durations, segment.reorder, state)
+        written = WrittenSegment(
+            segment.number, segment.path, segment.pts, segment.durations, segment.reorder
+        )
+        self._enter(written)
 
     def _wait(self) -> None:
         if self._finishing is not None:
@@ -121,11 +141,12 @@ class SegmentWriter:
 class _Segment:
     """A segment that is being written."""
 
-    def __init__(self, path: Path, encoder: VideoEncoder, first_pts: int) -> None:
+    def __init__(self, number: int, path: Path, encoder: VideoEncoder, first_pts: int) -> None:
+        self.number, self.path = number, path
         self.pts: list[int] = []
         self.durations: list[int] = []
         self._order: list[int] = []  # timestamps of the packets in decoding order
-        self.path, self._encoder, self._first_pts = path, encoder, first_pts
+        self._encoder, self._first_pts = encoder, first_pts
         # NUT stores packets of every codec unchanged, at exact times that are not negative.
         self._container = av.open(
             f"file:{path.absolute()}",

@@ -5,9 +5,9 @@ they are joined with the audio and subtitles of the input. The result is compare
 and only then moved to its final name.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,21 +27,14 @@ from srgan_edge.isolation.child import ChildFailed, ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
-from srgan_edge.pipeline import upscale_video, upscaled_frame
-from srgan_edge.reuse import LinkedFrame, Reuse
 from srgan_edge.signals import ends_within
-from srgan_edge.steady import (
-    Link,
-    Steadied,
-    Steadier,
-    refuse_too_large,
-    steadied_from_bytes,
-    strength_of,
-)
-from srgan_edge.transcode.join import Joiner
-from srgan_edge.transcode.on_gpu import NotOnGpu, encoder_for, upscaling_on_gpu
+from srgan_edge.steady import strength_of
+from srgan_edge.transcode.fanout import Crew, Order, fan_out, tiles_of
+from srgan_edge.transcode.join import Joined, Joiner
+from srgan_edge.transcode.on_gpu import NotOnGpu
+from srgan_edge.transcode.recipe import GpuRecipe, Recipe, Saved, SteadyRecipe
 from srgan_edge.transcode.rehearsal import Rehearsal
-from srgan_edge.transcode.segments import SegmentWriter, segment_frames
+from srgan_edge.transcode.segments import WrittenSegment
 from srgan_edge.transcode.work_folder import (
     WorkFolder,
     content_sha256,
@@ -49,10 +42,9 @@ from srgan_edge.transcode.work_folder import (
     open_work_folder,
 )
 from srgan_edge.upscaler import FrameUpscaler
-from srgan_edge.video.convert import depth_bits
-from srgan_edge.video.encoder import VideoEncoder
+from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt_reader import open_video
-from srgan_edge.video.frame import CodedFrame, Frame, Notes, VideoInfo
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, Notes, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.opening import file_identity
 from srgan_edge.video.reader import VideoReader
@@ -71,6 +63,7 @@ def upscale_video_file(
     made_by: Mapping[str, Any],
     reporter: Reporter,
     *,
+    crew: Callable[[], Crew] | None = None,
     exits_on_signal: bool = True,  # a library leaves signals to its caller
 ) -> VideoResult:
     """Upscale the video of a job, starting where an earlier run stopped, and publish the result.
@@ -78,6 +71,7 @@ def upscale_video_file(
     Args:
         made_by: everything besides the input that determines the pixels, as JSON values. An earlier
             run with other values is refused.
+        crew: starts the workers that make the segments, where `upscaler` shall not do it alone.
 
     Raises:
         InputRefused: the input is not a video, or contains something that would be lost.
@@ -111,7 +105,13 @@ def upscale_video_file(
                 return _upscale_video(job, upscaler, options, made_by, reporter, "nvdec")
             except NvdecFailed as failure:
                 reporter.note(f"{job.source.name}: {failure}; decoding it on the CPU instead")
-        return _upscale_video(job, upscaler, options, made_by, reporter, "cpu")
+        if crew is not None and strength_of(options.steady):
+            reporter.note(
+                f"{job.source.name}: its detail is kept from frame to frame, so one engine makes "
+                "all of it; with --steady off all do"
+            )
+            crew = None
+        return _upscale_video(job, upscaler, options, made_by, reporter, "cpu", crew)
 
 
 def _upscale_video(
@@ -121,148 +121,167 @@ def _upscale_video(
     made_by: Mapping[str, Any],
     reporter: Reporter,
     way: _Way,
+    crew: Callable[[], Crew] | None = None,
 ) -> VideoResult:
-    encoding = options.encoding
-    with ExitStack() as life:
-        reader = _open(job.source, options, way)
-        life.enter_context(reader)
+    name = job.source.name
+    with (
+        _open(job.source, options, way) as reader,
+        _recipe(reader.info, upscaler, options, way) as recipe,
+        _resumable(
+            job.target,
+            job_identity(job.source, recipe.size, recipe.length, options, made_by),
+            restart=options.restart,
+        ) as work,
+        Joiner(
+            *(job.source, work.path, recipe.size),
+            *(options.encoding, options.audio, options.excerpt),
+        ) as joiner,
+    ):
         source = _Source(job.source)
-        info = reader.info
-        size = options.video_size(info, upscaler.scale)
-
-        def new_encoder() -> VideoEncoder:
-            return (encoder_for if way == "gpu" else VideoEncoder)(info, size, encoding)
-
-        encoder = new_encoder()
-
-        length = segment_frames(upscaler.info, info.width, info.height)
-        reuse = Reuse(upscaler, options.dedup, length)
-
-        def linked_after(frames: int) -> Iterator[LinkedFrame]:
-            return reuse.linked(it for it in reader.after(frames) if isinstance(it, Frame))
-
-        def through_host_memory(link: LinkedFrame) -> CodedFrame:
-            return encoder.coded(upscaled_frame(link.frame, lambda pixels: reuse.upscale(link)))
-
-        def steadied(link: Link[LinkedFrame]) -> CodedFrame:
-            linked = link.item
-            return encoder.coded(
-                upscaled_frame(
-                    linked.frame,
-                    lambda pixels: steadier.steadied(link, pixels, lambda: reuse.upscale(linked)),
+        if (finished := _finished(work)) is not None:
+            reporter.note(f"{name}: an earlier run had finished {job.target}")
+            return finished
+        known = _rehearsed(work, joiner, job.target, options)
+        for remark in _remarks_before(reader.info, options, known, work):
+            reporter.note(f"{name}: {remark}")
+        resumed = work.frames
+        reporter.started(job, reader.info.frames_expected, resumed)
+        if crew is None:
+            made = _in_one_pass(reader, recipe, work, reporter)
+        else:
+            made = _by_crew(crew, job, upscaler, options, reader, recipe, work, reporter)
+        if made.damaged and not work.segments:
+            raise made.damaged
+        saved_as = job.target
+        if made.damaged:
+            saved_as = free_partial_result(job.target, overwrite=options.overwrite)
+        source.refuse_changed()
+        with replace_when_whole(
+            saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
+        ) as whole:
+            joined = joiner.join(saved_as, damaged=made.damaged is not None)
+            if joined.frames != work.frames:  # a finished segment has changed since
+                raise OutputFailed(
+                    f"{work.path} has only {joined.frames} of {work.frames} frames left"
                 )
-            )
-
-        frames_after: Callable[[int], Iterator[Any]] = linked_after
-        upscaled: Callable[[Any], CodedFrame] = through_host_memory
-        strength = strength_of(options.steady)
-        if strength:
-            refuse_too_large(info.width * upscaler.scale, info.height * upscaler.scale)
-            upscaled = steadied
-        if way == "gpu":
-            assert isinstance(reader, VideoReader)
-            frames_after = reader.images_after
-            upscaled = life.enter_context(upscaling_on_gpu(upscaler, info, encoder, options))
-        identity = job_identity(job.source, size, length, options, made_by)
-        with (
-            _resumable(job.target, identity, restart=options.restart) as work,
-            Joiner(job.source, work.path, size, encoding, options.audio, options.excerpt) as joiner,
-        ):
-            if (finished := _finished(work)) is not None:
-                reporter.note(f"{job.source.name}: an earlier run had finished {job.target}")
-                return finished
-            known = _rehearsed(work, joiner, job.target, options)
-            for remark in _remarks_before(info, options, known, work):
-                reporter.note(f"{job.source.name}: {remark}")
-            resumed = work.frames
-            reporter.started(job, info.frames_expected, resumed)
-            steadier = Steadier[LinkedFrame](
-                strength, _steadied_before(work), lambda number: (number + 1) % length == 0
-            )
-            begun = work.segments
-
-            def state_after(segment: int) -> bytes:
-                return steadier.state_after((segment - begun + 1) * length - 1).to_bytes()
-
-            writer = SegmentWriter(
-                *(work, new_encoder, length), *([state_after] if strength else [])
-            )
-            damaged = None
-            try:
-                try:
-                    upscale_video(
-                        frames_after(resumed),
-                        upscaled,
-                        writer,
-                        reporter.frame_done,
-                        upscaler.slots,
-                        reader.close if isinstance(reader, IsolatedReader) else lambda: None,
-                        result_bytes=_rgb_bytes(info, upscaler.scale),
-                        taken=steadier.link if strength else None,
-                    )
-                except InputDamaged as error:
-                    damaged = error
-                writer.finish()
-            except BaseException:
-                writer.abandon()
-                raise
-            if damaged and not work.segments:
-                raise damaged
-            saved_as = (
-                free_partial_result(job.target, overwrite=options.overwrite)
-                if damaged
-                else job.target
-            )
             source.refuse_changed()
-            with replace_when_whole(
-                saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
-            ) as whole:
-                joined = joiner.join(saved_as, damaged=damaged is not None)
-                if joined.frames != work.frames:  # a finished segment has changed since
-                    raise OutputFailed(
-                        f"{work.path} has only {joined.frames} of {work.frames} frames left"
-                    )
-                source.refuse_changed()
-                notes = reader.notes
-                result = VideoResult(
-                    saved_as=str(saved_as),
-                    frames=joined.frames,
-                    size=size,
-                    frames_resumed=resumed,
-                    frames_untimed=notes.untimed,
-                    frames_nudged=notes.nudged,
-                    packets_copied=joined.packets,
-                    packets_nudged=joined.nudged,
-                    packets_refused=joined.refused,
-                    frames_concealed=notes.concealed,
-                    left_out=list(known.left_out),
-                    frames_reused=reuse.frames_reused,
-                    frames_repeated=reuse.frames_repeated,
-                    tiles=reuse.tiles,
-                    tiles_reused=reuse.tiles_reused,
-                )
-                problem = _problem(job, result, damaged, notes)
-                decoder_ended = damaged and isinstance(damaged.__cause__, ChildFailed)
-                if not decoder_ended:
-                    outcome = {"result": asdict(result), "problem": problem}
-                    work.finish(whole, saved_as.name, outcome)
-            if reuse.frames_repeated:
-                reporter.note(
-                    f"{job.source.name}: {reuse.frames_repeated} frames nearly repeat an earlier "
-                    "one and were made of its result (--dedup)"
-                )
-            for remark in remarks_after(reader.info, reader.notes, options, joined.nudged):
-                reporter.note(f"{job.source.name}: {remark}")
-            if decoder_ended:
-                # Not the video ended but the decoder, perhaps for lack of memory. The next run may
-                # succeed, and has to produce the bytes of a run in which it never crashed.
-                if work.frames % length:
-                    work.forget_last()
-            else:
-                work.discard()
+            result = _result(saved_as, recipe.size, resumed, made, joined, known)
+            problem = _problem(job, result, made)
+            if not made.decoder_ended:
+                outcome = {"result": asdict(result), "problem": problem}
+                work.finish(whole, saved_as.name, outcome)
+        for remark in _remarks_after(reader.info, options, made, joined):
+            reporter.note(f"{name}: {remark}")
+        if not made.decoder_ended:
+            work.discard()
+        elif work.frames % recipe.length:
+            # Not the video ended but the decoder, perhaps for lack of memory. The next run may
+            # succeed, and has to produce the bytes of a run in which it never crashed.
+            work.forget_last()
     if problem:
-        raise VideoDamaged(problem, result) from damaged
+        raise VideoDamaged(problem, result) from made.damaged
     return result
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The outcome of making all segments of a video, as far as its frames can be decoded."""
+
+    damaged: InputDamaged | None
+    """The damage that ended the video, or that was passed over in it."""
+    notes: Notes
+    saved: Saved
+
+    @property
+    def decoder_ended(self) -> bool:
+        """The decoder crashed or hung, so that the damage may not be the video's."""
+        return self.damaged is not None and isinstance(self.damaged.__cause__, ChildFailed)
+
+
+def _in_one_pass(
+    reader: IsolatedReader | VideoReader, recipe: Recipe, work: WorkFolder, reporter: Reporter
+) -> _Made:
+    """Make the segments that are missing in this process."""
+    recipe.begin(work.segments, work.state() if work.segments else b"")
+
+    def enter(done: WrittenSegment) -> None:
+        is_full = len(done.pts) == recipe.length
+        state = recipe.state_after(done.number) if is_full else b""
+        work.add(done.pts, done.durations, done.reorder, state)
+
+    items: Iterable[Frame | CodedFrame | CopiedPacket] = reader.after(work.frames)
+    if isinstance(recipe, GpuRecipe):
+        assert isinstance(reader, VideoReader)
+        items = reader.images_after(work.frames)
+    damaged = recipe.make(
+        *(items, work.segments, work.segment_path, enter, reporter.frame_done),
+        reader.close if isinstance(reader, IsolatedReader) else lambda: None,
+    )
+    return _Made(damaged, reader.notes, recipe.saved)
+
+
+def _by_crew(
+    crew: Callable[[], Crew],
+    job: Job,
+    upscaler: FrameUpscaler,
+    options: Options,
+    reader: IsolatedReader | VideoReader,
+    recipe: Recipe,
+    work: WorkFolder,
+    reporter: Reporter,
+) -> _Made:
+    """Let workers make the segments that are missing."""
+    info, source = reader.info, job.source
+    if isinstance(reader, IsolatedReader):
+        begins = reader.borders(recipe.length)
+    else:
+        begins = list(borders(reader, recipe.length))
+    reader.close()
+    if not begins:
+        reporter.note(
+            f"{source.name}: has no index of keyframes; each worker reads it from its start"
+        )
+    order = Order(
+        source=str(source.absolute()),
+        content_sha256=content_sha256(source),
+        options=options,
+        length=recipe.length,
+        tiles=tiles_of(upscaler, info.width, info.height),
+    )
+    outcome = fan_out(
+        *(crew(), order, begins, info.frames_expected, work),
+        reporter.frame_done,
+        lambda line: reporter.note(f"{source.name}: {line}"),
+    )
+    return _Made(outcome.damaged, outcome.notes, outcome.saved)
+
+
+def _result(
+    saved_as: Path,
+    size: tuple[int, int],
+    resumed: int,
+    made: _Made,
+    joined: Joined,
+    known: Rehearsal,
+) -> VideoResult:
+    notes, saved = made.notes, made.saved
+    return VideoResult(
+        saved_as=str(saved_as),
+        frames=joined.frames,
+        size=size,
+        frames_resumed=resumed,
+        frames_untimed=notes.untimed,
+        frames_nudged=notes.nudged,
+        packets_copied=joined.packets,
+        packets_nudged=joined.nudged,
+        packets_refused=joined.refused,
+        frames_concealed=notes.concealed,
+        left_out=list(known.left_out),
+        frames_reused=saved.frames_reused,
+        frames_repeated=saved.frames_repeated,
+        tiles=saved.tiles,
+        tiles_reused=saved.tiles_reused,
+    )
 
 
 def _rehearsed(work: WorkFolder, joiner: Joiner, target: Path, options: Options) -> Rehearsal:
@@ -293,18 +312,11 @@ def _finished(work: WorkFolder) -> VideoResult | None:
     return result
 
 
-def _steadied_before(work: WorkFolder) -> Steadied | None:
-    """Return the frame by which the first one of the next segment is steadied, if there is one."""
-    state = work.state() if work.segments else b""
-    return steadied_from_bytes(state) if state else None
-
-
-def _problem(
-    job: Job, result: VideoResult, damaged: InputDamaged | None, notes: Notes
-) -> str | None:
+def _problem(job: Job, result: VideoResult, made: _Made) -> str | None:
     """Return the line of an error that is raised though there is a result; None if it is whole."""
-    if damaged:
-        return f"{damaged}; what could be decoded is in {result.saved_as}"
+    notes = made.notes
+    if made.damaged:
+        return f"{made.damaged}; what could be decoded is in {result.saved_as}"
     if notes.damage:  # all of it made up for, or it would have been raised
         return (
             f"{job.source}: damaged: {notes.damage}; {notes.concealed} of {result.frames} "
@@ -316,12 +328,6 @@ def _problem(
             f"be copied; everything else is in {result.saved_as}"
         )
     return None
-
-
-def _rgb_bytes(info: VideoInfo, scale: int) -> int:
-    """Return the memory of one upscaled frame before it is converted for the encoder."""
-    samples = 3 * info.width * info.height * scale**2
-    return samples if depth_bits(info.pixel_format) == 8 else 2 * samples
 
 
 class _Source:
@@ -356,6 +362,13 @@ def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoRe
         return open_video(source, nvdec=Nvdec(stays=True), **options.reading_file)
     except NvdecFailed as error:
         raise NotOnGpu(str(error)) from error
+
+
+def _recipe(info: VideoInfo, upscaler: FrameUpscaler, options: Options, way: _Way) -> Recipe:
+    if way == "gpu":
+        return GpuRecipe(info, upscaler, options)
+    kind = SteadyRecipe if strength_of(options.steady) else Recipe
+    return kind(info, upscaler, options)
 
 
 @contextmanager
@@ -403,3 +416,12 @@ def _remarks_before(
     yield from (f"left out: {lost}" for lost in known.left_out)
     yield from known.remarks
     yield from remarks_on(info, options)
+
+
+def _remarks_after(info: VideoInfo, options: Options, made: _Made, joined: Joined) -> Iterator[str]:
+    """Yield remarks that the whole video reveals."""
+    if repeated := made.saved.frames_repeated:
+        yield (
+            f"{repeated} frames nearly repeat an earlier one and were made of its result (--dedup)"
+        )
+    yield from remarks_after(info, made.notes, options, joined.nudged)

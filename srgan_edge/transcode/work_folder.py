@@ -9,6 +9,7 @@ up to its writer.
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,8 @@ class Segment:
     sha256: str
     state_sha256: str = ""
     """SHA-256 of the state that the next segment begins with; empty if it needs none."""
+    border_sha256: str = ""
+    """Hash of the frame behind the segment as it was decoded; empty if it is not known."""
 
 
 class WorkFolder:
@@ -80,11 +83,23 @@ class WorkFolder:
         """Return the path of a segment, which may not exist yet."""
         return self.path / f"segment-{index:06}.nut"
 
-    def add(self, pts: list[int], durations: list[int], reorder: int, state: bytes = b"") -> None:
+    def part_path(self, index: int) -> Path:
+        """Return another path for a segment, until it is known to be whole and in order."""
+        return self.path / f"segment-part-{index:06}-{secrets.token_hex(4)}.nut"
+
+    def add(
+        self,
+        pts: list[int],
+        durations: list[int],
+        reorder: int,
+        state: bytes = b"",
+        border_sha256: str = "",
+    ) -> None:
         """Add the next segment, whose file is closed, to the journal, and sync both to disk.
 
         Args:
             state: what `state` will return to whoever writes the segment after it.
+            border_sha256: see `Segment`.
 
         Raises:
             OSError: the disk is full or failed.
@@ -100,7 +115,9 @@ class WorkFolder:
         )  # the file's name has to be on disk before the line that refers to it
         state_sha256 = hashlib.sha256(state).hexdigest() if state else ""
         size = file.stat().st_size
-        segment = Segment(pts, durations, reorder, size, sha256_of(file), state_sha256)
+        segment = Segment(
+            pts, durations, reorder, size, sha256_of(file), state_sha256, border_sha256
+        )
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
             journal.write(f"{_digest(record.encode())} {record}\n")
@@ -116,6 +133,13 @@ class WorkFolder:
         with suppress(FileNotFoundError):
             return self._state_path(self.segments - 1).read_bytes()
         return b""
+
+    def border_sha256(self) -> str:
+        """Return the hash of the frame behind the last segment; empty if it is not known."""
+        last = None
+        for _, last in self.finished():  # noqa: B007
+            pass
+        return "" if last is None else last.border_sha256
 
     def finished(self) -> Iterator[tuple[Path, Segment]]:
         """Yield the files of the finished segments in order, with their lines of the journal."""
@@ -204,6 +228,8 @@ class WorkFolder:
         """Keep the segments up to the first that differs from the journal, or whose state does."""
         if not self._read_only:
             self._journal.touch(mode=0o600)
+            for part in self.path.glob("segment-part-*"):  # of a run that was killed
+                part.unlink()
         with self._journal.open("rb") as journal:
             good: list[tuple[int, Segment]] = []
             for index, line in enumerate(journal):

@@ -1,4 +1,4 @@
-"""Read parts of a video file as if they were all of it, at their times in the result."""
+"""Read parts of a video file: an excerpt as if it were all of it, or all from a frame on."""
 
 import math
 from collections.abc import Generator, Iterator, Sequence
@@ -18,27 +18,120 @@ from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.excerpt import Excerpt, Part
 from srgan_edge.video.frame import CopiedPacket, FrameTime, Notes, VideoPacket
 from srgan_edge.video.reader import RgbFrames, VideoReader
-from srgan_edge.video.spans import Chosen, Span, from_keyframe, length_seconds, opened_at, spans_of
+from srgan_edge.video.spans import (
+    SHORT_LEADS,
+    Chosen,
+    Span,
+    from_keyframe,
+    lead_before,
+    length_seconds,
+    opened_at,
+    spans_of,
+)
 
 if TYPE_CHECKING:  # only in the description of its types
     from av.container.core import Chapter
 
 
-def open_video(path: Path, *, excerpt: Excerpt | None = None, **reading: Any) -> VideoReader:  # noqa: ANN401
-    """Return a reader of a whole file, or of an excerpt of it.
+def open_video(
+    path: Path,
+    *,
+    excerpt: Excerpt | None = None,
+    from_pts: int | None = None,
+    **reading: Any,  # noqa: ANN401
+) -> VideoReader:
+    """Return a reader of a whole file, of an excerpt of it, or of all from a frame on.
 
     Args:
+        from_pts: time of a frame in ticks; see `LaterReader`. Not with an excerpt.
         reading: options of `VideoReader`.
 
     Raises:
-        SrganEdgeError: the same errors as `VideoReader` and `ExcerptReader`.
+        SrganEdgeError: the same errors as the readers.
     """
+    if from_pts is not None:
+        return LaterReader(path, from_pts, **reading)
     if excerpt is None:
         return VideoReader(path, **reading)
     return ExcerptReader(path, excerpt, **reading)
 
 
-class ExcerptReader(VideoReader):
+class _SpanReader(VideoReader):
+    """Reads spans of one file, each from the keyframe before it on."""
+
+    def _read(self, spans: Sequence[Span]) -> None:
+        """Read these spans and nothing before them, which was not noted either."""
+        self._spans = spans
+        self._items.close()
+        self._ahead.clear()
+        self.notes = Notes()
+        self._clock = FrameClock(self.path, self.video, self.notes, self.demuxer.formats)
+        self._rgb = RgbFrames(self.path, self.info, self.notes)
+        self._items = self._decode_spans()
+
+    def _decode_spans(self) -> Generator[DecodedFrame | CopiedPacket, None, None]:
+        for span in self._spans:
+            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
+                yield from self._decode_span(span, container, video)
+        if not self.notes.damage.is_repaired:
+            raise InputDamaged(f"{self.path}: damaged: {self.notes.damage}")
+
+    def _decode_span(
+        self, span: Span, container: InputContainer, video: VideoStream
+    ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
+        self.demuxer = Demuxer(self.path, container, video, self.notes)
+        self._decoder = decoder = self._decoding(video, self.notes)
+        chosen, is_behind, last = Chosen(span, self.copied), False, span.first
+        packets: Iterator[Packet[Stream]] = iter(self.demuxer)
+        for packet in packets if span.lead is None else from_keyframe(packets, video):
+            if (copied := chosen.take(packet)) is not None:
+                yield copied
+            if packet.stream_index == video.index and not is_behind:
+                for decoded in decoder.decode(cast(VideoPacket, packet)):
+                    if decoded.pts is None:
+                        self.notes.untimed += 1
+                        after = decoded.duration or round(self._clock.period_ticks) or 1
+                        decoded = decoded._replace(pts=last + after)
+                    last = decoded.pts or last
+                    if is_behind := span.is_over(decoded.pts):
+                        break
+                    yield from span.only(decoded)
+            if is_behind and chosen.is_complete:
+                break
+        if not is_behind:  # the file ends before the span does
+            self.demuxer.examine_file(
+                self._identity, conceal=self._conceal, from_start=span.lead is None
+            )
+            for decoded in decoder.finish():
+                yield from span.only(decoded)
+        decoder.note_losses()
+
+
+class LaterReader(_SpanReader):
+    """Reads a file from one of its frames on, which is found by its time.
+
+    Frames and packets have their times in the file. Whether the frames are those that a
+    `VideoReader` yields is for the caller to compare: not all files can be read from their
+    keyframes on.
+
+    Raises:
+        InputRefused, InputDamaged: See `VideoReader`.
+    """
+
+    def __init__(self, path: Path, from_pts: int, **reading: Any) -> None:  # noqa: ANN401
+        """`from_pts` is a time in ticks; `reading` goes to `VideoReader`."""
+        super().__init__(path, **reading)
+        try:
+            start_pts = self.info.start_pts or 0
+            tick = self.info.time_base
+            lead = lead_before(path, from_pts, start_pts, tick, self._max_pixels, SHORT_LEADS)
+            self._read([Span(from_pts, None, from_pts, lead, tick)])
+        except BaseException:
+            self.close()
+            raise
+
+
+class ExcerptReader(_SpanReader):
     """Reads parts of one file, each from the keyframe before it on.
 
     Frames and packets have their times in the result, from zero on.
@@ -97,53 +190,11 @@ class ExcerptReader(VideoReader):
         if excerpt.samples is not None and whole is not None:
             whole = length_seconds(self.path, start_pts, whole, self._max_pixels)
         parts = excerpt.parts(self.path, whole)
-        self._spans = list(spans_of(self.path, parts, start_pts, self._max_pixels))
-        self._items.close()
-        self._ahead.clear()
-        self.notes = Notes()
-        self._clock = FrameClock(self.path, self.video, self.notes, self.demuxer.formats)
-        self._items = self._decode_spans()
+        spans = list(spans_of(self.path, parts, start_pts, self._max_pixels))
         self.info = replace(
             self.info, start_pts=0, frames_stated=None, duration_seconds=_length_of(parts, whole)
         )
-        self._rgb = RgbFrames(self.path, self.info, self.notes)
-
-    def _decode_spans(self) -> Generator[DecodedFrame | CopiedPacket, None, None]:
-        for span in self._spans:
-            with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
-                yield from self._decode_span(span, container, video)
-        if not self.notes.damage.is_repaired:
-            raise InputDamaged(f"{self.path}: damaged: {self.notes.damage}")
-
-    def _decode_span(
-        self, span: Span, container: InputContainer, video: VideoStream
-    ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
-        self.demuxer = Demuxer(self.path, container, video, self.notes)
-        self._decoder = decoder = self._decoding(video, self.notes)
-        chosen, is_behind, last = Chosen(span, self.copied), False, span.first
-        packets: Iterator[Packet[Stream]] = iter(self.demuxer)
-        for packet in packets if span.lead is None else from_keyframe(packets, video):
-            if (copied := chosen.take(packet)) is not None:
-                yield copied
-            if packet.stream_index == video.index and not is_behind:
-                for decoded in decoder.decode(cast(VideoPacket, packet)):
-                    if decoded.pts is None:
-                        self.notes.untimed += 1
-                        after = decoded.duration or round(self._clock.period_ticks) or 1
-                        decoded = decoded._replace(pts=last + after)
-                    last = decoded.pts or last
-                    if is_behind := span.is_over(decoded.pts):
-                        break
-                    yield from span.only(decoded)
-            if is_behind and chosen.is_complete:
-                break
-        if not is_behind:  # the file ends before the span does
-            self.demuxer.examine_file(
-                self._identity, conceal=self._conceal, from_start=span.lead is None
-            )
-            for decoded in decoder.finish():
-                yield from span.only(decoded)
-        decoder.note_losses()
+        self._read(spans)
 
 
 def _length_of(parts: Sequence[Part], whole_seconds: float | None) -> float | None:

@@ -245,6 +245,7 @@ class FileOptions(ReaderOptions, total=False):
     """Keyword arguments of `open_video` that callers may pass on."""
 
     excerpt: Excerpt
+    from_pts: int
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ class VideoReader:
         """
         self.path = path
         self._max_pixels, self._conceal, self._allow_8bit = max_pixels, conceal, allow_8bit
+        self.has_state = conceal or deinterlace
+        """Frames depend on those before them in other ways than by their coding."""
         self.notes = Notes()
         """Everything found so far that is worth reporting; complete after the last frame."""
         self.cover_art: dict[int, Packet[Stream]] = {}

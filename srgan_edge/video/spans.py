@@ -28,6 +28,9 @@ _LEAD_SECONDS = (2, 12)
 """Times before a part at which a keyframe is looked for, the nearest first. Packets of audio may be
 stored this much apart from the frames they belong to."""
 
+SHORT_LEADS = (0, 2, 12)
+"""The same where audio is not needed."""
+
 _LATEST_SECONDS = 2
 """Time behind a part after which no packet that belongs to it is expected any more."""
 
@@ -122,7 +125,7 @@ def spans_of(path: Path, parts: Sequence[Part], start_pts: int, max_pixels: int)
         if part.duration_seconds is not None:
             end_seconds = part.start_seconds + part.duration_seconds
             stop = start_pts + _ticks(end_seconds, tick)
-        lead = _lead(path, begin, start_pts, tick, max_pixels)
+        lead = lead_before(path, begin, start_pts, tick, max_pixels)
         first = _first(path, part, begin, start_pts, lead, max_pixels)
         yield Span(first, stop, round(offset / tick), lead, tick)
         offset += Fraction(part.duration_seconds or 0)
@@ -155,6 +158,33 @@ def from_keyframe(
             yield packet
 
 
+def lead_before(
+    path: Path,
+    begin: int,
+    start_pts: int,
+    tick: Fraction,
+    max_pixels: int,
+    leads_seconds: Sequence[int] = _LEAD_SECONDS,
+) -> int | None:
+    """Return from where a file can be read to have all from `begin` on; None: from its start.
+
+    Args:
+        begin: a time in ticks, as is the result; `start_pts` is that of the first frame.
+        tick: seconds per tick.
+        leads_seconds: times before `begin` at which to look for a keyframe, in this order.
+    """
+    for seconds in leads_seconds:
+        lead = begin - math.ceil(seconds / tick)
+        if lead <= start_pts:
+            return None
+        with suppress(av.FFmpegError), opened_at(path, lead, max_pixels) as (container, video):
+            first = next((it for it in container.demux(video) if it.is_keyframe and it.size), None)
+            time = None if first is None else time_of(first)
+            if time is not None and start_pts <= time <= begin:
+                return lead
+    return None
+
+
 def length_seconds(path: Path, start_pts: int, stated_seconds: float, max_pixels: int) -> float:
     """Return how long the frames of a file last, by its last ones.
 
@@ -176,20 +206,6 @@ def length_seconds(path: Path, start_pts: int, stated_seconds: float, max_pixels
 def _ticks(seconds: float, tick: Fraction) -> int:
     """Return the first tick that is not before a time."""
     return math.ceil(Fraction(seconds - TOLERANCE_SECONDS) / tick)
-
-
-def _lead(path: Path, begin: int, start_pts: int, tick: Fraction, max_pixels: int) -> int | None:
-    """Return from where a file can be read to have all from `begin` on; None: from its start."""
-    for seconds in _LEAD_SECONDS:
-        lead = begin - math.ceil(seconds / tick)
-        if lead <= start_pts:
-            return None
-        with suppress(av.FFmpegError), opened_at(path, lead, max_pixels) as (container, video):
-            first = next((it for it in container.demux(video) if it.is_keyframe and it.size), None)
-            time = None if first is None else time_of(first)
-            if time is not None and start_pts <= time <= begin:
-                return lead
-    return None
 
 
 def _first(

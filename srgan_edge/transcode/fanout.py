@@ -1,0 +1,416 @@
+"""Segments of one video, made by many workers and entered into the journal in order.
+
+The driver is the process of the command: it plans, keeps the journal, joins and checks. Workers get
+numbers of segments and return files; frames never travel. Nothing here knows where workers run: a
+crew does.
+
+A frame at the border of two segments is decoded for both. Its pixels have to be the same in both,
+so that what workers read from keyframes on is shown to be the video that one reader would have
+decoded; where it is not, all read the file from its start.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from secrets import token_hex
+from typing import Protocol, Self
+
+from srgan_edge.errors import (
+    EngineLost,
+    InputDamaged,
+    OutputFailed,
+    ResourcesExhausted,
+    SrganEdgeError,
+)
+from srgan_edge.files import sha256_of
+from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.jobs.plan import Options
+from srgan_edge.transcode.recipe import Saved
+from srgan_edge.transcode.work_folder import WorkFolder
+from srgan_edge.upscaler import FrameUpscaler
+from srgan_edge.video.frame import Frame, Notes
+
+IN_FLIGHT = 2
+"""Segments that a worker has at once: one that it makes, and the next one."""
+
+AHEAD = 4
+"""Segments for each worker, made or in the making, behind the first that is missing. They are what
+a kill of the driver can cost."""
+
+MOST_FAILURES = 2
+"""Times that a segment is given to another worker because the one before failed."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One video, as workers have to know it."""
+
+    source: str
+    """Absolute path of the input."""
+    content_sha256: str
+    """See `work_folder.content_sha256`."""
+    options: Options
+    length: int
+    """Frames in a segment."""
+    tiles: str
+    """The tiles of a frame, which memory may decide."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One segment to be made."""
+
+    run: str
+    """Differs between the videos of a command, and after a change of plan for one."""
+    order: Order
+    number: int
+    """From 0 in the video."""
+    file: str
+    """Absolute path of the file to be written."""
+    seeks: bool
+    """The file may be read from a keyframe on; otherwise from its start."""
+    first_pts: int | None = None
+    """Expected time of the first frame in ticks, if it `seeks`."""
+    next_pts: int | None = None
+    """Expected time of the frame behind the segment; None: it is the last one."""
+
+
+@dataclass(frozen=True)
+class MadeSegment:
+    """The answer to a task."""
+
+    number: int
+    pts: list[int]
+    """Timestamps of the frames in ticks; empty: the video ends before this segment."""
+    durations: list[int]
+    reorder: int
+    sha256: str
+    """SHA-256 of the file."""
+    first_sha256: str
+    """Hash of the first frame before it was upscaled."""
+    next_sha256: str
+    """The same of the frame behind the segment; empty: there is none."""
+    ended: bool
+    """The video ends with this segment, or before it."""
+    inexact: str
+    """Why the segment cannot be taken for what one reader would have decoded; empty: it can."""
+    damaged: str
+    """The error with which reading ended; empty: there was none."""
+    decoder_ended: bool
+    """The error is one of the decoder, which crashed or hung."""
+    notes: Notes
+    saved: Saved
+    seconds: float
+    said: list[str] = field(default_factory=list)
+    """Lines for the user."""
+
+
+class WorkerLost(Exception):
+    """A worker ended without an answer. The message completes "the worker ..."."""
+
+
+class Crew(Protocol):
+    """Workers with engines, each with a number from 0. They are ready and of one kind.
+
+    Use it in a `with`, which ends them.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    @property
+    def present(self) -> Sequence[int]:
+        """Numbers of the workers that there are; those that are lost for good are not."""
+        ...
+
+    def give(self, worker: int, task: Task) -> None:
+        """Queue a task for a worker."""
+        ...
+
+    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
+        """Wait for one answer. The file of a segment lies where the task named it."""
+        ...
+
+    def replace(self, worker: int) -> list[Task]:
+        """Start another worker in the place of one, and return the tasks that are left of it.
+
+        Where none can start, it is not `present` any more.
+
+        Raises:
+            SrganEdgeError: it does not start, or is of another kind.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of making all segments of a video."""
+
+    damaged: InputDamaged | None
+    notes: Notes
+    saved: Saved
+
+
+def fan_out(
+    crew: Crew,
+    order: Order,
+    borders: Sequence[int],
+    expected: int | None,
+    work: WorkFolder,
+    on_frame: Callable[[], None],
+    say: Callable[[str], None],
+) -> Outcome:
+    """Make the segments that are missing.
+
+    Args:
+        borders: times of the first frames of all segments in ticks, by the packets of the file;
+            empty: workers read it from its start.
+        expected: number of frames of the video, if that is known.
+        on_frame: called for each frame that is in the journal.
+        say: called with lines for the user.
+
+    Raises:
+        OutputFailed: the disk failed, or workers decode different frames.
+        ResourcesExhausted: workers were lost too often.
+        SrganEdgeError: a worker reported it.
+    """
+    return _Fanout(crew, order, borders, expected, work, on_frame, say).run()
+
+
+def frame_sha256(frame: Frame) -> str:
+    """Return a hash of the time and the pixels of a frame."""
+    digest = hashlib.sha256(str(frame.pts).encode())
+    for pixels in (frame.pixels, frame.deep):
+        if pixels is not None:
+            digest.update(pixels.tobytes())
+    return digest.hexdigest()
+
+
+def tiles_of(upscaler: FrameUpscaler, width: int, height: int) -> str:
+    """Describe how frames of a size in pixels are cut."""
+    plan, batch = upscaler.plan(width, height)
+    return f"{len(plan.tiles)} tiles of {'{}x{}'.format(*plan.window_size)} px, {batch} a call"
+
+
+class _Fanout:
+    def __init__(
+        self,
+        crew: Crew,
+        order: Order,
+        borders: Sequence[int],
+        expected: int | None,
+        work: WorkFolder,
+        on_frame: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._crew, self._order, self._work = crew, order, work
+        self._on_frame, self._say = on_frame, say
+        self._borders, self._run = borders, token_hex(4)
+        self._count = len(borders) or -(-(expected or 1) // order.length)
+        """Segments that are expected."""
+        self._last: int | None = None
+        """The last segment, once that is known."""
+        self._next = work.segments
+        self._again: set[int] = set()
+        self._given: Counter[int] = Counter()
+        """Tasks that workers have, by worker; those of other runs included."""
+        self._in_work: Counter[int] = Counter()
+        """Tasks of this run, by number."""
+        self._failures: Counter[int] = Counter()
+        self._waiting: dict[int, tuple[MadeSegment, Path]] = {}
+        self._border_sha256 = work.border_sha256()
+        """Hash of the frame with which the next segment has to begin; empty: not known."""
+        self._entered: list[MadeSegment] = []
+        self._damaged: InputDamaged | None = None
+
+    def run(self) -> Outcome:
+        while not self._is_complete():
+            self._hand_out()
+            worker, task, answer = self._crew.wait()
+            self._given[worker] -= 1
+            if isinstance(answer, WorkerLost | EngineLost):
+                self._replace(worker)
+            if task.run != self._run:
+                Path(task.file).unlink(missing_ok=True)
+                continue
+            self._in_work[task.number] -= 1
+            if isinstance(answer, MadeSegment):
+                self._take(answer, Path(task.file))
+            else:
+                Path(task.file).unlink(missing_ok=True)
+                self._do_again(task.number, answer)
+            self._enter()
+        made = self._entered
+        return Outcome(
+            self._damaged,
+            _merged([it.notes for it in made]),
+            reduce(add, (it.saved for it in made), Saved()),
+        )
+
+    def _is_complete(self) -> bool:
+        return self._last is not None and self._work.segments > self._last
+
+    def _hand_out(self) -> None:
+        """Give segments to workers that have too few, the first that are missing first."""
+        present = self._crew.present
+        if not present:
+            raise ResourcesExhausted("no worker is left; the same command goes on from there")
+        while (number := self._number()) is not None:
+            worker = min(present, key=lambda it: self._given[it])
+            if self._given[worker] >= IN_FLIGHT:
+                return
+            self._crew.give(worker, self._task(number))
+            self._given[worker] += 1
+            self._in_work[number] += 1
+            self._again.discard(number)
+            self._next = max(self._next, number + 1)
+
+    def _number(self) -> int | None:
+        """Return the first segment that nobody makes; None: there is none for now."""
+        if self._again:
+            return min(self._again)
+        nothing_else = not self._in_work.total()
+        if self._next >= self._count and nothing_else and self._last is None:
+            self._count = self._next + 1  # longer than was expected
+        stop = self._count if self._last is None else self._last + 1
+        stop = min(stop, self._work.segments + AHEAD * len(self._crew.present))
+        return self._next if self._next < stop else None
+
+    def _task(self, number: int) -> Task:
+        file = str(self._work.part_path(number).absolute())
+        knows_border = number > self._work.segments or bool(self._border_sha256) or not number
+        seeks = number < len(self._borders) and knows_border
+        task = Task(self._run, self._order, number, file, seeks)
+        if not seeks:
+            return task
+        after = self._borders[number + 1] if number + 1 < len(self._borders) else None
+        return replace(task, first_pts=self._borders[number], next_pts=after)
+
+    def _take(self, made: MadeSegment, file: Path) -> None:
+        for line in made.said:
+            self._say(line)
+        if made.inexact:
+            file.unlink(missing_ok=True)
+            self._read_from_start(made.inexact)
+        elif made.pts and _sha256(file) != made.sha256:
+            file.unlink(missing_ok=True)
+            self._do_again(made.number, OutputFailed(f"{file} is not what was written to it"))
+        elif made.number in self._waiting or made.number < self._work.segments:
+            file.unlink(missing_ok=True)  # it was made twice
+        else:
+            self._waiting[made.number] = made, file
+            if made.ended:
+                last = made.number if made.pts else made.number - 1
+                self._last = last if self._last is None else min(self._last, last)
+
+    def _enter(self) -> None:
+        """Move what is next in order from the waiting segments to the journal."""
+        while not self._is_complete() and self._work.segments in self._waiting:
+            made, file = self._waiting.pop(self._work.segments)
+            if self._border_sha256 and made.first_sha256 != self._border_sha256:
+                file.unlink(missing_ok=True)
+                self._disagree(made)
+                return
+            if made.ended:
+                self._end(made)
+            if not made.pts:
+                file.unlink(missing_ok=True)
+                self._entered.append(made)
+                return
+            file.replace(self._work.segment_path(made.number))
+            self._border_sha256 = made.next_sha256
+            self._work.add(
+                *(made.pts, made.durations, made.reorder), border_sha256=self._border_sha256
+            )
+            self._entered.append(made)
+            for _ in made.pts:
+                self._on_frame()
+
+    def _end(self, made: MadeSegment) -> None:
+        if made.damaged:
+            self._damaged = InputDamaged(made.damaged)
+            if made.decoder_ended:
+                self._damaged.__cause__ = ChildFailed(made.damaged)
+
+    def _disagree(self, made: MadeSegment) -> None:
+        what = f"the first frame of segment {made.number} is another one than its neighbor's"
+        if not self._borders:
+            raise OutputFailed(
+                f"{self._order.source}: {what}, though both read it from its start; workers need "
+                "the same file and the same version of PyAV"
+            )
+        if self._entered:  # perhaps it is that one which is wrong
+            self._entered.pop()
+            self._work.forget_last()
+        self._read_from_start(what)
+
+    def _read_from_start(self, reason: str) -> None:
+        """Forget what is not in the journal, and let all workers read the file from its start."""
+        if self._borders:
+            self._say(
+                f"{Path(self._order.source).name}: cannot be read from its keyframes on "
+                f"({reason}); each worker reads it from its start"
+            )
+        for _, file in self._waiting.values():
+            file.unlink(missing_ok=True)
+        self._borders, self._run, self._last = (), token_hex(4), None
+        self._waiting.clear()
+        self._again.clear()
+        self._in_work.clear()
+        self._next = self._work.segments
+        self._border_sha256 = self._work.border_sha256()
+
+    def _do_again(self, number: int, why: Exception) -> None:
+        """Have a segment made again, unless that was tried too often or cannot help."""
+        self._failures[number] += 1
+        can_help = isinstance(why, WorkerLost | ResourcesExhausted | OutputFailed)
+        if not can_help or self._failures[number] > MOST_FAILURES:
+            if isinstance(why, WorkerLost):
+                raise ResourcesExhausted(
+                    f"segment {number} was begun {self._failures[number]} times, and each time its "
+                    f"worker {why}; the same command goes on from there"
+                ) from why
+            raise why
+        if number >= self._work.segments and number not in self._waiting:
+            self._say(f"segment {number} is made again: {_sentence(why)}")
+            self._again.add(number)
+
+    def _replace(self, worker: int) -> None:
+        for task in self._crew.replace(worker):
+            if task.run == self._run:
+                self._in_work[task.number] -= 1
+                self._again.add(task.number)
+        self._given[worker] = 0
+
+
+def _merged(notes: Sequence[Notes]) -> Notes:
+    """Return the notes of a video, given those of its segments in order.
+
+    Counts are those of a reader up to its last frame, so the largest is that of the whole; changes
+    are noted by the first segment that shows them.
+    """
+    if not notes:
+        return Notes()
+    return replace(
+        notes[-1],
+        interlaced=max(it.interlaced for it in notes),
+        reshaped=next(filter(None, (it.reshaped for it in notes)), ""),
+        recolored=next(filter(None, (it.recolored for it in notes)), ""),
+        unkept=tuple(dict.fromkeys(name for it in notes for name in it.unkept)),
+    )
+
+
+def _sha256(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        return sha256_of(file)
+    return ""
+
+
+def _sentence(why: Exception) -> str:
+    return f"its worker {why}" if isinstance(why, WorkerLost) else str(why)

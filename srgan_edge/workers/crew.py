@@ -1,0 +1,27 @@
+"""The workers of a command, as its options name them."""
+
+from collections.abc import Callable
+
+from srgan_edge.jobs.plan import Options
+from srgan_edge.run import Opened
+from srgan_edge.transcode.fanout import Crew
+from srgan_edge.workers.on_ray import RayActors
+from srgan_edge.workers.processes import Processes
+from srgan_edge.workers.worker import Start, facts_of
+
+
+def crew_beside(opened: Opened, options: Options, slots: int, say: Callable[[str], None]) -> Crew:
+    """Start workers of the same kind as an open model; use them in a `with`.
+
+    Args:
+        options: what the model was opened with, and `slots`.
+        say: called with a line for the user about a worker of another kind.
+
+    Raises:
+        SrganEdgeError: a worker does not open its engine.
+        UsageError: no worker is of the same kind.
+    """
+    start, here = Start("", options, slots), facts_of(opened)
+    if options.ray is not None:
+        return RayActors(options.ray, start, here, say, allow_mixed=options.allow_mixed)
+    return Processes(start, options.devices, here, say, allow_mixed=options.allow_mixed)

@@ -1,0 +1,350 @@
+"""Workers in a Ray cluster: an actor for each GPU, or for each node without one.
+
+Names, hashes and finished segments travel, frames never. A segment comes back through the object
+store, where no more lie than workers have tasks. An input that a node cannot read is sent there
+once if it is small, and so is a model file. Actors are not restarted by Ray, and their calls not
+repeated: the driver gives a lost segment to another one.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+from srgan_edge.errors import (
+    ExtraMissing,
+    InputRefused,
+    ResourcesExhausted,
+    SrganEdgeError,
+    UsageError,
+    typed,
+)
+from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.work_folder import content_sha256
+from srgan_edge.workers.answers import answer_of, result_of
+from srgan_edge.workers.kind import Facts, of_one_kind
+from srgan_edge.workers.worker import Start, Worker
+
+LOCAL = "local"
+"""Instead of an address: a cluster of this machine alone, for this command."""
+
+MOST_SHIPPED_BYTES = 1 << 30
+"""Largest input that is sent to nodes that cannot read it."""
+
+_CONNECT_SECONDS = 5.0
+_LOOK_SECONDS = 0.2  # so that signals are noticed
+
+
+@dataclass
+class _Placed:
+    """An actor, and the tasks that it has."""
+
+    name: str
+    node: str
+    actor: Any
+    tasks: "deque[tuple[Any, Task]]" = field(default_factory=deque)
+    inputs: set[str] = field(default_factory=set)
+    """Hashes of inputs that it can read."""
+
+
+class RayActors:
+    """Actors of a cluster; see `transcode.fanout.Crew`. Use it in a `with`.
+
+    Args:
+        address: `HOST:PORT` of a cluster, `auto` for the one that this machine is part of, or
+            `local`.
+        start: with what to open each worker.
+        here: the facts of the engine of this process.
+        say: called with a line for the user about a worker of another kind.
+
+    Raises:
+        ExtraMissing: Ray is not installed.
+        ResourcesExhausted: there is no such cluster, or no worker starts.
+        UsageError: no worker is of the same kind as this process.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        start: Start,
+        here: Facts,
+        say: Callable[[str], None],
+        *,
+        allow_mixed: bool = False,
+    ) -> None:
+        self._ray = _connected(address)
+        self._here, self._say, self._allow_mixed = here, say, allow_mixed
+        self._start = start
+        model = Path(start.options.model)
+        self._model = model.read_bytes() if model.is_file() else b""
+        self._placed: list[_Placed | None] = []
+        try:
+            self._placed = self._all_placed()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all actors, whatever they do, and leave the cluster."""
+        for placed in filter(None, self._placed):
+            with suppress(Exception):
+                self._ray.kill(placed.actor)
+        self._ray.shutdown()
+
+    @property
+    def present(self) -> Sequence[int]:
+        return [number for number, placed in enumerate(self._placed) if placed is not None]
+
+    def give(self, worker: int, task: Task) -> None:
+        placed = self._placed[worker]
+        assert placed is not None, "the caller looks who is present"
+        order = task.order
+        if order.content_sha256 not in placed.inputs:
+            self._bring_input(placed, Path(order.source), order.content_sha256)
+        placed.tasks.append((placed.actor.make.remote(task), task))
+
+    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
+        first = {
+            placed.tasks[0][0]: number
+            for number, placed in enumerate(self._placed)
+            if placed is not None and placed.tasks
+        }
+        ready: list[Any] = []
+        while not ready:
+            ready, _ = self._ray.wait(list(first), num_returns=1, timeout=_LOOK_SECONDS)
+        number = first[ready[0]]
+        placed = self._placed[number]
+        assert placed is not None
+        _, task = placed.tasks.popleft()
+        try:
+            data, content = self._ray.get(ready[0])
+        except self._ray.exceptions.RayError as error:
+            return number, task, WorkerLost(f"on {placed.node} ended ({_line_of(error)})")
+        answer = result_of(data, MadeSegment, placed.name)
+        if isinstance(answer, MadeSegment) and answer.pts:
+            Path(task.file).write_bytes(content)
+        return number, task, answer
+
+    def replace(self, worker: int) -> list[Task]:
+        old = self._placed[worker]
+        assert old is not None
+        with suppress(Exception):
+            self._ray.kill(old.actor)
+        self._placed[worker] = None
+        alive = {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+        if old.node in alive:
+            new = self._place(old.name, old.node)
+            with suppress(self._ray.exceptions.RayError):
+                facts = self._facts(new)
+                of_one_kind(self._here, {new.name: facts}, self._say, allow_mixed=self._allow_mixed)
+                self._placed[worker] = new
+        if self._placed[worker] is None:
+            self._say(f"the node of worker {old.name} is lost; the others go on")
+        return [task for _, task in old.tasks]
+
+    def _all_placed(self) -> list[_Placed | None]:
+        placed = []
+        for node in self._ray.nodes():
+            if node["Alive"]:
+                gpus = int(node["Resources"].get("GPU", 0)) if self._uses_gpus else 1
+                for number in range(gpus):
+                    name = f"{node['NodeManagerHostname']}-{node['NodeID'][:4]}/{number}"
+                    placed.append(self._place(name, node["NodeID"]))
+        if not placed:
+            raise ResourcesExhausted("no node of the cluster has a GPU; type --device cpu")
+        facts, found = {}, []
+        for one in placed:
+            try:
+                facts[one.name] = self._facts(one)
+                found.append(one)
+            except self._ray.exceptions.RayError as error:
+                self._say(f"worker {one.name} does not start and is left out: {_line_of(error)}")
+        if not found:
+            raise ResourcesExhausted(
+                "no worker starts; on every node, type: pip install 'srgan-edge[ray]'"
+            )
+        kept = of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
+        return [one for one in found if one.name in kept]
+
+    @property
+    def _uses_gpus(self) -> bool:
+        return bool(self._here["engine"]["device"] != "cpu")
+
+    def _place(self, name: str, node: str) -> _Placed:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        family = self._here["engine"]["device"]
+        start = replace(
+            self._start, name=name, options=replace(self._start.options, device=family, devices=())
+        )
+        actor = self._ray.remote(_Actor).options(
+            num_cpus=1,
+            num_gpus=1 if self._uses_gpus else 0,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
+        )
+        return _Placed(name, node, actor.remote(start, self._model))
+
+    def _facts(self, placed: _Placed) -> Facts:
+        facts = result_of(self._got(placed.actor.facts.remote()), dict[str, Any], placed.name)
+        if isinstance(facts, SrganEdgeError):
+            raise facts
+        return facts
+
+    def _got(self, reference: Any) -> Any:  # noqa: ANN401 - what an actor returns
+        while not self._ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+            pass
+        return self._ray.get(reference)
+
+    def _bring_input(self, placed: _Placed, source: Path, content: str) -> None:
+        """Make sure that a worker can read the input, and send it there if it has to be."""
+        with suppress(self._ray.exceptions.RayError):  # `wait` finds that it is lost
+            if not self._got(placed.actor.has.remote(str(source), content)):
+                if source.stat().st_size > MOST_SHIPPED_BYTES:
+                    raise InputRefused(
+                        f"{source} is not on the node of worker {placed.name} and too large to be "
+                        "sent there; put it on a folder that all nodes share, at the same path"
+                    )
+                sent = self._ray.put(source.read_bytes())
+                self._got(placed.actor.take.remote(source.name, content, sent))
+        placed.inputs.add(content)
+
+
+class _Actor:
+    """The other end, on a node."""
+
+    def __init__(self, start: Start, model: bytes) -> None:
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the one CPU that it counts
+        self._folder = Path(tempfile.mkdtemp(prefix="srgan-edge-"))
+        self._inputs: dict[str, str] = {}
+        if model:
+            own = self._folder / Path(start.options.model).name
+            own.write_bytes(model)
+            start = replace(start, options=replace(start.options, model=str(own)))
+        self._start = start
+        self._worker: Worker | None = None
+
+    def facts(self) -> bytes:
+        """Open the engine, and return the facts of the worker as an answer."""
+
+        def opened() -> Facts:
+            self._worker = Worker(self._start)
+            return self._worker.facts()
+
+        return answer_of(opened)
+
+    def process(self) -> int:
+        """Return the number of the process."""
+        return os.getpid()
+
+    def has(self, source: str, content: str) -> bool:
+        """Return True if an input can be read here at its path, with the same content."""
+        with suppress(OSError):
+            return content_sha256(Path(source)) == content
+        return False
+
+    def take(self, name: str, content: str, data: bytes) -> None:
+        """Keep an input that cannot be read here at its path."""
+        path = self._folder / f"{content[:16]}-{name[-100:]}"
+        path.write_bytes(data)
+        self._inputs[content] = str(path)
+
+    def make(self, task: Task) -> tuple[bytes, bytes]:
+        """Return the answer to a task, and the content of the segment."""
+        worker, source = self._worker, task.order.source
+        assert worker is not None, "facts() comes first"
+        file = self._folder / Path(task.file).name
+        here = self._inputs.get(task.order.content_sha256, source)
+        own = replace(task, file=str(file), order=replace(task.order, source=here))
+
+        def made() -> MadeSegment:
+            segment = worker.make(own)
+            return replace(segment, damaged=segment.damaged.replace(here, source))
+
+        try:
+            answer = answer_of(made)
+            return answer, file.read_bytes() if file.exists() else b""
+        finally:
+            file.unlink(missing_ok=True)
+
+    def __ray_shutdown__(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _connected(address: str) -> Any:  # noqa: ANN401 - the module, which is imported late
+    """Return Ray, connected to a cluster.
+
+    Raises:
+        ExtraMissing: it is not installed.
+        UsageError: the address is of a kind that does not suit.
+        ResourcesExhausted: there is no such cluster.
+    """
+    if find_spec("ray") is None:
+        raise ExtraMissing("ray", "srgan-edge[ray]", f"--ray {address}")
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"--ray {address}; possible: HOST:PORT or auto, on a machine of the cluster"
+        )
+    if address not in (LOCAL, "auto"):
+        _refuse_nobody(address)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(
+            address,
+            include_dashboard=False if address == LOCAL else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except Exception as error:  # Ray raises bare ones where its processes do not start in time
+        if address == LOCAL:
+            raise ResourcesExhausted(f"no Ray cluster starts here ({_line_of(error)})") from error
+        raise _no_cluster(address, _line_of(error)) from error
+    finally:
+        for number, handler in handlers.items():  # Ray has its own for SIGTERM
+            signal.signal(number, handler)
+    return ray
+
+
+def _refuse_nobody(address: str) -> None:
+    """Raise at once if nobody listens at an address, which Ray takes half a minute to find out."""
+    host, _, port = address.rpartition(":")
+    try:
+        number = int(port)
+    except ValueError:
+        raise UsageError(f"--ray {address}; possible: HOST:PORT, auto or local") from None
+    try:
+        socket.create_connection((host, number), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, _line_of(error)) from error
+
+
+def _no_cluster(address: str, why: str) -> ResourcesExhausted:
+    begin = typed(["ray", "start", "--head"])
+    return ResourcesExhausted(
+        f"no Ray cluster at {address} ({why}); begin one with: {begin}, or type --ray local"
+    )
+
+
+def _line_of(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]

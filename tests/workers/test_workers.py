@@ -1,0 +1,339 @@
+"""Several workers make the bytes of one, whatever the file, and whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import clips
+import psutil
+import pytest
+from processes import children
+from streams import Listener
+
+from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.run import open_upscaler
+from srgan_edge.tiling import Tiling
+from srgan_edge.transcode import segments
+from srgan_edge.transcode.fanout import Order, Task, frame_sha256
+from srgan_edge.transcode.upscale import upscale_video_file
+from srgan_edge.transcode.work_folder import content_sha256
+from srgan_edge.video.borders import borders
+from srgan_edge.video.excerpt import Excerpt
+from srgan_edge.video.excerpt_reader import open_video
+from srgan_edge.video.frame import Encoding, Frame
+from srgan_edge.workers import worker as worker_module
+from srgan_edge.workers.crew import crew_beside
+from srgan_edge.workers.kind import of_one_kind
+
+OPTIONS = Options(
+    "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", devices=("cpu", "cpu")
+)
+SEGMENT = 7
+GOP = {"crf": "18", "bf": "2", "g": "20"}
+ODD_TIMES = [0, 1, 33, 66, 100, 400, 433, 1000, 1001, 1500, 1510, 4000, 4001, 4002]
+
+KINDS = {
+    "MP4": ("a.mp4", {"options": GOP, "audio": ["eng"]}),
+    "open GOPs": ("a.mkv", {"options": {**GOP, "x264-params": "open-gop=1"}}),
+    "HEVC": ("a.mp4", {"codec": "libx265", "options": {"x265-params": "keyint=20:log-level=0"}}),
+    "transport stream": ("a.ts", {"options": GOP, "time_base": Fraction(1, 90000)}),
+    "AVI": ("a.avi", {"codec": "mpeg4", "options": {"g": "20"}, "time_base": Fraction(1, 25)}),
+    "one keyframe": ("a.mp4", {"options": {**GOP, "g": "500"}}),
+    "intra refresh": ("a.mkv", {"options": {**GOP, "bf": "0", "x264-params": "intra-refresh=1"}}),
+    "odd times": (
+        "a.mkv",
+        {
+            "pts": [9000 + 5000 * n + pts for n in range(4) for pts in ODD_TIMES],
+            "options": {**GOP, "g": "10"},
+            "time_base": clips.MS,
+            "last_duration": 70,
+        },
+    ),
+    "NTSC": ("a.mov", {"time_base": Fraction(1001, 30000), "pts": range(1, 61), "options": GOP}),
+    "edit list": (
+        "a.mp4",
+        {
+            "pts": [512 * (n - 5) for n in range(60)],
+            "options": {**GOP, "g": "8"},
+            "container_options": {"avoid_negative_ts": "disabled"},
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def clip(request, tmp_path_factory):
+    name, wanted = KINDS[request.param]
+    return clips.make(
+        tmp_path_factory.mktemp("clips") / name, **{"frames": 60, "size": (32, 24), **wanted}
+    )
+
+
+class InProcess:
+    """A reader without its child, which takes longer to start than most of these tests."""
+
+    def __init__(self, path, **reading):
+        self._reader = open_video(path, **reading)
+        self.info, self.close = self._reader.info, self._reader.close
+
+    @property
+    def notes(self):
+        return self._reader.notes
+
+    def after(self, frames):
+        return (item for item in self._reader.after(frames) if isinstance(item, Frame))
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
+def test_every_segment_is_read_from_a_keyframe_as_from_the_start(clip, monkeypatch, backwards):
+    """Cut at every border: the frames are the same, or a reason is given why not."""
+    monkeypatch.setattr(worker_module, "IsolatedReader", InProcess)
+    monkeypatch.setattr(worker_module, "MOST_PASSED_OVER", -1)  # opens the file anew each time
+    with open_video(clip) as reader:
+        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
+    with open_video(clip) as reader:
+        firsts = list(borders(reader, SEGMENT))
+    if clip.suffix in (".ts", ".avi"):
+        assert firsts == []
+        return
+    order = Order(str(clip), content_sha256(clip), OPTIONS, SEGMENT, "")
+    assert len(firsts) == -(-len(expected) // SEGMENT)
+    for number in reversed(range(len(firsts))) if backwards else range(len(firsts)):
+        after = firsts[number + 1] if number + 1 < len(firsts) else None
+        task = Task("", order, number, "", True, firsts[number], after)
+        reading = worker_module._Reading()
+        first = SEGMENT * number
+        frames = list(reading.frames(task, first))
+        found = [frame_sha256(frame) for frame in frames]
+        if found != expected[first : first + SEGMENT]:
+            assert reading.doubt(task, [frame.pts for frame in frames]) or (
+                reading.first_sha256 != expected[first]
+            ), number
+        else:
+            assert reading.first_sha256 == expected[first]
+            assert reading.next_sha256 == (expected[first + SEGMENT :] or [""])[0]
+            assert reading.ended == (number == len(firsts) - 1)
+        reading.close()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with open_upscaler(OPTIONS, lambda line: None, 1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def crew(alone):
+    with crew_beside(alone, OPTIONS, 1, lambda line: None) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
+
+
+class Watching(Listener):
+    """Calls `react` once `at` frames are done."""
+
+    def __init__(self, at=None, react=None):
+        super().__init__()
+        self.at, self.react = at, react
+
+    def frame_done(self):
+        super().frame_done()
+        if self.frames == self.at:
+            self.react()
+
+
+def upscale(source, target, alone, crew=None, listener=None, **options):
+    """Return the lines for the user."""
+    listener = listener or Listener()
+    options = replace(OPTIONS, existing="replace", **options)
+    upscale_video_file(
+        *(Job(source, target, "video"), alone.upscaler, options, alone.made_by, listener),
+        crew=None if crew is None else lambda: crew,
+    )
+    return listener.notes
+
+
+def notes_without(notes, *words):
+    return [note for note in notes if not any(word in note for word in words)]
+
+
+@pytest.mark.parametrize(
+    "clip", ["MP4", "transport stream", "odd times", "edit list"], indirect=True
+)
+def test_two_workers_make_the_bytes_of_one(tmp_path, clip, alone, crew):
+    one = upscale(clip, tmp_path / "one.mkv", alone)
+    two = upscale(clip, tmp_path / "two.mkv", alone, crew)
+    assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
+    assert notes_without(two, "keyframes") == one
+    assert any("keyframes" in note for note in two) == (clip.suffix in (".ts", ".avi"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mkv", "two.mkv"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dedup": "normal"},
+        {"excerpt": Excerpt(0.5, 1.0)},
+        {"deinterlace": True},
+    ],
+    ids=str,
+)
+def test_options_that_reach_across_frames_change_no_byte(tmp_path, alone, crew, options):
+    source = clips.make(tmp_path / "in.mp4", frames=40, size=(64, 64), options=GOP)
+    upscale(source, tmp_path / "one.mkv", alone, **options)
+    upscale(source, tmp_path / "two.mkv", alone, crew, **options)
+    assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
+
+
+@pytest.mark.parametrize(("how", "on_damage"), [("cut off", "skip"), ("holes", "conceal")])
+def test_damage_is_that_of_one_reader(tmp_path, alone, crew, how, on_damage):
+    source = clips.make(tmp_path / "in.mkv", frames=60, audio=["eng"], options=GOP)
+    content = bytearray(source.read_bytes())
+    if how == "cut off":
+        content = content[: len(content) * 6 // 10]
+    else:
+        for at in range(len(content) // 3, len(content), len(content) // 3):
+            content[at : at + 400] = bytes(400)
+    source.write_bytes(content)
+    errors = []
+    for name, workers in (("one", None), ("two", crew)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with pytest.raises(InputDamaged) as damaged:
+            upscale(source, folder / "out.mkv", alone, workers, on_damage=on_damage)
+        errors.append(str(damaged.value).replace(str(folder), ""))
+    assert errors[0] == errors[1]
+    (one,), (two,) = ((tmp_path / name).iterdir() for name in ("one", "two"))
+    assert (one.name, one.read_bytes()) == (two.name, two.read_bytes())
+
+
+def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
+    source = clips.make(tmp_path / "in.mp4", frames=120, size=(32, 24), options=GOP)
+    upscale(source, tmp_path / "one.mkv", alone)
+
+    def kill():
+        os.kill(crew._processes[0]._process.pid, signal.SIGKILL)
+
+    notes = upscale(source, tmp_path / "two.mkv", alone, crew, Watching(2 * SEGMENT, kill))
+    assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
+    assert any("is made again: its worker was ended by SIGKILL" in note for note in notes)
+
+
+@pytest.mark.parametrize("then", ["alone", "by two"])
+def test_a_run_goes_on_over_fewer_or_more_workers(tmp_path, alone, crew, then):
+    class Stop(Exception):
+        pass
+
+    def stop():
+        raise Stop
+
+    source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
+    upscale(source, tmp_path / "whole.mkv", alone)
+    workers = (crew, None) if then == "alone" else (None, crew)
+    with pytest.raises(Stop):
+        upscale(source, tmp_path / "out.mkv", alone, workers[0], Watching(25, stop))
+    notes = upscale(source, tmp_path / "out.mkv", alone, workers[1])
+    assert any("resuming after" in note for note in notes)
+    assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+
+
+def test_workers_of_another_kind_are_named():
+    here = {"engine": {"arithmetic": "bf16"}, "trial": "ab"}
+    there = {"engine": {"arithmetic": "fp32"}, "trial": "cd"}
+    lines = []
+    kept = of_one_kind(here, {"a": here, "b": there}, lines.append, allow_mixed=False)
+    assert kept == ["a"]
+    said = "engine.arithmetic is fp32 instead of bf16; trial is cd instead of ab"
+    assert lines == [f"worker b is of another kind and left out: {said}"]
+    assert of_one_kind(here, {"b": there}, lines.append, allow_mixed=True) == ["b"]
+    assert "may differ in their last bits (--allow-mixed)" in lines[-1]
+    with pytest.raises(UsageError, match=r"fp32 instead of bf16.*no worker remains.*--allow-mixed"):
+        of_one_kind(here, {"b": there}, lines.append, allow_mixed=False)
+
+
+def test_a_worker_that_cannot_start_says_why(alone):
+    with pytest.raises(SrganEdgeError, match="no engine runs edge-x4 on 'nonsense'"):
+        crew_beside(alone, replace(OPTIONS, devices=("cpu", "nonsense")), 1, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cpu,"], "possible: one, or several such as cuda:0,cuda:1"),
+        (["--device", "auto,cpu"], "possible: one, or several such as cuda:0,cuda:1"),
+        (["--device", "cpu,cpu", "--decode", "gpu"], "possible: --decode cpu, or one device"),
+        (["--allow-mixed"], "--allow-mixed with one device"),
+    ],
+)
+def test_requests_that_exclude_each_other(cli, tmp_path, arguments, said):
+    clips.make(tmp_path / "in.mp4", frames=1)
+    code, _, err = cli("upscale", "in.mp4", "-n", "edge-x4", *arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_steady_videos_and_images_are_upscaled_by_one_engine(cli, tmp_path):
+    pytest.importorskip("cv2")
+    before = children()
+    clips.make(tmp_path / "in.mp4", frames=3, size=(32, 24))
+    code, _, err = cli("upscale", "in.mp4", "-n", "edge-x4", "--device", "cpu,cpu", "--steady", "1")
+    assert code == 0
+    assert "one engine makes all of it; with --steady off all do" in err
+    assert children() == before  # no worker was started
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    code, _, err = cli("upscale", "a.png", "-n", "edge-x4", "--device", "cpu,cpu")
+    assert (code, "images are upscaled by one engine, on cpu" in err) == (0, True)
+
+
+def run(source, target, **more):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "srgan_edge", "upscale", str(source), "-o", str(target)),
+            *("-n", "edge-x4", "--device", "cpu,cpu"),
+        ],
+        cwd=Path(__file__).resolve().parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path, alone, number):
+    source = clips.make(tmp_path / "in.mp4", frames=400, size=(96, 64), options=GOP)
+    target = tmp_path / "out.mkv"
+    process = run(source, target)
+    family = psutil.Process(process.pid)
+    while not list(tmp_path.glob("out.mkv.partial/segment-000000.nut")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    members = family.children(recursive=True)
+    assert len(members) >= 2
+    process.send_signal(number)
+    process.wait()
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    _, alive = psutil.wait_procs(members, timeout=20)
+    assert alive == []
+    again = run(source, target)
+    _, err = again.communicate()
+    assert again.returncode == 0, err
+    assert "resuming after" in err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "SEGMENT_FRAMES", 48)
+        plain = replace(OPTIONS, encoding=Encoding(), tiling=Tiling(joined=True))
+        with open_upscaler(plain, lambda line: None, 2) as opened:
+            upscale(source, tmp_path / "one.mkv", opened, encoding=Encoding())
+    assert target.read_bytes() == (tmp_path / "one.mkv").read_bytes()
