@@ -63,12 +63,17 @@ JOBS = (
         ),
         ("srgan-spectrum-x4", "srresnet-x4"),
     ),
-    Job("srgan-real", 0.2, ("data.batch=64",), ("srgan-real-x4", "srresnet-x4")),
     Job(
-        "edge-relu",
+        "srgan-real",
+        0.2,
+        ("data.crop_px=96", "data.batch=64", "data.degradation=real"),
+        ("srgan-real-x4", "srgan-x4"),
+    ),
+    Job(
+        "edge",
         0.2,
         ("data.batch=64", "pixel.learning_rate=2.5e-3", "pixel.warmup_steps=50"),
-        ("edge-relu-x4",),
+        ("edge-x4",),
     ),
     Job(
         "edge-x2",
@@ -77,7 +82,8 @@ JOBS = (
         ("edge-x2",),
     ),
 )
-"""In order of worth. `edge-real` is not among them: its sources need PyAV and its encoders."""
+"""In order of worth. The sources of `edge-real` need PyAV and its encoders, so that it is not among
+them and `srgan-real` takes `degradation=real`."""
 
 
 def possible_jobs(names: list[str] | None) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Convert a model to INT8 without training: scales measured on images, weights unchanged."""
+"""Convert a model to INT8 without training: scales are measured on images."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -231,7 +231,10 @@ def content_losses(sr: Tensor, batch: Batch, phase: Phase, session: Session) -> 
     if phase.total_variation:
         terms["total_variation"] = losses.total_variation(sr)
     if phase.consistency:
-        terms["consistency"] = losses.consistency(sr, batch.lr)
+        clean = session.recipe.data.degradation == "bicubic"
+        terms["consistency"] = losses.consistency(
+            sr, batch.lr if clean else losses.bicubic_reduced(batch.hr, session.recipe.model.scale)
+        )
     if phase.grid:
         terms["grid"] = losses.grid(sr, batch.hr, session.recipe.model.scale)
     if phase.spectrum:

@@ -75,7 +75,8 @@ def total_variation(sr: Tensor) -> Tensor:
 def consistency(sr: Tensor, lr: Tensor) -> Tensor:
     """Return the L1 distance between `sr`, reduced again, and its `lr`, which preserves colors.
 
-    (N, 3, sH, sW) and (N, 3, H, W) -> (). A generator may invent what bicubic interpolation
+    (N, 3, sH, sW) and (N, 3, H, W) -> (). `lr` has to be undamaged: where the generator sees a
+    damaged one, the photograph reduced. A generator may invent what bicubic interpolation
     removed, but nothing else: the LR-PSNR of GANs is about 40 dB, of the better ones 50 dB (SROOE,
     CVPR 2023).
     """

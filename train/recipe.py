@@ -78,7 +78,7 @@ class Phase:
     """Distance of VGG features; see `[perceptual]`."""
     total_variation: float = 0.0
     consistency: float = 0.0
-    """L1 between the result, reduced again by bicubic interpolation, and its LR."""
+    """L1 between the result, reduced again by bicubic interpolation, and its LR, undamaged."""
     grid: float = 0.0
     """Mean amplitude of patterns with the period of the scale, such as checkerboards."""
     spectrum: float = 0.0

@@ -38,16 +38,19 @@ TINY = (
     *("model.channels=4", "model.blocks=1", "data.crop_px=32", "data.batch=2"),
     *("run.precision=fp32",),
 )
-TINY_GAN = (
+TINY_PERCEPTUAL = (
     *TINY,
-    "adversarial.discriminator_channels=4",
     'perceptual.layers=["conv1_1", "conv3_2"]',
     "perceptual.layer_weights=[0.1, 1.0]",
 )
+TINY_GAN = (*TINY_PERCEPTUAL, "adversarial.discriminator_channels=4")
 
 
 def tiny(job):
-    return TINY_GAN if Recipe.load(job.recipe).adversarial.steps else TINY
+    recipe = Recipe.load(job.recipe)
+    if recipe.adversarial.steps:
+        return TINY_GAN
+    return TINY_PERCEPTUAL if recipe.pixel.perceptual else TINY
 
 
 @pytest.fixture
@@ -243,8 +246,8 @@ def test_a_schedule_spans_leases_where_its_state_comes_back():
 
 
 def test_recipes_that_are_not_jobs():
-    with pytest.raises(UsageError, match="no job 'edge'; possible: srresnet, srgan-spectrum"):
-        jobs.possible_jobs(["edge"])
+    with pytest.raises(UsageError, match="no job 'edge-real'; possible: srresnet, srgan-spectrum"):
+        jobs.possible_jobs(["edge-real"])
 
 
 # What comes back

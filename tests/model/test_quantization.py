@@ -40,9 +40,9 @@ from srgan_edge.train.loop import train
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
 EDGE = find_model("edge-x4").file(".safetensors")
-PARITY_DB = {"openvino": 55 if cpu.HAS_VNNI else 48, "onnxruntime": 60}
-"""Sums in another order, rounded to the other byte now and then. Measured: 61 and 69 dB, and by
-OpenVINO on AVX2 alone 52 dB."""
+PARITY_DB = {"openvino": 55 if cpu.HAS_VNNI else 48, "onnxruntime": 52}
+"""Sums in another order, rounded to the other byte now and then. Measured: 73 and 56 dB, and by
+OpenVINO on AVX2 alone 52 dB with the model before."""
 
 
 def int8_form():
@@ -157,7 +157,7 @@ def test_openvino_convolves_bytes(quantized, tmp_path):
     convolutions = [node for node in nodes if node["layerType"].astype(str) == "Convolution"]
     precisions = [node["runtimePrecision"].astype(str) for node in convolutions]
     assert precisions.count("f32") == 2
-    assert sum(precision in ("u8", "i8") for precision in precisions) == 9
+    assert sum(precision in ("u8", "i8") for precision in precisions) == 8
 
 
 def test_an_int8_model_is_not_quantized_again(quantized, tmp_path):
@@ -205,7 +205,7 @@ TINY_INT8 = (
 def tiny(tmp_path_factory):
     """A checkpoint in floating point, named as the recipe below wants it."""
     torch.manual_seed(1)
-    spec = ModelSpec("tiny", "edge", 4, 1)
+    spec = ModelSpec("tiny", "edge", 4, 1, activation="relu")
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     save_checkpoint(path, generator_from_spec(spec), spec)
     return path
@@ -221,9 +221,12 @@ def test_training_starts_with_scales_of_the_photographs(tiny, tmp_path):
         inputs = network.body[:2](torch.rand(1, 3, 8, 8))
     scale = float(network.body[2].input_scale)
     assert 0.2 < scale * 127 / float(inputs.abs().max()) < 5
-    before = load_checkpoint(tiny)[0].state_dict()
-    after = network.state_dict()
-    assert all(torch.equal(after[name], before[name]) for name in before)  # at no learning rate
+    before = load_checkpoint(tiny)[0]
+    after = load_checkpoint(tiny)[0]
+    after.load_state_dict({name: network.state_dict()[name] for name in before.state_dict()})
+    photo = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():  # no learning rate, but its channels are equally strong now
+        assert torch.allclose(after(photo), before(photo), atol=1e-5)
 
 
 def test_training_changes_rounded_weights_and_goes_on(tiny, tmp_path):
@@ -282,3 +285,28 @@ def test_black_and_white_stay_so(quantized, level):
     with TorchEngine(quantized[0]) as engine:
         result = engine.upscale(np.full((1, 9, 9, 3), level, np.uint8)).astype(int)
     assert abs(result - level).max() <= 12
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+def test_channels_become_equally_strong_and_the_network_stays_what_it_is(activation):
+    torch.manual_seed(0)
+    network = EdgeNet(channels=5, blocks=3, activation=activation).eval()
+    image = torch.rand(1, 3, 11, 9)
+    with torch.no_grad():
+        for number, layer in enumerate(network.body[:-2:2]):
+            layer.weight *= torch.tensor([1.0, 1e-3, 30.0, 0.2, 1.0])[:, None, None, None]
+            layer.bias += 1 + number  # no channel is empty
+        network.body[2].weight[3], network.body[2].bias[3] = 0, 0  # a channel that is nothing
+        before = network(image)
+        state = quantized_state(network, [image])
+        network.load_state_dict(
+            {name: value for name, value in state.items() if not name.endswith("input_scale")}
+        )
+        assert torch.allclose(network(image), before, atol=1e-4)
+        for place, empty in [(2, []), (4, [3]), (6, [])]:
+            largest = network.body[:place](image).abs().amax((0, 2, 3))
+            same = [channel for channel in range(5) if channel not in empty]
+            assert largest[same].tolist() == pytest.approx([float(largest.max())] * len(same))
+            assert float(state[f"body.{place}.input_scale"]) == pytest.approx(
+                HEADROOM * float(largest.max()) / 127
+            )

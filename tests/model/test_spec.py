@@ -34,7 +34,6 @@ def test_receptive_radius_of_the_papers_generator_is_40():
     ("recipe", "may"),
     [
         ("edge", False),
-        ("edge-relu", False),
         ("srresnet", False),
         ("edge, in INT8 with the scales of 134 images", False),
         ("srgan from srresnet-x4", True),

@@ -30,19 +30,19 @@ def script(monkeypatch, tmp_path):
 def test_the_average_is_kept_and_a_run_starts_from_it(script, tmp_path):
     photos = write_photos(tmp_path / "photos")
     settings = ("data.teacher=", "pixel.distillation=0.0", "pixel.warmup_steps=0")
-    recipe = tiny_recipe("edge-relu", *settings, "pixel.steps=4")
+    recipe = tiny_recipe("edge", *settings, "pixel.steps=4")
     released = train(recipe, [photos], tmp_path / "run")
     kept = script.keep(tmp_path / "run")
-    assert kept == tmp_path / "edge-relu-x4.safetensors"
+    assert kept == tmp_path / "edge-x4.safetensors"
     spec = read_spec(kept)
     assert (spec.activation, spec.training.steps) == ("relu", 4)
-    assert spec.training.recipe == "edge-relu, unfinished"
+    assert spec.training.recipe == "edge, unfinished"
     assert not spec.may_shift_colors
     wanted, _ = load_checkpoint(released)
     found, _ = load_checkpoint(kept)
     pairs = zip(wanted.state_dict().values(), found.state_dict().values(), strict=True)
     assert all(torch.allclose(a, b, rtol=2e-3, atol=1e-6) for a, b in pairs)
-    recipe = tiny_recipe("edge-relu", *settings, "pixel.steps=1", "pixel.learning_rate=0.0")
+    recipe = tiny_recipe("edge", *settings, "pixel.steps=1", "pixel.learning_rate=0.0")
     again, _ = load_checkpoint(train(recipe, [photos], tmp_path / "next", init=kept))
     pairs = zip(found.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
