@@ -21,7 +21,9 @@ SCALE = 4
 AUTO = "auto"
 """Name of the model that stands for this choice."""
 
-CRISP, QUICK, FOR_LOSSY = "srgan-x4", "edge-x4", "edge-real-x4"
+CRISP, QUICK = "srgan-x4", "edge-x4"
+CRISP_FOR_LOSSY, FOR_LOSSY = "srgan-real-x4", "edge-real-x4"
+"""For compressed sources: images on a GPU, and all others."""
 
 LOSSY_BELOW_BITS_PER_PX = {"h264": 0.19, "hevc": 0.085, "vp9": 0.14, "av1": 0.10}
 """Codec -> bits a pixel below which `FOR_LOSSY` is better on average. Measured, with the confusion,
@@ -44,7 +46,8 @@ def suited_to(kind: Kind, coding: Coding, scale: float = SCALE, *, on_gpu: bool)
     """
     device = "on a GPU" if on_gpu else f"{'an image' if kind == 'image' else 'a video'} on a CPU"
     if coding.is_lossy:
-        return Suited(FOR_LOSSY, coding.name)
+        crisp = on_gpu and kind == "image"
+        return Suited(CRISP_FOR_LOSSY if crisp else FOR_LOSSY, coding.name)
     if scale != SCALE and (fitting := _model_of(scale)):
         return Suited(fitting, f"{coding.name}, and a model of this scale")
     return Suited(CRISP if on_gpu else QUICK, f"{coding.name}, {device}")
