@@ -133,6 +133,8 @@ def checkpoint_from_pickle(
         say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
     layers = layers_of(found.state)
     generator, spec = converted(layers, name, head or "linear", epsilon or OUR_EPSILON, path)
+    if spec.activation == "relu":
+        say("its activations have no weights: taken for ReLU")
     _refuse_implausible(path, layers, generator, spec, head, epsilon)
     spec = dataclasses.replace(spec, licence=licence or spec.licence)
     save_checkpoint(out, generator, spec, overwrite=overwrite)
@@ -296,7 +298,13 @@ def spec_from_layers(layers: list[Layer], name: str, head: Head, path: Path) -> 
         blocks = max((len(convolutions) - 3 - len(stages)) // 2, 1)
         return ModelSpec(name, "srresnet", channels, blocks, scale=scale, norm=norm, head=head)
     scale = min(max(1, math.isqrt(convolutions[-1].tensors["weight"].shape[0] // 3)), MAX_SCALE)
-    return ModelSpec(name, "edge", channels, len(convolutions) - 2, scale=scale, head=head)
+    slopes = any(layer.kind == "prelu" for layer in layers)
+    return ModelSpec(
+        *(name, "edge", channels, len(convolutions) - 2),
+        scale=scale,
+        head=head,
+        activation="prelu" if slopes else "relu",
+    )
 
 
 @torch.no_grad()

@@ -91,7 +91,10 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 
 def _children(jobs: list[Job], options: Options) -> list[str]:
     """Return the entries of the children that the first job will need."""
-    first = next((job for job in jobs if not _is_kept(job, options)), None)
+    try:
+        first = next((job for job in jobs if not _is_kept(job, options)), None)
+    except OSError:  # its own job will report it
+        return []
     if first is None or first.is_stream:
         return []
     if first.kind == "image":

@@ -259,7 +259,7 @@ def test_weights_without_pytorch_say_what_to_install_and_type(tmp_path, monkeypa
 def test_a_graph_that_its_runtime_cannot_run_is_refused_in_one_line(kind, tmp_path, capfd):
     """It passes all checks, and the name of its node would be a command to the terminal."""
     pytest.importorskip(kind)
-    graph = onnx.load(find_model("edge-int8-x4").file(".onnx"))
+    graph = onnx.load(find_model("srgan-x4").file(".onnx"))
     node = next(node for node in graph.graph.node if node.op_type == "PRelu")
     node.op_type, node.name = "Conv", "\x1b]0;pwned\x07"  # of slopes, which are no kernel
     onnx.save(graph, tmp_path / "odd.onnx")
