@@ -336,7 +336,7 @@ def content_sha256(path: Path) -> str:
         size = file.seek(0, os.SEEK_END)
         if size <= WHOLE_BYTES:
             file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.sha256(file.read(size)).hexdigest()
         last = size - _SAMPLE_BYTES
         for number in range(_SAMPLES):
             file.seek(last * number // (_SAMPLES - 1))

@@ -5,6 +5,7 @@ and most of its security bugs were in those. The lists here hold the formats tha
 edit, broadcast and archive in; `docs/hostile-input.md` explains how to convert the rest.
 """
 
+import stat
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -107,7 +108,8 @@ def file_identity(path: Path) -> FileIdentity:
     try:
         status = path.stat()
         modified_ns = 0 if status.st_size <= WHOLE_BYTES else status.st_mtime_ns
-        content = content_sha256(path)
+        is_file = stat.S_ISREG(status.st_mode)  # reading a pipe or a device may never end
+        content = content_sha256(path) if is_file else ""
     except OSError:
         return None
     return status.st_dev, status.st_ino, status.st_size, modified_ns, content
