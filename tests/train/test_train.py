@@ -539,7 +539,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 def test_no_photographs_and_no_benchmark(photos, tmp_path):
     recipe = tiny_recipe("srresnet")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputRefused, match="no usable photograph"):
+    with pytest.raises(InputRefused, match="no photograph in it or below it"):
         train(recipe, [tmp_path / "empty"], tmp_path / "run")
     with pytest.raises(InputRefused, match="no such folder"):
         train(recipe, [tmp_path / "missing"], tmp_path / "run")
