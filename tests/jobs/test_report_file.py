@@ -67,7 +67,7 @@ def test_the_saved_part_of_a_damaged_video_is_in_the_report(cli, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     report = ReportFile(tmp_path / "none" / "report.json", TerminalReporter(quiet=True))
-    with pytest.raises(OutputFailed, match=r"report\.json: .*mkdir -p"):
+    with pytest.raises(OutputFailed, match=r"report\.json: .*name another place with --report"):
         report.closed([])
 
 
