@@ -53,7 +53,7 @@ def nearest(frame):
         (90 * 130, Tiling(tile=0), []),
         (8000, Tiling(tile=0), ["tiles of 65 px"]),
         (3000, Tiling(tile=0), ["tiles of 65 px", "tiles of 32 px"]),
-        (8000, Tiling(tile=32, batch=8), ["4 tiles a call", "2 tiles a call"]),
+        (7500, Tiling(tile=32, batch=8), ["4 tiles a call", "2 tiles a call"]),
         (2200, Tiling(tile=48, batch=2), ["1 tiles a call", "tiles of 24 px"]),
     ],
 )
@@ -245,9 +245,9 @@ def test_tiles_are_what_was_asked_for_everywhere_else(changes):
         FrameUpscaler(engine, tiling).plan(130, 90)[0].window_size
         for engine in (OnCpu(), Nearest())
     ]
-    assert plans[0] == plans[1] == ((130, 90) if tiling.tile == 0 else (46, 46))
+    assert plans[0] == plans[1] == ((130, 90) if tiling.tile == 0 else (44, 44))
     on_gpu = FrameUpscaler(Nearest(), Tiling(32, joined=True)).plan(130, 90)[0]
-    assert on_gpu.window_size == (46, 46)
+    assert on_gpu.window_size == (44, 44)
 
 
 def test_joined_tiles_that_do_not_fit_are_cut_as_asked():

@@ -109,7 +109,7 @@ def carried(tmp_path):
 def start_weights(job, work):
     """The job's own model, tiny, as if it had come back."""
     recipe = Recipe.load(job.recipe, list(tiny(job)))
-    name = job.starts[-1]
+    name = job.starts[0]
     spec = dataclasses.replace(recipe.model, name=name)
     (work / "averages").mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
