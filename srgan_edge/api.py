@@ -32,7 +32,7 @@ from srgan_edge.jobs.plan import (
     Options,
     plan_jobs,
     refuse_excerpt,
-    scale_suffix,
+    result_suffix,
 )
 from srgan_edge.jobs.reporters import Outcome, VideoResult
 from srgan_edge.jobs.size import wanted_size
@@ -302,10 +302,7 @@ class Upscaler:
         """
         size = wanted_size(outscale, width, height, fit)
         excerpt = Excerpt.of(_text(start), _text(duration), sample)
-        suffix = scale_suffix(self.scale if outscale is None else outscale)
-        if size is not None:
-            suffix = size.suffix
-        suffix += "" if excerpt is None else excerpt.suffix
+        suffix = result_suffix(size, self.scale if outscale is None else outscale, excerpt)
         job = _job(Path(source), None if target is None else Path(target), suffix)
         if excerpt is not None:
             refuse_excerpt([job])

@@ -147,19 +147,25 @@ def folder_when_whole(
 
 
 @contextmanager
-def folder_made(path: Path) -> Iterator[None]:
+def folder_made(
+    path: Path, failed: Callable[[OSError], Exception] = lambda error: error
+) -> Iterator[None]:
     """Make a folder and its parents; of those that were missing, the empty ones go at the end.
 
     So a command that is refused leaves no empty folder.
 
-    Raises:
-        OSError: one cannot be made.
+    Args:
+        failed: returns what is raised where one cannot be made; by default the `OSError` itself.
     """
-    missing = [it for it in (path, *path.parents) if not it.exists()]
-    if is_taken(path) and not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "it is no folder", os.fspath(path))
+    missing: list[Path] = []
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            missing += (it for it in (path, *path.parents) if not it.exists())
+            if is_taken(path) and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is no folder", os.fspath(path))
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise failed(error) from None
         yield
     finally:
         for folder in missing:

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import Pixels, luma_of
 
 BANDS = 8
 """Bands of luma in which grain is measured, each of 32 levels."""
@@ -58,11 +58,6 @@ def with_grain(source: Pixels, result: Pixels) -> Pixels:
     bits = _TEMPLATE_BITS + _DEVIATION_BITS
     grain = np.rint(levels).astype(np.int32)[luma] * pattern + (1 << bits - 1) >> bits
     return (result + grain[..., None]).clip(0, 255).astype(np.uint8)
-
-
-def luma_of(pixels: Pixels) -> npt.NDArray[np.uint8]:
-    """Return BT.601 luma, uint8 [H, W]."""
-    return (pixels @ np.array([77, 150, 29], np.int32) + 128 >> 8).astype(np.uint8)
 
 
 def missing_variance(source: _Floats, reduced: _Floats) -> _Floats:

@@ -1,8 +1,8 @@
 """Small letters and drawn lines: interpolate them where a network would break their strokes.
 
-Networks that learned from photographs draw letters of few pixels anew, with gaps and halos. Where
-the source shows thin strokes on an even ground, the result becomes the bicubic interpolation, which
-invents nothing; a smooth mask leads over to the network's own result.
+Networks trained on photographs redraw small letters with gaps and halos. Where the source has thin
+strokes on a plain background, the result is the bicubic interpolation instead, which invents
+nothing; a smooth mask blends it into the network's own result.
 
 All arithmetic is in integers and looks `HALO_PX` far, so that tiles with halos of that width give
 the bytes of the whole frame.
@@ -15,22 +15,22 @@ import numpy as np
 import numpy.typing as npt
 
 from srgan_edge.depth import interpolated, shown_to_network
-from srgan_edge.pixels import LEVEL, DeepPixels, Pixels
+from srgan_edge.pixels import LEVEL, DeepPixels, Pixels, luma_of
 
 HALO_PX = 11
 """Distance, in LR pixels, from which a pixel's result may depend on another one."""
 
 STROKE_PX = 4
-"""Widest stroke, in LR pixels; what is wider is ground."""
+"""Widest stroke, in LR pixels; what is wider is background."""
 
 NEARBY_PX = 4
-"""Distance in which ground and strokes are looked at."""
+"""Distance within which background and strokes are examined."""
 
 EVEN_LEVELS, UNEVEN_LEVELS = 12, 28
-"""Range of the ground nearby up to which it is even, and from which on nothing is a letter."""
+"""Range of the background nearby up to which it is plain, and from which on nothing is a letter."""
 
 FEW_LEVELS, MANY_LEVELS = 14, 24
-"""Mean difference of the strokes nearby from their ground below which there are none, and from
+"""Mean difference of the strokes nearby from their background below which there are none, and from
 which on there are many."""
 
 DENSE_LEVELS, SOLID_LEVELS = 54, 66
@@ -81,7 +81,7 @@ def with_letters(source: Pixels, upscaled: Pixels) -> Pixels:
 
 def letter_shares(source: Pixels) -> _Ints:
     """Return how much each pixel belongs to small letters, from 0 to 256: int32 [H, W]."""
-    luma = (source @ np.array([77, 150, 29], np.int32) + 128 >> 8).astype(np.uint8)
+    luma = luma_of(source)
     shares = np.maximum(_dark_shares(luma), _dark_shares(255 - luma))
     return _sums(shares, 1) // 9
 
@@ -109,11 +109,11 @@ def _mixed(pixels: Pixels, plain: Pixels, shares: DeepPixels) -> Pixels:
 
 
 def _dark_shares(luma: _Levels) -> _Ints:
-    """Return how much each pixel belongs to dark letters on a lighter ground, from 0 to 256."""
+    """Return how much each pixel belongs to dark letters on a lighter background, from 0 to 256."""
     reach = STROKE_PX // 2
-    ground = _least(_most(luma, reach), reach)  # closing: strokes are filled with what is around
-    strokes = ground - luma
-    uneven = _most(ground, NEARBY_PX) - _least(ground, NEARBY_PX)
+    background = _least(_most(luma, reach), reach)  # closing: strokes are filled
+    strokes = background - luma
+    uneven = _most(background, NEARBY_PX) - _least(background, NEARBY_PX)
     amount = _sums(strokes.astype(np.int32), NEARBY_PX) // (2 * NEARBY_PX + 1) ** 2
     even = _WHOLE - _ramp(uneven, EVEN_LEVELS, UNEVEN_LEVELS)
     many = _ramp(amount, FEW_LEVELS, MANY_LEVELS)

@@ -1,4 +1,4 @@
-"""The pixel formats that everything here passes around."""
+"""The pixel formats that everything here passes around, and the luma of one."""
 
 from typing import TypeAlias
 
@@ -13,3 +13,8 @@ DeepPixels: TypeAlias = npt.NDArray[np.uint16]
 
 LEVEL = 257
 """One 8-bit level in 16 bits: 255 * 257 = 65535."""
+
+
+def luma_of(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """Return BT.601 luma of an image in full range, by integers alone: uint8 [H, W]."""
+    return (pixels @ np.array([77, 150, 29], np.int32) + 128 >> 8).astype(np.uint8)

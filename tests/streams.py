@@ -48,6 +48,19 @@ class Listener:
         self.frames += 1
 
 
+class Watching(Listener):
+    """Calls `react` once `at` frames are done."""
+
+    def __init__(self, at=None, react=None):
+        super().__init__()
+        self.at, self.react = at, react
+
+    def frame_done(self):
+        super().frame_done()
+        if self.frames == self.at:
+            self.react()
+
+
 def upscale(source, target, doubler=None, **options):
     """Upscale from a path, bytes (sent through a pipe) or an inlet, to a path or a pipe's format.
 

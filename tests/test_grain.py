@@ -58,7 +58,7 @@ def test_the_measure_is_that_of_its_slow_twin():
 
 @pytest.mark.parametrize("sigma", [2, 4, 8])
 def test_the_variance_of_the_grain_is_that_of_the_source(sigma):
-    """Of a result without any, in the dark, in the middle and in the light."""
+    """The result has no grain of its own; shadows, midtones and highlights are checked."""
     source, clean = noisy(ramp(), sigma), enlarged(ramp())
     result = with_grain(source, clean).astype(float)
     for part in np.array_split(np.arange(100, clean.shape[1] - 100), 3):

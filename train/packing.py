@@ -59,13 +59,14 @@ def pack_photos(
         InputRefused: no photograph is usable.
         OutputFailed: the cache cannot be written, or another process writes to it.
     """
+
+    def failed(error: OSError) -> OutputFailed:
+        return OutputFailed(
+            f"cannot make the cache folder {cache}: {error.strerror}; name another place"
+        )
+
     with ExitStack() as life:
-        try:
-            life.enter_context(folder_made(cache))
-        except OSError as error:
-            raise OutputFailed(
-                f"cannot make the cache folder {cache}: {error.strerror}; name another place"
-            ) from error
+        life.enter_context(folder_made(cache, failed))
         for name in ("hr.u8", "lr.u8"):
             if (cache / name).is_dir():
                 raise OutputFailed(f"cannot write {cache / name}: it is a folder; remove it")

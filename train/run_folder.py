@@ -15,7 +15,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +186,10 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
             "name another with -o"
         )
 
-    with ExitStack() as life:
-        try:
-            life.enter_context(folder_made(folder.checkpoints_folder))
-        except OSError as error:
-            raise failed(error) from None
-        life.enter_context(file_locked(lock, open_lock, refuse))
+    with (
+        folder_made(folder.checkpoints_folder, failed),
+        file_locked(lock, open_lock, refuse),
+    ):
         with suppress(OSError):  # a full disk: then others learn no number of this process
             lock.write_text(f"{os.getpid()}\n")
         try:

@@ -1,6 +1,5 @@
 """Write examples of the sources that a recipe trains on, for inspection and tests."""
 
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -47,13 +46,11 @@ def write_examples(
     for name in chain.from_iterable(names.values()):
         refuse_replacing(folder / name, paths, overwrite=overwrite, makes_folder=True)
     scale, written = recipe.model.scale, []
-    with ExitStack() as life:
-        try:
-            life.enter_context(folder_made(folder))
-        except OSError as error:
-            raise OutputFailed(
-                f"cannot make {folder}: {error.strerror}; name another with -o"
-            ) from None
+
+    def failed(error: OSError) -> OutputFailed:
+        return OutputFailed(f"cannot make {folder}: {error.strerror}; name another with -o")
+
+    with folder_made(folder, failed):
         for number, path in enumerate(paths):
             photograph = read_photo(path, scale * 8)
             height, width = (side // scale * scale for side in photograph.shape[:2])

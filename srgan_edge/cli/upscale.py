@@ -313,7 +313,7 @@ def upscale(
         plan_stream,
         refuse_clashes,
         refuse_excerpt,
-        scale_suffix,
+        result_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
     from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
@@ -340,14 +340,12 @@ def upscale(
         model = mixed_model(model, fidelity_from_text(fidelity))
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
-    part = "" if excerpt is None else excerpt.suffix
-    if suffix is None and size is not None:
-        suffix = size.suffix + part
-    if suffix is None or is_model_address(model):
+    scale: float = SCALE
+    if (suffix is None and size is None) or is_model_address(model):
         known = None if model == AUTO else find_model(model, allow_network=allow_network)
         scale = SCALE if known is None else known.spec.scale
-        if suffix is None:
-            suffix = scale_suffix(scale if outscale is None else outscale) + part
+    if suffix is None:
+        suffix = result_suffix(size, scale if outscale is None else outscale, excerpt)
     if "/" in suffix or (ext is not None and "/" in ext):
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")

@@ -80,6 +80,12 @@ def scale_suffix(scale: float) -> str:
     return f"_x{scale:g}"
 
 
+def result_suffix(size: WantedSize | None, scale: float, excerpt: Excerpt | None) -> str:
+    """Return the suffix of a result's name: its size or else its scale, and its excerpt."""
+    suffix = scale_suffix(scale) if size is None else size.suffix
+    return suffix if excerpt is None else suffix + excerpt.suffix
+
+
 @dataclass(frozen=True)
 class Options:
     """Options of `upscale`, except for the files."""

@@ -7,7 +7,6 @@ output channel of the weights, since TensorRT supports no other INT8 convolution
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -117,9 +116,9 @@ def _in_a_row(generator: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the names of all two convolutions with nothing but a ReLU or PReLU between them."""
     for name, sequence in generator.named_modules():
         if isinstance(sequence, nn.Sequential):
+            parts = list(sequence.named_children())
             for (first, one), (_, bend), (second, other) in zip(
-                *(islice(sequence.named_children(), skipped, None) for skipped in range(3)),
-                strict=False,
+                parts, parts[1:], parts[2:], strict=False
             ):
                 convolutions = isinstance(one, nn.Conv2d) and isinstance(other, nn.Conv2d)
                 if convolutions and isinstance(bend, (nn.ReLU, nn.PReLU)):

@@ -30,7 +30,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
-from srgan_edge.transcode.recipe import Saved
+from srgan_edge.transcode.recipe import Made, Saved
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.frame import Frame, Notes
@@ -148,41 +148,6 @@ class Crew(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of making all segments of a video."""
-
-    damaged: InputDamaged | None
-    notes: Notes
-    saved: Saved
-
-
-def fan_out(
-    crew: Crew,
-    order: Order,
-    borders: Sequence[int],
-    expected: int | None,
-    work: WorkFolder,
-    on_frame: Callable[[], None],
-    say: Callable[[str], None],
-) -> Outcome:
-    """Make the segments that are missing.
-
-    Args:
-        borders: times of the first frames of all segments in ticks, by the packets of the file;
-            empty: workers read it from its start.
-        expected: number of frames of the video, if that is known.
-        on_frame: called for each frame that is in the journal.
-        say: called with lines for the user.
-
-    Raises:
-        OutputFailed: the disk failed, or workers decode different frames.
-        ResourcesExhausted: workers were lost too often.
-        SrganEdgeError: a worker reported it.
-    """
-    return _Fanout(crew, order, borders, expected, work, on_frame, say).run()
-
-
 def frame_sha256(frame: Frame) -> str:
     """Return a hash of the time and the pixels of a frame."""
     digest = hashlib.sha256(str(frame.pts).encode())
@@ -198,7 +163,17 @@ def tiles_of(upscaler: FrameUpscaler, width: int, height: int) -> str:
     return f"{len(plan.tiles)} tiles of {'{}x{}'.format(*plan.window_size)} px, {batch} a call"
 
 
-class _Fanout:
+class Fanout:
+    """Makes the segments of one video that are missing, once, by `run`.
+
+    Args:
+        borders: times of the first frames of all segments in ticks, by the packets of the file;
+            empty: workers read it from its start.
+        expected: number of frames of the video, if that is known.
+        on_frame: called for each frame that is in the journal.
+        say: called with lines for the user.
+    """
+
     def __init__(
         self,
         crew: Crew,
@@ -229,7 +204,14 @@ class _Fanout:
         self._entered: list[MadeSegment] = []
         self._damaged: InputDamaged | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> Made:
+        """Return once all segments are in the journal.
+
+        Raises:
+            OutputFailed: the disk failed, or workers decode different frames.
+            ResourcesExhausted: workers were lost too often.
+            SrganEdgeError: a worker reported it.
+        """
         while not self._is_complete():
             self._hand_out()
             worker, task, answer = self._crew.wait()
@@ -247,7 +229,7 @@ class _Fanout:
                 self._do_again(task.number, answer)
             self._enter()
         made = self._entered
-        return Outcome(
+        return Made(
             self._damaged,
             _merged([it.notes for it in made]),
             reduce(add, (it.saved for it in made), Saved()),

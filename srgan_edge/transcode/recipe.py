@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from srgan_edge.errors import InputDamaged
 from srgan_edge.grain import finish
+from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.reuse import LinkedFrame, Reuse
@@ -27,7 +28,7 @@ from srgan_edge.transcode.segments import SegmentWriter, WrittenSegment, segment
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
-from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoInfo
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, Notes, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class Saved:
             self.tiles + other.tiles,
             self.tiles_reused + other.tiles_reused,
         )
+
+
+@dataclass(frozen=True)
+class Made:
+    """The outcome of making all segments of a video, as far as its frames can be decoded."""
+
+    damaged: InputDamaged | None
+    """The damage that ended the video, or that was passed over in it."""
+    notes: Notes
+    saved: Saved
+
+    @property
+    def decoder_ended(self) -> bool:
+        """The decoder crashed or hung, so that the damage may not be the video's."""
+        return self.damaged is not None and isinstance(self.damaged.__cause__, ChildFailed)
 
 
 class Recipe:

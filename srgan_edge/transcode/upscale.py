@@ -7,7 +7,7 @@ and only then moved to its final name.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,16 +28,16 @@ from srgan_edge.files import (
     output_failed,
     replace_when_whole,
 )
-from srgan_edge.isolation.child import ChildFailed, ChildKilled
+from srgan_edge.isolation.child import ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
 from srgan_edge.signals import ends_within
 from srgan_edge.steady import strength_of
-from srgan_edge.transcode.fanout import Crew, Order, fan_out, tiles_of
+from srgan_edge.transcode.fanout import Crew, Fanout, Order, tiles_of
 from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu
-from srgan_edge.transcode.recipe import GpuRecipe, Recipe, Saved, SteadyRecipe
+from srgan_edge.transcode.recipe import GpuRecipe, Made, Recipe, SteadyRecipe
 from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.segments import WrittenSegment
 from srgan_edge.transcode.work_folder import (
@@ -48,7 +48,7 @@ from srgan_edge.transcode.work_folder import (
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt_reader import open_video
-from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, Notes, VideoInfo
+from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame, VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 from srgan_edge.video.opening import file_identity
 from srgan_edge.video.reader import VideoReader
@@ -187,24 +187,9 @@ def _upscale_video(
     return result
 
 
-@dataclass(frozen=True)
-class _Made:
-    """The outcome of making all segments of a video, as far as its frames can be decoded."""
-
-    damaged: InputDamaged | None
-    """The damage that ended the video, or that was passed over in it."""
-    notes: Notes
-    saved: Saved
-
-    @property
-    def decoder_ended(self) -> bool:
-        """The decoder crashed or hung, so that the damage may not be the video's."""
-        return self.damaged is not None and isinstance(self.damaged.__cause__, ChildFailed)
-
-
 def _in_one_pass(
     reader: IsolatedReader | VideoReader, recipe: Recipe, work: WorkFolder, reporter: Reporter
-) -> _Made:
+) -> Made:
     """Make the segments that are missing in this process."""
     recipe.begin(work.segments, work.state() if work.segments else b"")
 
@@ -221,7 +206,7 @@ def _in_one_pass(
         *(items, work.segments, work.segment_path, enter, reporter.frame_done),
         reader.close if isinstance(reader, IsolatedReader) else lambda: None,
     )
-    return _Made(damaged, reader.notes, recipe.saved)
+    return Made(damaged, reader.notes, recipe.saved)
 
 
 def _by_crew(
@@ -233,7 +218,7 @@ def _by_crew(
     recipe: Recipe,
     work: WorkFolder,
     reporter: Reporter,
-) -> _Made:
+) -> Made:
     """Let workers make the segments that are missing."""
     info, source = reader.info, job.source
     if isinstance(reader, IsolatedReader):
@@ -252,19 +237,18 @@ def _by_crew(
         length=recipe.length,
         tiles=tiles_of(upscaler, info.width, info.height),
     )
-    outcome = fan_out(
+    return Fanout(
         *(crew(), order, begins, info.frames_expected, work),
         reporter.frame_done,
         lambda line: reporter.note(f"{source.name}: {line}"),
-    )
-    return _Made(outcome.damaged, outcome.notes, outcome.saved)
+    ).run()
 
 
 def _result(
     saved_as: Path,
     size: tuple[int, int],
     resumed: int,
-    made: _Made,
+    made: Made,
     joined: Joined,
     known: Rehearsal,
 ) -> VideoResult:
@@ -316,7 +300,7 @@ def _finished(work: WorkFolder) -> VideoResult | None:
     return result
 
 
-def _problem(job: Job, result: VideoResult, made: _Made) -> str | None:
+def _problem(job: Job, result: VideoResult, made: Made) -> str | None:
     """Return the line of an error that is raised though there is a result; None if it is whole."""
     notes = made.notes
     if made.damaged:
@@ -417,7 +401,7 @@ def _remarks_before(
     yield from remarks_on(info, options)
 
 
-def _remarks_after(info: VideoInfo, options: Options, made: _Made, joined: Joined) -> Iterator[str]:
+def _remarks_after(info: VideoInfo, options: Options, made: Made, joined: Joined) -> Iterator[str]:
     """Yield remarks that the whole video reveals."""
     if repeated := made.saved.frames_repeated:
         yield (

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from streams import Listener
-from whole_frames import WholeFrames
+from whole_frames import Death, Dying
 
 from srgan_edge.bench.subject import write_clip
 from srgan_edge.engines.base import EngineInfo
@@ -21,23 +21,12 @@ LOSSLESS = Encoding(crf=0, preset="ultrafast", pixel_format="yuv444p")
 OPTIONS = Options("smoothing", LOSSLESS, Tiling(), existing="replace", steady=0.0, grain=True)
 
 
-class Death(BaseException):
-    """Ends the process, as far as the code under test can see."""
-
-
-class Smoothing(WholeFrames):
+class Smoothing(Dying):
     """Doubles pixels, and leaves nothing of them but their mean."""
 
-    scale, slots = 2, 2
     info = EngineInfo("smoothing", "cpu", "fp32", find_model("edge-x4").spec)
 
-    def __init__(self, dies_at=None):
-        self.dies_at, self.seen = dies_at, 0
-
-    def upscale(self, pixels):
-        self.seen += 1
-        if self.seen == self.dies_at:
-            raise Death
+    def doubled(self, pixels):
         height, width, _ = pixels.shape
         return np.full((2 * height, 2 * width, 3), round(pixels.mean()), np.uint8)
 

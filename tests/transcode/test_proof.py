@@ -1,4 +1,4 @@
-"""What decodes, and is found again in another container, is proved; anything else is not."""
+"""A joined file is proved if its segments decode and it holds their packets, and not otherwise."""
 
 from fractions import Fraction
 

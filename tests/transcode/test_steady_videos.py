@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 from killing import kill_again_and_again
 from streams import Listener
-from whole_frames import WholeFrames
+from whole_frames import Death, Dying
 
 import srgan_edge
 from srgan_edge import steady
@@ -34,23 +34,12 @@ OPTIONS = Options("noisy", LOSSLESS, Tiling(), existing="replace", steady=0.5)
 SEGMENT = 5
 
 
-class Death(BaseException):
-    """Ends the process, as far as the code under test can see."""
-
-
-class Noisy(WholeFrames):
+class Noisy(Dying):
     """Doubles pixels and draws other noise on every frame, which its content determines."""
 
-    scale, slots = 2, 2
     info = EngineInfo("noisy", "cpu", "fp32", find_model("edge-x4").spec)
 
-    def __init__(self, dies_at=None):
-        self.dies_at, self.seen = dies_at, 0
-
-    def upscale(self, pixels):
-        self.seen += 1
-        if self.seen == self.dies_at:
-            raise Death
+    def doubled(self, pixels):
         large = pixels.repeat(2, axis=0).repeat(2, axis=1).astype(np.int16)
         noise = np.random.default_rng(int(pixels.sum())).integers(-9, 10, large.shape)
         return (large + noise).clip(0, 255).astype(np.uint8)

@@ -15,7 +15,7 @@ import av
 import clips
 import pytest
 from clips import MS, make, see_frames, see_packets
-from whole_frames import WholeFrames
+from whole_frames import Death, WholeFrames
 
 from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import (
@@ -48,10 +48,6 @@ from srgan_edge.video.reader import VideoReader
 OPTIONS = Options("nearest", Encoding(preset="ultrafast"), Tiling(), existing="replace")
 B_FRAMES = {"crf": "18", "bf": "3"}
 SEGMENT = 5
-
-
-class Death(BaseException):
-    """Ends the process, as far as the code under test can see."""
 
 
 class Doubler(WholeFrames):

@@ -17,7 +17,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import sha256_of
 from srgan_edge.jobs.plan import Options
 from srgan_edge.tiling import Tiling
-from srgan_edge.transcode.fanout import MadeSegment, Order, WorkerLost, fan_out
+from srgan_edge.transcode.fanout import Fanout, MadeSegment, Order, WorkerLost
 from srgan_edge.transcode.recipe import Saved
 from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.video.frame import Encoding, Finding, Notes
@@ -92,9 +92,9 @@ def made_by(tmp_path, crew, expected=None, seeks=True, kept=0):
     tmp_path.mkdir(exist_ok=True)
     borders = range(0, crew.frames, LENGTH) if seeks else ()
     with open_work_folder(tmp_path / "out.mkv", {}) as work:
-        outcome = fan_out(
+        outcome = Fanout(
             crew, ORDER, borders, expected, work, lambda: frames.append(1), lines.append
-        )
+        ).run()
         contents = [(path.read_bytes(), segment.pts) for path, segment in work.finished()]
         names = {path.name for path in work.path.iterdir()}
     assert not [name for name in names if "part" in name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import clips
 import pytest
-from streams import Listener
+from streams import Listener, Watching
 
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.files import content_sha256, sha256_of
@@ -51,19 +51,6 @@ def cluster(monkeypatch):
         yield cluster
     finally:
         cluster.shutdown()
-
-
-class Watching(Listener):
-    """Calls `react` once `at` frames are done."""
-
-    def __init__(self, at, react):
-        super().__init__()
-        self.at, self.react = at, react
-
-    def frame_done(self):
-        super().frame_done()
-        if self.frames == self.at:
-            self.react()
 
 
 @pytest.mark.slow

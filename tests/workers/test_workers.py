@@ -13,7 +13,7 @@ import clips
 import psutil
 import pytest
 from processes import children
-from streams import Listener
+from streams import Listener, Watching
 
 from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
 from srgan_edge.files import content_sha256
@@ -137,19 +137,6 @@ def crew(alone):
 @pytest.fixture(autouse=True)
 def short_segments(monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
-
-
-class Watching(Listener):
-    """Calls `react` once `at` frames are done."""
-
-    def __init__(self, at=None, react=None):
-        super().__init__()
-        self.at, self.react = at, react
-
-    def frame_done(self):
-        super().frame_done()
-        if self.frames == self.at:
-            self.react()
 
 
 def upscale(source, target, alone, crew=None, listener=None, **options):
