@@ -36,10 +36,13 @@ _FEATURES = {
     (64, 256, 3, 2): "convolve_64_to_256_by_3",
     (3, 24, 3, 1): "convolve_8_to_32_by_3",
     (24, 24, 3, 1): "convolve_32_to_32_by_3",
+    (3, 32, 3, 1): "convolve_8_to_32_by_3",
+    (32, 32, 3, 1): "convolve_32_to_32_by_3",
 }
 _IMAGES = {
     (256, 12, 5, 1): "image_of_256_by_5",
     (24, 48, 3, 1): "image_of_32_by_3",
+    (32, 48, 3, 1): "image_of_32_by_3",
 }
 """Kernel names by (input channels, output channels, side, factor of the PixelShuffle)."""
 
@@ -97,6 +100,7 @@ class Layer:
 
     convolution: nn.Conv2d
     slopes: Tensor | None = None
+    """Slopes of PReLU; those of ReLU are zero."""
     factor: int = 1
     """Factor of the PixelShuffle."""
     added: int | None = None
@@ -114,12 +118,14 @@ def layers_of(network: nn.Sequential, before: int = 0) -> list[Layer]:
         given = before + len(layers)
         if isinstance(part, nn.Conv2d):
             layers.append(Layer(part))
-        elif isinstance(part, nn.PixelShuffle | nn.PReLU):
+        elif isinstance(part, nn.PixelShuffle | nn.PReLU | nn.ReLU):
             if not layers or layers[-1].added is not None:
                 raise NoKernel
-            is_prelu = isinstance(part, nn.PReLU)
-            more = {"slopes": part.weight} if is_prelu else {"factor": part.upscale_factor}
-            layers[-1] = replace(layers[-1], **more)
+            if isinstance(part, nn.PixelShuffle):
+                layers[-1] = replace(layers[-1], factor=part.upscale_factor)
+            else:
+                slopes = part.weight if isinstance(part, nn.PReLU) else torch.zeros(1)
+                layers[-1] = replace(layers[-1], slopes=slopes)
         elif not isinstance(part, LongSkip | ResidualBlock):
             raise NoKernel
         else:

@@ -34,6 +34,7 @@ def show(browser):
 
     def show(service, expected=(), width=1000, height=760, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
 

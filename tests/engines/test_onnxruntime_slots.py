@@ -146,7 +146,7 @@ def test_out_of_memory_leads_to_smaller_tiles(engine, slot):
         info = engine.info
 
         def upscale(self, batch):
-            if batch.size > 3 * 4000:
+            if batch.size > 3 * 3000:
                 with engine_module._translated():
                     raise state.RuntimeException("Failed to allocate memory")
             return slot.run(batch)[0].copy()

@@ -393,6 +393,7 @@ async function signIn() {
 }
 
 async function signOut() {
+  events?.close(); // first: the service ends it with the session, which is no lost connection
   await fetch("/v1/session", { method: "DELETE" });
   for (const id of [...lines.keys()]) forget(id);
   showSignIn();
