@@ -33,7 +33,8 @@ def test_the_model_follows_compression_then_device(kind):
     assert suited_to(kind, LOSSY, on_gpu=False).model == "edge-real-x4"
     crisp = "srgan-real-x4" if kind == "image" else "edge-real-x4"
     assert suited_to(kind, LOSSY, on_gpu=True).model == crisp
-    assert suited_to(kind, CLEAN, on_gpu=False).model == "edge-x4"
+    exact = "edge-l-x4" if kind == "image" else "edge-x4"
+    assert suited_to(kind, CLEAN, on_gpu=False).model == exact
     assert suited_to(kind, CLEAN, on_gpu=True).model == "srgan-x4"
 
 
