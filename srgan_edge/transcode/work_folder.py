@@ -43,6 +43,10 @@ _STATES = 2
 """States that are kept: the last, and the one before, as `forget_last` removes a segment."""
 
 
+_DISCARDED = 3
+"""Times that a folder is emptied: a worker may just have begun what another one was faster with."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """Consecutive frames of the video that were encoded independently of the others."""
@@ -160,14 +164,15 @@ class WorkFolder:
         What describes a finished result goes last, so that whoever finds the rest knows.
         """
         self.is_discarded = True
-        with suppress(OSError):
-            for entry in sorted(self.path.iterdir(), key=_in_order_of_removal):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        entry.unlink()
-            self.path.rmdir()
+        for _ in range(_DISCARDED):
+            with suppress(OSError):
+                for entry in sorted(self.path.iterdir(), key=_in_order_of_removal):
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        with suppress(OSError):
+                            entry.unlink()
+                self.path.rmdir()
 
     @property
     def is_lost(self) -> bool:

@@ -13,10 +13,11 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -30,9 +31,9 @@ from srgan_edge.errors import (
     typed,
 )
 from srgan_edge.files import content_sha256
-from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
 from srgan_edge.workers.answers import answer_of, result_of
-from srgan_edge.workers.kind import Facts, of_one_kind
+from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
 LOCAL = "local"
@@ -68,8 +69,7 @@ class RayActors:
         address: `HOST:PORT` of a cluster, `auto` for the one that this machine is part of, or
             `local`.
         start: with what to open each worker.
-        here: the facts of the engine of this process.
-        say: called with a line for the user about a worker of another kind.
+        kind: that of the engine of this process.
 
     Raises:
         ExtraMissing: Ray is not installed.
@@ -77,18 +77,9 @@ class RayActors:
         UsageError: no worker is of the same kind as this process.
     """
 
-    def __init__(
-        self,
-        address: str,
-        start: Start,
-        here: Facts,
-        say: Callable[[str], None],
-        *,
-        allow_mixed: bool = False,
-    ) -> None:
+    def __init__(self, address: str, start: Start, kind: Kind) -> None:
         self._ray = _connected(address)
-        self._here, self._say, self._allow_mixed = here, say, allow_mixed
-        self._start = start
+        self._start, self._kind = start, kind
         model = Path(start.options.model)
         self._model = model.read_bytes() if model.is_file() else b""
         self._placed: list[_Placed | None] = []
@@ -118,26 +109,32 @@ class RayActors:
     def present(self) -> Sequence[int]:
         return [number for number, placed in enumerate(self._placed) if placed is not None]
 
+    def name(self, worker: int) -> str:
+        return self._there(worker).name
+
+    def tasks(self, worker: int) -> Sequence[Task]:
+        return [task for _, task in self._there(worker).tasks]
+
     def give(self, worker: int, task: Task) -> None:
-        placed = self._placed[worker]
-        assert placed is not None, "the caller looks who is present"
-        order = task.order
+        placed, order = self._there(worker), task.order
         if order.content_sha256 not in placed.inputs:
             self._bring_input(placed, Path(order.source), order.content_sha256)
         placed.tasks.append((placed.actor.make.remote(task), task))
 
-    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
+    def wait(self, seconds: float | None) -> Answer | None:
         first = {
             placed.tasks[0][0]: number
             for number, placed in enumerate(self._placed)
             if placed is not None and placed.tasks
         }
         ready: list[Any] = []
+        ends = inf if seconds is None else monotonic() + seconds
         while not ready:
-            ready, _ = self._ray.wait(list(first), num_returns=1, timeout=_LOOK_SECONDS)
+            if (left := ends - monotonic()) <= 0:
+                return None
+            ready, _ = self._ray.wait(list(first), timeout=min(left, _LOOK_SECONDS))
         number = first[ready[0]]
-        placed = self._placed[number]
-        assert placed is not None
+        placed = self._there(number)
         _, task = placed.tasks.popleft()
         try:
             data, content = self._ray.get(ready[0])
@@ -148,9 +145,8 @@ class RayActors:
             Path(task.file).write_bytes(content)
         return number, task, answer
 
-    def replace(self, worker: int) -> list[Task]:
-        old = self._placed[worker]
-        assert old is not None
+    def replace(self, worker: int) -> None:
+        old = self._there(worker)
         with suppress(Exception):
             self._ray.kill(old.actor)
         self._placed[worker] = None
@@ -158,12 +154,15 @@ class RayActors:
         if old.node in alive:
             new = self._place(old.name, old.node)
             with suppress(self._ray.exceptions.RayError):
-                facts = self._facts(new)
-                of_one_kind(self._here, {new.name: facts}, self._say, allow_mixed=self._allow_mixed)
+                self._kind.members({new.name: self._facts(new)})
                 self._placed[worker] = new
         if self._placed[worker] is None:
-            self._say(f"the node of worker {old.name} is lost; the others go on")
-        return [task for _, task in old.tasks]
+            self._kind.say(f"the node of worker {old.name} is lost; the others go on")
+
+    def _there(self, worker: int) -> _Placed:
+        placed = self._placed[worker]
+        assert placed is not None, "the caller looks who is present"
+        return placed
 
     def _all_placed(self) -> list[_Placed | None]:
         placed = []
@@ -182,22 +181,22 @@ class RayActors:
                 found.append(one)
             except (self._ray.exceptions.RayError, SrganEdgeError) as error:
                 line = f"worker {one.name} does not start and is left out: {_line_of(error)}"
-                self._say(line)
+                self._kind.say(line)
         if not found:
             raise ResourcesExhausted(
                 f"{line}; none starts: on every node, type: pip install 'srgan-edge[ray]'"
             )
-        kept = of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
+        kept = self._kind.members(facts)
         return [one for one in found if one.name in kept]
 
     @property
     def _uses_gpus(self) -> bool:
-        return bool(self._here["engine"]["device"] != "cpu")
+        return bool(self._kind.here["engine"]["device"] != "cpu")
 
     def _place(self, name: str, node: str) -> _Placed:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        family = self._here["engine"]["device"]
+        family = self._kind.here["engine"]["device"]
         start = replace(
             self._start, name=name, options=replace(self._start.options, device=family, devices=())
         )

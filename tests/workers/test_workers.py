@@ -29,7 +29,7 @@ from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import Encoding, Frame
 from srgan_edge.workers import worker as worker_module
 from srgan_edge.workers.crew import crew_beside
-from srgan_edge.workers.kind import of_one_kind
+from srgan_edge.workers.kind import Kind
 
 OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", devices=("cpu", "cpu")
@@ -161,7 +161,7 @@ def test_two_workers_make_the_bytes_of_one(tmp_path, clip, alone, crew):
     one = upscale(clip, tmp_path / "one.mkv", alone)
     two = upscale(clip, tmp_path / "two.mkv", alone, crew)
     assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
-    assert notes_without(two, "keyframes") == one
+    assert notes_without(two, "keyframes", "made by") == one
     assert any("keyframes" in note for note in two) == (clip.suffix in (".ts", ".avi"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mkv", "two.mkv"]
 
@@ -238,14 +238,14 @@ def test_workers_of_another_kind_are_named():
     here = {"engine": {"arithmetic": "bf16"}, "trial": "ab"}
     there = {"engine": {"arithmetic": "fp32"}, "trial": "cd"}
     lines = []
-    kept = of_one_kind(here, {"a": here, "b": there}, lines.append, allow_mixed=False)
-    assert kept == ["a"]
+    kind, mixed = Kind(here, lines.append), Kind(here, lines.append, allow_mixed=True)
+    assert kind.members({"a": here, "b": there}) == ["a"]
     said = "engine.arithmetic is fp32 instead of bf16; trial is cd instead of ab"
     assert lines == [f"worker b is of another kind and left out: {said}"]
-    assert of_one_kind(here, {"b": there}, lines.append, allow_mixed=True) == ["b"]
+    assert mixed.members({"b": there}) == ["b"]
     assert "may differ in their last bits (--allow-mixed)" in lines[-1]
     with pytest.raises(UsageError, match=r"fp32 instead of bf16.*no worker remains.*--allow-mixed"):
-        of_one_kind(here, {"b": there}, lines.append, allow_mixed=False)
+        kind.members({"b": there})
 
 
 def test_a_worker_that_cannot_start_says_why(alone):
