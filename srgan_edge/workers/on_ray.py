@@ -1,7 +1,8 @@
 """Workers in a Ray cluster: an actor for each GPU, or for each node without one.
 
-Names, hashes and finished segments travel, frames never. A segment comes back through the object
-store, where no more lie than workers have tasks. An input that a node cannot read is sent there
+Names, hashes and finished segments travel, frames never. A worker that sees the work folder puts
+its segments there; those of others come back through the object store, where no more lie than
+workers have tasks. An input that a node cannot read is sent there
 once if it is small, and so is a model file. Actors are not restarted by Ray, and their calls not
 repeated: the driver gives a lost segment to another one.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic
 from typing import Any, Self
 
@@ -60,6 +62,8 @@ class _Placed:
     tasks: "deque[tuple[Any, Task]]" = field(default_factory=deque)
     inputs: set[str] = field(default_factory=set)
     """Hashes of inputs that it can read."""
+    folders: dict[Path, bool] = field(default_factory=dict)
+    """Work folders of videos, and whether it sees them."""
 
 
 class RayActors:
@@ -119,7 +123,11 @@ class RayActors:
         placed, order = self._there(worker), task.order
         if order.content_sha256 not in placed.inputs:
             self._bring_input(placed, Path(order.source), order.content_sha256)
-        placed.tasks.append((placed.actor.make.remote(task), task))
+        folder = Path(task.file).parent
+        if folder not in placed.folders:
+            placed.folders[folder] = self._shares(placed, folder)
+        made = placed.actor.make.remote(task, shared=placed.folders[folder])
+        placed.tasks.append((made, task))
 
     def wait(self, seconds: float | None) -> Answer | None:
         first = {
@@ -138,12 +146,14 @@ class RayActors:
         _, task = placed.tasks.popleft()
         try:
             data, content = self._ray.get(ready[0])
+        except self._full as error:
+            return number, task, _store_full(error)
         except self._ray.exceptions.RayError as error:
             return number, task, WorkerLost(f"on {placed.node} ended ({_line_of(error)})")
-        answer = result_of(data, MadeSegment, placed.name)
-        if isinstance(answer, MadeSegment) and answer.pts:
-            Path(task.file).write_bytes(content)
-        return number, task, answer
+        if content:
+            with suppress(FileNotFoundError):  # made twice, and its video is complete
+                Path(task.file).write_bytes(content)
+        return number, task, result_of(data, MadeSegment, placed.name)
 
     def replace(self, worker: int) -> None:
         old = self._there(worker)
@@ -233,9 +243,28 @@ class RayActors:
                         f"{source} is not on the node of worker {placed.name} and too large to be "
                         "sent there; put it on a folder that all nodes share, at the same path"
                     )
-                sent = self._ray.put(source.read_bytes())
+                try:
+                    sent = self._ray.put(source.read_bytes())
+                except self._full as error:
+                    raise _store_full(error) from error
                 self._got(placed.actor.take.remote(source.name, content, sent))
         placed.inputs.add(content)
+
+    def _shares(self, placed: _Placed, folder: Path) -> bool:
+        """Return True if a worker sees a file that is made here in a folder."""
+        probe = folder / f"segment-part-{token_hex(8)}"
+        probe.touch()
+        try:
+            with suppress(self._ray.exceptions.RayError):  # `wait` finds that it is lost
+                return bool(self._got(placed.actor.sees.remote(str(probe))))
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @property
+    def _full(self) -> tuple[type[Exception], ...]:
+        exceptions = self._ray.exceptions
+        return exceptions.ObjectStoreFullError, exceptions.OutOfDiskError
 
 
 class _Actor:
@@ -277,8 +306,15 @@ class _Actor:
         path.write_bytes(data)
         self._inputs[content] = str(path)
 
-    def make(self, task: Task) -> tuple[bytes, bytes]:
-        """Return the answer to a task, and the content of the segment."""
+    def sees(self, file: str) -> bool:
+        """Return True if there is a file here."""
+        return Path(file).exists()
+
+    def make(self, task: Task, *, shared: bool) -> tuple[bytes, bytes]:
+        """Return the answer to a task, and the content of the segment.
+
+        If the driver shares its folder, the segment is written there, and its content is empty.
+        """
         worker, source = self._worker, task.order.source
         assert worker is not None, "facts() comes first"
         file = self._folder / Path(task.file).name
@@ -291,6 +327,10 @@ class _Actor:
 
         try:
             answer = answer_of(made)
+            if shared and file.exists():
+                with suppress(OSError):  # the folder is away or full: the driver has the last word
+                    shutil.copyfile(file, task.file)
+                    return answer, b""
             return answer, file.read_bytes() if file.exists() else b""
         finally:
             file.unlink(missing_ok=True)
@@ -346,6 +386,13 @@ def _connected(address: str) -> Any:  # noqa: ANN401 - the module, which is impo
         for number, handler in handlers.items():  # Ray has its own for SIGTERM
             signal.signal(number, handler)
     return ray
+
+
+def _store_full(error: Exception) -> ResourcesExhausted:
+    return ResourcesExhausted(
+        f"the object store of Ray is full ({_line_of(error)}); put input and result on a "
+        "folder that all nodes share, or type a larger ray start --object-store-memory"
+    )
 
 
 def _refuse_nobody(address: str) -> None:

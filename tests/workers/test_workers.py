@@ -15,7 +15,7 @@ import pytest
 from processes import children
 from streams import Listener, Watching
 
-from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.run import open_upscaler
@@ -216,6 +216,22 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     assert any("is made again: its worker was ended by SIGKILL" in note for note in notes)
 
 
+def test_a_folder_that_is_away_for_a_while_costs_no_byte(tmp_path, alone, crew):
+    """As when a share is lost: the command ends, and goes on once the folder is back."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
+    folder, away = tmp_path / "share", tmp_path / "away"
+    folder.mkdir()
+    upscale(source, tmp_path / "whole.mkv", alone)
+    with pytest.raises(OutputFailed):
+        lost = Watching(2 * SEGMENT, lambda: folder.rename(away))
+        upscale(source, folder / "out.mkv", alone, crew, lost)
+    away.rename(folder)
+    notes = upscale(source, folder / "out.mkv", alone, crew)
+    assert any("resuming after" in note for note in notes)
+    assert (folder / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["out.mkv"]
+
+
 @pytest.mark.parametrize("then", ["alone", "by two"])
 def test_a_run_goes_on_over_fewer_or_more_workers(tmp_path, alone, crew, then):
     class Stop(Exception):
@@ -260,6 +276,10 @@ def test_a_worker_that_cannot_start_says_why(alone):
         (["--device", "auto,cpu"], "possible: one, or several such as cuda:0,cuda:1"),
         (["--device", "cpu,cpu", "--decode", "gpu"], "possible: --decode cpu, or one device"),
         (["--allow-mixed"], "--allow-mixed with one device"),
+        (
+            ["--device", "cpu,cpu", "-o", "-"],
+            "cpu,cpu with a stream; possible: one device, or files",
+        ),
     ],
 )
 def test_requests_that_exclude_each_other(cli, tmp_path, arguments, said):
@@ -298,7 +318,7 @@ def run(source, target, device="cpu,cpu"):
 
 @pytest.mark.slow
 def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
-    source = clips.make(tmp_path / "in.mp4", frames=300, size=(32, 24), options=GOP)
+    source = clips.make(tmp_path / "in.mp4", frames=200, size=(32, 24), options=GOP)
     target, work = tmp_path / "out.mkv", tmp_path / "out.mkv.partial"
     for signum, kept in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
         process = run(source, target)
@@ -309,6 +329,8 @@ def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
         process.send_signal(signum)
         _, err = process.communicate()
         assert process.returncode == (130 if signum == signal.SIGINT else -signum), err
+        # One that does not end within 1.5 s is ended by force, and says something else.
+        assert signum == signal.SIGKILL or "frames are kept in" in err, err
         _, alive = psutil.wait_procs(members, timeout=20)
         assert alive == []
     again, one = run(source, target), run(source, tmp_path / "one.mkv", "cpu")
