@@ -377,7 +377,9 @@ class Fanout:
             file.replace(self._work.segment_path(made.number))
             self._border_sha256 = made.next_sha256
             self._work.add(
-                *(made.pts, made.durations, made.reorder), border_sha256=self._border_sha256
+                *(made.pts, made.durations, made.reorder),
+                border_sha256=self._border_sha256,
+                sha256=made.sha256,
             )
             self._entered.append(made)
             for _ in made.pts:

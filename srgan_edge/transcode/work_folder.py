@@ -98,12 +98,14 @@ class WorkFolder:
         reorder: int,
         state: bytes = b"",
         border_sha256: str = "",
+        sha256: str = "",
     ) -> None:
         """Add the next segment, whose file is closed, to the journal, and sync both to disk.
 
         Args:
             state: what `state` will return to whoever writes the segment after it.
             border_sha256: see `Segment`.
+            sha256: SHA-256 of the file, if it was just computed.
 
         Raises:
             OSError: the disk is full or failed.
@@ -120,7 +122,8 @@ class WorkFolder:
         state_sha256 = hashlib.sha256(state).hexdigest() if state else ""
         size = file.stat().st_size
         segment = Segment(
-            pts, durations, reorder, size, sha256_of(file), state_sha256, border_sha256
+            *(pts, durations, reorder, size, sha256 or sha256_of(file)),
+            *(state_sha256, border_sha256),
         )
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
