@@ -3,9 +3,14 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import clips
+import psutil
 import pytest
 from streams import Listener, Watching
 
@@ -30,6 +35,7 @@ OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", existing="replace"
 )
 SEGMENT = 5
+ROOT = Path(__file__).resolve().parents[2]
 
 said = []
 """Lines of the crew for the user."""
@@ -164,6 +170,33 @@ def test_a_node_without_input_model_and_work_folder_does_without(tmp_path):
     assert result_of(answer, MadeSegment, "a").sha256 == made.sha256
     actor.tidy()
     assert not actor._folder.exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=180, size=(32, 24), options={"g": "10"})
+    (tmp_path / "one").mkdir()
+
+    def begun(target, *options):
+        command = [sys.executable, "-m", "srgan_edge", "upscale", str(tmp_path / "in.mp4")]
+        command += ["-n", "edge-x4", "--device", "cpu", "-o", str(tmp_path / target), *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    command = begun("out.mkv", "--ray", "local")
+    while not (tmp_path / "out.mkv.partial" / "segment-000001.nut").exists():
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.01)
+    members = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate()
+    assert command.returncode == 130, err
+    _, alive = psutil.wait_procs(members, timeout=20)
+    assert alive == []
+    again, one = begun("out.mkv", "--ray", "local"), begun("one/out.mkv")
+    _, err = again.communicate()
+    assert (again.returncode, one.wait()) == (0, 0), err
+    assert "resuming after" in err
+    assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "one" / "out.mkv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,14 @@ import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 
 import clips
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from processes import children
 from streams import Listener, Watching
 
@@ -95,29 +98,73 @@ def test_every_segment_is_read_from_a_keyframe_as_from_the_start(clip, monkeypat
     """Cut at every border: the frames are the same, or a reason is given why not."""
     monkeypatch.setattr(worker_module, "IsolatedReader", InProcess)
     monkeypatch.setattr(worker_module, "MOST_PASSED_OVER", -1)  # opens the file anew each time
-    with open_video(clip) as reader:
-        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
-    with open_video(clip) as reader:
-        firsts = list(borders(reader, SEGMENT))
+    firsts = first_times(clip, SEGMENT)
     if clip.suffix in (".ts", ".avi"):
         assert firsts == []
         return
-    order = Order(str(clip), content_sha256(clip), OPTIONS, SEGMENT, "")
-    assert len(firsts) == -(-len(expected) // SEGMENT)
+    read_by_segments(clip, firsts, SEGMENT, backwards)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pts=st.tuples(
+        st.integers(0, 100_000),
+        st.lists(st.one_of(st.integers(1, 50), st.integers(1, 100_000)), min_size=4, max_size=18),
+    ).map(lambda drawn: list(accumulate(drawn[1], initial=drawn[0]))),
+    hidden=st.integers(0, 3),
+    b_frames=st.integers(0, 3),
+    container=st.sampled_from(
+        [(".mkv", clips.MS), (".mp4", Fraction(1, 12800)), (".mov", Fraction(1001, 30000))]
+    ),
+    length=st.integers(1, 5),
+)
+def test_any_times_are_read_from_keyframes_as_from_the_start(
+    tmp_path, pts, hidden, b_frames, container, length
+):
+    """Any times and gaps, and frames that an edit list hides."""
+    suffix, time_base = container
+    if suffix != ".mkv":
+        pts = [it - pts[hidden] for it in pts]
+    clip = clips.make(
+        tmp_path / f"in{suffix}",
+        size=(32, 16),
+        time_base=time_base,
+        pts=pts,
+        options={"bf": str(b_frames), "crf": "18", "g": "4"},
+        container_options={} if suffix == ".mkv" else {"avoid_negative_ts": "disabled"},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "IsolatedReader", InProcess)
+        patch.setattr(worker_module, "MOST_PASSED_OVER", -1)
+        read_by_segments(clip, first_times(clip, length), length, backwards=False)
+
+
+def first_times(clip, length):
+    """Return the times at which segments begin, by the packets of a clip."""
+    with open_video(clip) as reader:
+        return list(borders(reader, length))
+
+
+def read_by_segments(clip, firsts, length, backwards):
+    """Compare the frames of each segment with those of a reader from the start."""
+    with open_video(clip) as reader:
+        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
+    order = Order(str(clip), content_sha256(clip), OPTIONS, length, "")
+    assert len(firsts) == -(-len(expected) // length)
     for number in reversed(range(len(firsts))) if backwards else range(len(firsts)):
         after = firsts[number + 1] if number + 1 < len(firsts) else None
         task = Task("", order, number, "", True, firsts[number], after)
         reading = worker_module._Reading()
-        first = SEGMENT * number
+        first = length * number
         frames = list(reading.frames(task, first))
         found = [frame_sha256(frame) for frame in frames]
-        if found != expected[first : first + SEGMENT]:
+        if found != expected[first : first + length]:
             assert reading.doubt(task, [frame.pts for frame in frames]) or (
                 reading.first_sha256 != expected[first]
             ), number
         else:
             assert reading.first_sha256 == expected[first]
-            assert reading.next_sha256 == (expected[first + SEGMENT :] or [""])[0]
+            assert reading.next_sha256 == (expected[first + length :] or [""])[0]
             assert reading.ended == (number == len(firsts) - 1)
         reading.close()
 
@@ -320,7 +367,7 @@ def run(source, target, device="cpu,cpu"):
 def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
     source = clips.make(tmp_path / "in.mp4", frames=200, size=(32, 24), options=GOP)
     target, work = tmp_path / "out.mkv", tmp_path / "out.mkv.partial"
-    for signum, kept in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+    for signum, kept in ((signal.SIGINT, 2), (signal.SIGKILL, 3)):
         process = run(source, target)
         while not list(work.glob(f"segment-{kept - 1:06}.nut")):
             assert process.poll() is None, process.communicate()
