@@ -35,6 +35,7 @@ OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", existing="replace"
 )
 SEGMENT = 5
+STORE_BYTES = 80 << 20
 ROOT = Path(__file__).resolve().parents[2]
 
 said = []
@@ -51,9 +52,10 @@ def cluster():
         cluster = Cluster()
         try:
             try:
-                cluster.add_node(num_cpus=1, include_dashboard=False)
-                cluster.add_node(num_cpus=1)
-                cluster.add_node(num_cpus=1)
+                node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+                cluster.add_node(**node, include_dashboard=False)
+                cluster.add_node(**node)
+                cluster.add_node(**node)
             except Exception as error:  # Ray gives its processes 30 s, whatever the machine does
                 if "timed out during startup" not in str(error):
                     raise
@@ -95,9 +97,9 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
 
 
-def upscaled(source, target, alone, crew=None, listener=None):
+def upscaled(source, target, alone, crew=None, listener=None, options=OPTIONS):
     upscale_video_file(
-        *(Job(source, target, "video"), alone.upscaler, OPTIONS, alone.made_by),
+        *(Job(source, target, "video"), alone.upscaler, options, alone.made_by),
         listener or Listener(),
         crew=None if crew is None else lambda: crew,
     )
@@ -117,6 +119,18 @@ class TestThreeNodes:
         heard = Listener()
         assert upscaled(source, tmp_path / "out.mkv", alone, crew, heard) == whole
         assert any(note.startswith("in.mp4: made by 3 workers: ") for note in heard.notes)
+
+    def test_a_full_object_store_costs_no_byte(self, tmp_path, alone, crew, monkeypatch):
+        import ray
+
+        monkeypatch.setattr(crew, "_shares", lambda placed, folder: False)
+        source = clips.make(tmp_path / "in.mp4", frames=20, size=(160, 120), options={"g": "5"})
+        lossless = replace(OPTIONS, encoding=Encoding(crf=1, preset="ultrafast"))
+        one = upscaled(source, tmp_path / "one.mkv", alone, options=lossless)
+        assert len(one) > 4 * 100_000  # smaller segments do not pass through the store
+        held = [ray.put(bytes(STORE_BYTES // 4)) for _ in range(6)]
+        assert upscaled(source, tmp_path / "out.mkv", alone, crew, options=lossless) == one
+        del held
 
     def test_an_actor_that_is_lost_costs_no_byte(self, tmp_path, source, whole, alone, crew):
         import ray
