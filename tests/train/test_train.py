@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -525,6 +526,29 @@ def test_two_processes_are_one_with_the_same_batch(photos, benchmark, vgg_file, 
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     for ours, theirs in zip(one, two, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3), ours["step"]
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_from_the_last_checkpoint(photos, tmp_path):
+    """As on the page: torchrun starts all processes again when one dies."""
+    settings = [*TINY, "pixel.steps=24", "run.checkpoint_every_steps=5", "run.log_every_steps=1"]
+
+    def command(run):
+        launcher = ["--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+        return [
+            *(sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "srgan_edge"),
+            *("train", "--recipe", "srresnet", "--device", "cpu", "--data", str(photos)),
+            *("-o", str(run), *(f"--set={change}" for change in settings)),
+        ]
+
+    finish(command(tmp_path / "whole"))
+    process = start(command(tmp_path / "killed"))
+    wait_for_line(tmp_path / "killed", process, 12)
+    second = psutil.Process(process.pid).children()[-1]
+    second.kill()
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
