@@ -313,6 +313,7 @@ def upscale(
         plan_stream,
         refuse_clashes,
         refuse_excerpt,
+        refuse_type,
         result_suffix,
     )
     from srgan_edge.jobs.report_file import ReportFile
@@ -346,7 +347,7 @@ def upscale(
         scale = SCALE if known is None else known.spec.scale
     if suffix is None:
         suffix = result_suffix(size, scale if outscale is None else outscale, excerpt)
-    if "/" in suffix or (ext is not None and "/" in ext):
+    if "/" in suffix:
         raise UsageError(f"--suffix {suffix}; possible: a part of a name, without /")
     extension = None if ext is None else "." + ext.lstrip(".")
     if pipe_format is not None and str(output) != "-":
@@ -360,6 +361,8 @@ def upscale(
     else:
         naming = Naming(suffix, extension)
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
+        if extension is not None:
+            refuse_type(extension, jobs)
     if excerpt is not None:
         refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):

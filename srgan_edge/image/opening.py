@@ -75,12 +75,17 @@ _SIGNATURE = re.compile(
 
 
 @contextmanager
-def own_limits() -> Iterator[None]:
+def own_limits(max_pixels: int | None = None) -> Iterator[None]:
     """Switch off Pillow's pixel limit, since ours is checked, and its warnings.
 
     It warns about sizes, and about sloppy metadata in intact images.
+
+    Args:
+        max_pixels: limit on whatever Pillow decodes; above it, it raises `DecompressionBombError`.
     """
-    theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    theirs = Image.MAX_IMAGE_PIXELS
+    # Pillow warns from one limit on, and refuses from twice as much on.
+    Image.MAX_IMAGE_PIXELS = None if max_pixels is None else (max_pixels + 1) // 2
     AvifImagePlugin.DEFAULT_MAX_THREADS = min(_AVIF_THREADS, os.cpu_count() or 1)
     try:
         with warnings.catch_warnings():
@@ -141,6 +146,13 @@ def frames_to_keep(
         InputRefused: several pages, too many pixels, or levels or colors that cannot be kept.
     """
     _refuse_too_large(path, image, 1, max_pixels, enlargement)
+    if isinstance(image, TiffImageFile):
+        tile = image.tag_v2.get(Base.TileWidth, 0) * image.tag_v2.get(Base.TileLength, 0)
+        if tile > max_pixels:  # libtiff decodes into a whole one
+            raise InputRefused(
+                f"{path}: tiles of {tile} pixels in an image of {image.width}x{image.height}, and "
+                f"{max_pixels} is the limit; {_conversion(path)}"
+            )
     with damage(path):
         images = _image_count(image)
     frames = 1

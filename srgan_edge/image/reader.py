@@ -95,7 +95,7 @@ class ImageReader:
         enlargement: float = 1.0,
         file: BinaryIO | None = None,
     ) -> None:
-        self.path = path
+        self.path, self._max_pixels = path, max_pixels
         self.notes: list[str] = []
         """One line for each thing in the file that the rows lack, or hold in another form."""
         self.seconds: list[Fraction] = []
@@ -175,9 +175,15 @@ class ImageReader:
     def seek(self, frame: int) -> None:
         """Make `rows` return those of this frame of an animation, counted from 0."""
         assert isinstance(self._source, ImageFile.ImageFile)
-        with own_limits(), damage(self.path):
-            self._source.seek(self._first_frame + frame)
-            self._source.load()
+        with own_limits(self._max_pixels), damage(self.path):
+            try:
+                self._source.seek(self._first_frame + frame)
+                self._source.load()
+            except Image.DecompressionBombError as error:  # Pillow enlarges a GIF for its frames
+                raise InputRefused(
+                    f"{self.path}: frame {frame + 1} reaches beyond the image, and makes more than "
+                    f"{self._max_pixels} pixels of it; save it again with another program"
+                ) from error
 
     def _survey(self, image: ImageFile.ImageFile) -> None:
         """Read all frames of an animation: any may be damaged, or the only transparent one."""

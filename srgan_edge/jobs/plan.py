@@ -50,6 +50,8 @@ VIDEO_SUFFIXES = frozenset(
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
+_WRITTEN_VIDEO_SUFFIXES = KEPT_VIDEO_SUFFIXES | {".webm"}
+
 _RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?")
 """Name of a result, without its extension: that of its source, and the scale or size of its run."""
 
@@ -292,6 +294,20 @@ def names_written(job: Job) -> list[Path]:
     return [job.target, partial_result(job.target), work_folder_of(job.target)]
 
 
+def refuse_type(extension: str, jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` at a type of results, such as `.png`, that no result of the jobs has."""
+    kinds = {job.kind for job in jobs}
+    possible: set[str] = set()
+    if "image" in kinds:
+        possible |= SUFFIXES.keys()
+    if "video" in kinds:
+        possible |= _WRITTEN_VIDEO_SUFFIXES
+    if extension.lower() not in possible:
+        names = ", ".join(sorted(it[1:] for it in possible))
+        of = " and ".join(f"{kind}s" for kind in sorted(kinds))
+        raise UsageError(f"-f {extension[1:]}; possible for {of}: {names}")
+
+
 def names_stream(inputs: list[str], output: Path | None) -> bool:
     """Return True if any of these is not a file, but `-` or a network address."""
     return str(output) == PIPE or any(text == PIPE or is_address(text) for text in inputs)
@@ -419,7 +435,7 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
         # --ext names an image format or a container, and a folder can hold both kinds.
         if extension.lower() in IMAGE_SUFFIXES:
             extension = source.suffix
-        if extension.lower() not in KEPT_VIDEO_SUFFIXES:
+        if naming.extension is None and extension.lower() not in KEPT_VIDEO_SUFFIXES:
             extension = ".mkv"
     elif extension.lower() in VIDEO_SUFFIXES:
         extension = source.suffix

@@ -86,7 +86,7 @@ def _late_samples(ours: PacketRecord, theirs: PacketRecord, shift: float) -> Ite
 
 
 def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
-    """Return one line for the tags that `after` lacks; empty if it has all.
+    """Return lines for the tags, languages and roles of streams that `after` lacks.
 
     Containers rename tags and reformat times: a tag is kept if its name or its value is there.
     """
@@ -94,7 +94,11 @@ def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
     for tags in before.stream_tags:
         lost += _missing(tags, after.stream_tags)
     names = ", ".join(dict.fromkeys(printable(name) for name in lost))
-    return [f"the tags {names}"] if names else []
+    lines = [f"the tags {names}"] if names else []
+    for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=False):
+        if roles := ", ".join(printable(role) for role in sorted(ours.roles - theirs.roles)):
+            lines.append(f"{roles} of {ours.name}")
+    return lines
 
 
 def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:
@@ -103,7 +107,8 @@ def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:
     return [
         name
         for name, value in wanted.items()
-        if name.lower() not in names | _NOT_MISSED
+        if value
+        and name.lower() not in names | _NOT_MISSED
         and value not in values
         and (name.lower(), value) != _NO_LANGUAGE
     ]

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
 from srgan_edge.transcode.proof import CodedPackets
 from srgan_edge.video.aac import without_adts_header
@@ -29,6 +29,9 @@ def _digest(content: bytes) -> int:
 
 
 _NO_TEXT = _digest(MP4_SUBTITLE_GAP)
+
+_SHOWN_ALIKE = {"default", "captions", "descriptions"}
+"""Roles that FFmpeg's readers add to others, each for its container."""
 
 
 def codec_name(stream: Stream) -> str:
@@ -77,6 +80,8 @@ class PacketRecord:
     """Numbers of packets that an edit list hides."""
     sizes: "array[int]" = field(default_factory=lambda: array("Q"))
     """Sizes of the packets of PCM, which containers cut into packets as they like, in bytes."""
+    roles: frozenset[str] = frozenset()
+    """Language of the stream, and what it is for."""
     _samples: Any = field(default_factory=hashlib.sha256)
     _before_last: Any = None
     _last_dts: int | None = None
@@ -183,7 +188,9 @@ class VideoRecord:
             frames=Timeline(reader.info.time_base),
             packets={
                 stream.index: PacketRecord(
-                    f"{stream.type} {codec}", Timeline(stream.time_base or Fraction(1, 1000))
+                    f"{stream.type} {codec}",
+                    Timeline(stream.time_base or Fraction(1, 1000)),
+                    roles=_roles_of(stream),
                 )
                 for stream, codec in codecs.items()
                 if codec is not None
@@ -273,3 +280,10 @@ def _conversions(reader: VideoReader, like: VideoRecord) -> dict[int, PcmConvers
         if theirs.name == f"audio {codec}":
             found[stream.index] = PcmConversion(stream, codec)
     return found
+
+
+def _roles_of(stream: Stream) -> frozenset[str]:
+    """Return the language of a stream and what it is for, such as `comment` or `forced`."""
+    roles = {str(flag.name) for flag in Disposition if flag in stream.disposition} - _SHOWN_ALIKE
+    language = stream.metadata.get("language", "und")
+    return frozenset(roles | ({f"language {language}"} if language != "und" else set()))

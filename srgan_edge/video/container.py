@@ -1,9 +1,12 @@
 """The container of a result: its format, the options that FFmpeg writes it with, and its name."""
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import av
 
 from srgan_edge.errors import UsageError
 from srgan_edge.video.endpoint import OutputPipe
@@ -64,6 +67,15 @@ class Container:
         suffix = source.suffix if self.is_matroska and source.suffix in CONTAINERS else ".mkv"
         return f"use -o {self.path.with_suffix(suffix).name}"
 
+    def for_codec(self, codec: str) -> str:
+        """Advise somebody whose video codec does not fit into this container."""
+        if self.is_pipe:
+            names = {it: f"--pipe-format {it}" for it in ("matroska", "nut")}
+        else:
+            suffixes = (".mkv", ".mov", ".mp4")
+            names = {CONTAINERS[it]: f"-o {self.path.with_suffix(it).name}" for it in suffixes}
+        return f"use {next((names[it] for it in names if _holds(it, codec)), '-c libx264')}"
+
     def options(self, reader: VideoReader) -> dict[str, str]:
         """Return FFmpeg's options for the streams of `reader`."""
         options = {"fflags": "+bitexact"}  # the same input gives the same bytes
@@ -78,6 +90,15 @@ class Container:
             options["movflags"] = "+faststart" + ("+use_metadata_tags" if own_names else "")
             options["movie_timescale"] = str(_movie_timescale(reader))
         return options
+
+
+def _holds(container: str, codec: str) -> bool:
+    with av.open(io.BytesIO(), "w", format=container) as output:
+        try:
+            output.add_stream(codec)
+        except ValueError:
+            return False
+    return True
 
 
 def _movie_timescale(reader: VideoReader) -> int:

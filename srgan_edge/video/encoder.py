@@ -362,9 +362,10 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
         ):
             raise HostMemoryExhausted from error
         said = " ".join(f"{key}={value}" for key, value in options.items())
+        possible = "" if said else "; possible: another --pix-fmt, such as yuvj420p, or -c libx264"
         raise UsageError(
-            f"{encoding.codec} does not accept {said} for {context.width}x{context.height} "
-            f"{context.pix_fmt}: {error.strerror}"
+            f"{encoding.codec} does not accept {said or 'frames'} for "
+            f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}{possible}"
         ) from error
     if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)

@@ -219,7 +219,10 @@ class VideoMuxer:
         else:
             return
         added.disposition = stream.disposition
-        added.metadata.update(self._tags(stream.metadata))
+        tags = self._tags(stream.metadata)
+        if "name" in tags:  # of a track, in MP4; FFmpeg reads it by this word, and writes it as:
+            tags.setdefault("title", tags.pop("name"))
+        added.metadata.update(tags)
 
     def _add_video(self, output: OutputContainer, encoder: VideoEncoder) -> VideoStream:
         try:
@@ -227,7 +230,7 @@ class VideoMuxer:
         except ValueError:
             raise UsageError(
                 f"{self.path.name} cannot hold {encoder.codec}; "
-                f"{self._target.another(self._reader.path)}"
+                f"{self._target.for_codec(encoder.codec)}"
             ) from None
         return self._video
 

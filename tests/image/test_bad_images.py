@@ -63,6 +63,17 @@ def flipped(content: bytes, share: float) -> bytes:
     return bytes(broken)
 
 
+def tiled_tiff(side: int) -> bytes:
+    """A gray image of `SIZE` in one tile, whose pixels are of no matter."""
+    tags = [
+        (256, SIZE[0]), (257, SIZE[1]), (258, 8), (259, 8), (262, 1), (277, 1), (322, side),
+        (323, side), (324, 200), (325, 10),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = b"II*\0\b\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return content.ljust(200, b"\0") + zlib.compress(bytes(100))
+
+
 def mode(name: str) -> Image.Image:
     return Image.fromarray(colors()).convert("L").convert(name)
 
@@ -196,6 +207,17 @@ CASES = {
         3,
         "not finite",
         name="in.tif",
+    ),
+    "GIF whose second frame is 65535x65535": Case(
+        several("GIF")
+        .replace(b",\0\0\0\0" + struct.pack("<2H", *SIZE), b",\0\0\0\0" + b"\xff" * 4)
+        .replace(b",\0\0\0\0" + b"\xff" * 4, b",\0\0\0\0" + struct.pack("<2H", *SIZE), 1),
+        3,
+        "frame 2 reaches beyond the image",
+        name="in.gif",
+    ),
+    "TIFF of one tile of 65520x65520": Case(
+        tiled_tiff(65520), 3, "tiles of 4292870400 pixels in an image of 13x9", name="in.tif"
     ),
     "BMP of Windows CE": Case(
         encoded("BMP")[:30] + b"\6" + encoded("BMP")[31:],

@@ -106,6 +106,44 @@ def test_no_language_is_none_to_lose(tmp_path):
     assert not any("left out" in note for note in upscale(source, tmp_path / "out.mkv"))
 
 
+def two_tracks(path):
+    """A video with a track of German, and one of comments in English."""
+    made = make(path.with_name("made.mkv"), frames=2, audio=("deu", "eng"))
+    with av.open(str(made)) as source, av.open(str(path), "w") as copy:
+        streams = {it.index: copy.add_stream_from_template(it) for it in source.streams}
+        for it in source.streams:
+            streams[it.index].metadata["language"] = it.language or "und"
+        second = streams[2]
+        second.metadata["title"] = "Kommentar"
+        second.disposition = av.stream.Disposition.comment | av.stream.Disposition.forced
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                copy.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffixes", [(".mkv", ".mkv"), (".mkv", ".mp4"), (".mp4", ".mp4")])
+def test_names_languages_and_roles_of_tracks_are_kept(tmp_path, suffixes):
+    source = two_tracks(tmp_path / f"in{suffixes[0]}")
+    notes = upscale(source, tmp_path / f"out{suffixes[1]}")
+    assert not any("left out" in note for note in notes)
+    with av.open(str(tmp_path / f"out{suffixes[1]}")) as container:
+        first, second = container.streams.audio
+        assert first.language == "deu"
+        assert second.metadata.get("title", second.metadata.get("name")) == "Kommentar"
+        wanted = av.stream.Disposition.comment | av.stream.Disposition.forced
+        assert second.disposition & wanted == wanted
+
+
+def test_languages_and_roles_that_quicktime_cannot_hold_are_named(tmp_path):
+    source = two_tracks(tmp_path / "in.mkv")
+    notes = [it for it in upscale(source, tmp_path / "out.mov") if "left out" in it]
+    assert [it.partition("left out: ")[2] for it in notes] == [
+        "language deu of audio aac", "comment, forced of audio aac",
+    ]  # fmt: skip
+
+
 def read_tags(path):
     with av.open(str(path)) as container:
         return container.metadata
