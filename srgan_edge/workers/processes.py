@@ -12,16 +12,16 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
 from srgan_edge.isolation import sandbox
-from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
 from srgan_edge.workers.answers import answer_of, decoded, encoded, result_of
-from srgan_edge.workers.kind import Facts, of_one_kind
+from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -40,24 +40,15 @@ class Processes:
     Args:
         start: with what to open each worker; its device is replaced.
         devices: a device for each worker, which may be named twice.
-        here: the facts of the engine of this process.
-        say: called with a line for the user about a worker of another kind.
+        kind: that of the engine of this process.
 
     Raises:
         SrganEdgeError: a worker does not open its engine.
         UsageError: no worker is of the same kind as this process.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        devices: Sequence[str],
-        here: Facts,
-        say: Callable[[str], None],
-        *,
-        allow_mixed: bool = False,
-    ) -> None:
-        self._here, self._say, self._allow_mixed = here, say, allow_mixed
+    def __init__(self, start: Start, devices: Sequence[str], kind: Kind) -> None:
+        self._kind = kind
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
         try:
@@ -66,7 +57,7 @@ class Processes:
                 own = replace(start, name=name, options=replace(start.options, device=device))
                 self._processes.append(_Process(own))
             facts = {it.start.name: it.facts() for it in self._processes}
-            kept = of_one_kind(here, facts, say, allow_mixed=allow_mixed)
+            kept = kind.members(facts)
         except BaseException:
             self.close()
             raise
@@ -93,26 +84,31 @@ class Processes:
     def present(self) -> Sequence[int]:
         return range(len(self._processes))
 
+    def name(self, worker: int) -> str:
+        return self._processes[worker].start.name
+
+    def tasks(self, worker: int) -> Sequence[Task]:
+        return self._processes[worker].tasks
+
     def give(self, worker: int, task: Task) -> None:
         self._processes[worker].give(task)
 
-    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
-        while not (ready := self._selector.select()):
-            pass
+    def wait(self, seconds: float | None) -> Answer | None:
+        ready = self._selector.select(seconds)
+        if not ready:
+            return None
         number: int = ready[0][0].data
         process = self._processes[number]
         task = process.tasks.popleft()
         return number, task, process.answer()
 
-    def replace(self, worker: int) -> list[Task]:
+    def replace(self, worker: int) -> None:
         old = self._processes[worker]
         self._selector.unregister(old.socket)
         old.kill()
         self._processes[worker] = new = _Process(old.start)
-        facts = {new.start.name: new.facts()}
-        of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
+        self._kind.members({new.start.name: new.facts()})
         self._selector.register(new.socket, selectors.EVENT_READ, worker)
-        return list(old.tasks)
 
 
 class _Process:
