@@ -11,6 +11,7 @@ from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused, printable
 from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
+from srgan_edge.files import files_below
 from srgan_edge.image.opening import RESULT_SUFFIXES
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.image.writer import SUFFIXES
@@ -72,7 +73,7 @@ def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
         found = [
             path
-            for path in sorted(folder.rglob("*"))
+            for path in sorted(files_below(folder))
             if path.suffix.lower() in {*SUFFIXES, *RESULT_SUFFIXES}
         ]
         if not found:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NoReturn, TypeAlias
 
 from srgan_edge.errors import (
     HostMemoryExhausted,
@@ -72,7 +72,7 @@ def replace_when_whole(
         name = f".{path.stem[:40]}.partial-{secrets.token_hex(4)}{path.suffix}"
         partial = path.with_name(name)
     try:
-        _refuse_special(path)
+        refuse_irreplaceable(path)
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)  # fails now rather than after an hour of upscaling
         yield partial
@@ -223,6 +223,15 @@ def identity_of(path: Path) -> Identity:
     return (str(path.absolute()),)
 
 
+def identity_of_open(descriptor: int) -> Identity | None:
+    """Return what `identity_of` does for the regular file that is open; None for anything else."""
+    with suppress(OSError):
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            return found.st_dev, found.st_ino
+    return None
+
+
 def is_taken(path: Path) -> bool:
     """Return True if anything has this name, even a symbolic link to nothing.
 
@@ -262,7 +271,7 @@ def refuse_replacing(
     if any(identity_of(file) == wanted for source in inputs for file in _files_at(source)):
         raise UsageError(f"{path} is an input itself; name another file with {option}")
     try:
-        _refuse_special(path)  # which --overwrite replaces neither
+        refuse_irreplaceable(path)  # which --overwrite replaces neither
         if not makes_folder and not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         if is_taken(path) and not overwrite:
@@ -273,8 +282,27 @@ def refuse_replacing(
         raise output_failed(path, error, option) from error
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder, and in those below it, that is no folder.
+
+    Symbolic links to folders are not followed.
+
+    Raises:
+        InputRefused: one of the folders cannot be read, so that files in it would be missing.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InputRefused(
+            f"cannot read {os.fsdecode(error.filename)}: {error.strerror}; check the rights on it, "
+            "or name the files and folders beside it"
+        ) from error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in names)
+
+
 def _files_at(place: Path) -> Iterator[Path]:
-    """Yield a file, or every file below a folder."""
+    """Yield a file, or every file below a folder that can be read."""
     yield place
     for folder, _, names in os.walk(place):
         yield from (Path(folder, name) for name in names)
@@ -511,12 +539,25 @@ def _refuse_folder(
         raise UsageError(f"{path} has an input itself; {elsewhere}")
 
 
-def _refuse_special(path: Path) -> None:
-    """Raise for devices, which a rename would turn into files, and folders, before any work."""
+def refuse_irreplaceable(path: Path) -> None:
+    """Raise before any work where the renaming at its end would fail, or replace a device.
+
+    Raises:
+        OSError: `path` is a folder or a device, was mounted itself (as `podman -v FILE:FILE` does),
+            or belongs to somebody else in a folder where each may replace only their own files.
+    """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
+    if not is_taken(path):
+        return
+    file, folder = path.lstat(), path.parent.stat()
+    if file.st_dev != folder.st_dev:
+        raise OSError(errno.EBUSY, "it is mounted there, so nothing can replace it")
+    owners = (0, file.st_uid, folder.st_uid)
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
+        raise PermissionError(errno.EPERM, "it belongs to somebody else, and its folder is sticky")
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -9,7 +9,13 @@ from typing import Any, Self
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
-from srgan_edge.files import folder_made, is_taken, output_failed, sha256_of
+from srgan_edge.files import (
+    folder_made,
+    is_taken,
+    output_failed,
+    refuse_irreplaceable,
+    sha256_of,
+)
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
@@ -91,10 +97,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
 
 def _children(jobs: list[Job], options: Options) -> list[str]:
     """Return the entries of the children that the first job will need."""
-    try:
-        first = next((job for job in jobs if not _is_kept(job, options)), None)
-    except OSError:  # its own job will report it
-        return []
+    first = next((job for job in jobs if not _is_kept(job, options)), None)
     if first is None or first.is_stream:
         return []
     if first.kind == "image":
@@ -161,7 +164,10 @@ class _Models:
 
 def _is_kept(job: Job, options: Options) -> bool:
     """Return True if a job's result exists, so that nothing about the job has to be found out."""
-    is_kept = job.outlet is None and options.existing != "replace" and is_taken(job.target)
+    try:
+        is_kept = job.outlet is None and options.existing != "replace" and is_taken(job.target)
+    except OSError:  # the job itself will report it
+        return False
     return is_kept and not was_finished(job, restart=options.restart)
 
 
@@ -273,6 +279,8 @@ def do_job(
                 raise UsageError(
                     f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
                 )
+        if job.outlet is None:
+            refuse_irreplaceable(job.target)
         with folder_made(job.target.parent):
             if job.kind == "image":
                 video = None

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from srgan_edge.errors import InputDamaged, ModelRefused, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, InputRefused, ModelRefused, OutputFailed, UsageError
 from srgan_edge.files import (
+    files_below,
     folder_made,
     folder_when_whole,
     free_partial_result,
     identity_of,
     read_at_most,
+    refuse_irreplaceable,
     refuse_replacing,
     replace_when_whole,
     scratch_folder,
@@ -206,6 +208,63 @@ def small_disk(path: Path) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture
+def nobodys(tmp_path_factory) -> Iterator[Path]:
+    """A folder of an ordinary user, as whom the test runs if it was root."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        try:
+            if user == 0:
+                os.chown(path, 65534, 65534)
+                os.seteuid(65534)
+            yield path
+        finally:
+            os.seteuid(user)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(nobodys: Path):
+    """Its files would be missing from the results, with exit code 0."""
+    (nobodys / "a.png").touch()
+    (nobodys / "deep" / "closed").mkdir(parents=True)
+    (nobodys / "deep" / "closed" / "b.png").touch()
+    names = {path.name for path in files_below(nobodys)}
+    assert names == {"a.png", "b.png"}
+    (nobodys / "deep" / "closed").chmod(0)
+    with pytest.raises(InputRefused, match=r"cannot read .*deep/closed: Permission denied"):
+        list(files_below(nobodys))
+    (nobodys / "deep" / "closed").chmod(0o700)
+
+
+def test_a_file_of_somebody_else_in_a_sticky_folder_is_refused_before_the_work(nobodys: Path):
+    if os.getuid() != 0:
+        pytest.skip("needs a file of somebody else")
+    path, mine = nobodys / "out.png", nobodys / "mine.png"
+    mine.touch()
+    os.seteuid(0)
+    path.touch()
+    os.chown(nobodys, 0, 0)
+    nobodys.chmod(0o1777)
+    os.seteuid(65534)
+    refuse_irreplaceable(mine)
+    with pytest.raises(OutputFailed, match="somebody else"), replace_when_whole(path):
+        pytest.fail("the body ran")
+
+
+def test_a_file_that_was_mounted_is_refused_before_the_work(tmp_path: Path):
+    path = tmp_path / "out.png"
+    path.touch()
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "file").touch()
+        if subprocess.run(["mount", "--bind", disk / "file", path], capture_output=True).returncode:
+            pytest.skip("needs to mount a file")
+        try:
+            with pytest.raises(OutputFailed, match="it is mounted"), replace_when_whole(path):
+                pytest.fail("the body ran")
+        finally:
+            subprocess.run(["umount", path], check=True)
 
 
 def test_a_full_scratch_folder_names_the_variable(tmp_path: Path, monkeypatch):

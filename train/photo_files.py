@@ -12,6 +12,7 @@ import numpy as np
 
 from srgan_edge.depth import shown_to_network
 from srgan_edge.errors import InputDamaged, InputRefused
+from srgan_edge.files import files_below
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.writer import SUFFIXES
@@ -40,11 +41,11 @@ def photo_paths(folder: Path) -> list[Path]:
     """Return all files below `folder` that have the suffix of an image, sorted.
 
     Raises:
-        InputRefused: no such folder.
+        InputRefused: no such folder, or it, or one below it, cannot be read.
     """
     if not folder.is_dir():
         raise InputRefused(f"{folder}: no such folder of photographs")
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = (path for path in files_below(folder) if path.suffix.lower() in _SUFFIXES)
     return sorted(path for path in paths if not path.is_dir())
 
 

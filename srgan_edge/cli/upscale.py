@@ -364,7 +364,10 @@ def upscale(
         refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):
         raise UsageError(f"--dedup {dedup} with a stream; possible: from a video file to another")
-    refuse_clashes(jobs, {} if report is None else {"--report": report})
+    others = {} if report is None else {"--report": report}
+    if json_events and str(output) != "-":
+        others["--json-events"] = Path("/dev/stdout")
+    refuse_clashes(jobs, others)
     if live and jobs[0].inlet is None:
         raise UsageError("--live with files, which wait; possible: with - or an address")
     if live and pipe_format == "yuv4mpegpipe":

@@ -338,7 +338,10 @@ def _of_bmp(file: BinaryIO) -> Iterator[Found]:
     header = file.read(124)
     if len(header) < 40 or header[0] < 40:
         return
-    if int.from_bytes(header[16:20], "little") in (4, 5):
+    compression = int.from_bytes(header[16:20], "little")
+    if compression in (4, 5):
         yield Found("JPEG or PNG inside")
+    elif compression > 3:
+        yield Found("compression of others", str(compression))
     if header[0] >= 108 and header[56:60] == b"KNIL":
         yield Found("linked profile")

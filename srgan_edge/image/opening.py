@@ -67,6 +67,8 @@ _HEAD_BYTES = 64
 _AVIF_THREADS = 4
 """Otherwise Pillow starts one for each core, and memory for all of them counts."""
 
+_BIG_TIFF = b"MM\0+"
+
 _SIGNATURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|BM....\0\0\0\0", re.DOTALL
 )
@@ -104,6 +106,11 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
         return image
     except DECODER_ERRORS as error:
         _refuse_text_bomb(path, error)
+        if head.startswith(_BIG_TIFF):
+            raise InputRefused(
+                f"{path}: a BigTIFF with its highest bytes first, which Pillow cannot read; "
+                f"{_conversion(path)}"
+            ) from error
         _refuse_other_tiff(path, file, error)
         for kind, beginning in (("JPEG", b"\xff\xd8\xff"), ("BMP", b"BM")):
             file.seek(0)

@@ -229,7 +229,10 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
         kept="pixels per meter, embedded profile, calibrated RGB",
         dropped="important colors, rendering intent",
         named={"linked profile": "color profile in another file"},
-        refused={"JPEG or PNG inside": "a BMP for printers, with a JPEG or PNG inside"},
+        refused={
+            "JPEG or PNG inside": "a BMP for printers, with a JPEG or PNG inside",
+            "compression of others": "a BMP whose pixels are stored in a way of other systems",
+        },
     ),
     "AVIF": _table(
         honored="av1C, ispe, pixi, irot, imir, clap, auxC, prem, grid, a1lx, a1op, lsel",

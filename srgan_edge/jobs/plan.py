@@ -13,7 +13,16 @@ from typing import Literal
 
 from srgan_edge.duplicates import Dedup
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.files import Identity, identity_of, partial_result, work_folder_of
+from srgan_edge.files import (
+    Identity,
+    files_below,
+    identity_of,
+    identity_of_open,
+    is_taken,
+    output_failed,
+    partial_result,
+    work_folder_of,
+)
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.jobs.size import Source, WantedSize
@@ -209,9 +218,15 @@ def plan_jobs(
 
     Raises:
         InputRefused: an input is missing, its name is not that of an image or video, or a folder
-            contains neither.
+            contains neither, or cannot be read.
         UsageError: a result would replace an input, or two results would have the same name.
+        OutputFailed: `output` is in a folder that is not accessible.
     """
+    if output is not None:
+        try:
+            is_taken(output)
+        except OSError as error:
+            raise output_failed(output, error) from error
     try:
         jobs = [
             job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1, say)
@@ -226,7 +241,8 @@ def plan_jobs(
 def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None) -> None:
     """Refuse jobs of which one would write what another reads or writes.
 
-    Files are compared by identity: a symbolic or hard link to an input is that input.
+    Files are compared by identity: a symbolic or hard link to an input is that input, and so is the
+    file that standard input or output is redirected to.
 
     Args:
         others: other files that the command writes, by the option that names them.
@@ -234,9 +250,16 @@ def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None
     Raises:
         UsageError: two of the names stand for one file.
     """
-    sources = {identity_of(job.source): job.source for job in jobs if job.inlet is None}
+    sources: dict[Identity, Path] = {}
+    for job in jobs:
+        if job.inlet is None:
+            sources[identity_of(job.source)] = job.source
+        elif isinstance(job.inlet, InputPipe) and (file := identity_of_open(job.inlet.descriptor)):
+            sources[file] = job.source
     written: dict[Identity, Path] = {}
     for job in jobs:
+        if job.outlet is not None and identity_of_open(job.outlet.descriptor) in sources:
+            raise UsageError(f"{job.target} is {job.source}, the input itself; name another file")
         for path in names_written(job):
             identity = identity_of(path)
             if read := sources.get(identity):
@@ -356,7 +379,7 @@ def _jobs_of(
 def _folder_jobs(
     folder: Path, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
 ) -> list[Job]:
-    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=_natural_order)
+    files = sorted((path for path in files_below(folder) if path.is_file()), key=_natural_order)
     sources = [path for path in files if _is_media(path)]
     if not sources:
         raise InputRefused(f"{folder}: no image or video in it or below it")

@@ -14,6 +14,9 @@ from srgan_edge.transcode.record import PacketRecord, Timeline, VideoRecord
 _NOT_MISSED = {"handler_name", "vendor_id", "creation_time", "variant_bitrate"}
 """Tags of streams that programs write for themselves; times of files are kept by other means."""
 
+_NO_LANGUAGE = ("language", "und")
+"""The tag of MP4 for a language that nobody has stated; Matroska has none for it."""
+
 
 def differences(
     before: VideoRecord, after: VideoRecord, size: tuple[int, int] | None = None
@@ -100,7 +103,9 @@ def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:
     return [
         name
         for name, value in wanted.items()
-        if name.lower() not in names | _NOT_MISSED and value not in values
+        if name.lower() not in names | _NOT_MISSED
+        and value not in values
+        and (name.lower(), value) != _NO_LANGUAGE
     ]
 
 

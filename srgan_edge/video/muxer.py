@@ -4,6 +4,7 @@ Chapters, tags and attachments are copied as they are; `copies` decides about au
 other streams. What the container cannot keep is refused before the first packet.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,9 @@ from srgan_edge.video.frame import CopiedPacket, VideoPacket
 from srgan_edge.video.reader import VideoReader
 from srgan_edge.video.times import Milliseconds, RisingTimes
 
-# Tags that describe the input file and not its copy.
+# Tags that describe the input file and not its copy. In Matroska the language of a tag may be added
+# to its name: mkvmerge writes `BPS-eng`.
+_LANGUAGE_OF_TAG = re.compile(r"-[a-z]{2,3}$", re.IGNORECASE)
 _OWN_METADATA = {
     "MAJOR_BRAND",
     "MINOR_VERSION",
@@ -37,6 +40,7 @@ _OWN_METADATA = {
     "BPS",
     "NUMBER_OF_FRAMES",
     "NUMBER_OF_BYTES",
+    "NUMBER_OF_BYTES_UNCOMPRESSED",
     "_STATISTICS_WRITING_APP",
     "_STATISTICS_WRITING_DATE_UTC",
     "_STATISTICS_TAGS",
@@ -266,4 +270,8 @@ def output_errors(path: Path) -> Iterator[None]:
 
 def still_true(metadata: dict[str, str]) -> dict[str, str]:
     """Return the tags of an input that are true of its copy."""
-    return {key: value for key, value in metadata.items() if key.upper() not in _OWN_METADATA}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if _LANGUAGE_OF_TAG.sub("", key).upper() not in _OWN_METADATA
+    }

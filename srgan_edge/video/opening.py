@@ -31,7 +31,7 @@ from srgan_edge.video.color import (
     needs_dolby_vision,
     unkept_metadata,
 )
-from srgan_edge.video.convert import depth_bits, is_readable
+from srgan_edge.video.convert import depth_bits, is_readable, with_depth
 from srgan_edge.video.cropping import crop_of
 from srgan_edge.video.frame import VideoInfo
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
@@ -58,6 +58,9 @@ _VIDEO = (
 )
 
 VIDEO_DECODERS = frozenset(_VIDEO.split(","))
+
+_CODECS_BY_BITS = {8: "", 10: "", 12: " -c libx265", 16: " -c ffv1"}
+"""Depths that encoders have, and what to type for those that libx264 lacks."""
 
 _NOT_DECODED = (
     "aac,aac_latm,ac3,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,adpcm_swf,alac,amrnb,amrwb,dca,eac3,flac,"
@@ -244,11 +247,12 @@ def refuse_losses(path: Path, video: VideoStream, first: VideoFrame, *, allow_op
     components = VideoFormat(pixel_format, 16, 16).components
     hidden_alpha = video.metadata.get("alpha_mode") == "1"  # VP8 and VP9: not decoded here
     if hidden_alpha or any(component.is_alpha for component in components):
-        name = pixel_format
-        opaque = name.replace("yuva", "yuv") if name.startswith("yuv") else "yuv444p"
+        bits = next((it for it in _CODECS_BY_BITS if it >= depth_bits(pixel_format)), 16)
+        plain = pixel_format.split("p")[0].replace("yuva", "yuv") + "p"
+        opaque = with_depth(plain if plain.startswith("yuv") else "yuv444p", bits)
         raise InputRefused(
-            f"{path} ({name}) has transparency, which would be lost; "
-            f"to accept that, name a format without: --pix-fmt {opaque}"
+            f"{path} ({pixel_format}) has transparency, which would be lost; "
+            f"to accept that, name a format without: --pix-fmt {opaque}{_CODECS_BY_BITS[bits]}"
         )
 
 

@@ -197,6 +197,15 @@ CASES = {
         "not finite",
         name="in.tif",
     ),
+    "BMP of Windows CE": Case(
+        encoded("BMP")[:30] + b"\6" + encoded("BMP")[31:],
+        3,
+        "a way of other systems",
+        name="in.bmp",
+    ),
+    "BigTIFF, highest bytes first": Case(
+        b"MM\0+\0\b" + bytes(9) + b"\x10" + bytes(60), 3, "highest bytes first", name="in.tif"
+    ),
     "LAB": Case(encoded("TIFF", Image.new("LAB", SIZE)), 3, "LAB colors", name="in.tif"),
     "alpha 0": Case(rgba(0), mode="RGBA"),
     "alpha 255": Case(rgba(255), mode="RGBA"),

@@ -1,11 +1,13 @@
 """Inputs to jobs: names, folders, globs, and collisions."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from srgan_edge.errors import InputRefused, UsageError
-from srgan_edge.jobs.plan import Naming, plan_jobs, refuse_clashes
+from srgan_edge.jobs.plan import Job, Naming, plan_jobs, refuse_clashes
+from srgan_edge.video.endpoint import InputPipe, OutputPipe
 
 
 @pytest.fixture
@@ -203,6 +205,25 @@ def test_no_other_file_of_the_command_is_an_input_or_a_result(folder):
     }.items():
         with pytest.raises(UsageError, match=what):
             refuse_clashes(jobs, {"--report": folder / name})
+
+
+def test_a_redirected_stream_is_the_file_that_it_stands_for(folder):
+    """As in `upscale a.mkv -o - >> a.mkv` and `upscale - -o a.mkv --overwrite < a.mkv`."""
+    path = folder / "in/video.mp4"
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        written = OutputPipe("matroska", descriptor)
+        with pytest.raises(UsageError, match=r"standard output is .*video.mp4, the input itself"):
+            refuse_clashes([Job(path, Path(written.name), "video", None, written)])
+        source = Path("standard input")
+        refuse_clashes([Job(source, folder / "out.mkv", "video", InputPipe(descriptor))])
+        with pytest.raises(UsageError, match=r"video.mp4.* is the input itself"):
+            refuse_clashes([Job(source, path, "video", InputPipe(descriptor))])
+        jobs = plan_jobs(["in/video.mp4"], None, Naming("_x4"))
+        with pytest.raises(UsageError, match=r"--json-events .* is an input itself"):
+            refuse_clashes(jobs, {"--json-events": Path(f"/dev/fd/{descriptor}")})
+    finally:
+        os.close(descriptor)
 
 
 def test_numbers_are_in_their_own_order(folder):

@@ -626,6 +626,17 @@ def test_init_of_another_architecture_is_refused(photos, vgg_file, tmp_path):
         train(recipe, [photos], tmp_path / "gan", init=first, vgg_weights=vgg_file)
 
 
+def test_a_deeper_network_starts_as_the_function_of_the_shallower_one(photos, tmp_path):
+    first = train(tiny_recipe("edge", "pixel.steps=2"), [photos], tmp_path / "run")
+    still = ("pixel.steps=2", "pixel.learning_rate=1e-12", "model.name=deeper", "model.blocks=4")
+    path = train(tiny_recipe("edge", *still), [photos], tmp_path / "deeper", init=first)
+    (shallow, _), (deep, spec) = load_checkpoint(first), load_checkpoint(path)
+    assert (spec.name, spec.blocks) == ("deeper", 4)
+    lr = torch.rand(1, 3, 9, 7)
+    with torch.no_grad():
+        assert torch.allclose(deep(lr), shallow(lr), atol=1e-5)
+
+
 def test_a_run_in_use_is_refused(photos, tmp_path):
     with (
         lock_run_folder(tmp_path),

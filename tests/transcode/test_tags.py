@@ -86,3 +86,26 @@ def test_chapters_and_fonts_with_names_that_are_not_utf8(tmp_path):
             == b"caf\xe9 0"
         )
         assert [s.data for s in result.streams if s.type == "attachment"] == [b"glyphs"]
+
+
+def test_sizes_of_the_old_streams_are_not_said_of_the_new_ones(tmp_path):
+    """As mkvmerge writes them: with the language of the tag behind its name."""
+    old = {"BPS-eng": "4000", "NUMBER_OF_BYTES-eng": "9", "_STATISTICS_TAGS-eng": "BPS", "BPS": "4"}
+    source = make(tmp_path / "in.mkv", frames=2, metadata={**old, "ARTIST-eng": "me"})
+    assert old.keys() <= {key.replace("-ENG", "-eng") for key in read_tags(source)}
+    notes = upscale(source, tmp_path / "out.mkv")
+    assert {key.upper() for key in read_tags(tmp_path / "out.mkv")} == {"ARTIST-ENG", "ENCODER"}
+    assert not any("left out" in note for note in notes)
+
+
+def test_no_language_is_none_to_lose(tmp_path):
+    """MP4 states `und` where nobody stated a language; Matroska has no tag for that."""
+    source = make(tmp_path / "in.mp4", frames=2)
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].metadata["language"] == "und"
+    assert not any("left out" in note for note in upscale(source, tmp_path / "out.mkv"))
+
+
+def read_tags(path):
+    with av.open(str(path)) as container:
+        return container.metadata

@@ -18,6 +18,7 @@ from PIL import Image
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.live.writer import VideoWriter
+from srgan_edge.video.convert import depth_bits
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.frame import CopiedPacket, Encoding, Frame
 from srgan_edge.video.opening import MAX_PIXELS
@@ -481,6 +482,23 @@ def test_transparency_is_refused_unless_a_format_without_is_named(tmp_path):
     with VideoReader(source, allow_opaque=True) as reader:
         frames = [item for item in reader if isinstance(item, Frame)]
     assert [clips.read_barcode(frame.pixels) for frame in frames] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("pixel_format", ["bgra", "yuva444p10le", "yuva422p12le", "gbrap16le"])
+def test_the_advice_for_transparency_names_a_format_and_a_codec_that_stores_it(
+    tmp_path, pixel_format
+):
+    source = make(
+        tmp_path / "in.mkv", frames=1, codec="ffv1", options={}, pixel_format=pixel_format
+    )
+    with pytest.raises(InputRefused) as refused, VideoReader(source):
+        pass
+    words = str(refused.value).rpartition(": ")[2].split()
+    advised = dict(zip(words[::2], words[1::2], strict=True))
+    encoding = Encoding(advised.get("-c", "libx264"), pixel_format=advised["--pix-fmt"])
+    with VideoReader(source, allow_opaque=True) as reader:
+        encoder = VideoEncoder(reader.info, (64, 48), encoding)
+    assert depth_bits(encoder.pixel_format) >= depth_bits(pixel_format)
 
 
 def test_motion_jpeg_of_a_camera(tmp_path):
