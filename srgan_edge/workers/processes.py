@@ -26,6 +26,9 @@ from srgan_edge.workers.worker import Start, Worker
 
 MAX_MESSAGE_BYTES = 1 << 20
 
+_MOST_STARTS = 3
+"""Times that a worker is started that ends before it has opened its engine."""
+
 _STARTS = (
     "import sys; sys.path[:] = sys.argv[1].split('\\n')\n"
     "from srgan_edge.workers import processes; processes.main()"
@@ -56,7 +59,8 @@ class Processes:
                 name = f"{number} ({device})"
                 own = replace(start, name=name, options=replace(start.options, device=device))
                 self._processes.append(_Process(own))
-            facts = {it.start.name: it.facts() for it in self._processes}
+            names = [it.start.name for it in self._processes]
+            facts = {name: self._facts(number) for number, name in enumerate(names)}
             kept = kind.members(facts)
         except BaseException:
             self.close()
@@ -106,9 +110,23 @@ class Processes:
         old = self._processes[worker]
         self._selector.unregister(old.socket)
         old.kill()
-        self._processes[worker] = new = _Process(old.start)
-        self._kind.members({new.start.name: new.facts()})
-        self._selector.register(new.socket, selectors.EVENT_READ, worker)
+        self._processes[worker] = _Process(old.start)
+        self._kind.members({old.start.name: self._facts(worker)})
+        self._selector.register(self._processes[worker].socket, selectors.EVENT_READ, worker)
+
+    def _facts(self, worker: int) -> Facts:
+        """Wait until a worker is open; start it again if it ends before."""
+        for starts in range(1, _MOST_STARTS + 1):
+            process = self._processes[worker]
+            facts = process.facts()
+            if not isinstance(facts, WorkerLost):
+                return facts
+            process.kill()
+            if starts < _MOST_STARTS:
+                self._processes[worker] = _Process(process.start)
+        raise ResourcesExhausted(
+            f"the worker {self.name(worker)} {facts} before it began, {_MOST_STARTS} times"
+        )
 
 
 class _Process:
@@ -138,11 +156,9 @@ class _Process:
                 raise ResourcesExhausted(f"cannot start a worker: {error.strerror}") from error
         self._send(start)
 
-    def facts(self) -> Facts:
+    def facts(self) -> Facts | WorkerLost:
         """Wait until the engine is open, and return the facts of the worker."""
         answer = self._received(dict[str, Any])
-        if isinstance(answer, WorkerLost):
-            raise ResourcesExhausted(f"the worker {self.start.name} {answer} before it began")
         if isinstance(answer, SrganEdgeError):
             raise answer
         return answer

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from processes import children
 from streams import Listener, Watching
 
-from srgan_edge.errors import InputDamaged, OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import (
+    InputDamaged,
+    OutputFailed,
+    ResourcesExhausted,
+    SrganEdgeError,
+    UsageError,
+)
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.run import open_upscaler
@@ -30,6 +36,7 @@ from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import Encoding, Frame
+from srgan_edge.workers import processes as processes_module
 from srgan_edge.workers import worker as worker_module
 from srgan_edge.workers.crew import crew_beside
 from srgan_edge.workers.kind import Kind
@@ -263,6 +270,23 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     assert any("is made again: its worker was ended by SIGKILL" in note for note in notes)
 
 
+def test_a_worker_that_hangs_costs_no_byte(tmp_path, alone, crew):
+    """The other one makes its segments; once awake, it takes part in the next video."""
+    source = clips.make(tmp_path / "in.mp4", frames=90, size=(32, 24), options=GOP)
+    upscale(source, tmp_path / "one.mkv", alone)
+    hanging = crew._processes[0]._process.pid
+    try:
+        stop = Watching(2 * SEGMENT, lambda: os.kill(hanging, signal.SIGSTOP))
+        upscale(source, tmp_path / "two.mkv", alone, crew, stop)
+        assert crew.tasks(0)  # without an answer to this day
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    upscale(source, tmp_path / "three.mkv", alone, crew)
+    for name in ("two.mkv", "three.mkv"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "one.mkv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
 def test_a_folder_that_is_away_for_a_while_costs_no_byte(tmp_path, alone, crew):
     """As when a share is lost: the command ends, and goes on once the folder is back."""
     source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
@@ -314,6 +338,24 @@ def test_workers_of_another_kind_are_named():
 def test_a_worker_that_cannot_start_says_why(alone):
     with pytest.raises(SrganEdgeError, match="no engine runs edge-x4 on 'nonsense'"):
         crew_beside(alone, replace(OPTIONS, devices=("cpu", "nonsense")), 1, lambda line: None)
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_worker_that_dies_at_its_start_is_started_again(tmp_path, alone, monkeypatch, deaths):
+    dies = f"""import os, pathlib
+died = pathlib.Path({str(tmp_path)!r})
+if len(list(died.iterdir())) < {deaths}:
+    (died / str(os.getpid())).touch()
+    os.kill(os.getpid(), 9)
+"""
+    monkeypatch.setattr(processes_module, "_STARTS", dies + processes_module._STARTS)
+    one = replace(OPTIONS, devices=("cpu",))
+    if deaths < 3:
+        with crew_beside(alone, one, 1, lambda line: None) as crew:
+            assert list(crew.present) == [0]
+    else:
+        with pytest.raises(ResourcesExhausted, match=r"SIGKILL before it began, 3 times"):
+            crew_beside(alone, one, 1, lambda line: None)
 
 
 @pytest.mark.parametrize(
