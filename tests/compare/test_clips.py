@@ -4,6 +4,7 @@ import io
 from fractions import Fraction
 
 import av
+import clips
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
@@ -64,6 +65,22 @@ def test_every_frame_is_there_at_its_time(pair):
         assert [seconds for seconds, _, _ in frames] == pytest.approx(found.times_seconds, abs=1e-4)
         brightness = [pixels.mean() for _, pixels, _ in frames]
         assert brightness == pytest.approx([70 + 5 * n for n in range(len(frames))], abs=1.5)
+
+
+def test_what_browsers_do_not_play_gets_a_stand_in_and_is_said(tmp_path):
+    """HEVC of 10 bits, with the transfer of HDR (PQ)."""
+    made = {"codec": "libx265", "pixel_format": "yuv420p10le", "color": (9, 1, 9, 16), "frames": 3}
+    options = {"x265-params": "log-level=none"}
+    source = clips.make(tmp_path / "in.mkv", **made, options=options)
+    result = clips.make(tmp_path / "out.mkv", **made, options=options, size=(128, 96))
+    found = compared((source, result))
+    for layer, path in zip(found.layers, (source, result), strict=True):
+        assert layer.facts["video"] == "hevc, yuv420p10le"
+        with av.open(io.BytesIO(layer.content)) as shown:
+            assert shown.streams.video[0].codec_context.name == "h264"
+            assert shown.streams.video[0].pix_fmt == "yuv420p"
+        assert f"{path.name}: HDR is shown as if it were BT.709" in found.notes
+    assert any("H.264 at CRF" in note and "8 bits" in note for note in found.notes)
 
 
 def test_odd_sizes_get_a_column_and_a_row_beyond_the_page(pair):
