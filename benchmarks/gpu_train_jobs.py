@@ -76,6 +76,12 @@ JOBS = (
         ("edge-x4",),
     ),
     Job(
+        "edge-l",
+        0.2,
+        ("data.batch=64",),
+        ("edge-l-x4", "edge-x4"),
+    ),
+    Job(
         "edge-x2",
         0.1,
         ("data.batch=64", "pixel.learning_rate=2.5e-3", "pixel.warmup_steps=50"),

@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--only", default=",".join(SETS), help="names with commas between them")
     arguments = parser.parse_args()
+    if unknown := set(arguments.only.split(",")) - set(SETS):
+        parser.error(f"no set {', '.join(sorted(unknown))}; possible: {', '.join(SETS)}")
     for benchmark in arguments.benchmarks:
         for name in arguments.only.split(","):
             folder = arguments.output / f"{benchmark_name(benchmark)}-{name}"

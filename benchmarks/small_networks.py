@@ -186,7 +186,10 @@ NETWORKS: dict[str, Small] = {
     "ESRGAN x1": Small("ESRGAN.RRDB.RRDBNet", {"num_filters": 16, "num_blocks": 1, "scale": 1}),
     "RealESRGAN x2plus": Small(
         "ESRGAN.RRDB.RRDBNet",
-        {"num_filters": 16, "num_blocks": 1, "scale": 2, "plus": True, "shuffle_factor": 2},
+        {"in_nc": 12, "num_filters": 16, "num_blocks": 1, "scale": 4, "shuffle_factor": 2},
+    ),
+    "ESRGAN+ x2": Small(
+        "ESRGAN.RRDB.RRDBNet", {"num_filters": 16, "num_blocks": 1, "scale": 2, "plus": True}
     ),
     "ESRGAN x4 (23 blocks of 64)": Small("ESRGAN.RRDB.RRDBNet"),
     "PLKSR": Small("PLKSR.PLKSR.PLKSR", {"dim": 16, "n_blocks": 2, "upscaling_factor": 2}),

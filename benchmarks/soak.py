@@ -1,25 +1,30 @@
 """Soak test of long videos and repeated kills: memory, files, threads, and identical bytes.
 
-    python benchmarks/soak.py [--minutes 30] [--kills 1000] [-n MODEL] [--out FILE.json]
+    python benchmarks/soak.py [--minutes 30] [--kills 1000] [--shared-kills 50] [-n MODEL]
+                              [--out FILE.json]
 
 First one command upscales an endlessly repeated clip for `--minutes`, while its memory, open files
 and threads are sampled about once a second; then it is stopped by SIGTERM, as on an unattended box,
 and must report that it can resume. Then a video is upscaled by processes that are killed at random
-moments, again and again, and every finished video must have the same bytes. `soak_service.py` does
-alike to a service.
+moments, again and again, and every finished video must have the same bytes. The same is done to a
+command with two workers, of which any or the command itself is killed. `soak_service.py` does alike
+to a service.
 """
 
 import json
+import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import harness
 import numpy as np
+import psutil
 from pipeline import DEMO_CLIP, repeated
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +55,10 @@ class Result:
     """Number of videos finished between the kills, all with the same bytes."""
     resumed: int
     """Number of runs that resumed after a killed one."""
+    shared_kills: int
+    """Number of kills of commands with two workers, or of their workers."""
+    shared_videos: int
+    """Number of videos that those finished, all with the bytes of one engine."""
 
 
 def main() -> None:
@@ -57,12 +66,16 @@ def main() -> None:
     parser.add_argument("-n", "--model", default="edge-x4")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--shared-kills", type=int, default=50)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         frames, samples, stop_seconds = soak(arguments.model, arguments.minutes, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         source = clips.make(Path(folder) / "in.mp4", frames=250, audio=["eng"])
         killed = kill_again_and_again(source, Path(folder) / "out.mkv", arguments.kills, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        source = clips.make(Path(folder) / "in.mp4", frames=600, audio=["eng"], options={"g": "20"})
+        shared_videos = kill_members(source, Path(folder), arguments.shared_kills)
     steady = harness.steadiness(samples)
     result = Result(
         model=arguments.model,
@@ -76,6 +89,8 @@ def main() -> None:
         kills=killed.kills,
         videos=killed.videos,
         resumed=killed.resumed,
+        shared_kills=arguments.shared_kills,
+        shared_videos=shared_videos,
     )
     harness.publish(asdict(result), arguments.out)
 
@@ -113,6 +128,49 @@ def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, fl
         stop_seconds = time.monotonic() - stopped
     assert "goes on from there" in said, said
     return int(samples[-1][0]), np.array(samples), stop_seconds
+
+
+def kill_members(source: Path, folder: Path, kills: int) -> int:
+    """Kill a command with two workers, or one of these, at random moments after its first segment.
+
+    Returns:
+        Number of videos that were finished.
+
+    Raises:
+        AssertionError: bytes differ, or a command failed without being killed.
+    """
+
+    def begun(target: Path, device: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "srgan_edge", "upscale", "-q", str(source)]
+        command += ["-n", "edge-x4", "--preset", "ultrafast", "--device", device, "-o", str(target)]
+        return subprocess.Popen(command)
+
+    chance, whole, target, videos = random.Random(1), folder / "whole.mkv", folder / "out.mkv", 0
+    first = folder / f"{target.name}.partial" / "segment-000000.nut"
+    began = time.monotonic()
+    assert begun(whole, "cpu").wait() == 0
+    seconds = time.monotonic() - began
+    while kills:
+        process = begun(target, "cpu,cpu")
+        while process.poll() is None and not first.exists():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5) * seconds)
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            driver, *members = harness.family(process.pid)
+            chance.choice([driver, *filter(_is_worker, members)]).kill()
+            kills -= 1
+        assert process.wait() in (0, -signal.SIGKILL)
+        if target.exists():
+            assert target.read_bytes() == whole.read_bytes()
+            target.unlink()
+            videos += 1
+    assert begun(target, "cpu,cpu").wait() == 0
+    assert target.read_bytes() == whole.read_bytes()
+    return videos + 1
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return any("workers import processes" in argument for argument in process.cmdline())
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def deployment_of_graph(path: Path, origin: Origin) -> Deployment:
         try:
             model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
             made = _described(model, found, sizes, origin)
-        except (onnx.checker.ValidationError, ValueError) as error:
+        except (ModelRefused, onnx.checker.ValidationError, ValueError) as error:
             raise ModelRefused(f"{path}: {str(error).splitlines()[0][:200]}") from None
         with _engine(made.content, folder) as engine:
             spec = with_halo(made.spec, model, engine)
@@ -258,8 +258,12 @@ def _described(
     )
     content = with_spec(model, spec)
     with scratch_folder() as folder:
-        (folder / "model.onnx").write_bytes(content)
-        read_onnx(folder / "model.onnx")
+        file = folder / "model.onnx"
+        file.write_bytes(content)
+        try:
+            read_onnx(file)
+        except ModelRefused as refusal:
+            raise ModelRefused(str(refusal).removeprefix(f"{file}: ")) from None
     return Deployment(spec, content, None)
 
 

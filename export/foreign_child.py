@@ -138,8 +138,8 @@ def _refusing(work: Any) -> Any:  # noqa: ANN401 - what `work` returns
     except (MemoryError, UsageError, ModelRefused):
         raise  # the parent knows how much memory there was
     except Exception as error:
-        said = str(error)[:200].splitlines() or [""]
-        raise ModelRefused(f"{type(error).__name__}: {said[0]}") from error
+        said = " ".join(str(error).split())[:200]  # the first line of torch may only announce
+        raise ModelRefused(f"{type(error).__name__}: {said}") from error
 
 
 def _opened(path: Path, wanted: str) -> tuple[Found, _Network]:
@@ -173,7 +173,7 @@ def _opened(path: Path, wanted: str) -> tuple[Found, _Network]:
         raise ModelRefused(f"{name} enlarges {descriptor.scale} times; possible: 1 to {MAX_SCALE}")
     network = _Network(descriptor).requires_grad_(False)
     needed = descriptor.size_requirements
-    attends = any(re.search("Attention|Swin", type(it).__name__) for it in network.modules())
+    attends = any(re.search("Attention|Swin|MSA$", type(it).__name__) for it in network.modules())
     parameters = sum(it.numel() for it in network.parameters())
     found = Found(
         name,
@@ -195,6 +195,8 @@ def _prepared(network: nn.Module) -> nn.Module:
     for part in network.modules():
         if type(part).__name__ == "PLKConv2d":
             part.train()  # joins channels instead of writing over some of them
+        if type(part).__name__ == "MoELayer":  # SeemoRe
+            part.training = True  # computes all experts instead of picking some by the image
         if hasattr(part, "update_params") and hasattr(part, "eval_conv"):  # SPAN
             span: Any = part
             span.update_params()
@@ -245,9 +247,11 @@ def _traced(network: _Network, sizes: Sizes, target: Path) -> str:
     except MemoryError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        telling = [line for line in lines if re.search("Error|Constraint|guard|dynamic", line)]
-        return (telling or lines or [type(error).__name__])[-1][:200]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter wraps what torch says in advice
+            cause = cause.__cause__
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        return (lines or [type(cause).__name__])[0][:200]
     assert program is not None
     target.write_bytes(program.model_proto.SerializeToString())
     return ""

@@ -21,6 +21,10 @@ from srgan_edge.model.spec import METADATA_KEY, ModelSpec
 
 OPSET = 18
 
+_MASKED = -30_000.0
+"""Written in place of -inf, with which attention masks what it must not see: a softmax makes 0 of
+either in every precision, but a file with values that are not finite is refused."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -164,4 +168,10 @@ def _rounded_up(parts: _Parts, size: str, sizes: Sizes) -> str:
 
 def _in_raw_bytes(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
     """Store every tensor as raw bytes, in which its size and content are easily checked."""
-    return [numpy_helper.from_array(numpy_helper.to_array(it), it.name) for it in tensors]
+    stored = []
+    for tensor in tensors:
+        values = numpy_helper.to_array(tensor)
+        if np.issubdtype(values.dtype, np.floating):
+            values = np.where(np.isneginf(values), values.dtype.type(_MASKED), values)
+        stored.append(numpy_helper.from_array(values, tensor.name))
+    return stored

@@ -21,7 +21,9 @@ SCALE = 4
 AUTO = "auto"
 """Name of the model that stands for this choice."""
 
-CRISP, QUICK = "srgan-x4", "edge-x4"
+CRISP = "srgan-x4"
+EXACT, QUICK = "edge-l-x4", "edge-x4"
+"""On a CPU: for images and for videos."""
 CRISP_FOR_LOSSY, FOR_LOSSY = "srgan-real-x4", "edge-real-x4"
 """For compressed sources: images on a GPU, and all others."""
 
@@ -50,7 +52,8 @@ def suited_to(kind: Kind, coding: Coding, scale: float = SCALE, *, on_gpu: bool)
         return Suited(CRISP_FOR_LOSSY if crisp else FOR_LOSSY, coding.name)
     if scale != SCALE and (fitting := _model_of(scale)):
         return Suited(fitting, f"{coding.name}, and a model of this scale")
-    return Suited(CRISP if on_gpu else QUICK, f"{coding.name}, {device}")
+    on_a_cpu = EXACT if kind == "image" else QUICK
+    return Suited(CRISP if on_gpu else on_a_cpu, f"{coding.name}, {device}")
 
 
 def suited_to_job(job: Job, options: Options, images: ImageProcess) -> Suited:

@@ -33,7 +33,8 @@ def test_the_model_follows_compression_then_device(kind):
     assert suited_to(kind, LOSSY, on_gpu=False).model == "edge-real-x4"
     crisp = "srgan-real-x4" if kind == "image" else "edge-real-x4"
     assert suited_to(kind, LOSSY, on_gpu=True).model == crisp
-    assert suited_to(kind, CLEAN, on_gpu=False).model == "edge-x4"
+    exact = "edge-l-x4" if kind == "image" else "edge-x4"
+    assert suited_to(kind, CLEAN, on_gpu=False).model == exact
     assert suited_to(kind, CLEAN, on_gpu=True).model == "srgan-x4"
 
 
@@ -82,7 +83,7 @@ def test_sources_that_cannot_be_looked_at_first():
         assert of(InputPipe()).model == "edge-x4"
         assert of(Address("rtsp://camera/1")).model == "edge-real-x4"
         missing = Job(Path("missing.png"), Path("y.png"), "image")
-        assert suited_to_job(missing, OPTIONS, images).model == "edge-x4"
+        assert suited_to_job(missing, OPTIONS, images).model == "edge-l-x4"
 
 
 def test_one_command_takes_a_model_for_each_file(cli, tmp_path):
@@ -94,7 +95,7 @@ def test_one_command_takes_a_model_for_each_file(cli, tmp_path):
     assert "b.jpg: upscaled by edge-real-x4 (JPEG of quality 60); -n NAME takes another" in err
     record = json.loads((tmp_path / "r.json").read_text())
     models = [job["model"]["name"] for job in record["jobs"]]
-    assert models == ["edge-x4", "edge-real-x4", "edge-x4"]
+    assert models == ["edge-l-x4", "edge-real-x4", "edge-l-x4"]
     for name, model in zip(("a_x4.png", "b_x4.jpg", "c_x4.jpg"), models, strict=True):
         source = name.replace("_x4", "")
         assert cli("upscale", source, "-n", model, "-o", f"own-{name}")[0] == 0
@@ -135,9 +136,9 @@ def test_a_video_that_was_begun_keeps_its_model(cli, tmp_path, monkeypatch):
 def test_the_api_chooses_like_the_command(tmp_path):
     pixels = np.random.default_rng(2).integers(0, 256, (24, 32, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "b.jpg", quality=50)
-    with Upscaler() as up, Upscaler("edge-x4") as quick:
+    with Upscaler() as up, Upscaler("edge-l-x4") as exact:
         assert up.scale == 4
-        np.testing.assert_array_equal(up(pixels), quick(pixels))
+        np.testing.assert_array_equal(up(pixels), exact(pixels))
         report = up.file(tmp_path / "b.jpg")
         assert report.made_by["model"]["name"] == "edge-real-x4"
         assert "b.jpg: upscaled by edge-real-x4 (JPEG of quality 50)" in report.notes

@@ -1,5 +1,6 @@
 """Prepare a training run: its photographs, VGG, identity and first state."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor
 from srgan_edge.errors import Interrupted, ModelRefused, UsageError, printable
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.checkpoint import load_checkpoint
+from srgan_edge.model.network import EdgeNet, generator_from_spec
 from srgan_edge.model.quantization import quantized_state
 from srgan_edge.train.derived import add_sources, add_teacher
 from srgan_edge.train.optimizer import Precision
@@ -164,8 +166,18 @@ def begin(
 
 
 def _weights_to_start_from(init: Path, recipe: Recipe, photos: PhotoPack) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe."""
+    """Return the weights of a checkpoint, with scales from the photographs for an INT8 recipe.
+
+    Those of an `edge` network with fewer blocks become those of the recipe's, to the same function.
+    """
     generator, spec = load_checkpoint(init)
+    has_fewer = spec.blocks < recipe.model.blocks and not spec.quantized_from
+    if isinstance(generator, EdgeNet) and has_fewer:
+        spec = dataclasses.replace(spec, blocks=recipe.model.blocks)
+        deeper = generator_from_spec(spec)
+        assert isinstance(deeper, EdgeNet)
+        deeper.take_over(generator)
+        generator = deeper
     for field in ("architecture", "channels", "blocks", "norm", "head", "activation", "scale"):
         if (got := getattr(spec, field)) != (wanted := getattr(recipe.model, field)):
             raise ModelRefused(

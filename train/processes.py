@@ -16,6 +16,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from srgan_edge.errors import UsageError
 
@@ -110,7 +112,11 @@ def join_processes(device: str) -> Iterator[Processes]:
     if family.startswith("cuda"):
         family = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(family)
-    dist.init_process_group("nccl" if family.startswith("cuda") else "gloo")
+    backend = "nccl" if family.startswith("cuda") else "gloo"
+    store, rank, size = next(rendezvous("env://"))
+    # When torchrun starts all processes again, its store still has the addresses of the last ones.
+    store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         # The first process may decode photographs for hours while the others wait for it.
         control = dist.new_group(backend="gloo", timeout=timedelta(hours=12))

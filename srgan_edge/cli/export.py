@@ -20,7 +20,7 @@ from srgan_edge.cli.common import (
     say_json,
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
-from srgan_edge.errors import UsageError, printable, quoted
+from srgan_edge.errors import ModelRefused, UsageError, printable, quoted
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
@@ -245,6 +245,7 @@ def convert(
         if weights.suffix == ".safetensors":
             default = Path(f"{weights.stem}-converted.safetensors")
         path = output_file(output, default, [weights], overwrite=overwrite)
+        _refuse_ours(weights)
         try:
             spec = checkpoint_from_pickle(
                 weights,
@@ -270,6 +271,20 @@ def convert(
     _convert_foreign(weights, output, licence, source, weights_key, overwrite=overwrite)
 
 
+def _refuse_ours(path: Path) -> None:
+    """Refuse a model that states its spec: its layers alone show less."""
+    from srgan_edge.model.library import read_spec
+
+    try:
+        spec = read_spec(path)
+    except ModelRefused:
+        return
+    use = f"type: srgan-edge upscale IMAGE -n {quoted(path)}"
+    if path.suffix == ".safetensors":
+        use = f"for an ONNX, type: srgan-edge export {quoted(path)} --onnx"
+    raise UsageError(f"{path} needs no conversion: it is {spec.name}, a model of srgan-edge; {use}")
+
+
 def _convert_foreign(
     weights: Path,
     output: str | None,
@@ -282,13 +297,14 @@ def _convert_foreign(
     """Write the ONNX of a generator that is none of ours."""
     from srgan_edge.export.foreign import Origin, onnx_from_weights
 
+    default = Path(f"{weights.stem}{'-edge' if weights.suffix == '.onnx' else ''}.onnx")
+    path = output_file(output, default, [weights], overwrite=overwrite)
+    _refuse_ours(weights)
     if licence is None:
         raise UsageError(
             "the licence of the weights goes into the file; type --licence NAME, or "
             "--licence unknown"
         )
-    default = Path(f"{weights.stem}{'-edge' if weights.suffix == '.onnx' else ''}.onnx")
-    path = output_file(output, default, [weights], overwrite=overwrite)
     origin = Origin(printable(path.stem), licence, source)
     spec = onnx_from_weights(weights, path, origin, weights_key, say, overwrite=overwrite)
     assert spec.foreign is not None

@@ -58,6 +58,12 @@ def add(
     if chosen == AUTO:
         raise UsageError(f"-n {AUTO} chooses a model; type --name NAME with another name")
     spec = read_spec(file)  # refuse a foreign file now
+    stem, _, scale = chosen.rpartition("-x")
+    if stem and scale.isdecimal() and int(scale) != spec.scale:  # -s would take it for that
+        raise UsageError(
+            f"{chosen} names a scale of {scale}, and the model has {spec.scale}; "
+            f"type --name {stem}-x{spec.scale}"
+        )
     path = register(file, chosen)
     say(f"registered {chosen}: {spec.architecture}, x{spec.scale}, licence {spec.licence}; {path}")
 

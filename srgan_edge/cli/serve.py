@@ -220,21 +220,21 @@ def _change_tokens(data: Path, new: str | None, revoked: str | None) -> None:
     from srgan_edge.serve.tokens import Tokens
 
     with closing(JobStore(data)) as store:
+        tokens = Tokens(store.database)
         if revoked is not None:
-            if revoked not in (names := store.token_names()):
+            if revoked not in (names := tokens.names):
                 raise UsageError(
                     f"no token of {revoked!r}; there are: {', '.join(names) or 'none'}"
                 )
-            store.remove_tokens(revoked)
+            tokens.revoke(revoked)
             say(f"revoked the tokens of {revoked}", err=True)
         if new is not None:
-            tokens = Tokens(store)
             token = tokens.make(new)
             say_result(token)
             try:
                 refuse_lost_result()
             except OutputFailed:
-                tokens.end_session(token)  # nobody knows it
+                tokens.end(token)  # nobody knows it
                 raise
             say("this token is not shown again; only its hash is kept", err=True)
 

@@ -381,6 +381,9 @@ def upscale(
     device, devices = _devices(device)
     if ray is not None and devices:
         raise UsageError(f"--ray {ray} and several devices; possible: one of them")
+    if (devices or ray is not None) and any(job.is_stream for job in jobs):
+        several = f"--ray {ray}" if ray is not None else f"--device {','.join(devices)}"
+        raise UsageError(f"{several} with a stream; possible: one device, or files")
     if allow_mixed and not devices and ray is None:
         raise UsageError("--allow-mixed with one device; possible: with several, or --ray")
     options = Options(

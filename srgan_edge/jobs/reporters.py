@@ -7,8 +7,8 @@ object a line on stdout. Errors go to stderr in either case.
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
 from rich.console import Console
@@ -20,6 +20,28 @@ from srgan_edge.jobs.bar import JobBar
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.video.color import MATRICES
 from srgan_edge.video.frame import Notes, VideoInfo
+
+_FEW_WORKERS = 4
+"""Workers that a line names; of more, it has the slowest and the fastest."""
+
+
+@dataclass(frozen=True)
+class WorkerShare:
+    """The part of a video that one of several workers made in this run."""
+
+    worker: str
+    """Its name."""
+    frames: int = 0
+    seconds: float = 0.0
+    """Time that it worked on them, from decoding to encoding."""
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def __add__(self, other: "WorkerShare") -> "WorkerShare":
+        seconds = self.seconds + other.seconds
+        return WorkerShare(self.worker, self.frames + other.frames, seconds)
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class VideoResult:
     """Tiles of the frames of this run; 0 if the frames stayed on the GPU."""
     tiles_reused: int = 0
     """Tiles of this run that were the same in the frame before and were not computed again."""
+    workers: list[WorkerShare] = field(default_factory=list)
+    """The part that each of several workers made; empty if one engine made all."""
 
     def record(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -336,6 +360,19 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
         matrix, *_ = MATRICES[info.color.matrix]
         span = "full" if info.color.full_range else "limited"
         yield f"states no color {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
+
+
+def shared_by(shares: Sequence[WorkerShare]) -> str:
+    """Return a line with the speeds of workers: of all if they are few, else of the ends."""
+    count = f"{len(shares)} workers" if len(shares) > 1 else "one worker"
+    if len(shares) <= _FEW_WORKERS:
+        return f"made by {count}: {', '.join(map(_speed_of, shares))}"
+    slowest, *_, fastest = sorted(shares, key=lambda it: it.frames_per_second)
+    return f"made by {count}, from {_speed_of(slowest)} to {_speed_of(fastest)}"
+
+
+def _speed_of(share: WorkerShare) -> str:
+    return f"{share.frames_per_second:.1f} fps by {share.worker}"
 
 
 def remarks_after(

@@ -208,7 +208,7 @@ def _add_session(app: FastAPI, service: Service) -> None:
     @app.delete("/v1/session", tags=["service"], summary="End the session", status_code=204)
     async def end_session(request: Request) -> Response:
         if session := session_of(dict(request.headers)):
-            await asyncio.to_thread(service.tokens.end_session, session)
+            await asyncio.to_thread(service.tokens.end, session)
         response = Response(status_code=204)
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response

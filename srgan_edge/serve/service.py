@@ -52,7 +52,7 @@ class Service:
                 raise OutputFailed(
                     f"cannot write {settings.data}: {error}; name another folder with --data"
                 ) from error
-            self.tokens = Tokens(self.store)
+            self.tokens = Tokens(self.store.database)
             if not settings.is_local and not self.tokens.are_required:
                 raise UsageError(
                     f"--host {settings.host} without a token lets everybody in; make one first, "

@@ -12,8 +12,8 @@ import time
 from collections import OrderedDict
 
 from srgan_edge.errors import UsageError
+from srgan_edge.serve.database import Database
 from srgan_edge.serve.problems import Problem
-from srgan_edge.serve.store import JobStore
 
 PREFIX = "sge_"
 SESSION_SECONDS = 12 * 3600.0
@@ -30,8 +30,8 @@ _MAX_NAME = 100
 class Tokens:
     """The tokens of one data folder. Any thread may call any method."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, list[float]] = OrderedDict()
         self._known: list[tuple[str, str]] = []
@@ -54,20 +54,30 @@ class Tokens:
                 "characters that can be printed"
             )
         token = PREFIX + secrets.token_urlsafe(32)
-        self._store.add_token(_digest(token), name)
+        self._add(token, name)
         return token
 
     def begin_session(self, name: str) -> str:
         """Return the value of a cookie that stands for a client's token for some hours."""
         session = PREFIX + secrets.token_urlsafe(32)
-        self._store.add_token(_digest(session), name, time.time() + SESSION_SECONDS)
-        self._known_until = 0.0
+        self._add(session, name, time.time() + SESSION_SECONDS)
         return session
 
-    def end_session(self, session: str) -> None:
-        """Forget a session."""
-        self._store.remove_token(_digest(session))
-        self._known_until = 0.0
+    def end(self, token: str) -> None:
+        """Forget one token or session."""
+        self._remove("hash = ?", _digest(token))
+
+    @property
+    def names(self) -> list[str]:
+        """The names that have a token which does not expire."""
+        rows = self._database.rows(
+            "SELECT DISTINCT name FROM tokens WHERE expires IS NULL ORDER BY name"
+        )
+        return [row["name"] for row in rows]
+
+    def revoke(self, name: str) -> None:
+        """Forget all tokens of a name, and the sessions begun with them."""
+        self._remove("name = ?", name)
 
     def client_of(self, token: str | None, address: str) -> str:
         """Return the name that a token was made for.
@@ -100,8 +110,24 @@ class Tokens:
         with self._lock:
             now = time.monotonic()
             if now >= self._known_until:
-                self._known, self._known_until = self._store.tokens(), now + REREAD_SECONDS
+                rows = self._database.rows(
+                    "SELECT hash, name FROM tokens WHERE expires IS NULL OR expires > ?",
+                    (time.time(),),
+                )
+                self._known = [(row["hash"], row["name"]) for row in rows]
+                self._known_until = now + REREAD_SECONDS
             return self._known
+
+    def _add(self, token: str, name: str, expires: float | None = None) -> None:
+        now = time.time()
+        self._database.write(
+            "INSERT INTO tokens VALUES (?, ?, ?, ?)", (_digest(token), name, now, expires)
+        )
+        self._remove("expires < ?", now)
+
+    def _remove(self, where: str, value: str | float) -> None:
+        self._database.write(f"DELETE FROM tokens WHERE {where}", (value,))
+        self._known_until = 0.0
 
     def _refuse_guessing(self, address: str) -> None:
         now = time.monotonic()

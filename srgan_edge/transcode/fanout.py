@@ -7,17 +7,23 @@ crew does.
 A frame at the border of two segments is decoded for both. Its pixels have to be the same in both,
 so that what workers read from keyframes on is shown to be the video that one reader would have
 decoded; where it is not, all read the file from its start.
+
+A worker without work makes what another one has queued or is late with. The first to finish wins,
+as both results have the same bytes.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import inf
 from operator import add
 from pathlib import Path
 from secrets import token_hex
+from statistics import median
+from time import monotonic
 from typing import Protocol, Self
 
 from srgan_edge.errors import (
@@ -30,6 +36,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
+from srgan_edge.jobs.reporters import WorkerShare
 from srgan_edge.transcode.recipe import Made, Saved
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.upscaler import FrameUpscaler
@@ -41,6 +48,9 @@ IN_FLIGHT = 2
 AHEAD = 4
 """Segments for each worker, made or in the making, behind the first that is missing. They are what
 a kill of the driver can cost."""
+
+LATE = 1.5
+"""A worker is late with a segment after so many times the median time that segments take."""
 
 MOST_FAILURES = 2
 """Times that a segment is given to another worker because the one before failed."""
@@ -114,6 +124,10 @@ class WorkerLost(Exception):
     """A worker ended without an answer. The message completes "the worker ..."."""
 
 
+Answer = tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]
+"""A worker, its task, and the result or the reason why there is none."""
+
+
 class Crew(Protocol):
     """Workers with engines, each with a number from 0. They are ready and of one kind.
 
@@ -129,16 +143,27 @@ class Crew(Protocol):
         """Numbers of the workers that there are; those that are lost for good are not."""
         ...
 
+    def name(self, worker: int) -> str:
+        """Return the name of a worker, for people."""
+        ...
+
+    def tasks(self, worker: int) -> Sequence[Task]:
+        """Return the tasks that a worker has not answered, the one that it works on first."""
+        ...
+
     def give(self, worker: int, task: Task) -> None:
         """Queue a task for a worker."""
         ...
 
-    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
-        """Wait for one answer. The file of a segment lies where the task named it."""
+    def wait(self, seconds: float | None) -> Answer | None:
+        """Wait for one answer, at most `seconds`; return None if there was none.
+
+        The file of a segment lies where the task named it.
+        """
         ...
 
-    def replace(self, worker: int) -> list[Task]:
-        """Start another worker in the place of one, and return the tasks that are left of it.
+    def replace(self, worker: int) -> None:
+        """Start another worker, without tasks, in the place of one.
 
         Where none can start, it is not `present` any more.
 
@@ -172,6 +197,7 @@ class Fanout:
         expected: number of frames of the video, if that is known.
         on_frame: called for each frame that is in the journal.
         say: called with lines for the user.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -183,25 +209,25 @@ class Fanout:
         work: WorkFolder,
         on_frame: Callable[[], None],
         say: Callable[[str], None],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._crew, self._order, self._work = crew, order, work
-        self._on_frame, self._say = on_frame, say
+        self._on_frame, self._say, self._clock = on_frame, say, clock
         self._borders, self._run = borders, token_hex(4)
         self._count = len(borders) or -(-(expected or 1) // order.length)
         """Segments that are expected."""
         self._last: int | None = None
         """The last segment, once that is known."""
-        self._next = work.segments
-        self._again: set[int] = set()
-        self._given: Counter[int] = Counter()
-        """Tasks that workers have, by worker; those of other runs included."""
-        self._in_work: Counter[int] = Counter()
-        """Tasks of this run, by number."""
+        self._begun: dict[int, float] = {}
+        """When each worker began what it works on."""
+        self._seconds: list[float] = []
+        """Seconds that segments took."""
         self._failures: Counter[int] = Counter()
         self._waiting: dict[int, tuple[MadeSegment, Path]] = {}
         self._border_sha256 = work.border_sha256()
         """Hash of the frame with which the next segment has to begin; empty: not known."""
         self._entered: list[MadeSegment] = []
+        self._shares: dict[str, WorkerShare] = {}
         self._damaged: InputDamaged | None = None
 
     def run(self) -> Made:
@@ -213,56 +239,97 @@ class Fanout:
             SrganEdgeError: a worker reported it.
         """
         while not self._is_complete():
-            self._hand_out()
-            worker, task, answer = self._crew.wait()
-            self._given[worker] -= 1
-            if isinstance(answer, WorkerLost | EngineLost):
-                self._replace(worker)
-            if task.run != self._run:
-                Path(task.file).unlink(missing_ok=True)
+            if (answered := self._crew.wait(self._hand_out())) is None:
                 continue
-            self._in_work[task.number] -= 1
-            if isinstance(answer, MadeSegment):
-                self._take(answer, Path(task.file))
+            worker, task, answer = answered
+            self._begun[worker] = self._clock()
+            if isinstance(answer, WorkerLost | EngineLost):
+                self._crew.replace(worker)
+            if not self._is_wanted(task):
+                Path(task.file).unlink(missing_ok=True)
+            elif isinstance(answer, MadeSegment):
+                self._take(answer, Path(task.file), self._crew.name(worker))
             else:
                 Path(task.file).unlink(missing_ok=True)
-                self._do_again(task.number, answer)
+                self._refuse_hopeless(task.number, answer)
             self._enter()
         made = self._entered
         return Made(
             self._damaged,
             _merged([it.notes for it in made]),
             reduce(add, (it.saved for it in made), Saved()),
+            tuple(self._shares.values()),
         )
 
     def _is_complete(self) -> bool:
         return self._last is not None and self._work.segments > self._last
 
-    def _hand_out(self) -> None:
-        """Give segments to workers that have too few, the first that are missing first."""
-        present = self._crew.present
+    def _hand_out(self) -> float | None:
+        """Give segments to workers that have too few, the first that are missing first.
+
+        Returns:
+            Seconds until a worker without work may double what another one is late with; None:
+            there is no such worker.
+        """
+        present, tasks = self._crew.present, self._crew.tasks
         if not present:
             raise ResourcesExhausted("no worker is left; the same command goes on from there")
-        while (number := self._number()) is not None:
-            worker = min(present, key=lambda it: self._given[it])
-            if self._given[worker] >= IN_FLIGHT:
-                return
-            self._crew.give(worker, self._task(number))
-            self._given[worker] += 1
-            self._in_work[number] += 1
-            self._again.discard(number)
-            self._next = max(self._next, number + 1)
+        for number in self._missing(self._in_work()):
+            worker = min(present, key=lambda it: len(tasks(it)))
+            if len(tasks(worker)) >= IN_FLIGHT:
+                return None
+            self._give(worker, number)
+        idle = [worker for worker in present if not tasks(worker)]
+        late = sorted(self._late_in(self._in_work())) if idle else []
+        for worker, (seconds, number) in zip(idle, late, strict=False):
+            if seconds > 0:
+                return None if seconds == inf else seconds
+            self._give(worker, number)
+        return None
 
-    def _number(self) -> int | None:
-        """Return the first segment that nobody makes; None: there is none for now."""
-        if self._again:
-            return min(self._again)
-        nothing_else = not self._in_work.total()
-        if self._next >= self._count and nothing_else and self._last is None:
-            self._count = self._next + 1  # longer than was expected
+    def _give(self, worker: int, number: int) -> None:
+        if not self._crew.tasks(worker):
+            self._begun[worker] = self._clock()
+        self._crew.give(worker, self._task(number))
+
+    def _in_work(self) -> Mapping[int, int]:
+        """Return how many workers have each segment that is not made."""
+        return Counter(
+            task.number
+            for worker in self._crew.present
+            for task in self._crew.tasks(worker)
+            if self._is_wanted(task)
+        )
+
+    def _is_wanted(self, task: Task) -> bool:
+        is_made = task.number < self._work.segments or task.number in self._waiting
+        return task.run == self._run and not is_made
+
+    def _missing(self, in_work: Mapping[int, int]) -> Iterator[int]:
+        """Yield the segments that nobody makes and that may be made now, in order."""
+        first = self._work.segments
+        if self._last is None and not in_work and first >= self._count:
+            self._count = first + 1  # longer than was expected
         stop = self._count if self._last is None else self._last + 1
-        stop = min(stop, self._work.segments + AHEAD * len(self._crew.present))
-        return self._next if self._next < stop else None
+        for number in range(first, min(stop, first + AHEAD * len(self._crew.present))):
+            if number not in in_work and number not in self._waiting:
+                yield number
+
+    def _late_in(self, in_work: Mapping[int, int]) -> Iterator[tuple[float, int]]:
+        """Yield segments that one worker has: the seconds until it is late with it, and the number.
+
+        What it has not begun is late at once.
+        """
+        now = self._clock()
+        usual = median(self._seconds) if self._seconds else inf
+        for worker in self._crew.present:
+            for place, task in enumerate(self._crew.tasks(worker)):
+                if not self._is_wanted(task) or in_work[task.number] > 1:
+                    continue
+                if place:
+                    yield 0.0, task.number
+                else:
+                    yield self._begun[worker] + LATE * usual - now, task.number
 
     def _task(self, number: int) -> Task:
         file = str(self._work.part_path(number).absolute())
@@ -274,7 +341,7 @@ class Fanout:
         after = self._borders[number + 1] if number + 1 < len(self._borders) else None
         return replace(task, first_pts=self._borders[number], next_pts=after)
 
-    def _take(self, made: MadeSegment, file: Path) -> None:
+    def _take(self, made: MadeSegment, file: Path, worker: str) -> None:
         for line in made.said:
             self._say(line)
         if made.inexact:
@@ -282,11 +349,13 @@ class Fanout:
             self._read_from_start(made.inexact)
         elif made.pts and _sha256(file) != made.sha256:
             file.unlink(missing_ok=True)
-            self._do_again(made.number, OutputFailed(f"{file} is not what was written to it"))
-        elif made.number in self._waiting or made.number < self._work.segments:
-            file.unlink(missing_ok=True)  # it was made twice
+            failed = OutputFailed(f"{file} is not what was written to it")
+            self._refuse_hopeless(made.number, failed)
         else:
             self._waiting[made.number] = made, file
+            self._seconds.append(made.seconds)
+            share = WorkerShare(worker, len(made.pts), made.seconds)
+            self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
             if made.ended:
                 last = made.number if made.pts else made.number - 1
                 self._last = last if self._last is None else min(self._last, last)
@@ -308,7 +377,9 @@ class Fanout:
             file.replace(self._work.segment_path(made.number))
             self._border_sha256 = made.next_sha256
             self._work.add(
-                *(made.pts, made.durations, made.reorder), border_sha256=self._border_sha256
+                *(made.pts, made.durations, made.reorder),
+                border_sha256=self._border_sha256,
+                sha256=made.sha256,
             )
             self._entered.append(made)
             for _ in made.pts:
@@ -343,13 +414,10 @@ class Fanout:
             file.unlink(missing_ok=True)
         self._borders, self._run, self._last = (), token_hex(4), None
         self._waiting.clear()
-        self._again.clear()
-        self._in_work.clear()
-        self._next = self._work.segments
         self._border_sha256 = self._work.border_sha256()
 
-    def _do_again(self, number: int, why: Exception) -> None:
-        """Have a segment made again, unless that was tried too often or cannot help."""
+    def _refuse_hopeless(self, number: int, why: Exception) -> None:
+        """Raise what happened to a segment, unless having it made again can help."""
         self._failures[number] += 1
         can_help = isinstance(why, WorkerLost | ResourcesExhausted | OutputFailed)
         if not can_help or self._failures[number] > MOST_FAILURES:
@@ -359,16 +427,7 @@ class Fanout:
                     f"worker {why}; the same command goes on from there"
                 ) from why
             raise why
-        if number >= self._work.segments and number not in self._waiting:
-            self._say(f"segment {number} is made again: {_sentence(why)}")
-            self._again.add(number)
-
-    def _replace(self, worker: int) -> None:
-        for task in self._crew.replace(worker):
-            if task.run == self._run:
-                self._in_work[task.number] -= 1
-                self._again.add(task.number)
-        self._given[worker] = 0
+        self._say(f"segment {number} is made again: {_sentence(why)}")
 
 
 def _merged(notes: Sequence[Notes]) -> Notes:

@@ -14,6 +14,7 @@ from srgan_edge.errors import InputDamaged
 from srgan_edge.grain import finish
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
+from srgan_edge.jobs.reporters import WorkerShare
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.reuse import LinkedFrame, Reuse
 from srgan_edge.steady import (
@@ -61,6 +62,8 @@ class Made:
     """The damage that ended the video, or that was passed over in it."""
     notes: Notes
     saved: Saved
+    shares: tuple[WorkerShare, ...] = ()
+    """The part that each of several workers made."""
 
     @property
     def decoder_ended(self) -> bool:

@@ -31,7 +31,14 @@ from srgan_edge.files import (
 from srgan_edge.isolation.child import ChildKilled
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.reporters import Reporter, VideoDamaged, VideoResult, remarks_after, remarks_on
+from srgan_edge.jobs.reporters import (
+    Reporter,
+    VideoDamaged,
+    VideoResult,
+    remarks_after,
+    remarks_on,
+    shared_by,
+)
 from srgan_edge.signals import ends_within
 from srgan_edge.steady import strength_of
 from srgan_edge.transcode.fanout import Crew, Fanout, Order, tiles_of
@@ -269,6 +276,7 @@ def _result(
         frames_repeated=saved.frames_repeated,
         tiles=saved.tiles,
         tiles_reused=saved.tiles_reused,
+        workers=list(made.shares),
     )
 
 
@@ -403,6 +411,8 @@ def _remarks_before(
 
 def _remarks_after(info: VideoInfo, options: Options, made: Made, joined: Joined) -> Iterator[str]:
     """Yield remarks that the whole video reveals."""
+    if made.shares:
+        yield shared_by(made.shares)
     if repeated := made.saved.frames_repeated:
         yield (
             f"{repeated} frames nearly repeat an earlier one and were made of its result (--dedup)"

@@ -43,6 +43,10 @@ _STATES = 2
 """States that are kept: the last, and the one before, as `forget_last` removes a segment."""
 
 
+_DISCARDED = 3
+"""Times that a folder is emptied: a worker may just have begun what another one was faster with."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """Consecutive frames of the video that were encoded independently of the others."""
@@ -94,12 +98,14 @@ class WorkFolder:
         reorder: int,
         state: bytes = b"",
         border_sha256: str = "",
+        sha256: str = "",
     ) -> None:
         """Add the next segment, whose file is closed, to the journal, and sync both to disk.
 
         Args:
             state: what `state` will return to whoever writes the segment after it.
             border_sha256: see `Segment`.
+            sha256: SHA-256 of the file, if it was just computed.
 
         Raises:
             OSError: the disk is full or failed.
@@ -116,7 +122,8 @@ class WorkFolder:
         state_sha256 = hashlib.sha256(state).hexdigest() if state else ""
         size = file.stat().st_size
         segment = Segment(
-            pts, durations, reorder, size, sha256_of(file), state_sha256, border_sha256
+            *(pts, durations, reorder, size, sha256 or sha256_of(file)),
+            *(state_sha256, border_sha256),
         )
         with self._journal.open("a", encoding="ascii") as journal:
             record = json.dumps(asdict(segment))
@@ -160,14 +167,15 @@ class WorkFolder:
         What describes a finished result goes last, so that whoever finds the rest knows.
         """
         self.is_discarded = True
-        with suppress(OSError):
-            for entry in sorted(self.path.iterdir(), key=_in_order_of_removal):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        entry.unlink()
-            self.path.rmdir()
+        for _ in range(_DISCARDED):
+            with suppress(OSError):
+                for entry in sorted(self.path.iterdir(), key=_in_order_of_removal):
+                    if entry.is_dir() and not entry.is_symlink():
+                        shutil.rmtree(entry, ignore_errors=True)
+                    else:
+                        with suppress(OSError):
+                            entry.unlink()
+                self.path.rmdir()
 
     @property
     def is_lost(self) -> bool:

@@ -78,7 +78,8 @@ class Address:
         scheme = self.scheme
         if scheme not in DEMUXERS:
             raise InputRefused(
-                f"{self.name}: {scheme} is not supported; possible: a file or {', '.join(DEMUXERS)}"
+                f"{self.name}: {scheme} is not supported; possible: {', '.join(DEMUXERS)}, or a "
+                "file: copy it from there first, or mount a folder"
             )
         if scheme in ("http", "https") and not urlsplit(self.url).path.endswith(".m3u8"):
             raise InputRefused(f"{self.name}: possible over {scheme}: HLS, a name in .m3u8")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from srgan_edge.jobs.plan import Options
 from srgan_edge.run import Opened
 from srgan_edge.transcode.fanout import Crew
+from srgan_edge.workers.kind import Kind
 from srgan_edge.workers.on_ray import RayActors
 from srgan_edge.workers.processes import Processes
 from srgan_edge.workers.worker import Start, facts_of
@@ -21,7 +22,8 @@ def crew_beside(opened: Opened, options: Options, slots: int, say: Callable[[str
         SrganEdgeError: a worker does not open its engine.
         UsageError: no worker is of the same kind.
     """
-    start, here = Start("", options, slots), facts_of(opened)
+    start = Start("", options, slots)
+    kind = Kind(facts_of(opened), say, options.allow_mixed)
     if options.ray is not None:
-        return RayActors(options.ray, start, here, say, allow_mixed=options.allow_mixed)
-    return Processes(start, options.devices, here, say, allow_mixed=options.allow_mixed)
+        return RayActors(options.ray, start, kind)
+    return Processes(start, options.devices, kind)

@@ -1,7 +1,8 @@
 """Workers in a Ray cluster: an actor for each GPU, or for each node without one.
 
-Names, hashes and finished segments travel, frames never. A segment comes back through the object
-store, where no more lie than workers have tasks. An input that a node cannot read is sent there
+Names, hashes and finished segments travel, frames never. A worker that sees the work folder puts
+its segments there; those of others come back through the object store, where no more lie than
+workers have tasks. An input that a node cannot read is sent there
 once if it is small, and so is a model file. Actors are not restarted by Ray, and their calls not
 repeated: the driver gives a lost segment to another one.
 """
@@ -13,11 +14,13 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
+from secrets import token_hex
 from time import monotonic
 from typing import Any, Self
 
@@ -30,9 +33,9 @@ from srgan_edge.errors import (
     typed,
 )
 from srgan_edge.files import content_sha256
-from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
 from srgan_edge.workers.answers import answer_of, result_of
-from srgan_edge.workers.kind import Facts, of_one_kind
+from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
 LOCAL = "local"
@@ -59,6 +62,8 @@ class _Placed:
     tasks: "deque[tuple[Any, Task]]" = field(default_factory=deque)
     inputs: set[str] = field(default_factory=set)
     """Hashes of inputs that it can read."""
+    folders: dict[Path, bool] = field(default_factory=dict)
+    """Work folders of videos, and whether it sees them."""
 
 
 class RayActors:
@@ -68,8 +73,7 @@ class RayActors:
         address: `HOST:PORT` of a cluster, `auto` for the one that this machine is part of, or
             `local`.
         start: with what to open each worker.
-        here: the facts of the engine of this process.
-        say: called with a line for the user about a worker of another kind.
+        kind: that of the engine of this process.
 
     Raises:
         ExtraMissing: Ray is not installed.
@@ -77,18 +81,9 @@ class RayActors:
         UsageError: no worker is of the same kind as this process.
     """
 
-    def __init__(
-        self,
-        address: str,
-        start: Start,
-        here: Facts,
-        say: Callable[[str], None],
-        *,
-        allow_mixed: bool = False,
-    ) -> None:
+    def __init__(self, address: str, start: Start, kind: Kind) -> None:
         self._ray = _connected(address)
-        self._here, self._say, self._allow_mixed = here, say, allow_mixed
-        self._start = start
+        self._start, self._kind = start, kind
         model = Path(start.options.model)
         self._model = model.read_bytes() if model.is_file() else b""
         self._placed: list[_Placed | None] = []
@@ -118,39 +113,50 @@ class RayActors:
     def present(self) -> Sequence[int]:
         return [number for number, placed in enumerate(self._placed) if placed is not None]
 
+    def name(self, worker: int) -> str:
+        return self._there(worker).name
+
+    def tasks(self, worker: int) -> Sequence[Task]:
+        return [task for _, task in self._there(worker).tasks]
+
     def give(self, worker: int, task: Task) -> None:
-        placed = self._placed[worker]
-        assert placed is not None, "the caller looks who is present"
-        order = task.order
+        placed, order = self._there(worker), task.order
         if order.content_sha256 not in placed.inputs:
             self._bring_input(placed, Path(order.source), order.content_sha256)
-        placed.tasks.append((placed.actor.make.remote(task), task))
+        folder = Path(task.file).parent
+        if folder not in placed.folders:
+            placed.folders[folder] = self._shares(placed, folder)
+        made = placed.actor.make.remote(task, shared=placed.folders[folder])
+        placed.tasks.append((made, task))
 
-    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
+    def wait(self, seconds: float | None) -> Answer | None:
         first = {
             placed.tasks[0][0]: number
             for number, placed in enumerate(self._placed)
             if placed is not None and placed.tasks
         }
         ready: list[Any] = []
+        ends = inf if seconds is None else monotonic() + seconds
         while not ready:
-            ready, _ = self._ray.wait(list(first), num_returns=1, timeout=_LOOK_SECONDS)
+            if (left := ends - monotonic()) <= 0:
+                return None
+            ready, _ = self._ray.wait(list(first), timeout=min(left, _LOOK_SECONDS))
         number = first[ready[0]]
-        placed = self._placed[number]
-        assert placed is not None
+        placed = self._there(number)
         _, task = placed.tasks.popleft()
         try:
             data, content = self._ray.get(ready[0])
+        except self._full as error:
+            return number, task, _store_full(error)
         except self._ray.exceptions.RayError as error:
             return number, task, WorkerLost(f"on {placed.node} ended ({_line_of(error)})")
-        answer = result_of(data, MadeSegment, placed.name)
-        if isinstance(answer, MadeSegment) and answer.pts:
-            Path(task.file).write_bytes(content)
-        return number, task, answer
+        if content:
+            with suppress(FileNotFoundError):  # made twice, and its video is complete
+                Path(task.file).write_bytes(content)
+        return number, task, result_of(data, MadeSegment, placed.name)
 
-    def replace(self, worker: int) -> list[Task]:
-        old = self._placed[worker]
-        assert old is not None
+    def replace(self, worker: int) -> None:
+        old = self._there(worker)
         with suppress(Exception):
             self._ray.kill(old.actor)
         self._placed[worker] = None
@@ -158,12 +164,15 @@ class RayActors:
         if old.node in alive:
             new = self._place(old.name, old.node)
             with suppress(self._ray.exceptions.RayError):
-                facts = self._facts(new)
-                of_one_kind(self._here, {new.name: facts}, self._say, allow_mixed=self._allow_mixed)
+                self._kind.members({new.name: self._facts(new)})
                 self._placed[worker] = new
         if self._placed[worker] is None:
-            self._say(f"the node of worker {old.name} is lost; the others go on")
-        return [task for _, task in old.tasks]
+            self._kind.say(f"the node of worker {old.name} is lost; the others go on")
+
+    def _there(self, worker: int) -> _Placed:
+        placed = self._placed[worker]
+        assert placed is not None, "the caller looks who is present"
+        return placed
 
     def _all_placed(self) -> list[_Placed | None]:
         placed = []
@@ -182,22 +191,22 @@ class RayActors:
                 found.append(one)
             except (self._ray.exceptions.RayError, SrganEdgeError) as error:
                 line = f"worker {one.name} does not start and is left out: {_line_of(error)}"
-                self._say(line)
+                self._kind.say(line)
         if not found:
             raise ResourcesExhausted(
                 f"{line}; none starts: on every node, type: pip install 'srgan-edge[ray]'"
             )
-        kept = of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
+        kept = self._kind.members(facts)
         return [one for one in found if one.name in kept]
 
     @property
     def _uses_gpus(self) -> bool:
-        return bool(self._here["engine"]["device"] != "cpu")
+        return bool(self._kind.here["engine"]["device"] != "cpu")
 
     def _place(self, name: str, node: str) -> _Placed:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        family = self._here["engine"]["device"]
+        family = self._kind.here["engine"]["device"]
         start = replace(
             self._start, name=name, options=replace(self._start.options, device=family, devices=())
         )
@@ -234,9 +243,28 @@ class RayActors:
                         f"{source} is not on the node of worker {placed.name} and too large to be "
                         "sent there; put it on a folder that all nodes share, at the same path"
                     )
-                sent = self._ray.put(source.read_bytes())
+                try:
+                    sent = self._ray.put(source.read_bytes())
+                except self._full as error:
+                    raise _store_full(error) from error
                 self._got(placed.actor.take.remote(source.name, content, sent))
         placed.inputs.add(content)
+
+    def _shares(self, placed: _Placed, folder: Path) -> bool:
+        """Return True if a worker sees a file that is made here in a folder."""
+        probe = folder / f"segment-part-{token_hex(8)}"
+        probe.touch()
+        try:
+            with suppress(self._ray.exceptions.RayError):  # `wait` finds that it is lost
+                return bool(self._got(placed.actor.sees.remote(str(probe))))
+            return False
+        finally:
+            probe.unlink(missing_ok=True)
+
+    @property
+    def _full(self) -> tuple[type[Exception], ...]:
+        exceptions = self._ray.exceptions
+        return exceptions.ObjectStoreFullError, exceptions.OutOfDiskError
 
 
 class _Actor:
@@ -278,8 +306,15 @@ class _Actor:
         path.write_bytes(data)
         self._inputs[content] = str(path)
 
-    def make(self, task: Task) -> tuple[bytes, bytes]:
-        """Return the answer to a task, and the content of the segment."""
+    def sees(self, file: str) -> bool:
+        """Return True if there is a file here."""
+        return Path(file).exists()
+
+    def make(self, task: Task, *, shared: bool) -> tuple[bytes, bytes]:
+        """Return the answer to a task, and the content of the segment.
+
+        If the driver shares its folder, the segment is written there, and its content is empty.
+        """
         worker, source = self._worker, task.order.source
         assert worker is not None, "facts() comes first"
         file = self._folder / Path(task.file).name
@@ -292,6 +327,10 @@ class _Actor:
 
         try:
             answer = answer_of(made)
+            if shared and file.exists():
+                with suppress(OSError):  # the folder is away or full: the driver has the last word
+                    shutil.copyfile(file, task.file)
+                    return answer, b""
             return answer, file.read_bytes() if file.exists() else b""
         finally:
             file.unlink(missing_ok=True)
@@ -347,6 +386,13 @@ def _connected(address: str) -> Any:  # noqa: ANN401 - the module, which is impo
         for number, handler in handlers.items():  # Ray has its own for SIGTERM
             signal.signal(number, handler)
     return ray
+
+
+def _store_full(error: Exception) -> ResourcesExhausted:
+    return ResourcesExhausted(
+        f"the object store of Ray is full ({_line_of(error)}); put input and result on a "
+        "folder that all nodes share, or type a larger ray start --object-store-memory"
+    )
 
 
 def _refuse_nobody(address: str) -> None:

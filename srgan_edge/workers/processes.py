@@ -12,19 +12,22 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
 from srgan_edge.isolation import sandbox
-from srgan_edge.transcode.fanout import MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
 from srgan_edge.workers.answers import answer_of, decoded, encoded, result_of
-from srgan_edge.workers.kind import Facts, of_one_kind
+from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
 MAX_MESSAGE_BYTES = 1 << 20
+
+_MOST_STARTS = 3
+"""Times that a worker is started that ends before it has opened its engine."""
 
 _STARTS = (
     "import sys; sys.path[:] = sys.argv[1].split('\\n')\n"
@@ -40,24 +43,15 @@ class Processes:
     Args:
         start: with what to open each worker; its device is replaced.
         devices: a device for each worker, which may be named twice.
-        here: the facts of the engine of this process.
-        say: called with a line for the user about a worker of another kind.
+        kind: that of the engine of this process.
 
     Raises:
         SrganEdgeError: a worker does not open its engine.
         UsageError: no worker is of the same kind as this process.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        devices: Sequence[str],
-        here: Facts,
-        say: Callable[[str], None],
-        *,
-        allow_mixed: bool = False,
-    ) -> None:
-        self._here, self._say, self._allow_mixed = here, say, allow_mixed
+    def __init__(self, start: Start, devices: Sequence[str], kind: Kind) -> None:
+        self._kind = kind
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
         try:
@@ -65,8 +59,9 @@ class Processes:
                 name = f"{number} ({device})"
                 own = replace(start, name=name, options=replace(start.options, device=device))
                 self._processes.append(_Process(own))
-            facts = {it.start.name: it.facts() for it in self._processes}
-            kept = of_one_kind(here, facts, say, allow_mixed=allow_mixed)
+            names = [it.start.name for it in self._processes]
+            facts = {name: self._facts(number) for number, name in enumerate(names)}
+            kept = kind.members(facts)
         except BaseException:
             self.close()
             raise
@@ -93,26 +88,45 @@ class Processes:
     def present(self) -> Sequence[int]:
         return range(len(self._processes))
 
+    def name(self, worker: int) -> str:
+        return self._processes[worker].start.name
+
+    def tasks(self, worker: int) -> Sequence[Task]:
+        return self._processes[worker].tasks
+
     def give(self, worker: int, task: Task) -> None:
         self._processes[worker].give(task)
 
-    def wait(self) -> tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]:
-        while not (ready := self._selector.select()):
-            pass
+    def wait(self, seconds: float | None) -> Answer | None:
+        ready = self._selector.select(seconds)
+        if not ready:
+            return None
         number: int = ready[0][0].data
         process = self._processes[number]
         task = process.tasks.popleft()
         return number, task, process.answer()
 
-    def replace(self, worker: int) -> list[Task]:
+    def replace(self, worker: int) -> None:
         old = self._processes[worker]
         self._selector.unregister(old.socket)
         old.kill()
-        self._processes[worker] = new = _Process(old.start)
-        facts = {new.start.name: new.facts()}
-        of_one_kind(self._here, facts, self._say, allow_mixed=self._allow_mixed)
-        self._selector.register(new.socket, selectors.EVENT_READ, worker)
-        return list(old.tasks)
+        self._processes[worker] = _Process(old.start)
+        self._kind.members({old.start.name: self._facts(worker)})
+        self._selector.register(self._processes[worker].socket, selectors.EVENT_READ, worker)
+
+    def _facts(self, worker: int) -> Facts:
+        """Wait until a worker is open; start it again if it ends before."""
+        for starts in range(1, _MOST_STARTS + 1):
+            process = self._processes[worker]
+            facts = process.facts()
+            if not isinstance(facts, WorkerLost):
+                return facts
+            process.kill()
+            if starts < _MOST_STARTS:
+                self._processes[worker] = _Process(process.start)
+        raise ResourcesExhausted(
+            f"the worker {self.name(worker)} {facts} before it began, {_MOST_STARTS} times"
+        )
 
 
 class _Process:
@@ -142,11 +156,9 @@ class _Process:
                 raise ResourcesExhausted(f"cannot start a worker: {error.strerror}") from error
         self._send(start)
 
-    def facts(self) -> Facts:
+    def facts(self) -> Facts | WorkerLost:
         """Wait until the engine is open, and return the facts of the worker."""
         answer = self._received(dict[str, Any])
-        if isinstance(answer, WorkerLost):
-            raise ResourcesExhausted(f"the worker {self.start.name} {answer} before it began")
         if isinstance(answer, SrganEdgeError):
             raise answer
         return answer

@@ -13,6 +13,8 @@ from PIL import Image
 from serving import served
 
 pytestmark = pytest.mark.slow
+PATIENCE_SECONDS = 120
+"""A busy machine takes a minute to open a model in a new process."""
 MARKUP = "<img src=x onerror=alert(1)>.png"
 
 
@@ -34,7 +36,7 @@ def show(browser):
 
     def show(service, expected=(), width=1000, height=760, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(PATIENCE_SECONDS * 1000)
         contexts.append(context)
         page = context.new_page()
 
@@ -73,21 +75,22 @@ def line_of(page, name):
     return page.locator(".job", has=page.locator(".name", has_text=name))
 
 
-def wait_for_state(page, name, state, seconds=60):
+def wait_for_state(page, name, state):
     line = line_of(page, name)
-    line.locator(f'xpath=self::*[@data-state="{state}"]').first.wait_for(timeout=seconds * 1000)
+    line.locator(f'xpath=self::*[@data-state="{state}"]').first.wait_for()
     return line
 
 
 def wait_for(page, expression):
     """Wait until JavaScript is true; the page's own policy forbids to evaluate it in there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(50)
 
 
 def choose(page, *files):
+    page.locator("#drop").wait_for()  # not before the page knows the service and has a session
     page.locator("#files").set_input_files([str(file) for file in files])
 
 
@@ -104,9 +107,9 @@ def test_a_file_goes_in_and_its_result_is_compared_and_downloaded(service, show,
         assert got.size == (192, 128)
     line.locator(".compare").click()
     frame = page.frame_locator("#compared")
-    frame.locator("#divider").wait_for(timeout=60_000)
+    frame.locator("#divider").wait_for()
     assert frame.locator("#right input:checked + span").text_content() == "result"
-    assert page.locator("#viewer-wait").is_hidden()
+    page.locator("#viewer-wait").wait_for(state="hidden")
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
     line.locator(".cancel").click()
@@ -114,7 +117,7 @@ def test_a_file_goes_in_and_its_result_is_compared_and_downloaded(service, show,
 
 
 def test_a_dropped_video_shows_its_progress_and_is_cancelled(service, show, tmp_path):
-    video = clips.make(tmp_path / "long.mp4", frames=1500, size=(256, 192))
+    video = clips.make(tmp_path / "long.mp4", frames=1500, size=(96, 72))
     page = show(service)
     transfer = page.evaluate_handle(
         """async (bytes) => {
@@ -124,11 +127,12 @@ def test_a_dropped_video_shows_its_progress_and_is_cancelled(service, show, tmp_
         }""",
         list(video.read_bytes()),
     )
+    page.locator("#drop").wait_for()
     page.dispatch_event("#drop", "dragenter", {"dataTransfer": transfer})
     assert "dragging" in (page.locator("body").get_attribute("class") or "")
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
     line = wait_for_state(page, "long.mp4", "running")
-    wait_for(page, "document.querySelector('.job progress').value > 0.01")
+    wait_for(page, "document.querySelector('.job progress').value > 0")
     assert "upscaling, " in line.locator(".state").text_content()
     line.locator(".cancel").click()
     wait_for_state(page, "long.mp4", "cancelled")
@@ -140,7 +144,8 @@ def test_refusals_and_names_are_text(service, show, photo, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     page = show(service, expected=["415", "413"])
     choose(page, tmp_path / "notes.txt")
-    page.locator("#messages p", has_text="not an image or video").wait_for()
+    message = page.locator("#messages p span", has_text="not an image or video")
+    assert message.text_content().count("notes.txt") == 1
     (tmp_path / "huge.png").write_bytes(bytes(3 << 20))
     choose(page, tmp_path / "huge.png")
     page.locator("#messages p", has_text="2097152 bytes").wait_for()
@@ -148,7 +153,9 @@ def test_refusals_and_names_are_text(service, show, photo, tmp_path):
     line = wait_for_state(page, "onerror", "done")
     assert line.locator(".name").text_content() == MARKUP
     line.locator(".compare").click()
-    page.frame_locator("#compared").locator("h1", has_text=MARKUP).wait_for(timeout=60_000)
+    assert page.locator("#viewer-title").text_content() == MARKUP
+    page.frame_locator("#compared").locator("#divider").wait_for()
+    assert page.frame_locator("#compared").locator("h1").text_content() == MARKUP
     page.locator("#close").click()
     line.locator(".cancel").click()
     line.wait_for(state="detached")
@@ -183,7 +190,7 @@ def test_with_a_token_one_signs_in_and_out(show, cli, photo, tmp_path):
         choose(page, photo())
         line = wait_for_state(page, "a photo.png", "done")
         line.locator(".compare").click()
-        page.frame_locator("#compared").locator("#divider").wait_for(timeout=60_000)
+        page.frame_locator("#compared").locator("#divider").wait_for()
         page.locator("#close").click()
         page.locator("#sign-out").click()
         page.locator("#token").wait_for()
@@ -191,7 +198,10 @@ def test_with_a_token_one_signs_in_and_out(show, cli, photo, tmp_path):
 
 
 def test_phones_dark_colors_and_keys(service, show, photo):
-    page = show(service, width=390, height=800, color_scheme="dark", has_touch=True)
+    phone = {"has_touch": True, "is_mobile": True}
+    page = show(service, width=390, height=800, color_scheme="dark", **phone)
+    page.locator("#drop strong", has_text="Choose images or videos").wait_for()
+    assert page.locator("#drop strong").inner_text() == "Choose images or videos"
     choose(page, photo("a-name-that-is-longer-than-any-phone-is-wide-" * 3 + ".png"))
     line = wait_for_state(page, "a-name", "done")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -201,7 +211,7 @@ def test_phones_dark_colors_and_keys(service, show, photo):
     line.locator(".compare").focus()
     page.keyboard.press("Enter")
     assert page.locator("#viewer").bounding_box()["width"] == 390
-    page.frame_locator("#compared").locator("#divider").wait_for(timeout=60_000)
+    page.frame_locator("#compared").locator("#divider").wait_for()
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.className") == "compare"
     line.locator(".cancel").focus()
@@ -217,7 +227,7 @@ def test_axe_finds_nothing_serious(findings, service, show, photo, colors):
     line = wait_for_state(page, "a photo.png", "done")
     assert findings(page) == []
     line.locator(".compare").click()
-    page.frame_locator("#compared").locator("#divider").wait_for(timeout=60_000)
+    page.frame_locator("#compared").locator("#divider").wait_for()
     time.sleep(0.2)
     assert findings(page) == []
     page.keyboard.press("Escape")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +31,8 @@ def files(tmp_path):
     save(tmp_path / "a4.png", 208, 160)
     (tmp_path / "m.safetensors").write_bytes(CHECKPOINT.read_bytes())
     (tmp_path / "m.onnx").write_bytes(find_model("edge-x4").file(".onnx").read_bytes())
+    foreign = CHECKPOINT.read_bytes().replace(b"srgan_edge.spec", b"another.program")
+    (tmp_path / "w.safetensors").write_bytes(foreign)
     for folder in ("photos", "bench/HR", "bench/LRx4"):
         save(tmp_path / folder / "a.png", *((13, 10) if "LR" in folder else (52, 40)))
     (tmp_path / "typical").mkdir()
@@ -49,7 +53,7 @@ def files(tmp_path):
         ("compare", "a.png", "a4.png", "-o", "there.png"),
         ("compare", "a.png", "-n", EDGE, "-o", "there.html"),
         ("bench", "m.onnx", "--plot", "there.png"),
-        ("convert", "m.safetensors", "-o", "there.safetensors"),
+        ("convert", "w.safetensors", "-o", "there.safetensors"),
         ("export", "m.safetensors", "--onnx", "-o", "there.onnx"),
         ("export", "m.safetensors", "--onnx", "--fp16", "-o", "there.onnx"),
         ("export", "m.safetensors", "--openvino", "-o", "there.xml"),
@@ -122,7 +126,7 @@ READ = [
     ("quantize m.safetensors --data photos -o OUT.safetensors", "m.safetensors"),
     ("quantize m.safetensors --data photos -o OUT.safetensors", "photos/a.png"),
     ("blend edge-x4 m.safetensors -o OUT.safetensors", "m.safetensors"),
-    ("convert m.safetensors -o OUT.safetensors", "m.safetensors"),
+    ("convert w.safetensors -o OUT.safetensors", "w.safetensors"),
     ("convert m.onnx --licence MIT -o OUT.onnx", "m.onnx"),
 ]
 """Commands with OUT for their result, which has the suffix behind it, and a file that they read."""
@@ -178,7 +182,7 @@ LATE = (
     "export m.safetensors --onnx -o OUT.onnx",
     "quantize m.safetensors --data typical -o OUT.safetensors",
     "blend m.safetensors edge-x4 -o OUT.safetensors",
-    "convert m.safetensors -o OUT.safetensors",
+    "convert w.safetensors -o OUT.safetensors",
 )
 
 
@@ -248,6 +252,18 @@ def test_what_is_refused_leaves_no_folder(cli, files, command):
     code, _, err = cli(*command.replace("EDGE", EDGE).split())
     assert code in (2, 3, 4, 6), err
     assert not (files / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.onnx"])
+def test_a_model_of_ours_needs_no_conversion(cli, files, name):
+    for other in {"m.safetensors", "m.onnx"} - {name}:
+        (files / other).unlink()
+    code, out, err = cli("convert", name, "-o", f"new{Path(name).suffix}", "--licence", "MIT")
+    assert (code, out) == (2, "")
+    assert f"{name} needs no conversion: it is edge-x4, a model of srgan-edge" in err
+    (advice,) = re.findall("type: srgan-edge (.*)", err)
+    code, _, err = cli(*shlex.split(advice.replace("IMAGE", "a.png")))
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("form", [(), ("--io", "float")])

@@ -164,7 +164,7 @@ def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
     assert (code, err) == (0, "")
     kinds = [event["event"] for event in events if event["event"] != "progress"]  # once a second
     assert kinds == ["note", "began", "started", "ended", "closed"]
-    assert events[0]["text"].startswith("in.png: upscaled by edge-x4 (PNG, an image on a CPU)")
+    assert events[0]["text"].startswith("in.png: upscaled by edge-l-x4 (PNG, an image on a CPU)")
     assert events[-2]["size"] == "208x160"
     code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
     assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}

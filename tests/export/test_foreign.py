@@ -14,6 +14,7 @@ import onnx  # noqa: E402
 import spandrel  # noqa: E402
 from clips import make  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact  # noqa: E402
 from spandrel.architectures.DnCNN.__arch.network_dncnn import DnCNN  # noqa: E402
 from spandrel.architectures.DRUNet.__arch.network_unet import DRUNet  # noqa: E402
@@ -83,7 +84,8 @@ def esrgan(**options):
 
 NETWORKS = {
     "ESRGAN x4": (lambda: esrgan(scale=4), 4, "traced"),
-    "ESRGAN plus x2": (lambda: esrgan(scale=2, plus=True, shuffle_factor=2), 2, "traced"),
+    "ESRGAN+ x2": (lambda: esrgan(scale=2, plus=True), 2, "traced"),
+    "RealESRGAN_x2plus": (lambda: esrgan(in_nc=12, scale=4, shuffle_factor=2), 2, "traced"),
     "ESRGAN x1": (lambda: esrgan(scale=1), 1, "traced"),
     "Compact x2": (lambda: SRVGGNetCompact(num_feat=8, num_conv=2, upscale=2), 2, "traced"),
     "SRGAN with PReLU x2": (lambda: PReluSRGAN(8, 1, 1), 2, "traced"),
@@ -214,6 +216,16 @@ def test_a_graph_that_does_more_is_refused(tmp_path, change, said):
         deployment_of_graph(tmp_path / "f.onnx", ORIGIN)
 
 
+def test_a_graph_with_weights_that_are_not_finite_is_refused_by_its_name(tmp_path):
+    model = convolution_graph()
+    kernel = model.graph.initializer[0]
+    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.nan, "kernel"))
+    onnx.save(model, tmp_path / "f.onnx")
+    with pytest.raises(ModelRefused) as refused:
+        deployment_of_graph(tmp_path / "f.onnx", ORIGIN)
+    assert str(refused.value).startswith(f"{tmp_path / 'f.onnx'}: the weights 'kernel' hold values")
+
+
 def test_a_graph_that_makes_no_image_is_refused(tmp_path):
     model = convolution_graph()
     kernel = model.graph.initializer[0]
@@ -224,10 +236,10 @@ def test_a_graph_that_makes_no_image_is_refused(tmp_path):
     assert not (tmp_path / "out.onnx").exists()
 
 
-def described(model, **facts):
+def described(model, scale=2, **facts):
     facts = {"values_per_px": 100, "multiplications_per_px": 1000} | facts
     foreign = Foreign(1, True, **facts)
-    return with_spec(model, ModelSpec("x", "Some", 0, 0, scale=2, foreign=foreign))
+    return with_spec(model, ModelSpec("x", "Some", 0, 0, scale=scale, foreign=foreign))
 
 
 @pytest.mark.parametrize(
@@ -294,6 +306,26 @@ def test_padding_to_multiples_is_in_the_graph(tmp_path):
             frame = read_pixels(PHOTO)[:90, :103]
             tiled = FrameUpscaler(engine, Tiling(tile=24, overlap="exact"), color_lock=False)
             assert np.array_equal(tiled.upscale(frame), engine.upscale(frame[None])[0])
+
+
+def test_a_mask_of_infinity_becomes_a_number(tmp_path):
+    nodes = [
+        helper.make_node("Add", ["x", "mask"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["y"], axis=1),
+    ]
+    image = [helper.make_tensor_value_info(it, 1, ["n", 3, "h", "w"]) for it in "xy"]
+    mask = np.array([-np.inf, 0, 0], np.float32).reshape(1, 3, 1, 1)
+    graph = helper.make_graph(
+        nodes, "g", image[:1], image[1:], [numpy_helper.from_array(mask, "mask")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    content = described(wrapped(model, 1, Sizes()), 1)
+    (tmp_path / "m.onnx").write_bytes(content)
+    assert read_onnx(tmp_path / "m.onnx").spec.scale == 1
+    frame = read_pixels(PHOTO)[None, :5, :7].copy()
+    (made,) = ReferenceEvaluator(content).run(None, {"pixels": frame})
+    assert (made[..., 0] == 0).all()
+    assert np.abs(made[..., 1:].astype(int).sum(-1) - 255).max() <= 1
 
 
 @pytest.mark.parametrize("multiple", [1, 2, 8])

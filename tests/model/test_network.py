@@ -1,5 +1,7 @@
 """The generators: how they start, and what stays exact when they train in BF16."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -67,3 +69,16 @@ def test_features_of_the_relu_network_live_at_the_start():
         features = layer(features)
         if isinstance(layer, torch.nn.ReLU):
             assert (features.amax((0, 2, 3)) > 0).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("activation", ["prelu", "relu"])
+@pytest.mark.parametrize("blocks", [3, 4, 7])
+def test_a_deeper_network_takes_over_the_function(activation, blocks):
+    torch.manual_seed(4)
+    spec = ModelSpec("edge", "edge", 8, 3, activation=activation, scale=2)
+    shallow, deep = generator_from_spec(spec), generator_from_spec(replace(spec, blocks=blocks))
+    deep.take_over(shallow)
+    lr = torch.rand(1, 3, 11, 6)
+    assert torch.allclose(deep(lr), shallow(lr), atol=1e-6)
+    F.mse_loss(deep(lr), torch.rand(1, 3, 22, 12)).backward()
+    assert all(it.weight.grad.abs().sum() > 0 for it in deep.body if hasattr(it, "weight"))

@@ -3,8 +3,11 @@
 import hashlib
 import http.server
 import shlex
+import shutil
+import ssl
+import subprocess
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
@@ -36,7 +39,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.seen.append(self.path)
         content = MODEL.read_bytes()
-        if self.path == "/moved/edge.onnx":
+        if self.path in ("/moved/edge.onnx", "/owner/repo/resolve/v1.0/onnx/edge.onnx"):
             self.send_response(302)
             self.send_header("Location", "/files/edge.onnx?token=1")
             self.end_headers()
@@ -62,16 +65,57 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server():
+@contextmanager
+def serving(encrypted=None):
+    """Yield the port of a server on this machine, and the paths that were asked for."""
     seen = []
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, seen))
+    made.handle_error = lambda *_: None  # a client that distrusts the certificate hangs up
+    if encrypted:
+        made.socket = encrypted.wrap_socket(made.socket, server_side=True)
     thread = threading.Thread(target=made.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{made.server_port}", seen
+    yield made.server_port, seen
     made.shutdown()
     thread.join()
     made.server_close()
+
+
+@pytest.fixture
+def server():
+    with serving() as (port, seen):
+        yield f"http://127.0.0.1:{port}", seen
+
+
+@pytest.fixture
+def encrypted_server(tmp_path):
+    """A server with a certificate that it signed itself, and that certificate."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl, for a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    options = "-x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -days 2 -subj /CN=127.0.0.1"
+    options += " -addext subjectAltName=IP:127.0.0.1"
+    command = ["openssl", "req", *options.split(), "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as (port, seen):
+        yield f"https://127.0.0.1:{port}", seen, certificate
+
+
+@pytest.mark.parametrize("place", ["{base}/files/edge.onnx", "hf://owner/repo/onnx/edge.onnx@v1.0"])
+def test_a_download_needs_a_certificate_that_is_trusted(encrypted_server, monkeypatch, place):
+    base, seen, certificate = encrypted_server
+    monkeypatch.setattr(store, "HUGGING_FACE", base)
+    address = f"{place.format(base=base)}#sha256={SHA256}"
+    with pytest.raises(ResourcesExhausted, match="certificate verify failed"):
+        downloaded(address, allow_network=True)
+    assert not seen
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    path = downloaded(address, allow_network=True)
+    assert path.read_bytes() == MODEL.read_bytes()
+    assert seen[-1].startswith("/files/edge.onnx")
+    assert downloaded(address, allow_network=False) == path
 
 
 @pytest.mark.parametrize("place", ["files/edge.onnx", "moved/edge.onnx"])
@@ -181,11 +225,14 @@ def test_hugging_face_has_short_addresses():
 
 
 def test_a_registered_model_has_a_name_and_serves_its_scale(cli):
-    code, out, _ = cli("models", "add", MODEL, "--name", "mine-x2")
-    assert (code, "registered mine-x2: edge, x4" in out) == (0, True)
-    assert find_model("mine-x2").spec.name == "edge-x4"
+    model = find_model("edge-x2").file(".onnx")
+    code, out, _ = cli("models", "add", model, "--name", "mine-x2")
+    assert (code, "registered mine-x2: edge, x2" in out) == (0, True)
+    assert find_model("mine-x2").spec.name == "edge-x2"
     assert suited_to("image", CLEAN, 2, on_gpu=False).model == "mine-x2"
-    assert cli("models", "add", MODEL, "--name", "mine-x2")[0] == 2
+    assert cli("models", "add", model, "--name", "mine-x2")[0] == 2
+    code, _, err = cli("models", "add", MODEL, "--name", "other-x2")
+    assert (code, "the model has 4; type --name other-x4" in err) == (2, True)
     assert cli("models", "add", MODEL, "--name", "edge-x4")[0] == 2
     assert cli("models", "add", MODEL, "--name", "../x")[0] == 2
     assert cli("models", "add", MODEL, "--name", "auto")[0] == 2  # which -n never would open

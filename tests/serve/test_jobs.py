@@ -121,6 +121,18 @@ def test_a_file_below_the_root_is_named_instead(service, tmp_path):
                 client.submit_path(path)
 
 
+def test_a_cache_that_cannot_be_written_is_not_missed(tmp_path, monkeypatch):
+    """As in a container with `--read-only`: home and cache lie where not even root may write."""
+    monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
+    sources = [photo(tmp_path / "a.png"), clips.make(tmp_path / "b.mp4", frames=2)]
+    with served(tmp_path / "data", "-n", "auto") as service, service.client() as client:
+        jobs = [client.wait(client.submit(source).id) for source in sources]
+        client.upscale(sources[0], tmp_path / "waited.png")
+        assert [job.state for job in jobs] == ["done", "done"]
+        assert not [line for line in service.log if line.get("level") in ("warning", "error")]
+
+
 def test_what_is_no_job_is_refused_with_what_is_possible(service, tmp_path):
     with service.client() as client:
         image = photo(tmp_path / "a.png")

@@ -265,7 +265,7 @@ def test_beyond_this_machine_only_with_a_token(cli, tmp_path):
         with pytest.raises(UsageError, match="--new-token NAME"):
             Service(Settings(tmp_path / "data", host=host))
     with closing(JobStore(tmp_path / "data")) as store:
-        Tokens(store).make("box")
+        Tokens(store.database).make("box")
     Service(Settings(tmp_path / "data", host="0.0.0.0")).close()
 
 
@@ -286,7 +286,7 @@ def test_results_are_deleted_by_age_and_size(tmp_path):
         (service.store.folder_of(job.id) / "result.png").write_bytes(bytes(size))
         service.store.add(job)
         service.store.end(job.id, "done")
-        service.store._database.execute(
+        service.store.database.write(
             "UPDATE jobs SET ended = ? WHERE id = ?", (time.time() - age_days * 86400, job.id)
         )
         return job.id

@@ -28,6 +28,7 @@ POSSIBLE_5XX = (503, 507)
 def service(tmp_path_factory):
     data = tmp_path_factory.mktemp("openapi") / "data"
     with served(data, "-n", "edge-x4", "--max-jobs", "1000", "--max-mb", "8") as service:
+        service.data = data
         yield service
 
 
@@ -102,6 +103,25 @@ def test_the_hostile_corpus_through_http(service, shared_cases):
         status, _, body = service.post("/v1/upscale", {}, path.name, path.read_bytes())
         assert status < 500 or status in POSSIBLE_5XX, (path, body)
     assert service.request("GET", "/healthz")[0] == 200
+
+
+@pytest.mark.slow
+def test_hostile_videos_end_as_jobs_with_an_exit_code_of_their_own(service, shared_cases):
+    """Some of the corpus: each is an `upscale` process of its own."""
+    files = [
+        path
+        for path in sorted(shared_cases.rglob("*"))
+        if path.is_file() and path.stat().st_size < 300_000
+        if path.suffix in (".mp4", ".mov", ".mkv", ".avi", ".ts", ".m2ts", ".flv", ".vob", ".wmv")
+    ][::6]
+    assert files
+    with service.client() as client:
+        ids = [client.submit(path).id for path in files]
+        jobs = [[*client.follow(job_id)][-1] for job_id in ids]
+    for path, job in zip(files, jobs, strict=True):
+        assert job.has_ended and job.exit_code != 1, (path, job)
+        assert str(service.data) not in f"{job.error} {job.notes}", job
+    assert not [line for line in service.log if line["level"] == "error"]
 
 
 def test_names_of_problems_are_unique():

@@ -10,6 +10,7 @@ import pytest
 
 from srgan_edge.errors import OutputFailed
 from srgan_edge.serve.store import JobStore, new_id
+from srgan_edge.serve.tokens import Tokens
 
 
 @pytest.mark.parametrize("place", ["jobs", "incoming"])
@@ -53,7 +54,7 @@ def test_a_token_that_nobody_could_read_is_not_kept(tmp_path):
         )
     assert done.returncode == 5 and "cannot write to standard output" in done.stderr
     with closing(JobStore(tmp_path)) as store:
-        assert store.tokens() == []
+        assert Tokens(store.database).names == []
 
 
 @pytest.mark.parametrize(

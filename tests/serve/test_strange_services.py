@@ -75,7 +75,7 @@ def test_the_pauses_of_proxies_are_understood(pause):
 
 
 def test_a_download_that_does_not_come_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("srgan_edge.client._FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("srgan_edge.client.results.FIRST_PAUSE_SECONDS", 0.01)
     job = JobInfo.of(JOB)
     with (
         answering(200, {"content-length": "100"}, b"") as address,

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -527,6 +528,29 @@ def test_two_processes_are_one_with_the_same_batch(photos, benchmark, vgg_file, 
         assert ours == pytest.approx(theirs, rel=2e-3), ours["step"]
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_again_from_the_last_checkpoint(photos, tmp_path):
+    """As on the page: torchrun starts all processes again when one dies."""
+    settings = [*TINY, "pixel.steps=24", "run.checkpoint_every_steps=5", "run.log_every_steps=1"]
+
+    def command(run):
+        launcher = ["--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+        return [
+            *(sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "srgan_edge"),
+            *("train", "--recipe", "srresnet", "--device", "cpu", "--data", str(photos)),
+            *("-o", str(run), *(f"--set={change}" for change in settings)),
+        ]
+
+    finish(command(tmp_path / "whole"))
+    process = start(command(tmp_path / "killed"))
+    wait_for_line(tmp_path / "killed", process, 12)
+    second = psutil.Process(process.pid).children()[-1]
+    second.kill()
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     assert Processes(rank=1, size=2).share(6) == range(3, 6)
     with pytest.raises(UsageError, match="multiple of 4"):
@@ -600,6 +624,17 @@ def test_init_of_another_architecture_is_refused(photos, vgg_file, tmp_path):
     recipe = tiny_recipe("srgan", "model.blocks=2")
     with pytest.raises(ModelRefused, match=r"blocks 1, the recipe 2.*model\.blocks=1"):
         train(recipe, [photos], tmp_path / "gan", init=first, vgg_weights=vgg_file)
+
+
+def test_a_deeper_network_starts_as_the_function_of_the_shallower_one(photos, tmp_path):
+    first = train(tiny_recipe("edge", "pixel.steps=2"), [photos], tmp_path / "run")
+    still = ("pixel.steps=2", "pixel.learning_rate=1e-12", "model.name=deeper", "model.blocks=4")
+    path = train(tiny_recipe("edge", *still), [photos], tmp_path / "deeper", init=first)
+    (shallow, _), (deep, spec) = load_checkpoint(first), load_checkpoint(path)
+    assert (spec.name, spec.blocks) == ("deeper", 4)
+    lr = torch.rand(1, 3, 9, 7)
+    with torch.no_grad():
+        assert torch.allclose(deep(lr), shallow(lr), atol=1e-5)
 
 
 def test_a_run_in_use_is_refused(photos, tmp_path):

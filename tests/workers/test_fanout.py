@@ -16,6 +16,7 @@ from srgan_edge.errors import (
 )
 from srgan_edge.files import sha256_of
 from srgan_edge.jobs.plan import Options
+from srgan_edge.jobs.reporters import WorkerShare, shared_by
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode.fanout import Fanout, MadeSegment, Order, WorkerLost
 from srgan_edge.transcode.recipe import Saved
@@ -37,17 +38,23 @@ class Scripted:
 
     def __init__(self, frames, script=None, order=lambda queues: 0):
         self.frames, self.script, self.order = frames, script or {}, order
-        self.tasks, self.attempts, self.most = [deque(), deque()], {}, 0
+        self.queues, self.attempts, self.most = [deque(), deque()], {}, 0
         self.replaced, self.from_start = [], set()
 
-    def give(self, worker, task):
-        self.tasks[worker].append(task)
-        self.most = max(self.most, *map(len, self.tasks))
+    def name(self, worker):
+        return f"worker {worker}"
 
-    def wait(self):
-        busy = [worker for worker in (0, 1) if self.tasks[worker]]
+    def tasks(self, worker):
+        return self.queues[worker]
+
+    def give(self, worker, task):
+        self.queues[worker].append(task)
+        self.most = max(self.most, *map(len, self.queues))
+
+    def wait(self, seconds):
+        busy = [worker for worker in (0, 1) if self.queues[worker]]
         worker = busy[self.order(busy) % len(busy)]
-        task = self.tasks[worker].popleft()
+        task = self.queues[worker].popleft()
         attempt = self.attempts[task.number] = self.attempts.get(task.number, -1) + 1
         if not task.seeks:
             self.from_start.add(task.number)
@@ -59,8 +66,7 @@ class Scripted:
 
     def replace(self, worker):
         self.replaced.append(worker)
-        left, self.tasks[worker] = list(self.tasks[worker]), deque()
-        return left
+        self.queues[worker] = deque()
 
     def made(self, task):
         first = task.number * LENGTH
@@ -86,6 +92,23 @@ class Scripted:
         )
 
 
+class Hanging(Scripted):
+    """Two workers of which the second never answers; each segment takes a second."""
+
+    now = 0.0
+
+    def wait(self, seconds):
+        if not self.queues[0]:
+            assert seconds is not None, "nobody would ever answer"
+            self.now += seconds
+            return None
+        self.now += 1.0
+        return super().wait(seconds)
+
+    def made(self, task):
+        return replace(super().made(task), seconds=1.0)
+
+
 def made_by(tmp_path, crew, expected=None, seeks=True, kept=0):
     """Return the segments in the journal, the outcome, and the lines for the user."""
     lines, frames = [], []
@@ -93,7 +116,8 @@ def made_by(tmp_path, crew, expected=None, seeks=True, kept=0):
     borders = range(0, crew.frames, LENGTH) if seeks else ()
     with open_work_folder(tmp_path / "out.mkv", {}) as work:
         outcome = Fanout(
-            crew, ORDER, borders, expected, work, lambda: frames.append(1), lines.append
+            *(crew, ORDER, borders, expected, work, lambda: frames.append(1), lines.append),
+            *([lambda: crew.now] if isinstance(crew, Hanging) else []),
         ).run()
         contents = [(path.read_bytes(), segment.pts) for path, segment in work.finished()]
         names = {path.name for path in work.path.iterdir()}
@@ -121,9 +145,35 @@ def test_all_segments_enter_in_order(tmp_path, frames, expected, order):
     assert crew.most <= 2
 
 
+def test_speeds_of_workers_are_a_line():
+    few = [WorkerShare("1 (cpu)", 10, 5.0), WorkerShare("2 (cpu)", 12, 4.0)]
+    assert shared_by(few) == "made by 2 workers: 2.0 fps by 1 (cpu), 3.0 fps by 2 (cpu)"
+    many = [WorkerShare(f"node/{n}", 10 + n, 5.0) for n in (3, 0, 5, 2, 4)]
+    assert shared_by(many) == "made by 5 workers, from 2.0 fps by node/0 to 3.0 fps by node/5"
+    assert shared_by(few[:1]) == "made by one worker: 2.0 fps by 1 (cpu)"
+
+
 def test_a_video_of_no_frame_ends(tmp_path):
     contents, outcome, _ = made_by(tmp_path, Scripted(0), 0, seeks=False)
     assert (contents, outcome.damaged) == ([], None)
+
+
+def test_what_a_worker_never_finishes_is_made_by_another(tmp_path):
+    crew = Hanging(50)
+    contents, outcome, lines = made_by(tmp_path, crew)
+    assert contents == whole(50)
+    assert (outcome.shares, lines) == ((WorkerShare("worker 0", 50, 13.0),), [])
+    late = {task.number for task in crew.queues[1]}
+    assert late
+    assert {crew.attempts[number] for number in late} == {0}  # each was made once
+    assert crew.now - 13 < 1.5 * 2  # and nobody waited longer than until they were late
+
+
+def test_a_segment_that_is_made_twice_enters_once(tmp_path):
+    """The second worker answers whenever the first has no work, so it loses many races."""
+    contents, outcome, lines = made_by(tmp_path, Scripted(50, order=lambda busy: 0), 50)
+    assert (contents, lines) == (whole(50), [])
+    assert sum(share.frames for share in outcome.shares) == 50
 
 
 def test_a_lost_worker_costs_its_segment_twice_at_most(tmp_path):

@@ -3,9 +3,14 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import clips
+import psutil
 import pytest
 from streams import Listener, Watching
 
@@ -30,68 +35,128 @@ OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", existing="replace"
 )
 SEGMENT = 5
+STORE_BYTES = 80 << 20
+ROOT = Path(__file__).resolve().parents[2]
+
+said = []
+"""Lines of the crew for the user."""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Yield a cluster of three nodes, each a process of this machine."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_agent_register_timeout_ms", "100000")  # for busy machines
+        cluster = Cluster()
+        try:
+            try:
+                node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+                cluster.add_node(**node, include_dashboard=False)
+                cluster.add_node(**node)
+                cluster.add_node(**node)
+            except Exception as error:  # Ray gives its processes 30 s, whatever the machine does
+                if "timed out during startup" not in str(error):
+                    raise
+                pytest.skip("Ray does not start on so busy a machine")
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def alone():
+    with open_upscaler(OPTIONS, lambda line: None, 1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def crew(alone, cluster):
+    options = replace(OPTIONS, ray=cluster.address)
+    with crew_beside(alone, options, 1, said.append) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "in.mp4"
+    return clips.make(path, frames=40, size=(32, 24), audio=["eng"], options={"g": "10"})
+
+
+@pytest.fixture(scope="module")
+def whole(source, alone, tmp_path_factory):
+    """Return the bytes that one engine makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
+        return upscaled(source, tmp_path_factory.mktemp("one") / "one.mkv", alone)
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """Yield a cluster of three nodes, each a process of this machine."""
-    monkeypatch.setenv("RAY_agent_register_timeout_ms", "100000")  # for busy machines
-    from ray.cluster_utils import Cluster
+def short_segments(monkeypatch):
+    monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
 
-    cluster = Cluster()
-    try:
-        try:
-            cluster.add_node(num_cpus=1, include_dashboard=False)
-            cluster.add_node(num_cpus=1)
-            cluster.add_node(num_cpus=1)
-        except Exception as error:  # Ray gives its processes 30 s, whatever the machine does
-            if "timed out during startup" not in str(error):
-                raise
-            pytest.skip("Ray does not start on so busy a machine")
-        yield cluster
-    finally:
-        cluster.shutdown()
+
+def upscaled(source, target, alone, crew=None, listener=None, options=OPTIONS):
+    upscale_video_file(
+        *(Job(source, target, "video"), alone.upscaler, options, alone.made_by),
+        listener or Listener(),
+        crew=None if crew is None else lambda: crew,
+    )
+    return target.read_bytes()
 
 
 @pytest.mark.slow
-def test_an_actor_and_a_node_that_are_lost_cost_no_byte(tmp_path, cluster, monkeypatch):
-    """One cluster for all of this, since starting one takes longer than the work."""
-    monkeypatch.setattr(segments, "SEGMENT_FRAMES", SEGMENT)
-    source = clips.make(tmp_path / "in.mp4", frames=120, size=(32, 24), audio=["eng"])
-    with open_upscaler(OPTIONS, lambda line: None, 1) as opened:
+@pytest.mark.usefixtures("short_segments")
+class TestThreeNodes:
+    """In this order, since a node is lost at the end."""
 
-        def upscale(target, listener, crew=None):
-            upscale_video_file(
-                *(Job(source, target, "video"), opened.upscaler, OPTIONS, opened.made_by),
-                listener,
-                crew=crew,
-            )
-            return target.read_bytes()
+    def test_segments_come_through_the_object_store(
+        self, tmp_path, source, whole, alone, crew, monkeypatch
+    ):
+        assert len(crew.present) == 3
+        monkeypatch.setattr(crew, "_shares", lambda placed, folder: False)
+        heard = Listener()
+        assert upscaled(source, tmp_path / "out.mkv", alone, crew, heard) == whole
+        assert any(note.startswith("in.mp4: made by 3 workers: ") for note in heard.notes)
 
-        whole = upscale(tmp_path / "one.mkv", Listener())
-        options = replace(OPTIONS, ray=cluster.address)
-        with crew_beside(opened, options, 1, lambda line: None) as crew:
-            assert len(crew.present) == 3
-            import ray
+    def test_a_full_object_store_costs_no_byte(self, tmp_path, alone, crew, monkeypatch):
+        import ray
 
-            def kill_actor():
-                pid = ray.get(crew._placed[0].actor.process.remote())
-                os.kill(pid, signal.SIGKILL)
+        monkeypatch.setattr(crew, "_shares", lambda placed, folder: False)
+        source = clips.make(tmp_path / "in.mp4", frames=20, size=(160, 120), options={"g": "5"})
+        lossless = replace(OPTIONS, encoding=Encoding(crf=1, preset="ultrafast"))
+        one = upscaled(source, tmp_path / "one.mkv", alone, options=lossless)
+        assert len(one) > 4 * 100_000  # smaller segments do not pass through the store
+        held = [ray.put(bytes(STORE_BYTES // 4)) for _ in range(6)]
+        assert upscaled(source, tmp_path / "out.mkv", alone, crew, options=lossless) == one
+        del held
 
-            heard = Watching(2 * SEGMENT, kill_actor)
-            assert upscale(tmp_path / "two.mkv", heard, lambda: crew) == whole
-            assert any("is made again" in note for note in heard.notes)
-            assert len(crew.present) == 3
+    def test_an_actor_that_is_lost_costs_no_byte(self, tmp_path, source, whole, alone, crew):
+        import ray
 
-            ours = ray.get_runtime_context().get_node_id()
-            kept = (ours, cluster.head_node.node_id)
-            node = next(it for it in cluster.list_all_nodes() if it.node_id not in kept)
-            heard = Watching(2 * SEGMENT, lambda: cluster.remove_node(node, allow_graceful=False))
-            assert upscale(tmp_path / "three.mkv", heard, lambda: crew) == whole
-            assert len(crew.present) == 2
+        def kill():
+            os.kill(ray.get(crew._placed[0].actor.process.remote()), signal.SIGKILL)
+
+        heard = Watching(SEGMENT, kill)
+        for name in ("out.mkv", "next.mkv"):  # where others were faster, the next video shows it
+            assert upscaled(source, tmp_path / name, alone, crew, heard) == whole
+        assert any("is made again" in note for note in heard.notes)
+        assert len(crew.present) == 3
+
+    def test_a_node_that_is_lost_costs_no_byte(self, tmp_path, source, whole, alone, crew, cluster):
+        import ray
+
+        kept = (ray.get_runtime_context().get_node_id(), cluster.head_node.node_id)
+        node = next(it for it in cluster.list_all_nodes() if it.node_id not in kept)
+        heard = Watching(SEGMENT, lambda: cluster.remove_node(node, allow_graceful=False))
+        for name in ("out.mkv", "next.mkv"):
+            assert upscaled(source, tmp_path / name, alone, crew, heard) == whole
+        assert len(crew.present) == 2
+        assert any("is lost; the others go on" in line for line in said)
 
 
-def test_a_node_without_the_input_and_the_model_gets_them(tmp_path):
+def test_a_node_without_input_model_and_work_folder_does_without(tmp_path):
     source = clips.make(tmp_path / "in.mp4", frames=9, size=(32, 24))
     content = content_sha256(source)
     model = find_model("edge-x4").file(".onnx")
@@ -104,14 +169,48 @@ def test_a_node_without_the_input_and_the_model_gets_them(tmp_path):
     order = Order("/nowhere/in.mp4", content, OPTIONS, SEGMENT, tiles)
     task = Task("", order, 1, "/nowhere/segment.nut", False)
     assert not actor.has(order.source, content)
-    assert isinstance(result_of(actor.make(task)[0], MadeSegment, "a"), InputRefused)
+    assert isinstance(result_of(actor.make(task, shared=False)[0], MadeSegment, "a"), InputRefused)
     actor.take("in.mp4", content, source.read_bytes())
-    answer, segment = actor.make(task)
+    answer, segment = actor.make(task, shared=False)
     made = result_of(answer, MadeSegment, "a")
     assert (made.number, len(made.pts), made.ended) == (1, 4, True)
     assert made.sha256 == hashlib.sha256(segment).hexdigest()
+    away = replace(task, file=str(tmp_path / "work" / "segment.nut"))
+    assert not actor.sees(str(tmp_path / "work"))
+    assert actor.make(away, shared=True)[1] == segment  # as it was shared a moment ago
+    (tmp_path / "work").mkdir()
+    answer, content = actor.make(away, shared=True)
+    assert (content, (tmp_path / "work" / "segment.nut").read_bytes()) == (b"", segment)
+    assert result_of(answer, MadeSegment, "a").sha256 == made.sha256
     actor.tidy()
     assert not actor._folder.exists()
+
+
+@pytest.mark.slow
+def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=180, size=(32, 24), options={"g": "10"})
+    (tmp_path / "one").mkdir()
+
+    def begun(target, *options):
+        command = [sys.executable, "-m", "srgan_edge", "upscale", str(tmp_path / "in.mp4")]
+        command += ["-n", "edge-x4", "--device", "cpu", "-o", str(tmp_path / target), *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+    command = begun("out.mkv", "--ray", "local")
+    while not (tmp_path / "out.mkv.partial" / "segment-000001.nut").exists():
+        assert command.poll() is None, command.communicate()
+        time.sleep(0.01)
+    members = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate()
+    assert command.returncode == 130, err
+    _, alive = psutil.wait_procs(members, timeout=20)
+    assert alive == []
+    again, one = begun("out.mkv", "--ray", "local"), begun("one/out.mkv")
+    _, err = again.communicate()
+    assert (again.returncode, one.wait()) == (0, 0), err
+    assert "resuming after" in err
+    assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "one" / "out.mkv").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,24 @@ import sys
 import time
 from dataclasses import replace
 from fractions import Fraction
+from itertools import accumulate
 from pathlib import Path
 
 import clips
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from processes import children
 from streams import Listener, Watching
 
-from srgan_edge.errors import InputDamaged, SrganEdgeError, UsageError
+from srgan_edge.errors import (
+    InputDamaged,
+    OutputFailed,
+    ResourcesExhausted,
+    SrganEdgeError,
+    UsageError,
+)
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.run import open_upscaler
@@ -27,9 +36,10 @@ from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import Encoding, Frame
+from srgan_edge.workers import processes as processes_module
 from srgan_edge.workers import worker as worker_module
 from srgan_edge.workers.crew import crew_beside
-from srgan_edge.workers.kind import of_one_kind
+from srgan_edge.workers.kind import Kind
 
 OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", devices=("cpu", "cpu")
@@ -95,29 +105,73 @@ def test_every_segment_is_read_from_a_keyframe_as_from_the_start(clip, monkeypat
     """Cut at every border: the frames are the same, or a reason is given why not."""
     monkeypatch.setattr(worker_module, "IsolatedReader", InProcess)
     monkeypatch.setattr(worker_module, "MOST_PASSED_OVER", -1)  # opens the file anew each time
-    with open_video(clip) as reader:
-        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
-    with open_video(clip) as reader:
-        firsts = list(borders(reader, SEGMENT))
+    firsts = first_times(clip, SEGMENT)
     if clip.suffix in (".ts", ".avi"):
         assert firsts == []
         return
-    order = Order(str(clip), content_sha256(clip), OPTIONS, SEGMENT, "")
-    assert len(firsts) == -(-len(expected) // SEGMENT)
+    read_by_segments(clip, firsts, SEGMENT, backwards)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pts=st.tuples(
+        st.integers(0, 100_000),
+        st.lists(st.one_of(st.integers(1, 50), st.integers(1, 100_000)), min_size=4, max_size=18),
+    ).map(lambda drawn: list(accumulate(drawn[1], initial=drawn[0]))),
+    hidden=st.integers(0, 3),
+    b_frames=st.integers(0, 3),
+    container=st.sampled_from(
+        [(".mkv", clips.MS), (".mp4", Fraction(1, 12800)), (".mov", Fraction(1001, 30000))]
+    ),
+    length=st.integers(1, 5),
+)
+def test_any_times_are_read_from_keyframes_as_from_the_start(
+    tmp_path, pts, hidden, b_frames, container, length
+):
+    """Any times and gaps, and frames that an edit list hides."""
+    suffix, time_base = container
+    if suffix != ".mkv":
+        pts = [it - pts[hidden] for it in pts]
+    clip = clips.make(
+        tmp_path / f"in{suffix}",
+        size=(32, 16),
+        time_base=time_base,
+        pts=pts,
+        options={"bf": str(b_frames), "crf": "18", "g": "4"},
+        container_options={} if suffix == ".mkv" else {"avoid_negative_ts": "disabled"},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "IsolatedReader", InProcess)
+        patch.setattr(worker_module, "MOST_PASSED_OVER", -1)
+        read_by_segments(clip, first_times(clip, length), length, backwards=False)
+
+
+def first_times(clip, length):
+    """Return the times at which segments begin, by the packets of a clip."""
+    with open_video(clip) as reader:
+        return list(borders(reader, length))
+
+
+def read_by_segments(clip, firsts, length, backwards):
+    """Compare the frames of each segment with those of a reader from the start."""
+    with open_video(clip) as reader:
+        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
+    order = Order(str(clip), content_sha256(clip), OPTIONS, length, "")
+    assert len(firsts) == -(-len(expected) // length)
     for number in reversed(range(len(firsts))) if backwards else range(len(firsts)):
         after = firsts[number + 1] if number + 1 < len(firsts) else None
         task = Task("", order, number, "", True, firsts[number], after)
         reading = worker_module._Reading()
-        first = SEGMENT * number
+        first = length * number
         frames = list(reading.frames(task, first))
         found = [frame_sha256(frame) for frame in frames]
-        if found != expected[first : first + SEGMENT]:
+        if found != expected[first : first + length]:
             assert reading.doubt(task, [frame.pts for frame in frames]) or (
                 reading.first_sha256 != expected[first]
             ), number
         else:
             assert reading.first_sha256 == expected[first]
-            assert reading.next_sha256 == (expected[first + SEGMENT :] or [""])[0]
+            assert reading.next_sha256 == (expected[first + length :] or [""])[0]
             assert reading.ended == (number == len(firsts) - 1)
         reading.close()
 
@@ -161,7 +215,7 @@ def test_two_workers_make_the_bytes_of_one(tmp_path, clip, alone, crew):
     one = upscale(clip, tmp_path / "one.mkv", alone)
     two = upscale(clip, tmp_path / "two.mkv", alone, crew)
     assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
-    assert notes_without(two, "keyframes") == one
+    assert notes_without(two, "keyframes", "made by") == one
     assert any("keyframes" in note for note in two) == (clip.suffix in (".ts", ".avi"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mkv", "two.mkv"]
 
@@ -216,6 +270,39 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     assert any("is made again: its worker was ended by SIGKILL" in note for note in notes)
 
 
+def test_a_worker_that_hangs_costs_no_byte(tmp_path, alone, crew):
+    """The other one makes its segments; once awake, it takes part in the next video."""
+    source = clips.make(tmp_path / "in.mp4", frames=90, size=(32, 24), options=GOP)
+    upscale(source, tmp_path / "one.mkv", alone)
+    hanging = crew._processes[0]._process.pid
+    try:
+        stop = Watching(2 * SEGMENT, lambda: os.kill(hanging, signal.SIGSTOP))
+        upscale(source, tmp_path / "two.mkv", alone, crew, stop)
+        assert crew.tasks(0)  # without an answer to this day
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+    upscale(source, tmp_path / "three.mkv", alone, crew)
+    for name in ("two.mkv", "three.mkv"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "one.mkv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
+
+
+def test_a_folder_that_is_away_for_a_while_costs_no_byte(tmp_path, alone, crew):
+    """As when a share is lost: the command ends, and goes on once the folder is back."""
+    source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
+    folder, away = tmp_path / "share", tmp_path / "away"
+    folder.mkdir()
+    upscale(source, tmp_path / "whole.mkv", alone)
+    with pytest.raises(OutputFailed):
+        lost = Watching(2 * SEGMENT, lambda: folder.rename(away))
+        upscale(source, folder / "out.mkv", alone, crew, lost)
+    away.rename(folder)
+    notes = upscale(source, folder / "out.mkv", alone, crew)
+    assert any("resuming after" in note for note in notes)
+    assert (folder / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+    assert [path.name for path in folder.iterdir()] == ["out.mkv"]
+
+
 @pytest.mark.parametrize("then", ["alone", "by two"])
 def test_a_run_goes_on_over_fewer_or_more_workers(tmp_path, alone, crew, then):
     class Stop(Exception):
@@ -238,19 +325,37 @@ def test_workers_of_another_kind_are_named():
     here = {"engine": {"arithmetic": "bf16"}, "trial": "ab"}
     there = {"engine": {"arithmetic": "fp32"}, "trial": "cd"}
     lines = []
-    kept = of_one_kind(here, {"a": here, "b": there}, lines.append, allow_mixed=False)
-    assert kept == ["a"]
+    kind, mixed = Kind(here, lines.append), Kind(here, lines.append, allow_mixed=True)
+    assert kind.members({"a": here, "b": there}) == ["a"]
     said = "engine.arithmetic is fp32 instead of bf16; trial is cd instead of ab"
     assert lines == [f"worker b is of another kind and left out: {said}"]
-    assert of_one_kind(here, {"b": there}, lines.append, allow_mixed=True) == ["b"]
+    assert mixed.members({"b": there}) == ["b"]
     assert "may differ in their last bits (--allow-mixed)" in lines[-1]
     with pytest.raises(UsageError, match=r"fp32 instead of bf16.*no worker remains.*--allow-mixed"):
-        of_one_kind(here, {"b": there}, lines.append, allow_mixed=False)
+        kind.members({"b": there})
 
 
 def test_a_worker_that_cannot_start_says_why(alone):
     with pytest.raises(SrganEdgeError, match="no engine runs edge-x4 on 'nonsense'"):
         crew_beside(alone, replace(OPTIONS, devices=("cpu", "nonsense")), 1, lambda line: None)
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_worker_that_dies_at_its_start_is_started_again(tmp_path, alone, monkeypatch, deaths):
+    dies = f"""import os, pathlib
+died = pathlib.Path({str(tmp_path)!r})
+if len(list(died.iterdir())) < {deaths}:
+    (died / str(os.getpid())).touch()
+    os.kill(os.getpid(), 9)
+"""
+    monkeypatch.setattr(processes_module, "_STARTS", dies + processes_module._STARTS)
+    one = replace(OPTIONS, devices=("cpu",))
+    if deaths < 3:
+        with crew_beside(alone, one, 1, lambda line: None) as crew:
+            assert list(crew.present) == [0]
+    else:
+        with pytest.raises(ResourcesExhausted, match=r"SIGKILL before it began, 3 times"):
+            crew_beside(alone, one, 1, lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +365,10 @@ def test_a_worker_that_cannot_start_says_why(alone):
         (["--device", "auto,cpu"], "possible: one, or several such as cuda:0,cuda:1"),
         (["--device", "cpu,cpu", "--decode", "gpu"], "possible: --decode cpu, or one device"),
         (["--allow-mixed"], "--allow-mixed with one device"),
+        (
+            ["--device", "cpu,cpu", "-o", "-"],
+            "cpu,cpu with a stream; possible: one device, or files",
+        ),
     ],
 )
 def test_requests_that_exclude_each_other(cli, tmp_path, arguments, said):
@@ -298,9 +407,9 @@ def run(source, target, device="cpu,cpu"):
 
 @pytest.mark.slow
 def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
-    source = clips.make(tmp_path / "in.mp4", frames=300, size=(32, 24), options=GOP)
+    source = clips.make(tmp_path / "in.mp4", frames=200, size=(32, 24), options=GOP)
     target, work = tmp_path / "out.mkv", tmp_path / "out.mkv.partial"
-    for signum, kept in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):
+    for signum, kept in ((signal.SIGINT, 2), (signal.SIGKILL, 3)):
         process = run(source, target)
         while not list(work.glob(f"segment-{kept - 1:06}.nut")):
             assert process.poll() is None, process.communicate()
@@ -309,6 +418,8 @@ def test_a_driver_that_is_stopped_leaves_no_process_and_goes_on(tmp_path):
         process.send_signal(signum)
         _, err = process.communicate()
         assert process.returncode == (130 if signum == signal.SIGINT else -signum), err
+        # One that does not end within 1.5 s is ended by force, and says something else.
+        assert signum == signal.SIGKILL or "frames are kept in" in err, err
         _, alive = psutil.wait_procs(members, timeout=20)
         assert alive == []
     again, one = run(source, target), run(source, tmp_path / "one.mkv", "cpu")

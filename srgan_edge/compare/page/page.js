@@ -43,6 +43,7 @@ function element(id, kind) {
 const facts = JSON.parse(element("facts-json", HTMLScriptElement).text);
 const isVideo = facts.layers.some((layer) => layer.kind === "video");
 
+const isFramed = window.parent !== window; // by the page of `serve`, which shows the name itself
 const view = element("view", HTMLElement);
 const divider = element("divider", HTMLElement);
 
@@ -552,6 +553,7 @@ function listKeys() {
   }
 }
 
+document.documentElement.classList.toggle("framed", isFramed);
 makeChoices();
 tabulate();
 listKeys();
@@ -560,3 +562,4 @@ if (isVideo) connectPlayer();
 choose(left, left.index);
 choose(right, right.index);
 setMode("slider");
+if (isFramed) requestAnimationFrame(() => window.parent.postMessage("drawn", "*"));

@@ -50,16 +50,23 @@ function inTime(seconds) {
 
 // ---- Messages ----------------------------------------------------------------------------------
 
-/** @param {string} text */
-function complain(text) {
+/** @param {string} name of the file that it is about, and shown before it
+ *  @param {string} text */
+function complain(name, text) {
   const [line, words, close] = ["p", "span", "button"].map((tag) => document.createElement(tag));
-  words.textContent = text;
+  words.textContent = name ? `${name}: ${withoutName(text, name)}` : text;
   close.textContent = "✕";
   close.className = "quiet";
   close.setAttribute("aria-label", "Dismiss");
   close.addEventListener("click", () => line.remove());
   line.append(words, close);
   element("messages", HTMLElement).append(line);
+}
+
+/** @param {string} text @param {string} name @returns {string} a message of the service, which
+ *  begins with the name of the file, for a place that shows the name already */
+function withoutName(text, name) {
+  return text.startsWith(`${name}: `) ? text.slice(name.length + 2) : text;
 }
 
 /** @param {any} problem @param {number} status @returns {string} a refusal in one line */
@@ -124,7 +131,7 @@ class Line {
     const size = job.size ? `${job.size}, ` : "";
     const bytes = job.result_bytes === null ? inBytes(job.bytes) : `${inBytes(job.bytes)} to ${inBytes(job.result_bytes)}`;
     this.put(".facts", `${job.kind}, ${job.model}, ${size}${bytes}`);
-    this.put(".detail", job.error ?? job.notes.map((note) => note.replace(`${job.name}: `, "")).join("; "));
+    this.put(".detail", (job.error ? [job.error] : job.notes).map((text) => withoutName(text, job.name)).join("; "));
     this.showState(job);
     const hasResult = job.result_bytes !== null;
     const compare = within(this.root, ".compare", HTMLButtonElement);
@@ -198,7 +205,7 @@ async function remove(line) {
     if (response.status === 204) forget(line.job.id);
     else showJob(await response.json());
   } catch (error) {
-    complain(`${line.job.name}: ${/** @type {Error} */ (error).message}`);
+    complain(line.job.name, /** @type {Error} */ (error).message);
   }
   line.button.ariaBusy = null;
 }
@@ -299,11 +306,11 @@ function upload(file) {
       } else {
         line.root.remove();
         if (request.status === 401) showSignIn();
-        if (request.status) complain(`${file.name}: ${refusal(request.response, request.status)}`);
+        if (request.status) complain(file.name, refusal(request.response, request.status));
       }
       resolve(null);
     });
-    request.addEventListener("error", () => complain(`${file.name}: the upload broke off; drop it again`));
+    request.addEventListener("error", () => complain(file.name, "the upload broke off; drop it again"));
     request.send(form);
   });
 }
@@ -322,7 +329,7 @@ async function takePath() {
     showJob(await (await ask("/v1/jobs", { method: "POST", body: form })).json());
     input.value = "";
   } catch (error) {
-    complain(`${input.value}: ${/** @type {Error} */ (error).message}`);
+    complain(input.value, /** @type {Error} */ (error).message);
   }
 }
 
@@ -355,20 +362,29 @@ function compare(job) {
   const wait = element("viewer-wait", HTMLElement);
   wait.hidden = false;
   wait.textContent = job.kind === "video" ? "Putting the first seconds side by side" : "Putting both side by side";
+  element("viewer-title", HTMLElement).textContent = job.name;
   const dialog = element("viewer", HTMLDialogElement);
   dialog.showModal();
   const address = `/v1/jobs/${job.id}/compare`;
   fetch(address, { method: "HEAD" }) // first, so that a refusal is told here, and not in the frame
     .then((response) => (response.ok ? response : ask(address)))
     .then(() => {
-      frame.onload = () => (wait.hidden = true);
+      frame.onload = () => (wait.hidden = true); // late for videos; pages of old versions say nothing
       frame.src = address;
     })
     .catch((error) => (wait.textContent = error.message));
 }
 
+/** @param {MessageEvent} event that the page in the frame is drawn */
+function hideWait(event) {
+  if (event.source !== element("compared", HTMLIFrameElement).contentWindow) return;
+  element("viewer-wait", HTMLElement).hidden = true;
+}
+
 function closeViewer() {
-  element("compared", HTMLIFrameElement).removeAttribute("src");
+  const frame = element("compared", HTMLIFrameElement);
+  frame.onload = null;
+  frame.removeAttribute("src");
 }
 
 // ---- Start -------------------------------------------------------------------------------------
@@ -386,17 +402,24 @@ async function signIn() {
   const error = element("sign-in-error", HTMLElement);
   error.textContent = "";
   const headers = { authorization: `Bearer ${token.value.trim()}` };
-  const response = await fetch("/v1/session", { method: "POST", headers });
-  token.value = "";
-  if (response.ok) start();
-  else error.textContent = refusal(await response.json().catch(() => null), response.status);
+  try {
+    await ask("/v1/session", { method: "POST", headers });
+    token.value = "";
+    await start();
+  } catch (failure) {
+    error.textContent = /** @type {Error} */ (failure).message;
+  }
 }
 
 async function signOut() {
   events?.close(); // first: the service ends it with the session, which is no lost connection
-  await fetch("/v1/session", { method: "DELETE" });
-  for (const id of [...lines.keys()]) forget(id);
-  showSignIn();
+  const response = await fetch("/v1/session", { method: "DELETE" }).catch(() => null);
+  if (response?.ok || response?.status === 401) {
+    location.reload(); // nothing stays: no job, and no upload that is under way
+  } else {
+    complain("", "still signed in, for the service does not answer; try again");
+    start();
+  }
 }
 
 /** @param {About} about */
@@ -446,6 +469,7 @@ function connect() {
   element("sign-out", HTMLButtonElement).addEventListener("click", signOut);
   element("close", HTMLButtonElement).addEventListener("click", () => element("viewer", HTMLDialogElement).close());
   element("viewer", HTMLDialogElement).addEventListener("close", closeViewer);
+  window.addEventListener("message", hideWait);
   element("theme", HTMLButtonElement).addEventListener("click", () => {
     const root = document.documentElement;
     const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
