@@ -47,6 +47,7 @@ def spec_lines(model: ModelFiles, width: int) -> Iterator[str]:
     if (foreign := spec.foreign) is not None:
         values = "luma, and chroma by bicubic interpolation" if foreign.is_luma else "RGB"
         rows["values"] = f"{values}, in [0, 1], sRGB as stored"
+        rows["tile halo"] = f"{spec.auto_halo_px} px"
         rows["receptive radius"] += ", traced" if foreign.is_traced else ", measured"
         rows |= {
             "input": f"{foreign.window_px} px square" if foreign.window_px else "any size",

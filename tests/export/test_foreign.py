@@ -487,4 +487,5 @@ def test_the_command_asks_for_the_licence_and_names_it_at_each_run(cli, tmp_path
         assert "g is licensed CC-BY-NC-4.0: not for commercial use" in out + err
     code, out, _ = cli("info", "g.onnx")
     assert "traced" in out
+    assert "not measured" not in out
     assert compare(lambda it: it, lambda it: it, natural_batches()).max_levels == 0
