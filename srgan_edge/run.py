@@ -206,6 +206,7 @@ def open_upscaler(
     slots: int,
     choice: Choice | None = None,
     shared: Callable[[Engine], Engine] = lambda engine: engine,
+    on_licence: Callable[[str], None] | None = None,
 ) -> Iterator[Opened]:
     """Open the model and engine that `options` name; close it, and spare engines, at the end.
 
@@ -214,6 +215,7 @@ def open_upscaler(
         slots: number of frames to upscale at once.
         choice: the engine, if it was chosen already.
         shared: returns the engine that upscales for several callers at once.
+        on_licence: called with the line about a licence that forbids commercial use; None: `say`.
 
     Raises:
         SrganEdgeError: no such model or engine, or impossible options.
@@ -236,8 +238,8 @@ def open_upscaler(
             letters=options.letters,
         )
         info = engine.info
-        if not info.spec.is_commercial:
-            say(f"{info.spec.name} is licensed {info.spec.licence}: not for commercial use")
+        if line := info.spec.licence_line:
+            (on_licence or say)(line)
         summary = (
             f"{info.spec.name} on {info.name}, {info.device}, {info.arithmetic} ({first.reason})"
             f"{', colors locked' if upscaler.color_lock else ''}"

@@ -168,7 +168,10 @@ def _opened(setting: Setting, options: Options) -> Iterator[FrameUpscaler]:
     def refuse(line: str) -> None:
         raise ResourcesExhausted(line)  # another engine or smaller tiles would be another setting
 
-    with open_upscaler(setting.apply(options), refuse, setting.slots) as opened:
+    def said_by_the_command(line: str) -> None: ...
+
+    asked = setting.apply(options)
+    with open_upscaler(asked, refuse, setting.slots, on_licence=said_by_the_command) as opened:
         yield opened.upscaler
 
 

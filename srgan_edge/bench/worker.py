@@ -235,7 +235,9 @@ def _opened(options: Options, slots: int) -> Iterator[Opened]:
     def refuse(line: str) -> None:
         raise ResourcesExhausted(line)  # another engine or smaller tiles would be another row
 
-    with open_upscaler(options, refuse, slots, choice) as opened:
+    def said_by_the_command(line: str) -> None: ...
+
+    with open_upscaler(options, refuse, slots, choice, on_licence=said_by_the_command) as opened:
         yield opened
 
 

@@ -19,6 +19,7 @@ from srgan_edge.cli.common import (
     require,
     say,
     say_json,
+    say_licences,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import UsageError
@@ -105,6 +106,7 @@ def bench(
         seconds=seconds,
         rounds=rounds,
     )
+    say_licences(plan.models)
     with Progress() as progress:
         result = measure(plan, progress)
     if as_json:

@@ -159,6 +159,15 @@ def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
     Console(highlight=False, emoji=False).print(table)
 
 
+def say_licences(models: Iterable[str]) -> None:
+    """Say on stderr which of these models may not be used commercially."""
+    from srgan_edge.model.library import find_model
+
+    for name in models:
+        if line := find_model(name).spec.licence_line:
+            say(line, err=True)
+
+
 def print_whole_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render
     """Print every digit, however narrow the terminal: a folded number is a wrong one."""
     from rich.console import Console

@@ -25,7 +25,7 @@ from srgan_edge.cli.common import (
     say_result,
 )
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import ModelRefused, UsageError
+from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
@@ -324,7 +324,13 @@ def verify(
     if unknown := [name for name in names if name not in possible]:
         raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
     kinds = [possible[name] for name in names]
-    origin = find_model(against or files.spec.quantized_from or model)
+    named = against or files.spec.quantized_from or model
+    origin = find_model(named)
+    if origin.spec.foreign is not None:
+        raise UsageError(
+            f"{origin.name} was compared with its own network when it was converted, and has no "
+            f"checkpoint of ours; type: srgan-edge bench {quoted(named)} to see its engines"
+        )
     if not origin.has(".safetensors"):
         raise UsageError(
             f"{origin.name} has no checkpoint to compare with; type --against NAME|FILE.safetensors"

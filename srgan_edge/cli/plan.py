@@ -17,6 +17,7 @@ from srgan_edge.cli.common import (
     print_whole_table,
     say,
     say_json,
+    say_licences,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputRefused, UsageError
@@ -160,6 +161,7 @@ def _forecasts(
     from srgan_edge.model.spec import multiplications_per_px
     from srgan_edge.suited import SCALE
 
+    say_licences(models)
     models = sorted(models, key=lambda name: multiplications_per_px(find_model(name).spec))
     found: list[Forecast] = []
     share = 0.5 if work.video is not None and work.image is not None else 1.0

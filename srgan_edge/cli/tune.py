@@ -13,6 +13,7 @@ from srgan_edge.cli.common import (
     print_whole_table,
     say,
     say_json,
+    say_licences,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import UsageError
@@ -62,6 +63,7 @@ def tune(
     files = find_model(model)
     circumstances = Circumstances.of(files, engine, device)
     options = Options(model, Encoding(), Tiling(joined=True), engine, device)
+    say_licences([model])
     with Progress() as progress:
         found = measure(options, width, height, seconds, progress)
     name = choose_engine(files, engine, device).path.stem

@@ -218,6 +218,13 @@ class ModelSpec:
         return not re.search(r"\bNC\b|non-?commercial", self.licence, re.IGNORECASE)
 
     @property
+    def licence_line(self) -> str:
+        """What to say at each run of a model that may not be used commercially; empty: nothing."""
+        if self.is_commercial:
+            return ""
+        return f"{self.name} is licensed {self.licence}: not for commercial use"
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """Factors of the paper generator's sub-pixel stages: the primes of the scale, rising."""
         factors, rest = [], self.scale

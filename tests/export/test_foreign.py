@@ -488,4 +488,11 @@ def test_the_command_asks_for_the_licence_and_names_it_at_each_run(cli, tmp_path
     code, out, _ = cli("info", "g.onnx")
     assert "traced" in out
     assert "not measured" not in out
+    code, _, err = cli("verify", "g.onnx")
+    assert (code, "type: srgan-edge bench g.onnx to see" in err) == (2, True)
+    for command in ("bench", "tune"):
+        code, _, err = cli(command, "g.onnx", "--seconds", "1", "--size", "32x32")
+        assert (code, err.count("g is licensed CC-BY-NC-4.0: not for commercial use")) == (0, 1)
+    code, _, err = cli("plan", "p.png", "-n", "g.onnx")
+    assert (code, err.count("not for commercial use")) == (0, 1)
     assert compare(lambda it: it, lambda it: it, natural_batches()).max_levels == 0
