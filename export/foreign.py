@@ -9,6 +9,8 @@ with attention windows, the graph takes squares of one size, and images are cut 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +26,7 @@ from srgan_edge.evaluation.metrics import psnr_y
 from srgan_edge.evaluation.parity import Parity, compare
 from srgan_edge.export.halo import Whole, with_halo
 from srgan_edge.export.verify import PHOTO
-from srgan_edge.export.wrapper import Sizes, with_spec, wrapped
+from srgan_edge.export.wrapper import UNIT, Sizes, Values, with_spec, wrapped
 from srgan_edge.files import open_model, read_at_most, replace_when_whole, scratch_folder
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
@@ -51,6 +53,12 @@ MOST_LOSS_DB = 5.0
 
 LEAST_DB = 25.0
 """PSNR-Y that a clean photograph keeps in bicubic interpolation, or in a restoration."""
+
+POSSIBLE_VALUES = (UNIT, Values(0, 255), Values(-1, 1))
+"""What float graphs take and make; the first is what most do."""
+
+VALUES_DB = 1.0
+"""By so much more PSNR-Y than the first possible values, others are shown to be the right ones."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,13 @@ def onnx_from_weights(
         OutputFailed: `out` cannot be written.
     """
     from_graph = path.suffix == ".onnx"
-    made = (
-        deployment_of_graph(path, origin)
-        if from_graph
-        else deployment_of(path, origin, weights, say)
-    )
-    refuse_implausible(path, made)
+    if from_graph:
+        made = deployment_of_graph(path, origin, say)
+    else:
+        made = deployment_of(path, origin, weights, say)
+        reached, least = photograph_db(made), least_db(made.spec.scale)
+        if not reached >= least:
+            raise _implausible(path, reached, least)
     with replace_when_whole(out, overwrite=overwrite) as temporary:
         temporary.write_bytes(made.content)
     if made.remark:
@@ -166,48 +175,76 @@ def deployment_of(
     raise ModelRefused(f"{path}: {found.architecture} cannot be traced: {'; '.join(reasons)}")
 
 
-def deployment_of_graph(path: Path, origin: Origin) -> Deployment:
+def deployment_of_graph(
+    path: Path, origin: Origin, say: Callable[[str], None] = lambda line: None
+) -> Deployment:
     """Return the deployment form of a float ONNX of another program, found by its shapes.
 
+    What values it takes and makes shows in what becomes of a photograph.
+
     Raises:
-        ModelRefused: it is not one image in and one image out, or does more than compute.
+        ModelRefused: it is not one image in and one image out, does more than compute, or makes no
+            image of a photograph.
     """
     from srgan_edge.export.foreign_onnx import float_graph_of
 
     graph, found, sizes = float_graph_of(path)
-    with scratch_folder() as folder:
+    least = least_db(found.scale)
+    tried: list[tuple[float, Values, Values, onnx.ModelProto, Deployment]] = []
+    for taken, made in sorted(product(POSSIBLE_VALUES, repeat=2), key=lambda it: it[0] != it[1]):
         try:
-            model = wrapped(graph, found.scale, sizes, is_luma=found.is_luma)
-            made = _described(model, found, sizes, origin)
+            model = wrapped(
+                graph, found.scale, sizes, is_luma=found.is_luma, taken=taken, made=made
+            )
+            deployment = _described(model, found, sizes, origin)
         except (ModelRefused, onnx.checker.ValidationError, ValueError) as error:
             raise ModelRefused(f"{path}: {str(error).splitlines()[0][:200]}") from None
-        with _engine(made.content, folder) as engine:
-            spec = with_halo(made.spec, model, engine)
-        return Deployment(spec, with_spec(model, spec), None)
+        tried.append((photograph_db(deployment), taken, made, model, deployment))
+        if found.scale == 1 and tried[-1][0] >= least:
+            break  # a restoration that sees a weaker or stronger image does less, or more
+    best = max(db for db, *_ in tried)
+    if not best >= least:
+        raise _implausible(path, best, least)
+    enough = least if found.scale == 1 else best - VALUES_DB
+    _, taken, made, model, deployment = next(it for it in tried if it[0] >= enough)
+    if (taken, made) != (UNIT, UNIT):
+        say(f"takes values in {taken} and makes values in {made}, as a photograph shows")
+    with scratch_folder() as folder, _engine(deployment.content, folder) as engine:
+        spec = with_halo(deployment.spec, model, engine)
+    return Deployment(spec, with_spec(model, spec), None)
 
 
-def refuse_implausible(path: Path, made: Deployment) -> None:
-    """Refuse a network that makes no image of a photograph.
+def least_db(scale: int) -> float:
+    """Return the PSNR-Y in dB that a network has to reach on a photograph."""
+    original, small = _photograph(scale)
+    plain = psnr_y(bicubic.resize(small, *original.shape[:2]), original) if scale > 1 else LEAST_DB
+    return plain - MOST_LOSS_DB
 
-    Raises:
-        ModelRefused: it is far worse than bicubic interpolation.
-    """
-    scale = made.spec.scale
-    side = 64
-    original = read_pixels(PHOTO)[:side, :side]
-    small = bicubic.resize(original, side // scale, side // scale)
-    original = original[: scale * small.shape[0], : scale * small.shape[1]]
-    least = LEAST_DB
-    if scale > 1:
-        least = psnr_y(bicubic.resize(small, *original.shape[:2]), original)
+
+def photograph_db(made: Deployment) -> float:
+    """Return the PSNR-Y in dB of a photograph that it made from a small one; -inf: no image."""
+    original, small = _photograph(made.spec.scale)
     with scratch_folder() as folder, _engine(made.content, folder) as engine:
-        reached = psnr_y(engine.upscale(small[None])[0], original)
-    if not reached >= least - MOST_LOSS_DB:
-        raise ModelRefused(
-            f"{path}: a photograph upscaled by it has {reached:.1f} dB where "
-            f"{least - MOST_LOSS_DB:.1f} dB are the least: another value range, or weights that "
-            "were not trained"
-        )
+        try:
+            return psnr_y(engine.upscale(small[None])[0], original)
+        except NotFinite:
+            return -inf
+
+
+def _photograph(scale: int) -> tuple[Pixels, Pixels]:
+    """Return part of a photograph, and the same `scale` times smaller."""
+    side = 64 // scale
+    original = read_pixels(PHOTO)[:64, :64]
+    small = bicubic.resize(original, side, side)
+    return original[: scale * side, : scale * side], small
+
+
+def _implausible(path: Path, reached: float, least: float) -> ModelRefused:
+    return ModelRefused(
+        f"{path}: a photograph upscaled by it has {reached:.1f} dB where {least:.1f} dB are the "
+        f"least: values in none of {', '.join(map(str, POSSIBLE_VALUES))}, or weights that were "
+        "not trained"
+    )
 
 
 class _Described(Protocol):

@@ -1,9 +1,9 @@
 """Wrap a float graph of another program into the deployment form: bytes in, bytes out.
 
-Around float32 [N, 3, H, W] in [0, 1] come the conversions of `Deployment`. A network that only
-takes multiples of a size gets an image whose last pixels are repeated at the right and at the
-bottom, and what they became is cut off. A network of one channel gets the luma of the image, as
-`luma.enlarged_by_luma` defines it.
+Around float32 [N, 3, H, W] in [0, 1] come the conversions of `Deployment`; a network of other
+values gets those, and what it makes is brought back. A network that only takes multiples of a size
+gets an image whose last pixels are repeated at the right and at the bottom, and what they became is
+cut off. A network of one channel gets the luma of the image, as `luma.enlarged_by_luma` defines it.
 """
 
 from collections.abc import Iterable
@@ -44,14 +44,36 @@ class Sizes:
         return -(-max(side_px, self.least_px) // self.multiple) * self.multiple
 
 
+@dataclass(frozen=True)
+class Values:
+    """The values of black and white in a float image."""
+
+    black: int = 0
+    white: int = 1
+
+    def __str__(self) -> str:
+        return f"[{self.black}, {self.white}]"
+
+
+UNIT = Values()
+
+
 def wrapped(
-    model: onnx.ModelProto, scale: int, sizes: Sizes, *, is_luma: bool = False
+    model: onnx.ModelProto,
+    scale: int,
+    sizes: Sizes,
+    *,
+    is_luma: bool = False,
+    taken: Values = UNIT,
+    made: Values = UNIT,
 ) -> onnx.ModelProto:
     """Return the deployment form, checked by onnx, without metadata.
 
     Args:
         model: one input, float32 [N, 3, H, W]; one output, [N, 3, sH, sW]. One channel each if it
             is for luma.
+        taken: the values of the input.
+        made: the values of the output.
     """
     (version,) = (it.version for it in model.opset_import if it.domain in ("", "ai.onnx"))
     if version < OPSET:
@@ -78,9 +100,19 @@ def wrapped(
     if is_luma:
         chroma = parts.mix(values, TO_CHROMA)
         values = parts.mix(values, TO_LUMA)
+    if taken != UNIT:
+        spread, black = (np.float32(it) for it in (taken.white - taken.black, taken.black))
+        values = parts.node("Mul", [values, parts.constant(spread)])
+        values = parts.node("Add", [values, parts.constant(black)])
     before, parts.nodes = parts.nodes, []
     before[-1].output[0] = source
-    result = _with_chroma(parts, target, chroma, scale) if is_luma else target
+    result = target
+    if made != UNIT:
+        shrink, black = (np.float32(it) for it in (1 / (made.white - made.black), made.black))
+        result = parts.node("Sub", [result, parts.constant(black)])
+        result = parts.node("Mul", [result, parts.constant(shrink)])
+    if is_luma:
+        result = _with_chroma(parts, result, chroma, scale)
     if pads:
         whole = parts.node("Mul", [size, parts.constant(np.int64(scale))])
         start, axes = (parts.constant(np.array(it, np.int64)) for it in ([0, 0], [2, 3]))
@@ -92,15 +124,15 @@ def wrapped(
     result = parts.node("Transpose", [result], perm=[0, 2, 3, 1])
     parts.nodes.append(helper.make_node("Cast", [result], ["result"], to=TensorProto.UINT8))
     side = sizes.window_px
-    given: list[int | str | None] = [1, side, side, 3] if side else ["n", "h", "w", 3]
-    made: list[int | str | None] = (
+    sides: list[int | str | None] = [1, side, side, 3] if side else ["n", "h", "w", 3]
+    larger: list[int | str | None] = (
         [1, scale * side, scale * side, 3] if side else ["n", "rows", "columns", 3]
     )
     graph = helper.make_graph(
         [*before, *inner.node, *parts.nodes],
         "deployment",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, given)],
-        [helper.make_tensor_value_info("result", TensorProto.UINT8, made)],
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, sides)],
+        [helper.make_tensor_value_info("result", TensorProto.UINT8, larger)],
         [*_in_raw_bytes(inner.initializer), *parts.constants],
     )
     for node in graph.node:

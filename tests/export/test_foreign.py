@@ -29,6 +29,7 @@ from srgan_edge.errors import ModelRefused  # noqa: E402
 from srgan_edge.evaluation.parity import compare  # noqa: E402
 from srgan_edge.export import foreign_child  # noqa: E402
 from srgan_edge.export.foreign import (  # noqa: E402
+    POSSIBLE_VALUES,
     Origin,
     deployment_of,
     deployment_of_graph,
@@ -37,7 +38,7 @@ from srgan_edge.export.foreign import (  # noqa: E402
 from srgan_edge.export.prelu_srgan import PReluSRGAN  # noqa: E402
 from srgan_edge.export.reach import Reach, reach_of  # noqa: E402
 from srgan_edge.export.verify import PHOTO, natural_batches  # noqa: E402
-from srgan_edge.export.wrapper import Sizes, with_spec, wrapped  # noqa: E402
+from srgan_edge.export.wrapper import UNIT, Sizes, Values, with_spec, wrapped  # noqa: E402
 from srgan_edge.image.reader import read_pixels  # noqa: E402
 from srgan_edge.model.foreign_graph import PROBES_PX, cost_at  # noqa: E402
 from srgan_edge.model.onnx_file import read_onnx  # noqa: E402
@@ -178,6 +179,61 @@ def test_a_float_graph_of_another_program_is_recognized(tmp_path, options, scale
     with KINDS["openvino"].open(tmp_path / "out.onnx", "cpu", True, 1) as engine:
         result = FrameUpscaler(engine, Tiling(), color_lock=False).upscale(frame)
     assert np.array_equal(result, frame.repeat(scale, 0).repeat(scale, 1))
+
+
+def graph_of_values(taken, made):
+    """A float graph that brightens what is almost black, and repeats pixels."""
+    model = convolution_graph()
+    convolution, shuffle = model.graph.node
+    convolution.input[0], shuffle.output[0] = "unit", "larger"
+    numbers = {
+        "black": taken.black,
+        "spread": taken.white - taken.black,
+        "new_black": made.black,
+        "new_spread": made.white - made.black,
+        "darkest": 0.02,
+        "one": 1,
+    }
+    steps = [
+        ("Sub", ["x", "black"], "from_black"),
+        ("Div", ["from_black", "spread"], "scaled"),
+        ("Clip", ["scaled", "darkest", "one"], "unit"),
+    ]
+    model.graph.ClearField("node")
+    model.graph.node.extend(
+        [
+            *(helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps),
+            *(convolution, shuffle),
+            helper.make_node("Mul", ["larger", "new_spread"], ["spread_again"]),
+            helper.make_node("Add", ["spread_again", "new_black"], ["y"]),
+        ]
+    )
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(number), name) for name, number in numbers.items()
+    )
+    return model
+
+
+@pytest.mark.parametrize("taken", POSSIBLE_VALUES, ids=str)
+@pytest.mark.parametrize("made", POSSIBLE_VALUES, ids=str)
+def test_the_values_of_a_float_graph_are_found(tmp_path, taken, made):
+    onnx.save(graph_of_values(taken, made), tmp_path / "f.onnx")
+    said = []
+    onnx_from_weights(tmp_path / "f.onnx", tmp_path / "out.onnx", ORIGIN, say=said.append)
+    either = taken == made != Values(0, 255)  # what is [-1, 1] twice does the same to [0, 1]
+    line = f"takes values in {taken} and makes values in {made}, as a photograph shows"
+    assert said == ([] if either else [line])
+    frame = read_pixels(PHOTO)[:33, :45]
+    with KINDS["openvino"].open(tmp_path / "out.onnx", "cpu", True, 1) as engine:
+        result = engine.upscale(frame[None])[0]
+    assert np.abs(result - frame.repeat(2, 0).repeat(2, 1).astype(int)).max() <= 5
+
+
+def test_a_float_graph_that_makes_no_image_is_refused(tmp_path):
+    onnx.save(graph_of_values(UNIT, Values(1, 0)), tmp_path / "negative.onnx")
+    with pytest.raises(ModelRefused, match=r"values in none of \[0, 1\], \[0, 255\], \[-1, 1\]"):
+        onnx_from_weights(tmp_path / "negative.onnx", tmp_path / "out.onnx", ORIGIN)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_float_graph_is_never_loaded_raw(tmp_path):
