@@ -55,10 +55,10 @@ LEAST_DB = 25.0
 """PSNR-Y that a clean photograph keeps in bicubic interpolation, or in a restoration."""
 
 POSSIBLE_VALUES = (UNIT, Values(0, 255), Values(-1, 1))
-"""What float graphs take and make; the first is what most do."""
+"""The values that float graphs take and make; most have the first."""
 
 VALUES_DB = 1.0
-"""By so much more PSNR-Y than the first possible values, others are shown to be the right ones."""
+"""Other values than the first are the right ones if they have so much more PSNR-Y."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def deployment_of(
             say(f"took {found.taken}; beside it: {', '.join(found.others) or 'nothing'}")
         say(f"{found.architecture}, x{found.scale}, {found.parameters:,} parameters")
         step = found.multiple
-        side = step * -(-max(WINDOW_PX, found.least_px) // step)
+        side = step * max(-(-max(WINDOW_PX, found.least_px) // step), 3)  # a tile in two halos
         any_size, square = Sizes(step, found.least_px), Sizes(step, found.least_px, side)
         reasons = ["it attends to windows or to squares"] if found.is_square else []
         for sizes in [square] if found.is_square else [any_size, square]:

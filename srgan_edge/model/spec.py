@@ -219,7 +219,7 @@ class ModelSpec:
 
     @property
     def licence_line(self) -> str:
-        """What to say at each run of a model that may not be used commercially; empty: nothing."""
+        """A line for every run of a model that may not be used commercially; empty: it may."""
         if self.is_commercial:
             return ""
         return f"{self.name} is licensed {self.licence}: not for commercial use"

@@ -264,7 +264,7 @@ def command(*arguments, **options):
         ),
         (["http://localhost/x.m3u8", "-o", "o.mkv"], 3, "add --allow-network"),
         (["http://localhost/x.mp4", "-o", "o.mkv"], 3, "possible over http: HLS"),
-        (["gopher://localhost/x", "-o", "o.mkv"], 3, "a file or rtsp, udp, srt, http, https"),
+        (["gopher://localhost/x", "-o", "o.mkv"], 3, "rtsp, udp, srt, http, https, or a file"),
         (["udp://127.0.0.1:9", "--allow-network"], 2, "needs a name"),
         (["udp://127.0.0.1:9", "--allow-network", "-o", "folder/"], 2, "is a folder"),
     ],
