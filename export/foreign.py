@@ -300,7 +300,9 @@ def _described(
         try:
             read_onnx(file)
         except ModelRefused as refusal:
-            raise ModelRefused(str(refusal).removeprefix(f"{file}: ")) from None
+            reason = str(refusal).removeprefix(f"{file}: ")
+            # That it could be made by `export` is no advice for a network of somebody else.
+            raise ModelRefused(reason.partition(", which srgan-edge never writes")[0]) from None
     return Deployment(spec, content, None)
 
 
