@@ -43,7 +43,11 @@ from srgan_edge.video.frame import (
     VideoPacket,
     find_pixel_format,
 )
-from srgan_edge.video.limits import refuse_quality, too_large_for_players
+from srgan_edge.video.limits import (
+    refuse_quality,
+    refuse_what_frames_decide,
+    too_large_for_players,
+)
 from srgan_edge.video.nvidia import (
     SOFTWARE,
     STORED_AS,
@@ -106,6 +110,7 @@ class VideoEncoder:
             self.left_out.append(
                 f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
             )
+        refuse_what_frames_decide(encoding.options, ENCODER_PARAMETERS.get(self.codec, ""))
         refuse_quality(self.codec, _encoder_options(encoding, info.hdr))
         large = too_large_for_players(_video_encoder(self.codec).canonical_name, size)
         self.remarks = [] if large is None else [large]
@@ -385,6 +390,8 @@ def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
         if parameters := [*quiet, *hdr.encoder_parameters(encoding.codec), *given]:
             options[key] = ":".join(parameters)
     crf = encoding.crf
+    if crf is not None and (other := next(iter(options.keys() & {"qp", "b"}), None)):
+        raise UsageError(f"--crf {crf} and -e {other}={options[other]}; possible: one of them")
     if crf is None and not options.keys() & {"crf", "qp", "b"}:
         crf = DEFAULT_CRF.get(encoding.codec)
     if crf is not None:

@@ -1,4 +1,6 @@
-"""Limits of codecs: quality factors that encoders accept, and frame sizes that players do."""
+"""Limits on what may be asked of encoders: options, quality factors, frame sizes that play."""
+
+from collections.abc import Mapping
 
 from srgan_edge.errors import UsageError
 
@@ -12,11 +14,55 @@ _QUALITY = {
 """Encoder -> range of its constant rate factor. Outside of it x264 silently takes another one.
 NVENC's are in `nvidia`."""
 
+_OF_THE_SOURCE = frozenset(
+    {
+        *("color_range", "colorspace", "color_primaries", "color_trc", "chroma_sample_location"),
+        *("time_base", "framerate", "video_size", "pixel_format", "sar", "aspect", "field_order"),
+    }
+)
+"""Encoder options for what frames are: another value would make the result state what is not so."""
+
+_OF_THE_SOURCE_INSIDE = frozenset(
+    {
+        *("fullrange", "range", "colormatrix", "colorprim", "transfer", "chromaloc", "sar", "fps"),
+        *("color-range", "color-primaries", "transfer-characteristics", "matrix-coefficients"),
+        *("timebase", "input-res", "input-csp", "input-depth"),
+    }
+)
+"""The same in the parameters of x264, x265 and SVT-AV1."""
+
+_OF_SEVERAL_PASSES = frozenset({"pass", "stats", "dump-yuv", "recon"})
+"""Parameters that read or write other files; segments are encoded once."""
+
 _LARGEST_LEVEL_PX = 35_651_584
 """Luma samples in a frame at the highest level of H.264 (6.2), HEVC (6.2), AV1 and VP9 (6.3)."""
 
 _LONGEST_SIDE_PX = {"h264": 8192, "hevc": 8192, "av1": 16384, "vp9": 16384}
 """Codec -> longest side in pixels that decoders support."""
+
+
+def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> None:
+    """Refuse encoder options that contradict the frames, or want a second pass over them.
+
+    Args:
+        options: as the user gave them.
+        parameters: the option among them that has parameters of its own, `key=value:key=value`.
+
+    Raises:
+        UsageError: one of the options, or of the parameters in one, is of that kind.
+    """
+    inside = [part.partition("=")[0].strip() for part in options.get(parameters, "").split(":")]
+    names = {name.replace("_", "-"): f"{name} in -e {parameters}" for name in inside}
+    of_frames = [f"-e {key}={options[key]}" for key in options if key in _OF_THE_SOURCE]
+    of_frames += [text for name, text in names.items() if name in _OF_THE_SOURCE_INSIDE]
+    if of_frames:
+        raise UsageError(f"{of_frames[0]}: the source decides that, and its result; leave it out")
+    passes = [f"-e {key}={options[key]}" for key in options if key in _OF_SEVERAL_PASSES]
+    passes += [text for name, text in names.items() if name in _OF_SEVERAL_PASSES]
+    if "pass" in options.get("flags", ""):
+        passes.append(f"-e flags={options['flags']}")
+    if passes:
+        raise UsageError(f"{passes[0]}: frames are encoded once; leave it out, or type --crf N")
 
 
 def refuse_quality(encoder: str, options: dict[str, str]) -> None:
