@@ -7,7 +7,6 @@ the place of all of them, and what the container cannot hold is refused before t
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -183,13 +182,24 @@ def _contents(encoder: VideoEncoder, info: VideoInfo) -> Iterator[bytes]:
 
 
 def _small(encoder: VideoEncoder, info: VideoInfo) -> bytes | None:
-    """Return a small frame of the same codec, for muxers that look into packets; None if none."""
+    """Return a small frame of the same codec, for muxers that look into packets; None if none.
+
+    Raises:
+        UsageError: segments, which are NUT, cannot hold the codec.
+    """
     black = Frame(np.zeros((_SMALL_SIDE, _SMALL_SIDE, 3), np.uint8), 0, 1)
     small = VideoEncoder(info, (_SMALL_SIDE, _SMALL_SIDE), encoder.encoding)
-    with suppress(UsageError), av.open(io.BytesIO(), "w", format="nut") as nowhere:
-        small.add_to(nowhere)
-        return _encoded(small, black)
-    return None
+    with av.open(io.BytesIO(), "w", format="nut") as nowhere:
+        try:
+            small.add_to(nowhere)
+            return _encoded(small, black)
+        except UsageError:
+            return None
+        except ValueError:
+            raise UsageError(
+                f"{encoder.codec} does not fit into the segments that a video is made of; "
+                "possible: -c ffv1 -o NAME.mkv, or -o - --pipe-format matroska"
+            ) from None
 
 
 def _encoded(encoder: VideoEncoder, frame: Frame) -> bytes:

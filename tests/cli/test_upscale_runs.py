@@ -1,6 +1,7 @@
 """Whole runs of `srgan-edge upscale`: images, videos, folders."""
 
 import json
+import shlex
 
 import av
 import clips
@@ -168,3 +169,13 @@ def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):
     assert events[-2]["size"] == "208x160"
     code, out, _ = cli("upscale", "in.png", "--json-events", "-o", "b.png")
     assert json.loads(out.splitlines()[-1]) == {"event": "closed", "exit_code": 2}
+
+
+def test_a_codec_that_segments_cannot_hold_is_refused_before_the_work(cli, tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=3)
+    asked = ("upscale", "in.mp4", "-n", "edge-x4", "--pix-fmt", "yuv422p10le")
+    code, _, err = cli(*asked, "-c", "prores_ks", "-o", "o.mov")
+    assert (code, "prores_ks does not fit into the segments" in err) == (2, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4"}
+    advised = shlex.split(err.partition("possible: ")[2].partition(",")[0])
+    assert cli(*asked, *advised)[0] == 0
