@@ -7,8 +7,9 @@ the place of all of them, and what the container cannot hold is refused before t
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import cast
 
@@ -125,6 +126,8 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             left_out = (*muxer.copies.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
             remarks = (*muxer.copies.changed, *encoder.remarks)
+        if encoder.codec == "rawvideo":
+            _refuse_misread_pixels(file, Path(order.target).name, encoder.pixel_format)
         found = _read(file, on_step)
         rehearsal = Rehearsal((*left_out, *lost_tags(expected, found)), remarks)
         return rehearsal, differences(expected, found, order.size)
@@ -163,6 +166,18 @@ def _read(file: Path, on_step: Callable[[], None]) -> VideoRecord:
         return VideoRecord.of_packets(file, on_step)
     except (InputDamaged, InputRefused) as error:
         raise OutputFailed(f"what was written cannot be read: {error}") from error
+
+
+def _refuse_misread_pixels(file: Path, name: str, pixel_format: str) -> None:
+    """Raise a `UsageError` where a container has no word for raw pixels: MOV, for most of them."""
+    found = "nothing"
+    with suppress(av.FFmpegError), av.open(f"file:{file.absolute()}") as written:
+        for frame in islice(written.decode(video=0), 1):
+            found = frame.format.name
+    if found != pixel_format and (pixel_format, found) != ("gray", "pal8"):  # of shades of gray
+        raise UsageError(
+            f"{name} would show raw {pixel_format} as {found}; possible: -c ffv1 -o NAME.mkv"
+        )
 
 
 def _copy(copied: CopiedPacket, muxer: VideoMuxer, expected: VideoRecord) -> None:
