@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from srgan_edge import bicubic
 from srgan_edge.errors import ModelRefused, UsageError, quoted
 from srgan_edge.evaluation.metrics import psnr_y
-from srgan_edge.export.verify import PHOTO
+from srgan_edge.export.verify import PHOTO, least_psnr_db
 from srgan_edge.files import open_model, read_at_most, scratch_folder
 from srgan_edge.image.reader import read_pixels
 from srgan_edge.isolation.calls import Remote
@@ -54,12 +54,6 @@ SECONDS = 300.0
 OUR_EPSILON = 1e-5
 EPSILONS = (OUR_EPSILON, 1e-3, 0.8)
 """Numbers that programs add to the variance of a batch normalization; files do not hold them."""
-
-MOST_LOSS_DB = 5.0
-"""Largest loss of PSNR-Y against bicubic interpolation. GANs lose 2 to 3 dB, wrong weights 10."""
-
-LEAST_AT_X1_DB = 20.0
-"""Least PSNR-Y between a clean photograph and what a restoration makes of it."""
 
 _SIDE_PX = 176
 """Side of the photograph that is reduced and upscaled again."""
@@ -174,9 +168,7 @@ def _refuse_implausible(
     side = spec.scale * (_SIDE_PX // spec.scale)
     original = read_pixels(PHOTO)[:side, :side]
     small = bicubic.resize(original, side // spec.scale, side // spec.scale)
-    least = LEAST_AT_X1_DB
-    if spec.scale > 1:
-        least = psnr_y(bicubic.resize(small, side, side), original) - MOST_LOSS_DB
+    least = least_psnr_db(small, original)
     reached = _psnr_of(generator, small, original)
     heads: tuple[Head, ...] = (head,) if head else ("linear", "tanh")
     epsilons: tuple[float, ...] = (OUR_EPSILON,)

@@ -9,6 +9,7 @@ with attention windows, the graph takes squares of one size, and images are cut 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -25,7 +26,7 @@ from srgan_edge.errors import ExtraMissing, ModelRefused, UsageError
 from srgan_edge.evaluation.metrics import psnr_y
 from srgan_edge.evaluation.parity import Parity, compare
 from srgan_edge.export.halo import Whole, with_halo
-from srgan_edge.export.verify import PHOTO
+from srgan_edge.export.verify import PHOTO, least_psnr_db
 from srgan_edge.export.wrapper import UNIT, Sizes, Values, with_spec, wrapped
 from srgan_edge.files import open_model, read_at_most, replace_when_whole, scratch_folder
 from srgan_edge.image.reader import read_pixels
@@ -47,12 +48,6 @@ WINDOW_PX = 128
 
 PARITY_LEVELS = 1
 """Largest difference from the network in PyTorch, in FP32."""
-
-MOST_LOSS_DB = 5.0
-"""Largest loss of PSNR-Y against bicubic interpolation; of a restoration, against `LEAST_DB`."""
-
-LEAST_DB = 25.0
-"""PSNR-Y that a clean photograph keeps in bicubic interpolation, or in a restoration."""
 
 POSSIBLE_VALUES = (UNIT, Values(0, 255), Values(-1, 1))
 """The values that float graphs take and make; most have the first."""
@@ -109,7 +104,7 @@ def onnx_from_weights(
         made = deployment_of_graph(path, origin, say)
     else:
         made = deployment_of(path, origin, weights, say)
-        reached, least = photograph_db(made), least_db(made.spec.scale)
+        reached, least = photograph_db(made), least_psnr_db(*_photograph(made.spec.scale))
         if not reached >= least:
             raise _implausible(path, reached, least)
     with replace_when_whole(out, overwrite=overwrite) as temporary:
@@ -189,7 +184,7 @@ def deployment_of_graph(
     from srgan_edge.export.foreign_onnx import float_graph_of
 
     graph, found, sizes = float_graph_of(path)
-    least = least_db(found.scale)
+    least = least_psnr_db(*_photograph(found.scale))
     tried: list[tuple[float, Values, Values, onnx.ModelProto, Deployment]] = []
     for taken, made in sorted(product(POSSIBLE_VALUES, repeat=2), key=lambda it: it[0] != it[1]):
         try:
@@ -214,16 +209,9 @@ def deployment_of_graph(
     return Deployment(spec, with_spec(model, spec), None)
 
 
-def least_db(scale: int) -> float:
-    """Return the PSNR-Y in dB that a network has to reach on a photograph."""
-    original, small = _photograph(scale)
-    plain = psnr_y(bicubic.resize(small, *original.shape[:2]), original) if scale > 1 else LEAST_DB
-    return plain - MOST_LOSS_DB
-
-
 def photograph_db(made: Deployment) -> float:
     """Return the PSNR-Y in dB of a photograph that it made from a small one; -inf: no image."""
-    original, small = _photograph(made.spec.scale)
+    small, original = _photograph(made.spec.scale)
     with scratch_folder() as folder, _engine(made.content, folder) as engine:
         try:
             return psnr_y(engine.upscale(small[None])[0], original)
@@ -231,12 +219,13 @@ def photograph_db(made: Deployment) -> float:
             return -inf
 
 
+@cache
 def _photograph(scale: int) -> tuple[Pixels, Pixels]:
-    """Return part of a photograph, and the same `scale` times smaller."""
+    """Return part of a photograph, `scale` times smaller and as it is."""
     side = 64 // scale
     original = read_pixels(PHOTO)[:64, :64]
     small = bicubic.resize(original, side, side)
-    return original[: scale * side, : scale * side], small
+    return small, original[: scale * side, : scale * side]
 
 
 def _implausible(path: Path, reached: float, least: float) -> ModelRefused:

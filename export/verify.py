@@ -12,6 +12,7 @@ from srgan_edge.engines.base import Engine
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluation.evaluate import PIXEL_MEASURES, evaluate_folder
+from srgan_edge.evaluation.metrics import psnr_y
 from srgan_edge.evaluation.parity import Verdict, compare
 from srgan_edge.evaluation.systems import benchmark_name
 from srgan_edge.image.reader import read_pixels
@@ -21,6 +22,13 @@ from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import FrameUpscaler
 
 PHOTO = Path(srgan_edge.__file__).parent / "demo" / "photo.png"
+
+MOST_LOSS_DB = 5.0
+"""Largest loss of PSNR-Y against bicubic interpolation. GANs lose 2 to 3 dB, wrong weights 10."""
+
+LEAST_AT_X1_DB = 20.0
+"""Least PSNR-Y between a clean photograph and what a restoration makes of it."""
+
 _MANY_SEAMS = Tiling(tile=48, overlap="exact")
 """Tiling that is compared with the whole frame."""
 
@@ -82,6 +90,17 @@ def prove_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None
         if verdict.refusals:
             found = "; ".join(verdict.refusals)
             raise ModelRefused(f"{checkpoint.stem} as ONNX in {verdict.info.name}: {found}")
+
+
+def least_psnr_db(small: Pixels, original: Pixels) -> float:
+    """Return the PSNR-Y that a network has to reach whose result from `small` is an image.
+
+    Args:
+        small: `original` reduced by the scale of the network; of the same size for a restoration.
+    """
+    if small.shape == original.shape:
+        return LEAST_AT_X1_DB
+    return psnr_y(bicubic.resize(small, *original.shape[:2]), original) - MOST_LOSS_DB
 
 
 def natural_batches() -> Iterator[Pixels]:

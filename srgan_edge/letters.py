@@ -1,8 +1,8 @@
 """Small letters and drawn lines: interpolate them where a network would break their strokes.
 
 Networks trained on photographs redraw small letters with gaps and halos. Where the source has thin
-strokes on a plain background, the result is the bicubic interpolation instead, which invents
-nothing; a smooth mask blends it into the network's own result.
+strokes on a plain background, the result is bicubic interpolation instead, which adds no false
+detail; a smooth mask blends it into the network's own result.
 
 All arithmetic is in integers and looks `HALO_PX` far, so that tiles with halos of that width give
 the bytes of the whole frame.

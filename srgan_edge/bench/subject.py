@@ -6,8 +6,9 @@ turns between several of them.
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge import bicubic
+from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import TerminalReporter
 from srgan_edge.pixels import Pixels
-from srgan_edge.run import Opened, do_job
+from srgan_edge.run import Opened, do_job, open_upscaler
 from srgan_edge.video.reader import VideoReader
 
 DEMO_CLIP = Path(__file__).parent.parent / "demo" / "clip.mp4"
@@ -47,6 +49,24 @@ def demo_frames(width: int, height: int) -> list[Pixels]:
             if len(frames) == FRAMES:
                 return frames
     return frames
+
+
+@contextmanager
+def opened_as_asked(options: Options, slots: int) -> Iterator[Opened]:
+    """Open a model, and fail where another engine or smaller tiles would take over.
+
+    What its licence forbids is said by the command, once.
+
+    Raises:
+        ResourcesExhausted: what was asked for does not run.
+        SrganEdgeError: no such model or engine.
+    """
+
+    def refuse(line: str) -> None:
+        raise ResourcesExhausted(line)
+
+    with open_upscaler(options, refuse, slots, on_licence=lambda line: None) as opened:
+        yield opened
 
 
 @dataclass(frozen=True)

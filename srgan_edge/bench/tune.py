@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from srgan_edge.bench.subject import Subject, demo_frames
+from srgan_edge.bench.subject import Subject, demo_frames, opened_as_asked
 from srgan_edge.errors import ResourcesExhausted
 from srgan_edge.jobs.plan import Options
 from srgan_edge.machine import activation_budget_bytes
 from srgan_edge.model.spec import activation_bytes_per_px
 from srgan_edge.pixels import Pixels
-from srgan_edge.run import open_upscaler
 from srgan_edge.tuning import MOST_SLOTS, Setting
 from srgan_edge.upscaler import FrameUpscaler
 
@@ -165,13 +164,7 @@ def _take_turns(
 
 @contextmanager
 def _opened(setting: Setting, options: Options) -> Iterator[FrameUpscaler]:
-    def refuse(line: str) -> None:
-        raise ResourcesExhausted(line)  # another engine or smaller tiles would be another setting
-
-    def said_by_the_command(line: str) -> None: ...
-
-    asked = setting.apply(options)
-    with open_upscaler(asked, refuse, setting.slots, on_licence=said_by_the_command) as opened:
+    with opened_as_asked(setting.apply(options), setting.slots) as opened:
         yield opened.upscaler
 
 

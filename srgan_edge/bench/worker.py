@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from srgan_edge.bench.ceiling import gflops, matrix_product
-from srgan_edge.bench.subject import EndToEnd, Subject, demo_frames
-from srgan_edge.engines import choose_engine, video_slots
+from srgan_edge.bench.subject import EndToEnd, Subject, demo_frames, opened_as_asked
+from srgan_edge.engines import video_slots
 from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
+from srgan_edge.errors import SrganEdgeError, printable
 from srgan_edge.files import scratch_folder
 from srgan_edge.jobs.plan import Options
 from srgan_edge.model.library import find_model
 from srgan_edge.model.spec import multiplications_per_px
-from srgan_edge.run import Opened, open_upscaler
+from srgan_edge.run import Opened
 from srgan_edge.tiling import Tiling
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.frame import Encoding
@@ -155,14 +155,14 @@ class _Measuring:
             opened = life.enter_context(_reference(candidate))
             one = opened
         else:
-            opened = life.enter_context(_opened(options, video_slots()))
+            opened = life.enter_context(opened_as_asked(options, video_slots()))
             one = None
         upscaler = opened.upscaler
         upscaler.upscale(self._frames[0])
         plan, _ = upscaler.plan(width, height)
         self.ready = _ready(upscaler.info, len(plan.tiles), plan.overhead, width * height)
         if one is None:
-            one = opened if upscaler.slots == 1 else life.enter_context(_opened(options, 1))
+            one = opened if upscaler.slots == 1 else life.enter_context(opened_as_asked(options, 1))
         self._subject = Subject(
             one.upscaler.upscale, upscaler.upscale, upscaler.slots, self._frames
         )
@@ -226,19 +226,6 @@ def main() -> None:
             answer(error=str(error))
         except Exception as error:  # whatever a runtime raises is the result of this candidate
             answer(error=f"{type(error).__name__}: {printable(str(error))[:200]}")
-
-
-@contextmanager
-def _opened(options: Options, slots: int) -> Iterator[Opened]:
-    choice = choose_engine(find_model(options.model), options.engine, options.device)
-
-    def refuse(line: str) -> None:
-        raise ResourcesExhausted(line)  # another engine or smaller tiles would be another row
-
-    def said_by_the_command(line: str) -> None: ...
-
-    with open_upscaler(options, refuse, slots, choice, on_licence=said_by_the_command) as opened:
-        yield opened
 
 
 @contextmanager

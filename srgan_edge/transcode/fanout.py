@@ -148,7 +148,7 @@ class Crew(Protocol):
         ...
 
     def tasks(self, worker: int) -> Sequence[Task]:
-        """Return the tasks that a worker has not answered, the one that it works on first."""
+        """Return the unanswered tasks of a worker; the first one is in progress."""
         ...
 
     def give(self, worker: int, task: Task) -> None:
@@ -318,7 +318,7 @@ class Fanout:
     def _late_in(self, in_work: Mapping[int, int]) -> Iterator[tuple[float, int]]:
         """Yield segments that one worker has: the seconds until it is late with it, and the number.
 
-        What it has not begun is late at once.
+        Segments that it has not begun count as late at once.
         """
         now = self._clock()
         usual = median(self._seconds) if self._seconds else inf

@@ -51,16 +51,23 @@ def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> No
     Raises:
         UsageError: one of the options, or of the parameters in one, is of that kind.
     """
-    inside = [part.partition("=")[0].strip() for part in options.get(parameters, "").split(":")]
-    names = {name.replace("_", "-"): f"{name} in -e {parameters}" for name in inside}
-    of_frames = [f"-e {key}={options[key]}" for key in options if key in _OF_THE_SOURCE]
-    of_frames += [text for name, text in names.items() if name in _OF_THE_SOURCE_INSIDE]
-    if of_frames:
+    given = {key: f"-e {key}={value}" for key, value in options.items()}
+    inside = {
+        name.strip().replace("_", "-"): f"{name.strip()} in -e {parameters}"
+        for name in (part.partition("=")[0] for part in options.get(parameters, "").split(":"))
+    }
+
+    def found(own: frozenset[str], within: frozenset[str]) -> list[str]:
+        return [
+            *(text for key, text in given.items() if key in own),
+            *(text for name, text in inside.items() if name in within),
+        ]
+
+    if of_frames := found(_OF_THE_SOURCE, _OF_THE_SOURCE_INSIDE):
         raise UsageError(f"{of_frames[0]}: the source decides that, and its result; leave it out")
-    passes = [f"-e {key}={options[key]}" for key in options if key in _OF_SEVERAL_PASSES]
-    passes += [text for name, text in names.items() if name in _OF_SEVERAL_PASSES]
+    passes = found(_OF_SEVERAL_PASSES, _OF_SEVERAL_PASSES)
     if "pass" in options.get("flags", ""):
-        passes.append(f"-e flags={options['flags']}")
+        passes.append(given["flags"])
     if passes:
         raise UsageError(f"{passes[0]}: frames are encoded once; leave it out, or type --crf N")
 

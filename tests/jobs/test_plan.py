@@ -208,7 +208,7 @@ def test_no_other_file_of_the_command_is_an_input_or_a_result(folder):
 
 
 def test_a_redirected_stream_is_the_file_that_it_stands_for(folder):
-    """As in `upscale a.mkv -o - >> a.mkv` and `upscale - -o a.mkv --overwrite < a.mkv`."""
+    """`upscale a.mkv -o - >> a.mkv` and `upscale - -o a.mkv --overwrite < a.mkv` are refused."""
     path = folder / "in/video.mp4"
     descriptor = os.open(path, os.O_RDWR)
     try:

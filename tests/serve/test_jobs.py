@@ -122,7 +122,7 @@ def test_a_file_below_the_root_is_named_instead(service, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_not_missed(tmp_path, monkeypatch):
-    """As in a container with `--read-only`: home and cache lie where not even root may write."""
+    """In a container with `--read-only`, not even root can write to the home and cache folders."""
     monkeypatch.setenv("HOME", "/proc")
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/cache")
     sources = [photo(tmp_path / "a.png"), clips.make(tmp_path / "b.mp4", frames=2)]

@@ -90,15 +90,20 @@ def test_no_upload_crashes_the_service(service, name, head, content, fields):
     assert status == 200 or headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.slow
-def test_the_hostile_corpus_through_http(service, shared_cases):
+def cases(folder, suffixes, below_bytes):
     files = [
         path
-        for path in sorted(shared_cases.rglob("*"))
-        if path.is_file() and path.stat().st_size < 200_000
-        if path.suffix in (".png", ".jpg", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif")
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.stat().st_size < below_bytes and path.suffix in suffixes
     ]
     assert files
+    return files
+
+
+@pytest.mark.slow
+def test_the_hostile_corpus_through_http(service, shared_cases):
+    images = (".png", ".jpg", ".tif", ".tiff", ".webp", ".gif", ".bmp", ".avif")
+    files = cases(shared_cases, images, 200_000)
     for path in files[:60]:
         status, _, body = service.post("/v1/upscale", {}, path.name, path.read_bytes())
         assert status < 500 or status in POSSIBLE_5XX, (path, body)
@@ -108,13 +113,8 @@ def test_the_hostile_corpus_through_http(service, shared_cases):
 @pytest.mark.slow
 def test_hostile_videos_end_as_jobs_with_an_exit_code_of_their_own(service, shared_cases):
     """Some of the corpus: each is an `upscale` process of its own."""
-    files = [
-        path
-        for path in sorted(shared_cases.rglob("*"))
-        if path.is_file() and path.stat().st_size < 300_000
-        if path.suffix in (".mp4", ".mov", ".mkv", ".avi", ".ts", ".m2ts", ".flv", ".vob", ".wmv")
-    ][::6]
-    assert files
+    videos = (".mp4", ".mov", ".mkv", ".avi", ".ts", ".m2ts", ".flv", ".vob", ".wmv")
+    files = cases(shared_cases, videos, 300_000)[::6]
     with service.client() as client:
         ids = [client.submit(path).id for path in files]
         jobs = [[*client.follow(job_id)][-1] for job_id in ids]

@@ -530,7 +530,7 @@ def test_two_processes_are_one_with_the_same_batch(photos, benchmark, vgg_file, 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_started_again_from_the_last_checkpoint(photos, tmp_path):
-    """As on the page: torchrun starts all processes again when one dies."""
+    """torchrun restarts all processes when one dies, as docs/training.md says."""
     settings = [*TINY, "pixel.steps=24", "run.checkpoint_every_steps=5", "run.log_every_steps=1"]
 
     def command(run):

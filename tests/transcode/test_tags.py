@@ -89,7 +89,7 @@ def test_chapters_and_fonts_with_names_that_are_not_utf8(tmp_path):
 
 
 def test_sizes_of_the_old_streams_are_not_said_of_the_new_ones(tmp_path):
-    """As mkvmerge writes them: with the language of the tag behind its name."""
+    """mkvmerge appends the language of a tag to its name."""
     old = {"BPS-eng": "4000", "NUMBER_OF_BYTES-eng": "9", "_STATISTICS_TAGS-eng": "BPS", "BPS": "4"}
     source = make(tmp_path / "in.mkv", frames=2, metadata={**old, "ARTIST-eng": "me"})
     assert old.keys() <= {key.replace("-ENG", "-eng") for key in read_tags(source)}
