@@ -383,6 +383,8 @@ def _encoder_options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
 
 def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
     options = dict(encoding.options)
+    if encoding.codec == "rawvideo":
+        options["chroma_sample_location"] = "left"  # where `_conversion` puts it; Y4M says so
     if encoding.codec in ENCODER_PARAMETERS:
         key = ENCODER_PARAMETERS[encoding.codec]
         quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # it ignores av.logging
