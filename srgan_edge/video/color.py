@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import SideData, SideDataContainer, Type
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from srgan_edge.pixels import Pixels
@@ -185,6 +186,12 @@ class StaticHdr:
     def __str__(self) -> str:
         parts = {"mastering display": self.display, "light levels": self.light_levels}
         return " and ".join(name for name, part in parts.items() if part is not None)
+
+
+def stores_rgb(pixel_format: VideoFormat) -> bool:
+    """Check for RGB, which palettes and black and white are too, though FFmpeg does not say so."""
+    names_rgb = pixel_format.is_rgb or pixel_format.has_palette
+    return names_rgb or pixel_format.name in ("monow", "monob")
 
 
 def usual_matrix(height: int) -> int:

@@ -25,7 +25,12 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import HostMemoryExhausted, OutputFailed, UsageError, lacks_memory
 from srgan_edge.machine import address_space_is_limited
 from srgan_edge.pixels import LEVEL
-from srgan_edge.video.color import ENCODER_PARAMETERS, ColorDescription, StaticHdr
+from srgan_edge.video.color import (
+    ENCODER_PARAMETERS,
+    ColorDescription,
+    StaticHdr,
+    stores_rgb,
+)
 from srgan_edge.video.convert import (
     ENCODE_FLAGS,
     Converter,
@@ -118,7 +123,7 @@ class VideoEncoder:
         self.pixel_format = _pixel_format(encoding, info, size)
         """Pixel format of the stream, by FFmpeg's name."""
         self.color = info.color.stored_as(
-            is_rgb=VideoFormat(self.pixel_format).is_rgb, height=info.height
+            is_rgb=stores_rgb(VideoFormat(self.pixel_format)), height=info.height
         )
         """Color description of the stream."""
         if self.pixel_format.startswith("yuvj"):  # FFmpeg's old names for full range
