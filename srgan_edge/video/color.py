@@ -44,6 +44,14 @@ ENCODER_PARAMETERS = {
 }
 """Encoder that can store static HDR metadata -> its option for `key=value:key=value`."""
 
+OF_CODEC: dict[str, tuple[int | None, bool]] = {
+    "mjpeg": (BT470BG, True),  # JFIF
+    "vp8": (BT470BG, False),  # RFC 6386, section 9.2
+    "magicyuv": (None, False),
+}
+"""Codec whose decoders take the same colors whatever a container states -> their matrix, if it is
+only one, and whether their range is full."""
+
 UNKEPT = {
     Type.DOVI_RPU_BUFFER: "Dolby Vision metadata",
     Type.DOVI_METADATA: "Dolby Vision metadata",

@@ -27,6 +27,8 @@ from srgan_edge.machine import address_space_is_limited
 from srgan_edge.pixels import LEVEL
 from srgan_edge.video.color import (
     ENCODER_PARAMETERS,
+    OF_CODEC,
+    RGB,
     ColorDescription,
     StaticHdr,
     stores_rgb,
@@ -117,7 +119,8 @@ class VideoEncoder:
             )
         refuse_what_frames_decide(encoding.options, ENCODER_PARAMETERS.get(self.codec, ""))
         refuse_quality(self.codec, _encoder_options(encoding, info.hdr))
-        large = too_large_for_players(_video_encoder(self.codec).canonical_name, size)
+        codec = _video_encoder(self.codec).canonical_name
+        large = too_large_for_players(codec, size)
         self.remarks = [] if large is None else [large]
         """One line for each thing about the output that the user may not expect."""
         self.pixel_format = _pixel_format(encoding, info, size)
@@ -128,6 +131,11 @@ class VideoEncoder:
         """Color description of the stream."""
         if self.pixel_format.startswith("yuvj"):  # FFmpeg's old names for full range
             self.color = replace(self.color, full_range=True)
+        if self.color.matrix != RGB and (fixed := OF_CODEC.get(codec)):
+            matrix, full_range = fixed
+            self.color = replace(
+                self.color, matrix=matrix or self.color.matrix, full_range=full_range
+            )
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._frames_taken = 0
         self._conversion = _Conversion()

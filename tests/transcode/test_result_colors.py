@@ -99,6 +99,28 @@ def test_a_full_range_that_would_be_read_as_limited_is_refused(tmp_path, codec, 
     refused(source, tmp_path / "out.mov", message, encoding=Encoding(codec, pixel_format=pixels))
 
 
+@pytest.mark.parametrize("color", [UNTAGGED, BT709, FULL_BT709])
+@pytest.mark.parametrize(
+    ("codec", "pixels", "suffix", "matrix", "span"),
+    [
+        ("mjpeg", "yuvj444p", ".mkv", 5, 2),
+        ("mjpeg", "yuvj420p", ".mp4", 5, 2),
+        ("mjpeg", "yuv420p", ".mov", 5, 2),
+        ("libvpx", "yuv420p", ".mkv", 5, 1),
+        ("magicyuv", "yuv444p", ".mov", None, 1),
+    ],
+)
+def test_codecs_of_one_matrix_or_range_get_frames_of_it(
+    tmp_path, codec, pixels, suffix, matrix, span, color
+):
+    """JPEG is BT.601 in full range by definition, and its decoders do not look at a container."""
+    source, target = patches(tmp_path / "in.mkv", color), tmp_path / f"out{suffix}"
+    upscale(source, target, encoding=Encoding(codec, pixel_format=pixels))
+    asked = 6 if color == UNTAGGED else color[0]
+    assert tags(target)[:2] == (matrix or asked, span)
+    assert np.abs(shown(target) - shown(source)).max() <= 6
+
+
 def test_a_palette_is_rgb(tmp_path):
     source, target = patches(tmp_path / "in.mkv", BT709), tmp_path / "out.mov"
     upscale(source, target, encoding=Encoding("png", pixel_format="pal8"))
