@@ -51,6 +51,7 @@ from srgan_edge.video.frame import (
     find_pixel_format,
 )
 from srgan_edge.video.limits import (
+    Unfit,
     refuse_quality,
     refuse_what_frames_decide,
     too_large_for_players,
@@ -80,7 +81,12 @@ _X26X_PRESETS = (
 """Presets of libx264 and libx265, which do not say what is wrong with another one."""
 
 _DEPTHS = (8, 10, 12, 16)  # bits per sample in the formats of encoders
-_ANY_DEPTH = ("libx264", "libx265", "ffv1")  # suggestions, in the order of preference
+_ANY_DEPTH = {
+    "libx264": "-c libx264",
+    "libx265": "-c libx265",
+    "ffv1": "-c ffv1 -o NAME.mkv",  # MOV cannot hold it
+}
+"""Encoder -> how it is asked for, in the order of preference."""
 
 
 class VideoEncoder:
@@ -297,11 +303,10 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
     pixel_format = find_pixel_format(name)
     possible = _stored_by(encoding.codec)
     if not _can_be_made(name) or (possible and name not in possible):
-        others = [f"-c {codec}" for codec in _ANY_DEPTH if name in _stored_by(codec)][:1]
-        formats = f"--pix-fmt {' | '.join(possible)}"
-        raise UsageError(
-            f"{encoding.codec} cannot store {name}; possible: {' or '.join([*others, formats])}"
-        )
+        others = [way for codec, way in _ANY_DEPTH.items() if name in _stored_by(codec)][:1]
+        formats = [f"--pix-fmt {' | '.join(possible)}"] if possible else []
+        ways = [*others, *formats] or ["-c libx264 --pix-fmt yuv420p"]
+        raise UsageError(f"{encoding.codec} cannot store {name}; possible: {' or '.join(ways)}")
     steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
     if any(side % step for side, step in zip(size, steps, strict=True)):
         raise UsageError(
@@ -380,10 +385,10 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
         ):
             raise HostMemoryExhausted from error
         said = " ".join(f"{key}={value}" for key, value in options.items())
-        possible = "" if said else "; possible: another --pix-fmt, such as yuvj420p, or -c libx264"
-        raise UsageError(
+        raise Unfit(
             f"{encoding.codec} does not accept {said or 'frames'} for "
-            f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}{possible}"
+            f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}",
+            "" if encoding.codec == "libx264" else "possible: -c libx264",
         ) from error
     if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)

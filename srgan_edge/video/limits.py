@@ -41,6 +41,19 @@ _LONGEST_SIDE_PX = {"h264": 8192, "hevc": 8192, "av1": 16384, "vp9": 16384}
 """Codec -> longest side in pixels that decoders support."""
 
 
+class Unfit(UsageError):
+    """An encoder or a container cannot hold what it should.
+
+    Args:
+        why: what does not fit.
+        advice: what may, which nobody has tried.
+    """
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(f"{why}; {advice}" if advice else why)
+        self.why = why
+
+
 def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> None:
     """Refuse encoder options that contradict the frames, or want a second pass over them.
 
@@ -64,7 +77,7 @@ def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> No
         ]
 
     if of_frames := found(_OF_THE_SOURCE, _OF_THE_SOURCE_INSIDE):
-        raise UsageError(f"{of_frames[0]}: the source decides that, and its result; leave it out")
+        raise UsageError(f"{of_frames[0]}: the source decides that; leave it out")
     passes = found(_OF_SEVERAL_PASSES, _OF_SEVERAL_PASSES)
     if "pass" in options.get("flags", ""):
         passes.append(given["flags"])
