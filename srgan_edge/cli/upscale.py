@@ -186,6 +186,15 @@ def upscale(
             "networks break.",
         ),
     ] = None,
+    denoise: Annotated[
+        float | None,
+        _model(
+            metavar="0..1",
+            help="With -n srgan-real-x4: 1 is its own strength, and less keeps more of the noise, "
+            "grain and artifacts of the source, as srgan-x4 does at 0.",
+            show_default=False,
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: Annotated[
         str,
@@ -336,9 +345,13 @@ def upscale(
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     letters = fidelity == "auto"
     if fidelity is not None and not letters:
-        from srgan_edge.model.mixture import fidelity_from_text, mixed_model
+        from srgan_edge.model.mixture import FIDELITY, mixed_model
 
-        model = mixed_model(model, fidelity_from_text(fidelity))
+        model = mixed_model(model, FIDELITY, FIDELITY.number(fidelity))
+    if denoise is not None:
+        from srgan_edge.model.mixture import DENOISE, mixed_model
+
+        model = mixed_model(model, DENOISE, denoise)
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     scale: float = SCALE
