@@ -16,11 +16,13 @@ from typing import cast
 import av
 import numpy as np
 from av.packet import Packet
+from av.video.format import VideoFormat
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.transcode.check import differences, lost_tags
 from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.color import MATRICES, RGB, ColorDescription
 from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
@@ -129,8 +131,10 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
         if encoder.codec == "rawvideo":
             _refuse_misread_pixels(file, Path(order.target).name, encoder.pixel_format)
         found = _read(file, on_step)
-        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found)), remarks)
-        return rehearsal, differences(expected, found, order.size)
+        unstated = _unstated_colors(encoder, found.info.color)
+        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found), *unstated), remarks)
+        wrong = _wrong_colors(encoder, found.info.color)
+        return rehearsal, [*differences(expected, found, order.size), *wrong]
     finally:
         file.unlink(missing_ok=True)
 
@@ -174,10 +178,38 @@ def _refuse_misread_pixels(file: Path, name: str, pixel_format: str) -> None:
     with suppress(av.FFmpegError), av.open(f"file:{file.absolute()}") as written:
         for frame in islice(written.decode(video=0), 1):
             found = frame.format.name
-    if found != pixel_format and (pixel_format, found) != ("gray", "pal8"):  # of shades of gray
+    if found != pixel_format:
         raise UsageError(
             f"{name} would show raw {pixel_format} as {found}; possible: -c ffv1 -o NAME.mkv"
         )
+
+
+def _wrong_colors(encoder: VideoEncoder, read: ColorDescription) -> list[str]:
+    """Describe colors that a file states or players assume, and that its frames do not have."""
+    stored = encoder.color
+    is_rgb = [color.matrix == RGB for color in (stored, read)]
+    same = stored.full_range == read.full_range
+    if any(is_rgb):
+        same = all(is_rgb)
+    elif not _is_gray(encoder):
+        same = same and MATRICES[stored.matrix][1:] == MATRICES[read.matrix][1:]
+    return [] if same else [f"its colors would be read as {_named(read)}, not {_named(stored)}"]
+
+
+def _unstated_colors(encoder: VideoEncoder, read: ColorDescription) -> Iterator[str]:
+    """Yield a line for what a file does not state about its colors, though players assume it."""
+    if "matrix" in read.assumed and not _is_gray(encoder):
+        yield f"the color matrix ({MATRICES[read.matrix][0]}, which players assume)"
+    if "range" in read.assumed:
+        yield f"the color range ({'full' if read.full_range else 'limited'}, which players assume)"
+
+
+def _named(color: ColorDescription) -> str:
+    return str(color).partition(" (")[0]
+
+
+def _is_gray(encoder: VideoEncoder) -> bool:
+    return len(VideoFormat(encoder.pixel_format).components) == 1
 
 
 def _copy(copied: CopiedPacket, muxer: VideoMuxer, expected: VideoRecord) -> None:

@@ -25,7 +25,14 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import HostMemoryExhausted, OutputFailed, UsageError, lacks_memory
 from srgan_edge.machine import address_space_is_limited
 from srgan_edge.pixels import LEVEL
-from srgan_edge.video.color import ENCODER_PARAMETERS, ColorDescription, StaticHdr
+from srgan_edge.video.color import (
+    ENCODER_PARAMETERS,
+    OF_CODEC,
+    RGB,
+    ColorDescription,
+    StaticHdr,
+    stores_rgb,
+)
 from srgan_edge.video.convert import (
     ENCODE_FLAGS,
     Converter,
@@ -112,17 +119,23 @@ class VideoEncoder:
             )
         refuse_what_frames_decide(encoding.options, ENCODER_PARAMETERS.get(self.codec, ""))
         refuse_quality(self.codec, _encoder_options(encoding, info.hdr))
-        large = too_large_for_players(_video_encoder(self.codec).canonical_name, size)
+        codec = _video_encoder(self.codec).canonical_name
+        large = too_large_for_players(codec, size)
         self.remarks = [] if large is None else [large]
         """One line for each thing about the output that the user may not expect."""
         self.pixel_format = _pixel_format(encoding, info, size)
         """Pixel format of the stream, by FFmpeg's name."""
         self.color = info.color.stored_as(
-            is_rgb=VideoFormat(self.pixel_format).is_rgb, height=info.height
+            is_rgb=stores_rgb(VideoFormat(self.pixel_format)), height=info.height
         )
         """Color description of the stream."""
         if self.pixel_format.startswith("yuvj"):  # FFmpeg's old names for full range
             self.color = replace(self.color, full_range=True)
+        if self.color.matrix != RGB and (fixed := OF_CODEC.get(codec)):
+            matrix, full_range = fixed
+            self.color = replace(
+                self.color, matrix=matrix or self.color.matrix, full_range=full_range
+            )
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._frames_taken = 0
         self._conversion = _Conversion()
