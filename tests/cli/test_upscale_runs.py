@@ -190,6 +190,6 @@ def test_raw_video_is_shown_as_what_it_is(cli, tmp_path, pixels, code):
     clips.make(tmp_path / "in.mp4", frames=2)
     asked = ("upscale", "in.mp4", "-n", "edge-x4", "--pix-fmt", pixels)
     got, _, err = cli(*asked, "-c", "rawvideo", "-o", "o.mov")
-    assert (got, "o.mov would show raw" in err) == (code, code == 2)
+    assert (got, "o.mov" in err and "; use -" in err) == (code, code == 2)
     assert (tmp_path / "o.mov").exists() is (code == 0)
     assert not (tmp_path / "o.mov.partial").exists()
