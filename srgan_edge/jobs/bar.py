@@ -1,7 +1,7 @@
 """Show how far the current job is: a live bar in a terminal, a line a minute without one.
 
-A video is counted in frames, a still image in tiles. The name is cut to the room that the bar
-leaves, however narrow the terminal is.
+A video is counted in frames, a still image in tiles, and images that several workers make together
+as such. The name is cut to the room that the bar leaves, however narrow the terminal is.
 """
 
 import time
@@ -27,8 +27,8 @@ SECONDS_BETWEEN_LINES = 60
 
 BAR_CELLS = 20
 
-_OTHERS_CELLS = {"frames": 58, "tiles": 47}
-"""Room for the bar, counts, speed (of frames alone) and time left, with the gaps between."""
+_OTHERS_CELLS = {"frames": 58, "images": 62, "tiles": 47}
+"""Room for the bar, counts, speed (not of tiles) and time left, with the gaps between."""
 _SHORTEST_NAME_CELLS = 4
 _NARROW_CELLS = 60
 """In a narrower terminal there is neither speed nor time left."""
@@ -61,7 +61,7 @@ class JobBar:
             place: its place among the jobs, such as `3 of 400`; empty if it is the only one.
             total: frames or tiles to expect; None: unknown.
             done: how many of them an earlier run did.
-            unit: `frames` or `tiles`.
+            unit: `frames`, `images` or `tiles`.
         """
         self.end()  # also that of the same job, which may start over
         self._name, self._place, self._unit = name, place, unit
@@ -99,8 +99,8 @@ class JobBar:
         parts = [f"{self._place}, {name}" if self._place else name]
         parts[0] += f": {_count(done, total, self._unit)}"
         speed = (done - self._begun_with) / max(time.monotonic() - self._began_at, 1e-6)
-        if self._unit == "frames":
-            parts.append(f"{speed:.1f} fps")
+        if self._unit != "tiles":
+            parts.append(_speed(speed, self._unit))
         if total is not None and speed > 0:
             parts.append(f"{max(0.0, total - done) / speed / 60:.0f} min left")
         return ", ".join(parts)
@@ -134,6 +134,10 @@ def _count(done: int, total: int | None, unit: str) -> str:
     return f"{done}/{'?' if total is None else total} {unit}"
 
 
+def _speed(per_second: float, unit: str) -> str:
+    return f"{per_second:.1f} {'fps' if unit == 'frames' else f'{unit}/s'}"
+
+
 class _NameColumn(ProgressColumn):
     """The place among the jobs and the name, as long as there is room."""
 
@@ -154,6 +158,6 @@ class _NameColumn(ProgressColumn):
 class _FpsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.speed or task.finished_speed
-        if speed is None or task.fields["unit"] != "frames":
+        if speed is None or task.fields["unit"] == "tiles":
             return Text("")
-        return Text(f"{speed:.1f} fps", style="cyan")
+        return Text(_speed(speed, task.fields["unit"]), style="cyan")

@@ -24,14 +24,13 @@ from pathlib import Path
 from secrets import token_hex
 from statistics import median
 from time import monotonic
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeGuard
 
 from srgan_edge.errors import (
     EngineLost,
     InputDamaged,
     OutputFailed,
     ResourcesExhausted,
-    SrganEdgeError,
 )
 from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
@@ -89,6 +88,9 @@ class Task:
     next_pts: int | None = None
     """Expected time of the frame behind the segment; None: it is the last one."""
 
+    def discard(self) -> None:
+        Path(self.file).unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class MadeSegment:
@@ -124,8 +126,22 @@ class WorkerLost(Exception):
     """A worker ended without an answer. The message completes "the worker ..."."""
 
 
-Answer = tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]
-"""A worker, its task, and the result or the reason why there is none."""
+class Work(Protocol):
+    """A task of a worker: a segment, or several images."""
+
+    @property
+    def run(self) -> str:
+        """Differs between those who give tasks: an answer may come when they are gone."""
+        ...
+
+    def discard(self) -> None:
+        """Remove the files that were made."""
+        ...
+
+
+Answer = tuple[int, Work, Any]
+"""A worker, its task, and the result (as `MadeSegment`), or the `SrganEdgeError` or `WorkerLost`
+why there is none."""
 
 
 class Crew(Protocol):
@@ -147,11 +163,11 @@ class Crew(Protocol):
         """Return the name of a worker, for people."""
         ...
 
-    def tasks(self, worker: int) -> Sequence[Task]:
+    def tasks(self, worker: int) -> Sequence[Work]:
         """Return the unanswered tasks of a worker; the first one is in progress."""
         ...
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, task: Work) -> None:
         """Queue a task for a worker."""
         ...
 
@@ -246,11 +262,11 @@ class Fanout:
             if isinstance(answer, WorkerLost | EngineLost):
                 self._crew.replace(worker)
             if not self._is_wanted(task):
-                Path(task.file).unlink(missing_ok=True)
+                task.discard()
             elif isinstance(answer, MadeSegment):
                 self._take(answer, Path(task.file), self._crew.name(worker))
             else:
-                Path(task.file).unlink(missing_ok=True)
+                task.discard()
                 self._refuse_hopeless(task.number, answer)
             self._enter()
         made = self._entered
@@ -301,9 +317,10 @@ class Fanout:
             if self._is_wanted(task)
         )
 
-    def _is_wanted(self, task: Task) -> bool:
-        is_made = task.number < self._work.segments or task.number in self._waiting
-        return task.run == self._run and not is_made
+    def _is_wanted(self, task: Work) -> TypeGuard[Task]:
+        if not isinstance(task, Task) or task.run != self._run:
+            return False
+        return task.number >= self._work.segments and task.number not in self._waiting
 
     def _missing(self, in_work: Mapping[int, int]) -> Iterator[int]:
         """Yield the segments that nobody makes and that may be made now, in order."""
@@ -347,7 +364,7 @@ class Fanout:
         if made.inexact:
             file.unlink(missing_ok=True)
             self._read_from_start(made.inexact)
-        elif made.pts and _sha256(file) != made.sha256:
+        elif made.pts and file_sha256(file) != made.sha256:
             file.unlink(missing_ok=True)
             failed = OutputFailed(f"{file} is not what was written to it")
             self._refuse_hopeless(made.number, failed)
@@ -427,7 +444,7 @@ class Fanout:
                     f"worker {why}; the same command goes on from there"
                 ) from why
             raise why
-        self._say(f"segment {number} is made again: {_sentence(why)}")
+        self._say(f"segment {number} is made again: {why_again(why)}")
 
 
 def _merged(notes: Sequence[Notes]) -> Notes:
@@ -447,11 +464,13 @@ def _merged(notes: Sequence[Notes]) -> Notes:
     )
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file; empty if there is none."""
     with suppress(FileNotFoundError):
         return sha256_of(file)
     return ""
 
 
-def _sentence(why: Exception) -> str:
+def why_again(why: Exception) -> str:
+    """Return why something is made again, for people."""
     return f"its worker {why}" if isinstance(why, WorkerLost) else str(why)
