@@ -30,6 +30,8 @@ BAR_CELLS = 20
 _OTHERS_CELLS = {"frames": 58, "images": 62, "tiles": 47}
 """Room for the bar, counts, speed (not of tiles) and time left, with the gaps between."""
 _SHORTEST_NAME_CELLS = 4
+_GAP_CELLS = 4
+"""Gaps beside the place and the speeds of workers."""
 _NARROW_CELLS = 60
 """In a narrower terminal there is neither speed nor time left."""
 
@@ -45,6 +47,7 @@ class JobBar:
             BarColumn(BAR_CELLS),
             TextColumn("{task.fields[count]}"),
             *(speed_and_time if console.width >= _NARROW_CELLS else ()),
+            _WorkersColumn(console),
             console=console,
             disable=quiet or not console.is_terminal,
             transient=True,
@@ -53,6 +56,7 @@ class JobBar:
         self._name, self._place, self._unit = "", "", "frames"
         self._began_at = self._last_line = time.monotonic()
         self._begun_with = 0
+        self._workers: tuple[str, ...] = ()
 
     def begin(self, name: str, place: str, total: int | None, done: int, unit: str) -> None:
         """Show another job instead of the one before.
@@ -66,7 +70,7 @@ class JobBar:
         self.end()  # also that of the same job, which may start over
         self._name, self._place, self._unit = name, place, unit
         self._began_at = self._last_line = time.monotonic()
-        self._begun_with = done
+        self._begun_with, self._workers = done, ()
         self._task = self._progress.add_task(
             name,
             total=total,
@@ -74,6 +78,7 @@ class JobBar:
             place=place,
             unit=unit,
             count=_count(done, total, unit),
+            workers=(),
         )
         self._progress.start()
 
@@ -87,6 +92,12 @@ class JobBar:
         elif not self._quiet and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(escape(self._line(done, total)), soft_wrap=True)
+
+    def workers_at(self, *texts: str) -> None:
+        """Show with the next count how fast workers are: the first text that there is room for."""
+        self._workers = texts
+        if not self._progress.disable:
+            self._progress.update(self._task, workers=texts)
 
     def end(self) -> None:
         """Remove the bar."""
@@ -103,6 +114,8 @@ class JobBar:
             parts.append(_speed(speed, self._unit))
         if total is not None and speed > 0:
             parts.append(f"{max(0.0, total - done) / speed / 60:.0f} min left")
+        if self._workers:
+            parts.append(self._workers[0])
         return ", ".join(parts)
 
 
@@ -153,6 +166,20 @@ class _NameColumn(ProgressColumn):
         room = self._console.width - _OTHERS_CELLS[task.fields["unit"]] - len(place)
         room = max(_SHORTEST_NAME_CELLS, room)
         return Text(place + shortened(printable(task.description), room, mark), no_wrap=True)
+
+
+class _WorkersColumn(ProgressColumn):
+    """The speeds of workers, in the room that the whole name leaves."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def render(self, task: Task) -> Text:
+        name = cell_len(printable(task.description)) + len(task.fields["place"])
+        room = self._console.width - _OTHERS_CELLS[task.fields["unit"]] - name - _GAP_CELLS
+        texts = map(printable, task.fields["workers"])
+        return Text(next((it for it in texts if cell_len(it) <= room), ""), no_wrap=True)
 
 
 class _FpsColumn(ProgressColumn):

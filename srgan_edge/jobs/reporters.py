@@ -180,6 +180,10 @@ class Reporter(Protocol):
         """
         ...
 
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        """Report what each of several workers made lately, of the current video or the images."""
+        ...
+
     def ended(self, outcome: Outcome) -> None: ...
 
     def closed(self, outcomes: list[Outcome]) -> None:
@@ -206,6 +210,8 @@ class Unheard:
     def tiles_done(self, done: int, total: int) -> None: ...
 
     def images_done(self, done: int, total: int) -> None: ...
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None: ...
 
     def ended(self, outcome: Outcome) -> None: ...
 
@@ -256,6 +262,9 @@ class Forwarding:
 
     def images_done(self, done: int, total: int) -> None:
         self._shown.images_done(done, total)
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._shown.workers_at(recent)
 
     def ended(self, outcome: Outcome) -> None:
         self._shown.ended(outcome)
@@ -316,6 +325,9 @@ class TerminalReporter:
         if not self._together:
             self._bar.end()
 
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._bar.workers_at(*_speeds(recent))
+
     def ended(self, outcome: Outcome) -> None:
         self._number += 1
         if not self._together:
@@ -351,6 +363,9 @@ class JsonReporter:
 
     def __init__(self) -> None:
         self._frames, self._last = 0, 0.0
+        self._together = False
+        """Several images are in work."""
+        self._workers: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -365,18 +380,26 @@ class JsonReporter:
         _emit("note", text=text)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        self._frames, self._last = done, time.monotonic()
+        if not self._together:
+            self._frames, self._last, self._workers = done, time.monotonic(), {}
         _emit("started", source=str(job.source), target=str(job.target), frames=frames, done=done)
 
     def frame_done(self) -> None:
         self._frames += 1
-        self._progress(frames=self._frames)
+        if not self._together:
+            self._progress(frames=self._frames)
 
     def tiles_done(self, done: int, total: int) -> None:
         self._progress(frames=self._frames, tiles=done, tiles_expected=total)
 
     def images_done(self, done: int, total: int) -> None:
+        if not self._together:
+            self._last, self._workers = time.monotonic(), {}
+        self._together = done < total
         self._progress(images=done, images_expected=total)
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._workers = {it.worker: round(it.frames_per_second, 2) for it in recent}
 
     def ended(self, outcome: Outcome) -> None:
         _emit("ended", **outcome.record())
@@ -390,7 +413,8 @@ class JsonReporter:
         now = time.monotonic()
         if now - self._last >= self.PROGRESS_SECONDS:
             self._last = now
-            _emit("progress", **numbers)
+            workers = {"workers": self._workers} if self._workers else {}
+            _emit("progress", **numbers, **workers)
 
 
 def _with_name(outcome: Outcome, error: SrganEdgeError) -> str:
@@ -436,6 +460,15 @@ def shared_by(shares: Sequence[WorkerShare], unit: str = "fps") -> str:
         return f"made by {count}: {', '.join(_speed_of(it, unit) for it in shares)}"
     slowest, *_, fastest = sorted(shares, key=lambda it: it.frames_per_second)
     return f"made by {count}, from {_speed_of(slowest, unit)} to {_speed_of(fastest, unit)}"
+
+
+def _speeds(recent: Sequence[WorkerShare]) -> tuple[str, str]:
+    """Return the speeds of workers: of each if they are few, and only the slowest and fastest."""
+    ends = sorted(recent, key=lambda it: it.frames_per_second)
+    short = f"{ends[0].frames_per_second:.1f} to {ends[-1].frames_per_second:.1f} each"
+    if len(recent) > _FEW_WORKERS:
+        return f"{short} of {len(recent)}", short
+    return ", ".join(f"{it.frames_per_second:.1f} by {it.worker}" for it in recent), short
 
 
 def _speed_of(share: WorkerShare, unit: str) -> str:

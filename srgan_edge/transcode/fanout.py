@@ -13,7 +13,7 @@ as both results have the same bytes.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +50,9 @@ a kill of the driver can cost."""
 
 LATE = 1.5
 """A worker is late with a segment after so many times the median time that segments take."""
+
+RECENT = 4
+"""Segments, or images, by which the speed of a worker is shown during the work."""
 
 MOST_FAILURES = 2
 """Times that a segment is given to another worker because the one before failed."""
@@ -204,6 +207,18 @@ def tiles_of(upscaler: FrameUpscaler, width: int, height: int) -> str:
     return f"{len(plan.tiles)} tiles of {'{}x{}'.format(*plan.window_size)} px, {batch} a call"
 
 
+class Recent:
+    """The latest segments, or images, of each worker."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, deque[WorkerShare]] = {}
+
+    def after(self, share: WorkerShare) -> list[WorkerShare]:
+        """Add another one, and return what each worker made lately, by their names."""
+        self._made.setdefault(share.worker, deque(maxlen=RECENT)).append(share)
+        return [reduce(add, made) for _, made in sorted(self._made.items())]
+
+
 class Fanout:
     """Makes the segments of one video that are missing, once, by `run`.
 
@@ -214,6 +229,7 @@ class Fanout:
         on_frame: called for each frame that is in the journal.
         say: called with lines for the user.
         clock: returns seconds.
+        on_speeds: called with what each worker made lately.
     """
 
     def __init__(
@@ -226,7 +242,9 @@ class Fanout:
         on_frame: Callable[[], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = monotonic,
+        on_speeds: Callable[[Sequence[WorkerShare]], None] = lambda recent: None,
     ) -> None:
+        self._on_speeds, self._recent = on_speeds, Recent()
         self._crew, self._order, self._work = crew, order, work
         self._on_frame, self._say, self._clock = on_frame, say, clock
         self._borders, self._run = borders, token_hex(4)
@@ -373,6 +391,7 @@ class Fanout:
             self._seconds.append(made.seconds)
             share = WorkerShare(worker, len(made.pts), made.seconds)
             self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
+            self._on_speeds(self._recent.after(share))
             if made.ended:
                 last = made.number if made.pts else made.number - 1
                 self._last = last if self._last is None else min(self._last, last)

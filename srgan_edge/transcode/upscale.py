@@ -248,6 +248,7 @@ def _by_crew(
         *(crew(), order, begins, info.frames_expected, work),
         reporter.frame_done,
         lambda line: reporter.note(f"{source.name}: {line}"),
+        on_speeds=reporter.workers_at,
     ).run()
     if made.damaged is None:
         return made

@@ -34,6 +34,7 @@ from srgan_edge.transcode.fanout import (
     LATE,
     MOST_FAILURES,
     Crew,
+    Recent,
     WorkerLost,
     file_sha256,
     tiles_of,
@@ -186,6 +187,7 @@ class ImageFanout:
         """When each worker began the chunk that it works on."""
         self._seconds: list[float] = []
         self._shares: dict[str, WorkerShare] = {}
+        self._recent = Recent()
         self._folders: set[Path] = set()
         self._life = ExitStack()
 
@@ -419,6 +421,7 @@ class ImageFanout:
         self._seconds.append(made.seconds)
         share = WorkerShare(worker, 1, made.seconds)
         self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
+        self._reporter.workers_at(self._recent.after(share))
         self._notes[number] += made.notes
         try:
             part.publish()

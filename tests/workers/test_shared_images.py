@@ -336,7 +336,8 @@ def test_a_worker_that_is_killed_costs_no_image(tmp_path, photos, alone, crew, b
     assert any("is made again: its worker was ended by SIGKILL" in note for note in heard.notes)
 
 
-def test_a_folder_of_images_and_videos(cli, tmp_path):
+def test_a_folder_of_images_and_videos(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("srgan_edge.jobs.reporters.JsonReporter.PROGRESS_SECONDS", 0)
     (tmp_path / "in" / "deep").mkdir(parents=True)
     for name in ("a.png", "c.png", "deep/d.png"):
         Image.new("RGB", (8, 9), len(name)).save(tmp_path / "in" / name)
@@ -344,9 +345,9 @@ def test_a_folder_of_images_and_videos(cli, tmp_path):
     clips.make(tmp_path / "in" / "b.mp4", frames=3, size=(32, 24))
     made = {}
     for device in ("cpu", "cpu,cpu"):
-        code, _, err = cli(
+        code, out, err = cli(
             *("upscale", "in", "-o", device, "-n", "edge-x4", "--device", device),
-            *("--preset", "ultrafast", "--report", "report.json"),
+            *("--preset", "ultrafast", "--report", "report.json", "--json-events"),
         )
         assert code == 3, err
         report = json.loads((tmp_path / "report.json").read_text())
@@ -355,7 +356,14 @@ def test_a_folder_of_images_and_videos(cli, tmp_path):
         assert {str(it.relative_to(tmp_path / device)) for it in files} == {
             *("a_x4.png", "b_x4.mp4", "c_x4.png", "deep/d_x4.png")
         }
-    assert "made by 2 workers" in err
+    events = [json.loads(line) for line in out.splitlines()]
+    progress = [it for it in events if it["event"] == "progress"]
+    assert [it["images"] for it in progress if "images" in it][-1] == 4
+    assert all(it["images_expected"] == 4 for it in progress if "images" in it)
+    for unit in ("images", "frames"):
+        *_, speeds = [it["workers"] for it in progress if unit in it and "workers" in it]
+        assert speeds.keys() <= {"1 (cpu)", "2 (cpu)"}
+        assert all(speeds.values())
     one, two = made["cpu"], made["cpu,cpu"]
     assert one.keys() == two.keys()
     for name in one:
