@@ -34,7 +34,7 @@ from srgan_edge.jobs.plan import (
     refuse_excerpt,
     result_suffix,
 )
-from srgan_edge.jobs.reporters import Outcome, VideoResult
+from srgan_edge.jobs.reporters import Outcome, Unheard, VideoResult
 from srgan_edge.jobs.size import wanted_size
 from srgan_edge.model.library import bundled_models, find_model
 from srgan_edge.model.mixture import DENOISE, FIDELITY, mixed_model
@@ -478,7 +478,7 @@ class _Engines:
             listener.notes.append(line)
 
 
-class _Listener:
+class _Listener(Unheard):
     """The reporter of one file: keeps its notes, and passes progress on."""
 
     def __init__(self, progress: Callable[[Progress], object] | None) -> None:
@@ -487,13 +487,6 @@ class _Listener:
         self._total: int | None = None
         self._resumed = self._frames = 0
         self._started = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None: ...
 
     def note(self, text: str) -> None:
         _log.info("%s", text)
@@ -513,12 +506,6 @@ class _Listener:
             self._progress(Progress(self._frames, self._total, fps))
         except Exception as error:
             raise _CallbackFailed(error) from error
-
-    def tiles_done(self, done: int, total: int) -> None: ...
-
-    def ended(self, outcome: Outcome) -> None: ...
-
-    def closed(self, outcomes: list[Outcome]) -> None: ...
 
 
 class _CallbackFailed(BaseException):

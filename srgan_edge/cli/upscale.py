@@ -211,14 +211,14 @@ def upscale(
         _model(
             metavar="DEVICE[,...]",
             help="auto, cpu, cuda or cuda:N; onnxruntime also has tensorrt and rtx. Several, with "
-            "commas, share the segments of a video.",
+            "commas, share images and the segments of a video.",
         ),
     ] = "auto",
     ray: Annotated[
         str | None,
         _model(
             metavar="ADDRESS|auto|local",
-            help="Share the segments of a video among the nodes of a Ray cluster.",
+            help="Share images and the segments of a video among the nodes of a Ray cluster.",
         ),
     ] = None,
     allow_mixed: Annotated[
