@@ -15,6 +15,7 @@ from srgan_edge.cli.common import (
     bundled_names,
     pixels_or,
     say,
+    until_the_end,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
@@ -196,20 +197,29 @@ def upscale(
             "networks break.",
         ),
     ] = None,
+    denoise: Annotated[
+        float | None,
+        _model(
+            metavar="0..1",
+            help="With -n srgan-real-x4: 1 is its own strength, and less keeps more of the noise, "
+            "grain and artifacts of the source, as srgan-x4 does at 0.",
+            show_default=False,
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: Annotated[
         str,
         _model(
             metavar="DEVICE[,...]",
             help="auto, cpu, cuda or cuda:N; onnxruntime also has tensorrt and rtx. Several, with "
-            "commas, share the segments of a video.",
+            "commas, share images and the segments of a video.",
         ),
     ] = "auto",
     ray: Annotated[
         str | None,
         _model(
             metavar="ADDRESS|auto|local",
-            help="Share the segments of a video among the nodes of a Ray cluster.",
+            help="Share images and the segments of a video among the nodes of a Ray cluster.",
         ),
     ] = None,
     allow_mixed: Annotated[
@@ -315,40 +325,51 @@ def upscale(
     """Upscale images and videos: files, folders or a stream."""
     from dataclasses import replace
 
-    from srgan_edge.jobs.plan import (
-        Naming,
-        Options,
-        names_stream,
-        plan_jobs,
-        plan_stream,
-        refuse_clashes,
-        refuse_excerpt,
-        refuse_type,
-        result_suffix,
-    )
-    from srgan_edge.jobs.report_file import ReportFile
-    from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.jobs.size import wanted_size
-    from srgan_edge.model.library import find_model
-    from srgan_edge.model.store import is_model_address
-    from srgan_edge.run import run_jobs
-    from srgan_edge.steady import steady_from_text
-    from srgan_edge.suited import AUTO, SCALE
-    from srgan_edge.tiling import Tiling
-    from srgan_edge.video.excerpt import Excerpt
-    from srgan_edge.video.frame import Encoding
+    from srgan_edge.ahead import readers_started
+    from srgan_edge.machine import without_collections
 
     wanted = [*(inputs or []), *(more_inputs or [])]
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    if str(output) != "-":
+        until_the_end.enter_context(readers_started(wanted, looks=model == "auto"))
+
+    with without_collections():
+        from srgan_edge.jobs.plan import (
+            Naming,
+            Options,
+            names_stream,
+            plan_jobs,
+            plan_stream,
+            refuse_clashes,
+            refuse_excerpt,
+            refuse_type,
+            result_suffix,
+        )
+        from srgan_edge.jobs.report_file import ReportFile
+        from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+        from srgan_edge.jobs.size import wanted_size
+        from srgan_edge.model.library import find_model
+        from srgan_edge.model.store import is_model_address
+        from srgan_edge.run import run_jobs
+        from srgan_edge.steady import steady_from_text
+        from srgan_edge.suited import AUTO, SCALE
+        from srgan_edge.tiling import Tiling
+        from srgan_edge.video.excerpt import Excerpt
+        from srgan_edge.video.frame import Encoding
+
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     letters = fidelity == "auto"
     if fidelity is not None and not letters:
-        from srgan_edge.model.mixture import fidelity_from_text, mixed_model
+        from srgan_edge.model.mixture import FIDELITY, mixed_model
 
-        model = mixed_model(model, fidelity_from_text(fidelity))
+        model = mixed_model(model, FIDELITY, FIDELITY.number(fidelity))
+    if denoise is not None:
+        from srgan_edge.model.mixture import DENOISE, mixed_model
+
+        model = mixed_model(model, DENOISE, denoise)
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     scale: float = SCALE

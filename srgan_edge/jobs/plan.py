@@ -42,12 +42,9 @@ from srgan_edge.video.endpoint import (
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
+from srgan_edge.video.suffixes import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
-    | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
-)
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 

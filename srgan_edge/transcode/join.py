@@ -89,7 +89,7 @@ class Joiner:
     """
 
     entry: ClassVar[str] = "srgan_edge.transcode.join:serve"
-    """For `child.started_ahead`."""
+    """For `child.started_ahead`; `ahead` has it too."""
 
     def __init__(
         self,

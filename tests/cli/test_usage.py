@@ -164,7 +164,7 @@ def test_models_are_completed(cli, monkeypatch):
         ("upscale in.png -g 0", "upscale has no -g; type --device cuda:N"),
         ("upscale in.png --gpu-id 0", "upscale has no --gpu-id; type --device cuda:N"),
         ("upscale in.png --face_enhance", "upscale has no --face_enhance; leave it out: faces"),
-        ("upscale in.png -dn 0.5", "choose a model with -n"),
+        ("upscale in.png -dn 0.5", "type --denoise X, from 0 to 1, with -n srgan-real-x4"),
         ("upscale in.png --scale 2", "upscale has no --scale; type -s X, or --outscale X"),
         ("upscale in.png --batch many", "invalid value for '--batch'"),
         ("upscale in.png --decode tpu", "'tpu' is not one of 'auto', 'cpu', 'gpu'"),
