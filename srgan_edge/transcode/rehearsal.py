@@ -86,19 +86,20 @@ def rehearse(order: Order, on_step: Callable[[], None] = lambda: None) -> Rehear
     try:
         rehearsal, found = _tried(order, on_step)
     except Unfit as unfit:
-        problem = unfit.why
+        problem, untried = unfit.why, str(unfit)
     except OutputFailed as failed:
-        problem = str(failed)
+        problem = untried = str(failed)
     else:
         if not found:
             return rehearsal
         problem = f"{target.name} cannot hold {order.source} as it is ({'; '.join(found)})"
+        untried = problem
     for typed, other in _others(order):
         with suppress(UsageError, OutputFailed):
             if not _tried(other, on_step)[1]:
-                problem += f"; use {typed}"
+                untried = f"{problem}; use {typed}"
                 break
-    raise UsageError(problem)
+    raise UsageError(untried)
 
 
 def _others(order: Order) -> Iterator[tuple[str, Order]]:

@@ -387,15 +387,18 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
             isinstance(error, av.error.ExternalError) and address_space_is_limited()
         ):
             raise HostMemoryExhausted from error
-        said = " ".join(f"{key}={value}" for key, value in options.items())
+        asked = {"crf": encoding.crf, "preset": encoding.preset}
+        typed = [f"--{key} {value}" for key, value in asked.items() if value is not None]
+        typed += [f"-e {key}={value}" for key, value in encoding.options.items()]
+        instead = "" if encoding.codec == "libx264" else "possible: -c libx264"
         raise Unfit(
-            f"{encoding.codec} does not accept {said or 'frames'} for "
+            f"{encoding.codec} does not accept {' '.join(typed) or 'frames'} for "
             f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}",
-            "" if encoding.codec == "libx264" else "possible: -c libx264",
+            "correct it, or leave it out" if typed else instead,
         ) from error
     if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)
-        raise UsageError(f"{encoding.codec} has no option {unknown}")
+        raise UsageError(f"{encoding.codec} has no option {unknown}; leave it out")
 
 
 def _refuse_options(encoding: Encoding, hdr: StaticHdr) -> None:

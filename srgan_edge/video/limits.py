@@ -1,5 +1,6 @@
 """Limits on what may be asked of encoders: options, quality factors, frame sizes that play."""
 
+import re
 from collections.abc import Mapping
 
 from srgan_edge.errors import UsageError
@@ -26,10 +27,14 @@ _OF_THE_SOURCE_INSIDE = frozenset(
     {
         *("fullrange", "range", "colormatrix", "colorprim", "transfer", "chromaloc", "sar", "fps"),
         *("color-range", "color-primaries", "transfer-characteristics", "matrix-coefficients"),
-        *("timebase", "input-res", "input-csp", "input-depth"),
+        *("timebase", "input-res", "input-csp", "input-depth", "crop-rect", "display-window"),
+        *("interlaced", "interlace", "tff", "bff", "fake-interlaced", "field", "frame-packing"),
     }
 )
 """The same in the parameters of x264, x265 and SVT-AV1."""
+
+_FIELDS = frozenset({"ildct", "ilme"})
+"""Flags that mark frames as two fields, which no result has."""
 
 _OF_SEVERAL_PASSES = frozenset({"pass", "stats", "dump-yuv", "recon"})
 """Parameters that read or write other files; segments are encoded once."""
@@ -87,7 +92,10 @@ def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> No
             *(text for name, text in inside.items() if name in within),
         ]
 
-    if of_frames := found(_OF_THE_SOURCE, _OF_THE_SOURCE_INSIDE):
+    of_fields = (
+        [given["flags"]] if _FIELDS & set(re.split("[+-]", options.get("flags", ""))) else []
+    )
+    if of_frames := of_fields + found(_OF_THE_SOURCE, _OF_THE_SOURCE_INSIDE):
         raise UsageError(f"{of_frames[0]}: the source decides that; leave it out")
     passes = found(_OF_SEVERAL_PASSES, _OF_SEVERAL_PASSES)
     if "pass" in options.get("flags", ""):

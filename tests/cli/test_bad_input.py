@@ -143,8 +143,8 @@ BAD_ENCODINGS = [
     (["-c", "png", "--pix-fmt", "rgb24", "-o", "out.mkv"], "cannot hold png; use -o out.mov"),
     (["-c", "utvideo", "-o", "out.mkv"], "out.mkv cannot hold utvideo; use -c libx264"),
     (
-        ["-c", "mjpeg"],
-        "mjpeg does not accept frames for 256x192 yuv420p: Invalid argument; possible",
+        ["-c", "mpeg2video"],
+        "mpeg2video does not accept frames for 256x192 yuv420p: Invalid argument; use -c libx264",
     ),
     (["-f", "avi"], "-f avi; possible for videos: m4v, mkv, mov, mp4, webm"),
     (["-f", "png"], "-f png; possible for videos: m4v, mkv, mov, mp4, webm"),
