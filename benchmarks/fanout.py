@@ -2,11 +2,14 @@
 
     python benchmarks/fanout.py measure --out benchmarks/results/fanout-2-cores.json
     python benchmarks/fanout.py simulate benchmarks/results/fanout-2-cores.json [--plot FILE.png]
+    python benchmarks/fanout.py images --out benchmarks/results/fanout-images-2-cores.json
 
 `measure` upscales a clip with 1, 2, 4 and 8 workers of this machine, on an engine that sleeps
 100 ms a frame and repeats pixels: it stands for a GPU, as its time needs no core. Another run, of
 one worker with a real engine, has the sizes and the spread of real segments; and two, which repeat
 pixels without sleep, have what planning, joining and checking cost for each frame more.
+
+`images` does so with 64 images and 1, 2 and 4 workers, in turns.
 
 `simulate` gives the scheduler itself, with its journal, a crew whose workers and clock are events.
 It first predicts the runs that were measured, from that of one worker; then a video of two hours.
@@ -20,7 +23,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,11 +36,14 @@ from pipeline import DEMO_CLIP, repeated
 
 from srgan_edge import engines, run
 from srgan_edge.files import sha256_of
+from srgan_edge.image.still import StillImage
+from srgan_edge.image.writer import write_image
 from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.reporters import Unheard
 from srgan_edge.run import open_upscaler
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
-from srgan_edge.transcode.fanout import Answer, Crew, Fanout, MadeSegment, Order, Task
+from srgan_edge.transcode.fanout import Answer, Crew, Fanout, MadeSegment, Order, Task, Work
 from srgan_edge.transcode.recipe import Saved
 from srgan_edge.transcode.segments import SEGMENT_FRAMES
 from srgan_edge.transcode.upscale import upscale_video_file
@@ -43,6 +51,7 @@ from srgan_edge.transcode.work_folder import open_work_folder
 from srgan_edge.video.frame import Encoding, Notes
 from srgan_edge.workers import processes
 from srgan_edge.workers.crew import crew_beside
+from srgan_edge.workers.images import Asked, ImageFanout
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -54,6 +63,10 @@ SLEEPING_FRAMES = 16
 """Frames in a segment of the engine that sleeps."""
 SEGMENTS = 128
 REAL_WORKERS = (1, 2, 4, 8)
+
+IMAGES = 64
+IMAGE_WORKERS = (1, 2, 4)
+IMAGE_TURNS = 8
 
 VIDEO_HOURS = 2
 VIDEO_FRAMES = 170_000
@@ -116,7 +129,12 @@ def main() -> None:
     simulating.add_argument("measured", type=Path)
     simulating.add_argument("--plot", type=Path)
     simulating.add_argument("--out", type=Path)
+    imaging = verbs.add_parser("images")
+    imaging.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.verb == "images":
+        harness.publish(images_measured(), arguments.out)
+        return
     if arguments.verb == "measure":
         harness.publish(measured(), arguments.out)
         return
@@ -156,6 +174,51 @@ def measured() -> dict[str, Any]:
         **{name: asdict(it) for name, it in found.items()},
         "sleeping": [asdict(it) for it in sleeping],
     }
+
+
+def images_measured() -> dict[str, Any]:
+    """Return the seconds for the images with each number of workers, which are opened before."""
+    options = replace(OPTIONS, existing="replace")
+    seconds: dict[int, list[float]] = {workers: [] for workers in IMAGE_WORKERS}
+    sleep_everywhere(SLEEP_MS)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open_upscaler(options, print, 1) as opened,
+        ExitStack() as life,
+    ):
+        folder, random = Path(name), np.random.default_rng(1)
+        jobs = []
+        for number in range(IMAGES):
+            source = folder / f"{number}.png"
+            pixels = random.integers(0, 256, (36, 64, 3), np.uint8)
+            write_image(source, StillImage(pixels))
+            jobs.append(Asked(Job(source, folder / "out" / source.name, "image")))
+        crews = {
+            workers: life.enter_context(
+                crew_beside(opened, replace(options, devices=("cpu",) * workers), 1, print)
+            )
+            for workers in IMAGE_WORKERS
+        }
+        for turn in range(1 + IMAGE_TURNS):
+            for workers, crew in crews.items():
+                begun = time.perf_counter()
+                outcomes = ImageFanout(
+                    *(partial(_same, crew), jobs, opened.upscaler, options, Unheard())
+                ).run()
+                assert all(outcome.error is None for outcome in outcomes)
+                if turn:  # the first one starts the decoders
+                    seconds[workers].append(round(time.perf_counter() - begun, 3))
+    least = {workers: min(turns) for workers, turns in seconds.items()}  # the least disturbed
+    return {
+        "sleep_ms": SLEEP_MS,
+        "images": IMAGES,
+        "seconds": seconds,
+        "speed_up": {workers: round(least[1] / it, 2) for workers, it in least.items()},
+    }
+
+
+def _same(crew: Crew) -> Crew:
+    return crew
 
 
 def sleep_everywhere(milliseconds: int) -> None:
@@ -203,7 +266,7 @@ class Recorded:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._crew, name)
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, task: Work) -> None:
         self.given.append(time.perf_counter())
         self._crew.give(worker, task)
 
@@ -215,6 +278,7 @@ class Recorded:
             self.answered.append(time.perf_counter())
             _, task, answer = answered
             assert isinstance(answer, MadeSegment), answer
+            assert isinstance(task, Task)
             self.made.append(answer)
             self.bytes.append(Path(task.file).stat().st_size)
         return answered
@@ -286,13 +350,14 @@ class Events:
     def name(self, worker: int) -> str:
         return str(worker)
 
-    def tasks(self, worker: int) -> Sequence[Task]:
+    def tasks(self, worker: int) -> Sequence[Work]:
         return self._queues[worker]
 
     def replace(self, worker: int) -> None:
         raise AssertionError("nobody dies here")
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, task: Work) -> None:
+        assert isinstance(task, Task)
         seconds = self._random.choice(self._world.segment_seconds)
         seconds *= (self._world.slow or {}).get(worker, 1.0)
         self._queues[worker].append(task)

@@ -98,6 +98,31 @@ def replace_when_whole(
 
 
 @contextmanager
+def open_when_whole(
+    path: Path, option: str = "-o", *, overwrite: bool = True, into: Path | None = None
+) -> Iterator[BinaryIO]:
+    """Yield an open file that becomes `path` at the end, as `replace_when_whole` describes.
+
+    Args:
+        into: an empty file that is written instead and stays as it is; whoever made it gives it
+            its name. Once that is removed, no other one appears.
+
+    Raises:
+        OutputFailed: as `replace_when_whole` does.
+        OSError: `into` cannot be written.
+    """
+    if into is not None:
+        with into.open("r+b") as file:
+            yield file
+        return
+    with (
+        replace_when_whole(path, option, overwrite=overwrite) as partial,
+        partial.open("wb") as file,
+    ):
+        yield file
+
+
+@contextmanager
 def folder_when_whole(
     path: Path, option: str, known_by: str, inputs: Iterable[Path] = (), *, overwrite: bool
 ) -> Iterator[Path]:

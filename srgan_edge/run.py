@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from srgan_edge.ahead import children_of
@@ -24,7 +25,7 @@ from srgan_edge.isolation.child import started_ahead
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.jobs.reporters import Outcome, Reporter, VideoDamaged
+from srgan_edge.jobs.reporters import Heard, Outcome, Reporter, VideoDamaged
 from srgan_edge.jobs.size import Source
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
@@ -55,29 +56,43 @@ class Opened:
     """Strength with which the detail of videos is kept from frame to frame."""
 
 
+@dataclass(frozen=True)
+class UpscaledImage:
+    """The facts of an image that was upscaled."""
+
+    frames: int
+    source_size: tuple[int, int]
+    """Width and height of the input in pixels."""
+    size: tuple[int, int]
+    """Those of the result."""
+
+
 def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     """Upscale the file of every job; return the worst exit code.
+
+    Several workers make all images first, side by side, and then one video after another.
 
     Raises:
         SrganEdgeError: nothing could be started, because of the model, the engine or the options.
     """
     refuse_outscale(options.outscale)
     slots = video_slots() if any(job.kind == "video" for job in jobs) else 1
-    outcomes, in_use = [], None
+    outcomes: dict[int, Outcome] = {}
     with (
         started_ahead(_children(jobs, options)),
         ImageProcess(options.max_pixels) as images,
-        _Models(options, reporter, slots) as models,
+        _Models(options, reporter, slots, len(jobs)) as models,
     ):
-        for job in jobs:
+        if options.has_workers:
+            outcomes |= _images_of_workers(jobs, options, images, models, reporter)
+        for number, job in enumerate(jobs):
+            if number in outcomes:
+                continue
             job_options, job_reporter = options, reporter
             if options.model == AUTO and not _is_kept(job, options):
                 job_options, job_reporter = _suited(job, options, images, reporter)
             setting = setting_for(job, job_options, reporter.note)
-            opened = models.opened(job_options.model, setting)
-            if opened is not in_use:
-                in_use = opened
-                reporter.began(opened.summary, opened.made_by, len(jobs))
+            opened = models.use(job_options.model, setting)
             crew = None
             if job.kind == "video" and options.has_workers:
                 job_options = replace(job_options, decode=_decoder_of_workers(options, models))
@@ -87,12 +102,41 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
                 decoder = choose_decoder(options.decode, device, models.say_once)
                 job_options = replace(job_options, decode=decoder)
             elif options.has_workers:
-                models.say_once(f"images are upscaled by one engine, on {options.device}")
+                models.say_once(f"a single image is upscaled by one engine, on {options.device}")
             outcome = do_job(job, opened, images, job_options, job_reporter, crew=crew)
             reporter.ended(outcome)
-            outcomes.append(outcome)
-    reporter.closed(outcomes)
-    return max(outcome.exit_code for outcome in outcomes)
+            outcomes[number] = outcome
+    reporter.closed([outcomes[number] for number in range(len(jobs))])
+    return max(outcome.exit_code for outcome in outcomes.values())
+
+
+def _images_of_workers(
+    jobs: list[Job], options: Options, images: ImageProcess, models: "_Models", reporter: Reporter
+) -> dict[int, Outcome]:
+    """Let workers make all images, those of one model after those of another.
+
+    Returns:
+        The outcomes by the numbers of the jobs. A single image of a model has none, and neither has
+        one whose result is kept: one engine is enough for them.
+    """
+    from srgan_edge.workers.images import Asked, ImageFanout
+
+    groups: dict[str, dict[int, Asked]] = {}
+    for number, job in enumerate(jobs):
+        if job.kind == "image" and not _is_kept(job, options):
+            chosen, heard = options, Heard()
+            if options.model == AUTO:
+                chosen, _ = _suited(job, options, images, heard)
+            groups.setdefault(chosen.model, {})[number] = Asked(job, heard.notes)
+    outcomes: dict[int, Outcome] = {}
+    for model, asked in groups.items():
+        if len(asked) > 1:
+            opened = models.use(model)
+            crew = models.crew(opened, model, None)
+            own = replace(options, model=model)
+            made = ImageFanout(crew, list(asked.values()), opened.upscaler, own, reporter).run()
+            outcomes |= zip(asked, made, strict=True)
+    return outcomes
 
 
 def _children(jobs: list[Job], options: Options) -> list[str]:
@@ -106,8 +150,10 @@ def _children(jobs: list[Job], options: Options) -> list[str]:
 class _Models:
     """The models of one command, each opened when it is first needed."""
 
-    def __init__(self, options: Options, reporter: Reporter, slots: int) -> None:
+    def __init__(self, options: Options, reporter: Reporter, slots: int, jobs: int) -> None:
         self._options, self._reporter, self._slots = options, reporter, slots
+        self._jobs = jobs
+        self._in_use: Opened | None = None
         self._opened: dict[tuple[str, Setting | None], Opened] = {}
         self._crews: dict[tuple[str, Setting | None], Crew] = {}
         self._said: set[str] = set()
@@ -118,6 +164,14 @@ class _Models:
 
     def __exit__(self, *exception: object) -> None:
         self._life.close()
+
+    def use(self, model: str, setting: Setting | None = None) -> Opened:
+        """Return a model on its engine, and report it unless it is the one that was used last."""
+        opened = self.opened(model, setting)
+        if opened is not self._in_use:
+            self._in_use = opened
+            self._reporter.began(opened.summary, opened.made_by, self._jobs)
+        return opened
 
     def opened(self, model: str, setting: Setting | None = None) -> Opened:
         """Return a model on its engine; `auto` is any one that is open, or else the quick one.
@@ -268,22 +322,16 @@ def do_job(
             line = f"detail may flicker; to steady it: pip install '{REQUIREMENT}'"
             reporter.note(f"{job.source.name}: {line}")
         options = replace(options, steady=opened.steady)
+    if (outcome := settled(job, options)) is not None:
+        return outcome
     started, redone_before = time.monotonic(), upscaler.tiles_redone
     damage: VideoDamaged | None = None
     try:
-        if job.outlet is None and options.existing != "replace" and is_taken(job.target):
-            if options.existing == "keep":
-                return Outcome(job, skipped=True)
-            if not was_finished(job, restart=options.restart):
-                raise UsageError(
-                    f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
-                )
-        if job.outlet is None:
-            refuse_irreplaceable(job.target)
         with folder_made(job.target.parent):
             if job.kind == "image":
                 video = None
-                frames, size = _upscale_image(job, upscaler, images, options, reporter)
+                image = upscale_image(job, upscaler, images, options, reporter)
+                frames, size = image.frames, image.size
             elif job.is_stream:
                 from srgan_edge.live.upscale import upscale_stream
 
@@ -312,6 +360,29 @@ def do_job(
         return Outcome(job, seconds=time.monotonic() - started, error=failure)
     seconds, redone = time.monotonic() - started, upscaler.tiles_redone - redone_before
     return Outcome(job, frames, seconds, f"{size[0]}x{size[1]}", redone, damage, video=video)
+
+
+def settled(job: Job, options: Options) -> Outcome | None:
+    """Return the outcome of a job whose result exists or cannot be written; None: it is to be done.
+
+    What only the input and the disk reveal is found by the work.
+    """
+    if job.outlet is not None:
+        return None
+    try:
+        if options.existing != "replace" and is_taken(job.target):
+            if options.existing == "keep":
+                return Outcome(job, skipped=True)
+            if not was_finished(job, restart=options.restart):
+                raise UsageError(
+                    f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
+                )
+        refuse_irreplaceable(job.target)
+    except OSError as error:
+        return Outcome(job, error=output_failed(job.target, error))
+    except SrganEdgeError as refused:
+        return Outcome(job, error=refused)
+    return None
 
 
 def _is_steadied(info: EngineInfo) -> bool:
@@ -383,9 +454,24 @@ def _factor_of_image(job: Job, images: ImageProcess, options: Options) -> float 
         return options.factor(Source(reader.width, reader.height))
 
 
-def _upscale_image(
-    job: Job, upscaler: FrameUpscaler, images: ImageProcess, options: Options, reporter: Reporter
-) -> tuple[int, tuple[int, int]]:
+def upscale_image(
+    job: Job,
+    upscaler: FrameUpscaler,
+    images: ImageProcess,
+    options: Options,
+    reporter: Reporter,
+    into: Path | None = None,
+) -> UpscaledImage:
+    """Upscale an image file.
+
+    Args:
+        into: an empty file that is written instead of the job's target; see
+            `files.open_when_whole`.
+
+    Raises:
+        SrganEdgeError: the input is refused or damaged, or the result cannot be written.
+        OSError: `into` cannot be written.
+    """
     enlargement = _factor_of_image(job, images, options) or upscaler.scale
     with images.open(job.source, enlargement) as reader:
         size = options.final_size(Source(reader.width, reader.height), upscaler.scale)
@@ -404,7 +490,9 @@ def _upscale_image(
             reporter.note(f"{job.source.name}: {remark}")
         reporter.started(job, reader.frames)
         if reader.frames == 1:
-            with image_file(job.target, like, *size, overwrite=options.overwrite) as write:
+            with image_file(
+                job.target, like, *size, overwrite=options.overwrite, into=into
+            ) as write:
                 for stripe in enlarged(reader, upscaler, *size, reporter.tiles_done):
                     write(stripe)
                     del stripe  # before the next one is made
@@ -417,9 +505,10 @@ def _upscale_image(
                 reader.seconds,
                 reader.plays,
                 overwrite=options.overwrite,
+                into=into,
             ) as write:
                 for frame in range(reader.frames):
                     reader.seek(frame)
                     write(joined(list(enlarged(reader, upscaler, *size))))
                     reporter.frame_done()
-    return reader.frames, size
+    return UpscaledImage(reader.frames, (reader.width, reader.height), size)

@@ -44,6 +44,8 @@ class Listener:
 
     def started(self, job, frames, done=0): ...
 
+    def workers_at(self, recent): ...
+
     def frame_done(self):
         self.frames += 1
 

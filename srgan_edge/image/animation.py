@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import open_when_whole
 from srgan_edge.image.png import PngWriter
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import (
@@ -36,6 +36,7 @@ def animation_file(
     plays: int,
     *,
     overwrite: bool = True,
+    into: Path | None = None,
 ) -> Iterator[Callable[[StillImage], None]]:
     """Yield a function that takes the frames in order; `path` appears once all are written.
 
@@ -49,12 +50,13 @@ def animation_file(
         seconds: duration of each frame.
         plays: number of times the animation is played; 0: forever.
         overwrite: replace a file that appears at `path` in the meantime.
+        into: see `files.open_when_whole`.
 
     Raises:
         OutputFailed: the file cannot be written.
     """
     name = format_from_suffix(path)
-    with replace_when_whole(path, overwrite=overwrite) as partial, partial.open("wb") as file:
+    with open_when_whole(path, overwrite=overwrite, into=into) as file:
         if name == "PNG":
             has_alpha = like.alpha is not None
             channels = samples(like, with_alpha=has_alpha).shape[2]

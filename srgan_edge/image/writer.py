@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import open_when_whole
 from srgan_edge.image import png, tiff
 from srgan_edge.image.colors import COLOR_CHUNK_BYTES, TRANSFER_FUNCTION, lost_in, of_tiff_tags
 from srgan_edge.image.metadata import exif_with_dpi
@@ -117,6 +117,7 @@ def image_file(
     option: str = "-o",
     *,
     overwrite: bool = True,
+    into: Path | None = None,
 ) -> Iterator[Callable[[StillImage], None]]:
     """Yield a function that takes stripes from the top; `path` appears once all are written.
 
@@ -127,6 +128,7 @@ def image_file(
         like: the image, or any of its rows, used for everything but its pixels.
         option: what names another file, for error messages.
         overwrite: replace a file that appears at `path` in the meantime.
+        into: see `files.open_when_whole`.
 
     Raises:
         UsageError: as in `refuse_unwritable`, or a stripe is transparent and the format cannot be.
@@ -136,10 +138,7 @@ def image_file(
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
     channels = (1 if like.gray else 3) + has_alpha
-    with (
-        replace_when_whole(path, option, overwrite=overwrite) as partial,
-        partial.open("wb") as file,
-    ):
+    with open_when_whole(path, option, overwrite=overwrite, into=into) as file:
         writer = _writer(path, file, like, (width, height), channels)
 
         def write(stripe: StillImage) -> None:

@@ -1,7 +1,7 @@
 """Show how far the current job is: a live bar in a terminal, a line a minute without one.
 
-A video is counted in frames, a still image in tiles. The name is cut to the room that the bar
-leaves, however narrow the terminal is.
+A video is counted in frames, a still image in tiles, and images that several workers make together
+as such. The name is cut to the room that the bar leaves, however narrow the terminal is.
 """
 
 import time
@@ -27,9 +27,11 @@ SECONDS_BETWEEN_LINES = 60
 
 BAR_CELLS = 20
 
-_OTHERS_CELLS = {"frames": 58, "tiles": 47}
-"""Room for the bar, counts, speed (of frames alone) and time left, with the gaps between."""
+_OTHERS_CELLS = {"frames": 58, "images": 62, "tiles": 47}
+"""Room for the bar, counts, speed (not of tiles) and time left, with the gaps between."""
 _SHORTEST_NAME_CELLS = 4
+_GAP_CELLS = 4
+"""Gaps beside the place and the speeds of workers."""
 _NARROW_CELLS = 60
 """In a narrower terminal there is neither speed nor time left."""
 
@@ -45,6 +47,7 @@ class JobBar:
             BarColumn(BAR_CELLS),
             TextColumn("{task.fields[count]}"),
             *(speed_and_time if console.width >= _NARROW_CELLS else ()),
+            _WorkersColumn(console),
             console=console,
             disable=quiet or not console.is_terminal,
             transient=True,
@@ -53,6 +56,7 @@ class JobBar:
         self._name, self._place, self._unit = "", "", "frames"
         self._began_at = self._last_line = time.monotonic()
         self._begun_with = 0
+        self._workers: tuple[str, ...] = ()
 
     def begin(self, name: str, place: str, total: int | None, done: int, unit: str) -> None:
         """Show another job instead of the one before.
@@ -61,12 +65,12 @@ class JobBar:
             place: its place among the jobs, such as `3 of 400`; empty if it is the only one.
             total: frames or tiles to expect; None: unknown.
             done: how many of them an earlier run did.
-            unit: `frames` or `tiles`.
+            unit: `frames`, `images` or `tiles`.
         """
         self.end()  # also that of the same job, which may start over
         self._name, self._place, self._unit = name, place, unit
         self._began_at = self._last_line = time.monotonic()
-        self._begun_with = done
+        self._begun_with, self._workers = done, ()
         self._task = self._progress.add_task(
             name,
             total=total,
@@ -74,6 +78,7 @@ class JobBar:
             place=place,
             unit=unit,
             count=_count(done, total, unit),
+            workers=(),
         )
         self._progress.start()
 
@@ -88,6 +93,12 @@ class JobBar:
             self._last_line = time.monotonic()
             self._console.print(escape(self._line(done, total)), soft_wrap=True)
 
+    def workers_at(self, *texts: str) -> None:
+        """Show with the next count how fast workers are: the first text that there is room for."""
+        self._workers = texts
+        if not self._progress.disable:
+            self._progress.update(self._task, workers=texts)
+
     def end(self) -> None:
         """Remove the bar."""
         self._progress.stop()  # if it is left running, the cursor stays hidden
@@ -99,10 +110,12 @@ class JobBar:
         parts = [f"{self._place}, {name}" if self._place else name]
         parts[0] += f": {_count(done, total, self._unit)}"
         speed = (done - self._begun_with) / max(time.monotonic() - self._began_at, 1e-6)
-        if self._unit == "frames":
-            parts.append(f"{speed:.1f} fps")
+        if self._unit != "tiles":
+            parts.append(_speed(speed, self._unit))
         if total is not None and speed > 0:
             parts.append(f"{max(0.0, total - done) / speed / 60:.0f} min left")
+        if self._workers:
+            parts.append(self._workers[0])
         return ", ".join(parts)
 
 
@@ -134,6 +147,10 @@ def _count(done: int, total: int | None, unit: str) -> str:
     return f"{done}/{'?' if total is None else total} {unit}"
 
 
+def _speed(per_second: float, unit: str) -> str:
+    return f"{per_second:.1f} {'fps' if unit == 'frames' else f'{unit}/s'}"
+
+
 class _NameColumn(ProgressColumn):
     """The place among the jobs and the name, as long as there is room."""
 
@@ -151,9 +168,23 @@ class _NameColumn(ProgressColumn):
         return Text(place + shortened(printable(task.description), room, mark), no_wrap=True)
 
 
+class _WorkersColumn(ProgressColumn):
+    """The speeds of workers, in the room that the whole name leaves."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def render(self, task: Task) -> Text:
+        name = cell_len(printable(task.description)) + len(task.fields["place"])
+        room = self._console.width - _OTHERS_CELLS[task.fields["unit"]] - name - _GAP_CELLS
+        texts = map(printable, task.fields["workers"])
+        return Text(next((it for it in texts if cell_len(it) <= room), ""), no_wrap=True)
+
+
 class _FpsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.speed or task.finished_speed
-        if speed is None or task.fields["unit"] != "frames":
+        if speed is None or task.fields["unit"] == "tiles":
             return Text("")
-        return Text(f"{speed:.1f} fps", style="cyan")
+        return Text(_speed(speed, task.fields["unit"]), style="cyan")

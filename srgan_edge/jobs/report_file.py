@@ -55,6 +55,11 @@ class ReportFile(Forwarding):
         self._notes.append(text)
         self._shown.note(text)
 
+    def images_done(self, done: int, total: int) -> None:
+        if done == total:
+            self._notes = []  # about all of them, and not about the next file
+        self._shown.images_done(done, total)
+
     def ended(self, outcome: Outcome) -> None:
         model = self._made_by.get("model")
         self._jobs.append(_job_record(outcome) | {"model": model, "notes": self._notes})
@@ -95,6 +100,8 @@ def _job_record(outcome: Outcome) -> dict[str, Any]:
         "frames_per_second": round(outcome.frames_per_second, 3),
         "sha256": sha256_of(saved_as) if has_file else None,
     }
+    if outcome.worker:
+        record["worker"] = outcome.worker
     return record if video is None else record | video.record()
 
 

@@ -115,6 +115,8 @@ class Outcome:
     skipped: bool = False
     video: VideoResult | None = None
     """Facts about the video, if there is a result, even a partial one."""
+    worker: str = ""
+    """Name of the worker that made an image; empty if there are none."""
 
     @property
     def exit_code(self) -> int:
@@ -171,11 +173,63 @@ class Reporter(Protocol):
         """Report how many tiles of a still image are done; the total grows if they get smaller."""
         ...
 
+    def images_done(self, done: int, total: int) -> None:
+        """Report how many images are done of those that several workers make at once.
+
+        Their `started` and `ended` come in order, after the images before them. Ends with `total`.
+        """
+        ...
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        """Report what each of several workers made lately, of the current video or the images."""
+        ...
+
     def ended(self, outcome: Outcome) -> None: ...
 
     def closed(self, outcomes: list[Outcome]) -> None:
         """Report the end of all jobs."""
         ...
+
+
+class Unheard:
+    """Passes over every event; derived ones override those that they look at."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def started(self, job: Job, frames: int | None, done: int = 0) -> None: ...
+
+    def frame_done(self) -> None: ...
+
+    def tiles_done(self, done: int, total: int) -> None: ...
+
+    def images_done(self, done: int, total: int) -> None: ...
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None: ...
+
+    def ended(self, outcome: Outcome) -> None: ...
+
+    def closed(self, outcomes: list[Outcome]) -> None: ...
+
+
+class Heard(Unheard):
+    """Keeps all notes, and counts frames."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.frames = 0
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def frame_done(self) -> None:
+        self.frames += 1
 
 
 class Forwarding:
@@ -206,6 +260,12 @@ class Forwarding:
     def tiles_done(self, done: int, total: int) -> None:
         self._shown.tiles_done(done, total)
 
+    def images_done(self, done: int, total: int) -> None:
+        self._shown.images_done(done, total)
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._shown.workers_at(recent)
+
     def ended(self, outcome: Outcome) -> None:
         self._shown.ended(outcome)
 
@@ -223,6 +283,8 @@ class TerminalReporter:
         self._jobs, self._number = 1, 1
         self._frames: int | None = None
         self._done, self._counts_tiles = 0, False
+        self._together = False
+        """Several images are in work, and the bar is that of all."""
 
     def __enter__(self) -> Self:
         return self
@@ -239,6 +301,8 @@ class TerminalReporter:
             self._console.print(f"[dim]{escape(printable(text))}[/]", soft_wrap=True)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
+        if self._together:
+            return
         self._frames, self._done = frames, done
         place = f"{self._number} of {self._jobs}" if self._jobs > 1 else ""
         self._counts_tiles = job.kind == "image" and frames == 1
@@ -247,15 +311,27 @@ class TerminalReporter:
 
     def frame_done(self) -> None:
         self._done += 1
-        if not self._counts_tiles:
+        if not (self._counts_tiles or self._together):
             self._bar.show(self._done, self._frames)
 
     def tiles_done(self, done: int, total: int) -> None:
         self._bar.show(done, total)
 
+    def images_done(self, done: int, total: int) -> None:
+        if not self._together:
+            self._bar.begin(f"{total} images", "", total, done, "images")
+        self._together = done < total
+        self._bar.show(done, total)
+        if not self._together:
+            self._bar.end()
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._bar.workers_at(*_speeds(recent))
+
     def ended(self, outcome: Outcome) -> None:
         self._number += 1
-        self._bar.end()
+        if not self._together:
+            self._bar.end()
         if outcome.error is not None:
             print_error(outcome.error)
         elif not self._quiet:
@@ -287,6 +363,9 @@ class JsonReporter:
 
     def __init__(self) -> None:
         self._frames, self._last = 0, 0.0
+        self._together = False
+        """Several images are in work."""
+        self._workers: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -301,15 +380,26 @@ class JsonReporter:
         _emit("note", text=text)
 
     def started(self, job: Job, frames: int | None, done: int = 0) -> None:
-        self._frames, self._last = done, time.monotonic()
+        if not self._together:
+            self._frames, self._last, self._workers = done, time.monotonic(), {}
         _emit("started", source=str(job.source), target=str(job.target), frames=frames, done=done)
 
     def frame_done(self) -> None:
         self._frames += 1
-        self._progress(frames=self._frames)
+        if not self._together:
+            self._progress(frames=self._frames)
 
     def tiles_done(self, done: int, total: int) -> None:
         self._progress(frames=self._frames, tiles=done, tiles_expected=total)
+
+    def images_done(self, done: int, total: int) -> None:
+        if not self._together:
+            self._last, self._workers = time.monotonic(), {}
+        self._together = done < total
+        self._progress(images=done, images_expected=total)
+
+    def workers_at(self, recent: Sequence[WorkerShare]) -> None:
+        self._workers = {it.worker: round(it.frames_per_second, 2) for it in recent}
 
     def ended(self, outcome: Outcome) -> None:
         _emit("ended", **outcome.record())
@@ -323,7 +413,8 @@ class JsonReporter:
         now = time.monotonic()
         if now - self._last >= self.PROGRESS_SECONDS:
             self._last = now
-            _emit("progress", **numbers)
+            workers = {"workers": self._workers} if self._workers else {}
+            _emit("progress", **numbers, **workers)
 
 
 def _with_name(outcome: Outcome, error: SrganEdgeError) -> str:
@@ -362,17 +453,26 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
         yield f"states no color {' and '.join(info.color.assumed)}: taken as {matrix}, {span}"
 
 
-def shared_by(shares: Sequence[WorkerShare]) -> str:
+def shared_by(shares: Sequence[WorkerShare], unit: str = "fps") -> str:
     """Return a line with the speeds of workers: of all if they are few, else of the ends."""
     count = f"{len(shares)} workers" if len(shares) > 1 else "one worker"
     if len(shares) <= _FEW_WORKERS:
-        return f"made by {count}: {', '.join(map(_speed_of, shares))}"
+        return f"made by {count}: {', '.join(_speed_of(it, unit) for it in shares)}"
     slowest, *_, fastest = sorted(shares, key=lambda it: it.frames_per_second)
-    return f"made by {count}, from {_speed_of(slowest)} to {_speed_of(fastest)}"
+    return f"made by {count}, from {_speed_of(slowest, unit)} to {_speed_of(fastest, unit)}"
 
 
-def _speed_of(share: WorkerShare) -> str:
-    return f"{share.frames_per_second:.1f} fps by {share.worker}"
+def _speeds(recent: Sequence[WorkerShare]) -> tuple[str, str]:
+    """Return the speeds of workers: of each if they are few, and only the slowest and fastest."""
+    ends = sorted(recent, key=lambda it: it.frames_per_second)
+    short = f"{ends[0].frames_per_second:.1f} to {ends[-1].frames_per_second:.1f} each"
+    if len(recent) > _FEW_WORKERS:
+        return f"{short} of {len(recent)}", short
+    return ", ".join(f"{it.frames_per_second:.1f} by {it.worker}" for it in recent), short
+
+
+def _speed_of(share: WorkerShare, unit: str) -> str:
+    return f"{share.frames_per_second:.1f} {unit} by {share.worker}"
 
 
 def remarks_after(

@@ -6,11 +6,11 @@ Each thread decodes in a child process of its own. Requests and queued jobs take
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 from srgan_edge.engines import video_slots
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError
@@ -18,7 +18,7 @@ from srgan_edge.files import sha256_of
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job as PlannedJob
 from srgan_edge.jobs.plan import Options
-from srgan_edge.jobs.reporters import Outcome
+from srgan_edge.jobs.reporters import Outcome, Unheard
 from srgan_edge.run import Opened, do_job, open_upscaler
 from srgan_edge.serve.batching import SharedCalls
 from srgan_edge.serve.log import Log
@@ -322,7 +322,7 @@ class _Model:
         self._life.close()
 
 
-class _Listener:
+class _Listener(Unheard):
     """The reporter of one image: keeps notes, and stops it when nobody wants it any more."""
 
     def __init__(self, unwanted: Callable[[], bool], max_seconds: float) -> None:
@@ -330,27 +330,14 @@ class _Listener:
         self._unwanted, self._max_seconds = unwanted, max_seconds
         self._began = time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None: ...
-
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-    def started(self, job: PlannedJob, frames: int | None, done: int = 0) -> None: ...
 
     def frame_done(self) -> None:
         self._go_on()
 
     def tiles_done(self, done: int, total: int) -> None:
         self._go_on()
-
-    def ended(self, outcome: Outcome) -> None: ...
-
-    def closed(self, outcomes: list[Outcome]) -> None: ...
 
     def _go_on(self) -> None:
         if self._unwanted():

@@ -13,7 +13,7 @@ as both results have the same bytes.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,14 +24,13 @@ from pathlib import Path
 from secrets import token_hex
 from statistics import median
 from time import monotonic
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeGuard
 
 from srgan_edge.errors import (
     EngineLost,
     InputDamaged,
     OutputFailed,
     ResourcesExhausted,
-    SrganEdgeError,
 )
 from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
@@ -51,6 +50,9 @@ a kill of the driver can cost."""
 
 LATE = 1.5
 """A worker is late with a segment after so many times the median time that segments take."""
+
+RECENT = 4
+"""Segments, or images, by which the speed of a worker is shown during the work."""
 
 MOST_FAILURES = 2
 """Times that a segment is given to another worker because the one before failed."""
@@ -89,6 +91,9 @@ class Task:
     next_pts: int | None = None
     """Expected time of the frame behind the segment; None: it is the last one."""
 
+    def discard(self) -> None:
+        Path(self.file).unlink(missing_ok=True)
+
 
 @dataclass(frozen=True)
 class MadeSegment:
@@ -124,8 +129,22 @@ class WorkerLost(Exception):
     """A worker ended without an answer. The message completes "the worker ..."."""
 
 
-Answer = tuple[int, Task, MadeSegment | SrganEdgeError | WorkerLost]
-"""A worker, its task, and the result or the reason why there is none."""
+class Work(Protocol):
+    """A task of a worker: a segment, or several images."""
+
+    @property
+    def run(self) -> str:
+        """Differs between those who give tasks: an answer may come when they are gone."""
+        ...
+
+    def discard(self) -> None:
+        """Remove the files that were made."""
+        ...
+
+
+Answer = tuple[int, Work, Any]
+"""A worker, its task, and the result (as `MadeSegment`), or the `SrganEdgeError` or `WorkerLost`
+why there is none."""
 
 
 class Crew(Protocol):
@@ -147,11 +166,11 @@ class Crew(Protocol):
         """Return the name of a worker, for people."""
         ...
 
-    def tasks(self, worker: int) -> Sequence[Task]:
+    def tasks(self, worker: int) -> Sequence[Work]:
         """Return the unanswered tasks of a worker; the first one is in progress."""
         ...
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, task: Work) -> None:
         """Queue a task for a worker."""
         ...
 
@@ -188,6 +207,18 @@ def tiles_of(upscaler: FrameUpscaler, width: int, height: int) -> str:
     return f"{len(plan.tiles)} tiles of {'{}x{}'.format(*plan.window_size)} px, {batch} a call"
 
 
+class Recent:
+    """The latest segments, or images, of each worker."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, deque[WorkerShare]] = {}
+
+    def after(self, share: WorkerShare) -> list[WorkerShare]:
+        """Add another one, and return what each worker made lately, by their names."""
+        self._made.setdefault(share.worker, deque(maxlen=RECENT)).append(share)
+        return [reduce(add, made) for _, made in sorted(self._made.items())]
+
+
 class Fanout:
     """Makes the segments of one video that are missing, once, by `run`.
 
@@ -198,6 +229,7 @@ class Fanout:
         on_frame: called for each frame that is in the journal.
         say: called with lines for the user.
         clock: returns seconds.
+        on_speeds: called with what each worker made lately.
     """
 
     def __init__(
@@ -210,7 +242,9 @@ class Fanout:
         on_frame: Callable[[], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = monotonic,
+        on_speeds: Callable[[Sequence[WorkerShare]], None] = lambda recent: None,
     ) -> None:
+        self._on_speeds, self._recent = on_speeds, Recent()
         self._crew, self._order, self._work = crew, order, work
         self._on_frame, self._say, self._clock = on_frame, say, clock
         self._borders, self._run = borders, token_hex(4)
@@ -246,11 +280,11 @@ class Fanout:
             if isinstance(answer, WorkerLost | EngineLost):
                 self._crew.replace(worker)
             if not self._is_wanted(task):
-                Path(task.file).unlink(missing_ok=True)
+                task.discard()
             elif isinstance(answer, MadeSegment):
                 self._take(answer, Path(task.file), self._crew.name(worker))
             else:
-                Path(task.file).unlink(missing_ok=True)
+                task.discard()
                 self._refuse_hopeless(task.number, answer)
             self._enter()
         made = self._entered
@@ -301,9 +335,10 @@ class Fanout:
             if self._is_wanted(task)
         )
 
-    def _is_wanted(self, task: Task) -> bool:
-        is_made = task.number < self._work.segments or task.number in self._waiting
-        return task.run == self._run and not is_made
+    def _is_wanted(self, task: Work) -> TypeGuard[Task]:
+        if not isinstance(task, Task) or task.run != self._run:
+            return False
+        return task.number >= self._work.segments and task.number not in self._waiting
 
     def _missing(self, in_work: Mapping[int, int]) -> Iterator[int]:
         """Yield the segments that nobody makes and that may be made now, in order."""
@@ -347,7 +382,7 @@ class Fanout:
         if made.inexact:
             file.unlink(missing_ok=True)
             self._read_from_start(made.inexact)
-        elif made.pts and _sha256(file) != made.sha256:
+        elif made.pts and file_sha256(file) != made.sha256:
             file.unlink(missing_ok=True)
             failed = OutputFailed(f"{file} is not what was written to it")
             self._refuse_hopeless(made.number, failed)
@@ -356,6 +391,7 @@ class Fanout:
             self._seconds.append(made.seconds)
             share = WorkerShare(worker, len(made.pts), made.seconds)
             self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
+            self._on_speeds(self._recent.after(share))
             if made.ended:
                 last = made.number if made.pts else made.number - 1
                 self._last = last if self._last is None else min(self._last, last)
@@ -427,7 +463,7 @@ class Fanout:
                     f"worker {why}; the same command goes on from there"
                 ) from why
             raise why
-        self._say(f"segment {number} is made again: {_sentence(why)}")
+        self._say(f"segment {number} is made again: {why_again(why)}")
 
 
 def _merged(notes: Sequence[Notes]) -> Notes:
@@ -447,11 +483,13 @@ def _merged(notes: Sequence[Notes]) -> Notes:
     )
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file; empty if there is none."""
     with suppress(FileNotFoundError):
         return sha256_of(file)
     return ""
 
 
-def _sentence(why: Exception) -> str:
+def why_again(why: Exception) -> str:
+    """Return why something is made again, for people."""
     return f"its worker {why}" if isinstance(why, WorkerLost) else str(why)

@@ -7,7 +7,7 @@ and only then moved to its final name.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,11 +244,17 @@ def _by_crew(
         length=recipe.length,
         tiles=tiles_of(upscaler, info.width, info.height),
     )
-    return Fanout(
+    made = Fanout(
         *(crew(), order, begins, info.frames_expected, work),
         reporter.frame_done,
         lambda line: reporter.note(f"{source.name}: {line}"),
+        on_speeds=reporter.workers_at,
     ).run()
+    if made.damaged is None:
+        return made
+    as_typed = InputDamaged(str(made.damaged).replace(order.source, str(source)))
+    as_typed.__cause__ = made.damaged.__cause__
+    return replace(made, damaged=as_typed)
 
 
 def _result(

@@ -1,5 +1,6 @@
 """Answers of workers: a result, or an error of ours by its name and text."""
 
+import json
 import traceback
 from collections.abc import Callable
 from fractions import Fraction
@@ -9,6 +10,7 @@ import msgspec
 
 from srgan_edge.errors import (
     EngineLost,
+    HostMemoryExhausted,
     InputDamaged,
     InputRefused,
     ModelRefused,
@@ -16,6 +18,7 @@ from srgan_edge.errors import (
     ResourcesExhausted,
     SrganEdgeError,
     UsageError,
+    lacks_memory,
 )
 
 T = TypeVar("T")
@@ -43,8 +46,11 @@ def answer_of(call: Callable[[], object]) -> bytes:
         kinds = (it.__name__ for it in type(error).__mro__)
         name = next((it for it in kinds if it in _ERRORS), ResourcesExhausted.__name__)
         answer = _Answer(error=name, text=str(error))
-    except Exception:
-        answer = _Answer(error="bug", text=traceback.format_exc()[-4000:])
+    except Exception as error:
+        if lacks_memory(error):
+            answer = _Answer(error=ResourcesExhausted.__name__, text=str(HostMemoryExhausted()))
+        else:
+            answer = _Answer(error="bug", text=traceback.format_exc()[-4000:])
     return encoded(answer)
 
 
@@ -63,13 +69,13 @@ def result_of(data: bytes, kind: type[T], worker: str) -> T | SrganEdgeError:
 
 
 def encoded(message: object) -> bytes:
-    """Return a dataclass as JSON."""
-    return msgspec.json.encode(message, enc_hook=_to_json)
+    """Return a dataclass as JSON; names of files may have bytes that are not UTF-8."""
+    return json.dumps(msgspec.to_builtins(message, enc_hook=_to_json)).encode()
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
     """Return the dataclass that `encoded` was given."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_from_json)
+    return msgspec.convert(json.loads(data), kind, dec_hook=_from_json)
 
 
 def _to_json(value: Any) -> Any:  # noqa: ANN401 - values that JSON lacks

@@ -1,12 +1,13 @@
 """Workers in a Ray cluster: an actor for each GPU, or for each node without one.
 
-Names, hashes and finished segments travel, frames never. A worker that sees the work folder puts
-its segments there; those of others come back through the object store, where no more lie than
-workers have tasks. An input that a node cannot read is sent there
-once if it is small, and so is a model file. Actors are not restarted by Ray, and their calls not
+Names, hashes, finished segments and images travel, frames never. A worker that sees the folder of
+the result puts them there; those of others come back through the object store, where no more lie
+than workers have tasks. An input that a node cannot read is sent there if it is small, a video
+once, and so is a model file. Actors are not restarted by Ray, and their calls not
 repeated: the driver gives a lost segment to another one.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ import signal
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -32,17 +33,16 @@ from srgan_edge.errors import (
     UsageError,
     typed,
 )
-from srgan_edge.files import content_sha256
-from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
+from srgan_edge.files import content_sha256, output_failed
+from srgan_edge.jobs.plan import Options
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, Work, WorkerLost
 from srgan_edge.workers.answers import answer_of, result_of
+from srgan_edge.workers.images import MOST_SHIPPED_BYTES, Chunk, ImageOrder, MadeChunk
 from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
 LOCAL = "local"
 """Instead of an address: a cluster of this machine alone, for this command."""
-
-MOST_SHIPPED_BYTES = 1 << 30
-"""Largest input that is sent to nodes that cannot read it."""
 
 _FOLDER = "srgan-edge-worker-"
 
@@ -59,11 +59,13 @@ class _Placed:
     name: str
     node: str
     actor: Any
-    tasks: "deque[tuple[Any, Task]]" = field(default_factory=deque)
+    tasks: "deque[tuple[Any, Work]]" = field(default_factory=deque)
     inputs: set[str] = field(default_factory=set)
     """Hashes of inputs that it can read."""
     folders: dict[Path, bool] = field(default_factory=dict)
     """Work folders of videos, and whether it sees them."""
+    unseen: set[Path] = field(default_factory=set)
+    """Folders of images that it cannot read."""
 
 
 class RayActors:
@@ -116,11 +118,17 @@ class RayActors:
     def name(self, worker: int) -> str:
         return self._there(worker).name
 
-    def tasks(self, worker: int) -> Sequence[Task]:
+    def tasks(self, worker: int) -> Sequence[Work]:
         return [task for _, task in self._there(worker).tasks]
 
-    def give(self, worker: int, task: Task) -> None:
-        placed, order = self._there(worker), task.order
+    def give(self, worker: int, task: Work) -> None:
+        placed = self._there(worker)
+        if isinstance(task, Chunk):
+            contents = dict(_unseen_by(placed, task))
+            placed.tasks.append((placed.actor.make_images.remote(task, contents), task))
+            return
+        assert isinstance(task, Task)
+        order = task.order
         if order.content_sha256 not in placed.inputs:
             self._bring_input(placed, Path(order.source), order.content_sha256)
         folder = Path(task.file).parent
@@ -145,14 +153,26 @@ class RayActors:
         placed = self._there(number)
         _, task = placed.tasks.popleft()
         try:
-            data, content = self._ray.get(ready[0])
+            data, contents = self._ray.get(ready[0])
         except self._full as error:
             return number, task, _store_full(error)
         except self._ray.exceptions.RayError as error:
             return number, task, WorkerLost(f"on {placed.node} ended ({_line_of(error)})")
-        if content:
+        if isinstance(task, Chunk):
+            for image in task.images:
+                if content := contents.get(image.number):
+                    with suppress(OSError), Path(image.file).open("r+b") as file:  # if it is wanted
+                        file.write(content)
+            made = result_of(data, MadeChunk, placed.name)
+            if isinstance(made, MadeChunk):
+                for image, answer in zip(task.images, made.answers, strict=True):
+                    if not answer:
+                        placed.unseen.add(Path(image.source).parent)
+            return number, task, made
+        assert isinstance(task, Task)
+        if contents:
             with suppress(FileNotFoundError):  # made twice, and its video is complete
-                Path(task.file).write_bytes(content)
+                Path(task.file).write_bytes(contents)
         return number, task, result_of(data, MadeSegment, placed.name)
 
     def replace(self, worker: int) -> None:
@@ -335,9 +355,81 @@ class _Actor:
         finally:
             file.unlink(missing_ok=True)
 
+    def make_images(
+        self, chunk: Chunk, contents: Mapping[int, bytes]
+    ) -> tuple[bytes, dict[int, bytes]]:
+        """Return the answer to a chunk, and the content of results by the numbers of their images.
+
+        A result whose file is seen here is written there, and has no content.
+
+        Args:
+            contents: of images that cannot be read here, by their numbers.
+        """
+        results: dict[int, bytes] = {}
+
+        def made() -> MadeChunk:
+            answers = [
+                self._image_made(image, chunk.options, contents, results) for image in chunk.images
+            ]
+            return MadeChunk([answer.decode() for answer in answers])
+
+        return answer_of(made), results
+
+    def _image_made(
+        self,
+        image: ImageOrder,
+        options: Options,
+        contents: Mapping[int, bytes],
+        results: dict[int, bytes],
+    ) -> bytes:
+        worker, own = self._worker, self._folder / "image"
+        assert worker is not None, "facts() comes first"
+        source, file, shared = Path(image.source), Path(image.file), Path(image.file).exists()
+        is_here = self.has(image.source, image.content_sha256)
+        if not is_here and image.number not in contents:
+            return b""
+        try:
+            own.mkdir(exist_ok=True)
+            if not is_here:
+                source = own / source.name
+                source.write_bytes(contents[image.number])
+            if not shared:
+                file = own / f"result{file.suffix}"
+                file.touch()
+            order = replace(image, source=str(source), file=str(file))
+            answer = answer_of(lambda: worker.make_image(order, options))
+            if not shared:
+                results[image.number] = file.read_bytes()
+        except OSError as error:
+            failed = output_failed(own, error)
+            return answer_of(lambda: _raise(failed))
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+        return answer.replace(_in_json(str(source)), _in_json(image.source))
+
     def tidy(self) -> None:
         """Remove its files; one that is killed at work leaves them to the next on its node."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _unseen_by(placed: _Placed, chunk: Chunk) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and content of each image that a node is known not to see, if it is small.
+
+    What cannot be read any more, the node reports as missing once more.
+    """
+    for image in chunk.images:
+        source = Path(image.source)
+        with suppress(OSError):
+            if source.parent in placed.unseen and source.stat().st_size <= MOST_SHIPPED_BYTES:
+                yield image.number, source.read_bytes()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _in_json(text: str) -> bytes:
+    return json.dumps(text)[1:-1].encode()
 
 
 def _own_folder() -> Path:

@@ -14,13 +14,15 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
 from srgan_edge.isolation import sandbox
-from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, WorkerLost
+from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, Work, WorkerLost
 from srgan_edge.workers.answers import answer_of, decoded, encoded, result_of
+from srgan_edge.workers.images import Chunk, MadeChunk
 from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
@@ -35,6 +37,14 @@ _STARTS = (
 )
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A task as it is sent: one of them."""
+
+    segment: Task | None = None
+    images: Chunk | None = None
 
 
 class Processes:
@@ -91,10 +101,10 @@ class Processes:
     def name(self, worker: int) -> str:
         return self._processes[worker].start.name
 
-    def tasks(self, worker: int) -> Sequence[Task]:
+    def tasks(self, worker: int) -> Sequence[Work]:
         return self._processes[worker].tasks
 
-    def give(self, worker: int, task: Task) -> None:
+    def give(self, worker: int, task: Work) -> None:
         self._processes[worker].give(task)
 
     def wait(self, seconds: float | None) -> Answer | None:
@@ -104,7 +114,7 @@ class Processes:
         number: int = ready[0][0].data
         process = self._processes[number]
         task = process.tasks.popleft()
-        return number, task, process.answer()
+        return number, task, process.answer(MadeChunk if isinstance(task, Chunk) else MadeSegment)
 
     def replace(self, worker: int) -> None:
         old = self._processes[worker]
@@ -134,7 +144,7 @@ class _Process:
 
     def __init__(self, start: Start) -> None:
         self.start = start
-        self.tasks: deque[Task] = deque()
+        self.tasks: deque[Work] = deque()
         """Tasks without an answer, in order."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -163,13 +173,17 @@ class _Process:
             raise answer
         return answer
 
-    def give(self, task: Task) -> None:
+    def give(self, task: Work) -> None:
         self.tasks.append(task)
-        self._send(task)
+        if isinstance(task, Chunk):
+            self._send(_Request(images=task))
+        else:
+            assert isinstance(task, Task)
+            self._send(_Request(segment=task))
 
-    def answer(self) -> MadeSegment | SrganEdgeError | WorkerLost:
-        """Return the answer to the first task, which has arrived."""
-        return self._received(MadeSegment)
+    def answer(self, kind: type[T]) -> T | SrganEdgeError | WorkerLost:
+        """Return the answer to the first task, which has arrived and has a result of a kind."""
+        return self._received(kind)
 
     def kill(self) -> None:
         """End the process now, and its children."""
@@ -180,7 +194,7 @@ class _Process:
         self.socket.close()
         self._complaints.close()
 
-    def _send(self, message: Start | Task) -> None:
+    def _send(self, message: Start | _Request) -> None:
         with suppress(OSError):  # that it is lost shows where its answer is read
             self.socket.send(encoded(message))
 
@@ -224,4 +238,8 @@ def main() -> None:
 
             connection.send(answer_of(opened))
             while worker:
-                connection.send(answer_of(lambda: worker[0].make(received(Task))))
+                request = received(_Request)
+                if request.images is not None:
+                    connection.send(answer_of(partial(worker[0].make_images, request.images)))
+                elif request.segment is not None:
+                    connection.send(answer_of(partial(worker[0].make, request.segment)))

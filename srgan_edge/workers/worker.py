@@ -1,4 +1,4 @@
-"""A worker: one engine, which makes the segments that it is asked for, of any video."""
+"""A worker: one engine, which makes the images and segments of videos that it is asked for."""
 
 import os
 import time
@@ -11,17 +11,22 @@ from typing import Any, Self
 import numpy as np
 
 from srgan_edge import __version__
+from srgan_edge.engines.base import EngineInfo
 from srgan_edge.errors import EngineLost, InputDamaged, InputRefused, ResourcesExhausted
 from srgan_edge.files import content_sha256, output_failed, sha256_of
 from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.jobs.plan import Options
-from srgan_edge.run import Opened, open_upscaler
+from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.reporters import Heard
+from srgan_edge.run import Opened, open_upscaler, upscale_image
 from srgan_edge.transcode.fanout import MadeSegment, Order, Task, frame_sha256, tiles_of
 from srgan_edge.transcode.recipe import Recipe
 from srgan_edge.transcode.segments import WrittenSegment
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.frame import FileOptions, Frame, Notes, VideoInfo, library_versions
+from srgan_edge.workers.answers import answer_of
+from srgan_edge.workers.images import Chunk, ImageOrder, MadeChunk, MadeImage
 
 MOST_PASSED_OVER = 150
 """Frames that are decoded for nothing before a file is opened anew at a keyframe instead."""
@@ -30,6 +35,9 @@ _DECISIVE = ("model", "tile", "overlap_px", "batch", "slots", "color_lock", "let
 """Values of `Opened.made_by` that count; its engine does too, without the number of a device."""
 
 _TRIAL_SIDE_PX = 48
+
+_LARGE_SIDE_PX = 4096
+"""Side of an image that is cut into smaller tiles once memory does not suffice."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Worker:
         )
         self._name, self._reading = start.name, _Reading()
         self._life.callback(self._reading.close)
+        self._images = self._life.enter_context(ImageProcess(options.max_pixels))
+        self._way_at_first = self._way()
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +96,47 @@ class Worker:
         except BaseException:
             self._reading.close()
             raise
+
+    def make_images(self, chunk: Chunk) -> MadeChunk:
+        """Make the images of a chunk; an error of one stops no other."""
+        options = chunk.options
+        answers = [answer_of(lambda: self.make_image(it, options)) for it in chunk.images]  # noqa: B023
+        return MadeChunk([answer.decode() for answer in answers])
+
+    def make_image(self, order: ImageOrder, options: Options) -> MadeImage:
+        """Make one image, in the file that the order names.
+
+        Raises:
+            InputRefused: the input is not here, or another one is.
+            EngineLost: the engine is not what it was, so that this worker has to end.
+            SrganEdgeError: as upscaling does.
+        """
+        began, upscaler, heard = time.monotonic(), self._opened.upscaler, Heard()
+        source, file = Path(order.source), Path(order.file)
+        _refuse_other_input(source, order.content_sha256)
+        job, redone_before = Job(source, Path(order.target), "image"), upscaler.tiles_redone
+        try:
+            image = upscale_image(job, upscaler, self._images, options, heard, file)
+            sha256 = sha256_of(file)
+        except OSError as error:
+            raise output_failed(job.target, error) from error
+        if self._way() != self._way_at_first:
+            raise EngineLost(f"{self._name}: {self._said[-1] if self._said else 'it changed'}")
+        return MadeImage(
+            *image.source_size,
+            frames=image.frames,
+            size="{}x{}".format(*image.size),
+            tiles=tiles_of(upscaler, *image.source_size),
+            tiles_redone=upscaler.tiles_redone - redone_before,
+            sha256=sha256,
+            notes=heard.notes,
+            seconds=time.monotonic() - began,
+        )
+
+    def _way(self) -> tuple[EngineInfo, str]:
+        """Return what changes with an engine that is lost or short of memory."""
+        upscaler = self._opened.upscaler
+        return upscaler.info, tiles_of(upscaler, _LARGE_SIDE_PX, _LARGE_SIDE_PX)
 
     def _made(self, task: Task) -> MadeSegment:
         began, upscaler, order = time.monotonic(), self._opened.upscaler, task.order

@@ -61,6 +61,37 @@ def test_without_a_terminal_there_is_a_line_a_minute(monkeypatch):
     assert tiles == "big.png: 2/7 tiles, 4 min left"
 
 
+@pytest.mark.parametrize(
+    ("columns", "texts"), [(80, set()), (94, {"1.5 to 3.0 each"}), (200, {"1.5 by 1, 3.0 by 2"})]
+)
+def test_the_speeds_of_workers_have_the_room_that_is_left(columns, texts):
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=columns, legacy_windows=False)
+    shown = JobBar(console)
+    shown.begin("quite-short.mkv", "", 100, 0, "frames")
+    possible = ("1.5 by 1, 3.0 by 2", "1.5 to 3.0 each")
+    shown.workers_at(*possible)
+    shown.show(50, 100)
+    shown.end()
+    assert {text for text in possible if text in written.getvalue()} == texts
+    assert "quite-short.mkv" in written.getvalue()
+
+
+def test_a_line_has_the_speeds_of_workers(monkeypatch):
+    monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", 0)
+    written = io.StringIO()
+    shown = JobBar(Console(file=written))
+    shown.begin("40 images", "", 40, 0, "images")
+    shown.workers_at("1.5 by 1, 3.0 by 2", "1.5 to 3.0 each")
+    shown.show(10, 40)
+    shown.begin("a.mkv", "", 40, 0, "frames")
+    shown.show(10, 40)
+    images, frames = written.getvalue().splitlines()
+    assert images.startswith("40 images: 10/40 images, ")
+    assert images.endswith(" min left, 1.5 by 1, 3.0 by 2")
+    assert frames.endswith(" min left")
+
+
 def test_quiet_means_quiet(monkeypatch):
     monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", 0)
     written = io.StringIO()

@@ -151,6 +151,7 @@ def test_speeds_of_workers_are_a_line():
     many = [WorkerShare(f"node/{n}", 10 + n, 5.0) for n in (3, 0, 5, 2, 4)]
     assert shared_by(many) == "made by 5 workers, from 2.0 fps by node/0 to 3.0 fps by node/5"
     assert shared_by(few[:1]) == "made by one worker: 2.0 fps by 1 (cpu)"
+    assert shared_by(few[:1], "images/s") == "made by one worker: 2.0 images/s by 1 (cpu)"
 
 
 def test_a_video_of_no_frame_ends(tmp_path):

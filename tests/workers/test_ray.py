@@ -10,15 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import clips
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from streams import Listener, Watching
 
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.files import content_sha256, sha256_of
+from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job, Options
+from srgan_edge.jobs.reporters import Heard
 from srgan_edge.model.library import find_model
-from srgan_edge.run import open_upscaler
+from srgan_edge.run import do_job, open_upscaler
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.transcode.fanout import MadeSegment, Order, Task, tiles_of
@@ -27,6 +31,14 @@ from srgan_edge.video.frame import Encoding
 from srgan_edge.workers import on_ray
 from srgan_edge.workers.answers import result_of
 from srgan_edge.workers.crew import crew_beside
+from srgan_edge.workers.images import (
+    Asked,
+    Chunk,
+    ImageFanout,
+    ImageOrder,
+    MadeChunk,
+    MadeImage,
+)
 from srgan_edge.workers.worker import Start
 
 pytest.importorskip("ray", reason="needs the extra [ray]")
@@ -66,12 +78,6 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def alone():
-    with open_upscaler(OPTIONS, lambda line: None, 1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def crew(alone, cluster):
     options = replace(OPTIONS, ray=cluster.address)
     with crew_beside(alone, options, 1, said.append) as started:
@@ -104,6 +110,50 @@ def upscaled(source, target, alone, crew=None, listener=None, options=OPTIONS):
         crew=None if crew is None else lambda: crew,
     )
     return target.read_bytes()
+
+
+class Told(Heard):
+    """Remembers outcomes, and calls `react` as soon as workers are asked for images."""
+
+    def __init__(self, react):
+        super().__init__()
+        self.outcomes, self.react = [], react
+
+    def images_done(self, done, total):
+        self.react(done)
+
+    def ended(self, outcome):
+        self.outcomes.append(outcome)
+
+
+def images(folder):
+    (folder / "in").mkdir()
+    rng = np.random.default_rng(2)
+    for number in range(24):
+        pixels = rng.integers(0, 256, (10, 20 + number, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "in" / f"{number}.png")
+    (folder / "in" / "bad.png").write_bytes(b"no image")
+    return sorted((folder / "in").iterdir())
+
+
+def shared(alone, crew, sources, target, react=lambda done: None):
+    asked = [Asked(Job(it, target / it.name, "image")) for it in sources]
+    heard = Told(react)
+    ImageFanout(lambda: crew, asked, alone.upscaler, OPTIONS, heard).run()
+    (error,) = [outcome.error for outcome in heard.outcomes if outcome.error]
+    assert str(error).startswith(f"{sources[-1].with_name('bad.png')}: not a PNG")
+    return heard
+
+
+def images_of_one(alone, sources, target):
+    with ImageProcess() as process:
+        for it in sources:
+            do_job(Job(it, target / it.name, "image"), alone, process, OPTIONS, Heard())
+    return as_files(target)
+
+
+def as_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.slow
@@ -143,6 +193,52 @@ class TestThreeNodes:
             assert upscaled(source, tmp_path / name, alone, crew, heard) == whole
         assert any("is made again" in note for note in heard.notes)
         assert len(crew.present) == 3
+
+    def test_images_are_made_by_all_and_come_through_the_object_store(
+        self, tmp_path, alone, crew, monkeypatch
+    ):
+        """Half of the workers, as it were on other machines, see neither input nor result."""
+
+        class Elsewhere:
+            """An actor whose node has other folders."""
+
+            def __init__(self, actor):
+                self._actor, self.make_images = actor, self
+                self.got, self.sent = 0, 0
+
+            def __getattr__(self, name):
+                return getattr(self._actor, name)
+
+            def remote(self, chunk, contents):
+                away = [
+                    replace(it, source=f"/nowhere{it.source}", file=f"/nowhere{it.file}")
+                    for it in chunk.images
+                ]
+                self.sent += len(contents)
+                return self._actor.make_images.remote(replace(chunk, images=away), contents)
+
+        sources = images(tmp_path)
+        far = Elsewhere(crew._placed[1].actor)
+        monkeypatch.setattr(crew._placed[1], "actor", far)
+        heard = shared(alone, crew, sources, tmp_path / "out")
+        assert far.sent > 0
+        assert {outcome.worker for outcome in heard.outcomes} > {crew.name(1)}
+        assert images_of_one(alone, sources, tmp_path / "one") == as_files(tmp_path / "out")
+
+    def test_an_actor_that_is_lost_costs_no_image(self, tmp_path, alone, crew):
+        import ray
+
+        killed = []
+
+        def kill(done):
+            if not killed:
+                killed.append(ray.get(crew._placed[0].actor.process.remote()))
+                os.kill(killed[0], signal.SIGKILL)
+
+        sources = images(tmp_path)
+        heard = shared(alone, crew, sources, tmp_path / "out", kill)
+        assert any("is made again: its worker on" in note for note in heard.notes)
+        assert images_of_one(alone, sources, tmp_path / "one") == as_files(tmp_path / "out")
 
     def test_a_node_that_is_lost_costs_no_byte(self, tmp_path, source, whole, alone, crew, cluster):
         import ray
@@ -184,6 +280,30 @@ def test_a_node_without_input_model_and_work_folder_does_without(tmp_path):
     assert result_of(answer, MadeSegment, "a").sha256 == made.sha256
     actor.tidy()
     assert not actor._folder.exists()
+
+
+def test_a_node_that_sees_neither_image_nor_result(tmp_path):
+    source = tmp_path / "in.png"
+    Image.new("RGB", (8, 6), "teal").save(source)
+    actor = on_ray._Actor(Start("a", OPTIONS, 1), b"")
+    actor.facts()
+    orders = [
+        ImageOrder(0, "/nowhere/in.png", "/out/in.png", content_sha256(source), "/nowhere/o.png"),
+        ImageOrder(1, "/nowhere/bad.png", "/out/bad.png", "other", "/nowhere/p.png"),
+    ]
+    chunk = Chunk("", OPTIONS, orders)
+    answer, results = actor.make_images(chunk, {})
+    assert result_of(answer, MadeChunk, "a") == MadeChunk(["", ""])
+    assert results == {}
+    contents = {0: source.read_bytes(), 1: source.read_bytes()}
+    answer, results = actor.make_images(chunk, contents)
+    good, bad = (
+        result_of(it.encode(), MadeImage, "a") for it in result_of(answer, MadeChunk, "a").answers
+    )
+    assert good.sha256 == hashlib.sha256(results[0]).hexdigest()
+    assert (good.size, isinstance(bad, InputRefused)) == ("32x24", True)
+    assert str(bad) == "/nowhere/bad.png was changed, or is another file for a worker"
+    actor.tidy()
 
 
 @pytest.mark.slow

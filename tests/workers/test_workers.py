@@ -27,7 +27,6 @@ from srgan_edge.errors import (
 )
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
-from srgan_edge.run import open_upscaler
 from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import segments
 from srgan_edge.transcode.fanout import Order, Task, frame_sha256
@@ -177,12 +176,6 @@ def read_by_segments(clip, firsts, length, backwards):
 
 
 @pytest.fixture(scope="module")
-def alone():
-    with open_upscaler(OPTIONS, lambda line: None, 1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def crew(alone):
     with crew_beside(alone, OPTIONS, 1, lambda line: None) as started:
         yield started
@@ -237,8 +230,9 @@ def test_options_that_reach_across_frames_change_no_byte(tmp_path, alone, crew, 
 
 
 @pytest.mark.parametrize(("how", "on_damage"), [("cut off", "skip"), ("holes", "conceal")])
-def test_damage_is_that_of_one_reader(tmp_path, alone, crew, how, on_damage):
-    source = clips.make(tmp_path / "in.mkv", frames=60, audio=["eng"], options=GOP)
+def test_damage_is_that_of_one_reader(tmp_path, monkeypatch, alone, crew, how, on_damage):
+    monkeypatch.chdir(tmp_path)
+    source = clips.make(Path("in.mkv"), frames=60, audio=["eng"], options=GOP)
     content = bytearray(source.read_bytes())
     if how == "cut off":
         content = content[: len(content) * 6 // 10]
@@ -378,7 +372,7 @@ def test_requests_that_exclude_each_other(cli, tmp_path, arguments, said):
     assert said in err
 
 
-def test_steady_videos_and_images_are_upscaled_by_one_engine(cli, tmp_path):
+def test_steady_videos_and_single_images_are_upscaled_by_one_engine(cli, tmp_path):
     pytest.importorskip("cv2")
     before = children()
     clips.make(tmp_path / "in.mp4", frames=3, size=(32, 24))
@@ -390,7 +384,8 @@ def test_steady_videos_and_images_are_upscaled_by_one_engine(cli, tmp_path):
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     code, _, err = cli("upscale", "a.png", "-n", "edge-x4", "--device", "cpu,cpu")
-    assert (code, "images are upscaled by one engine, on cpu" in err) == (0, True)
+    assert (code, "a single image is upscaled by one engine, on cpu" in err) == (0, True)
+    assert children() == before
 
 
 def run(source, target, device="cpu,cpu"):
