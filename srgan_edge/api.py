@@ -37,7 +37,7 @@ from srgan_edge.jobs.plan import (
 from srgan_edge.jobs.reporters import Outcome, Unheard, VideoResult
 from srgan_edge.jobs.size import wanted_size
 from srgan_edge.model.library import bundled_models, find_model
-from srgan_edge.model.mixture import mixed_model
+from srgan_edge.model.mixture import DENOISE, FIDELITY, mixed_model
 from srgan_edge.pipeline import in_order
 from srgan_edge.run import Opened, do_job, open_upscaler, refuse_outscale, was_finished
 from srgan_edge.steady import Steady, refuse_strength
@@ -130,6 +130,7 @@ class Upscaler:
             `auto`: for GANs on a CPU, where OpenCV is installed.
         fidelity: `auto` interpolates small letters, which networks break; a number mixes srgan-x4,
             at 0, and srresnet-x4, at 1.
+        denoise: with srgan-real-x4, from 0, which keeps noise and blocks, to 1, its own strength.
         grain: put grain that the model removes back on the results of video files.
 
     Raises:
@@ -150,15 +151,18 @@ class Upscaler:
         color_lock: bool | None = None,
         steady: Steady = "auto",
         fidelity: float | Literal["auto"] | None = None,
+        denoise: float | None = None,
         grain: bool = False,
     ) -> None:
         if steady != "auto":
             steady = refuse_strength(steady, f"steady={steady!r}", "'auto', or from 0 to 1")
         name = os.fspath(model)
         if isinstance(fidelity, (int, float)):
-            name = mixed_model(name, fidelity)
+            name = mixed_model(name, FIDELITY, fidelity)
         elif fidelity is not None:
             _refuse_other("fidelity", fidelity, ("auto",))
+        if denoise is not None:
+            name = mixed_model(name, DENOISE, denoise)
         self._options = Options(
             model=name,
             encoding=Encoding(),

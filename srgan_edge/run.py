@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from srgan_edge.ahead import children_of
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
@@ -22,25 +23,24 @@ from srgan_edge.image.still import enlarged, joined
 from srgan_edge.image.writer import image_file, left_out_by, refuse_unwritable
 from srgan_edge.isolation.child import started_ahead
 from srgan_edge.isolation.images import ImageProcess
-from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.estimate import Estimated
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Heard, Outcome, Reporter, VideoDamaged
 from srgan_edge.jobs.size import Source
-from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.model.library import ModelFiles, find_model
 from srgan_edge.model.onnx_file import read_onnx
 from srgan_edge.model.passport import ENGINE_SUFFIX, read_passport
 from srgan_edge.model.spec import multiplications_per_px
 from srgan_edge.steady import REQUIREMENT, chosen_strength, recorded
 from srgan_edge.suited import AUTO, CRISP, QUICK, suited_to_job
-from srgan_edge.transcode.fanout import Crew
-from srgan_edge.transcode.join import Joiner
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import is_finished
 from srgan_edge.tuning import Setting, record_of, setting_for
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.nvidia import Decoder, choose_decoder
+
+if TYPE_CHECKING:
+    from srgan_edge.transcode.fanout import Crew
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,7 @@ def _children(jobs: list[Job], options: Options) -> list[str]:
     first = next((job for job in jobs if not _is_kept(job, options)), None)
     if first is None or first.is_stream:
         return []
-    if first.kind == "image":
-        return [ImageProcess.entry]
-    looks = [IsolatedReader.entry] if options.model == AUTO else []  # at the video, for its model
-    return [*looks, IsolatedReader.entry, Joiner.entry]
+    return children_of(first.kind, looks=options.model == AUTO)
 
 
 class _Models:
@@ -191,11 +188,11 @@ class _Models:
             self._opened[model, setting] = replace(opened, made_by=made_by)
         return self._opened[model, setting]
 
-    def crew(self, opened: Opened, model: str, setting: Setting | None) -> Callable[[], Crew]:
+    def crew(self, opened: Opened, model: str, setting: Setting | None) -> Callable[[], "Crew"]:
         """Return a function that starts the workers of a model, or returns those that it did."""
         from srgan_edge.workers.crew import crew_beside
 
-        def started() -> Crew:
+        def started() -> "Crew":
             if (model, setting) not in self._crews:
                 crew = crew_beside(opened, *self._asked(model, setting), self._reporter.note)
                 self._crews[model, setting] = self._life.enter_context(crew)
@@ -311,7 +308,7 @@ def do_job(
     options: Options,
     reporter: Reporter,
     *,
-    crew: Callable[[], Crew] | None = None,
+    crew: Callable[[], "Crew"] | None = None,
     exits_on_signal: bool = True,
 ) -> Outcome:
     """Upscale one file. An error of ours becomes the outcome; any other exception is raised.
@@ -336,6 +333,8 @@ def do_job(
                 image = upscale_image(job, upscaler, images, options, reporter)
                 frames, size = image.frames, image.size
             elif job.is_stream:
+                from srgan_edge.live.upscale import upscale_stream
+
                 video = upscale_stream(job, upscaler, options, reporter)
                 frames, size = video.frames, video.size
             else:

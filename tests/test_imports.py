@@ -51,6 +51,7 @@ ROOMS = {
 """The packages that each may import, besides the heart: the modules of `srgan_edge` itself."""
 
 HEART = {
+    "ahead": ("video", "isolation"),
     "cutter": ("model", "engines"),
     "upscaler": ("model", "engines"),
     "pipeline": ("video",),

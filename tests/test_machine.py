@@ -1,12 +1,13 @@
 """The GPU as its driver describes it, asked of a library that a C compiler makes here; memory."""
 
+import gc
 import resource
 import shutil
 import subprocess
 
 import pytest
 
-from srgan_edge.machine import Gpu, host_memory_bytes
+from srgan_edge.machine import Gpu, host_memory_bytes, without_collections
 
 DRIVER = """
 #include <string.h>
@@ -85,3 +86,9 @@ def test_memory_is_that_of_the_innermost_limit(tmp_path, groups, files, limit):
 def test_a_limit_on_addresses_limits_memory(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (7000, 9000))
     assert host_memory_bytes() == 7000
+
+
+def test_garbage_is_collected_again_after_the_body():
+    with without_collections():
+        assert not gc.isenabled()
+    assert gc.isenabled()

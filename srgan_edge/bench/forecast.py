@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
-from math import sqrt
+from itertools import accumulate, chain
+from math import ceil, sqrt
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -31,7 +32,7 @@ from srgan_edge.model.spec import activation_bytes_per_px
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
-from srgan_edge.transcode.segments import segment_frames
+from srgan_edge.transcode.segments import SEGMENT_FRAMES, segment_frames
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
@@ -41,8 +42,11 @@ from srgan_edge.video.trial import TrialEncoding
 SAMPLES = 3
 """Places of a video that frames are taken from, as by `--sample`."""
 
-SAMPLE_FRAMES = 10
-"""Frames from each place."""
+SAMPLE_FRAMES = SEGMENT_FRAMES
+"""Frames from each place: those of a segment, as sizes depend on where in a segment a frame is."""
+
+UPSCALED_FRAMES = 10
+"""Frames from each place that are upscaled at most."""
 
 FRAMES_BYTES = 256 << 20
 """Most memory for the frames of all samples."""
@@ -50,14 +54,17 @@ FRAMES_BYTES = 256 << 20
 FEWEST_FRAMES = 6
 """Whole frames that are upscaled at least; where they would take too long, parts are."""
 
-CODED_FRAMES = 5
-"""Frames that are resized and encoded where no whole frame is upscaled."""
+CODED_FRAMES = 10
+"""Frames of one place that are resized and encoded where no whole frame is upscaled."""
 
 LEAST_CPU_SECONDS = 1.0
 """CPU time that is spent on each model, however busy the machine is."""
 
 PROBE_PX = 48
 """Side of the part by which is predicted how long a whole frame takes."""
+
+Counts: TypeAlias = tuple[int, ...]
+"""Number of frames from each place."""
 
 START_SECONDS = 0.6
 """Time to load Python and the libraries, as docs/speed.md has it."""
@@ -112,10 +119,6 @@ class Forecast:
     wall: float = field(default=0.0, repr=False)
     cpu: float = field(default=0.0, repr=False)
     """Time and CPU time of the measurement in seconds."""
-    intra_bytes: float = field(default=0.0, repr=False)
-    """Bytes of a part of a frame, coded alone; compares models whose frames are too slow."""
-    is_part: bool = field(default=False, repr=False)
-    """No whole frame was upscaled."""
 
     @property
     def fps(self) -> float | None:
@@ -186,16 +189,16 @@ def forecast_video(
     A model that fails is a forecast that says why.
     """
     found: list[Forecast] = []
+    encodings = _Encodings(samples, options)
     began = time.perf_counter()
     for number, model in enumerate(models):
         tell(f"measuring {model}", number / len(models))
         left = max(0.2, seconds - (time.perf_counter() - began)) / (len(models) - number)
         try:
-            found.append(_VideoMeasurement(samples, model, options, left).forecast())
+            found.append(_VideoMeasurement(encodings, model, options, left).forecast())
         except SrganEdgeError as error:
             found.append(Forecast(model, failed=str(error)))
     _set_times(found, samples.frames, samples.decode_seconds)
-    _estimate_missing_sizes(found)
     return found
 
 
@@ -225,8 +228,11 @@ def _set_times(found: Sequence[Forecast], units: float | None, decode_seconds: f
 class _VideoMeasurement:
     """One model on the frames of one video."""
 
-    def __init__(self, samples: Samples, model: str, options: Options, seconds: float) -> None:
-        self._samples, self._options = samples, replace(options, model=model)
+    def __init__(
+        self, encodings: "_Encodings", model: str, options: Options, seconds: float
+    ) -> None:
+        self._encodings, self._samples = encodings, encodings.samples
+        self._options = replace(options, model=model)
         self._ends = time.perf_counter() + seconds
         self._model = model
 
@@ -238,11 +244,14 @@ class _VideoMeasurement:
             self.size = self._options.video_size(info, upscaler.scale)
             found = Forecast(self._model, self.size, upscaler.info.arithmetic)
             found.device = upscaler.info.device
-            probe = part_of(self._samples.parts[0][0].pixels, PROBE_PX**2)
-            result = upscaler.upscale(probe)
-            found.intra_bytes = self._coded_alone(probe, result)
-            resized = _resized(probe, (result.shape[1], result.shape[0]))
-            self._resized_bytes = self._coded_alone(probe, resized)
+            sharp_bytes = resized_bytes = 0.0
+            for samples in self._samples.parts:
+                probe = part_of(samples[0].pixels, PROBE_PX**2)
+                result = upscaler.upscale(probe)
+                resized = _resized(probe, (result.shape[1], result.shape[0]))
+                sharp_bytes += self._coded_alone(probe, result)
+                resized_bytes += self._coded_alone(probe, resized)
+            self._sharper = sharp_bytes / resized_bytes
             wall, cpu = _throughput(upscaler, [probe] * upscaler.slots)
             probe_px = probe.shape[0] * probe.shape[1]
             plan, _ = upscaler.plan(info.width, info.height)
@@ -265,7 +274,7 @@ class _VideoMeasurement:
         samples, info = self._samples, self._samples.info
         _warm_up(upscaler, samples.parts[0][0].pixels)
         self._opened = time.perf_counter()
-        each = max(2, most // len(samples.parts))
+        each = min(UPSCALED_FRAMES, max(2, most // len(samples.parts)))
         chosen = [part[:each] for part in samples.parts]
         frames = [frame for part in chosen for frame in part]
         encoder = VideoEncoder(info, self.size, self._options.encoding)
@@ -284,8 +293,8 @@ class _VideoMeasurement:
         found.memory_bytes = _peak_bytes() - _bytes_of(samples)
         found.measured = f"{len(frames)} frames"
         length = segment_frames(upscaler.info, info.width, info.height)
-        if samples.frames is not None:
-            found.result_bytes = samples.frames * sink.mean_bytes(length) + _other_bytes(samples)
+        counts = tuple(map(len, chosen))
+        found.result_bytes = self._result_bytes(counts, length, sink.key_bytes, sink.other_bytes)
 
     def _measure_part(
         self, found: Forecast, upscaler: FrameUpscaler, computed_px: float, fitting_px: float
@@ -301,18 +310,35 @@ class _VideoMeasurement:
         found.wall, found.cpu = wall * slots, cpu * slots
         part_px = part.shape[0] * part.shape[1]
         length = segment_frames(upscaler.info, info.width, info.height)
-        coding = _coding(self._samples, self.size, self._options, length)
+        counts = self._encodings.counts_of_middle
+        resized = self._encodings.costs(self.size, counts)
         found.cpu_seconds = cpu / part_px * computed_px
-        found.cpu_seconds += coding.cpu_seconds
-        found.is_part = True
-        if self._samples.frames is not None:
-            frame_bytes = coding.mean_bytes * found.intra_bytes / self._resized_bytes
-            found.result_bytes = self._samples.frames * frame_bytes + _other_bytes(self._samples)
+        found.cpu_seconds += resized.cpu_seconds
+        found.result_bytes = self._result_bytes(
+            counts, length, resized.key_bytes * self._sharper, resized.other_bytes * self._sharper
+        )
         width, height = upscaler.plan(info.width, info.height)[0].window_size
         more_px = max(0, width * height - part_px)
         more_bytes = slots * more_px * activation_bytes_per_px(upscaler.info.spec)
         found.memory_bytes = _peak_bytes() - _bytes_of(self._samples) + more_bytes
         found.measured = f"{slots} parts of {part.shape[1]}x{part.shape[0]}"
+
+    def _result_bytes(
+        self, counts: Counts, length: int, key_bytes: float, other_bytes: float
+    ) -> float | None:
+        """Return the bytes of a result in segments of `length`; None for an unknown length.
+
+        Args:
+            counts: the frames that were measured.
+            key_bytes, other_bytes: what keyframes and other frames of these take on average.
+        """
+        frames = self._samples.frames
+        if frames is None:
+            return None
+        keys = ceil(frames / length)
+        key_growth, other_growth = self._encodings.growth(counts, length)
+        own_bytes = keys * key_bytes * key_growth + (frames - keys) * other_bytes * other_growth
+        return own_bytes + _other_bytes(self._samples)
 
     def _coded_alone(self, part: Pixels, result: Pixels) -> float:
         """Return the bytes of one result, coded alone."""
@@ -327,32 +353,69 @@ class _VideoMeasurement:
 
 
 @dataclass(frozen=True)
-class _Coding:
+class _Costs:
     """Costs of a result whose frames are those of the source, resized by bicubic interpolation."""
 
     cpu_seconds: float
     """CPU time to encode a frame, and to decode it again for the check."""
-    mean_bytes: float
-    """Bytes of a frame."""
+    key_bytes: float
+    other_bytes: float
+    """Mean bytes of the keyframes, and of all other frames."""
 
 
-def _coding(samples: Samples, size: tuple[int, int], options: Options, length: int) -> _Coding:
-    """Encode resized frames; `length` is the distance of keyframes."""
-    frames = [
-        replace(frame, pixels=_resized(frame.pixels, size), deep=None)
-        for frame in samples.parts[len(samples.parts) // 2][:CODED_FRAMES]
-    ]
-    info = replace(samples.info, pixel_format="yuv420p")
-    with TrialEncoding(VideoEncoder(info, size, options.encoding), {0}) as sink:
+class _Encodings:
+    """The samples, resized and encoded, which takes a fraction of upscaling them.
 
-        def write_all() -> None:
-            for frame in frames:
-                sink.write(frame)
+    The first frames of a segment are smaller than the others: the encoder finds its rate in the
+    keyframe, and a short sample ends before its pattern of frames does. By how much depends little
+    on the size of the frames, so it is measured at that of the source.
+    """
+
+    def __init__(self, samples: Samples, options: Options) -> None:
+        self.samples, self._options = samples, options
+        self._known: dict[tuple[tuple[int, int], Counts], _Costs] = {}
+
+    @property
+    def counts_of_middle(self) -> Counts:
+        """Frames that are encoded in the size of the result, which may take long."""
+        middle = len(self.samples.parts) // 2
+        places = range(len(self.samples.parts))
+        return tuple(CODED_FRAMES if place == middle else 0 for place in places)
+
+    def growth(self, counts: Counts, length: int) -> tuple[float, float]:
+        """Return the mean bytes in segments of all places relative to those of some frames.
+
+        The first is for keyframes, the second for all others.
+        """
+        sides = self.samples.info.width, self.samples.info.height
+        width, height = (max(2, side // 2 * 2) for side in sides)
+        whole = self.costs((width, height), tuple(max(length, count) for count in counts))
+        begun = self.costs((width, height), counts)
+        return whole.key_bytes / begun.key_bytes, whole.other_bytes / begun.other_bytes
+
+    def costs(self, size: tuple[int, int], counts: Counts) -> _Costs:
+        """Return the costs of frames of a width and height in pixels, the first of each place."""
+        if (size, counts) not in self._known:
+            self._known[size, counts] = self._encoded(size, counts)
+        return self._known[size, counts]
+
+    def _encoded(self, size: tuple[int, int], counts: Counts) -> _Costs:
+        parts = [
+            part[:count] for part, count in zip(self.samples.parts, counts, strict=True) if count
+        ]
+        info = replace(self.samples.info, pixel_format="yuv420p")
+        encoder = VideoEncoder(info, size, self._options.encoding)
+        with TrialEncoding(encoder, _starts(parts)) as sink:
+            began, resizing = time.process_time(), 0.0
+            for frame in chain.from_iterable(parts):
+                resizing_began = time.thread_time()
+                resized = replace(frame, pixels=_resized(frame.pixels, size), deep=None)
+                resizing += time.thread_time() - resizing_began
+                sink.write(resized)
             sink.finish()
-
-        _, cpu = _timed(write_all)
-        cpu = (cpu - sink.start_cpu_seconds) / len(frames)
-        return _Coding(cpu + sink.decode(), sink.mean_bytes(length))
+            cpu = time.process_time() - began - resizing - sink.start_cpu_seconds
+            coded = sum(len(part) for part in parts)
+            return _Costs(cpu / coded + sink.decode(), sink.key_bytes, sink.other_bytes)
 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -392,15 +455,6 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     started, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started, time.process_time() - cpu
-
-
-def _estimate_missing_sizes(found: Sequence[Forecast]) -> None:
-    """Estimate results whose frames were too slow from one whose frames were encoded."""
-    whole = (it for it in found if it.result_bytes is not None and not it.is_part)
-    known = next(whole, None)
-    for one in found:
-        if known is not None and one.is_part and one.result_bytes is not None:
-            one.result_bytes = (known.result_bytes or 0) * one.intra_bytes / known.intra_bytes
 
 
 def _other_bytes(samples: Samples) -> float:

@@ -19,7 +19,7 @@ _PRECISION = (
 )
 _FFMPEG = f"{_LEAVE_OUT}FFmpeg's libraries are included"
 _THREADS = f"{_LEAVE_OUT}threads are chosen for this machine"
-_DENOISE = "no model has a strength of denoising; choose a model with -n (srgan-edge info)"
+_DENOISE = "type --denoise X, from 0 to 1, with -n srgan-real-x4"
 _STEPS = "type --set pixel.steps=N"
 
 ADVICE: dict[str, dict[str, str]] = {
@@ -34,9 +34,7 @@ ADVICE: dict[str, dict[str, str]] = {
             ("--face_enhance", "--face-enhance"),
             f"{_LEAVE_OUT}faces are upscaled like everything else",
         ),
-        **dict.fromkeys(
-            ("-d", "-dn", "--denoise", "--denoise_strength", "--denoise-strength"), _DENOISE
-        ),
+        **dict.fromkeys(("-d", "-dn", "--denoise_strength", "--denoise-strength"), _DENOISE),
         **dict.fromkeys(("--scale", "--upscale"), "type -s X, or --outscale X"),
         **dict.fromkeys(("-x", "--tta"), "averaging over flips and rotations is not available"),
         **dict.fromkeys(("-j", "--threads"), _THREADS),

@@ -1,10 +1,10 @@
 """`srgan-edge upscale`, and `check`, which compares its results with their inputs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,17 +15,27 @@ from srgan_edge.cli.common import (
     bundled_names,
     pixels_or,
     say,
+    until_the_end,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
+
+if TYPE_CHECKING:
+    from srgan_edge.jobs.plan import Job
 
 commands = typer.Typer()
 
 PIPE_FORMATS = ("matroska", "nut", "yuv4mpegpipe")
 
+VIDEO_PANEL = "Video"
+
+_FOR_VIDEOS = ("ray", "allow_mixed")
+_FOR_IMAGES = ("max_pixels",)
+"""Parameters that only one kind of input has a use for, besides those in the panel of videos."""
+
 _common = typer.Option
 _model = partial(typer.Option, rich_help_panel=MODEL_PANEL)
-_video = partial(typer.Option, rich_help_panel="Video")
+_video = partial(typer.Option, rich_help_panel=VIDEO_PANEL)
 _stream = partial(typer.Option, rich_help_panel="Streams")
 _output = partial(typer.Option, rich_help_panel="Output")
 
@@ -55,6 +65,7 @@ Examples:
   srgan-edge upscale photos/ -f png -o large/""",
 )
 def upscale(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -186,6 +197,15 @@ def upscale(
             "networks break.",
         ),
     ] = None,
+    denoise: Annotated[
+        float | None,
+        _model(
+            metavar="0..1",
+            help="With -n srgan-real-x4: 1 is its own strength, and less keeps more of the noise, "
+            "grain and artifacts of the source, as srgan-x4 does at 0.",
+            show_default=False,
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: Annotated[
         str,
@@ -305,40 +325,51 @@ def upscale(
     """Upscale images and videos: files, folders or a stream."""
     from dataclasses import replace
 
-    from srgan_edge.jobs.plan import (
-        Naming,
-        Options,
-        names_stream,
-        plan_jobs,
-        plan_stream,
-        refuse_clashes,
-        refuse_excerpt,
-        refuse_type,
-        result_suffix,
-    )
-    from srgan_edge.jobs.report_file import ReportFile
-    from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
-    from srgan_edge.jobs.size import wanted_size
-    from srgan_edge.model.library import find_model
-    from srgan_edge.model.store import is_model_address
-    from srgan_edge.run import run_jobs
-    from srgan_edge.steady import steady_from_text
-    from srgan_edge.suited import AUTO, SCALE
-    from srgan_edge.tiling import Tiling
-    from srgan_edge.video.excerpt import Excerpt
-    from srgan_edge.video.frame import Encoding
+    from srgan_edge.ahead import readers_started
+    from srgan_edge.machine import without_collections
 
     wanted = [*(inputs or []), *(more_inputs or [])]
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
+    if str(output) != "-":
+        until_the_end.enter_context(readers_started(wanted, looks=model == "auto"))
+
+    with without_collections():
+        from srgan_edge.jobs.plan import (
+            Naming,
+            Options,
+            names_stream,
+            plan_jobs,
+            plan_stream,
+            refuse_clashes,
+            refuse_excerpt,
+            refuse_type,
+            result_suffix,
+        )
+        from srgan_edge.jobs.report_file import ReportFile
+        from srgan_edge.jobs.reporters import JsonReporter, Reporter, TerminalReporter
+        from srgan_edge.jobs.size import wanted_size
+        from srgan_edge.model.library import find_model
+        from srgan_edge.model.store import is_model_address
+        from srgan_edge.run import run_jobs
+        from srgan_edge.steady import steady_from_text
+        from srgan_edge.suited import AUTO, SCALE
+        from srgan_edge.tiling import Tiling
+        from srgan_edge.video.excerpt import Excerpt
+        from srgan_edge.video.frame import Encoding
+
     _refuse_result_among_inputs(wanted, output)
     if overwrite and skip_existing:
         raise UsageError("--overwrite and --skip-existing; possible: one of them")
     letters = fidelity == "auto"
     if fidelity is not None and not letters:
-        from srgan_edge.model.mixture import fidelity_from_text, mixed_model
+        from srgan_edge.model.mixture import FIDELITY, mixed_model
 
-        model = mixed_model(model, fidelity_from_text(fidelity))
+        model = mixed_model(model, FIDELITY, FIDELITY.number(fidelity))
+    if denoise is not None:
+        from srgan_edge.model.mixture import DENOISE, mixed_model
+
+        model = mixed_model(model, DENOISE, denoise)
     size = wanted_size(outscale, width, height, fit)
     excerpt = Excerpt.of(start, duration, sample)
     scale: float = SCALE
@@ -362,7 +393,7 @@ def upscale(
         naming = Naming(suffix, extension)
         jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
         if extension is not None:
-            refuse_type(extension, jobs)
+            refuse_type(extension, output, jobs)
     if excerpt is not None:
         refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):
@@ -419,6 +450,7 @@ def upscale(
         deinterlace=deinterlace,
         max_pixels=max_pixels,
     )
+    _refuse_of_other_kind(context, jobs)
     jobs = [replace(job, outlet=job.outlet and job.outlet.claim()) for job in jobs]
     chosen: Reporter = JsonReporter() if json_events else TerminalReporter(quiet=quiet)
     if report is not None:
@@ -480,6 +512,21 @@ def _refuse_result_among_inputs(inputs: list[str], output: Path | None) -> None:
             f"{result} does not exist; to write the result there, type: "
             f"{typed(['srgan-edge', *words])}"
         )
+
+
+def _refuse_of_other_kind(context: typer.Context, jobs: "Sequence[Job]") -> None:
+    """Raise at an option that was typed and that none of the jobs has a use for."""
+    kinds = {job.kind for job in jobs}
+    for parameter in context.command.params:
+        panel = getattr(parameter, "rich_help_panel", None)
+        of = "video" if panel == VIDEO_PANEL or parameter.name in _FOR_VIDEOS else None
+        of = "image" if parameter.name in _FOR_IMAGES else of
+        source = context.get_parameter_source(parameter.name or "")
+        if of is None or of in kinds or source is None or source.name != "COMMANDLINE":
+            continue
+        called = max(parameter.opts, key=len)
+        others = " and ".join(f"{kind}s" for kind in sorted(kinds))
+        raise UsageError(f"{called} is for {of}s, and the inputs are {others}; leave it out")
 
 
 def _refuse_pipe_format(ext: str | None, output: Path | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from srgan_edge.engines.base import Engine
 from srgan_edge.errors import ExtraMissing, UsageError, quoted
-from srgan_edge.machine import Gpu, refuse_too_little
+from srgan_edge.machine import Gpu, refuse_too_little, without_collections
 from srgan_edge.model.library import ModelFiles
 from srgan_edge.model.passport import ENGINE_SUFFIX
 
@@ -58,7 +58,8 @@ class EngineKind:
         if self.least_bytes:
             per_call = slots * _SLOT_BYTES + (os.cpu_count() or 1) * _CORE_BYTES
             refuse_too_little(self.least_bytes + per_call)
-        module = importlib.import_module(f"srgan_edge.engines.{self.name}")
+        with without_collections():
+            module = importlib.import_module(f"srgan_edge.engines.{self.name}")
         create: Callable[..., Engine] = getattr(module, self.class_name)
         return create(path, device, fp32=fp32, slots=slots)
 

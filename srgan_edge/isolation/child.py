@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ from srgan_edge.errors import (
     printable,
 )
 from srgan_edge.isolation import sandbox, system_calls
-from srgan_edge.machine import address_space_is_limited
+from srgan_edge.machine import address_space_is_limited, without_collections
 
 Reports = tuple[type[SrganEdgeError], ...]
 
@@ -242,7 +243,7 @@ _ahead: dict[str, list[_Started]] = {}
 
 @contextmanager
 def started_ahead(entries: Iterable[str]) -> Iterator[None]:
-    """Start the processes of the next children with these entries, one for each.
+    """Start the processes of the next children with these entries, unless they wait already.
 
     They import their libraries while the caller does something else, read nothing, and die with the
     thread that calls this. Those that no child took are ended with the body.
@@ -250,9 +251,11 @@ def started_ahead(entries: Iterable[str]) -> Iterator[None]:
     started: list[_Started] = []
     try:
         with suppress(OSError):  # the children will start their processes, or report why not
-            for entry in entries:
-                started.append(_started(entry))
-                _ahead.setdefault(entry, []).append(started[-1])
+            for entry, wanted in Counter(entries).items():
+                waiting = _ahead.setdefault(entry, [])
+                while len(waiting) < wanted:
+                    started.append(_started(entry))
+                    waiting.append(started[-1])
         yield
     finally:
         for waiting in _ahead.values():
@@ -370,7 +373,8 @@ def main() -> None:
     sandbox.die_with(int(parent_id))
     parent = Parent(socket.socket(fileno=int(descriptor)))
     module, _, function = entry.partition(":")
-    serve = getattr(importlib.import_module(module), function)
+    with without_collections():
+        serve = getattr(importlib.import_module(module), function)
     orders, handles = parent.receive_with_descriptors()
     files = list(handles)
     has_folder, writes = orders["folders"]

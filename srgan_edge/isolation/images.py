@@ -75,7 +75,7 @@ class ImageProcess:
     """
 
     entry: ClassVar[str] = "srgan_edge.isolation.images:serve"
-    """For `child.started_ahead`."""
+    """For `child.started_ahead`; `ahead` has it too."""
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ class IsolatedReader:
     """
 
     entry: ClassVar[str] = "srgan_edge.isolation.videos:serve"
-    """For `child.started_ahead`."""
+    """For `child.started_ahead`; `ahead` has it too."""
 
     def __init__(
         self,

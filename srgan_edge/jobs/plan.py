@@ -29,6 +29,7 @@ from srgan_edge.jobs.size import Source, WantedSize
 from srgan_edge.steady import Steady
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.endpoint import (
     PIPE,
     Address,
@@ -41,12 +42,9 @@ from srgan_edge.video.endpoint import (
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
+from srgan_edge.video.suffixes import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
-    | {".vob", ".flv", ".wmv", ".3gp", ".ogv", ".y4m"}
-)
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
@@ -285,6 +283,11 @@ def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None
             )
 
 
+def _format_of(suffix: str) -> str:
+    """Return the format that a suffix stands for: `.jpeg` and `.jpg` are one."""
+    return (SUFFIXES | CONTAINERS).get(suffix.lower(), suffix.lower())
+
+
 def names_written(job: Job) -> list[Path]:
     """Return the names that a job may give to a file or folder of its own."""
     if job.outlet is not None:
@@ -294,8 +297,15 @@ def names_written(job: Job) -> list[Path]:
     return [job.target, partial_result(job.target), work_folder_of(job.target)]
 
 
-def refuse_type(extension: str, jobs: Sequence[Job]) -> None:
-    """Raise a `UsageError` at a type of results, such as `.png`, that no result of the jobs has."""
+def refuse_type(extension: str, output: Path | None, jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` at a type of results, such as `.png`, that no result of the jobs has.
+
+    Args:
+        output: what the user has named, a file of a type of its own or a folder.
+    """
+    for job in jobs:
+        if job.target == output and _format_of(job.target.suffix) != _format_of(extension):
+            raise UsageError(f"-f {extension[1:]} and -o {output}; possible: one of them")
     kinds = {job.kind for job in jobs}
     possible: set[str] = set()
     if "image" in kinds:

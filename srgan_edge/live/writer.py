@@ -172,8 +172,7 @@ def _encoding_for(pipe: OutputPipe, encoding: Encoding) -> Encoding:
             raise UsageError(
                 "yuv4mpegpipe holds raw frames; possible: --pix-fmt, or --pipe-format nut"
             )
-        sited = {"chroma_sample_location": "left"}
-        return Encoding("rawvideo", pixel_format=encoding.pixel_format, options=sited)
+        return Encoding("rawvideo", pixel_format=encoding.pixel_format)
     if pipe.format == "nut" and encoding.codec == "libx264":
         # The NUT muxer would move a video whose first decoding time is negative.
         return replace(encoding, options={"bf": "0"} | encoding.options)

@@ -6,18 +6,20 @@ then on it is a file of this machine.
 """
 
 import hashlib
-import http.client
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from srgan_edge.errors import ModelRefused, ResourcesExhausted, UsageError, printable, quoted
 from srgan_edge.files import cache_folder, output_failed, replace_when_whole, sha256_of
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
 
 CACHE_VARIABLE = "SRGAN_EDGE_MODELS"
 """Environment variable that names another folder than `~/.cache/srgan-edge/models`."""
@@ -218,6 +220,8 @@ def _parts(url: str) -> SplitResult:
 
 def _content(url: str) -> Iterator[bytes]:
     """Yield the content at an address, following redirects."""
+    import http.client  # 15 ms that only downloads need
+
     for _ in range(MAX_REDIRECTS + 1):
         kind = http.client.HTTPSConnection
         try:
@@ -247,7 +251,7 @@ def _content(url: str) -> Iterator[bytes]:
     raise ResourcesExhausted(f"{printable(url)}: more than {MAX_REDIRECTS} redirects")
 
 
-def _blocks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+def _blocks(response: "HTTPResponse", url: str) -> Iterator[bytes]:
     size = 0
     while block := response.read(_BLOCK_BYTES):
         size += len(block)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.errors import InputRefused, printable
-from srgan_edge.jobs.plan import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Naming, plan_jobs
+from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Naming, plan_jobs
 from srgan_edge.jobs.plan import Job as PlannedJob
+from srgan_edge.video.suffixes import VIDEO_SUFFIXES
 
 MAX_NAME = 200
 SOURCE_STEM, RESULT_STEM = "source", "result"

@@ -41,6 +41,7 @@ from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
 from srgan_edge.video.frame import CopiedPacket, Encoding, VideoPacket, decoding_seconds
+from srgan_edge.video.limits import Unfit
 from srgan_edge.video.muxer import VideoMuxer
 from srgan_edge.video.nvidia import SOFTWARE
 
@@ -88,7 +89,7 @@ class Joiner:
     """
 
     entry: ClassVar[str] = "srgan_edge.transcode.join:serve"
-    """For `child.started_ahead`."""
+    """For `child.started_ahead`; `ahead` has it too."""
 
     def __init__(
         self,
@@ -112,7 +113,10 @@ class Joiner:
                 seconds=STALL_SECONDS,
                 folder=work,
                 writable=self._folder,
-                reports=(InputRefused, InputDamaged, UsageError, OutputFailed, ResourcesExhausted),
+                reports=(
+                    *(InputRefused, InputDamaged, UsageError, Unfit, OutputFailed),
+                    ResourcesExhausted,
+                ),
                 shows_life=True,
             )
 

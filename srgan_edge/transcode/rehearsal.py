@@ -9,18 +9,20 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import cast
 
 import av
 import numpy as np
 from av.packet import Packet
+from av.video.format import VideoFormat
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.transcode.check import differences, lost_tags
 from srgan_edge.transcode.record import VideoRecord
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.color import MATRICES, RGB, ColorDescription
 from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
@@ -33,6 +35,7 @@ from srgan_edge.video.frame import (
     VideoInfo,
     VideoPacket,
 )
+from srgan_edge.video.limits import Unfit
 from srgan_edge.video.muxer import VideoMuxer
 from srgan_edge.video.reader import VideoReader
 
@@ -79,38 +82,44 @@ def rehearse(order: Order, on_step: Callable[[], None] = lambda: None) -> Rehear
             cannot store the times or packets of the input; names one that can.
         ResourcesExhausted: the encoder does not start.
     """
-    rehearsal, found = _tried(order, on_step)
-    if not found:
-        return rehearsal
     target = Path(order.target)
-    for other in _others(order):
-        try:
-            _, still_found = _tried(other, on_step)
-        except (UsageError, OutputFailed):
-            continue
-        if not still_found:
-            option = (
-                f"--audio {other.audio}"
-                if other.target == order.target
-                else f"-o {Path(other.target).name}"
-            )
-            raise UsageError(
-                f"{target.name} cannot hold {order.source} as it is ({'; '.join(found)}); "
-                f"use {option}"
-            )
-    raise UsageError(
-        f"no container can hold {order.source} as it is; in {target.name}: {'; '.join(found)}"
-    )
+    try:
+        rehearsal, found = _tried(order, on_step)
+    except Unfit as unfit:
+        problem = unfit.why
+    except OutputFailed as failed:
+        problem = str(failed)
+    else:
+        if not found:
+            return rehearsal
+        problem = f"{target.name} cannot hold {order.source} as it is ({'; '.join(found)})"
+    for typed, other in _others(order):
+        with suppress(UsageError, OutputFailed):
+            if not _tried(other, on_step)[1]:
+                problem += f"; use {typed}"
+                break
+    raise UsageError(problem)
 
 
-def _others(order: Order) -> Iterator[Order]:
-    """Yield what may work instead, in the order in which it should be tried."""
+def _others(order: Order) -> Iterator[tuple[str, Order]]:
+    """Yield what may work instead and how it is typed, in the order in which it should be tried."""
     target = Path(order.target)
     for suffix in (".mkv", ".mov", ".mp4"):
         if CONTAINERS.get(target.suffix.lower()) != CONTAINERS[suffix]:
-            file = Path(order.file).with_suffix(suffix)
-            yield replace(order, target=str(target.with_suffix(suffix)), file=str(file))
-    yield replace(order, audio="drop")
+            yield f"-o {target.with_suffix(suffix).name}", _with_suffix(order, suffix)
+    if order.audio != "drop":
+        yield "--audio drop", replace(order, audio="drop")
+    x264, ffv1 = (replace(order.encoding, codec=codec) for codec in ("libx264", "ffv1"))
+    yield "-c libx264", replace(order, encoding=x264)
+    in_matroska = replace(_with_suffix(order, ".mkv"), encoding=ffv1)
+    yield f"-c ffv1 -o {target.with_suffix('.mkv').name}", in_matroska
+    plain = replace(x264, pixel_format="yuv420p")
+    yield "-c libx264 --pix-fmt yuv420p", replace(order, encoding=plain)
+
+
+def _with_suffix(order: Order, suffix: str) -> Order:
+    target, file = (str(Path(it).with_suffix(suffix)) for it in (order.target, order.file))
+    return replace(order, target=target, file=file)
 
 
 def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[str]]:
@@ -126,11 +135,11 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             left_out = (*muxer.copies.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
             remarks = (*muxer.copies.changed, *encoder.remarks)
-        if encoder.codec == "rawvideo":
-            _refuse_misread_pixels(file, Path(order.target).name, encoder.pixel_format)
-        found = _read(file, on_step)
-        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found)), remarks)
-        return rehearsal, differences(expected, found, order.size)
+        found = _read(file, order, on_step)
+        unstated = _unstated_colors(encoder, found.info.color)
+        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found), *unstated), remarks)
+        wrong = [*_wrong_pixels(encoder, found.info), *_wrong_colors(encoder, found.info.color)]
+        return rehearsal, [*differences(expected, found, order.size), *wrong]
     finally:
         file.unlink(missing_ok=True)
 
@@ -161,23 +170,48 @@ def _write(
     return expected
 
 
-def _read(file: Path, on_step: Callable[[], None]) -> VideoRecord:
+def _read(file: Path, order: Order, on_step: Callable[[], None]) -> VideoRecord:
     try:
         return VideoRecord.of_packets(file, on_step)
     except (InputDamaged, InputRefused) as error:
-        raise OutputFailed(f"what was written cannot be read: {error}") from error
+        why = str(error).removeprefix(f"{file}: ").partition("; ")[0]
+        written = f"{order.encoding.codec} in {Path(order.target).name}"
+        raise Unfit(f"{written} could not be read again: {why}") from error
 
 
-def _refuse_misread_pixels(file: Path, name: str, pixel_format: str) -> None:
-    """Raise a `UsageError` where a container has no word for raw pixels: MOV, for most of them."""
-    found = "nothing"
-    with suppress(av.FFmpegError), av.open(f"file:{file.absolute()}") as written:
-        for frame in islice(written.decode(video=0), 1):
-            found = frame.format.name
-    if found != pixel_format and (pixel_format, found) != ("gray", "pal8"):  # of shades of gray
-        raise UsageError(
-            f"{name} would show raw {pixel_format} as {found}; possible: -c ffv1 -o NAME.mkv"
-        )
+def _wrong_pixels(encoder: VideoEncoder, read: VideoInfo) -> list[str]:
+    """Describe raw pixels that a container has no word for: MOV, for most of them."""
+    if encoder.codec != "rawvideo" or read.pixel_format == encoder.pixel_format:
+        return []
+    return [f"its {encoder.pixel_format} would be read as {read.pixel_format}"]
+
+
+def _wrong_colors(encoder: VideoEncoder, read: ColorDescription) -> list[str]:
+    """Describe colors that a file states or players assume, and that its frames do not have."""
+    stored = encoder.color
+    is_rgb = [color.matrix == RGB for color in (stored, read)]
+    same = stored.full_range == read.full_range
+    if any(is_rgb):
+        same = all(is_rgb)
+    elif not _is_gray(encoder):
+        same = same and MATRICES[stored.matrix][1:] == MATRICES[read.matrix][1:]
+    return [] if same else [f"its colors would be read as {_named(read)}, not {_named(stored)}"]
+
+
+def _unstated_colors(encoder: VideoEncoder, read: ColorDescription) -> Iterator[str]:
+    """Yield a line for what a file does not state about its colors, though players assume it."""
+    if "matrix" in read.assumed and not _is_gray(encoder):
+        yield f"the color matrix ({MATRICES[read.matrix][0]}, which players assume)"
+    if "range" in read.assumed:
+        yield f"the color range ({'full' if read.full_range else 'limited'}, which players assume)"
+
+
+def _named(color: ColorDescription) -> str:
+    return str(color).partition(" (")[0]
+
+
+def _is_gray(encoder: VideoEncoder) -> bool:
+    return len(VideoFormat(encoder.pixel_format).components) == 1
 
 
 def _copy(copied: CopiedPacket, muxer: VideoMuxer, expected: VideoRecord) -> None:

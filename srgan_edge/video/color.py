@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import SideData, SideDataContainer, Type
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from srgan_edge.pixels import Pixels
@@ -42,6 +43,14 @@ ENCODER_PARAMETERS = {
     "libsvtav1": "svtav1-params",
 }
 """Encoder that can store static HDR metadata -> its option for `key=value:key=value`."""
+
+OF_CODEC: dict[str, tuple[int | None, bool]] = {
+    "mjpeg": (BT470BG, True),  # JFIF
+    "vp8": (BT470BG, False),  # RFC 6386, section 9.2
+    "magicyuv": (None, False),
+}
+"""Codec whose decoders take the same colors whatever a container states -> their matrix, if it is
+only one, and whether their range is full."""
 
 UNKEPT = {
     Type.DOVI_RPU_BUFFER: "Dolby Vision metadata",
@@ -185,6 +194,12 @@ class StaticHdr:
     def __str__(self) -> str:
         parts = {"mastering display": self.display, "light levels": self.light_levels}
         return " and ".join(name for name, part in parts.items() if part is not None)
+
+
+def stores_rgb(pixel_format: VideoFormat) -> bool:
+    """Check for RGB, which palettes and black and white are too, though FFmpeg does not say so."""
+    names_rgb = pixel_format.is_rgb or pixel_format.has_palette
+    return names_rgb or pixel_format.name in ("monow", "monob")
 
 
 def usual_matrix(height: int) -> int:

@@ -87,7 +87,9 @@ class Container:
         if self.is_mp4:
             # Phones name their tags themselves, and not by the four letters of QuickTime.
             own_names = any("." in key for key in reader.container.metadata)
-            options["movflags"] = "+faststart" + ("+use_metadata_tags" if own_names else "")
+            # Without `write_colr`, a matrix is stated only beside primaries and transfer.
+            names = "+use_metadata_tags" if own_names else ""
+            options["movflags"] = f"+faststart+write_colr{names}"
             options["movie_timescale"] = str(_movie_timescale(reader))
         return options
 

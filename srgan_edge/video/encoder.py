@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
 import numpy as np
-from av.codec import Codec, codecs_available
+from av.codec import Codec, CodecContext, codecs_available
 from av.codec.codec import UnknownCodecError
 from av.codec.hwaccel import HWAccel
 from av.container import OutputContainer
@@ -25,7 +27,14 @@ from av.video.stream import VideoStream
 from srgan_edge.errors import HostMemoryExhausted, OutputFailed, UsageError, lacks_memory
 from srgan_edge.machine import address_space_is_limited
 from srgan_edge.pixels import LEVEL
-from srgan_edge.video.color import ENCODER_PARAMETERS, ColorDescription, StaticHdr
+from srgan_edge.video.color import (
+    ENCODER_PARAMETERS,
+    OF_CODEC,
+    RGB,
+    ColorDescription,
+    StaticHdr,
+    stores_rgb,
+)
 from srgan_edge.video.convert import (
     ENCODE_FLAGS,
     Converter,
@@ -44,6 +53,9 @@ from srgan_edge.video.frame import (
     find_pixel_format,
 )
 from srgan_edge.video.limits import (
+    Unfit,
+    parameters_in,
+    refuse_contradictions,
     refuse_quality,
     refuse_what_frames_decide,
     too_large_for_players,
@@ -73,7 +85,12 @@ _X26X_PRESETS = (
 """Presets of libx264 and libx265, which do not say what is wrong with another one."""
 
 _DEPTHS = (8, 10, 12, 16)  # bits per sample in the formats of encoders
-_ANY_DEPTH = ("libx264", "libx265", "ffv1")  # suggestions, in the order of preference
+_ANY_DEPTH = {
+    "libx264": "-c libx264",
+    "libx265": "-c libx265",
+    "ffv1": "-c ffv1 -o NAME.mkv",  # MOV cannot hold it
+}
+"""Encoder -> how it is asked for, in the order of preference."""
 
 
 class VideoEncoder:
@@ -110,19 +127,24 @@ class VideoEncoder:
             self.left_out.append(
                 f"{info.hdr}: {encoding.codec} cannot store them; -c {possible} can"
             )
-        refuse_what_frames_decide(encoding.options, ENCODER_PARAMETERS.get(self.codec, ""))
-        refuse_quality(self.codec, _encoder_options(encoding, info.hdr))
-        large = too_large_for_players(_video_encoder(self.codec).canonical_name, size)
+        _refuse_options(encoding, info.hdr)
+        codec = _video_encoder(self.codec).canonical_name
+        large = too_large_for_players(codec, size)
         self.remarks = [] if large is None else [large]
         """One line for each thing about the output that the user may not expect."""
         self.pixel_format = _pixel_format(encoding, info, size)
         """Pixel format of the stream, by FFmpeg's name."""
         self.color = info.color.stored_as(
-            is_rgb=VideoFormat(self.pixel_format).is_rgb, height=info.height
+            is_rgb=stores_rgb(VideoFormat(self.pixel_format)), height=info.height
         )
         """Color description of the stream."""
         if self.pixel_format.startswith("yuvj"):  # FFmpeg's old names for full range
             self.color = replace(self.color, full_range=True)
+        if self.color.matrix != RGB and (fixed := OF_CODEC.get(codec)):
+            matrix, full_range = fixed
+            self.color = replace(
+                self.color, matrix=matrix or self.color.matrix, full_range=full_range
+            )
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._frames_taken = 0
         self._conversion = _Conversion()
@@ -284,11 +306,10 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
     pixel_format = find_pixel_format(name)
     possible = _stored_by(encoding.codec)
     if not _can_be_made(name) or (possible and name not in possible):
-        others = [f"-c {codec}" for codec in _ANY_DEPTH if name in _stored_by(codec)][:1]
-        formats = f"--pix-fmt {' | '.join(possible)}"
-        raise UsageError(
-            f"{encoding.codec} cannot store {name}; possible: {' or '.join([*others, formats])}"
-        )
+        others = [way for codec, way in _ANY_DEPTH.items() if name in _stored_by(codec)][:1]
+        formats = [f"--pix-fmt {' | '.join(possible)}"] if possible else []
+        ways = [*others, *formats] or ["-c libx264 --pix-fmt yuv420p"]
+        raise UsageError(f"{encoding.codec} cannot store {name}; possible: {' or '.join(ways)}")
     steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
     if any(side % step for side, step in zip(size, steps, strict=True)):
         raise UsageError(
@@ -367,14 +388,56 @@ def _open_encoder(stream: VideoStream, encoding: Encoding, hdr: StaticHdr) -> No
         ):
             raise HostMemoryExhausted from error
         said = " ".join(f"{key}={value}" for key, value in options.items())
-        possible = "" if said else "; possible: another --pix-fmt, such as yuvj420p, or -c libx264"
-        raise UsageError(
+        raise Unfit(
             f"{encoding.codec} does not accept {said or 'frames'} for "
-            f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}{possible}"
+            f"{context.width}x{context.height} {context.pix_fmt}: {error.strerror}",
+            "" if encoding.codec == "libx264" else "possible: -c libx264",
         ) from error
     if context.options:  # the unknown ones remain
         unknown = ", ".join(context.options)
         raise UsageError(f"{encoding.codec} has no option {unknown}")
+
+
+def _refuse_options(encoding: Encoding, hdr: StaticHdr) -> None:
+    """Refuse options that contradict the frames or each other, or would be ignored."""
+    codec, given = encoding.codec, encoding.options
+    options = _encoder_options(encoding, hdr)
+    key = ENCODER_PARAMETERS.get(codec, "")
+    inside = given.get(key, "")
+    refuse_what_frames_decide(given, key)
+    if key:
+        named = {"crf": encoding.crf, "preset": encoding.preset}
+        refuse_contradictions(named, given, key)
+        options |= {name: it for name, it in parameters_in(inside) if name in ("crf", "qp")}
+    refuse_quality(codec, options)
+    if inside and (said := _ignored_parameters(codec, key, inside)):
+        raise UsageError(
+            f"{codec} ignores a part of -e {key}={inside}: {said}; correct it, or leave it out"
+        )
+
+
+@cache
+def _ignored_parameters(codec: str, option: str, parameters: str) -> str:
+    """Return what a small encoder says of parameters that it ignores; empty if it takes them all.
+
+    It says so in FFmpeg's log alone. Nothing is encoded, so that no thread of FFmpeg can wait for
+    the log.
+    """
+    context = CodecContext.create(codec, "w")
+    assert isinstance(context, VideoCodecContext)
+    context.width = context.height = 64
+    context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
+    quiet = "log-level=none:" if codec == "libx265" else ""  # it prints on its own
+    context.options = {option: quiet + parameters}
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as log, suppress(av.FFmpegError):  # opening it again says why
+            context.open()
+    finally:
+        av.logging.set_level(None)
+    said = (text.strip().rstrip(".") for _, _, text in log)
+    about = ("Error parsing option", "Unknown option", "Invalid value")
+    return ", ".join(text for text in said if text.startswith(about))
 
 
 def _encoder_options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
@@ -383,6 +446,8 @@ def _encoder_options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
 
 def _options(encoding: Encoding, hdr: StaticHdr) -> dict[str, str]:
     options = dict(encoding.options)
+    if encoding.codec == "rawvideo":
+        options["chroma_sample_location"] = "left"  # where `_conversion` puts it; Y4M says so
     if encoding.codec in ENCODER_PARAMETERS:
         key = ENCODER_PARAMETERS[encoding.codec]
         quiet = ["log-level=error"] if encoding.codec == "libx265" else []  # it ignores av.logging

@@ -34,11 +34,34 @@ _OF_THE_SOURCE_INSIDE = frozenset(
 _OF_SEVERAL_PASSES = frozenset({"pass", "stats", "dump-yuv", "recon"})
 """Parameters that read or write other files; segments are encoded once."""
 
+_ONE_OF = (
+    (
+        frozenset({"crf", "qp", "b"}),
+        frozenset({"crf", "qp", "bitrate", "tbr", "lossless"}),
+    ),
+    (frozenset({"preset"}), frozenset({"preset"})),
+)
+"""Encoder options of which one is possible, and the parameters of x264, x265 and SVT-AV1 that mean
+the same: what is inside would win without a word."""
+
 _LARGEST_LEVEL_PX = 35_651_584
 """Luma samples in a frame at the highest level of H.264 (6.2), HEVC (6.2), AV1 and VP9 (6.3)."""
 
 _LONGEST_SIDE_PX = {"h264": 8192, "hevc": 8192, "av1": 16384, "vp9": 16384}
 """Codec -> longest side in pixels that decoders support."""
+
+
+class Unfit(UsageError):
+    """An encoder or a container cannot hold what it should.
+
+    Args:
+        why: what does not fit.
+        advice: what may, which nobody has tried.
+    """
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(f"{why}; {advice}" if advice else why)
+        self.why = why
 
 
 def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> None:
@@ -53,9 +76,10 @@ def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> No
     """
     given = {key: f"-e {key}={value}" for key, value in options.items()}
     inside = {
-        name.strip().replace("_", "-"): f"{name.strip()} in -e {parameters}"
-        for name in (part.partition("=")[0] for part in options.get(parameters, "").split(":"))
+        name: f"{name} in -e {parameters}" for name, _ in parameters_in(options.get(parameters, ""))
     }
+    if "x264opts" in options:
+        raise UsageError("-e x264opts: it has the parameters of -e x264-params; type that")
 
     def found(own: frozenset[str], within: frozenset[str]) -> list[str]:
         return [
@@ -64,12 +88,44 @@ def refuse_what_frames_decide(options: Mapping[str, str], parameters: str) -> No
         ]
 
     if of_frames := found(_OF_THE_SOURCE, _OF_THE_SOURCE_INSIDE):
-        raise UsageError(f"{of_frames[0]}: the source decides that, and its result; leave it out")
+        raise UsageError(f"{of_frames[0]}: the source decides that; leave it out")
     passes = found(_OF_SEVERAL_PASSES, _OF_SEVERAL_PASSES)
     if "pass" in options.get("flags", ""):
         passes.append(given["flags"])
     if passes:
         raise UsageError(f"{passes[0]}: frames are encoded once; leave it out, or type --crf N")
+
+
+def parameters_in(text: str) -> list[tuple[str, str]]:
+    """Return the names, with dashes, and values in `key=value:key=value`."""
+    pairs = (part.partition("=") for part in text.split(":") if part.strip())
+    return [(name.strip().replace("_", "-"), value) for name, _, value in pairs]
+
+
+def refuse_contradictions(
+    named: Mapping[str, object], options: Mapping[str, str], parameters: str
+) -> None:
+    """Refuse two qualities or two speeds for one encoder, and a parameter that is there twice.
+
+    Args:
+        named: values of options of their own by the keys that they stand for; None: not given.
+        options, parameters: as for `refuse_what_frames_decide`.
+
+    Raises:
+        UsageError: one of the two would be ignored.
+    """
+    inside = parameters_in(options.get(parameters, ""))
+    names = [name for name, _ in inside]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{twice} is twice in -e {parameters}; possible: once")
+    for own, within in _ONE_OF:
+        asked = [
+            *(f"--{key} {named[key]}" for key in own if named.get(key) is not None),
+            *(f"-e {key}={value}" for key, value in options.items() if key in own),
+            *(f"{key}={value} in -e {parameters}" for key, value in inside if key in within),
+        ]
+        if len(asked) > 1:
+            raise UsageError(f"{asked[0]} and {asked[1]}; possible: one of them")
 
 
 def refuse_quality(encoder: str, options: dict[str, str]) -> None:

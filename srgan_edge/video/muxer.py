@@ -25,6 +25,7 @@ from srgan_edge.video.copies import Copies, describe
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.frame import CopiedPacket, VideoPacket
+from srgan_edge.video.limits import Unfit
 from srgan_edge.video.reader import VideoReader
 from srgan_edge.video.times import Milliseconds, RisingTimes
 
@@ -191,9 +192,10 @@ class VideoMuxer:
         except OSError:
             raise
         except av.FFmpegError as error:
-            raise UsageError(
-                f"{self.path.name} cannot hold these streams together ({error.strerror}); "
-                f"{self._target.another(self._reader.path)}"
+            is_last = self._target.is_matroska and not self._target.is_pipe  # holds the most
+            raise Unfit(
+                f"{self.path.name} cannot hold these streams together ({error.strerror})",
+                "use -c libx264" if is_last else self._target.another(self._reader.path),
             ) from error
         for index, image in self._reader.cover_art.items():
             if index in self._streams:
@@ -228,9 +230,9 @@ class VideoMuxer:
         try:
             self._video = encoder.add_to(output)
         except ValueError:
-            raise UsageError(
-                f"{self.path.name} cannot hold {encoder.codec}; "
-                f"{self._target.for_codec(encoder.codec)}"
+            raise Unfit(
+                f"{self.path.name} cannot hold {encoder.codec}",
+                self._target.for_codec(encoder.codec),
             ) from None
         return self._video
 

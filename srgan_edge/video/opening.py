@@ -29,6 +29,7 @@ from srgan_edge.video.color import (
     ColorDescription,
     StaticHdr,
     needs_dolby_vision,
+    stores_rgb,
     unkept_metadata,
 )
 from srgan_edge.video.convert import depth_bits, is_readable, with_depth
@@ -282,14 +283,9 @@ def color_of(frame: VideoFrame) -> ColorDescription:
         primaries=frame.color_primaries,
         transfer=frame.color_trc,
         pixel_format=frame.format.name,
-        is_rgb=frame.format.is_rgb or _is_palette(frame.format),
+        is_rgb=stores_rgb(frame.format),
         height=frame.height,
     )
-
-
-def _is_palette(pixel_format: VideoFormat) -> bool:
-    """Check for palettes and black and white, which are RGB though FFmpeg does not mark them."""
-    return pixel_format.has_palette or pixel_format.name in ("monow", "monob")
 
 
 def is_copied(stream: Stream) -> bool:

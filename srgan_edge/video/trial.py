@@ -71,12 +71,19 @@ class TrialEncoding:
         for file in self._files:
             file.seek(0)
             with av.open(file, "r", format="nut") as container:
-                container.streams.video[0].codec_context.thread_type = "FRAME"
+                context = container.streams.video[0].codec_context
+                context.thread_type = "FRAME"
+                context.options = {"skip_loop_filter": "all"}
                 frames += len(list(container.decode(video=0)))
         return (time.process_time() - cpu) / max(1, frames)
 
-    def mean_bytes(self, segment_length: int) -> float:
-        """Return the bytes of a frame, for one keyframe in so many frames."""
-        key = statistics.mean(float(part[0]) for part in self.sizes)
-        others = [float(size) for part in self.sizes for size in part[1:]] or [key]
-        return (key + (segment_length - 1) * statistics.mean(others)) / segment_length
+    @property
+    def key_bytes(self) -> float:
+        """Mean bytes of the keyframes."""
+        return statistics.mean(float(part[0]) for part in self.sizes)
+
+    @property
+    def other_bytes(self) -> float:
+        """Mean bytes of all other frames; of keyframes if there are no others."""
+        others = [float(size) for part in self.sizes for size in part[1:]]
+        return statistics.mean(others) if others else self.key_bytes

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srgan_edge.bench import workload
+from srgan_edge.bench import forecast, workload
 from srgan_edge.bench.forecast import Forecast, Samples, part_of, samples_of
+from srgan_edge.bench.subject import write_clip
 from srgan_edge.cli.plan import _pick
 from srgan_edge.jobs.plan import Options
 from srgan_edge.tiling import Tiling
@@ -40,6 +41,21 @@ def test_a_video_is_planned_with_every_model_that_was_named(cli, tmp_path):
     assert cli("upscale", "in.mp4", "-n", "edge-x4", "-o", "out.mp4")[0] == 0
     size = (tmp_path / "out.mp4").stat().st_size
     assert quick["result_bytes"] == pytest.approx(size, rel=0.3)
+
+
+def test_a_size_is_that_of_a_run_though_its_frames_grow(cli, tmp_path, monkeypatch):
+    """Whole frames or parts of them: both know how an encoder's frames grow within a segment."""
+    base = np.random.default_rng(2).integers(0, 256, (64, 96, 3), np.uint8)
+    calm = np.asarray(Image.fromarray(base).resize((24, 16)).resize((96, 64), Image.BICUBIC))
+    frames = [np.roll(calm, -(number // 2), axis=1) for number in range(150)]
+    write_clip(tmp_path / "in.mp4", frames)
+    assert cli("upscale", "in.mp4", "-n", "edge-x4", "-o", "out.mp4")[0] == 0
+    size = (tmp_path / "out.mp4").stat().st_size
+    for fewest, measured in ((6, "30 frames"), (1000, "parts of")):
+        monkeypatch.setattr(forecast, "FEWEST_FRAMES", fewest)
+        [one] = plan(cli, "in.mp4", "-n", "edge-x4")["models"]
+        assert measured in one["measured"]
+        assert one["result_bytes"] == pytest.approx(size, rel=0.3)
 
 
 def test_the_time_for_a_frame_is_that_of_a_run(tmp_path):
@@ -144,8 +160,8 @@ def test_samples_come_from_three_places(tmp_path):
     samples = samples_of(tmp_path / "in.mp4", OPTIONS)
     assert isinstance(samples, Samples)
     numbers = [[clips.read_barcode(it.pixels) for it in part] for part in samples.parts]
-    assert [len(part) for part in numbers] == [10, 10, 10]
-    assert [part[0] for part in numbers] == pytest.approx([28, 95, 162], abs=2)
+    assert [len(part) for part in numbers] == [48, 48, 48]
+    assert [part[0] for part in numbers] == pytest.approx([10, 76, 143], abs=2)
 
 
 def test_a_part_has_the_shape_of_the_whole():

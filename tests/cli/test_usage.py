@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import clips
 import pytest
 import typer.main
 from command_inputs import save
@@ -163,7 +164,7 @@ def test_models_are_completed(cli, monkeypatch):
         ("upscale in.png -g 0", "upscale has no -g; type --device cuda:N"),
         ("upscale in.png --gpu-id 0", "upscale has no --gpu-id; type --device cuda:N"),
         ("upscale in.png --face_enhance", "upscale has no --face_enhance; leave it out: faces"),
-        ("upscale in.png -dn 0.5", "choose a model with -n"),
+        ("upscale in.png -dn 0.5", "type --denoise X, from 0 to 1, with -n srgan-real-x4"),
         ("upscale in.png --scale 2", "upscale has no --scale; type -s X, or --outscale X"),
         ("upscale in.png --batch many", "invalid value for '--batch'"),
         ("upscale in.png --decode tpu", "'tpu' is not one of 'auto', 'cpu', 'gpu'"),
@@ -206,6 +207,47 @@ def test_f_is_the_type_of_a_file(cli, tmp_path):
     save(tmp_path / "in.png")
     assert cli("upscale", "in.png", "-n", "edge-x4", "-f", "jpg")[0] == 0
     assert (tmp_path / "in_x4.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("in.png -f jpg -o z.png", "-f jpg and -o z.png; possible: one of them"),
+        ("in.mp4 -f mkv -o z.mp4", "-f mkv and -o z.mp4; possible: one of them"),
+        ("in.png --crf 20", "--crf is for videos, and the inputs are images; leave it out"),
+        ("in.png --audio copy", "--audio is for videos"),
+        ("in.png --steady 0.5", "--steady is for videos"),
+        ("in.png -c libx265", "--codec is for videos"),
+        ("in.png --pix-fmt rgb24", "--pix-fmt is for videos"),
+        ("in.png -e bf=0", "-e is for videos"),
+        ("in.png --grain", "--grain is for videos"),
+        ("photos -o out --deinterlace", "--deinterlace is for videos"),
+        ("in.png --ray local", "--ray is for videos"),
+        ("in.mp4 --max-pixels 100", "--max-pixels is for images, and the inputs are videos"),
+    ],
+)
+def test_what_no_input_has_a_use_for_is_refused(cli, tmp_path, arguments, message):
+    save(tmp_path / "in.png")
+    save(tmp_path / "photos/a.png")
+    (tmp_path / "in.mp4").touch()
+    code, _, err = cli("upscale", *arguments.split())
+    assert (code, message in err) == (2, True), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "in.png", "photos"]
+
+
+def test_a_folder_of_both_kinds_takes_options_of_each(cli, tmp_path):
+    save(tmp_path / "in/a.png")
+    clips.make(tmp_path / "in/b.mp4", frames=2)
+    options = ("--crf", "30", "--max-pixels", "1000000", "-f", "jpg")
+    code, _, err = cli("upscale", "in", "-n", "edge-x4", *options)
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "in_x4").iterdir()) == ["a_x4.jpg", "b_x4.mp4"]
+
+
+@pytest.mark.parametrize("name", ["z.jpeg", "z.jpg", "out/"])
+def test_a_type_and_a_name_of_that_type_are_no_contradiction(cli, tmp_path, name):
+    save(tmp_path / "in.png")
+    assert cli("upscale", "in.png", "-n", "edge-x4", "-f", "jpg", "-o", name)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`--fidelity`: between a GAN and the model that it was trained from."""
+"""`--fidelity` and `--denoise`: between a model and one that shares its past."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from onnx import ModelProto, numpy_helper
 from srgan_edge.errors import ModelRefused
 from srgan_edge.model import mixture as mixing
 from srgan_edge.model.library import find_model
-from srgan_edge.model.mixture import mixture
+from srgan_edge.model.mixture import DENOISE, FIDELITY, mixture
 from srgan_edge.model.onnx_file import read_onnx
 
 
@@ -23,7 +23,7 @@ def weights(path):
 
 
 def test_a_mixture_is_one_of_all_weights(cache):
-    mixed = mixture("srgan-x4", 0.25).file(".onnx")
+    mixed = mixture("srgan-x4", FIDELITY, 0.25).file(".onnx")
     gan, pixel = (weights(find_model(name).file(".onnx")) for name in ("srgan-x4", "srresnet-x4"))
     found = weights(mixed)
     assert found.keys() == gan.keys()
@@ -38,23 +38,37 @@ def test_a_mixture_is_one_of_all_weights(cache):
 
 
 def test_a_mixture_is_made_once_and_again_if_it_was_changed():
-    first = mixture("srgan-x4", 0.5).file(".onnx")
+    first = mixture("srgan-x4", FIDELITY, 0.5).file(".onnx")
     content, stamp = first.read_bytes(), first.stat().st_mtime_ns
-    assert mixture("srgan-x4", 0.5).file(".onnx").stat().st_mtime_ns == stamp
+    assert mixture("srgan-x4", FIDELITY, 0.5).file(".onnx").stat().st_mtime_ns == stamp
     first.write_bytes(b"")
-    assert mixture("srgan-x4", 0.5).file(".onnx").read_bytes() == content
+    assert mixture("srgan-x4", FIDELITY, 0.5).file(".onnx").read_bytes() == content
 
 
-def test_the_ends_are_the_two_models_themselves(cache):
-    assert mixture("srgan-x4", 0).name == "srgan-x4"
-    assert mixture("srgan-x4", 1).name == "srresnet-x4"
+@pytest.mark.parametrize("knob", [FIDELITY, DENOISE], ids=lambda it: it.option)
+def test_the_ends_are_the_two_models_themselves(cache, knob):
+    for model, partner in knob.partners.items():
+        assert mixture(model, knob, knob.itself_at).name == model
+        assert mixture(model, knob, 1 - knob.itself_at).name == partner
     assert not cache.exists()
 
 
+def test_less_denoising_has_more_of_the_other_model(cache):
+    for model, partner in DENOISE.partners.items():
+        mixed = mixture(model, DENOISE, 0.75).file(".onnx")
+        found, ours, theirs = (
+            weights(file)
+            for file in (mixed, *(find_model(it).file(".onnx") for it in (model, partner)))
+        )
+        for name, value in found.items():
+            np.testing.assert_allclose(value, 0.75 * ours[name] + 0.25 * theirs[name], atol=1e-6)
+        assert read_onnx(mixed).spec.name == f"{model}-denoise-0.75"
+
+
 def test_models_of_other_kinds_are_refused(monkeypatch):
-    monkeypatch.setitem(mixing.FAITHFUL, "srgan-x4", "edge-x4")
+    monkeypatch.setitem(FIDELITY.partners, "srgan-x4", "edge-x4")
     with pytest.raises(ModelRefused, match="srgan-x4 and edge-x4 have different graphs"):
-        mixture("srgan-x4", 0.5)
+        mixture("srgan-x4", FIDELITY, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,10 @@ def test_models_of_other_kinds_are_refused(monkeypatch):
         (("-n", "srgan-x4", "--fidelity", "1.5"), "--fidelity 1.5; possible: from 0"),
         (("-n", "edge-x4", "--fidelity", "0.5"), "with -n edge-x4; possible: -n srgan-x4"),
         (("--fidelity", "0.5"), "with -n auto; possible: -n srgan-x4"),
+        (("--fidelity", "much"), "--fidelity much; possible: from 0"),
+        (("-n", "srgan-real-x4", "--denoise", "-0.1"), "--denoise -0.1; possible: from 0"),
+        (("-n", "srgan-real-x4", "--denoise", "nan"), "--denoise nan; possible: a number"),
+        (("-n", "edge-x4", "--denoise", "0.5"), "with -n edge-x4; possible: -n srgan-real-x4"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_in_a_line(cli, words, line):

@@ -371,6 +371,52 @@ def test_one_or_two_frames_are_a_video_to_x265_too(tmp_path, suffix):
             Encoding(options={"x264-params": "dump-yuv=a"}),
             "dump-yuv in -e x264-params: frames are encoded once",
         ),
+        (
+            "out.mkv",
+            Encoding(options={"x264-params": "bframes=2:foo=1"}),
+            "libx264 ignores a part of .*: Error parsing option 'foo = 1'; correct it",
+        ),
+        (
+            "out.mkv",
+            Encoding("libx265", options={"x265-params": "preset=slow"}),
+            "libx265 ignores a part of .*: Unknown option: preset; correct it",
+        ),
+        (
+            "out.mkv",
+            Encoding("libx265", options={"x265-params": "bframes=two"}),
+            "Invalid value for bframes: two",
+        ),
+        (
+            "out.mkv",
+            Encoding("libsvtav1", options={"svtav1-params": "foo=1"}),
+            "libsvtav1 ignores a part of .*: Error parsing option foo: 1; correct it",
+        ),
+        (
+            "out.mkv",
+            Encoding(crf=20, options={"x264-params": "qp=30"}),
+            "--crf 20 and qp=30 in -e x264-params; possible: one of them",
+        ),
+        (
+            "out.mkv",
+            Encoding("libsvtav1", preset="8", options={"svtav1-params": "preset=4"}),
+            "--preset 8 and preset=4 in -e svtav1-params; possible: one of them",
+        ),
+        (
+            "out.mkv",
+            Encoding(options={"crf": "20", "qp": "30"}),
+            "-e crf=20 and -e qp=30; possible: one of them",
+        ),
+        (
+            "out.mkv",
+            Encoding(options={"x264-params": "bframes=2:bframes=3"}),
+            "bframes is twice in -e x264-params; possible: once",
+        ),
+        (
+            "out.mkv",
+            Encoding(options={"x264-params": "crf=99"}),
+            "libx264 has no crf 99",
+        ),
+        ("out.mkv", Encoding(options={"x264opts": "fullrange=on"}), "-e x264opts: .* type that"),
         ("out.mp4", Encoding("hevc", crf=52), "libx265 has no crf 52"),
         ("out.mp4", Encoding("libsvtav1", crf=64), "libsvtav1 has no crf 64"),
         ("out.mp4", Encoding("libsvtav1", preset="99"), "libsvtav1 does not accept .*preset=99"),
@@ -385,6 +431,21 @@ def test_impossible_requests_are_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         upscale(source, tmp_path / name, encoding)
     assert names_in(tmp_path) == ["in.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "key", "parameters"),
+    [
+        ("libx264", "x264-params", "bframes=2:aq-mode=1:qp=30"),
+        ("libx264", "x264-params", "bitrate=500:vbv_maxrate=900:vbv_bufsize=900"),
+        ("libx265", "x265-params", "log-level=none:no-sao=1:crf=28"),
+        ("libsvtav1", "svtav1-params", "tune=0:preset=10:crf=40"),
+    ],
+)
+def test_parameters_that_an_encoder_has_are_taken(tmp_path, codec, key, parameters):
+    source = make(tmp_path / "in.mkv", frames=2)
+    upscale(source, tmp_path / "out.mkv", Encoding(codec, options={key: parameters}))
+    assert in_order(tmp_path / "out.mkv")
 
 
 def test_a_subtitle_codec_the_container_cannot_hold(tmp_path):
