@@ -100,6 +100,8 @@ class IsolatedReader:
         """Number of frames yielded, including the skipped ones."""
         self._last_pts: int | None = None
         self._closed = False
+        self._over = 0
+        """Frames that are passed over before the next one is yielded."""
         self._ring: FrameRing | None = None
         self._asked: deque[int] = deque()
         """Slots that frames were asked for, in order."""
@@ -144,6 +146,13 @@ class IsolatedReader:
             if not self._closed:
                 raise
 
+    def pass_over(self, frames: int) -> None:
+        """Let the iteration that has begun go on behind the next `frames` frames.
+
+        They are decoded, as by `after`; those that the decoder has ready are dropped.
+        """
+        self._over += frames
+
     def borders(self, length: int) -> list[int]:
         """Return what `video.borders` yields for segments of `length` frames."""
         found: list[int] = []
@@ -168,7 +177,10 @@ class IsolatedReader:
             slot = self._asked.popleft()
             if step.notes is not None:
                 self.notes = step.notes
-            if step.frame is not None:
+            if step.frame is not None and self._over:
+                self._frame(slot, *step.frame)
+                self._over -= 1
+            elif step.frame is not None:
                 yield self._frame(slot, *step.frame)
             elif step.planes and not is_new_ring:  # endless repeats are no progress
                 self._make_ring(step.planes)
@@ -178,6 +190,11 @@ class IsolatedReader:
                 return
             is_new_ring = step.frame is None
             if (ring := self._ring) is not None:  # `close` removes it
+                if self._over > len(self._asked):
+                    if self._asked:
+                        continue
+                    self._skip(self.frames + self._over)
+                    self._over = 0
                 for free in ring.freed():
                     self._ask(free)
 
@@ -246,6 +263,8 @@ class _Decoding:
     def skip(self, frames: int) -> int:
         """Skip frames for about a second; return how many, 0 at the end."""
         began, skipped = monotonic(), 0
+        if frames and self._next is not None:
+            self._next, skipped = None, 1
         scanned = self._reader.scan()
         while skipped < frames and (item := next(scanned, None)):
             skipped += isinstance(item, FrameTime)

@@ -170,8 +170,14 @@ class VideoReader:
 
     def after(self, frames: int) -> Iterator[Frame | CopiedPacket]:
         """Yield everything after the first `frames` frames, which are decoded but not converted."""
-        self._pass_over(frames)
+        self.pass_over(frames)
         yield from self
+
+    def pass_over(self, frames: int) -> None:
+        """Decode the next frames without converting them."""
+        scanned = self.scan()
+        while frames and (item := next(scanned, None)):
+            frames -= isinstance(item, FrameTime)
 
     def images_after(self, frames: int) -> Iterator[CodedFrame | CopiedPacket]:
         """Like `after`, but leave the frames on the GPU as NVDEC decodes them.
@@ -179,7 +185,7 @@ class VideoReader:
         Raises:
             NvdecFailed: The colors change midway, which only `after` supports.
         """
-        self._pass_over(frames)
+        self.pass_over(frames)
         for item in self._all():
             yield self._image(item) if isinstance(item, DecodedFrame) else item
 
@@ -234,11 +240,6 @@ class VideoReader:
                 return
             if damage_to is not None:
                 demuxer.examine_file(self._identity, conceal=False)
-
-    def _pass_over(self, frames: int) -> None:
-        scanned = self.scan()
-        while frames and (item := next(scanned, None)):
-            frames -= isinstance(item, FrameTime)
 
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         self._identity = file_identity(self.path)

@@ -279,8 +279,11 @@ class _Reading:
 
     def _segment(self, first: int, length: int) -> Iterator[Frame]:
         self.first_sha256 = self.next_sha256 = ""
-        while self._next < first and self._take() is not None:
-            pass
+        if self._next < first and self._ahead is not None:
+            self._take()
+        if self._next < first and self._reader is not None:
+            self._reader.pass_over(first - self._next)
+            self._next = first
         for number in range(length):
             if (frame := self._take()) is None:
                 if self.error is not None:

@@ -90,6 +90,27 @@ def test_skipped_frames_are_neither_sent_nor_forgotten(video, skip):
     assert [f.pts for f in frames] == [f.pts for f in expected[skip:]]
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["dropped", "kept"])
+@pytest.mark.parametrize(("read", "over"), [(1, 1), (1, 9), (3, 20), (1, 29), (5, 60), (30, 1)])
+def test_frames_are_passed_over_in_the_middle(video, read, over, keeps):
+    """Fewer than the decoder is ahead, and more; whether or not the caller holds those before."""
+    expected, whole = read_in_process(video)
+    with IsolatedReader(video) as reader:
+        frames = reader.after(0)
+        kept = [next(frames) for _ in range(read)]
+        found = [frame.pts for frame in kept]
+        if not keeps:
+            kept.clear()
+        reader.pass_over(over)
+        tail = list(frames)
+        assert reader.notes == whole.notes
+        assert reader.frames == 30
+    pts = [frame.pts for frame in expected]
+    assert found + [frame.pts for frame in tail] == pts[:read] + pts[read + over :]
+    for frame, wanted in zip(tail, expected[read + over :], strict=True):
+        assert np.array_equal(frame.pixels, wanted.pixels)
+
+
 def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
     source = make(tmp_path / "in.mkv", codec="ffv1", options={}, pts=[0, 512, 512, 512, 1024])
     expected, _ = read_in_process(source)

@@ -91,6 +91,7 @@ class InProcess:
     def __init__(self, path, **reading):
         self._reader = open_video(path, **reading)
         self.info, self.close = self._reader.info, self._reader.close
+        self.pass_over = self._reader.pass_over
 
     @property
     def notes(self):
