@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,13 @@ _ADVICE = {
     errno.ENOLCK: f"its file system cannot lock files; {_ELSEWHERE}",
     errno.EDQUOT: f"free some of your quota or {_ELSEWHERE}",
 }
+
+
+_GET_FLAGS = 0x80086601
+"""Linux's `FS_IOC_GETFLAGS`."""
+
+_FIXED = {"i": 0x10, "a": 0x20}
+"""Letter of chattr -> its flag: immutable, and for appending only."""
 
 
 @contextmanager
@@ -148,6 +156,8 @@ def folder_when_whole(
     if is_taken(path):
         _refuse_folder(path, option, known_by, inputs, overwrite=overwrite)
     try:
+        _refuse_fixed(path.parent, "its folder")
+        _refuse_fixed(path, "it")
         with folder_made(path.parent):
             try:
                 partial.mkdir()
@@ -569,20 +579,42 @@ def refuse_irreplaceable(path: Path) -> None:
 
     Raises:
         OSError: `path` is a folder or a device, was mounted itself (as `podman -v FILE:FILE` does),
-            or belongs to somebody else in a folder where each may replace only their own files.
+            belongs to somebody else in a folder where each may replace only their own files, or it
+            or its folder is marked as immutable or for appending only.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file")
+    _refuse_fixed(path.parent, "its folder")
     if not is_taken(path):
         return
+    if not path.is_symlink():
+        _refuse_fixed(path, "it")
     file, folder = path.lstat(), path.parent.stat()
     if file.st_dev != folder.st_dev:
         raise OSError(errno.EBUSY, "it is mounted there, so nothing can replace it")
     owners = (0, file.st_uid, folder.st_uid)
     if folder.st_mode & stat.S_ISVTX and os.geteuid() not in owners:
         raise PermissionError(errno.EPERM, "it belongs to somebody else, and its folder is sticky")
+
+
+def _refuse_fixed(path: Path, what: str) -> None:
+    """Raise if a file system says that names at `path` cannot be changed; not every one does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:  # missing, or not readable: the renaming may still work
+        return
+    try:
+        flags = int.from_bytes(fcntl.ioctl(descriptor, _GET_FLAGS, bytes(8))[:4], sys.byteorder)
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+    if marks := [f"chattr -{letter}" for letter, flag in _FIXED.items() if flags & flag]:
+        raise PermissionError(
+            errno.EPERM, f"{what} is marked so that nothing replaces a file ({marks[0]} undoes it)"
+        )
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

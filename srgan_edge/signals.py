@@ -17,11 +17,21 @@ class StopSignals:
     received: int = 0
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """Return those of SIGINT and SIGTERM that whoever started this process wants to stop it with.
+
+    A shell without job control ignores SIGINT in what it starts in the background, so that Ctrl-C
+    stops what is in the foreground alone.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
     """Record the first signal for the caller to check; a second one acts as it did before."""
     signals = StopSignals()
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = heeded_signals()
     before = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:

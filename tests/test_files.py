@@ -267,6 +267,32 @@ def test_a_file_that_was_mounted_is_refused_before_the_work(tmp_path: Path):
             subprocess.run(["umount", path], check=True)
 
 
+@pytest.mark.parametrize("mark", ["i", "a"])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_place_marked_as_fixed_is_refused_before_the_work(tmp_path: Path, what: str, mark: str):
+    path = tmp_path / "place" / "out.png"
+    path.parent.mkdir()
+    path.touch()
+    marked = path if what == "file" else path.parent
+    if subprocess.run(["chattr", f"+{mark}", marked], capture_output=True).returncode:
+        pytest.skip("needs root, and a file system with such marks")
+    try:
+        said = rf"marked .*\(chattr -{mark} undoes it\); name another"
+        with pytest.raises(OutputFailed, match=said), replace_when_whole(path):
+            pytest.fail("the body ran")
+        if what == "folder":
+            folder = path.parent / "new"
+            with (
+                pytest.raises(OutputFailed, match=said),
+                folder_when_whole(folder, "-o", "known", overwrite=True),
+            ):
+                pytest.fail("the body ran")
+    finally:
+        subprocess.run(["chattr", f"-{mark}", marked], check=True)
+    with replace_when_whole(path):
+        pass
+
+
 def test_a_full_scratch_folder_names_the_variable(tmp_path: Path, monkeypatch):
     with small_disk(tmp_path / "disk") as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(disk))

@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import uvicorn
 
+from srgan_edge.serve.server import _Server
+from srgan_edge.serve.service import Service
 from srgan_edge.signals import ends_within, stop_signals
 
 STUCK = """
@@ -111,3 +114,29 @@ def test_a_signal_while_a_library_is_loaded_is_a_signal(kind):
     assert ended.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in ended.stderr
     assert "SIGTERM" in ended.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_stays_so(cli, number):
+    """A shell ignores SIGINT in what a script starts in the background."""
+    handler = signal.signal(number, signal.SIG_IGN)
+    try:
+        assert cli("models")[0] == 0
+        assert signal.getsignal(number) is signal.SIG_IGN
+        with stop_signals() as signals:
+            os.kill(os.getpid(), number)
+            assert signals.received == 0
+    finally:
+        signal.signal(number, handler)
+
+
+def test_a_service_that_ignores_a_signal_goes_on():
+    server = _Server(uvicorn.Config(lambda *_: None), Service.__new__(Service))
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with server.capture_signals():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) == server.handle_exit
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -37,6 +37,7 @@ from srgan_edge.errors import (
     print_error,
 )
 from srgan_edge.machine import address_space_was_short, refuse_too_little, save_address_space
+from srgan_edge.signals import heeded_signals
 
 app = typer.Typer(
     name="srgan-edge",
@@ -76,8 +77,8 @@ def main() -> NoReturn:
     save_address_space()
     open_closed_streams()
     make_streams_unfailing()
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for stopping in heeded_signals():
+        signal.signal(stopping, _interrupt)
     # OpenVINO would import its converter of models, which takes longer than all the rest of it.
     sys.modules.setdefault("openvino.tools.ovc", cast(ModuleType, None))
     try:

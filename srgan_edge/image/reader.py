@@ -13,11 +13,13 @@ from typing import BinaryIO, Self
 import numpy as np
 from PIL import Image, ImageFile
 from PIL.ExifTags import Base
+from PIL.GifImagePlugin import GifImageFile
 
 from srgan_edge.errors import InputRefused, quoted
 from srgan_edge.files import open_regular
 from srgan_edge.image.coding import coding_of
 from srgan_edge.image.colors import colors_of_exif
+from srgan_edge.image.gif import Painted
 from srgan_edge.image.headers import examine, kind_of
 from srgan_edge.image.levels import deep_colors, deep_gray, full_range
 from srgan_edge.image.metadata import (
@@ -103,6 +105,7 @@ class ImageReader:
         self._like: StillImage
         self.plays = 1
         """Number of times that an animation is played; 0: forever."""
+        self._painted = Painted()
         self._file = file or open_regular(path)
         try:
             with own_limits():
@@ -165,6 +168,9 @@ class ImageReader:
             with own_limits():
                 part = self._source.crop((left, top, right, bottom))
                 values = np.asarray(part.convert("RGBA" if self._has_alpha else "RGB"))
+            if self._has_alpha and isinstance(self._source, GifImageFile):
+                painted = self._painted.pixels[top:bottom, left:right]
+                values = np.dstack([values[..., :3], np.where(painted, values[..., 3], 0)])
         else:
             values = self._source[top:bottom, left:right]
         values = self._turn.upright(values)
@@ -179,6 +185,10 @@ class ImageReader:
             try:
                 self._source.seek(self._first_frame + frame)
                 self._source.load()
+                if isinstance(self._source, GifImageFile):
+                    if frame == 0:
+                        self._painted = Painted()
+                    self._painted.take(self._source)
             except Image.DecompressionBombError as error:  # Pillow enlarges a GIF for its frames
                 raise InputRefused(
                     f"{self.path}: frame {frame + 1} reaches beyond the image, and makes more than "
@@ -199,7 +209,7 @@ class ImageReader:
             milliseconds = Fraction(image.info.get("duration", 0)).limit_denominator(10**6)
             self.seconds.append((milliseconds / 1000).limit_denominator(2**16 - 1))
             alpha = np.asarray(image.convert("RGBA"))[..., 3]
-            self._has_alpha |= bool(alpha.min() < 255)
+            self._has_alpha |= bool(alpha.min() < 255) or not self._painted.pixels.all()
 
     def _take(self, image: ImageFile.ImageFile) -> None:
         self.coding = coding_of(image, self._file)
@@ -221,6 +231,9 @@ class ImageReader:
         if isinstance(self._source, Image.Image):
             self._raw_width, self._raw_height = self._source.size
             self._has_alpha = self._source.has_transparency_data
+            if isinstance(image, GifImageFile):
+                self._painted.take(image)
+                self._has_alpha |= not self._painted.pixels.all()
             gray = image.mode in GRAY_MODES
         else:
             self._raw_height, self._raw_width, channels = self._source.shape

@@ -9,7 +9,13 @@ from typing import Any
 
 from srgan_edge import __version__
 from srgan_edge.errors import OutputFailed, UsageError
-from srgan_edge.files import is_taken, replace_when_whole, sha256_of
+from srgan_edge.files import (
+    is_taken,
+    output_failed,
+    refuse_irreplaceable,
+    replace_when_whole,
+    sha256_of,
+)
 from srgan_edge.jobs.reporters import Forwarding, Outcome, Reporter
 
 SCHEMA = 1
@@ -46,6 +52,10 @@ class ReportFile(Forwarding):
                 f"cannot write {self._path}: no such folder, or it is not writable; "
                 "name another place with --report"
             )
+        try:
+            refuse_irreplaceable(self._path)
+        except OSError as error:
+            raise output_failed(self._path, error, "--report") from error
 
     def began(self, text: str, made_by: Mapping[str, Any], jobs: int) -> None:
         self._made_by = made_by

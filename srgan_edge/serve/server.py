@@ -3,7 +3,10 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import h11
@@ -16,6 +19,7 @@ from srgan_edge.serve.log import LibraryLog, Log
 from srgan_edge.serve.problems import MEDIA_TYPE
 from srgan_edge.serve.service import Service
 from srgan_edge.serve.settings import Settings
+from srgan_edge.signals import heeded_signals
 
 HEAD_SECONDS = 10.0
 """Longest time from the first byte of a connection, or of its next request, to the end of the
@@ -60,6 +64,14 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        heeded = heeded_signals()
+        with super().capture_signals():
+            for number in {signal.SIGINT, signal.SIGTERM}.difference(heeded):
+                signal.signal(number, signal.SIG_IGN)
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()

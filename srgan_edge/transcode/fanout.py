@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from math import inf
 from operator import add
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any, Protocol, Self, TypeGuard
 from srgan_edge.errors import (
     EngineLost,
     InputDamaged,
+    InputRefused,
     OutputFailed,
     ResourcesExhausted,
 )
@@ -36,6 +37,7 @@ from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
 from srgan_edge.jobs.reporters import WorkerShare
+from srgan_edge.transcode.outage import Place
 from srgan_edge.transcode.recipe import Made, Saved
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.upscaler import FrameUpscaler
@@ -263,6 +265,12 @@ class Fanout:
         self._entered: list[MadeSegment] = []
         self._shares: dict[str, WorkerShare] = {}
         self._damaged: InputDamaged | None = None
+        source = Path(order.source)
+        self._places = [work.place]
+        if source.parent != work.path.parent.absolute():
+            self._places.append(Place(source.parent, source))
+        self._excused: set[str] = set()
+        """Files of tasks that were in work while a folder was away."""
 
     def run(self) -> Made:
         """Return once all segments are in the journal.
@@ -282,10 +290,10 @@ class Fanout:
             if not self._is_wanted(task):
                 task.discard()
             elif isinstance(answer, MadeSegment):
-                self._take(answer, Path(task.file), self._crew.name(worker))
+                self._take(answer, task, self._crew.name(worker))
             else:
                 task.discard()
-                self._refuse_hopeless(task.number, answer)
+                self._refuse_hopeless(task, answer)
             self._enter()
         made = self._entered
         return Made(
@@ -376,16 +384,16 @@ class Fanout:
         after = self._borders[number + 1] if number + 1 < len(self._borders) else None
         return replace(task, first_pts=self._borders[number], next_pts=after)
 
-    def _take(self, made: MadeSegment, file: Path, worker: str) -> None:
+    def _take(self, made: MadeSegment, task: Task, worker: str) -> None:
+        file = Path(task.file)
         for line in made.said:
             self._say(line)
         if made.inexact:
             file.unlink(missing_ok=True)
             self._read_from_start(made.inexact)
         elif made.pts and file_sha256(file) != made.sha256:
-            file.unlink(missing_ok=True)
-            failed = OutputFailed(f"{file} is not what was written to it")
-            self._refuse_hopeless(made.number, failed)
+            self._refuse_hopeless(task, OutputFailed(f"{file} is not what was written to it"))
+            task.discard()
         else:
             self._waiting[made.number] = made, file
             self._seconds.append(made.seconds)
@@ -410,12 +418,16 @@ class Fanout:
                 file.unlink(missing_ok=True)
                 self._entered.append(made)
                 return
-            file.replace(self._work.segment_path(made.number))
+            segment = self._work.segment_path(made.number)
+            self._riding_out(partial(file.replace, segment))
             self._border_sha256 = made.next_sha256
-            self._work.add(
-                *(made.pts, made.durations, made.reorder),
-                border_sha256=self._border_sha256,
-                sha256=made.sha256,
+            self._riding_out(
+                partial(
+                    self._work.add,
+                    *(made.pts, made.durations, made.reorder),
+                    border_sha256=self._border_sha256,
+                    sha256=made.sha256,
+                )
             )
             self._entered.append(made)
             for _ in made.pts:
@@ -452,8 +464,35 @@ class Fanout:
         self._waiting.clear()
         self._border_sha256 = self._work.border_sha256()
 
-    def _refuse_hopeless(self, number: int, why: Exception) -> None:
+    def _riding_out(self, step: Callable[[], object]) -> None:
+        """Take a step of the driver, again if a folder was away."""
+        try:
+            step()
+        except OSError:
+            if not self._is_back():
+                raise
+            self._work.forget_unfinished()
+            self._riding_out(step)
+
+    def _is_back(self) -> bool:
+        """Return True if a folder was away, and is back now."""
+        if True not in [place.waited_for(self._say) for place in self._places]:
+            return False
+        self._excused |= {
+            task.file
+            for worker in self._crew.present
+            for task in self._crew.tasks(worker)
+            if self._is_wanted(task)
+        }
+        return True
+
+    def _refuse_hopeless(self, task: Task, why: Exception) -> None:
         """Raise what happened to a segment, unless having it made again can help."""
+        if isinstance(why, OutputFailed | InputRefused) and (
+            task.file in self._excused or self._is_back()
+        ):
+            return
+        number = task.number
         self._failures[number] += 1
         can_help = isinstance(why, WorkerLost | ResourcesExhausted | OutputFailed)
         if not can_help or self._failures[number] > MOST_FAILURES:

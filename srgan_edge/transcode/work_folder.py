@@ -30,6 +30,7 @@ from srgan_edge.files import (
     sync_folder,
     work_folder_of,
 )
+from srgan_edge.transcode.outage import Place
 from srgan_edge.typed import MISTAKES, from_json
 from srgan_edge.video.frame import library_versions
 
@@ -161,6 +162,12 @@ class WorkFolder:
         self.segments -= 1
         os.truncate(self._journal, sum(map(len, lines)))
 
+    def forget_unfinished(self) -> None:
+        """Remove what an `add` that failed may have written to the journal, so that it can be
+        repeated."""
+        lines = self._journal.read_bytes().splitlines(keepends=True)
+        os.truncate(self._journal, sum(map(len, lines[: self.segments])))
+
     def discard(self) -> None:
         """Remove the folder: the video is complete, or nothing in it is worth keeping.
 
@@ -176,6 +183,11 @@ class WorkFolder:
                         with suppress(OSError):
                             entry.unlink()
                 self.path.rmdir()
+
+    @property
+    def place(self) -> Place:
+        """The folder of the result, which may go away for a while."""
+        return Place(self.path.parent, self._journal)
 
     @property
     def is_lost(self) -> bool:

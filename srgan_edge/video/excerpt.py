@@ -118,7 +118,8 @@ def seconds_of(option: str, text: str) -> float:
         if total <= _LARGEST_SECONDS and not (has_minutes and seconds >= 60):
             return total
     raise UsageError(
-        f"{option} {text}; possible: seconds or h:mm:ss, such as 90, 1:30 or 0:01:30.5"
+        f"{option} {text}; possible: seconds or h:mm:ss, such as 90, 1:30 or 0:01:30.5, or 5m or "
+        f"2h, up to {int(_LARGEST_SECONDS / 3600)} hours"
     )
 
 

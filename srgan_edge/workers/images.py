@@ -40,6 +40,7 @@ from srgan_edge.transcode.fanout import (
     tiles_of,
     why_again,
 )
+from srgan_edge.transcode.outage import Place
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.workers.answers import result_of
 
@@ -189,6 +190,9 @@ class ImageFanout:
         self._shares: dict[str, WorkerShare] = {}
         self._recent = Recent()
         self._folders: set[Path] = set()
+        self._places: dict[Path, Place] = {}
+        self._excused: set[str] = set()
+        """Files of images that were in work while a folder was away."""
         self._life = ExitStack()
 
     def run(self) -> list[Outcome]:
@@ -272,6 +276,8 @@ class ImageFanout:
         try:
             content = content_sha256(source)
         except OSError as error:
+            if self._is_back(number):
+                return self._order(number)
             refused = InputRefused(f"{job.source}: {error.strerror}; check the name and its rights")
             self._end(number, Outcome(job, error=refused))
             return None
@@ -279,11 +285,15 @@ class ImageFanout:
             if target.parent not in self._folders:
                 self._life.enter_context(folder_made(target.parent))
                 self._folders.add(target.parent)
+                self._places[target.parent] = Place(target.parent)
+            self._places.setdefault(source.parent, Place(source.parent))
             part = _Part.beside(target, overwrite=self._options.overwrite)
         except OSError as error:
             self._end(number, Outcome(job, error=output_failed(job.target, error)))
             return None
         except SrganEdgeError as error:
+            if self._is_back(number):
+                return self._order(number)
             self._end(number, Outcome(job, error=error))
             return None
         self._tries[number].parts[str(part.path)] = part
@@ -423,6 +433,7 @@ class ImageFanout:
         self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
         self._reporter.workers_at(self._recent.after(share))
         self._notes[number] += made.notes
+        self._is_back(number)
         try:
             part.publish()
         except SrganEdgeError as error:
@@ -439,6 +450,11 @@ class ImageFanout:
         if number not in self._tries:
             return
         tries, job = self._tries[number], self._asked[number].job
+        if isinstance(why, OutputFailed | InputRefused) and (
+            order.file in self._excused or self._is_back(number)
+        ):
+            self._put_back(order)
+            return
         tries.failures += 1
         can_help = isinstance(why, WorkerLost | ResourcesExhausted | OutputFailed)
         if can_help and tries.failures <= MOST_FAILURES:
@@ -450,6 +466,16 @@ class ImageFanout:
                 f"{job.source} was begun {tries.failures} times, and each time its worker {why}"
             )
         self._end(number, Outcome(job, error=why))
+
+    def _is_back(self, number: int) -> bool:
+        """Return True if a folder of an image was away, and is back now."""
+        job = self._asked[number].job
+        folders = {job.source.absolute().parent, job.target.absolute().parent}
+        places = [self._places[folder] for folder in folders if folder in self._places]
+        if True not in [place.waited_for(self._reporter.note) for place in places]:
+            return False
+        self._excused |= {path for tries in self._tries.values() for path in tries.parts}
+        return True
 
     def _end(self, number: int, outcome: Outcome) -> None:
         tries = self._tries.pop(number)

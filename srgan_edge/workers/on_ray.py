@@ -104,7 +104,8 @@ class RayActors:
     def close(self) -> None:
         """End all actors, whatever they do, and leave the cluster."""
         with suppress(Exception):
-            left = [placed.actor.tidy.remote() for placed in self._placed if placed is not None]
+            idle = (it for it in self._placed if it is not None and not it.tasks)
+            left = [placed.actor.tidy.remote() for placed in idle]  # the others would not answer
             self._ray.wait(left, num_returns=len(left), timeout=_TIDY_SECONDS)
         for placed in filter(None, self._placed):
             with suppress(Exception):
@@ -273,10 +274,12 @@ class RayActors:
     def _shares(self, placed: _Placed, folder: Path) -> bool:
         """Return True if a worker sees a file that is made here in a folder."""
         probe = folder / f"segment-part-{token_hex(8)}"
-        probe.touch()
         try:
+            probe.touch()
             with suppress(self._ray.exceptions.RayError):  # `wait` finds that it is lost
                 return bool(self._got(placed.actor.sees.remote(str(probe))))
+            return False
+        except OSError:  # the folder is away
             return False
         finally:
             probe.unlink(missing_ok=True)

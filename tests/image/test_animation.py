@@ -140,6 +140,50 @@ def test_what_a_gif_leaves_of_the_previous_frame_stays_visible(tmp_path: Path):
     assert second[2, 2].tolist() == [0, 0, 255, 255] and second[10, 14].tolist() == [255, 0, 0, 255]
 
 
+def gif(path: Path, places: list[tuple[int, int]], disposal: int) -> Path:
+    """Write a GIF of 8x6 with red frames of 4x3 at (left, top), and no transparent color."""
+    still = io.BytesIO()
+    frame = Image.new("P", (4, 3), 1)
+    frame.putpalette([0, 0, 255, 255, 0, 0])
+    frame.save(still, "GIF", optimize=False)
+    content = still.getvalue()
+    at = content.index(b"\x2c" + struct.pack("<4H", 0, 0, 4, 3))
+    colors = 3 << (content[10] % 8 + 1)
+    head = content[:6] + struct.pack("<2H", 8, 6) + content[10 : 13 + colors]
+    body = b""
+    for left, top in places:
+        control = b"\x21\xf9\x04" + bytes([disposal << 2, 10, 0, 0, 0])
+        body += control + b"\x2c" + struct.pack("<4H", left, top, 4, 3) + content[at + 9 : -1]
+    path.write_bytes(head + body + b";")
+    return path
+
+
+@pytest.mark.parametrize("places", [[(2, 1)], [(2, 1), (0, 0)]])
+@pytest.mark.parametrize("disposal", [0, 1, 2, 3])
+def test_what_no_frame_of_a_gif_paints_is_transparent_as_in_browsers(
+    tmp_path: Path, places: list[tuple[int, int]], disposal: int
+):
+    painted = np.zeros((6, 8), bool)
+    with ImageReader(gif(tmp_path / "in.gif", places, disposal)) as reader:
+        for number, (left, top) in enumerate(places):
+            if len(places) > 1:
+                reader.seek(number)
+            before = painted.copy()
+            painted[top : top + 3, left : left + 4] = True
+            shown = reader.rows(0, 6)
+            assert shown.alpha is not None
+            assert (shown.alpha == np.where(painted, 255, 0)).all()
+            assert (shown.pixels[painted] == (255, 0, 0)).all()
+            if disposal > 1:
+                painted = before
+
+
+def test_a_gif_whose_frames_fill_it_is_opaque(tmp_path: Path):
+    path = save(tmp_path / "in.gif", frames(transparent=False), duration=100, disposal=2)
+    with ImageReader(path) as reader:
+        assert not reader.is_transparent
+
+
 def test_colors_may_begin_with_the_second_frame(tmp_path: Path):
     images = [Image.new("L", (8, 6), 99), Image.new("RGB", (8, 6), "red")]
     path = save(tmp_path / "in.gif", images, duration=100)

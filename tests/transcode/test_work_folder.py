@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srgan_edge.transcode import work_folder
 from srgan_edge.transcode.work_folder import Segment, WorkFolder, _digest, open_work_folder
 
 TIMES = ([0, 40, 80], [120, 160, 230], [240, 241, 1000])
@@ -106,6 +107,27 @@ def test_a_folder_whose_names_were_not_written_is_an_error(tmp_path, monkeypatch
         work.segment_path(0).write_bytes(b"frames")
         with pytest.raises(OSError, match="input/output"):
             work.add([0], [40], reorder=0)
+
+
+def test_a_segment_whose_line_was_not_synced_is_added_once(tmp_path, monkeypatch):
+    """As when a share is lost in that moment."""
+
+    def lost(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with open_work_folder(tmp_path / "out.mkv", {}) as work:
+        for index, pts in enumerate(TIMES):
+            work.segment_path(index).write_bytes(b"segment")
+            with monkeypatch.context() as patch:
+                patch.setattr(work_folder, "sync", lambda path: None)
+                patch.setattr(os, "fsync", lost)
+                with pytest.raises(OSError, match="error"):
+                    work.add(pts, [40] * 3, reorder=1)
+            work.forget_unfinished()
+            work.add(pts, [40] * 3, reorder=1)
+        assert (work.segments, work.frames) == (3, 9)
+        again = WorkFolder(work.path)
+        assert [segment.pts for _, segment in again.finished()] == [list(pts) for pts in TIMES]
 
 
 def test_no_folder_stays_where_files_cannot_be_locked(tmp_path, monkeypatch):

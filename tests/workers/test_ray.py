@@ -48,6 +48,7 @@ OPTIONS = Options(
 )
 SEGMENT = 5
 STORE_BYTES = 80 << 20
+MOST_TARGETS = 60
 ROOT = Path(__file__).resolve().parents[2]
 
 said = []
@@ -112,6 +113,16 @@ def upscaled(source, target, alone, crew=None, listener=None, options=OPTIONS):
     return target.read_bytes()
 
 
+def targets_until(folder, happened):
+    """Yield results until a loss is noticed: others may be done before Ray knows of it."""
+    for number in range(MOST_TARGETS):
+        yield folder / f"{number}.mkv"
+        if happened():
+            return
+        time.sleep(1)
+    raise AssertionError(f"nothing was noticed during {MOST_TARGETS} videos")
+
+
 class Told(Heard):
     """Remembers outcomes, and calls `react` as soon as workers are asked for images."""
 
@@ -141,7 +152,7 @@ def shared(alone, crew, sources, target, react=lambda done: None):
     heard = Told(react)
     ImageFanout(lambda: crew, asked, alone.upscaler, OPTIONS, heard).run()
     (error,) = [outcome.error for outcome in heard.outcomes if outcome.error]
-    assert str(error).startswith(f"{sources[-1].with_name('bad.png')}: not a PNG")
+    assert f"{sources[-1].with_name('bad.png')}: not a PNG" in str(error)
     return heard
 
 
@@ -185,13 +196,14 @@ class TestThreeNodes:
     def test_an_actor_that_is_lost_costs_no_byte(self, tmp_path, source, whole, alone, crew):
         import ray
 
+        lost = crew._placed[0].actor
+
         def kill():
-            os.kill(ray.get(crew._placed[0].actor.process.remote()), signal.SIGKILL)
+            os.kill(ray.get(lost.process.remote()), signal.SIGKILL)
 
         heard = Watching(SEGMENT, kill)
-        for name in ("out.mkv", "next.mkv"):  # where others were faster, the next video shows it
-            assert upscaled(source, tmp_path / name, alone, crew, heard) == whole
-        assert any("is made again" in note for note in heard.notes)
+        for target in targets_until(tmp_path, lambda: crew._placed[0].actor is not lost):
+            assert upscaled(source, target, alone, crew, heard) == whole
         assert len(crew.present) == 3
 
     def test_images_are_made_by_all_and_come_through_the_object_store(
@@ -246,9 +258,8 @@ class TestThreeNodes:
         kept = (ray.get_runtime_context().get_node_id(), cluster.head_node.node_id)
         node = next(it for it in cluster.list_all_nodes() if it.node_id not in kept)
         heard = Watching(SEGMENT, lambda: cluster.remove_node(node, allow_graceful=False))
-        for name in ("out.mkv", "next.mkv"):
-            assert upscaled(source, tmp_path / name, alone, crew, heard) == whole
-        assert len(crew.present) == 2
+        for target in targets_until(tmp_path, lambda: len(crew.present) == 2):
+            assert upscaled(source, target, alone, crew, heard) == whole
         assert any("is lost; the others go on" in line for line in said)
 
 

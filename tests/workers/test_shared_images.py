@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from dataclasses import replace
@@ -334,6 +336,37 @@ def test_a_worker_that_is_killed_costs_no_image(tmp_path, photos, alone, crew, b
     as_by_one(heard, tmp_path, by_one)
     assert crew._processes[0]._process.pid != killed[0]
     assert any("is made again: its worker was ended by SIGKILL" in note for note in heard.notes)
+
+
+@pytest.mark.parametrize("which", ["in", "out"])
+def test_a_folder_that_is_away_for_a_while_is_waited_for(
+    tmp_path, photos, alone, crew, by_one, which
+):
+    """As when a share is lost, with the images or with their results."""
+    folder, away = tmp_path / which, tmp_path / "away"
+    shutil.copytree(photos[0].parent, tmp_path / "in")
+
+    class Waiting(Recorder):
+        def images_done(self, done, total):
+            if done == 2 and not away.exists() and not self.notes_of_loss:
+                folder.rename(away)
+
+        def note(self, text):
+            super().note(text)
+            if text in self.notes_of_loss:
+                threading.Timer(0.5, away.rename, [folder]).start()
+
+        @property
+        def notes_of_loss(self):
+            return [note for note in self.notes if "is away" in note]
+
+    heard = Waiting()
+    copies = [tmp_path / "in" / path.name for path in photos]
+    made_by(alone, crew, jobs_for(copies, tmp_path / "out"), heard)
+    assert contents(tmp_path / "out") == by_one[0]
+    assert len(errors(heard)) == 2
+    assert heard.notes_of_loss == [f"{folder} is away; waiting up to 60 s for it"]
+    assert not any("is made again" in note for note in heard.notes)
 
 
 def test_a_folder_of_images_and_videos(cli, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -28,7 +29,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.tiling import Tiling
-from srgan_edge.transcode import segments
+from srgan_edge.transcode import outage, segments
 from srgan_edge.transcode.fanout import Order, Task, frame_sha256
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.video.borders import borders
@@ -281,8 +282,37 @@ def test_a_worker_that_hangs_costs_no_byte(tmp_path, alone, crew):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == []
 
 
-def test_a_folder_that_is_away_for_a_while_costs_no_byte(tmp_path, alone, crew):
-    """As when a share is lost: the command ends, and goes on once the folder is back."""
+class Away(Watching):
+    """Takes a folder away after some frames, and brings it back once its loss is reported."""
+
+    def __init__(self, at, folder):
+        self.folder, self.place = folder, folder.with_name("away")
+        super().__init__(at, lambda: folder.rename(self.place))
+
+    def note(self, text):
+        super().note(text)
+        if "is away" in text:
+            threading.Timer(1.0, self.place.rename, [self.folder]).start()
+
+
+def test_a_folder_that_is_away_for_a_while_is_waited_for(tmp_path, alone, crew):
+    """As when a share with input and result is lost: the command goes on once it is back."""
+    folder = tmp_path / "share"
+    folder.mkdir()
+    source = clips.make(folder / "in.mp4", frames=42, size=(32, 24), options=GOP)
+    upscale(source, tmp_path / "whole.mkv", alone)
+    notes = upscale(source, folder / "out.mkv", alone, crew, Away(2 * SEGMENT, folder))
+    assert (folder / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+    assert [note for note in notes if "share" in note] == [
+        f"in.mp4: {folder} is away; waiting up to 60 s for it"
+    ]
+    assert not any("is made again" in note for note in notes)
+    assert {path.name for path in folder.iterdir()} == {"out.mkv", "in.mp4"}
+
+
+def test_a_folder_that_stays_away_ends_the_command(tmp_path, alone, crew, monkeypatch):
+    """It goes on once the folder is back."""
+    monkeypatch.setattr(outage, "AWAY_SECONDS", 0.3)
     source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
     folder, away = tmp_path / "share", tmp_path / "away"
     folder.mkdir()

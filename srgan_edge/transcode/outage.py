@@ -1,0 +1,49 @@
+"""Folders that go away for a while, as when a share is lost and found again."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+AWAY_SECONDS = 60.0
+"""Longest wait for a folder. Servers start again within a minute; a longer one ends the command."""
+
+_LOOK_SECONDS = 0.25
+
+
+class Place:
+    """A folder that work depends on; made while it is there.
+
+    Args:
+        known_by: a file in it that shows that it is back; None: the folder itself.
+    """
+
+    def __init__(self, folder: Path, known_by: Path | None = None) -> None:
+        self._folder, self._known_by = folder, known_by or folder
+        self._identity = _identity(folder)
+
+    def waited_for(self, say: Callable[[str], None]) -> bool:
+        """Wait for the folder if it is away; return True if it was, and is back.
+
+        Its place may have another folder meanwhile, as an empty one where a share was mounted.
+
+        Args:
+            say: called with a line for the user before the wait.
+        """
+        if self._identity is None or _identity(self._folder) == self._identity:
+            return False
+        say(f"{self._folder} is away; waiting up to {AWAY_SECONDS:g} s for it")
+        ends = time.monotonic() + AWAY_SECONDS
+        while _identity(self._known_by) is None:
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_LOOK_SECONDS)
+        self._identity = _identity(self._folder)
+        return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
