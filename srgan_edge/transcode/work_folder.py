@@ -308,7 +308,6 @@ def open_work_folder(
     job = json.loads(json.dumps(job))  # the values that reading it will return
     try:
         with _locked(path, target):
-            _refuse_others_files(path)
             work = WorkFolder(path)
             started = work.job()
             if started is None or restart:
@@ -399,8 +398,10 @@ def _open_lock(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):  # a file, too, is named below
+                path.mkdir(mode=0o700)
             _refuse_foreign(path)
+            _refuse_others_files(path)
             return os.open(path / "lock", flags, 0o600)
         except FileNotFoundError:
             if not path.parent.is_dir():

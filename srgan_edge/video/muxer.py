@@ -27,7 +27,7 @@ from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.frame import CopiedPacket, VideoPacket
 from srgan_edge.video.limits import Unfit
 from srgan_edge.video.reader import VideoReader
-from srgan_edge.video.times import Milliseconds, RisingTimes
+from srgan_edge.video.times import Milliseconds, RestOfTime, RisingTimes
 
 # Tags that describe the input file and not its copy. In Matroska the language of a tag may be added
 # to its name: mkvmerge writes `BPS-eng`.
@@ -87,6 +87,7 @@ class VideoMuxer:
         self._times = RisingTimes()
         self._container: OutputContainer | None = None
         self._milliseconds: Milliseconds | None = None
+        self._rest: RestOfTime | None = None
 
     @property
     def refused(self) -> int:
@@ -106,6 +107,7 @@ class VideoMuxer:
             OSError: The file cannot be written.
         """
         self._streams, self._times = {}, RisingTimes()
+        self._rest = RestOfTime() if self._target.is_mp4 else None
         if isinstance(file, OutputPipe):
             url = f"pipe:{file.descriptor}"
         else:
@@ -131,12 +133,9 @@ class VideoMuxer:
 
     def mux(self, packet: VideoPacket) -> None:
         """Add one packet of the video, in decoding order."""
-        assert self._container is not None
-        if self._milliseconds is not None:
-            self._milliseconds.apply(packet)
-        packet.stream = self._video
-        with output_errors(self.path):
-            self._container.mux_one(packet)
+        next_one = packet if self._rest is None else self._rest.exchanged(packet)
+        if next_one is not None:
+            self._write(next_one)
 
     def copy(self, copied: CopiedPacket) -> bool:
         """Add one packet as `copies` yields it, which belongs to the file afterwards.
@@ -169,6 +168,8 @@ class VideoMuxer:
     def close(self) -> None:
         """Write the remaining packets and the index. A full disk may only be noticed here."""
         assert self._container is not None
+        if self._rest is not None and (last := self._rest.last()) is not None:
+            self._write(last)
         container, self._container = self._container, None
         with output_errors(self.path):
             container.close()
@@ -180,6 +181,14 @@ class VideoMuxer:
         if self._container is not None:
             with suppress(av.FFmpegError):
                 self._container.close()
+
+    def _write(self, packet: VideoPacket) -> None:
+        assert self._container is not None
+        if self._milliseconds is not None:
+            self._milliseconds.apply(packet)
+        packet.stream = self._video
+        with output_errors(self.path):
+            self._container.mux_one(packet)
 
     def _write_header(self, output: OutputContainer, encoder: VideoEncoder) -> None:
         source = self._reader.container

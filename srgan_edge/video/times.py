@@ -32,6 +32,38 @@ class RisingTimes:
         self._next_dts[packet.stream_index] = packet.dts + (not may_repeat)
 
 
+class RestOfTime:
+    """Gives the last packet of a video the duration that MP4 wants.
+
+    MP4 stores the times between decodings. With B-frames, the frame that is shown last is not the
+    last one to be decoded, which therefore gets what is left of the time of all frames.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: VideoPacket | None = None
+        self._decoded_from = self._shown_from = self._shown_to = 0
+
+    def exchanged(self, packet: VideoPacket) -> "VideoPacket | None":
+        """Take a packet, in decoding order, and return the one before."""
+        assert packet.pts is not None
+        assert packet.dts is not None
+        before, self._waiting = self._waiting, packet
+        if before is None:
+            self._decoded_from, self._shown_from = packet.dts, packet.pts
+        self._shown_from = min(self._shown_from, packet.pts)
+        self._shown_to = max(self._shown_to, packet.pts + (packet.duration or 0))
+        return before
+
+    def last(self) -> "VideoPacket | None":
+        """Return the last packet, with its duration; None if there is none."""
+        last = self._waiting
+        if last is not None:
+            assert last.dts is not None
+            decoded = last.dts - self._decoded_from
+            last.duration = max(1, self._shown_to - self._shown_from - decoded)
+        return last
+
+
 class Milliseconds:
     """Times of the frames of a video in Matroska: rounded, and each in a millisecond of its own.
 

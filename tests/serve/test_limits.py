@@ -302,6 +302,7 @@ def test_results_are_deleted_by_age_and_size(tmp_path):
 def test_the_log_is_json_and_the_metrics_are_numbers(service, photo):
     with service.client() as client:
         client.wait(client.submit(photo).id)
+    service.wait_for(lambda: service.events("ended"))  # a client may know before it is counted
     page = service.request("GET", "/metrics")[2].decode()
     assert 'srgan_edge_jobs{state="done"}' in page and "srgan_edge_request_seconds_bucket" in page
     assert 'srgan_edge_jobs_ended_total{exit_code="0",kind="image"}' in page

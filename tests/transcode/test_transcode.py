@@ -161,6 +161,20 @@ def test_segments_come_to_what_one_pass_does(tmp_path, name, suffix):
     assert names_in(tmp_path) == sorted([source.name, whole.name, joined.name])
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_last_frame_that_stays_is_as_long_with_b_frames(tmp_path, suffix):
+    """Each decoding lasts until the next, and the last of them is not of the last frame."""
+    times = {"time_base": MS, "pts": [0, 100, 200, 1500], "last_duration": 5000}
+    source = make(tmp_path / "in.mkv", **times)
+    encoding = Encoding(preset="ultrafast", options={"bf": "3", "b_strategy": "0"})
+    upscale(source, tmp_path / f"out{suffix}", options=replace(OPTIONS, encoding=encoding))
+    with av.open(tmp_path / f"out{suffix}") as result:
+        packets = [packet for packet in result.demux(video=0) if packet.pts is not None]
+        assert [it.pts for it in packets] != sorted(it.pts for it in packets)
+        assert sum(it.duration * it.time_base for it in packets) == Fraction(6.5)
+        assert result.duration == 6_500_000
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix", "options"),
     [
@@ -562,11 +576,20 @@ def test_foreign_files_in_a_folder_of_that_name_stay(tmp_path, restart):
     with pytest.raises(OutputFailed, match=r"photos was not created by srgan-edge; move it away"):
         upscale(source, tmp_path / "out.mkv", options=replace(OPTIONS, restart=restart))
     assert precious.read_text() == "mine"
+    assert names_in(tmp_path / "out.mkv.partial") == ["photos"]
 
 
 def test_only_its_owner_can_read_the_work_folder(tmp_path):
     *_, work = half_done(tmp_path)
     assert stat.S_IMODE(work.stat().st_mode) == 0o700
+
+
+def test_a_file_in_the_place_of_the_work_folder_is_named(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=3)
+    (tmp_path / "out.mkv.partial").write_text("mine")
+    with pytest.raises(OutputFailed, match=r"out\.mkv\.partial is not a folder of yours"):
+        upscale(source, tmp_path / "out.mkv")
+    assert (tmp_path / "out.mkv.partial").read_text() == "mine"
 
 
 def test_a_link_in_the_place_of_the_work_folder_is_not_followed(tmp_path):

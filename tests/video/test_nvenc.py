@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from clips import make
 
-from srgan_edge.cli import app
 from srgan_edge.errors import ResourcesExhausted, UsageError
 from srgan_edge.live.writer import VideoWriter
 from srgan_edge.machine import Gpu
@@ -113,13 +112,11 @@ def test_without_a_gpu_it_names_what_to_type(tmp_path, codec):
 
 
 @pytest.mark.skipif(Gpu.find() is not None, reason="there is a GPU")
-def test_the_command_ends_with_its_code(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_ends_with_its_code(cli, tmp_path):
     make(tmp_path / "in.mp4", frames=2)
-    with pytest.raises(SystemExit) as ended:
-        app(["upscale", "in.mp4", "-n", "edge-x4", "-c", "hevc_nvenc"], standalone_mode=False)
-    assert ended.value.code == 7
-    assert "type -c libx265" in capsys.readouterr().err.replace("\n", " ")
+    code, _, err = cli("upscale", "in.mp4", "-n", "edge-x4", "-c", "hevc_nvenc")
+    assert code == 7
+    assert "type -c libx265" in err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
