@@ -237,8 +237,8 @@ def convert(
     SRResNet, SRGAN and SRVGGNetCompact become a .safetensors checkpoint, which can be trained and
     exported. Every other architecture, and those too with -o FILE.onnx, becomes an ONNX.
     """
+    require("torch", "srgan-edge[export]", "converting")
     if weights.suffix != ".onnx" and Path(output or "").suffix != ".onnx":
-        require("torch", "srgan-edge[export]", "converting")
         from srgan_edge.export.convert import DoesNotFit, checkpoint_from_pickle
 
         default = weights.with_suffix(".safetensors")

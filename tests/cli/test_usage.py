@@ -263,3 +263,29 @@ def test_f_is_not_the_container_of_a_pipe(cli, tmp_path, arguments, message):
     code, _, err = cli("upscale", "in.png", *arguments.split())
     assert code == 2
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "convert m.onnx --licence MIT",
+        "convert m.pth",
+        "convert m.pth -o m.onnx --licence MIT",
+        "export edge-x4 --onnx",
+        "quantize edge-x4 --data .",
+        "blend srresnet-x4 srgan-x4",
+        "train --recipe edge --data . -o run",
+        "degrade in.png -o out.png",
+    ],
+)
+def test_an_installation_without_pytorch_is_told_the_extra(tmp_path, words):
+    for name in ("m.onnx", "m.pth", "in.png"):
+        (tmp_path / name).write_bytes(b"x")
+    run = "import sys; sys.modules['torch'] = None; import srgan_edge.cli as cli; cli.main()"
+    found = subprocess.run(
+        [sys.executable, "-c", run, *words.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.returncode == 6, found.stderr
+    assert "needs the package `torch`" in found.stderr
+    assert "pip install" in found.stderr
+    assert found.stderr.count("\n") == 1
