@@ -320,7 +320,7 @@ def refuse_replacing(
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield everything in a folder, and in those below it, that is no folder.
 
-    Symbolic links to folders are not followed.
+    Symbolic links to folders are among it, and not followed.
 
     Raises:
         InputRefused: one of the folders cannot be read, so that files in it would be missing.
@@ -332,8 +332,9 @@ def files_below(folder: Path) -> Iterator[Path]:
             "or name the files and folders beside it"
         ) from error
 
-    for place, _, names in os.walk(folder, onerror=refuse):
+    for place, folders, names in os.walk(folder, onerror=refuse):
         yield from (Path(place, name) for name in names)
+        yield from (path for name in folders if (path := Path(place, name)).is_symlink())
 
 
 def _files_at(place: Path) -> Iterator[Path]:

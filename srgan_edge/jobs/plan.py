@@ -396,7 +396,7 @@ def _jobs_of(
     if not any(character in text for character in "*?["):
         raise InputRefused(f"{text}: no such file or folder")
     found = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    matches = sorted((it for it in found if it.is_file() and _is_media(it)), key=_natural_order)
+    matches = sorted((it for it in found if _is_source(it) and _is_media(it)), key=_natural_order)
     if not matches:
         raise InputRefused(f"{text}: no image or video matches")
     return [_file_job(match, output, naming, output is not None) for match in matches]
@@ -405,7 +405,13 @@ def _jobs_of(
 def _folder_jobs(
     folder: Path, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
 ) -> list[Job]:
-    files = sorted((path for path in files_below(folder) if path.is_file()), key=_natural_order)
+    found = sorted(files_below(folder), key=_natural_order)
+    if linked := [path for path in found if path.is_dir()]:
+        say(
+            f"{folder}: links to folders are not followed ({len(linked)}, the first is "
+            f"{linked[0]}); name those folders, too"
+        )
+    files = [path for path in found if _is_source(path)]
     sources = [path for path in files if _is_media(path)]
     if not sources:
         raise InputRefused(f"{folder}: no image or video in it or below it")
@@ -426,6 +432,11 @@ def _folder_jobs(
         target_folder = root / source.relative_to(folder).parent
         jobs.append(_file_job(source, target_folder, naming, into_folder=True))
     return jobs
+
+
+def _is_source(path: Path) -> bool:
+    """Check for a file, or a link whose file is missing: its job will say so."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _natural_order(path: Path) -> list[list[tuple[int, int | str]]]:

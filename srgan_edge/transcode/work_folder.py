@@ -313,9 +313,13 @@ def open_work_folder(
             if started is None or restart:
                 work.start_afresh(job)
             elif started != job:
+                difference = _difference(started, job)
+                earlier = "repeat the earlier command"
+                if difference.startswith(_OTHER_INPUT):
+                    earlier = "put the earlier one back"
                 raise UsageError(
-                    f"{path} belongs to another job: {_difference(started, job)}; "
-                    "repeat the earlier command, or add --restart to start over"
+                    f"{path} belongs to another job: {difference}; {earlier}, or add --restart to "
+                    "start over"
                 )
             try:
                 yield work
@@ -458,6 +462,9 @@ def _file_of(path: Path) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
+_OTHER_INPUT = "the input has changed"
+
+
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name each value that differs, by its path; for the input, only that it has changed."""
     was, becomes = _leaves(before), _leaves(now)
@@ -473,7 +480,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         for key in changed
         if not key.startswith("input.")
     ]
-    return ", ".join(lines if len(lines) == len(changed) else ["the input has changed", *lines])
+    return ", ".join(lines if len(lines) == len(changed) else [_OTHER_INPUT, *lines])
 
 
 def _leaves(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -248,6 +248,25 @@ def test_a_folder_names_the_files_that_it_passes_over(folder):
     ]
 
 
+def test_a_link_without_a_file_is_a_job_that_will_say_so(folder):
+    (folder / "in/clip.mp4").symlink_to("missing.mp4")
+    for pattern in ("in", "in/*.mp4"):
+        jobs = plan_jobs([pattern], Path("out"), Naming("_x4"))
+        assert "in/clip.mp4" in [str(job.source) for job in jobs]
+
+
+def test_a_folder_names_links_to_folders(folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "b.png").touch()
+    (folder / "in/linked").symlink_to(folder / "elsewhere")
+    said = []
+    jobs = plan_jobs(["in"], None, Naming("_x4"), say=said.append)
+    assert said[0] == (
+        "in: links to folders are not followed (1, the first is in/linked); name those folders, too"
+    )
+    assert "b.png" not in [job.source.name for job in jobs]
+
+
 @pytest.mark.parametrize("length", [251, 255])
 def test_a_name_without_room_for_more_is_a_job_like_others(folder, length):
     """Its result cannot be written, which is for the job to find out: others can."""
