@@ -43,6 +43,7 @@ _ADVICE = {
     errno.ENOSPC: f"free some space or {_ELSEWHERE}",
     errno.ENOLCK: f"its file system cannot lock files; {_ELSEWHERE}",
     errno.EDQUOT: f"free some of your quota or {_ELSEWHERE}",
+    errno.EFBIG: f"raise the limit (ulimit -f) or {_ELSEWHERE}, whose files may be larger",
 }
 
 

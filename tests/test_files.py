@@ -75,7 +75,10 @@ def test_file_size_limit_really_reached(tmp_path: Path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write() returns EFBIG
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OutputFailed, match="too large"), replace_when_whole(path) as partial:
+        with (
+            pytest.raises(OutputFailed, match=r"too large; raise the limit \(ulimit -f\)"),
+            replace_when_whole(path) as partial,
+        ):
             partial.write_bytes(bytes(2000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

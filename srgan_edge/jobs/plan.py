@@ -411,14 +411,14 @@ def _folder_jobs(
             f"{folder}: links to folders are not followed ({len(linked)}, the first is "
             f"{linked[0]}); name those folders, too"
         )
-    files = [path for path in found if _is_source(path)]
-    sources = [path for path in files if _is_media(path)]
+    files = [path for path in found if not path.is_dir()]
+    sources = [path for path in files if _is_media(path) and _is_source(path)]
     if not sources:
         raise InputRefused(f"{folder}: no image or video in it or below it")
     others = Counter(
-        path.suffix.lower() or "no suffix"
+        (path.suffix.lower() or "no suffix") if _is_source(path) else "of another kind"
         for path in files
-        if not _is_media(path) and not path.name.startswith(".")
+        if not (_is_media(path) and _is_source(path)) and not path.name.startswith(".")
     )
     if others:
         kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))

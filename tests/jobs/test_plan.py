@@ -241,10 +241,12 @@ def test_numbers_are_in_their_own_order(folder):
 def test_a_folder_names_the_files_that_it_passes_over(folder):
     (folder / "in/Makefile").touch()
     (folder / "in/more.TXT").touch()
+    os.mkfifo(folder / "in/pipe.mp4")
     said = []
     plan_jobs(["in"], None, Naming("_x4"), say=said.append)
     assert said == [
-        "in: passed over 3 files that are no images or videos: 2 .txt, 1 no suffix",
+        "in: passed over 4 files that are no images or videos: 2 .txt, 1 no suffix, "
+        "1 of another kind",
     ]
 
 
