@@ -21,6 +21,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 
+# Whoever runs the tests may ignore signals, as `&` in a script does; commands would, too.
+for heeded in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(heeded) is signal.SIG_IGN:
+        signal.signal(heeded, signal.default_int_handler)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and not _has_cuda():
         pytest.skip("needs a CUDA GPU")

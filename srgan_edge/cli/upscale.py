@@ -15,7 +15,6 @@ from srgan_edge.cli.common import (
     bundled_names,
     pixels_or,
     say,
-    until_the_end,
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.errors import InputDamaged, UsageError, typed
@@ -332,7 +331,7 @@ def upscale(
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
     if str(output) != "-":
-        until_the_end.enter_context(readers_started(wanted, looks=model == "auto"))
+        context.with_resource(readers_started(wanted, looks=model == "auto"))
 
     with without_collections():
         from srgan_edge.jobs.plan import (
