@@ -118,8 +118,8 @@ def test_replays_are_compared_byte_by_byte(on_the_cpu):
 
 def test_a_video_is_compared_and_its_memory_watched(on_the_cpu, monkeypatch):
     with gpu_engines.open_engine("", "edge-x4", (16, 12)) as engine:
-        found = gpu_engines.soak(engine, (16, 12), 300)
-        assert found["frames"] == 300
+        found = gpu_engines.soak(engine, (16, 12), 1500)
+        assert found["frames"] == 1500
         sizes = iter(range(0, 1 << 40, 1 << 20))
         monkeypatch.setattr(gpu_engines, "_resident_bytes", lambda: next(sizes))
         with pytest.raises(AssertionError, match="the process grew by"):
