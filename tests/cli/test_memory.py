@@ -89,7 +89,10 @@ def test_a_library_that_fails_in_its_own_way_near_the_limit_is_one_line(
     ("name", "blocks", "code", "said"),
     [
         *(("a.png", 1_000_000, 0, "wrote"), ("a.png", 2, 7, "raise the limit (ulimit -f)")),
-        *(("v.mkv", 1_000_000, 0, "wrote"), ("v.mkv", 2, 5, "v.mkv: File too large; name")),
+        *(
+            ("v.mkv", 1_000_000, 0, "wrote"),
+            ("v.mkv", 2, 5, "v.mkv: File too large; raise the limit"),
+        ),
     ],
 )
 def test_a_limit_on_the_size_of_files(inputs, tmp_path, name, blocks, code, said):

@@ -306,7 +306,10 @@ def test_a_full_disk_is_reported_and_leaves_nothing(cache):
         check=False,
     )
     assert ended.returncode == 5, ended.stderr
-    assert "File too large; name another place with SRGAN_EDGE_CACHE" in ended.stderr
+    assert (
+        "File too large; raise the limit (ulimit -f) or name another place with SRGAN_EDGE_CACHE"
+        in ended.stderr
+    )
     assert [path.suffix for path in cache.folder.iterdir()] == [".lock"]
 
 
