@@ -1,11 +1,23 @@
 """Find the child processes that a test started, but not those of libraries."""
 
+import subprocess
+
 import psutil
 
 
 def children() -> list[psutil.Process]:
     """Return the living child processes that read untrusted files, and workers."""
     return [process for process in psutil.Process().children() if _is_ours(process)]
+
+
+def stopped(command: subprocess.Popen[str], signum: int) -> str:
+    """Stop a command by a signal, check that it leaves no process, and return its stderr."""
+    members = psutil.Process(command.pid).children(recursive=True)
+    command.send_signal(signum)
+    _, err = command.communicate()
+    _, alive = psutil.wait_procs(members, timeout=20)
+    assert alive == [], err
+    return err
 
 
 def _is_ours(process: psutil.Process) -> bool:

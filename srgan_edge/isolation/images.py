@@ -15,6 +15,7 @@ from typing import ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from srgan_edge.ahead import IMAGES
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import open_regular
 from srgan_edge.image.coding import Coding
@@ -74,8 +75,8 @@ class ImageProcess:
     Open one image at a time, in the main thread or in one that lives as long.
     """
 
-    entry: ClassVar[str] = "srgan_edge.isolation.images:serve"
-    """For `child.started_ahead`; `ahead` has it too."""
+    entry: ClassVar[str] = IMAGES
+    """For `child.started_ahead`."""
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from typing import ClassVar, Self, Unpack
 
 import msgspec
 
+from srgan_edge.ahead import VIDEOS
 from srgan_edge.errors import InputDamaged, SrganEdgeError
 from srgan_edge.files import first_bytes
 from srgan_edge.isolation.calls import Remote
@@ -82,8 +83,8 @@ class IsolatedReader:
         ResourcesExhausted: the process cannot be started, or memory is exhausted.
     """
 
-    entry: ClassVar[str] = "srgan_edge.isolation.videos:serve"
-    """For `child.started_ahead`; `ahead` has it too."""
+    entry: ClassVar[str] = VIDEOS
+    """For `child.started_ahead`."""
 
     def __init__(
         self,

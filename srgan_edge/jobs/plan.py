@@ -6,7 +6,7 @@ Planning neither opens nor changes any file.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -405,21 +405,14 @@ def _jobs_of(
 def _folder_jobs(
     folder: Path, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
 ) -> list[Job]:
-    found = sorted(files_below(folder), key=_natural_order)
-    if linked := [path for path in found if path.is_dir()]:
+    sources, linked, others = _sorted_out(sorted(files_below(folder), key=_natural_order))
+    if linked:
         say(
             f"{folder}: links to folders are not followed ({len(linked)}, the first is "
             f"{linked[0]}); name those folders, too"
         )
-    files = [path for path in found if not path.is_dir()]
-    sources = [path for path in files if _is_media(path) and _is_source(path)]
     if not sources:
         raise InputRefused(f"{folder}: no image or video in it or below it")
-    others = Counter(
-        (path.suffix.lower() or "no suffix") if _is_source(path) else "of another kind"
-        for path in files
-        if not (_is_media(path) and _is_source(path)) and not path.name.startswith(".")
-    )
     if others:
         kinds = ", ".join(f"{number} {suffix}" for suffix, number in others.most_common(5))
         say(f"{folder}: passed over {others.total()} files that are no images or videos: {kinds}")
@@ -432,6 +425,22 @@ def _folder_jobs(
         target_folder = root / source.relative_to(folder).parent
         jobs.append(_file_job(source, target_folder, naming, into_folder=True))
     return jobs
+
+
+def _sorted_out(found: Iterable[Path]) -> tuple[list[Path], list[Path], Counter[str]]:
+    """Return images and videos, links to folders, and the kinds of what is passed over."""
+    sources: list[Path] = []
+    linked: list[Path] = []
+    others: Counter[str] = Counter()
+    for path in found:
+        is_source = _is_source(path)
+        if is_source and _is_media(path):
+            sources.append(path)
+        elif not is_source and path.is_dir():
+            linked.append(path)
+        elif not path.name.startswith("."):
+            others[(path.suffix.lower() or "no suffix") if is_source else "of another kind"] += 1
+    return sources, linked, others
 
 
 def _is_source(path: Path) -> bool:

@@ -219,17 +219,13 @@ class Unheard:
 
 
 class Heard(Unheard):
-    """Keeps all notes, and counts frames."""
+    """Keeps all notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.frames = 0
 
     def note(self, text: str) -> None:
         self.notes.append(text)
-
-    def frame_done(self) -> None:
-        self.frames += 1
 
 
 class Forwarding:

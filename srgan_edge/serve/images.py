@@ -18,7 +18,7 @@ from srgan_edge.files import sha256_of
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.jobs.plan import Job as PlannedJob
 from srgan_edge.jobs.plan import Options
-from srgan_edge.jobs.reporters import Outcome, Unheard
+from srgan_edge.jobs.reporters import Heard, Outcome
 from srgan_edge.run import Opened, do_job, open_upscaler
 from srgan_edge.serve.batching import SharedCalls
 from srgan_edge.serve.log import Log
@@ -322,16 +322,13 @@ class _Model:
         self._life.close()
 
 
-class _Listener(Unheard):
+class _Listener(Heard):
     """The reporter of one image: keeps notes, and stops it when nobody wants it any more."""
 
     def __init__(self, unwanted: Callable[[], bool], max_seconds: float) -> None:
-        self.notes: list[str] = []
+        super().__init__()
         self._unwanted, self._max_seconds = unwanted, max_seconds
         self._began = time.monotonic()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
     def frame_done(self) -> None:
         self._go_on()

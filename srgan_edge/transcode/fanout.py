@@ -14,7 +14,7 @@ as both results have the same bytes.
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -37,7 +37,7 @@ from srgan_edge.files import sha256_of
 from srgan_edge.isolation.child import ChildFailed
 from srgan_edge.jobs.plan import Options
 from srgan_edge.jobs.reporters import WorkerShare
-from srgan_edge.transcode.outage import Place
+from srgan_edge.transcode.outage import Place, were_away
 from srgan_edge.transcode.recipe import Made, Saved
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.upscaler import FrameUpscaler
@@ -209,16 +209,58 @@ def tiles_of(upscaler: FrameUpscaler, width: int, height: int) -> str:
     return f"{len(plan.tiles)} tiles of {'{}x{}'.format(*plan.window_size)} px, {batch} a call"
 
 
-class Recent:
-    """The latest segments, or images, of each worker."""
+class Shares:
+    """The segments, or images, that each worker has made."""
 
     def __init__(self) -> None:
-        self._made: dict[str, deque[WorkerShare]] = {}
+        self._totals: dict[str, WorkerShare] = {}
+        self._latest: dict[str, deque[WorkerShare]] = {}
 
-    def after(self, share: WorkerShare) -> list[WorkerShare]:
-        """Add another one, and return what each worker made lately, by their names."""
-        self._made.setdefault(share.worker, deque(maxlen=RECENT)).append(share)
-        return [reduce(add, made) for _, made in sorted(self._made.items())]
+    def add(self, share: WorkerShare) -> None:
+        """Count another segment or image."""
+        worker = share.worker
+        self._totals[worker] = self._totals.get(worker, WorkerShare(worker)) + share
+        self._latest.setdefault(worker, deque(maxlen=RECENT)).append(share)
+
+    @property
+    def totals(self) -> list[WorkerShare]:
+        """All that each worker has made, in the order of their first ones."""
+        return list(self._totals.values())
+
+    @property
+    def recent(self) -> list[WorkerShare]:
+        """The latest that each worker has made, by their names."""
+        return [reduce(add, made) for _, made in sorted(self._latest.items())]
+
+
+def free_worker(crew: Crew) -> int | None:
+    """Return the worker with the fewest tasks; None if all have `IN_FLIGHT`."""
+    worker = min(crew.present, key=lambda it: len(crew.tasks(it)))
+    return worker if len(crew.tasks(worker)) < IN_FLIGHT else None
+
+
+def double_late(
+    crew: Crew,
+    late: Callable[[], Iterable[tuple[float, int]]],
+    give: Callable[[int, int], None],
+) -> float | None:
+    """Give work that is late elsewhere to workers that have none.
+
+    Args:
+        late: returns the seconds until each piece of work is late, and its number.
+        give: gives a worker the work with a number.
+
+    Returns:
+        Seconds until a worker without work may double what another one is late with; None: there
+        is no such worker.
+    """
+    idle = [worker for worker in crew.present if not crew.tasks(worker)]
+    latest = sorted(late()) if idle else []
+    for worker, (seconds, number) in zip(idle, latest, strict=False):
+        if seconds > 0:
+            return None if seconds == inf else seconds
+        give(worker, number)
+    return None
 
 
 class Fanout:
@@ -246,7 +288,7 @@ class Fanout:
         clock: Callable[[], float] = monotonic,
         on_speeds: Callable[[Sequence[WorkerShare]], None] = lambda recent: None,
     ) -> None:
-        self._on_speeds, self._recent = on_speeds, Recent()
+        self._on_speeds, self._shares = on_speeds, Shares()
         self._crew, self._order, self._work = crew, order, work
         self._on_frame, self._say, self._clock = on_frame, say, clock
         self._borders, self._run = borders, token_hex(4)
@@ -263,7 +305,6 @@ class Fanout:
         self._border_sha256 = work.border_sha256()
         """Hash of the frame with which the next segment has to begin; empty: not known."""
         self._entered: list[MadeSegment] = []
-        self._shares: dict[str, WorkerShare] = {}
         self._damaged: InputDamaged | None = None
         source = Path(order.source)
         self._places = [work.place]
@@ -300,7 +341,7 @@ class Fanout:
             self._damaged,
             _merged([it.notes for it in made]),
             reduce(add, (it.saved for it in made), Saved()),
-            tuple(self._shares.values()),
+            tuple(self._shares.totals),
         )
 
     def _is_complete(self) -> bool:
@@ -310,24 +351,16 @@ class Fanout:
         """Give segments to workers that have too few, the first that are missing first.
 
         Returns:
-            Seconds until a worker without work may double what another one is late with; None:
-            there is no such worker.
+            As `double_late` does.
         """
-        present, tasks = self._crew.present, self._crew.tasks
-        if not present:
+        if not self._crew.present:
             raise ResourcesExhausted("no worker is left; the same command goes on from there")
         for number in self._missing(self._in_work()):
-            worker = min(present, key=lambda it: len(tasks(it)))
-            if len(tasks(worker)) >= IN_FLIGHT:
+            worker = free_worker(self._crew)
+            if worker is None:
                 return None
             self._give(worker, number)
-        idle = [worker for worker in present if not tasks(worker)]
-        late = sorted(self._late_in(self._in_work())) if idle else []
-        for worker, (seconds, number) in zip(idle, late, strict=False):
-            if seconds > 0:
-                return None if seconds == inf else seconds
-            self._give(worker, number)
-        return None
+        return double_late(self._crew, lambda: self._late_in(self._in_work()), self._give)
 
     def _give(self, worker: int, number: int) -> None:
         if not self._crew.tasks(worker):
@@ -361,7 +394,7 @@ class Fanout:
     def _late_in(self, in_work: Mapping[int, int]) -> Iterator[tuple[float, int]]:
         """Yield segments that one worker has: the seconds until it is late with it, and the number.
 
-        Segments that it has not begun count as late at once.
+        Segments still in its queue are late now.
         """
         now = self._clock()
         usual = median(self._seconds) if self._seconds else inf
@@ -397,9 +430,8 @@ class Fanout:
         else:
             self._waiting[made.number] = made, file
             self._seconds.append(made.seconds)
-            share = WorkerShare(worker, len(made.pts), made.seconds)
-            self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
-            self._on_speeds(self._recent.after(share))
+            self._shares.add(WorkerShare(worker, len(made.pts), made.seconds))
+            self._on_speeds(self._shares.recent)
             if made.ended:
                 last = made.number if made.pts else made.number - 1
                 self._last = last if self._last is None else min(self._last, last)
@@ -476,7 +508,7 @@ class Fanout:
 
     def _is_back(self) -> bool:
         """Return True if a folder was away, and is back now."""
-        if True not in [place.waited_for(self._say) for place in self._places]:
+        if not were_away(self._places, self._say):
             return False
         self._excused |= {
             task.file

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import msgspec
 from av.codec import Codec
 
+from srgan_edge.ahead import JOINER
 from srgan_edge.errors import (
     InputDamaged,
     InputRefused,
@@ -88,8 +89,8 @@ class Joiner:
         OutputFailed: the disk is full or failed.
     """
 
-    entry: ClassVar[str] = "srgan_edge.transcode.join:serve"
-    """For `child.started_ahead`; `ahead` has it too."""
+    entry: ClassVar[str] = JOINER
+    """For `child.started_ahead`."""
 
     def __init__(
         self,

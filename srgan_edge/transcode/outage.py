@@ -1,7 +1,7 @@
 """Folders that go away for a while, as when a share is lost and found again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class Place:
             time.sleep(_LOOK_SECONDS)
         self._identity = _identity(self._folder)
         return True
+
+
+def were_away(places: Iterable[Place], say: Callable[[str], None]) -> bool:
+    """Wait for all places; return True if one of them was away and is back."""
+    back = [place.waited_for(say) for place in places]  # each one, also after one that was away
+    return any(back)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

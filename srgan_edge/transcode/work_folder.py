@@ -313,13 +313,9 @@ def open_work_folder(
             if started is None or restart:
                 work.start_afresh(job)
             elif started != job:
-                difference = _difference(started, job)
-                earlier = "repeat the earlier command"
-                if difference.startswith(_OTHER_INPUT):
-                    earlier = "put the earlier one back"
                 raise UsageError(
-                    f"{path} belongs to another job: {difference}; {earlier}, or add --restart to "
-                    "start over"
+                    f"{path} belongs to another job: {_difference(started, job)}, or add --restart "
+                    "to start over"
                 )
             try:
                 yield work
@@ -462,25 +458,27 @@ def _file_of(path: Path) -> list[int]:
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-_OTHER_INPUT = "the input has changed"
-
-
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name each value that differs, by its path; for the input, only that it has changed."""
+    """Name each value that differs, by its path, and what to do about it.
+
+    For the input, only that it has changed.
+    """
     was, becomes = _leaves(before), _leaves(now)
     changed = sorted(key for key in was | becomes if was.get(key) != becomes.get(key))
     if changed == ["input.modified_ns"]:
         seconds, nanoseconds = divmod(was[changed[0]], 10**9)
         return (
             "the input was written to or touched; if it is the same file as before, type: "
-            f"touch -d @{seconds}.{nanoseconds:09} INPUT"
+            f"touch -d @{seconds}.{nanoseconds:09} INPUT; repeat the earlier command"
         )
     lines = [
         f"{key} was {json.dumps(was.get(key))} and is {json.dumps(becomes.get(key))}"
         for key in changed
         if not key.startswith("input.")
     ]
-    return ", ".join(lines if len(lines) == len(changed) else [_OTHER_INPUT, *lines])
+    if len(lines) < len(changed):
+        return f"{', '.join(['the input has changed', *lines])}; put the earlier one back"
+    return f"{', '.join(lines)}; repeat the earlier command"
 
 
 def _leaves(record: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,13 +34,16 @@ from srgan_edge.transcode.fanout import (
     LATE,
     MOST_FAILURES,
     Crew,
-    Recent,
+    Shares,
+    Work,
     WorkerLost,
+    double_late,
     file_sha256,
+    free_worker,
     tiles_of,
     why_again,
 )
-from srgan_edge.transcode.outage import Place
+from srgan_edge.transcode.outage import Place, were_away
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.workers.answers import result_of
 
@@ -141,7 +144,7 @@ class _Part:
 
 
 class _Unwanted(Exception):
-    """Ends a file that has not become a result."""
+    """Makes `replace_when_whole` remove its temporary file."""
 
 
 @dataclass
@@ -187,8 +190,7 @@ class ImageFanout:
         self._begun: dict[int, float] = {}
         """When each worker began the chunk that it works on."""
         self._seconds: list[float] = []
-        self._shares: dict[str, WorkerShare] = {}
-        self._recent = Recent()
+        self._shares = Shares()
         self._folders: set[Path] = set()
         self._places: dict[Path, Place] = {}
         self._excused: set[str] = set()
@@ -213,8 +215,8 @@ class ImageFanout:
                     self._take(*answered)
                 self._tell()
         self._tell()
-        if self._shares:
-            self._reporter.note(shared_by(list(self._shares.values()), "images/s"))
+        if shares := self._shares.totals:
+            self._reporter.note(shared_by(shares, "images/s"))
             self._reporter.images_done(len(self._asked), len(self._asked))
         return [self._outcomes[number] for number in range(len(self._asked))]
 
@@ -228,28 +230,22 @@ class ImageFanout:
         """Give images to workers that have too few.
 
         Returns:
-            Seconds until a worker without work may double what another one is late with; None:
-            there is no such worker.
+            As `fanout.double_late` does.
         """
-        present, tasks = self._crew.present, self._crew.tasks
-        if not present:
+        if not self._crew.present:
             raise ResourcesExhausted(
                 "no worker is left; the same command with --skip-existing makes what is missing"
             )
         while self._left:
-            worker = min(present, key=lambda it: len(tasks(it)))
-            if len(tasks(worker)) >= IN_FLIGHT:
+            worker = free_worker(self._crew)
+            if worker is None:
                 return None
-            self._give(worker, self._next_chunk(len(present)))
+            self._give(worker, self._next_chunk(len(self._crew.present)))
         if not self._tries:
             return 0.0  # those that were left could not be begun
-        idle = [worker for worker in present if not tasks(worker)]
-        late = sorted(self._late()) if idle else []
-        for worker, (seconds, number) in zip(idle, late, strict=False):
-            if seconds > 0:
-                return None if seconds == inf else seconds
-            self._give(worker, [number])
-        return None
+        return double_late(
+            self._crew, self._late, lambda worker, number: self._give(worker, [number])
+        )
 
     def _next_chunk(self, workers: int) -> list[int]:
         """Take images off the heap; one that failed is alone."""
@@ -302,7 +298,7 @@ class ImageFanout:
     def _late(self) -> Iterator[tuple[float, int]]:
         """Yield images that one worker has: the seconds until it is late with them, and the number.
 
-        Those of chunks that it has not begun count as late at once.
+        Those of chunks still in its queue are late now.
         """
         now = self._clock()
         usual = median(self._seconds) if self._seconds else inf
@@ -319,14 +315,13 @@ class ImageFanout:
         tries = self._tries.get(number)
         return {} if tries is None else tries.parts
 
-    def _take(self, worker: int, task: object, answer: object) -> None:
+    def _take(self, worker: int, task: Work, answer: object) -> None:
         self._begun[worker] = self._clock()
         name = self._crew.name(worker)
         if isinstance(answer, WorkerLost | EngineLost):
             self._replace(worker)
         if not isinstance(task, Chunk) or task.run != self._run:
-            if hasattr(task, "discard"):
-                task.discard()
+            task.discard()
             return
         if not isinstance(answer, MadeChunk):
             assert isinstance(answer, WorkerLost | SrganEdgeError)
@@ -429,9 +424,8 @@ class ImageFanout:
         part = self._part_of(order)
         assert part is not None, "it has no outcome, so the file of this try is here"
         self._seconds.append(made.seconds)
-        share = WorkerShare(worker, 1, made.seconds)
-        self._shares[worker] = self._shares.get(worker, WorkerShare(worker)) + share
-        self._reporter.workers_at(self._recent.after(share))
+        self._shares.add(WorkerShare(worker, 1, made.seconds))
+        self._reporter.workers_at(self._shares.recent)
         self._notes[number] += made.notes
         self._is_back(number)
         try:
@@ -472,7 +466,7 @@ class ImageFanout:
         job = self._asked[number].job
         folders = {job.source.absolute().parent, job.target.absolute().parent}
         places = [self._places[folder] for folder in folders if folder in self._places]
-        if True not in [place.waited_for(self._reporter.note) for place in places]:
+        if not were_away(places, self._reporter.note):
             return False
         self._excused |= {path for tries in self._tries.values() for path in tries.parts}
         return True

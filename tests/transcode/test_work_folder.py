@@ -110,7 +110,7 @@ def test_a_folder_whose_names_were_not_written_is_an_error(tmp_path, monkeypatch
 
 
 def test_a_segment_whose_line_was_not_synced_is_added_once(tmp_path, monkeypatch):
-    """As when a share is lost in that moment."""
+    """For example, because the network share is disconnected just then."""
 
     def lost(descriptor):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import clips
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
+from processes import stopped
 
 from srgan_edge.errors import (
     EngineLost,
@@ -342,7 +342,7 @@ def test_a_worker_that_is_killed_costs_no_image(tmp_path, photos, alone, crew, b
 def test_a_folder_that_is_away_for_a_while_is_waited_for(
     tmp_path, photos, alone, crew, by_one, which
 ):
-    """As when a share is lost, with the images or with their results."""
+    """For example, a disconnected network share that holds the images or their results."""
     folder, away = tmp_path / which, tmp_path / "away"
     shutil.copytree(photos[0].parent, tmp_path / "in")
 
@@ -426,12 +426,8 @@ def test_ctrl_c_ends_the_command_soon_and_leaves_nothing_half_done(tmp_path):
     while len(list((tmp_path / "out").glob("*_x4.png"))) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    members = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    err = stopped(process, signal.SIGINT)
     assert process.returncode == 130, err
-    _, alive = psutil.wait_procs(members, timeout=20)
-    assert alive == []
     left = list((tmp_path / "out").iterdir())
     assert all(path.name.endswith("_x4.png") for path in left), left
     for path in left:
