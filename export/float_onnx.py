@@ -160,7 +160,9 @@ def load_openvino(onnx: Path) -> Runtime:
     """Load the graph in OpenVINO on the CPU in FP32; its default is BF16 where available."""
     import openvino
 
-    compiled = openvino.Core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    from srgan_edge.engines.openvino import shared_core
+
+    compiled = shared_core().compile_model(onnx, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     version = openvino.__version__.split("-")[0]
     return Runtime(f"openvino {version}", lambda batch: compiled(batch)[0])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import openvino
 
+from srgan_edge.engines.openvino import shared_core
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import ModelRefused
 from srgan_edge.evaluation.parity import Parity, compare, gate_of
@@ -35,7 +36,7 @@ def ir_from_checkpoint(checkpoint: Path, path: Path, *, overwrite: bool = True) 
     """
     generator, spec = load_checkpoint(checkpoint)
     graph = deployment_graph(generator, spec).SerializeToString(deterministic=True)
-    model = openvino.Core().read_model(graph)
+    model = shared_core().read_model(graph)
     model.set_rt_info(spec.to_json(), METADATA_KEY.split("."))
     with (
         replace_when_whole(path, overwrite=overwrite) as xml,
@@ -55,7 +56,6 @@ def weights_path(path: Path) -> Path:
 
 
 def _upscaler(xml: Path, weights: Path) -> Callable[[Pixels], Pixels]:
-    core = openvino.Core()
-    model = core.read_model(xml, weights)
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = shared_core().read_model(xml, weights)
+    compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: compiled(batch)[0]

@@ -140,3 +140,33 @@ def test_a_service_that_ignores_a_signal_goes_on():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+TWO_MODELS = """
+import faulthandler, os, signal
+import numpy as np
+from srgan_edge import Upscaler
+
+faulthandler.enable()
+image = np.zeros((8, 9, 3), np.uint8)
+models = [Upscaler("edge-x4"), Upscaler("edge-real-x4")]
+for model in models:
+    model(image)
+for model in models:
+    model.close()
+signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_is_heard_after_models_were_closed_in_any_order():
+    """Each of OpenVINO's cores sets the stack on which handlers run, and takes it away."""
+    root = Path(__file__).parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-c", TWO_MODELS],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr

@@ -26,11 +26,13 @@ def matrix_product(precision: str, device: str) -> tuple[Product, int]:
     import openvino
     from openvino import opset13
 
+    from srgan_edge.engines.openvino import shared_core
+
     left = opset13.parameter([SIDE, SIDE], np.float32)
     right = opset13.parameter([SIDE, SIDE], np.float32)
     model = openvino.Model([opset13.matmul(left, right, False, False)], [left, right])
     hint = {"bf16": "bf16", "fp16": "f16"}.get(precision, "f32")
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     request = compiled.create_infer_request()
     rng = np.random.default_rng(0)
     for tensor in request.input_tensors:

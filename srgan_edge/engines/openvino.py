@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,17 @@ from srgan_edge.pixels import Pixels
 _SHAPES_KEPT = 2
 
 
+@cache
+def shared_core() -> openvino.Core:
+    """Return the one OpenVINO of this process, which stays until its end.
+
+    Note: a core gives its thread another stack for signal handlers (for AMX), and at its end puts
+    back the one it found. Where cores overlap, that is the stack of a core which is gone: Ctrl-C
+    would then be a segmentation fault.
+    """
+    return openvino.Core()
+
+
 class OpenVinoEngine(Closing):
     """The deployment ONNX on the CPU, in BF16 where that is faster, else in FP32."""
 
@@ -45,7 +57,7 @@ class OpenVinoEngine(Closing):
         file = read_onnx(path)
         refuse_half(path, file)
         try:
-            self._core = openvino.Core()
+            self._core = shared_core()
             precision = "bf16" if not fp32 and openvino_bf16.pays(self._core) else "fp32"
         except RuntimeError as error:
             raise ResourcesExhausted(

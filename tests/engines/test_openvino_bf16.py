@@ -1,11 +1,11 @@
 """BF16 in OpenVINO: taken where it is faster, and exact enough for its gate on every model."""
 
-import openvino
 import pytest
 
 pytest.importorskip("torch")
 
 from srgan_edge.engines import choose_engine, open_engine, openvino_bf16
+from srgan_edge.engines.openvino import shared_core
 from srgan_edge.evaluation.parity import compare, gate_of
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.machine import cpu_flags
@@ -50,7 +50,7 @@ def test_flags_are_read_as_linux_writes_them(tmp_path):
 
 @pytest.fixture
 def in_bf16(monkeypatch):
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("needs a CPU with BF16")
     monkeypatch.setattr(openvino_bf16, "pays", lambda core: True)
 

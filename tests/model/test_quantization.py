@@ -16,6 +16,7 @@ from training import tiny_recipe, write_photos
 
 from srgan_edge.cli import app
 from srgan_edge.engines import KINDS
+from srgan_edge.engines.openvino import shared_core
 from srgan_edge.engines.torch import TorchEngine
 from srgan_edge.errors import InputRefused, ModelRefused, UsageError
 from srgan_edge.evaluation.parity import GATES, Gate, compare
@@ -149,10 +150,9 @@ def test_the_graph_computes_what_the_checkpoint_does(quantized, tmp_path, name):
 
 def test_openvino_convolves_bytes(quantized, tmp_path):
     """Not asked but looked up: what each convolution of the compiled model computes in."""
-    openvino = pytest.importorskip("openvino")
     path = tmp_path / "edge.onnx"
     onnx_from_checkpoint(quantized[0], path)
-    model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = shared_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     nodes = [node.get_rt_info() for node in model.get_runtime_model().get_ops()]
     convolutions = [node for node in nodes if node["layerType"].astype(str) == "Convolution"]
     precisions = [node["runtimePrecision"].astype(str) for node in convolutions]
