@@ -44,6 +44,10 @@ class OutputFailed(SrganEdgeError):
     exit_code = 5
 
 
+class ResultAppeared(OutputFailed):
+    """Somebody else made a file of the result's name during the work; theirs is kept."""
+
+
 class ModelRefused(SrganEdgeError):
     """A model, checkpoint or engine is missing, foreign, or not what it claims to be."""
 

@@ -23,6 +23,7 @@ from srgan_edge.errors import (
     InputRefused,
     ModelRefused,
     OutputFailed,
+    ResultAppeared,
     UsageError,
     lacks_memory,
 )
@@ -75,6 +76,7 @@ def replace_when_whole(
         OutputFailed: the folder is missing or not writable (before the body runs), `path` is a
             folder or a device, or the body, the sync or the rename raised an `OSError`. A body
             that also reads must turn its own read errors into `SrganEdgeError`s, which pass.
+        ResultAppeared: without `overwrite`, `path` exists at the end.
     """
     if partial is None:
         # The stem is cut: a name that just fits the file system has a temporary one that fits.
@@ -95,7 +97,7 @@ def replace_when_whole(
         with suppress(OSError):
             sync(path.parent)
     except FileExistsError:
-        raise OutputFailed(
+        raise ResultAppeared(
             f"{path} appeared during the work and is kept; type --overwrite to replace it, or name "
             f"another file with {option}"
         ) from None

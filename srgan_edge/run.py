@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 from srgan_edge.ahead import children_of
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine, EngineInfo
-from srgan_edge.errors import HostMemoryExhausted, SrganEdgeError, UsageError, lacks_memory
+from srgan_edge.errors import (
+    HostMemoryExhausted,
+    ResultAppeared,
+    SrganEdgeError,
+    UsageError,
+    lacks_memory,
+)
 from srgan_edge.files import (
     folder_made,
     is_taken,
@@ -352,7 +358,7 @@ def do_job(
         damage, video = damaged, damaged.video
         frames, size = video.frames, video.size
     except SrganEdgeError as refused:
-        return Outcome(job, seconds=time.monotonic() - started, error=refused)
+        return refusal(job, options, refused, time.monotonic() - started)
     except Exception as error:
         if not lacks_memory(error):
             raise
@@ -383,6 +389,16 @@ def settled(job: Job, options: Options) -> Outcome | None:
     except SrganEdgeError as refused:
         return Outcome(job, error=refused)
     return None
+
+
+def refusal(job: Job, options: Options, error: SrganEdgeError, seconds: float) -> Outcome:
+    """Return the outcome of a job that ended with an error.
+
+    With `--skip-existing`, a result that another command finished first is none.
+    """
+    if options.existing == "keep" and isinstance(error, ResultAppeared):
+        return Outcome(job, seconds=seconds, skipped=True)
+    return Outcome(job, seconds=seconds, error=error)
 
 
 def _is_steadied(info: EngineInfo) -> bool:

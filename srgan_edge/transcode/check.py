@@ -129,7 +129,8 @@ def _stream_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str
     aspects = [record.info.sample_aspect_ratio or 1 for record in (before, after)]
     if aspects[0] != aspects[1]:
         yield f"pixel aspect ratio {aspects[1]} instead of {aspects[0]}"
-    if before.info.display_matrix != after.info.display_matrix:
+    matrix = before.info.display_matrix_at((after.info.width, after.info.height))
+    if matrix != after.info.display_matrix:
         yield "rotated or mirrored differently"
     if before.chapters != after.chapters:
         counts = f"{len(after.chapters)} chapters instead of {len(before.chapters)}"

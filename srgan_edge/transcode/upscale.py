@@ -21,6 +21,7 @@ from srgan_edge.errors import (
     OutOfMemory,
     OutputFailed,
     ResourcesExhausted,
+    ResultAppeared,
 )
 from srgan_edge.files import (
     content_sha256,
@@ -388,6 +389,9 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                     raise
                 line = f"{killed}; {work.frames} frames are kept in {kept}"
                 raise ResourcesExhausted(line) from killed
+            except ResultAppeared as appeared:
+                line = f"{appeared}; {work.frames} frames are kept in {work.path}"
+                raise ResultAppeared(line) from None
             except (OSError, OutputFailed) as error:
                 if work.is_lost:
                     raise OutputFailed(

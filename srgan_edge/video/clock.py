@@ -34,6 +34,8 @@ class FrameClock:
         self._time_base = video.time_base or Fraction(1, 1000)
         self.period_ticks = 1 / (rate * self._time_base) if rate else Fraction(1)
         """Average distance of two frames in ticks."""
+        self.end_pts = _stated_end(video, formats)
+        """Time in ticks until which the last frame is shown; None if its packet states it."""
         self._last: FrameTime | None = None
         self._states_gaps = not _GAPLESS.isdisjoint(formats)
 
@@ -87,7 +89,29 @@ class ShownTimes:
     def rest(self) -> Iterator[FrameTime]:
         """Yield the times that are left after the last packet."""
         while self._waiting:
-            yield self._clock.next(*heapq.heappop(self._waiting))
+            pts, duration = heapq.heappop(self._waiting)
+            if not self._waiting:
+                duration = duration_until(self._clock.end_pts, pts, duration)
+            yield self._clock.next(pts, duration)
+
+
+def duration_until(end_pts: int | None, pts: int | None, duration: int) -> int:
+    """Return how long the last frame of a video is shown, in ticks."""
+    if end_pts is None or pts is None or end_pts <= pts:
+        return duration
+    return end_pts - pts
+
+
+def _stated_end(video: VideoStream, formats: Collection[str]) -> int | None:
+    """Return the end of a stream of MP4 that is not decoded in the order in which it is shown.
+
+    MP4 stores the times between decodings, and the frame shown last is then not the one decoded
+    last. In fragments the length of the stream is not stated.
+    """
+    reordered = "mov" in formats and video.codec_context.has_b_frames
+    if not reordered or video.start_time is None or not video.duration:
+        return None
+    return int(video.start_time + video.duration)
 
 
 def time_of(packet: "Packet[Stream] | VideoPacket") -> int | None:

@@ -17,6 +17,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.video.clock import duration_until
 from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
@@ -51,6 +52,7 @@ class VideoDecoder:
         notes: Notes,
         period_ticks: Fraction,
         *,
+        end_pts: int | None,
         one_to_one: bool,
         conceal: bool,
         deinterlace: bool = False,
@@ -60,6 +62,7 @@ class VideoDecoder:
         """
         Args:
             notes: Receives `damage` and the numbers of `concealed` and `interlaced` frames.
+            end_pts: See `FrameClock`.
             one_to_one: In this container each packet is a frame, from the first keyframe on.
             frames_at_once: Every thread decodes a frame of its own. Frames behind a broken one at
                 the end of the file are then lost, and it is reported some packets late.
@@ -67,6 +70,7 @@ class VideoDecoder:
         self._stream, self._nvdec = stream, nvdec
         self._time_base = stream.time_base or Fraction(1, 1000)
         self._notes = notes
+        self._end_pts = end_pts
         self._one_to_one = one_to_one
         self._conceal = conceal
         self._deinterlacer = Deinterlacer() if deinterlace else None
@@ -91,6 +95,15 @@ class VideoDecoder:
 
     def finish(self) -> Iterator[DecodedFrame]:
         """Yield the remaining frames. Afterwards all damage to frames is recorded."""
+        last = None
+        for decoded in self._remaining():
+            if last is not None:
+                yield last
+            last = decoded
+        if last is not None:
+            yield last._replace(duration=duration_until(self._end_pts, last.pts, last.duration))
+
+    def _remaining(self) -> Iterator[DecodedFrame]:
         yield from self._progressive(self._decoded(None))
         yield from self._progressive(self._make_up_for(self._ledger.close()))
         self.note_losses()

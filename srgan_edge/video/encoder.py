@@ -172,7 +172,7 @@ class VideoEncoder:
         is_mp4 = container.format.name in ("mp4", "mov")
         if is_mp4 and context.codec.canonical_name == "hevc":
             context.codec_tag = "hvc1"  # the only tag that Apple players accept
-        stream.set_display_matrix(info.display_matrix)
+        stream.set_display_matrix(info.display_matrix_at(self._size))
         _open_encoder(stream, encoding, info.hdr)
         self._stream = stream
         self._durations.clear()

@@ -67,6 +67,23 @@ class VideoInfo:
     states_length: bool = True
     """The container states how long it is or ends with a mark, so that a missing end shows."""
 
+    def display_matrix_at(self, size: tuple[int, int]) -> tuple[int, ...] | None:
+        """Return the display matrix at another size: the image moves by the same share of it.
+
+        It moves by up to 32,767 pixels, for which the matrix has room.
+
+        Args:
+            size: width and height in pixels, before the image is turned.
+        """
+        if self.display_matrix is None:
+            return None
+        *others, right, down, last = self.display_matrix
+        wider, higher = size[0] / self.width, size[1] / self.height
+        if self.display_matrix[0] == self.display_matrix[4] == 0:  # it lies on its side
+            wider, higher = higher, wider
+        moves = round(right * wider), round(down * higher)
+        return (*others, *(min(max(move, -(2**31)), 2**31 - 1) for move in moves), last)
+
     @property
     def bits_per_px(self) -> float | None:
         """Coded bits for one pixel of one frame; None if not known."""

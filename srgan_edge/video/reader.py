@@ -115,6 +115,7 @@ class VideoReader:
             self._decoding = partial(
                 VideoDecoder,
                 period_ticks=self._clock.period_ticks,
+                end_pts=self._clock.end_pts,
                 one_to_one=bool(self.demuxer.formats & _ONE_TO_ONE),
                 conceal=conceal,
                 deinterlace=deinterlace,

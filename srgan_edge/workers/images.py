@@ -28,7 +28,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import content_sha256, folder_made, output_failed, replace_when_whole
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Outcome, Reporter, WorkerShare, shared_by
-from srgan_edge.run import settled
+from srgan_edge.run import refusal, settled
 from srgan_edge.transcode.fanout import (
     IN_FLIGHT,
     LATE,
@@ -431,7 +431,7 @@ class ImageFanout:
         try:
             part.publish()
         except SrganEdgeError as error:
-            self._end(number, Outcome(job, seconds=made.seconds, error=error))
+            self._end(number, refusal(job, self._options, error, made.seconds))
             return
         self._end(
             number,

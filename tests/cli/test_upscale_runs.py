@@ -10,6 +10,7 @@ import pytest
 from command_inputs import EDGE, photo, save
 from PIL import Image
 
+from srgan_edge import files
 from srgan_edge.bicubic import resize
 
 
@@ -155,6 +156,32 @@ def test_existing_results_are_refused_kept_or_replaced(cli, tmp_path):
     assert (tmp_path / "in_x4.png").read_text() == "old"
     assert cli("upscale", "in.png", "--overwrite")[0] == 0
     assert Image.open("in_x4.png").size == (208, 160)
+
+
+@pytest.mark.parametrize("option", ["--skip-existing", "--overwrite", "--quiet"])
+def test_a_result_that_another_command_finishes_first(cli, tmp_path, monkeypatch, option):
+    save(tmp_path / "in/a.png")
+    clips.make(tmp_path / "in/b.mkv", frames=2, size=(32, 32))
+    rename = files._rename_to_free
+
+    def be_late(path, target):
+        target.write_text("theirs")
+        rename(path, target)
+
+    monkeypatch.setattr(files, "_rename_to_free", be_late)
+    code, _, err = cli("upscale", "in", "-n", "edge-x4", "-o", "out", option)
+    found = {path.name: path.read_bytes()[:6] for path in (tmp_path / "out").glob("*.???")}
+    if option == "--overwrite":
+        assert code == 0, err
+        assert b"theirs" not in found.values()
+        return
+    assert found == {"a_x4.png": b"theirs", "b_x4.mkv": b"theirs"}
+    if option == "--skip-existing":
+        assert code == 0, err
+        assert err.count("kept") == 2
+    else:
+        assert code == 5
+        assert err.count("appeared during the work and is kept; type --overwrite") == 2
 
 
 def test_quiet_says_nothing_and_json_events_are_json(cli, tmp_path):

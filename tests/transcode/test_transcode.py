@@ -173,6 +173,15 @@ def test_a_last_frame_that_stays_is_as_long_with_b_frames(tmp_path, suffix):
         assert [it.pts for it in packets] != sorted(it.pts for it in packets)
         assert sum(it.duration * it.time_base for it in packets) == Fraction(6.5)
         assert result.duration == 6_500_000
+    for again in ("again.mp4", "again.mkv"):
+        upscale(
+            tmp_path / f"out{suffix}", tmp_path / again, options=replace(OPTIONS, encoding=encoding)
+        )
+        with VideoReader(tmp_path / again) as reader:
+            scanned = [item for item in reader.scan() if not isinstance(item, CopiedPacket)]
+            tick = reader.info.time_base
+            assert list(reader.scan_packets()) == scanned
+        assert (scanned[-1].pts + scanned[-1].duration - scanned[0].pts) * tick == Fraction(6.5)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import resource
+import struct
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -204,6 +205,23 @@ def test_what_the_file_says_of_itself_is_kept(tmp_path, suffix):
         assert (metadata["title"], metadata["artist"]) == ("A video", "Somebody")
         found = [[s.disposition for s in video.container.streams] for video in (before, after)]
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [((3 << 16, 64 << 16), (6 << 16, 128 << 16)), ((-5, 2**31 - 1), (-10, 2**31 - 1))],
+)
+def test_a_display_matrix_moves_a_larger_image_further(tmp_path, moved, expected):
+    source, target = make(tmp_path / "in.mp4", display=(90, False)), tmp_path / "out.mp4"
+    turned = (0, -65536, 0, 65536, 0, 0)
+    content = source.read_bytes()
+    whole, changed = (struct.pack(">9i", *turned, *move, 1 << 30) for move in ((0, 0), moved))
+    assert content.count(whole) == 1
+    source.write_bytes(content.replace(whole, changed))
+    upscale(source, target)
+    with VideoReader(source) as before, VideoReader(target) as after:
+        assert before.info.display_matrix == (*turned, *moved, 1 << 30)
+        assert after.info.display_matrix == (*turned, *expected, 1 << 30)
 
 
 def test_cover_art_in_mp4(tmp_path):
