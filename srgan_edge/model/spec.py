@@ -26,7 +26,7 @@ Activation = Literal["prelu", "relu"]
 METADATA_KEY = "srgan_edge.spec"
 """The metadata key under which every artifact stores its spec."""
 
-PIXEL_RECIPES = ("srresnet", "edge", "edge-l", "edge-x2", "edge-real", "edge-int8")
+PIXEL_RECIPES = ("srresnet", "edge", "edge-l", "edge-x2", "edge-real", "edge-l-real", "edge-int8")
 """Our recipes that only use losses of pixels."""
 
 

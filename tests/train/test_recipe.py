@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from srgan_edge.errors import UsageError
+from srgan_edge.model.spec import PIXEL_RECIPES
 from srgan_edge.train.recipe import RECIPES_FOLDER, Recipe, shipped_recipes
 
 
@@ -18,6 +19,8 @@ def test_shipped_recipes_load(name):
     assert recipe.model.licence == "Apache-2.0"
     assert (RECIPES_FOLDER / f"{name}.toml").read_text().startswith("#")
     perceptual = any(phase.perceptual for phase in recipe.phases.values())
+    only_pixels = not perceptual and not recipe.adversarial.steps
+    assert only_pixels == (name in PIXEL_RECIPES)
     assert perceptual == (recipe.perceptual.layers != ("conv5_4",) or name == "srgan-vgg54")
 
 
