@@ -24,8 +24,8 @@ AUTO = "auto"
 CRISP = "srgan-x4"
 EXACT, QUICK = "edge-l-x4", "edge-x4"
 """On a CPU: for images and for videos."""
-CRISP_FOR_LOSSY, FOR_LOSSY = "srgan-real-x4", "edge-real-x4"
-"""For compressed sources: images on a GPU, and all others."""
+CRISP_FOR_LOSSY, EXACT_FOR_LOSSY, FOR_LOSSY = "srgan-real-x4", "edge-l-real-x4", "edge-real-x4"
+"""For compressed sources: images on a GPU, images on a CPU, and videos."""
 
 LOSSY_BELOW_BITS_PER_PX = {"h264": 0.19, "hevc": 0.085, "vp9": 0.14, "av1": 0.10}
 """Codec -> bits a pixel below which `FOR_LOSSY` is better on average. Measured, with the confusion,
@@ -48,8 +48,8 @@ def suited_to(kind: Kind, coding: Coding, scale: float = SCALE, *, on_gpu: bool)
     """
     device = "on a GPU" if on_gpu else f"{'an image' if kind == 'image' else 'a video'} on a CPU"
     if coding.is_lossy:
-        crisp = on_gpu and kind == "image"
-        return Suited(CRISP_FOR_LOSSY if crisp else FOR_LOSSY, coding.name)
+        of_images = CRISP_FOR_LOSSY if on_gpu else EXACT_FOR_LOSSY
+        return Suited(of_images if kind == "image" else FOR_LOSSY, coding.name)
     if scale != SCALE and (fitting := _model_of(scale)):
         return Suited(fitting, f"{coding.name}, and a model of this scale")
     on_a_cpu = EXACT if kind == "image" else QUICK

@@ -169,6 +169,11 @@ def test_video_frames_keep_their_time(up):
         up(frame.reformat(format="yuv420p10le"))
 
 
+def test_a_video_frame_without_a_time_stays_without_one(up):
+    large = up(av.VideoFrame.from_ndarray(image(7), format="rgb24"))
+    assert (large.format.name, large.pts, large.time_base) == ("rgb24", None, None)
+
+
 def _brief(value):
     """A name that is the same in every process: no address of an object."""
     return re.sub(" at 0x[0-9A-F]+", "", str(value))

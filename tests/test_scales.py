@@ -305,7 +305,7 @@ def test_a_clean_source_gets_a_model_of_the_final_scale_where_there_is_one(monke
     )
     clean, lossy = Coding("PNG", False), Coding("JPEG of quality 40", True)
     assert suited_to("image", clean, 2, on_gpu=False).model == "edge-x2"
-    assert suited_to("image", lossy, 2, on_gpu=False).model == "edge-real-x4"
+    assert suited_to("image", lossy, 2, on_gpu=False).model == "edge-l-real-x4"
     assert suited_to("image", clean, 1.5, on_gpu=False).model == "edge-l-x4"
     assert suited_to("image", clean, on_gpu=True).model == "srgan-x4"
 

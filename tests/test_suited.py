@@ -30,7 +30,8 @@ OPTIONS = Options(AUTO, Encoding(), Tiling())
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_the_model_follows_compression_then_device(kind):
-    assert suited_to(kind, LOSSY, on_gpu=False).model == "edge-real-x4"
+    exact = "edge-l-real-x4" if kind == "image" else "edge-real-x4"
+    assert suited_to(kind, LOSSY, on_gpu=False).model == exact
     crisp = "srgan-real-x4" if kind == "image" else "edge-real-x4"
     assert suited_to(kind, LOSSY, on_gpu=True).model == crisp
     exact = "edge-l-x4" if kind == "image" else "edge-x4"
@@ -92,10 +93,10 @@ def test_one_command_takes_a_model_for_each_file(cli, tmp_path):
         Image.fromarray(pixels).save(tmp_path / name, **({"quality": quality} if quality else {}))
     code, _, err = cli("upscale", "a.png", "b.jpg", "c.jpg", "-o", "out/", "--report", "r.json")
     assert code == 0, err
-    assert "b.jpg: upscaled by edge-real-x4 (JPEG of quality 60); -n NAME takes another" in err
+    assert "b.jpg: upscaled by edge-l-real-x4 (JPEG of quality 60); -n NAME takes another" in err
     record = json.loads((tmp_path / "r.json").read_text())
     models = [job["model"]["name"] for job in record["jobs"]]
-    assert models == ["edge-l-x4", "edge-real-x4", "edge-l-x4"]
+    assert models == ["edge-l-x4", "edge-l-real-x4", "edge-l-x4"]
     for name, model in zip(("a_x4.png", "b_x4.jpg", "c_x4.jpg"), models, strict=True):
         source = name.replace("_x4", "")
         assert cli("upscale", source, "-n", model, "-o", f"own-{name}")[0] == 0
@@ -140,8 +141,8 @@ def test_the_api_chooses_like_the_command(tmp_path):
         assert up.scale == 4
         np.testing.assert_array_equal(up(pixels), exact(pixels))
         report = up.file(tmp_path / "b.jpg")
-        assert report.made_by["model"]["name"] == "edge-real-x4"
-        assert "b.jpg: upscaled by edge-real-x4 (JPEG of quality 50)" in report.notes
+        assert report.made_by["model"]["name"] == "edge-l-real-x4"
+        assert "b.jpg: upscaled by edge-l-real-x4 (JPEG of quality 50)" in report.notes
         assert up.file(tmp_path / "b.jpg", tmp_path / "c.jpg").sha256 == report.sha256
 
 

@@ -212,7 +212,7 @@ def _pick(
 ) -> tuple[str | None, str]:
     """Return the model to take, if any is good enough, and a line that says why."""
     from srgan_edge.jobs.estimate import shown
-    from srgan_edge.suited import CRISP, CRISP_FOR_LOSSY, FOR_LOSSY
+    from srgan_edge.suited import CRISP, CRISP_FOR_LOSSY, EXACT_FOR_LOSSY, FOR_LOSSY
 
     usable = [one for one in found if not one.failed]
     if not usable:
@@ -236,7 +236,7 @@ def _pick(
         return None, f"no model manages {wish} here; the fastest, {by_speed[0].model}, takes {best}"
     names = [one.model for one in good]
     slowest = max(good, key=lambda one: one.unit_seconds or 0.0).model
-    is_lossy = suited in (CRISP_FOR_LOSSY, FOR_LOSSY)
+    is_lossy = suited in (CRISP_FOR_LOSSY, EXACT_FOR_LOSSY, FOR_LOSSY)
     preferred = (suited, CRISP) if is_lossy else (CRISP, suited)
     model = next((name for name in preferred if name in names), slowest)
     return model, f"for {wish} take {model}; type: -n {model}"

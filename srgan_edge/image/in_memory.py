@@ -168,7 +168,9 @@ def _unpacked_frame(frame: "VideoFrame") -> tuple[list[StillImage], Pack]:
 
     def pack(stills: list[StillImage]) -> "VideoFrame":
         result = type(frame).from_ndarray(stills[0].pixels, format="rgb24")
-        result.pts, result.time_base = frame.pts, frame.time_base
+        result.pts = frame.pts
+        if frame.time_base is not None:  # a frame of no file has none
+            result.time_base = frame.time_base
         return result
 
     return [_still(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))], pack
