@@ -57,8 +57,8 @@ class OpenVinoEngine(Closing):
         file = read_onnx(path)
         refuse_half(path, file)
         try:
-            self._core = shared_core()
-            precision = "bf16" if not fp32 and openvino_bf16.pays(self._core) else "fp32"
+            core = shared_core()
+            precision = "bf16" if not fp32 and openvino_bf16.pays(core) else "fp32"
         except RuntimeError as error:
             raise ResourcesExhausted(
                 f"OpenVINO cannot be loaded ({_last_line(error)}); raise the limit (ulimit -v)"
@@ -70,7 +70,7 @@ class OpenVinoEngine(Closing):
             self._config |= {"NUM_STREAMS": str(slots), "ENABLE_CPU_PINNING": "NO"}
             del self._config["PERFORMANCE_HINT"]  # it would override the number of streams
         try:
-            self._model = self._core.read_model(file.content)
+            self._model = core.read_model(file.content)
         except RuntimeError as error:
             if lacks_memory(error):
                 raise
@@ -78,7 +78,7 @@ class OpenVinoEngine(Closing):
         if fp32:
             _add_totals(self._model)
         if precision == "bf16" and file.spec.architecture == "srresnet":
-            openvino_bf16.keep_image_in_fp32(self._core, self._model)
+            openvino_bf16.keep_image_in_fp32(core, self._model)
         self._compiled: dict[tuple[int, ...], _Compiled] = {}
         self._lock = threading.Lock()
         version = openvino.__version__.split("-")[0]
@@ -103,7 +103,7 @@ class OpenVinoEngine(Closing):
 
     def close(self) -> None:
         self._compiled.clear()
-        del self._model, self._core
+        del self._model
 
     def _compile(self, shape: tuple[int, ...]) -> "_Compiled":
         while len(self._compiled) >= _SHAPES_KEPT:
@@ -112,7 +112,7 @@ class OpenVinoEngine(Closing):
         with graph_failures_refused(self.info.spec, "OpenVINO"):
             model.reshape(list(shape))
         try:
-            compiled = _Compiled(self._core.compile_model(model, "CPU", self._config))
+            compiled = _Compiled(shared_core().compile_model(model, "CPU", self._config))
         except RuntimeError as error:
             raise OutOfMemory(
                 f"OpenVINO cannot compile the model for {shape[2]}x{shape[1]}, for want of memory "
