@@ -86,12 +86,16 @@ class ShownTimes:
         if len(self._waiting) > MOST_REORDERED:
             yield self._clock.next(*heapq.heappop(self._waiting))
 
-    def rest(self) -> Iterator[FrameTime]:
-        """Yield the times that are left after the last packet."""
+    def rest(self, end_pts: int | None) -> Iterator[FrameTime]:
+        """Yield the times that are left after the last packet.
+
+        Args:
+            end_pts: time until which the last frame is shown; None: its packet states that.
+        """
         while self._waiting:
             pts, duration = heapq.heappop(self._waiting)
             if not self._waiting:
-                duration = duration_until(self._clock.end_pts, pts, duration)
+                duration = duration_until(end_pts, pts, duration)
             yield self._clock.next(pts, duration)
 
 

@@ -163,7 +163,8 @@ class ExcerptReader(_SpanReader):
 
     def scan_packets(self) -> Iterator[FrameTime | CopiedPacket]:
         """Yield the times of frames, and the packets, of all parts in turn; nothing is decoded."""
-        times = ShownTimes(FrameClock(self.path, self.video, Notes(), self.demuxer.formats))
+        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
+        times = ShownTimes(clock)
         for span in self._spans:
             chosen, behind = Chosen(span, self.copied), 0
             with opened_at(self.path, span.lead, self._max_pixels) as (container, video):
@@ -179,7 +180,10 @@ class ExcerptReader(_SpanReader):
                         yield from times.after(moved, packet.duration)
                     if behind > MOST_REORDERED and chosen.is_complete:
                         break
-            yield from times.rest()
+            end_pts = (
+                None if behind else clock.end_pts
+            )  # of the file, which may end before the span
+            yield from times.rest(None if end_pts is None else span.moved(end_pts))
             if self.demuxer.broke_off:  # callers look at it
                 return
 

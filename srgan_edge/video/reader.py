@@ -223,7 +223,8 @@ class VideoReader:
     def _scanned(
         self, on_coded: Callable[[VideoPacket], None], damage_to: Notes | None = None
     ) -> Iterator[FrameTime | CopiedPacket]:
-        times = ShownTimes(FrameClock(self.path, self.video, Notes(), self.demuxer.formats))
+        clock = FrameClock(self.path, self.video, Notes(), self.demuxer.formats)
+        times = ShownTimes(clock)
         copied = {stream.index for stream in self.copied}
         with open_container(self.path, None, self._max_pixels) as container:
             video = best_video(container, self.path, self._max_pixels)
@@ -236,7 +237,7 @@ class VideoReader:
                         on_coded(cast(VideoPacket, packet))
                         if self._decoder.is_shown(packet):
                             yield from times.after(time_of(packet), packet.duration)
-                yield from times.rest()
+                yield from times.rest(clock.end_pts)
             except InputDamaged:  # time goes back: frames end there
                 return
             if damage_to is not None:

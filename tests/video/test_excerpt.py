@@ -106,6 +106,20 @@ def test_all_ways_of_reading_agree(whole, excerpt):
     np.testing.assert_array_equal(rest[0].pixels, frames[5].pixels)
 
 
+@pytest.mark.parametrize("excerpt", [Excerpt(0.2, 0.6), Excerpt(1.0), Excerpt(1.0, 9.0)])
+def test_the_last_frame_of_a_part_is_as_long_as_it_was(tmp_path, excerpt):
+    """MP4 states when its last frame ends, which a part may not reach."""
+    options = {**GOP, "b_strategy": "0"}
+    path = clips.make(tmp_path / "a.mp4", frames=50, options=options)
+    with open_video(path, excerpt=excerpt) as reader:
+        frames = [it for it in reader if isinstance(it, Frame)]
+        tick = reader.info.time_base
+    with open_video(path, excerpt=excerpt) as reader:
+        *_, last = reader.scan_packets()
+    assert (last.pts, last.duration) == (frames[-1].pts, frames[-1].duration)
+    assert last.duration * tick == Fraction(1, 25)
+
+
 def test_samples_are_spread_and_joined(tmp_path):
     clips.make(tmp_path / "a.mp4", frames=200, options=GOP, audio=["eng"])
     with open_video(tmp_path / "a.mp4", excerpt=Excerpt.of_sample("4x0.4s")) as reader:
