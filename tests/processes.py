@@ -1,13 +1,29 @@
 """Find the child processes that a test started, but not those of libraries."""
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def children() -> list[psutil.Process]:
     """Return the living child processes that read untrusted files, and workers."""
     return [process for process in psutil.Process().children() if _is_ours(process)]
+
+
+def ran(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code with this tree in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 def stopped(command: subprocess.Popen[str], signum: int) -> str:

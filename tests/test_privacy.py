@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
+from processes import ran
 
 WATCHED = """
 import sys
@@ -43,13 +44,5 @@ def test_openvino_reports_to_nobody(tmp_path):
 
 
 def test_the_reporter_of_openvino_cannot_be_imported():
-    code = "import srgan_edge, openvino, sys; print(sys.modules['openvino_telemetry'])"
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = ran("import srgan_edge, openvino, sys; print(sys.modules['openvino_telemetry'])")
     assert done.stdout.strip() == "None", done.stderr

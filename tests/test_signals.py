@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from processes import ran
 
 from srgan_edge.serve.server import _Server
 from srgan_edge.serve.service import Service
@@ -105,12 +106,7 @@ cli.main()
 
 @pytest.mark.parametrize("kind", ["ImportError", "SystemError"])
 def test_a_signal_while_a_library_is_loaded_is_a_signal(kind):
-    ended = subprocess.run(
-        [sys.executable, "-c", LOADING.format(kind=kind), str(int(signal.SIGTERM))],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = ran(LOADING.format(kind=kind), str(int(signal.SIGTERM)))
     assert ended.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in ended.stderr
     assert "SIGTERM" in ended.stderr
@@ -161,12 +157,5 @@ os.kill(os.getpid(), signal.SIGINT)
 
 def test_a_signal_is_heard_after_models_were_closed_in_any_order():
     """Each of OpenVINO's cores sets the stack on which handlers run, and takes it away."""
-    root = Path(__file__).parent.parent
-    ended = subprocess.run(
-        [sys.executable, "-c", TWO_MODELS],
-        env=os.environ | {"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = ran(TWO_MODELS)
     assert (ended.returncode, ended.stdout) == (0, "heard\n"), ended.stderr
