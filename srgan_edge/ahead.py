@@ -5,12 +5,12 @@ imports more than the standard library.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from srgan_edge.isolation.child import started_ahead
-from srgan_edge.video.suffixes import VIDEO_SUFFIXES
+from srgan_edge.suffixes import VIDEO_SUFFIXES, suffix_by_content
 
 _Kind: TypeAlias = Literal["image", "video"]
 
@@ -32,12 +32,16 @@ def children_of(kind: _Kind, *, looks: bool) -> list[str]:
 
 
 def readers_started(inputs: Sequence[str], *, looks: bool) -> AbstractContextManager[None]:
-    """Start the children that the first input needs, judged by its name, if it is a file.
+    """Start the children that the first input needs, if it is a file.
 
-    Whether it is upscaled at all is found out later; children that nobody needs end with the body.
+    Its name or first bytes say which. Whether it is upscaled at all is found out later; children
+    that nobody needs end with the body.
     """
     first = Path(inputs[0])
     if not first.is_file():
         return started_ahead([])
-    kind: _Kind = "video" if first.suffix.lower() in VIDEO_SUFFIXES else "image"
+    suffixes = {first.suffix.lower()}
+    with suppress(OSError):  # a file that cannot be read is refused later
+        suffixes.add(suffix_by_content(first) or "")
+    kind: _Kind = "image" if VIDEO_SUFFIXES.isdisjoint(suffixes) else "video"
     return started_ahead(children_of(kind, looks=looks))

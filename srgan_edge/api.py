@@ -5,16 +5,18 @@ Errors are raised as `SrganEdgeError`s and never printed, and signals stay the c
 the work go to the logger `srgan_edge`.
 """
 
+import atexit
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
+from weakref import WeakSet
 
 from srgan_edge.duplicates import Dedup
 from srgan_edge.engines import Choice, choose_engine, video_slots
@@ -240,7 +242,9 @@ class Upscaler:
             result: ImageT = self._engines.upscaled(*frame, video_slots())
             return result
 
-        return _results_in_order(source, done, slots)
+        results = _results_in_order(source, done, slots)
+        _HELD.add(results)
+        return results
 
     def file(
         self,
@@ -516,11 +520,23 @@ class _CallbackFailed(BaseException):
         self.error = error
 
 
+_HELD: WeakSet[Generator[Any, None, None]] = WeakSet()
+"""Results of `Upscaler.frames` that a program holds, perhaps until its end."""
+
+
+@atexit.register
+def _close_held() -> None:
+    """Close what is held while the modules that closing needs are still there."""
+    for results in list(_HELD):
+        with suppress(ValueError):  # a thread that ends with the process is at it
+            results.close()
+
+
 def _results_in_order(
     source: Iterator[ImageT],
     done: Callable[[tuple[list[StillImage], Pack]], ImageT],
     slots: int,
-) -> Iterator[ImageT]:
+) -> Generator[ImageT, None, None]:
     ended_by: list[Exception] = []
 
     def taken() -> Iterator[tuple[list[StillImage], Pack]]:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import ran
 
 import srgan_edge
 from srgan_edge import Progress, Upscaler, api, models, upscale
@@ -505,6 +506,18 @@ def test_a_consumer_may_stop_and_the_source_stays_open():
         if thread.name.startswith("upscale"):
             thread.join(20)
             assert not thread.is_alive()
+
+
+def test_a_program_may_end_while_it_holds_results():
+    held = """
+import numpy as np
+from srgan_edge import Upscaler
+images = (np.zeros((9, 14, 3), np.uint8) for _ in range(99))
+results = Upscaler("edge-x4", device="cpu").frames(images)
+print(next(results).shape)
+"""
+    ended = ran(held)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(36, 56, 3)\n", "")
 
 
 def test_threads_share_an_upscaler(up, tmp_path):

@@ -32,7 +32,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM
 """The only decoders an input can reach, whatever its name; and TGA, if it says that it is one."""
 
 RESULT_SUFFIXES = {
-    **dict.fromkeys((".jfif", ".jpe"), ".jpg"),
+    **dict.fromkeys((".jfif", ".jpe", ".pjpeg", ".mpo"), ".jpg"),
     **dict.fromkeys((".apng", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"), ".png"),
     **dict.fromkeys((".pbm", ".pgm", ".ppm", ".pnm", ".pfm", *TGA_SUFFIXES), ".png"),
 }

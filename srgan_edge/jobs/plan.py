@@ -1,6 +1,6 @@
 """Options of a command, and its jobs: which files to upscale, and where the results go.
 
-Planning neither opens nor changes any file.
+Planning changes no file, and opens only those whose suffix does not say what they are.
 """
 
 import os
@@ -27,6 +27,7 @@ from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import SUFFIXES
 from srgan_edge.jobs.size import Source, WantedSize
 from srgan_edge.steady import Steady
+from srgan_edge.suffixes import VIDEO_SUFFIXES, suffix_by_content
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.container import CONTAINERS
@@ -42,7 +43,6 @@ from srgan_edge.video.endpoint import (
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
-from srgan_edge.video.suffixes import VIDEO_SUFFIXES
 
 IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
@@ -366,18 +366,33 @@ def refuse_excerpt(jobs: Sequence[Job]) -> None:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return the kind that the suffix stands for; the content is checked when it is opened.
+    """Return what a file is by its suffix, or else by its first bytes; opening it checks the rest.
 
     Raises:
-        InputRefused: the suffix is not that of an image or video.
+        InputRefused: neither is that of an image or video, or the file cannot be read.
+    """
+    return "image" if _known_suffix(path) in IMAGE_SUFFIXES else "video"
+
+
+def _known_suffix(path: Path) -> str:
+    """Return the suffix of a file, in lowercase; by its content if its name has none that is known.
+
+    Raises:
+        InputRefused: neither is that of an image or video, or the file cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "image"
-    if suffix in VIDEO_SUFFIXES:
-        return "video"
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return suffix
+    try:
+        by_content = suffix_by_content(path)
+    except OSError as error:
+        raise InputRefused(f"{path}: {error.strerror}") from error
+    if by_content is not None:
+        return by_content
     possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-    raise InputRefused(f"{path}: not an image or video by its name; possible: {possible}")
+    raise InputRefused(
+        f"{path}: not an image or video by its name or its first bytes; possible: {possible}"
+    )
 
 
 def _jobs_of(
@@ -460,18 +475,21 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
     kind = kind_of(source)
     if output is not None and not into_folder:
         return Job(source, output, kind)
-    extension = naming.extension or source.suffix
+    stem, own = source.stem, source.suffix
+    if own.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        stem, own = source.name, _known_suffix(source)
+    extension = naming.extension or own
     if kind == "video":
         # --ext names an image format or a container, and a folder can hold both kinds.
         if extension.lower() in IMAGE_SUFFIXES:
-            extension = source.suffix
+            extension = own
         if naming.extension is None and extension.lower() not in KEPT_VIDEO_SUFFIXES:
             extension = ".mkv"
     elif extension.lower() in VIDEO_SUFFIXES:
-        extension = source.suffix
+        extension = own
     if kind == "image" and naming.extension is None:
         extension = RESULT_SUFFIXES.get(extension.lower(), extension)
-    name = f"{source.stem}{naming.suffix}{extension}"
+    name = f"{stem}{naming.suffix}{extension}"
     return Job(source, source.with_name(name) if output is None else output / name, kind)
 
 

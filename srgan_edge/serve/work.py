@@ -9,7 +9,7 @@ from typing import Any
 from srgan_edge.errors import InputRefused, printable
 from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Naming, plan_jobs
 from srgan_edge.jobs.plan import Job as PlannedJob
-from srgan_edge.video.suffixes import VIDEO_SUFFIXES
+from srgan_edge.suffixes import VIDEO_SUFFIXES
 
 MAX_NAME = 200
 SOURCE_STEM, RESULT_STEM = "source", "result"

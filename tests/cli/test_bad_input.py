@@ -55,7 +55,7 @@ BAD_INPUTS = [
     ("in", lambda path: path.mkdir(), 3, "no image or video in it"),
     ("in.png", text, 3, "not a PNG"),
     ("in.mp4", text, 3, "in.mp4"),
-    ("in.jxl", text, 3, "not an image or video by its name"),
+    ("in.jxl", text, 3, "not an image or video by its name or its first bytes"),
     ("in.png", empty, 3, "0 bytes"),
     ("in.jpg", empty, 3, "0 bytes"),
     ("in.mp4", empty, 3, "empty|0 bytes"),
