@@ -46,6 +46,7 @@ class Cluster:
             _refuse_nobody(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."  # it would print losses to our stdout
         import ray
 
         self.ray, self.is_own = ray, address == LOCAL

@@ -147,7 +147,8 @@ class RayActors:
         except self._full as error:
             return number, task, _store_full(error)
         except self._ray.exceptions.RayError as error:
-            return number, task, WorkerLost(f"on {placed.node} ended ({line_of(error)})")
+            node, _, _ = placed.name.rpartition("/")
+            return number, task, WorkerLost(f"on {node} ended ({line_of(error)})")
         if isinstance(task, Chunk):
             for image in task.images:
                 if content := contents.get(image.number):
