@@ -93,8 +93,9 @@ bench: $(TOOLS) ## Measure engines against PyTorch and other programs, and the v
 	$(BIN)/python benchmarks/compare.py --out benchmarks/results/programs-$$(nproc)-cores.json
 	$(BIN)/python benchmarks/pipeline.py --out benchmarks/results/pipeline-$$(nproc)-cores.json
 
-soak: $(TOOLS) ## Upscale for 30 minutes and through 1,050 kills, serve for 10 and through 100; memory stays flat
+soak: $(TOOLS) ## Upscale for 30 minutes and through 1,100 kills, serve for 10 and through 100; memory stays flat
 	$(BIN)/python benchmarks/soak.py
+	$(BIN)/python benchmarks/soak_ray.py
 	$(BIN)/python benchmarks/soak_service.py
 
 wheel: $(TOOLS) ## Build dist/srgan_edge-*.whl

@@ -426,7 +426,7 @@ def simulation(workers: int, world: World, alone: float | None, hours: float) ->
         open_work_folder(Path(folder) / "out.mkv", {}) as work,
     ):
         Fanout(
-            *(crew, order, range(world.segments), world.segments, work),
+            *(crew, order, range(world.segments), world.segments, work, []),
             *(lambda: None, lambda line: None, lambda: crew.now),
         ).run()
         work.discard()

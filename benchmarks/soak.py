@@ -7,8 +7,8 @@ First one command upscales an endlessly repeated clip for `--minutes`, while its
 and threads are sampled about once a second; then it is stopped by SIGTERM, as on an unattended box,
 and must report that it can resume. Then a video is upscaled by processes that are killed at random
 moments, again and again, and every finished video must have the same bytes. The same is done to a
-command with two workers, of which any or the command itself is killed. `soak_service.py` does alike
-to a service.
+command with two workers, of which any or the command itself is killed. `soak_ray.py` does alike to
+nodes of a Ray cluster, and `soak_service.py` to a service.
 """
 
 import json
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +76,10 @@ def main() -> None:
         killed = kill_again_and_again(source, Path(folder) / "out.mkv", arguments.kills, seed=1)
     with tempfile.TemporaryDirectory() as folder:
         source = clips.make(Path(folder) / "in.mp4", frames=600, audio=["eng"], options={"g": "20"})
-        shared_videos = kill_members(source, Path(folder), arguments.shared_kills)
+        options = ["--device", "cpu,cpu"]
+        shared_videos = kill_members(
+            *(source, Path(folder), arguments.shared_kills, options, workers_of)
+        )
     steady = harness.steadiness(samples)
     result = Result(
         model=arguments.model,
@@ -130,8 +134,19 @@ def soak(model: str, minutes: float, folder: Path) -> "tuple[int, np.ndarray, fl
     return int(samples[-1][0]), np.array(samples), stop_seconds
 
 
-def kill_members(source: Path, folder: Path, kills: int) -> int:
-    """Kill a command with two workers, or one of these, at random moments after its first segment.
+def kill_members(
+    source: Path,
+    folder: Path,
+    kills: int,
+    options: list[str],
+    victims: Callable[[int], Sequence[Callable[[], object]]],
+) -> int:
+    """Kill a command with workers, or one of these, at random moments after its first segment.
+
+    Args:
+        options: those that give the command its workers.
+        victims: called with the process ID of the command; returns calls that kill one member each,
+            but not the command.
 
     Returns:
         Number of videos that were finished.
@@ -140,33 +155,39 @@ def kill_members(source: Path, folder: Path, kills: int) -> int:
         AssertionError: bytes differ, or a command failed without being killed.
     """
 
-    def begun(target: Path, device: str) -> "subprocess.Popen[bytes]":
+    def begun(target: Path, *options: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "srgan_edge", "upscale", "-q", str(source)]
-        command += ["-n", "edge-x4", "--preset", "ultrafast", "--device", device, "-o", str(target)]
-        return subprocess.Popen(command)
+        command += ["-n", "edge-x4", "--preset", "ultrafast", *options, "-o", str(target)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE)
 
     chance, whole, target, videos = random.Random(1), folder / "whole.mkv", folder / "out.mkv", 0
     first = folder / f"{target.name}.partial" / "segment-000000.nut"
     began = time.monotonic()
-    assert begun(whole, "cpu").wait() == 0
+    assert begun(whole, "--device", "cpu").wait() == 0
     seconds = time.monotonic() - began
     while kills:
-        process = begun(target, "cpu,cpu")
+        process = begun(target, *options)
         while process.poll() is None and not first.exists():
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.5) * seconds)
         with suppress(psutil.NoSuchProcess):  # it has just ended
-            driver, *members = harness.family(process.pid)
-            chance.choice([driver, *filter(_is_worker, members)]).kill()
+            chance.choice([psutil.Process(process.pid).kill, *victims(process.pid)])()
             kills -= 1
-        assert process.wait() in (0, -signal.SIGKILL)
+        assert process.communicate()[0] == b""
+        assert process.returncode in (0, -signal.SIGKILL)
         if target.exists():
             assert target.read_bytes() == whole.read_bytes()
             target.unlink()
             videos += 1
-    assert begun(target, "cpu,cpu").wait() == 0
+    assert begun(target, *options).wait() == 0
     assert target.read_bytes() == whole.read_bytes()
     return videos + 1
+
+
+def workers_of(command: int) -> list[Callable[[], object]]:
+    """Return calls that kill the workers of a command on this machine, one each."""
+    _, *members = harness.family(command)
+    return [process.kill for process in members if _is_worker(process)]
 
 
 def _is_worker(process: psutil.Process) -> bool:

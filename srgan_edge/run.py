@@ -168,8 +168,8 @@ class _Models:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._life.close()
+    def __exit__(self, *exception: Any) -> None:  # noqa: ANN401 - as ExitStack has them
+        self._life.__exit__(*exception)
 
     def use(self, model: str, setting: Setting | None = None) -> Opened:
         """Return a model on its engine, and report it unless it is the one that was used last."""

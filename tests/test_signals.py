@@ -18,7 +18,9 @@ from srgan_edge.signals import ends_within, stop_signals
 STUCK = """
 import os, signal, sys, time
 from srgan_edge.errors import Interrupted
-from srgan_edge.signals import ends_within
+from srgan_edge.signals import ends_within, last_steps
+
+last_steps.append(lambda: print("last step", flush=True))
 
 def interrupt(signum, frame):
     raise Interrupted(signum)
@@ -47,8 +49,8 @@ def test_a_process_that_swallows_the_exception_ends_all_the_same(number):
     ) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 128 + number
+        out, said = process.communicate(timeout=20)
+    assert (process.returncode, out.splitlines()[-1]) == (128 + number, "last step")
     assert said == f"srgan-edge: stopped by {number.name}; the same command goes on from there\n"
 
 

@@ -37,7 +37,7 @@ from srgan_edge.errors import (
     print_error,
 )
 from srgan_edge.machine import address_space_was_short, refuse_too_little, save_address_space
-from srgan_edge.signals import heeded_signals
+from srgan_edge.signals import exit_now, heeded_signals
 
 app = typer.Typer(
     name="srgan-edge",
@@ -162,4 +162,4 @@ def _signal_behind(error: BaseException) -> int | None:
 def _end(interruption: Interrupted) -> NoReturn:
     sys.stderr.write(f"srgan-edge: {interruption}\n")
     sys.stderr.flush()
-    os._exit(interruption.exit_code)  # a frame in the network could take a minute more
+    exit_now(interruption.exit_code)  # a frame in the network could take a minute more

@@ -270,6 +270,7 @@ class Fanout:
         borders: times of the first frames of all segments in ticks, by the packets of the file;
             empty: workers read it from its start.
         expected: number of frames of the video, if that is known.
+        places: folders that the work depends on, of the result and of the input.
         on_frame: called for each frame that is in the journal.
         say: called with lines for the user.
         clock: returns seconds.
@@ -283,13 +284,14 @@ class Fanout:
         borders: Sequence[int],
         expected: int | None,
         work: WorkFolder,
+        places: Sequence[Place],
         on_frame: Callable[[], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = monotonic,
         on_speeds: Callable[[Sequence[WorkerShare]], None] = lambda recent: None,
     ) -> None:
         self._on_speeds, self._shares = on_speeds, Shares()
-        self._crew, self._order, self._work = crew, order, work
+        self._crew, self._order, self._work, self._places = crew, order, work, places
         self._on_frame, self._say, self._clock = on_frame, say, clock
         self._borders, self._run = borders, token_hex(4)
         self._count = len(borders) or -(-(expected or 1) // order.length)
@@ -306,10 +308,6 @@ class Fanout:
         """Hash of the frame with which the next segment has to begin; empty: not known."""
         self._entered: list[MadeSegment] = []
         self._damaged: InputDamaged | None = None
-        source = Path(order.source)
-        self._places = [work.place]
-        if source.parent != work.path.parent.absolute():
-            self._places.append(Place(source.parent, source))
         self._excused: set[str] = set()
         """Files of tasks that were in work while a folder was away."""
 
@@ -430,8 +428,9 @@ class Fanout:
         else:
             self._waiting[made.number] = made, file
             self._seconds.append(made.seconds)
-            self._shares.add(WorkerShare(worker, len(made.pts), made.seconds))
-            self._on_speeds(self._shares.recent)
+            if made.pts:
+                self._shares.add(WorkerShare(worker, len(made.pts), made.seconds))
+                self._on_speeds(self._shares.recent)
             if made.ended:
                 last = made.number if made.pts else made.number - 1
                 self._last = last if self._last is None else min(self._last, last)

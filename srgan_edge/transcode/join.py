@@ -158,8 +158,13 @@ class Joiner:
         if self._remote is None:
             return _join(self._order(target, damaged=damaged), lambda: None)
         joined = self._call(self._remote, Joined, "join", target, damaged=damaged)
-        self._remote.close()  # nothing can exchange the file any more
+        self._remote.kill()  # nothing can exchange the file any more
         return joined
+
+    def start_anew(self) -> None:
+        """Have the next call start another child: one sees the folders that were there before."""
+        if self._remote is not None:
+            self._remote.kill()
 
     def _order(self, target: Path, *, damaged: bool = False) -> Order:
         return Order(

@@ -5,7 +5,7 @@ they are joined with the audio and subtitles of the input. The result is compare
 and only then moved to its final name.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from srgan_edge.engines.base import NotFinite
 from srgan_edge.errors import (
     EngineLost,
     InputDamaged,
+    InputRefused,
     Interrupted,
     OutOfMemory,
     OutputFailed,
@@ -45,6 +46,7 @@ from srgan_edge.steady import strength_of
 from srgan_edge.transcode.fanout import Crew, Fanout, Order, tiles_of
 from srgan_edge.transcode.join import Joined, Joiner
 from srgan_edge.transcode.on_gpu import NotOnGpu
+from srgan_edge.transcode.outage import Place, were_away
 from srgan_edge.transcode.recipe import GpuRecipe, Made, Recipe, SteadyRecipe
 from srgan_edge.transcode.rehearsal import Rehearsal
 from srgan_edge.transcode.segments import WrittenSegment
@@ -149,7 +151,7 @@ def _upscale_video(
             *(options.encoding, options.audio, options.excerpt),
         ) as joiner,
     ):
-        source = _Source(job.source)
+        source, places = _Source(job.source), _places(job.source, work)
         if (finished := _finished(work)) is not None:
             reporter.note(f"{name}: an earlier run had finished {job.target}")
             return finished
@@ -161,27 +163,39 @@ def _upscale_video(
         if crew is None:
             made = _in_one_pass(reader, recipe, work, reporter)
         else:
-            made = _by_crew(crew, job, upscaler, options, reader, recipe, work, reporter)
+            made = _by_crew(crew, job, upscaler, options, reader, recipe, work, places, reporter)
         if made.damaged and not work.segments:
             raise made.damaged
         saved_as = job.target
         if made.damaged:
             saved_as = free_partial_result(job.target, overwrite=options.overwrite)
-        source.refuse_changed()
-        with replace_when_whole(
-            saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
-        ) as whole:
-            joined = joiner.join(saved_as, damaged=made.damaged is not None)
-            if joined.frames != work.frames:  # a finished segment has changed since
-                raise OutputFailed(
-                    f"{work.path} has only {joined.frames} of {work.frames} frames left"
-                )
+
+        def published() -> tuple[Joined, VideoResult, str | None]:
             source.refuse_changed()
-            result = _result(saved_as, recipe.size, resumed, made, joined, known)
-            problem = _problem(job, result, made)
-            if not made.decoder_ended:
-                outcome = {"result": asdict(result), "problem": problem}
-                work.finish(whole, saved_as.name, outcome)
+            with replace_when_whole(
+                saved_as, partial=joiner.file_for(saved_as), overwrite=options.overwrite
+            ) as whole:
+                joined = joiner.join(saved_as, damaged=made.damaged is not None)
+                if joined.frames != work.frames:  # a finished segment has changed since
+                    raise OutputFailed(
+                        f"{work.path} has only {joined.frames} of {work.frames} frames left"
+                    )
+                source.refuse_changed()
+                result = _result(saved_as, recipe.size, resumed, made, joined, known)
+                problem = _problem(job, result, made)
+                if not made.decoder_ended:
+                    outcome = {"result": asdict(result), "problem": problem}
+                    work.finish(whole, saved_as.name, outcome)
+            return joined, result, problem
+
+        while True:
+            try:
+                joined, result, problem = published()
+                break
+            except (OSError, InputRefused, InputDamaged, OutputFailed):
+                if not were_away(places, lambda line: reporter.note(f"{name}: {line}")):
+                    raise
+                joiner.start_anew()
         for remark in _remarks_after(reader.info, options, made, joined):
             reporter.note(f"{name}: {remark}")
         if not made.decoder_ended:
@@ -225,6 +239,7 @@ def _by_crew(
     reader: IsolatedReader | VideoReader,
     recipe: Recipe,
     work: WorkFolder,
+    places: Sequence[Place],
     reporter: Reporter,
 ) -> Made:
     """Let workers make the segments that are missing."""
@@ -246,7 +261,7 @@ def _by_crew(
         tiles=tiles_of(upscaler, info.width, info.height),
     )
     made = Fanout(
-        *(crew(), order, begins, info.frames_expected, work),
+        *(crew(), order, begins, info.frames_expected, work, places),
         reporter.frame_done,
         lambda line: reporter.note(f"{source.name}: {line}"),
         on_speeds=reporter.workers_at,
@@ -333,21 +348,34 @@ def _problem(job: Job, result: VideoResult, made: Made) -> str | None:
     return None
 
 
+def _places(source: Path, work: WorkFolder) -> list[Place]:
+    """Return the folders that may go away for a while: of the result, of the input."""
+    folder = source.absolute().parent
+    if folder == work.path.parent.absolute():
+        return [work.place]
+    return [work.place, Place(folder, source)]
+
+
 class _Source:
     """The input as it was when the work began. It is read twice: for its frames, for the rest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._identity = file_identity(path)
+        self._identity = self._found()
 
     def refuse_changed(self) -> None:
         """Raise `InputDamaged` if the file was written, replaced or removed since."""
-        if file_identity(self._path) == self._identity:
+        if self._found() == self._identity:
             return
         raise InputDamaged(
             f"{self._path} was changed or removed during the work; put it back, or add --restart "
             "to upscale what is there now"
         )
+
+    def _found(self) -> tuple[int | str, ...]:
+        """Return size, time and content; numbers of file systems change when they come back."""
+        _, _, *found = file_identity(self._path) or (0, 0)
+        return tuple(found)
 
 
 def _open(source: Path, options: Options, way: _Way) -> IsolatedReader | VideoReader:

@@ -75,6 +75,8 @@ class WorkFolder:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path, self._read_only = path, read_only
         self._journal = path / "journal"
+        self.place = Place(path.parent, self._journal)
+        """The folder of the result, which may go away for a while."""
         self.segments = 0
         """Number of finished segments."""
         self.frames = 0
@@ -185,14 +187,9 @@ class WorkFolder:
                 self.path.rmdir()
 
     @property
-    def place(self) -> Place:
-        """The folder of the result, which may go away for a while."""
-        return Place(self.path.parent, self._journal)
-
-    @property
     def is_lost(self) -> bool:
-        """True if somebody removed the folder or its journal."""
-        return not self._journal.exists()
+        """True if somebody removed the folder or its journal; not if all around it is away."""
+        return not self.place.is_away and not self._journal.exists()
 
     def finish(self, file: Path, name: str, outcome: Mapping[str, Any]) -> None:
         """Record that `file` is the whole result, before it is renamed to `name` beside the folder.

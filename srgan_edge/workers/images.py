@@ -466,7 +466,10 @@ class ImageFanout:
         job = self._asked[number].job
         folders = {job.source.absolute().parent, job.target.absolute().parent}
         places = [self._places[folder] for folder in folders if folder in self._places]
-        if not were_away(places, self._reporter.note):
+        try:
+            if not were_away(places, self._reporter.note):
+                return False
+        except OutputFailed:  # those of other folders go on
             return False
         self._excused |= {path for tries in self._tries.values() for path in tries.parts}
         return True

@@ -8,45 +8,31 @@ repeated: the driver gives a lost segment to another one.
 """
 
 import json
-import logging
 import os
 import shutil
-import signal
-import socket
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Self
 
-from srgan_edge.errors import (
-    ExtraMissing,
-    InputRefused,
-    ResourcesExhausted,
-    SrganEdgeError,
-    UsageError,
-    typed,
-)
+from srgan_edge.errors import InputRefused, Interrupted, ResourcesExhausted, SrganEdgeError
 from srgan_edge.files import content_sha256, output_failed
 from srgan_edge.jobs.plan import Options
 from srgan_edge.transcode.fanout import Answer, MadeSegment, Task, Work, WorkerLost
 from srgan_edge.workers.answers import answer_of, result_of
+from srgan_edge.workers.cluster import Cluster, line_of
 from srgan_edge.workers.images import MOST_SHIPPED_BYTES, Chunk, ImageOrder, MadeChunk
 from srgan_edge.workers.kind import Facts, Kind
 from srgan_edge.workers.worker import Start, Worker
 
-LOCAL = "local"
-"""Instead of an address: a cluster of this machine alone, for this command."""
-
 _FOLDER = "srgan-edge-worker-"
 
-_CONNECT_SECONDS = 5.0
 _START_SECONDS = 300.0
 _TIDY_SECONDS = 0.5
 _LOOK_SECONDS = 0.2  # so that signals are noticed
@@ -84,22 +70,25 @@ class RayActors:
     """
 
     def __init__(self, address: str, start: Start, kind: Kind) -> None:
-        self._ray = _connected(address)
+        self._cluster = Cluster(address)
+        self._ray = self._cluster.ray
         self._start, self._kind = start, kind
         model = Path(start.options.model)
         self._model = model.read_bytes() if model.is_file() else b""
         self._placed: list[_Placed | None] = []
         try:
             self._placed = self._all_placed()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.__exit__(error)
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        is_interrupted = any(isinstance(it, Interrupted) for it in exception)
+        if not (is_interrupted and self._cluster.is_own):  # which ends at once, with this process
+            self.close()
 
     def close(self) -> None:
         """End all actors, whatever they do, and leave the cluster."""
@@ -110,7 +99,7 @@ class RayActors:
         for placed in filter(None, self._placed):
             with suppress(Exception):
                 self._ray.kill(placed.actor)
-        self._ray.shutdown()
+        self._cluster.leave()
 
     @property
     def present(self) -> Sequence[int]:
@@ -158,7 +147,8 @@ class RayActors:
         except self._full as error:
             return number, task, _store_full(error)
         except self._ray.exceptions.RayError as error:
-            return number, task, WorkerLost(f"on {placed.node} ended ({_line_of(error)})")
+            node, _, _ = placed.name.rpartition("/")
+            return number, task, WorkerLost(f"on {node} ended ({line_of(error)})")
         if isinstance(task, Chunk):
             for image in task.images:
                 if content := contents.get(image.number):
@@ -211,7 +201,7 @@ class RayActors:
                 facts[one.name] = self._facts(one)
                 found.append(one)
             except (self._ray.exceptions.RayError, SrganEdgeError) as error:
-                line = f"worker {one.name} does not start and is left out: {_line_of(error)}"
+                line = f"worker {one.name} does not start and is left out: {line_of(error)}"
                 self._kind.say(line)
         if not found:
             raise ResourcesExhausted(
@@ -445,71 +435,8 @@ def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=place))
 
 
-def _connected(address: str) -> Any:  # noqa: ANN401 - the module, which is imported late
-    """Return Ray, connected to a cluster.
-
-    Raises:
-        ExtraMissing: it is not installed.
-        UsageError: the address is of a kind that does not suit.
-        ResourcesExhausted: there is no such cluster.
-    """
-    if find_spec("ray") is None:
-        raise ExtraMissing("ray", "srgan-edge[ray]", f"--ray {address}")
-    if address.startswith("ray://"):
-        raise UsageError(
-            f"--ray {address}; possible: HOST:PORT or auto, on a machine of the cluster"
-        )
-    if address not in (LOCAL, "auto"):
-        _refuse_nobody(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(
-            address,
-            include_dashboard=False if address == LOCAL else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except Exception as error:  # Ray raises bare ones where its processes do not start in time
-        if address == LOCAL:
-            raise ResourcesExhausted(f"no Ray cluster starts here ({_line_of(error)})") from error
-        raise _no_cluster(address, _line_of(error)) from error
-    finally:
-        for number, handler in handlers.items():  # Ray has its own for SIGTERM
-            signal.signal(number, handler)
-    return ray
-
-
 def _store_full(error: Exception) -> ResourcesExhausted:
     return ResourcesExhausted(
-        f"the object store of Ray is full ({_line_of(error)}); put input and result on a "
+        f"the object store of Ray is full ({line_of(error)}); put input and result on a "
         "folder that all nodes share, or type a larger ray start --object-store-memory"
     )
-
-
-def _refuse_nobody(address: str) -> None:
-    """Raise at once if nobody listens at an address, which Ray takes half a minute to find out."""
-    host, _, port = address.rpartition(":")
-    try:
-        number = int(port)
-    except ValueError:
-        raise UsageError(f"--ray {address}; possible: HOST:PORT, auto or local") from None
-    try:
-        socket.create_connection((host, number), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, _line_of(error)) from error
-
-
-def _no_cluster(address: str, why: str) -> ResourcesExhausted:
-    begin = typed(["ray", "start", "--head"])
-    return ResourcesExhausted(
-        f"no Ray cluster at {address} ({why}); begin one with: {begin}, or type --ray local"
-    )
-
-
-def _line_of(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200]

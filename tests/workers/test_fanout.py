@@ -116,7 +116,8 @@ def made_by(tmp_path, crew, expected=None, seeks=True, kept=0):
     borders = range(0, crew.frames, LENGTH) if seeks else ()
     with open_work_folder(tmp_path / "out.mkv", {}) as work:
         outcome = Fanout(
-            *(crew, ORDER, borders, expected, work, lambda: frames.append(1), lines.append),
+            *(crew, ORDER, borders, expected, work, [work.place]),
+            *(lambda: frames.append(1), lines.append),
             *([lambda: crew.now] if isinstance(crew, Hanging) else []),
         ).run()
         contents = [(path.read_bytes(), segment.pts) for path, segment in work.finished()]

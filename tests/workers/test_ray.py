@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import clips
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from processes import stopped
@@ -30,6 +32,7 @@ from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.video.frame import Encoding
 from srgan_edge.workers import on_ray
 from srgan_edge.workers.answers import result_of
+from srgan_edge.workers.cluster import Cluster
 from srgan_edge.workers.crew import crew_beside
 from srgan_edge.workers.images import (
     Asked,
@@ -319,25 +322,57 @@ def test_a_node_that_sees_neither_image_nor_result(tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
-    clips.make(tmp_path / "in.mp4", frames=180, size=(32, 24), options={"g": "10"})
+    """Neither while its cluster starts, nor at work.
+
+    Ray prints to stdout what it knows of a worker that is lost; results of programs go there.
+    """
+    clips.make(tmp_path / "in.mp4", frames=480, size=(32, 24), options={"g": "10"})
     (tmp_path / "one").mkdir()
 
     def begun(target, *options):
         command = [sys.executable, "-m", "srgan_edge", "upscale", str(tmp_path / "in.mp4")]
         command += ["-n", "edge-x4", "--device", "cpu", "-o", str(tmp_path / target), *options]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes, cwd=ROOT, start_new_session=True)
 
-    command = begun("out.mkv", "--ray", "local")
-    while not (tmp_path / "out.mkv.partial" / "segment-000001.nut").exists():
-        assert command.poll() is None, command.communicate()
-        time.sleep(0.01)
-    err = stopped(command, signal.SIGINT)
-    assert command.returncode == 130, err
+    def has_cluster(command):
+        return any("raylet" in process.name() for process in session_of(command))
+
+    def has_segments(command, number=1):
+        return (tmp_path / "out.mkv.partial" / f"segment-00000{number}.nut").exists()
+
+    def wait_until(condition, command):
+        while not condition(command):
+            assert command.poll() is None, command.communicate()
+            time.sleep(0.01)
+
+    for signum, has_begun in ((signal.SIGTERM, has_cluster), (signal.SIGINT, has_segments)):
+        command = begun("out.mkv", "--ray", "local")
+        wait_until(has_begun, command)
+        err = stopped(command, signum)
+        assert command.returncode == 128 + signum, err
+        _, alive = psutil.wait_procs(session_of(command), timeout=20)
+        assert alive == [], err
     again, one = begun("out.mkv", "--ray", "local"), begun("one/out.mkv")
-    _, err = again.communicate()
-    assert (again.returncode, one.wait()) == (0, 0), err
+    wait_until(lambda command: has_segments(command, 4), again)
+    for process in session_of(again):
+        if process.name().startswith("ray::_Actor"):
+            process.kill()
+    out, err = again.communicate()
+    assert (again.returncode, out, one.wait()) == (0, "", 0), err
     assert "resuming after" in err
+    assert "its worker on" in err
     assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "one" / "out.mkv").read_bytes()
+
+
+def session_of(command):
+    """Return the living processes of a command that leads a session, its orphans among them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == command.pid and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -350,7 +385,7 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
 )
 def test_no_such_cluster(address, error, said):
     with pytest.raises(error, match=said):
-        on_ray._connected(address)
+        Cluster(address)
 
 
 def test_no_such_cluster_is_an_exit_code(cli, tmp_path):

@@ -33,6 +33,7 @@ from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.jobs.reporters import Heard
 from srgan_edge.run import do_job
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode import outage
 from srgan_edge.transcode.fanout import WorkerLost, tiles_of
 from srgan_edge.video.frame import Encoding
 from srgan_edge.workers.answers import answer_of
@@ -338,35 +339,58 @@ def test_a_worker_that_is_killed_costs_no_image(tmp_path, photos, alone, crew, b
     assert any("is made again: its worker was ended by SIGKILL" in note for note in heard.notes)
 
 
+class Losing(Recorder):
+    """Takes a folder away after two images, and may bring it back."""
+
+    def __init__(self, folder, *, comes_back):
+        super().__init__()
+        self.folder, self.away, self.comes_back = folder, folder.with_name("away"), comes_back
+
+    def images_done(self, done, total):
+        if done >= 2 and not self.away.exists() and not self.notes_of_loss:
+            self.folder.rename(self.away)
+
+    def note(self, text):
+        super().note(text)
+        if text in self.notes_of_loss and self.comes_back:
+            threading.Timer(0.5, self.away.rename, [self.folder]).start()
+
+    @property
+    def notes_of_loss(self):
+        return [note for note in self.notes if "is away" in note]
+
+
 @pytest.mark.parametrize("which", ["in", "out"])
 def test_a_folder_that_is_away_for_a_while_is_waited_for(
     tmp_path, photos, alone, crew, by_one, which
 ):
     """For example, a disconnected network share that holds the images or their results."""
-    folder, away = tmp_path / which, tmp_path / "away"
+    folder = tmp_path / which
     shutil.copytree(photos[0].parent, tmp_path / "in")
-
-    class Waiting(Recorder):
-        def images_done(self, done, total):
-            if done == 2 and not away.exists() and not self.notes_of_loss:
-                folder.rename(away)
-
-        def note(self, text):
-            super().note(text)
-            if text in self.notes_of_loss:
-                threading.Timer(0.5, away.rename, [folder]).start()
-
-        @property
-        def notes_of_loss(self):
-            return [note for note in self.notes if "is away" in note]
-
-    heard = Waiting()
+    heard = Losing(folder, comes_back=True)
     copies = [tmp_path / "in" / path.name for path in photos]
     made_by(alone, crew, jobs_for(copies, tmp_path / "out"), heard)
     assert contents(tmp_path / "out") == by_one[0]
     assert len(errors(heard)) == 2
     assert heard.notes_of_loss == [f"{folder} is away; waiting up to 60 s for it"]
     assert not any("is made again" in note for note in heard.notes)
+
+
+def test_a_folder_that_stays_away_is_waited_for_once(
+    tmp_path, photos, alone, crew, by_one, monkeypatch
+):
+    """Its images end with errors, and those of other folders are made."""
+    monkeypatch.setattr(outage, "AWAY_SECONDS", 0.3)
+    folder = tmp_path / "in"
+    shutil.copytree(photos[0].parent, folder)
+    heard = Losing(folder, comes_back=False)
+    copies = [folder / path.name for path in photos]
+    out, other = tmp_path / "out", tmp_path / "other"
+    jobs = zip(jobs_for(copies, out), jobs_for(photos, other), strict=True)
+    made_by(alone, crew, [job for pair in jobs for job in pair], heard)
+    assert contents(other) == by_one[0]
+    assert not out.exists() or contents(out).items() < by_one[0].items()
+    assert heard.notes_of_loss == [f"{folder} is away; waiting up to 0.3 s for it"]
 
 
 def test_a_folder_of_images_and_videos(cli, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Several workers make the bytes of one, whatever the file, and whoever dies."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,9 +30,12 @@ from srgan_edge.errors import (
 from srgan_edge.files import content_sha256
 from srgan_edge.jobs.plan import Job, Options
 from srgan_edge.tiling import Tiling
+from srgan_edge.transcode import join as join_module
 from srgan_edge.transcode import outage, segments
+from srgan_edge.transcode import upscale as upscale_module
 from srgan_edge.transcode.fanout import Order, Task, frame_sha256
 from srgan_edge.transcode.upscale import upscale_video_file
+from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.borders import borders
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
@@ -285,16 +290,26 @@ def test_a_worker_that_hangs_costs_no_byte(tmp_path, alone, crew):
 
 
 class Away(Watching):
-    """Takes a folder away after some frames, and brings it back once its loss is reported."""
+    """Takes a folder away after some frames, and brings it back once its loss is reported.
 
-    def __init__(self, at, folder):
-        self.folder, self.place = folder, folder.with_name("away")
+    With `anew`, the files of the folder that comes back have other numbers, as in a new mount.
+    """
+
+    def __init__(self, folder, at=None, *, anew=False):
+        self.folder, self.place, self.anew = folder, folder.with_name("away"), anew
         super().__init__(at, lambda: folder.rename(self.place))
 
     def note(self, text):
         super().note(text)
         if "is away" in text:
-            threading.Timer(1.0, self.place.rename, [self.folder]).start()
+            threading.Timer(1.0, self.bring_back).start()
+
+    def bring_back(self):
+        if self.anew:
+            gone = self.place.rename(self.place.with_name("gone"))
+            shutil.copytree(gone, self.place)
+            shutil.rmtree(gone)
+        self.place.rename(self.folder)
 
 
 def test_a_folder_that_is_away_for_a_while_is_waited_for(tmp_path, alone, crew):
@@ -303,7 +318,7 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(tmp_path, alone, crew):
     folder.mkdir()
     source = clips.make(folder / "in.mp4", frames=42, size=(32, 24), options=GOP)
     upscale(source, tmp_path / "whole.mkv", alone)
-    notes = upscale(source, folder / "out.mkv", alone, crew, Away(2 * SEGMENT, folder))
+    notes = upscale(source, folder / "out.mkv", alone, crew, Away(folder, 2 * SEGMENT))
     assert (folder / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
     assert [note for note in notes if "share" in note] == [
         f"in.mp4: {folder} is away; waiting up to 60 s for it"
@@ -312,21 +327,88 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(tmp_path, alone, crew):
     assert {path.name for path in folder.iterdir()} == {"out.mkv", "in.mp4"}
 
 
-def test_a_folder_that_stays_away_ends_the_command(tmp_path, alone, crew, monkeypatch):
+ENDINGS = {
+    "before the join": (upscale_module._Source, "refuse_changed"),
+    "at the join": (join_module.Joiner, "join"),
+    "before it has its name": (WorkFolder, "finish"),
+}
+"""Steps of the end of a video."""
+
+
+def lose_at(ending, monkeypatch, lose):
+    """Call `lose` before the first time that a step is taken."""
+    owner, name = ENDINGS[ending]
+    take_step = getattr(owner, name)
+
+    def first_lose(*arguments, **named):
+        monkeypatch.setattr(owner, name, take_step)
+        lose()
+        return take_step(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, first_lose)
+
+
+@pytest.mark.parametrize(
+    ("ending", "lost"),
+    [
+        *(pytest.param(ending, "all", marks=pytest.mark.children) for ending in ENDINGS),
+        ("before the join", "input"),
+        ("at the join", "input"),
+        ("at the join", "result"),
+    ],
+)
+def test_a_folder_that_is_away_at_the_end_is_waited_for(
+    tmp_path, alone, crew, monkeypatch, ending, lost
+):
+    folder = tmp_path / "share"
+    folder.mkdir()
+    source, target = folder / "in.mp4", folder / "out.mkv"
+    if lost == "input":
+        target = tmp_path / "out.mkv"
+    elif lost == "result":
+        source = tmp_path / "in.mp4"
+    clips.make(source, frames=42, size=(32, 24), options=GOP, audio=["eng"])
+    upscale(source, tmp_path / "whole.mkv", alone)
+    heard = Away(folder, anew=lost == "all")
+    lose_at(ending, monkeypatch, heard.react)
+    upscale(source, target, alone, crew, heard)
+    assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
+    assert [note for note in heard.notes if "share" in note] == [
+        f"in.mp4: {folder} is away; waiting up to 60 s for it"
+    ]
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "share",
+        "whole.mkv",
+        "in.mp4",
+        "out.mkv",
+    }
+
+
+@pytest.mark.parametrize("moment", ["at work", *ENDINGS])
+def test_a_folder_that_stays_away_ends_the_command(tmp_path, alone, crew, monkeypatch, moment):
     """It goes on once the folder is back."""
     monkeypatch.setattr(outage, "AWAY_SECONDS", 0.3)
-    source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
     folder, away = tmp_path / "share", tmp_path / "away"
     folder.mkdir()
+    source = clips.make(folder / "in.mp4", frames=60, size=(32, 24), options=GOP)
     upscale(source, tmp_path / "whole.mkv", alone)
-    with pytest.raises(OutputFailed):
-        lost = Watching(2 * SEGMENT, lambda: folder.rename(away))
+    lost = Watching(2 * SEGMENT, lambda: folder.rename(away))
+    if moment in ENDINGS:
+        lose_at(moment, monkeypatch, lost.react)
+        lost.at = None
+    with pytest.raises(OutputFailed) as failed:
         upscale(source, folder / "out.mkv", alone, crew, lost)
+    found = re.fullmatch(
+        rf"{folder} did not come back within 0\.3 s; (\d+) frames are kept in "
+        rf"{folder}/out\.mkv\.partial; the same command goes on from there",
+        str(failed.value),
+    )
+    assert found, failed.value
     away.rename(folder)
     notes = upscale(source, folder / "out.mkv", alone, crew)
-    assert any("resuming after" in note for note in notes)
+    assert any(f"resuming after {found[1]} frames" in note for note in notes)
     assert (folder / "out.mkv").read_bytes() == (tmp_path / "whole.mkv").read_bytes()
-    assert [path.name for path in folder.iterdir()] == ["out.mkv"]
+    assert {path.name for path in folder.iterdir()} == {"in.mp4", "out.mkv"}
 
 
 @pytest.mark.parametrize("then", ["alone", "by two"])
