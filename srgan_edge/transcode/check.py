@@ -44,10 +44,11 @@ def _frame_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]
         yield f"{len(after.frames)} frames instead of {len(before.frames)}"
         return
     tick = float(after.frames.time_base)
-    yield from _late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)
+    late = [*_late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)]
+    yield from late
     # MP4 stores decoding times; with B-frames, it does not contain the duration of a frame.
-    if _is_matroska(after):
-        wrong = before.frames.durations_seconds() - after.frames.durations_seconds()
+    if _is_matroska(after) and not late:
+        wrong = before.frames.shown_seconds() - after.frames.shown_seconds()
         for number in np.flatnonzero(np.abs(wrong) > tick + 1e-9)[:1]:
             yield f"frame {number} is shown {-wrong[number] * 1000:+.1f} ms longer"
 

@@ -65,6 +65,13 @@ class Timeline:
         """Return the durations, float64 [N]."""
         return np.asarray(self.durations, np.float64) * float(self.time_base)
 
+    def shown_seconds(self) -> npt.NDArray[np.float64]:
+        """Return how long frames are shown, float64 [N]: until the next one at most."""
+        shown = self.durations_seconds()
+        until_next = np.diff(self.starts_seconds())
+        shown[:-1] = np.where(until_next > 0, np.minimum(shown[:-1], until_next), shown[:-1])
+        return shown
+
 
 @dataclass
 class PacketRecord:

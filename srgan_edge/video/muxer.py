@@ -27,7 +27,7 @@ from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.frame import CopiedPacket, VideoPacket
 from srgan_edge.video.limits import Unfit
 from srgan_edge.video.reader import VideoReader
-from srgan_edge.video.times import Milliseconds, RestOfTime, RisingTimes
+from srgan_edge.video.times import Milliseconds, RestOfTime, RisingTimes, ShownUntilNext
 
 # Tags that describe the input file and not its copy. In Matroska the language of a tag may be added
 # to its name: mkvmerge writes `BPS-eng`.
@@ -90,6 +90,7 @@ class VideoMuxer:
         self._times = RisingTimes()
         self._container: OutputContainer | None = None
         self._milliseconds: Milliseconds | None = None
+        self._until_next = ShownUntilNext()
         self._rest: RestOfTime | None = None
 
     @property
@@ -129,6 +130,7 @@ class VideoMuxer:
 
         Without this, two frames within one millisecond get the same time in Matroska.
         """
+        self._until_next.announce(pts)
         if self._target.is_matroska:
             if self._milliseconds is None:
                 self._milliseconds = Milliseconds(self._reader.info.time_base)
@@ -136,6 +138,7 @@ class VideoMuxer:
 
     def mux(self, packet: VideoPacket) -> None:
         """Add one packet of the video, in decoding order."""
+        self._until_next.apply(packet)
         next_one = packet if self._rest is None else self._rest.exchanged(packet)
         if next_one is not None:
             self._write(next_one)
