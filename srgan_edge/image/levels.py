@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WHITE = 65535
 
-_PHOTOMETRIC = 262
+_PHOTOMETRIC, _TILE_WIDTH = 262, 322
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
 _CODECS = {"TIFF": "tiff", "PNG": "png", "JPEG2000": "jpeg2000"}
 _AS_PNG = "save it as .png first"
@@ -61,6 +61,8 @@ def deep_colors(
     import av  # late: training reads photographs where there is no PyAV
     from av.video.codeccontext import VideoCodecContext
 
+    if isinstance(image, TiffImageFile) and _TILE_WIDTH in image.tag_v2:
+        raise InputRefused(f"{path}: 16-bit colors in tiles, which FFmpeg does not read; {_AS_PNG}")
     file.seek(0)
     codec = av.CodecContext.create(_CODECS[str(image.format)], "r")
     assert isinstance(codec, VideoCodecContext)

@@ -29,6 +29,7 @@ _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from 
 _WRAPPING = {"mpegts", "mpeg"}
 _LATE_PACKETS = 200  # the last packet of a stream comes when the next one begins
 _WRAP_SECONDS = Fraction(2**33, 90_000)
+_MOST_BACK_SECONDS = 1  # of packets of audio, which careless writers put in a wrong order
 
 
 class Demuxer:
@@ -51,6 +52,7 @@ class Demuxer:
         self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
         self._foreign_packets = 0  # since another recording has begun
+        self._gone_back: set[int] = set()  # streams of which it has, by index
         self._last_start: dict[int, int] = {}  # by stream index, in ticks of the stream
         rate, time_base = video.average_rate or video.guessed_rate, video.time_base
         self._period_seconds = 1 / rate if rate else time_base or Fraction(1, 1000)
@@ -177,18 +179,23 @@ class Demuxer:
             self._end_seconds = max(self._end_seconds, (start + duration) * packet.time_base)
 
     def _is_of_another_recording(self, packet: "Packet[Stream]") -> bool:
-        """Check whether time went back, which FFmpeg takes for a clock that starts over.
+        """Check whether time went back.
 
-        Clocks of 33 bits do so after 26.5 hours, and FFmpeg adds these wherever time goes back.
+        FFmpeg may take that for a clock of 33 bits, which starts over after 26.5 hours, and adds
+        these. Frames are not looked at: their clock does that, once they are decoded.
         """
         start = packet.dts if packet.pts is None else packet.pts
         before = self._last_start.get(packet.stream_index)
-        if self.formats.isdisjoint(_WRAPPING) or start is None or before is None:
+        if start is None or before is None or packet.stream_index in self._gone_back:
             return bool(self._foreign_packets)
-        if (start - before) * packet.time_base < _WRAP_SECONDS / 2:
+        step_seconds = (start - before) * packet.time_base
+        goes_back = packet.stream.type == "audio" and step_seconds < -_MOST_BACK_SECONDS
+        wraps = bool(self.formats & _WRAPPING) and step_seconds >= _WRAP_SECONDS / 2
+        if not goes_back and not wraps:
             return False
+        self._gone_back.add(packet.stream_index)
         if not self._foreign_packets:
-            now = float(start * packet.time_base - _WRAP_SECONDS)
+            now = float(start * packet.time_base - (_WRAP_SECONDS if wraps else 0))
             self.broke_off = f"time goes back to {now:.2f} s"
             self._notes.damage.add(self.broke_off, before * packet.time_base)
         return True

@@ -140,6 +140,19 @@ def test_an_earlier_recording_behind_a_later_one_is_none_of_its_packets(tmp_path
     assert max(packet.pts * packet.time_base for packet in copied) < 93
 
 
+def test_a_recording_that_comes_twice_is_read_once(tmp_path):
+    """Its clock starts at the same time again, which FFmpeg takes for nothing."""
+    once = recording(tmp_path / "once.ts", frames=75).read_bytes()
+    (tmp_path / "in.ts").write_bytes(2 * once)
+    with VideoReader(tmp_path / "once.ts") as reader:
+        audio = [bytes(item.packet) for item in reader.copied_packets()]
+    _, items, error = read(tmp_path / "in.ts")
+    assert re.search(r"damaged: time goes back (from \d\.\d\d )?to \d\.\d\d s", error)
+    assert sum(isinstance(item, Frame) for item in items) == 75
+    with VideoReader(tmp_path / "in.ts") as reader:
+        assert [bytes(item.packet) for item in reader.copied_packets()] == audio
+
+
 def test_a_clock_that_really_starts_over_goes_on(tmp_path):
     source = recording(tmp_path / "in.ts", 2**33 / 90000 - 2)
     reader, items, error = read(source)
