@@ -10,7 +10,7 @@ import openvino
 
 from srgan_edge.engines.openvino import shared_core
 from srgan_edge.engines.torch import TorchEngine
-from srgan_edge.errors import ModelRefused
+from srgan_edge.errors import ModelRefused, OutputFailed
 from srgan_edge.evaluation.parity import Parity, compare, gate_of
 from srgan_edge.export.onnx import deployment_graph
 from srgan_edge.export.verify import natural_batches
@@ -42,8 +42,12 @@ def ir_from_checkpoint(checkpoint: Path, path: Path, *, overwrite: bool = True) 
         replace_when_whole(path, overwrite=overwrite) as xml,
         replace_when_whole(weights_path(path), overwrite=overwrite) as weights,
     ):
-        openvino.save_model(model, xml, compress_to_fp16=False)
-        xml.with_suffix(".bin").replace(weights)
+        try:
+            openvino.save_model(model, xml, compress_to_fp16=False)
+        except RuntimeError as error:  # whatever the disk said is lost
+            weights_path(xml).unlink(missing_ok=True)
+            raise OutputFailed(f"{path}: OpenVINO could not write it; is the disk full?") from error
+        weights_path(xml).replace(weights)
         with TorchEngine.from_generator(generator, spec) as reference:
             parity = compare(reference.upscale, _upscaler(xml, weights), natural_batches())
         if refusals := gate_of(spec, "fp32").refusals(parity):

@@ -4,6 +4,7 @@ Importing this package loads neither torch, PyAV nor an inference runtime; each 
 by the one module that is about it, when that module is first used.
 """
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,10 @@ __version__ = "0.1.0"
 # OpenVINO reports each import of itself to Google Analytics, and writes ~/intel, unless its
 # reporter cannot be imported. Nothing here speaks to a network that was not asked to.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+# ONNX Runtime reports each process to Microsoft, from version 1.29 on, unless this is set before it
+# is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # In a checkout train/, export/ and kernels/ lie beside this folder; in a wheel they lie inside it.
 _root = Path(__file__).resolve().parent.parent

@@ -15,9 +15,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast
 from weakref import WeakSet
 
+from srgan_edge.arguments import checked, refuse_unused
 from srgan_edge.duplicates import Dedup
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
@@ -140,6 +141,7 @@ class Upscaler:
         ModelRefused: the model's file is foreign or damaged.
     """
 
+    @checked
     def __init__(
         self,
         model: PathLike = AUTO,
@@ -161,8 +163,6 @@ class Upscaler:
         name = os.fspath(model)
         if isinstance(fidelity, (int, float)):
             name = mixed_model(name, FIDELITY, fidelity)
-        elif fidelity is not None:
-            _refuse_other("fidelity", fidelity, ("auto",))
         if denoise is not None:
             name = mixed_model(name, DENOISE, denoise)
         self._options = Options(
@@ -246,6 +246,7 @@ class Upscaler:
         _HELD.add(results)
         return results
 
+    @checked
     def file(
         self,
         source: PathLike,
@@ -311,17 +312,22 @@ class Upscaler:
         size = wanted_size(outscale, width, height, fit)
         excerpt = Excerpt.of(_text(start), _text(duration), sample)
         suffix = result_suffix(size, self.scale if outscale is None else outscale, excerpt)
-        job = _job(Path(source), None if target is None else Path(target), suffix)
+        job = _job(Path(source), target, suffix)
         if excerpt is not None:
             refuse_excerpt([job])
         if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
-        _refuse_other("on_damage", on_damage, ("skip", "conceal"))
-        _refuse_other("audio", audio, get_args(AudioHandling))
-        if dedup is not None:
-            _refuse_other("dedup", dedup, get_args(Dedup))
-        _refuse_other("decode", decode, get_args(Decoder))
+        if job.kind == "image":
+            refuse_unused(
+                *(Upscaler.file, f"for videos, and {source} is an image"),
+                {
+                    **{"dedup": dedup, "codec": codec, "crf": crf, "preset": preset},
+                    **{"pix_fmt": pix_fmt, "encoder_options": encoder_options},
+                    **{"deinterlace": deinterlace, "audio": audio, "on_damage": on_damage},
+                    **{"decode": decode, "restart": restart},
+                },
+            )
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
             self._options,
@@ -383,6 +389,7 @@ class Upscaler:
             return self._by_model[suited.model]
 
 
+@checked
 def upscale(
     source: PathLike,
     target: PathLike | None = None,
@@ -557,7 +564,7 @@ def _text(time: str | float | None) -> str | None:
     return f"{time:f}" if isinstance(time, int | float) else time
 
 
-def _job(source: Path, target: Path | None, suffix: str) -> Job:
+def _job(source: Path, target: PathLike | None, suffix: str) -> Job:
     try:
         source.stat()
     except OSError as error:
@@ -589,19 +596,7 @@ def _report(outcome: Outcome, opened: Opened, notes: list[str]) -> FileReport:
 def _tiling(
     tile: int | Literal["auto"], overlap: int | Literal["auto", "exact"], batch: int
 ) -> Tiling:
-    _refuse_other("tile", tile, ("auto",), number=True)
-    _refuse_other("overlap", overlap, ("auto", "exact"), number=True)
-    _refuse_other("batch", batch, (), number=True)
     plan_tiles(1, 1, 0 if tile == "auto" else tile, overlap if isinstance(overlap, int) else 0)
     if batch < 1:
         raise UsageError(f"batch={batch}; possible: 1 and up")
     return Tiling(tile, overlap, batch, joined=True)
-
-
-def _refuse_other(
-    name: str, value: object, words: tuple[str, ...], *, number: bool = False
-) -> None:
-    if value in words or (number and isinstance(value, int) and not isinstance(value, bool)):
-        return
-    possible = " or ".join([*(["a whole number"] if number else []), *map(repr, words)])
-    raise UsageError(f"{name}={value!r}; possible: {possible}")

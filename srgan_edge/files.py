@@ -226,11 +226,13 @@ def scratch_folder() -> Iterator[Path]:
     try:
         yield path
     except Exception as error:
-        # Programs that were started and other libraries say it in many ways, or not at all.
-        if _is_full(path):
-            full = f"cannot write {path.parent}: {os.strerror(errno.ENOSPC)}"
-            raise OutputFailed(f"{full}; {advice}") from error
-        raise
+        if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.EDQUOT):
+            reason = os.strerror(error.errno)
+        elif _is_full(path):  # programs that were started and libraries say it in many ways
+            reason = os.strerror(errno.ENOSPC)
+        else:
+            raise
+        raise OutputFailed(f"cannot write {path.parent}: {reason}; {advice}") from error
     finally:
         shutil.rmtree(path, ignore_errors=True)
 

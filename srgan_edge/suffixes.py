@@ -48,9 +48,9 @@ def suffix_by_content(path: Path) -> str | None:
     Only a name is judged here. Whoever opens the file checks all of it.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: there is no such file, or it cannot be read.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         return None
     with path.open("rb") as file:
         head = file.read(_FIRST_BYTES)

@@ -55,7 +55,8 @@ class Clip:
     subtitle_starts_ms: Sequence[int] = (0, 200)
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
-    cover: bool = False
+    cover: str = ""
+    """Codec of the cover art; empty: none."""
     attachment: tuple[str, str, bytes] | None = None
     """Name, MIME type, content."""
     container_options: dict[str, str] = field(default_factory=dict)
@@ -76,7 +77,7 @@ def make(path: Path, **wanted: Any) -> Path:
         video = _add_video(output, clip)
         audio = [_add_audio(output, language) for language in clip.audio]
         subtitles = _add_subtitles(output, clip) if clip.subtitles else None
-        cover = _add_cover(output) if clip.cover else None
+        cover = _add_cover(output, clip.cover) if clip.cover else None
         if clip.attachment is not None:
             output.add_attachment(*clip.attachment)
         output.metadata.update(clip.metadata)
@@ -244,8 +245,9 @@ def _subtitle(stream, codec, start_ms):
     return packet
 
 
-def _add_cover(output):
-    stream = output.add_stream("png", width=8, height=8, pix_fmt="rgb24", time_base=MS)
+def _add_cover(output, codec):
+    pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}[codec]
+    stream = output.add_stream(codec, width=8, height=8, pix_fmt=pix_fmt, time_base=MS)
     stream.disposition = av.stream.Disposition.attached_pic
     return stream
 

@@ -200,6 +200,8 @@ def _brief(value):
         (torch.zeros(2, 4, 4), r"shape \[2, 4, 4\]"),
         (torch.zeros(0, 3, 4, 4), "empty tensor"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), r"got a tensor of torch\.int64"),
+        (torch.zeros(3, 4, 4).to_sparse(), r"got a tensor of torch\.sparse_coo; .*to_dense\(\)"),
+        (torch.zeros(3, 4, 4, device="meta"), "got a tensor of meta; possible: dense ones"),
         (torch.full((3, 4, 4), 255.0), r"values from 255 to 255; .*clamp"),
         (torch.full((3, 4, 4), float("nan")), "values from nan"),
         (Image.new("LAB", (4, 4)), r"mode LAB; possible: .*convert\('RGB'\)"),
@@ -213,6 +215,20 @@ def test_what_cannot_be_upscaled_is_refused_with_advice(up, wrong, message):
         up(wrong)
     with pytest.raises(UsageError, match=message):
         list(up.frames([wrong]))
+
+
+def test_a_matrix_is_an_array(up):
+    gray = np.asmatrix(image()[..., 0])
+    np.testing.assert_array_equal(up(gray), up(np.asarray(gray)))
+
+
+def test_numbers_of_numpy_are_numbers(up, tmp_path):
+    Image.fromarray(image()).save(tmp_path / "a.png")
+    assert up.file(tmp_path / "a.png", height=np.int64(30)).size.endswith("x30")
+    with pytest.raises(UsageError, match="steady='on'; possible: a number or 'auto'"):
+        Upscaler("edge-x4", steady="on")
+    with pytest.raises(UsageError, match="device=0; possible: a str"):
+        Upscaler("edge-x4", device=0)
 
 
 def test_an_image_that_is_too_large_is_our_error(up, monkeypatch):
@@ -386,6 +402,15 @@ def test_an_existing_result_is_replaced_only_if_asked(up, tmp_path, monkeypatch)
         ("a.png", {"decode": "nvdec"}, UsageError, "decode='nvdec'; possible: 'auto' or"),
         ("a.png", {"on_damage": "stop"}, UsageError, "possible: 'skip' or 'conceal'"),
         ("a.png", {"max_pixels": 10}, InputRefused, "10 is the limit"),
+        ("a.png", {"crf": 20}, UsageError, r"crf=20 is for videos, and a\.png is an image"),
+        ("a.png", {"audio": "drop"}, UsageError, "audio='drop' is for videos"),
+        ("a.png", {"crf": "20"}, UsageError, "crf='20'; possible: a whole number or None"),
+        ("a.png", {"crf": 20.5}, UsageError, r"crf=20\.5; possible: a whole number or None"),
+        ("a.png", {"height": True}, UsageError, "height=True; possible: a whole number or None"),
+        ("a.png", {"outscale": "2"}, UsageError, "outscale='2'; possible: a number or None"),
+        ("a.png", {"encoder_options": {"g": 2}}, UsageError, "possible: a dict of str or None"),
+        ("a.png", {"deinterlace": "yes"}, UsageError, "deinterlace='yes'; possible: True or Fal"),
+        (7, {}, UsageError, "source=7; possible: a str or a path"),
     ],
 )
 def test_errors_of_files_are_raised_and_never_printed(

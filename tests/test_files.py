@@ -308,6 +308,9 @@ def test_a_full_scratch_folder_names_the_variable(tmp_path: Path, monkeypatch):
         assert list(disk.iterdir()) == []
         with pytest.raises(ModelRefused, match=r"^for another reason$"), scratch_folder():
             raise ModelRefused("for another reason")
+        too_large = OSError(errno.EFBIG, "File too large")  # beyond `ulimit -f`
+        with pytest.raises(OutputFailed, match=r"File too large; .*TMPDIR"), scratch_folder():
+            raise too_large
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     missing = r"no folder for temporary files: No such.*TMPDIR"
     with pytest.raises(OutputFailed, match=missing), scratch_folder():

@@ -180,7 +180,7 @@ def test_the_python_api_interpolates_letters_too():
     ):
         expected = with_letters(page(), plain(page()))
         np.testing.assert_array_equal(lettered(page()), expected)
-    with pytest.raises(UsageError, match="fidelity='most'; possible: 'auto'"):
+    with pytest.raises(UsageError, match="fidelity='most'; possible: a number or 'auto' or None"):
         Upscaler("srgan-x4", fidelity="most")
     with pytest.raises(UsageError, match="possible: -n srgan-x4"):
         Upscaler("edge-x4", fidelity=0.5)

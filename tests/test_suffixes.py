@@ -65,7 +65,8 @@ def test_other_files_are_nothing(tmp_path):
         with pytest.raises(InputRefused, match=r"by its name or its first bytes; possible: \.3g2 "):
             kind_of(path)
     assert suffix_by_content(tmp_path) is None
-    assert suffix_by_content(tmp_path / "missing") is None
+    with pytest.raises(InputRefused, match="missing: No such file"):
+        kind_of(tmp_path / "missing")
 
 
 def test_what_the_content_stands_for_is_read():

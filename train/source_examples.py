@@ -38,8 +38,10 @@ def write_examples(
         paths += photo_paths(place) if place.is_dir() else [place]
     if not paths:
         raise InputRefused(f"{places[0]}: no photograph in it")
-    if len({path.stem for path in paths}) < len(paths):
-        raise UsageError("two photographs have the same name; name one folder at a time")
+    first_of: dict[str, Path] = {}
+    for path in paths:
+        if (other := first_of.setdefault(path.stem, path)) is not path:
+            raise UsageError(f"{other} and {path} would both become {path.stem}-1.png; rename one")
     names = {
         path: [f"{path.stem}-{number + 1}.png" for number in range(variants)] for path in paths
     }

@@ -6,6 +6,7 @@ codecs that people's videos are in, of which one frame is taken. All of it happe
 photographs, before a training (`derived.add_sources`); a step only reads the result.
 """
 
+import errno
 import hashlib
 import io
 import math
@@ -163,12 +164,12 @@ def video_coded(
 
     Raises:
         UnknownCodecError: this PyAV has no such encoder.
-        FFmpegError: the encoder refuses the size or an option.
+        FFmpegError: the encoder refuses the size or an option, or would corrupt memory.
     """
     import av  # late: most recipes need no PyAV
     from av.video.stream import VideoStream
 
-    from srgan_edge.video.encoder import keeping_priority
+    from srgan_edge.video.encoder import corrupts_memory, keeping_priority
 
     os.environ.setdefault("SVT_LOG", "1")  # its errors, but not its greetings
     file = io.BytesIO()
@@ -178,6 +179,8 @@ def video_coded(
         stream = video.add_stream(codec, rate=Fraction(25))
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = height + height % 2, width + width % 2
+        if corrupts_memory(codec, stream.width):
+            raise av.FFmpegError(errno.EINVAL, "corrupts memory in frames of this width")
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         stream.codec_context.options = dict(options)

@@ -59,18 +59,22 @@ def candidates(files: ModelFiles, name: str, plan: Plan) -> list[tuple[Candidate
     """Return the candidates of a model with their labels; the reference, if any, comes first.
 
     Raises:
-        UsageError: no installed engine runs the model.
+        UsageError: no installed engine runs the model, or one that was asked for does not.
+        ExtraMissing: an engine that was asked for is not installed.
     """
     found: list[tuple[Candidate, str]] = []
-    device = plan.device
-    if device == "auto":
-        device = choose_engine(files).device
+    engine = plan.engines[0] if plan.engines else "auto"
+    device = choose_engine(files, engine, plan.device).device
     if KINDS["torch"].installed and files.has(".safetensors"):
         found.append((Candidate(name, REFERENCE, device, True, 0), "torch eager fp32"))
     family = device.partition(":")[0]
     for kind in KINDS.values():
-        asked = kind.name in plan.engines if plan.engines else kind.installed
-        if not asked or not files.has(kind.suffix) or family not in kind.devices:
+        if kind.name in plan.engines:
+            kind.refuse(device)
+            files.file(kind.suffix)
+        elif plan.engines or not (
+            kind.installed and files.has(kind.suffix) and family in kind.devices
+        ):
             continue
         if kind.name == "torch" and family == "cpu":
             continue  # it is the reference
@@ -79,7 +83,7 @@ def candidates(files: ModelFiles, name: str, plan: Plan) -> list[tuple[Candidate
                 (Candidate(name, kind.name, device, fp32, tile), f"{kind.name}, tile {tile}")
                 for fp32 in (False, True)
             ]
-    if not any(candidate.engine != REFERENCE for candidate, _ in found):
+    if all(it.engine == REFERENCE and "torch" not in plan.engines for it, _ in found):
         raise UsageError(f"no engine runs {name} on {device}; type: srgan-edge doctor")
     return found
 

@@ -1,6 +1,7 @@
 """Options that several commands have, and what they do with them."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -147,9 +148,24 @@ def say_result(*lines: str) -> None:
 
 
 def say_json(value: Any) -> None:  # noqa: ANN401 - anything that JSON holds
-    """Print JSON to stdout, the result of a command; control characters are escaped in it."""
+    """Print JSON to stdout, the result of a command.
+
+    Control characters are escaped, and numbers that JSON cannot hold, such as the infinite PSNR of
+    equal images, become null.
+    """
     print_result_here()
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - anything that JSON holds, and other numbers
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def print_table(table: Any) -> None:  # noqa: ANN401 - anything rich can render

@@ -30,6 +30,8 @@ commands = typer.Typer()
 PAGE_SUFFIXES = (".html", ".htm")
 
 _VIDEO = "Video"
+_SECONDS = "5"
+"""Length of a video's excerpt in seconds, if none is typed."""
 
 
 @commands.command(cls=PlainCommand, rich_help_panel="Upscale")
@@ -73,55 +75,65 @@ def compare(
     ] = None,
     overwrite: OverwriteOption = False,
     start: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TIME",
-            help="Where the excerpt starts: seconds or h:mm:ss.",
+            help="Where the excerpt starts: seconds or h:mm:ss. By default 0.",
             rich_help_panel=_VIDEO,
         ),
-    ] = "0",
+    ] = None,
     duration: Annotated[
-        str,
-        typer.Option(metavar="TIME", help="Length of the excerpt.", rich_help_panel=_VIDEO),
-    ] = "5",
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help=f"Length of the excerpt. By default {_SECONDS}.",
+            rich_help_panel=_VIDEO,
+        ),
+    ] = None,
     engine: EngineOption = "auto",
     device: DeviceOption = "auto",
 ) -> None:
     """Show results beside their input: a page with a slider, or an image."""
+    from srgan_edge.jobs.plan import kind_of
+    from srgan_edge.video.excerpt import Excerpt
+
     results = after or []
-    path = output or before.with_name(f"{before.stem}_compared.html")
     inputs = [before, *results, *([reference] if reference else [])]
+    kinds = {file: kind_of(file) for file in inputs}
+    path = output or before.with_name(f"{before.stem}_compared.html")
     names = names_in(models)
     read = [*inputs, *(feature_weights or []), *files_of_models(names)]
     refuse_replacing(path, read, overwrite=overwrite)
+    kind = kinds[before]
+    if other := [file for file in inputs if kinds[file] != kind]:
+        raise UsageError(
+            f"{before} is {_a(kind)} and {other[0]} {_a(kinds[other[0]])}; "
+            "possible: images, or videos"
+        )
+    if kind == "image" and (start, duration) != (None, None):
+        raise UsageError(f"--start and --duration are for videos; {before} is an image")
+    excerpt = Excerpt.of(start, duration or _SECONDS, None)
+    assert excerpt is not None
+    if kind == "video" and crop is not None:
+        raise UsageError("--crop is for images; the page of a video shows it all")
     if path.suffix.lower() not in PAGE_SUFFIXES:
+        page = path.with_suffix(".html")
+        if kind == "video":
+            raise UsageError(f"-o {path} is an image, and {before} a video; type: -o {page}")
         if len(results) != 1 or models or reference or feature_weights:
-            page = path.with_suffix(".html")
             raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
         _draw_image(before, results[0], path, crop, overwrite=overwrite)
         return
     if not results and not names:
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
     from srgan_edge.compare.page import write_page
-    from srgan_edge.jobs.plan import kind_of
-    from srgan_edge.video.excerpt import Excerpt
 
-    excerpt = Excerpt.of(start, duration, None)
-    assert excerpt is not None
-    kinds = {file: kind_of(file) for file in inputs}
-    if other := [file for file, kind in kinds.items() if kind != kinds[before]]:
-        raise UsageError(
-            f"{before} is {_a(kinds[before])} and {other[0]} {_a(kinds[other[0]])}; "
-            "possible: images, or videos"
-        )
     learned = measures_of((), feature_weights or [], device)
     with ExitStack() as engines:
         upscalers = {name: _upscaler(engines, name, engine, device) for name in names}
-        if kinds[before] == "image":
+        if kind == "image":
             comparison = _images(before, results, upscalers, reference, crop, learned)
         else:
-            if crop is not None:
-                raise UsageError("--crop is for images; the page of a video shows it all")
             from srgan_edge.compare.clips import compare_videos
 
             frames = {name: it.frames for name, it in upscalers.items()}

@@ -238,7 +238,18 @@ def convert(
     exported. Every other architecture, and those too with -o FILE.onnx, becomes an ONNX.
     """
     require("torch", "srgan-edge[export]", "converting")
-    if weights.suffix != ".onnx" and Path(output or "").suffix != ".onnx":
+    if weights.is_dir():
+        raise ModelRefused(f"{weights} is a folder; name the file in it that has the weights")
+    if weights.suffix == ".onnx" and weights_key is not None:
+        raise UsageError(f"--weights {weights_key}: {weights} has one set of weights; leave it out")
+    of_ours = {"--head": head, "--bn-epsilon": bn_epsilon}
+    typed = next((option for option, value in of_ours.items() if value is not None), None)
+    becomes_onnx = weights.suffix == ".onnx" or Path(output or "").suffix == ".onnx"
+    if typed and becomes_onnx:
+        raise UsageError(
+            f"{typed} is for SRResNets and SRGANs that become a .safetensors file; leave it out"
+        )
+    if not becomes_onnx:
         from srgan_edge.export.convert import DoesNotFit, checkpoint_from_pickle
 
         default = weights.with_suffix(".safetensors")
@@ -259,6 +270,8 @@ def convert(
                 say=say,
             )
         except DoesNotFit as misfit:
+            if typed:
+                raise DoesNotFit(f"{misfit}; other architectures take no {typed}") from None
             if output is not None and not output.endswith("/"):
                 other = quoted(path.with_suffix(".onnx"))
                 raise DoesNotFit(
@@ -267,6 +280,8 @@ def convert(
             say(f"not an SRResNet, SRGAN or SRVGGNetCompact ({misfit}); trying spandrel")
         else:
             say(f"wrote {path}: {spec.architecture}, {spec.blocks} blocks of {spec.channels}")
+            if source:
+                say("left out --source, which only an ONNX of another architecture keeps")
             return
     _convert_foreign(weights, output, licence, source, weights_key, overwrite=overwrite)
 

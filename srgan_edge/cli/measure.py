@@ -315,6 +315,7 @@ def verify(
     from srgan_edge.engines import KINDS
     from srgan_edge.export.verify import verify_engines
     from srgan_edge.model.library import find_model
+    from srgan_edge.model.passport import ENGINE_SUFFIX
 
     possible = {name: kind for name, kind in KINDS.items() if name != "torch"}  # the reference
     files = find_model(model)
@@ -323,6 +324,10 @@ def verify(
     ]
     if unknown := [name for name in names if name not in possible]:
         raise UsageError(f"--engine {unknown[0]}; possible: {', '.join(possible)}")
+    if not names and files.has(ENGINE_SUFFIX):
+        possible["tensorrt"].refuse("cuda")
+    elif not names:
+        files.file(".onnx")
     kinds = [possible[name] for name in names]
     named = against or files.spec.quantized_from or model
     origin = find_model(named)
@@ -380,8 +385,9 @@ def verify_tiles(
     from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
     from srgan_edge.model.library import bundled_models, find_model
 
-    checkpoint = find_model(model).file(".safetensors")
-    if write and model in bundled_models():
+    checkpoint = find_model(model).file(".safetensors").resolve()
+    bundled = {files.file(".safetensors").resolve() for files in bundled_models().values()}
+    if write and checkpoint in bundled:
         raise UsageError(
             f"{model} is bundled, and its halo measured; copy {checkpoint} and name that"
         )

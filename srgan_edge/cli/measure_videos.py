@@ -29,7 +29,7 @@ from srgan_edge.evaluation.videos import (
 )
 from srgan_edge.evaluation.vmaf import Vmaf, ffmpeg_with_vmaf
 from srgan_edge.files import replace_when_whole, scratch_folder
-from srgan_edge.jobs.plan import Options, kind_of
+from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Options, kind_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
 from srgan_edge.steady import AUTO_STRENGTH, steady_from_text
@@ -109,13 +109,15 @@ def scenes_from(
     if frames < MIN_FRAMES:
         raise UsageError(f"--frames {frames}; possible: {MIN_FRAMES} and more")
     files: list[Path] = []
-    for source in sources or [PHOTOS]:
+    for source in sources or sorted(PHOTOS.glob("*.jpg")):
         if source.is_dir():
             folder = source / "HR" if (source / "HR").is_dir() else source
-            inside = sorted(path for path in folder.iterdir() if path.is_file())
-            found = [path for path in inside if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+            inside = sorted(folder.iterdir())
+            found = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
             if not found:
                 raise InputRefused(f"{source}: no photographs in it; possible: .png, .jpg")
+            if others := len(inside) - len(found):
+                say(f"{folder}: passed over {others} that are no images by their names", err=True)
             files += found
         elif source.is_file():
             files.append(source)

@@ -17,10 +17,10 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.cli.streams import refuse_lost_result
-from srgan_edge.errors import OutputFailed, UsageError
+from srgan_edge.errors import Interrupted, OutputFailed, SrganEdgeError, UsageError
 
 if TYPE_CHECKING:
-    from srgan_edge.client import JobInfo
+    from srgan_edge.client import Client, JobInfo
 
 commands = typer.Typer()
 
@@ -285,7 +285,7 @@ def submit(
 ) -> None:
     """Send a file to a service, which upscales it; with --wait, fetch the result."""
     from srgan_edge.client import Client
-    from srgan_edge.files import refuse_replacing
+    from srgan_edge.files import free_partial_result, refuse_replacing
 
     if output is not None:
         if not wait:
@@ -302,13 +302,31 @@ def submit(
             return
         if not quiet:
             say(f"{file.name} is job {job.id}", err=True)
-        done = client.wait(job.id, lambda it: None if quiet else _show(it))
-        suffix = f".{ext.lstrip('.')}" if ext else Path(client.result_name(done)).suffix
-        target = output or _beside(file, suffix)
+        try:
+            done = client.wait(job.id, lambda it: None if quiet else _show(it))
+        except Interrupted as stopped:
+            raise Interrupted(stopped.signum, f"job {job.id} goes on in the service") from None
+        except SrganEdgeError:
+            ended = client.job(job.id)
+            if ended.result_bytes is not None:  # a part of a damaged video
+                whole = _target(client, ended, file, output, ext)
+                part = free_partial_result(whole, overwrite=overwrite)
+                client.download(ended, part, overwrite=overwrite)
+                say(f"wrote {part}, which is what could be decoded", err=True)
+            raise
+        target = _target(client, done, file, output, ext)
         client.download(done, target, overwrite=overwrite)
         for note in done.notes if not quiet else ():
             say(note, err=True)
         say(f"wrote {target}  {done.size}, {done.seconds:.1f} s", err=True)
+
+
+def _target(
+    client: "Client", job: "JobInfo", file: Path, output: Path | None, ext: str | None
+) -> Path:
+    """Return the file for a result that exists, whose type the service may have chosen."""
+    suffix = f".{ext.lstrip('.')}" if ext else Path(client.result_name(job)).suffix
+    return output or _beside(file, suffix)
 
 
 def _beside(file: Path, suffix: str) -> Path:

@@ -75,8 +75,8 @@ def upscale(
         list[str] | None,
         _common("-i", "--input", metavar="INPUT", help="The same as INPUT; repeatable."),
     ] = None,
-    output: Annotated[
-        Path | None,
+    named: Annotated[
+        str | None,
         _common(
             *("-o", "--output"),
             metavar="PATH",
@@ -328,6 +328,7 @@ def upscale(
     from srgan_edge.machine import without_collections
 
     wanted = [*(inputs or []), *(more_inputs or [])]
+    output = None if named is None else Path(named)
     if not wanted:
         raise UsageError("nothing to upscale; type: srgan-edge upscale FILE")
     if str(output) != "-":
@@ -390,13 +391,15 @@ def upscale(
         jobs = [plan_stream(wanted, output, pipe_format or "matroska", allow_network=allow_network)]
     else:
         naming = Naming(suffix, extension)
-        jobs = plan_jobs(wanted, output, naming, overwrite=overwrite, say=remarks.append)
+        jobs = plan_jobs(wanted, named, naming, overwrite=overwrite, say=remarks.append)
         if extension is not None:
             refuse_type(extension, output, jobs)
     if excerpt is not None:
         refuse_excerpt(jobs)
     if dedup is not None and any(job.is_stream for job in jobs):
         raise UsageError(f"--dedup {dedup} with a stream; possible: from a video file to another")
+    if str(report) == "-":
+        raise UsageError("--report - is no file; for lines on standard output type --json-events")
     others = {} if report is None else {"--report": report}
     if json_events and str(output) != "-":
         others["--json-events"] = Path("/dev/stdout")

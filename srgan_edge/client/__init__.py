@@ -142,7 +142,9 @@ class Client:
             progress(job)
         job = self.job(job_id) if job is None or not job.has_ended else job
         if job.state != "done":
-            raise error_of(job.exit_code, f"{job.name}: {job.error or job.state}")
+            line = job.error or job.state
+            known = line.startswith(job.name)
+            raise error_of(job.exit_code, line if known else f"{job.name}: {line}")
         return job
 
     def download(

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,12 @@ class EngineKind:
         runtimes = self.runtimes or (self.name,)
         return any(importlib.util.find_spec(runtime) is not None for runtime in runtimes)
 
-    def open(self, path: Path, device: str, fp32: bool, slots: int) -> Engine:
-        """Import the runtime and load `path` on `device`.
+    def refuse(self, device: str) -> None:
+        """Refuse to run on a device of a family that the engine does not know.
 
         Raises:
             ExtraMissing: the runtime is not installed.
             UsageError: the engine does not run on this device.
-            HostMemoryExhausted: `ulimit -v` leaves too little for it.
         """
         if not self.installed:
             raise ExtraMissing(self.name, self.requirement, f"--engine {self.name}")
@@ -55,6 +55,15 @@ class EngineKind:
             raise UsageError(
                 f"--engine {self.name} runs on {' or '.join(self.devices)}, not on {device!r}"
             )
+
+    def open(self, path: Path, device: str, fp32: bool, slots: int) -> Engine:
+        """Import the runtime and load `path` on `device`.
+
+        Raises:
+            ExtraMissing, UsageError: as `refuse`.
+            HostMemoryExhausted: `ulimit -v` leaves too little for it.
+        """
+        self.refuse(device)
         if self.least_bytes:
             per_call = slots * _SLOT_BYTES + (os.cpu_count() or 1) * _CORE_BYTES
             refuse_too_little(self.least_bytes + per_call)
@@ -104,6 +113,8 @@ _PREFERENCE = [
     ("torch", "cpu"),
 ]
 
+_DEVICE = re.compile(r"auto|cpu|(cuda|tensorrt|rtx)(:\d+)?")
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -125,6 +136,11 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
     Raises:
         UsageError: the engine or the device is unknown, or no installed engine runs this model.
     """
+    if not _DEVICE.fullmatch(device):
+        raise UsageError(
+            f"--device {device}; possible: auto, cpu, cuda, cuda:1 for the second GPU, and "
+            "tensorrt or rtx with --engine onnxruntime"
+        )
     if engine != "auto":
         if engine not in KINDS:
             raise UsageError(f"no engine {engine!r}; possible: auto, {', '.join(KINDS)}")
@@ -153,7 +169,8 @@ def choose_engine(model: ModelFiles, engine: str = "auto", device: str = "auto")
     if model.has(".safetensors") and not model.has(".onnx") and not KINDS["torch"].installed:
         export = f"srgan-edge export {quoted(model.file('.safetensors'))} --onnx"
         advice = f"; type: pip install 'srgan-edge[export]', then: {export}"
-    raise UsageError(f"no engine runs {model.name} on {device!r}: {'; '.join(passed_over)}{advice}")
+    reasons = "; ".join(passed_over) or "possible with --engine onnxruntime"
+    raise UsageError(f"no engine runs {model.name} on {device!r}: {reasons}{advice}")
 
 
 def open_engine(choice: Choice, *, fp32: bool = False, slots: int = 1) -> Engine:

@@ -157,10 +157,12 @@ def read_pairs(folder: Path, scale: int) -> Iterator[Pair]:
             raise InputRefused(
                 f"{folder}: no folder {needed.name}/; a benchmark contains HR/ and LRx{scale}/"
             )
-    names = sorted(path.name for path in hr_folder.iterdir() if path.is_file())
+    names = sorted(path.name for path in hr_folder.iterdir())
     if not names:
         raise InputRefused(f"{hr_folder}: contains no file; put the HR images there")
     for name in names:
+        if not (hr_folder / name).is_file():
+            raise InputRefused(f"{hr_folder / name}: not a file; only HR images may be there")
         if not reduces and not (lr_folder / name).is_file():
             raise InputRefused(f"{lr_folder / name}: missing; every HR image needs an LR image")
     for name in names:

@@ -55,7 +55,7 @@ def unpacked(image: Any) -> tuple[list[StillImage], Pack]:  # noqa: ANN401 - che
     if isinstance(image, Image.Image):
         return _unpacked_pil(image)
     if isinstance(image, np.ndarray):
-        return _unpacked_array(image)
+        return _unpacked_array(np.asarray(image))  # of a matrix, rows would be matrices
     torch, av = sys.modules.get("torch"), sys.modules.get("av")
     if torch is not None and isinstance(image, torch.Tensor):
         return _unpacked_tensor(image)
@@ -126,6 +126,9 @@ def _unpacked_tensor(tensor: "torch.Tensor") -> tuple[list[StillImage], Pack]:
     import torch
 
     shape, dtype = list(tensor.shape), tensor.dtype
+    if tensor.layout != torch.strided or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else str(tensor.layout)
+        raise UsageError(f"got a tensor of {kind}; possible: dense ones; type tensor.to_dense()")
     if tensor.ndim not in (3, 4) or shape[-3] not in _CHANNELS:
         raise UsageError(
             f"got a tensor of shape {shape}; possible: [C, H, W] and [N, C, H, W] with 1, 3 or 4 "

@@ -199,7 +199,7 @@ class Options:
 
 def plan_jobs(
     inputs: list[str],
-    output: Path | None,
+    named: str | os.PathLike[str] | None,
     naming: Naming,
     *,
     overwrite: bool = False,
@@ -207,10 +207,11 @@ def plan_jobs(
 ) -> list[Job]:
     """Return the jobs for files, folders (searched recursively) and globs, in the order given.
 
-    `output` is a file if there is one input file, or else a folder, in which the tree of a source
-    folder is kept. Without it, the result of a file is placed beside the file, and the results of a
-    folder in a new folder beside that folder. An input that is the result of another one, as after
-    `upscale *.png` twice, is left out, whatever scale it was made at.
+    `named` is a file if there is one input file and it does not end in a slash, or else a folder,
+    in which the tree of a source folder is kept. Without it, the result of a file is placed beside
+    the file, and the results of a folder in a new folder beside that folder. An input that is the
+    result of another one, as after `upscale *.png` twice, is left out, whatever scale it was made
+    at.
 
     Args:
         overwrite: results that exist will be replaced, so that no result may be an input.
@@ -220,16 +221,24 @@ def plan_jobs(
         InputRefused: an input is missing, its name is not that of an image or video, or a folder
             contains neither, or cannot be read.
         UsageError: a result would replace an input, or two results would have the same name.
-        OutputFailed: `output` is in a folder that is not accessible.
+        OutputFailed: `named` is in a folder that is not accessible.
     """
+    output = None if named is None else Path(named)
+    several, into_folder = len(inputs) > 1, named is not None and _means_folder(named)
     if output is not None:
         try:
             is_taken(output)
         except OSError as error:
             raise output_failed(output, error) from error
+        if several and _is_media(output) and not into_folder:
+            raise UsageError(
+                f"-o {output} for several inputs; type the name of a folder, without a suffix"
+            )
     try:
         jobs = [
-            job for text in inputs for job in _jobs_of(text, output, naming, len(inputs) > 1, say)
+            job
+            for text in inputs
+            for job in _jobs_of(text, output, naming, several, into_folder or several, say)
         ]
     except OSError as error:  # the folder is not readable
         raise InputRefused(f"{error.filename}: {error.strerror}") from error
@@ -396,17 +405,17 @@ def _known_suffix(path: Path) -> str:
 
 
 def _jobs_of(
-    text: str, output: Path | None, naming: Naming, several: bool, say: Callable[[str], None]
+    text: str,
+    output: Path | None,
+    naming: Naming,
+    several: bool,
+    into_folder: bool,
+    say: Callable[[str], None],
 ) -> list[Job]:
     path = Path(text)
-    if several and output is not None and _is_media(output) and not output.is_dir():
-        raise UsageError(
-            f"-o {output} for several inputs; type the name of a folder, without a suffix"
-        )
     if path.is_dir():
         return _folder_jobs(path, output, naming, several, say)
     if path.exists():
-        into_folder = output is not None and (several or _means_folder(output))
         return [_file_job(path, output, naming, into_folder)]
     if not any(character in text for character in "*?["):
         raise InputRefused(f"{text}: no such file or folder")
@@ -587,5 +596,6 @@ def _is_media(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
-def _means_folder(path: Path) -> bool:
-    return path.is_dir() or str(path).endswith(os.sep) or not path.suffix
+def _means_folder(named: str | os.PathLike[str]) -> bool:
+    path = Path(named)
+    return path.is_dir() or os.fspath(named).endswith(os.sep) or not path.suffix

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.errors import InputRefused, printable
+from srgan_edge.files import partial_result
 from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Naming, plan_jobs
 from srgan_edge.jobs.plan import Job as PlannedJob
 from srgan_edge.suffixes import VIDEO_SUFFIXES
@@ -69,9 +70,11 @@ def in_clients_words(text: str, source: Path, target: Path, name: str) -> str:
     text = _FOR_TERMINALS.sub("", text)
     for ours, theirs in (
         (str(source), name),
+        (str(partial_result(target)), "the result"),
         (str(target), "the result"),
         (folder, ""),
         (source.name, name),
+        (partial_result(target).name, "the result"),
         (target.name, "the result"),
     ):
         text = text.replace(ours, theirs)

@@ -14,6 +14,9 @@ from srgan_edge.transcode.record import PacketRecord, Timeline, VideoRecord
 _NOT_MISSED = {"handler_name", "vendor_id", "creation_time", "variant_bitrate"}
 """Tags of streams that programs write for themselves; times of files are kept by other means."""
 
+_CHAPTER_TICK_SECONDS = 2e-3
+"""Containers store times of chapters in milliseconds."""
+
 _NO_LANGUAGE = ("language", "und")
 """The tag of MP4 for a language that nobody has stated; Matroska has none for it."""
 
@@ -41,10 +44,11 @@ def _frame_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str]
         yield f"{len(after.frames)} frames instead of {len(before.frames)}"
         return
     tick = float(after.frames.time_base)
-    yield from _late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)
+    late = [*_late("frame", before.frames, after.frames, _shift_seconds(before, after), tick)]
+    yield from late
     # MP4 stores decoding times; with B-frames, it does not contain the duration of a frame.
-    if _is_matroska(after):
-        wrong = before.frames.durations_seconds() - after.frames.durations_seconds()
+    if _is_matroska(after) and not late:
+        wrong = before.frames.shown_seconds() - after.frames.shown_seconds()
         for number in np.flatnonzero(np.abs(wrong) > tick + 1e-9)[:1]:
             yield f"frame {number} is shown {-wrong[number] * 1000:+.1f} ms longer"
 
@@ -99,6 +103,17 @@ def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
         if roles := ", ".join(printable(role) for role in sorted(ours.roles - theirs.roles)):
             lines.append(f"{roles} of {ours.name}")
     return lines
+
+
+def moved_chapters(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
+    """Yield a line for the first chapter that begins or ends elsewhere, as after MP4's end."""
+    most = _CHAPTER_TICK_SECONDS + abs(_shift_seconds(before, after))
+    times = zip(before.chapter_seconds, after.chapter_seconds, strict=False)
+    for number, (ours, theirs) in enumerate(times, 1):
+        for what, wanted, found in zip(("start", "end"), ours, theirs, strict=True):
+            if abs(found - wanted) > most:
+                yield f"the {what} of chapter {number} at {wanted:.3f} s; it is at {found:.3f} s"
+                return
 
 
 def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:

@@ -24,11 +24,12 @@ from srgan_edge.video.opening import MAX_RESULT_PIXELS
 from srgan_edge.video.reader import VideoReader
 
 
-def _digest(content: bytes) -> int:
+def digest(content: bytes) -> int:
+    """Return a hash of 64 bits."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
-_NO_TEXT = _digest(MP4_SUBTITLE_GAP)
+_NO_TEXT = digest(MP4_SUBTITLE_GAP)
 
 _SHOWN_ALIKE = {"default", "captions", "descriptions"}
 """Roles that FFmpeg's readers add to others, each for its container."""
@@ -63,6 +64,13 @@ class Timeline:
     def durations_seconds(self) -> npt.NDArray[np.float64]:
         """Return the durations, float64 [N]."""
         return np.asarray(self.durations, np.float64) * float(self.time_base)
+
+    def shown_seconds(self) -> npt.NDArray[np.float64]:
+        """Return how long frames are shown, float64 [N]: until the next one at most."""
+        shown = self.durations_seconds()
+        until_next = np.diff(self.starts_seconds())
+        shown[:-1] = np.where(until_next > 0, np.minimum(shown[:-1], until_next), shown[:-1])
+        return shown
 
 
 @dataclass
@@ -108,7 +116,7 @@ class PacketRecord:
             self._before_last = self._samples.copy()
             self._samples.update(content)
             self.sizes.append(len(content))
-        self.digests.append(_digest(content))
+        self.digests.append(digest(content))
 
     def forget_last(self) -> None:
         """Remove the packet that was recorded last."""
@@ -166,11 +174,15 @@ class VideoRecord:
     packets: dict[int, PacketRecord]
     """Packets by stream index, in the order of the streams."""
     chapters: list[dict[str, str]]
-    """Metadata of each chapter."""
+    """Metadata of each chapter; an empty title is none."""
+    chapter_seconds: list[tuple[float, float]]
+    """Start and end of each chapter."""
     tags: dict[str, str]
     """Tags of the whole file that are true of a copy of it."""
     stream_tags: list[dict[str, str]]
     """The same for each stream."""
+    files: frozenset[int]
+    """Digests of cover art and of attached files."""
 
     @classmethod
     def begin(
@@ -195,9 +207,18 @@ class VideoRecord:
                 for stream, codec in codecs.items()
                 if codec is not None
             },
-            chapters=[dict(chapter["metadata"]) for chapter in reader.chapters],
+            chapters=[
+                {name: value for name, value in it["metadata"].items() if value}
+                for it in reader.chapters
+            ],
+            chapter_seconds=[
+                (float(it["start"] * base), float(it["end"] * base))
+                for it in reader.chapters
+                if (base := it["time_base"])
+            ],
             tags=still_true(reader.container.metadata),
             stream_tags=[still_true(stream.metadata) for stream in reader.container.streams],
+            files=frozenset(digest(content) for content in reader.attached.values()),
         )
 
     @classmethod

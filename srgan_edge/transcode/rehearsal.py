@@ -19,11 +19,12 @@ from av.packet import Packet
 from av.video.format import VideoFormat
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
-from srgan_edge.transcode.check import differences, lost_tags
-from srgan_edge.transcode.record import VideoRecord
+from srgan_edge.transcode.check import differences, lost_tags, moved_chapters
+from srgan_edge.transcode.record import VideoRecord, digest
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.color import MATRICES, RGB, ColorDescription
 from srgan_edge.video.container import CONTAINERS
+from srgan_edge.video.copies import Copies, describe
 from srgan_edge.video.encoder import VideoEncoder
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
@@ -136,13 +137,23 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             left_out = (*muxer.copies.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
             remarks = (*muxer.copies.changed, *encoder.remarks)
-        found = _read(file, order, on_step)
+            found = _read(file, order, on_step)
+            lost = [*_lost_files(muxer.copies, reader, found), *lost_tags(expected, found)]
+            lost += moved_chapters(expected, found)
         unstated = _unstated_colors(encoder, found.info.color)
-        rehearsal = Rehearsal((*left_out, *lost_tags(expected, found), *unstated), remarks)
+        rehearsal = Rehearsal((*left_out, *lost, *unstated), remarks)
         wrong = [*_wrong_pixels(encoder, found.info), *_wrong_colors(encoder, found.info.color)]
         return rehearsal, [*differences(expected, found, order.size), *wrong]
     finally:
         file.unlink(missing_ok=True)
+
+
+def _lost_files(copies: Copies, reader: VideoReader, found: VideoRecord) -> Iterator[str]:
+    """Yield the names of cover art and files that the container was given and does not have."""
+    for index, content in reader.attached.items():
+        stream = reader.container.streams[index]
+        if copies.keeps(stream) and digest(content) not in found.files:
+            yield describe(stream)
 
 
 def _write(

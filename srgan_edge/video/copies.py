@@ -9,7 +9,7 @@ from typing import cast
 
 from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.stream import AttachmentStream, Discard, Stream
+from av.stream import Discard, Disposition, Stream
 
 from srgan_edge.errors import InputDamaged, printable
 from srgan_edge.video.audio import AudioHandling, PcmConversion, holds, is_described, pcm_for
@@ -34,7 +34,7 @@ class Copies:
             for stream in streams
             if self.has(stream)
         }
-        self.left_out = [self._loss(stream) for stream in streams if not self._keeps(stream)]
+        self.left_out = [self._loss(stream) for stream in streams if not self.keeps(stream)]
         """One line for each stream of the input that the output will not have, or its chapters."""
         if reader.is_excerpt and reader.container.chapters():
             self.left_out.append("chapters, which are those of the whole video")
@@ -55,9 +55,7 @@ class Copies:
 
     def attaches(self, stream: Stream) -> bool:
         """Return True for cover art, and fonts of subtitles, that Matroska stores as files."""
-        return self._container.is_matroska and (
-            isinstance(stream, AttachmentStream) or stream.index in self._reader.cover_art
-        )
+        return self._container.is_matroska and stream.index in self._reader.attached
 
     def codec_of(self, stream: Stream) -> str | None:
         """Return the codec of a copied stream in the output; None if it is left out."""
@@ -115,7 +113,8 @@ class Copies:
         except InputDamaged:
             self.undecodable += 1
 
-    def _keeps(self, stream: Stream) -> bool:
+    def keeps(self, stream: Stream) -> bool:
+        """Return True if the output has this stream, or one that is made anew."""
         is_chapters = stream.discard == Discard.all  # of MP4; the muxer writes its own
         is_timecode = self._container.is_mp4 and _is_timecode(stream)  # written by it, too
         is_made_anew = is_chapters or is_timecode or stream is self._reader.video
@@ -143,7 +142,9 @@ def describe(stream: Stream) -> str:
         name = "timecode"
     else:
         name = getattr(stream, "name", None) or stream.metadata.get("handler_name", "unknown codec")
-    return f"{stream.type} stream {stream.index} ({printable(name)})"
+    is_cover = stream.disposition & Disposition.attached_pic
+    kind = "cover art" if is_cover else f"{stream.type} stream"
+    return f"{kind} {stream.index} ({printable(name)})"
 
 
 def _is_timecode(stream: Stream) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
@@ -116,7 +116,19 @@ class Demuxer:
             if self._video_packets < listed:
                 damage.add(f"{self._video_packets} of {listed} frames can be found")
         if self.formats & _STATED_DURATION and self._container.duration:
-            self.compare_duration(self._container.duration)
+            self.compare_duration(self._stated_microseconds(self._container.duration))
+
+    def _stated_microseconds(self, of_all: int) -> int:
+        """Return the duration that the file states without its chapters, which may end later."""
+        streams = self._container.streams
+        if all(stream.discard != Discard.all for stream in streams):
+            return of_all
+        ends = [
+            ((stream.start_time or 0) + stream.duration) * stream.time_base
+            for stream in streams
+            if stream.discard != Discard.all and stream.duration and stream.time_base
+        ]
+        return min(of_all, int(max(ends) * 1_000_000)) if ends else of_all
 
     def compare_duration(self, stated_microseconds: int) -> None:
         """Record that the video ends well before its stated duration.

@@ -14,7 +14,7 @@ import av
 from av.container import OutputContainer
 from av.format import Flags
 from av.rational import AVRational
-from av.stream import AttachmentStream, Stream
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import OutputFailed, UsageError, printable
@@ -27,7 +27,7 @@ from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.frame import CopiedPacket, VideoPacket
 from srgan_edge.video.limits import Unfit
 from srgan_edge.video.reader import VideoReader
-from srgan_edge.video.times import Milliseconds, RestOfTime, RisingTimes
+from srgan_edge.video.times import Milliseconds, RestOfTime, RisingTimes, ShownUntilNext
 
 # Tags that describe the input file and not its copy. In Matroska the language of a tag may be added
 # to its name: mkvmerge writes `BPS-eng`.
@@ -49,6 +49,9 @@ _OWN_METADATA = {
 
 MP4_SUBTITLE_GAP = b"\0\0"
 """An empty text, for the time in which there is none."""
+
+_IMAGE_TYPES = {"mjpeg": ("image/jpeg", "jpg"), "tiff": ("image/tiff", "tif")}
+"""Codec of cover art -> its media type and suffix, where they are not called as it is."""
 
 
 class VideoMuxer:
@@ -87,6 +90,7 @@ class VideoMuxer:
         self._times = RisingTimes()
         self._container: OutputContainer | None = None
         self._milliseconds: Milliseconds | None = None
+        self._until_next = ShownUntilNext()
         self._rest: RestOfTime | None = None
 
     @property
@@ -126,6 +130,7 @@ class VideoMuxer:
 
         Without this, two frames within one millisecond get the same time in Matroska.
         """
+        self._until_next.announce(pts)
         if self._target.is_matroska:
             if self._milliseconds is None:
                 self._milliseconds = Milliseconds(self._reader.info.time_base)
@@ -133,6 +138,7 @@ class VideoMuxer:
 
     def mux(self, packet: VideoPacket) -> None:
         """Add one packet of the video, in decoding order."""
+        self._until_next.apply(packet)
         next_one = packet if self._rest is None else self._rest.exchanged(packet)
         if next_one is not None:
             self._write(next_one)
@@ -246,10 +252,18 @@ class VideoMuxer:
         return self._video
 
     def _attach(self, output: OutputContainer, stream: Stream) -> None:
-        cover = self._reader.cover_art.get(stream.index)
-        content = bytes(cover) if cover else cast(AttachmentStream, stream).data
-        name = stream.metadata.get("filename", f"attachment-{stream.index}")
-        kind = stream.metadata.get("mimetype") or f"image/{stream.codec_context.name}"
+        """Store a file; Matroska's readers know cover art by its type and the name `cover.jpg`."""
+        covers = self._reader.cover_art
+        if stream.index in covers:
+            codec = stream.codec_context.name
+            kind, suffix = _IMAGE_TYPES.get(codec, (f"image/{codec}", codec))
+            which = "" if stream.index == min(covers) else f"-{stream.index}"
+            name = f"cover{which}.{suffix}"
+        else:
+            name, kind = f"attachment-{stream.index}", "application/octet-stream"
+        content = self._reader.attached[stream.index]
+        name = stream.metadata.get("filename", name)
+        kind = stream.metadata.get("mimetype") or kind
         output.add_attachment(printable(name), printable(kind), content)
 
     def _add_copy(self, output: OutputContainer, stream: Stream) -> Stream:

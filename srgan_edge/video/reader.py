@@ -144,6 +144,12 @@ class VideoReader:
             raise
 
     @property
+    def attached(self) -> dict[int, bytes]:
+        """Content of cover art and attached files, such as fonts, by stream index."""
+        files = {stream.index: stream.data for stream in self.container.streams.attachments}
+        return files | {index: bytes(packet) for index, packet in self.cover_art.items()}
+
+    @property
     def chapters(self) -> "list[Chapter]":
         """The chapters of the file."""
         return self.container.chapters()

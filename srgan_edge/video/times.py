@@ -64,6 +64,31 @@ class RestOfTime:
         return last
 
 
+class ShownUntilNext:
+    """Ends frames where the next one begins.
+
+    MP4 stores the times between decodings, which beside a gap are not those between frames where
+    there are B-frames.
+    """
+
+    def __init__(self) -> None:
+        self._newest: int | None = None
+        self._next: dict[int, int] = {}  # time of a frame -> that of the next, in ticks
+
+    def announce(self, pts: int) -> None:
+        """Learn the time of the next frame to be shown, in ticks."""
+        if self._newest is not None:
+            self._next[self._newest] = pts
+        self._newest = pts
+
+    def apply(self, packet: VideoPacket) -> None:
+        """Shorten a packet that lasts longer; one is left as it is if its next is unknown."""
+        assert packet.pts is not None
+        following = self._next.pop(packet.pts, None)
+        if following is not None and packet.duration and following > packet.pts:
+            packet.duration = min(packet.duration, following - packet.pts)
+
+
 class Milliseconds:
     """Times of the frames of a video in Matroska: rounded, and each in a millisecond of its own.
 

@@ -185,10 +185,23 @@ def test_without_pytorch_the_slowest_is_the_reference(cli, monkeypatch):
         (["--plot", "bars.jpg"], "possible: a name that ends in .png"),
         (["--engine", "tensorflow"], "possible: openvino, onnxruntime, torch, tensorrt"),
         (["edg-x4"], "did you mean 'edge-x4'"),
-        (["--engine", "tensorrt"], "type: srgan-edge doctor"),
+        (["--engine", "openvino", "--device", "cuda"], "openvino runs on cpu, not on 'cuda'"),
+        (["--device", "gpu"], "--device gpu; possible: auto, cpu, cuda, cuda:1"),
+        (["--device", "cpu,cpu"], "--device cpu,cpu; possible: auto, cpu"),
+        (["--device", "rtx"], "on 'rtx': possible with --engine onnxruntime"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(cli, options, advice):
     code, _, err = cli("bench", *options)
     assert code == 2
     assert advice in err
+
+
+def test_an_engine_that_was_asked_for_and_cannot_run_is_refused(cli, monkeypatch):
+    code, _, err = cli("bench", "--engine", "openvino", "--engine", "tensorrt")
+    assert code == 2 and "--engine tensorrt runs on cuda, not on 'cpu'" in err
+    monkeypatch.setattr(
+        type(KINDS["torch"]), "installed", property(lambda kind: kind.name != "onnxruntime")
+    )
+    code, _, err = cli("bench", "--engine", "onnxruntime")
+    assert code == 6 and "pip install 'srgan-edge[onnx]'" in err

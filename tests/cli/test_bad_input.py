@@ -156,6 +156,17 @@ BAD_ENCODINGS = [
 ]
 
 
+def test_frames_in_which_an_encoder_corrupts_memory_are_refused(cli, tmp_path):
+    clips.make(tmp_path / "in.mp4", frames=3, size=(10, 6))
+    before = snapshot(tmp_path)
+    code, _, err = cli("upscale", "in.mp4", "-n", "edge-x4", "-c", "hevc")
+    assert code == 2, err
+    assert "libx265 corrupts memory in frames that are 40 px wide; use -c libx264" in err
+    assert snapshot(tmp_path) == before
+    code, _, err = cli("upscale", "in.mp4", "-n", "edge-x4", "-c", "libx264")
+    assert code == 0, err
+
+
 @pytest.mark.parametrize(("options", "said"), BAD_ENCODINGS)
 def test_bad_encodings_are_refused_before_the_first_frame(cli, tmp_path, options, said):
     clips.make(tmp_path / "in.mp4", frames=3, size=(64, 48))

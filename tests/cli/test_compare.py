@@ -39,8 +39,15 @@ def test_an_image_shows_one_result(cli, here):
         (("a.png",), "a.png alone is no comparison; name its result, or type -n edge-x4"),
         (("a.png", "a.mkv"), "a.png is an image and a.mkv a video; possible: images, or videos"),
         (("a.mkv", "-n", EDGE, "--crop", "0,0,8,8"), "--crop is for images"),
+        (("a.png", "-n", EDGE, "--start", "1"), "--start and --duration are for videos; a.png is"),
+        (("a.png", "a4.png", "--duration", "1", "-o", "b.png"), "are for videos; a.png is"),
+        (
+            ("a.mkv", "a.mkv", "-o", "b.png"),
+            "b.png is an image, and a.mkv a video; type: -o b.html",
+        ),
         (("a.png", "a4.png", "--reference", "a4.png", "-o", "a4.png"), "a4.png"),
         (("a.png", "-n", "edge-y4"), "edge-y4"),
+        ((".", "a.png"), ".: not an image or video"),
     ],
     ids=str,
 )

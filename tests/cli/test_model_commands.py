@@ -42,6 +42,19 @@ def test_eval_scores_models_and_the_baseline(cli, tmp_path):
     assert record["benchmarks"]["bench"]["mean"]["psnr_y"] > 20
     assert "PSNR-Y" in cli("eval", "bench")[1]
     assert cli("eval", tmp_path)[0] == 3
+    (tmp_path / "bench/HR/b.png").symlink_to("gone.png")
+    code, _, err = cli("eval", "bench")
+    assert code == 3 and "bench/HR/b.png: not a file; only HR images may be there" in err
+
+
+def test_a_score_that_is_infinite_is_null_in_json(cli, tmp_path):
+    for name, size in [("HR", (64, 64)), ("LRx4", (16, 16))]:
+        save(tmp_path / "bench" / name / "a.png", *size)
+    shutil.copytree(tmp_path / "bench/HR", tmp_path / "results/bench")
+    code, out, err = cli("eval", "bench", "--results", "same=results", "--json")
+    assert code == 0, err
+    assert "Infinity" not in out
+    assert json.loads(out)["benchmarks"]["bench"]["mean"]["psnr_y"] is None
 
 
 def test_compare_writes_both_images_side_by_side(cli, tmp_path):
@@ -167,12 +180,34 @@ def test_an_engine_is_exported_without_a_gpu(cli):
     assert "file      e.engine (" in out
 
 
-def test_the_halo_of_a_bundled_model_is_not_overwritten(cli):
+def test_the_halo_of_a_bundled_model_is_not_overwritten(cli, tmp_path):
     before = find_model("edge-x4").file(".safetensors").read_bytes()
     code, _, err = cli("verify-tiles", "in.png", "-n", "edge-x4", "--write")
     assert code == 2
     assert "edge-x4 is bundled, and its halo measured; copy " in err
+    (tmp_path / "link.safetensors").symlink_to(find_model("edge-x4").file(".safetensors"))
+    code, _, err = cli("verify-tiles", "in.png", "-n", "link.safetensors", "--write")
+    assert code == 2 and "is bundled" in err
     assert find_model("edge-x4").file(".safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_halo_is_measured_where_there_is_a_seam_and_written_into_the_file_itself(cli, tmp_path):
+    weights = tmp_path / "m.safetensors"
+    shutil.copy(find_model("edge-x4").file(".safetensors"), weights)
+    (tmp_path / "link.safetensors").symlink_to(weights.name)
+    before = weights.read_bytes()
+    save(tmp_path / "small.png", 60, 41)
+    verify = ("verify-tiles", "-n", "link.safetensors", "--write")
+    code, _, err = cli(*verify, "small.png")
+    assert code == 3 and "an image of 60x41 px has no seam with 10 px on both sides" in err
+    assert "possible with tiles of 32 px: 42x42 and larger" in err
+    assert weights.read_bytes() == before
+    save(tmp_path / "in.png", 60, 50)
+    code, _, err = cli(*verify, "in.png")
+    assert code == 0, err
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert find_model(str(weights)).spec.halo_px > 0
 
 
 def test_quantizing_into_the_model_itself_is_refused(cli, tmp_path):
@@ -191,10 +226,17 @@ def test_verify_says_what_to_compare_with(cli):
     assert "has no checkpoint to compare with; type --against" in err
 
 
+def test_verify_refuses_a_model_that_no_engine_runs(cli, tmp_path):
+    shutil.copy(find_model("edge-x4").file(".safetensors"), tmp_path / "m.safetensors")
+    code, out, err = cli("verify", "m.safetensors")
+    assert (code, out) == (6, "")
+    assert "m has no .onnx file, only m.safetensors; type: srgan-edge export m.safetensors" in err
+
+
 @pytest.mark.slow
 def test_the_error_of_a_halo_is_drawn(cli, tmp_path):
     pytest.importorskip("matplotlib")
-    save(tmp_path / "in.png")
+    save(tmp_path / "in.png", 52, 44)
     code, out, err = cli("verify-tiles", "in.png", "-n", "edge-x4", "--plot", "halo.png")
     assert code == 0, err
     assert "wrote halo.png" in out

@@ -326,6 +326,8 @@ def test_a_report_does_not_replace_what_appears_during_the_work(cli, files, monk
     code, _, err = cli("upscale", "a.png", "-n", EDGE, "--report", "r.json")
     assert code == 2
     assert "--report r.json exists and is not a report" in err
+    code, _, err = cli("upscale", "a.png", "-n", EDGE, "--report", "-")
+    assert code == 2 and "--report - is no file; for lines on standard output" in err
     assert (files / "r.json").read_text() == "somebody's"
     assert (files / "a_x4.png").is_file()
 

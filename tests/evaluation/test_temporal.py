@@ -197,6 +197,15 @@ def test_eval_video_prints_json_and_draws(cli, tmp_path, cobbles):
     assert Image.open(tmp_path / "p.png").width > 500
 
 
+def test_what_is_passed_over_in_a_folder_is_counted(capsys, tmp_path, cobbles):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.TIF", "notes.txt"):
+        shutil.copy(cobbles, folder / name)
+    assert len(scenes_from([folder], 4, 4)) == 2
+    assert f"{folder}: passed over 1 that are no images by their names" in capsys.readouterr().err
+
+
 def test_names_of_any_kind_are_drawn_and_kept_apart(cli, tmp_path):
     pytest.importorskip("matplotlib")
     for name in (r"a/$\frac{$.mp4", r"b/$\frac{$.mp4", "caf\udce9.mp4"):

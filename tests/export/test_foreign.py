@@ -528,6 +528,11 @@ def test_the_command_asks_for_the_licence_and_names_it_at_each_run(cli, tmp_path
     onnx.save(convolution_graph(), tmp_path / "f.onnx")
     code, _, err = cli("convert", "f.onnx")
     assert (code, "type --licence NAME" in err) == (2, True)
+    for option in (("--weights", "model_ema"), ("--head", "tanh"), ("--bn-epsilon", "1e-3")):
+        code, _, err = cli("convert", "f.onnx", "--licence", "MIT", *option)
+        assert code == 2 and err.count(option[0]) == 1 and err.endswith("leave it out\n")
+    code, _, err = cli("convert", ".")
+    assert code == 6 and ". is a folder; name the file" in err
     code, out, _ = cli("convert", "f.onnx", "--licence", "CC-BY-NC-4.0", "-o", "g.onnx")
     assert (code, "not for commercial use" in out) == (0, True)
     photo = tmp_path / "p.png"

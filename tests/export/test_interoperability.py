@@ -1,5 +1,6 @@
 """The float ONNX means the same to other programs: ONNX Runtime, OpenVINO, ncnn through pnnx."""
 
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,3 +153,18 @@ def test_a_model_in_int8_has_no_float_form(tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", generator, spec)
     with pytest.raises(ModelRefused, match=r"in INT8.*type: srgan-edge export edge-x4 --onnx --io"):
         float_onnx_from_checkpoint(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("target", ["--openvino", "--onnx"])
+def test_a_full_disk_is_reported_and_leaves_nothing(cli, tmp_path, target):
+    """A limit on the size of files is as good: the weights have 360 KB."""
+    name = {"--openvino": "m.xml", "--onnx": "m.onnx"}[target]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        code, _, err = cli("export", "edge-x4", target, "-o", name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 5, err
+    assert err.splitlines()[-1].startswith("srgan-edge: error: ")
+    assert [path for path in tmp_path.iterdir() if path.is_file()] == []

@@ -139,7 +139,7 @@ def _videos() -> list[bytes]:
     folder = Path(_folder.name)
     ms, tick = Fraction(1, 1000), Fraction(1, 25)
     wanted = [
-        make(folder / "a.mp4", frames=4, audio=["eng"], subtitles="mov_text", cover=True),
+        make(folder / "a.mp4", frames=4, audio=["eng"], subtitles="mov_text", cover="png"),
         make(folder / "b.mkv", frames=4, time_base=ms, chapters=True, options={"bf": "2"}),
         make(folder / "c.ts", frames=4, time_base=Fraction(1, 90000)),
         make(folder / "d.avi", frames=4, time_base=tick, codec="mpeg4", options={}),

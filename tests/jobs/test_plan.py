@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
 
 def targets(inputs, output=None, **naming):
     naming = Naming(**{"suffix": "_x4"} | naming)
-    jobs = plan_jobs(inputs, None if output is None else Path(output), naming)
+    jobs = plan_jobs(inputs, output, naming)
     return [str(job.target) for job in jobs]
 
 
@@ -65,6 +65,8 @@ def test_output_file_or_folder(folder):
     assert targets(["in/a.png"], "big.png") == ["big.png"]
     assert targets(["in/a.png"], "results/") == ["results/a_x4.png"]
     assert targets(["in/a.png"], "results") == ["results/a_x4.png"]
+    assert targets(["in/a.png"], "x.png/") == ["x.png/a_x4.png"]
+    assert targets(["in/a.png", "in/b.JPG"], "x.png/") == ["x.png/a_x4.png", "x.png/b_x4.JPG"]
     assert targets(["in/a.png", "in/b.JPG"], "out.d") == ["out.d/a_x4.png", "out.d/b_x4.JPG"]
 
 

@@ -1,5 +1,7 @@
 """`srgan-edge submit`: the exit codes of `upscale`, from the other end of a connection."""
 
+import av
+import clips
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +51,18 @@ def test_the_result_is_of_the_type_that_its_name_states(service, cli, photo, tmp
     code, _, err = cli(*sent)
     assert code == 2 and "--overwrite" in err and len(service.client().jobs()) == jobs
     assert (tmp_path / "a_upscaled.png").read_bytes() == b"mine"
+
+
+def test_what_could_be_decoded_of_a_damaged_video_is_fetched(service, cli, tmp_path):
+    source = clips.make(tmp_path / "cut.mkv", frames=40, size=(32, 24))
+    source.write_bytes(source.read_bytes()[:-2000])
+    code, _, err = cli("submit", service.url, source, "--wait", "-q")
+    part = tmp_path / "cut_upscaled.partial.mkv"
+    assert code == 4
+    assert f"wrote {part}, which is what could be decoded" in err
+    assert "error: cut.mkv: damaged" in err and "what could be decoded is in the result" in err
+    with av.open(str(part)) as video:
+        assert 0 < len(list(video.decode(video=0))) < 40
 
 
 def test_without_waiting_the_job_is_named(service, cli, photo):

@@ -376,3 +376,28 @@ def test_a_final_scale_below_that_of_the_model(tmp_path, outscale):
     with av.open(str(tmp_path / "out.mp4")) as result:
         context = result.streams.video[0].codec_context
         assert (context.width, context.height) == (int(64 * outscale), int(48 * outscale))
+
+
+def test_cover_art_that_quicktime_does_not_store_is_named(tmp_path):
+    source = clips.make(tmp_path / "in.mp4", frames=3, cover="mjpeg")
+    assert any("left out: cover art 1 (mjpeg)" in it for it in upscale(source, tmp_path / "o.mov"))
+    for name in ("o.mp4", "o.mkv"):
+        assert not any("left out" in note for note in upscale(source, tmp_path / name))
+
+
+def test_chapters_may_end_after_the_video_and_gaps_that_mp4_closes_are_named(tmp_path):
+    late = clips.make(tmp_path / "late.mkv", frames=5, chapters=True)  # of 200 and 400 ms
+    for name in ("late.mp4", "again.mkv"):
+        assert not any("chapter" in note for note in upscale(late, tmp_path / name))
+        late = tmp_path / name
+    gap = tmp_path / "gap.mkv"
+    with av.open(str(gap), "w") as output:
+        stream = clips._add_video(output, clips.Clip())
+        title = {"title": "part"}
+        times = {"id": 1, "start": 40, "end": 90, "time_base": clips.MS, "metadata": title}
+        output.set_chapters([times, times | {"id": 2, "start": 200, "end": 300, "metadata": {}}])
+        output.start_encoding()
+        clips._write_video(output, stream, clips.Clip())
+    line = "left out: the start of chapter 1 at 0.040 s; it is at 0.000 s"
+    assert any(line in note for note in upscale(gap, tmp_path / "gap.mp4"))
+    assert not any("chapter" in note for note in upscale(gap, tmp_path / "gap2.mkv"))

@@ -289,7 +289,7 @@ ROWS = [
     Row("V27: timecode in MOV", with_timecode, 0, r"\A(?!.*left out)", range(5), False, ".mov"),
     Row("V27: timecode in MKV", with_timecode, 0, r"left out: data stream 1 \(timecode\)", range(5),
         False, ".mov", ".mkv"),
-    Row("V26: cover art", video(cover=True, frames=5), 0, "", range(5), False, ".mp4"),
+    Row("V26: cover art", video(cover="png", frames=5), 0, "", range(5), False, ".mp4"),
     Row("V26: two videos", several_videos((32, 24), (64, 48)), 0,
         r"left out: video stream \d \(h264\)", range(5)),
     Row("V27: everything", video(**EVERYTHING), 0, "", range(10)),

@@ -225,7 +225,7 @@ def test_a_display_matrix_moves_a_larger_image_further(tmp_path, moved, expected
 
 
 def test_cover_art_in_mp4(tmp_path):
-    source, target = make(tmp_path / "in.mp4", cover=True), tmp_path / "out.mp4"
+    source, target = make(tmp_path / "in.mp4", cover="png"), tmp_path / "out.mp4"
     assert upscale(source, target).left_out == []
     images = []
     for path in (source, target):
@@ -246,7 +246,7 @@ def test_attachments_in_matroska(tmp_path):
 
 
 def test_cover_art_in_matroska(tmp_path):
-    cover = make(tmp_path / "cover.mp4", cover=True)
+    cover = make(tmp_path / "cover.mp4", cover="png")
     with av.open(str(cover)) as video:
         image = next(bytes(p) for p in video.demux() if p.stream.disposition.value == 1 << 10)
     source = make(tmp_path / "in.mkv", attachment=("cover.png", "image/png", image))
@@ -254,6 +254,18 @@ def test_cover_art_in_matroska(tmp_path):
     with av.open(str(tmp_path / "out.mkv")) as video:
         assert [bytes(p) for p in video.demux(1) if p.size] == [image]
         assert video.streams[1].metadata["filename"] == "cover.png"
+
+
+def test_cover_art_of_mp4_is_known_as_such_in_matroska(tmp_path):
+    source = make(tmp_path / "in.mp4", cover="mjpeg")
+    with av.open(str(source)) as video:
+        image = next(bytes(p) for p in video.demux() if p.stream.disposition.value == 1 << 10)
+    assert upscale(source, tmp_path / "out.mkv").left_out == []
+    with av.open(str(tmp_path / "out.mkv")) as video:
+        cover = next(it for it in video.streams if it.disposition.value == 1 << 10)
+        tags = {"filename": "cover.jpg", "mimetype": "image/jpeg"}
+        assert tags.items() <= cover.metadata.items()
+        assert [bytes(p) for p in video.demux(cover) if p.size] == [image]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
