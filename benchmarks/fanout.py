@@ -35,6 +35,7 @@ import numpy as np
 from pipeline import DEMO_CLIP, repeated
 
 from srgan_edge import engines, run
+from srgan_edge.ahead import READERS
 from srgan_edge.files import sha256_of
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import write_image
@@ -86,11 +87,11 @@ class Run:
     workers: int
     frames: int
     start_seconds: float
-    """Until all workers had opened their engines."""
+    """From the end of planning until all workers had opened their engines."""
     plan_seconds: float
-    """From then to the first segment that was handed out."""
+    """Until the first segment was handed out, without the start of the workers."""
     seconds: float
-    """From planning to the checked result."""
+    """From planning to the checked result, without the start of the workers."""
     join_seconds: float
     """From the last segment to the checked result."""
     segment_seconds: list[float]
@@ -255,8 +256,10 @@ def sleep_on_upscale(milliseconds: int) -> None:
 class Recorded:
     """Passes the calls of a crew on, and keeps what they took."""
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, planned: float) -> None:
         self._crew = crew
+        self.planned, self.started = planned, time.perf_counter()
+        """When the workers were asked for, and when they were ready."""
         self.given: list[float] = []
         self.answered: list[float] = []
         self.driver_seconds: list[float] = []
@@ -288,24 +291,31 @@ def real_run(source: Path, workers: int, folder: Path) -> Run:
     """Upscale a clip with some workers of this machine."""
     options = replace(OPTIONS, devices=("cpu",) * workers, existing="replace")
     job, listener = Job(source, folder / "out.mkv", "video"), Listener()
-    with open_upscaler(options, listener.note, 1) as opened:
+    with open_upscaler(options, listener.note, 1) as opened, ExitStack() as life:
+        recorded, readers = [], (READERS["video"],)
+
+        def started() -> Crew:
+            planned = time.perf_counter()
+            crew = crew_beside(opened, options, 1, listener.note, readers)
+            recorded.append(Recorded(life.enter_context(crew), planned))
+            return recorded[0]
+
         begun = time.perf_counter()
-        with crew_beside(opened, options, 1, listener.note) as crew:
-            ready, recorded = time.perf_counter(), Recorded(crew)
-            result = upscale_video_file(
-                *(job, opened.upscaler, options, opened.made_by, listener), crew=lambda: recorded
-            )
-            ended = time.perf_counter()
+        result = upscale_video_file(
+            *(job, opened.upscaler, options, opened.made_by, listener), crew=started
+        )
+        ended = time.perf_counter()
+    (found,) = recorded
     done = Run(
         workers=workers,
         frames=result.frames,
-        start_seconds=ready - begun,
-        plan_seconds=recorded.given[0] - ready,
-        seconds=ended - ready,
-        join_seconds=ended - recorded.answered[-1],
-        segment_seconds=[round(it.seconds, 4) for it in recorded.made],
-        segment_bytes=recorded.bytes,
-        driver_seconds=[round(it, 5) for it in recorded.driver_seconds],
+        start_seconds=found.started - found.planned,
+        plan_seconds=found.planned - begun + found.given[0] - found.started,
+        seconds=ended - begun - (found.started - found.planned),
+        join_seconds=ended - found.answered[-1],
+        segment_seconds=[round(it.seconds, 4) for it in found.made],
+        segment_bytes=found.bytes,
+        driver_seconds=[round(it, 5) for it in found.driver_seconds],
     )
     print(f"{source.name}, {workers} workers: {done.seconds:.1f} s", file=sys.stderr, flush=True)
     return done

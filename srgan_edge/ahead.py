@@ -19,6 +19,9 @@ VIDEOS = "srgan_edge.isolation.videos:serve"
 JOINER = "srgan_edge.transcode.join:serve"
 """Entries of the children, as `started_ahead` takes them."""
 
+READERS = {"image": IMAGES, "video": VIDEOS}
+"""Those that read a kind of file."""
+
 
 def children_of(kind: _Kind, *, looks: bool) -> list[str]:
     """Return the entries of the children that a file needs.

@@ -1,13 +1,13 @@
 """Run the jobs of one `upscale` command: one engine, many files; a bad file stops no other."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from srgan_edge.ahead import children_of
+from srgan_edge.ahead import READERS, children_of
 from srgan_edge.engines import Choice, choose_engine, open_engine, video_slots
 from srgan_edge.engines.base import Engine, EngineInfo
 from srgan_edge.errors import (
@@ -87,7 +87,7 @@ def run_jobs(jobs: list[Job], options: Options, reporter: Reporter) -> int:
     with (
         started_ahead(_children(jobs, options)),
         ImageProcess(options.max_pixels) as images,
-        _Models(options, reporter, slots, len(jobs)) as models,
+        _Models(options, reporter, slots, jobs) as models,
     ):
         if options.has_workers:
             outcomes |= _images_of_workers(jobs, options, images, models, reporter)
@@ -156,7 +156,9 @@ def _children(jobs: list[Job], options: Options) -> list[str]:
 class _Models:
     """The models of one command, each opened when it is first needed."""
 
-    def __init__(self, options: Options, reporter: Reporter, slots: int, jobs: int) -> None:
+    def __init__(
+        self, options: Options, reporter: Reporter, slots: int, jobs: Sequence[Job]
+    ) -> None:
         self._options, self._reporter, self._slots = options, reporter, slots
         self._jobs = jobs
         self._in_use: Opened | None = None
@@ -176,7 +178,7 @@ class _Models:
         opened = self.opened(model, setting)
         if opened is not self._in_use:
             self._in_use = opened
-            self._reporter.began(opened.summary, opened.made_by, self._jobs)
+            self._reporter.began(opened.summary, opened.made_by, len(self._jobs))
         return opened
 
     def opened(self, model: str, setting: Setting | None = None) -> Opened:
@@ -200,7 +202,9 @@ class _Models:
 
         def started() -> "Crew":
             if (model, setting) not in self._crews:
-                crew = crew_beside(opened, *self._asked(model, setting), self._reporter.note)
+                readers = tuple(READERS[kind] for kind in sorted({it.kind for it in self._jobs}))
+                asked = self._asked(model, setting)
+                crew = crew_beside(opened, *asked, self._reporter.note, readers)
                 self._crews[model, setting] = self._life.enter_context(crew)
             return self._crews[model, setting]
 

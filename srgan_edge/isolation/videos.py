@@ -7,6 +7,7 @@ functions (`calls`): for each free slot of a ring of shared memory, it asks for 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,26 +96,45 @@ class IsolatedReader:
         **options: Unpack[FileOptions],
     ) -> None:
         self.path = path
+        self._closed = False
+        self._asked: deque[int] = deque()
+        """Slots that frames were asked for, in order."""
+        first_bytes(path)  # raises the right error here; the child could only report missing rights
+        self._remote = Remote(self.entry, [path], memory_bytes, stall_seconds)
+        with closed_on_failure(self.close):
+            self._open(options)
+
+    def reopen(self, **options: Unpack[FileOptions]) -> None:
+        """Read the file again, with other options, in the same process: it need not start.
+
+        Nothing of an iteration that has begun may be used any more, but its frames stay valid.
+
+        Raises:
+            SrganEdgeError: as when this was made. Close it then.
+        """
+        try:
+            for _ in range(len(self._asked)):
+                self._remote.answer(Step)
+                self._asked.popleft()
+        except ChildFailed as failure:
+            raise self._damaged(failure) from failure
+        self._open(options)
+
+    def _open(self, options: FileOptions) -> None:
         self.notes = Notes()
         """Counts and remarks up to the frame that was yielded last."""
         self.frames = 0
         """Number of frames yielded, including the skipped ones."""
         self._last_pts: int | None = None
-        self._closed = False
         self._over = 0
         """Frames that are passed over before the next one is yielded."""
         self._ring: FrameRing | None = None
-        self._asked: deque[int] = deque()
-        """Slots that frames were asked for, in order."""
-        first_bytes(path)  # raises the right error here; the child could only report missing rights
-        self._remote = Remote(self.entry, [path], memory_bytes, stall_seconds)
         arguments = msgspec.to_builtins(options)
-        with closed_on_failure(self.close):
-            try:
-                self.info = self._remote.call(VideoInfo, "open", os.fspath(path), arguments)
-                """Properties of the video stream."""
-            except ChildFailed as failure:
-                raise self._damaged(failure) from failure
+        try:
+            self.info = self._remote.call(VideoInfo, "open", os.fspath(self.path), arguments)
+            """Properties of the video stream."""
+        except ChildFailed as failure:
+            raise self._damaged(failure) from failure
 
     def __enter__(self) -> Self:
         return self
@@ -251,13 +271,16 @@ class _Decoding:
     """One video in the child; each function but `open` needs the one before it."""
 
     def __init__(self) -> None:
+        self._life = ExitStack()
+
+    def open(self, path: str, options: Json) -> VideoInfo:
+        self._life.close()
         self._slots: FrameSlots | None = None
         self._told = Notes()
         self._next: Frame | None = None
         self._borders: Iterator[int] | None = None
-
-    def open(self, path: str, options: Json) -> VideoInfo:
-        self._reader = open_video(Path(path), **msgspec.convert(options, FileOptions))
+        reader = open_video(Path(path), **msgspec.convert(options, FileOptions))
+        self._reader = self._life.enter_context(reader)
         self._items = iter(self._reader)
         return self._reader.info
 

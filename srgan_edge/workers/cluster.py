@@ -8,9 +8,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
-from srgan_edge.errors import ExtraMissing, Interrupted, ResourcesExhausted, UsageError, typed
+from srgan_edge.errors import (
+    ExtraMissing,
+    Interrupted,
+    ResourcesExhausted,
+    UsageError,
+    causes_of,
+    typed,
+)
 from srgan_edge.signals import last_steps
 
 LOCAL = "local"
@@ -47,6 +55,9 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."  # it would print losses to our stdout
+        if address == LOCAL:  # or Ray makes a token in the home folder, for all later clusters
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
         import ray
 
         self.ray, self.is_own = ray, address == LOCAL
@@ -76,6 +87,12 @@ class Cluster:
             line = line_of(error)
             if self.is_own:
                 raise ResourcesExhausted(f"no Ray cluster starts here ({line})") from error
+            if any("InvalidAuthToken" in str(it) for it in causes_of(error)):
+                raise ResourcesExhausted(
+                    f"the Ray cluster at {address} asks for its token: copy ~/.ray/auth_token from "
+                    "its first machine to this one, type: export RAY_AUTH_MODE=token, and repeat "
+                    "the command"
+                ) from error
             raise _no_cluster(address, line) from error
         finally:
             for number, handler in handlers.items():  # Ray has its own for SIGTERM

@@ -12,9 +12,15 @@ import numpy as np
 
 from srgan_edge import __version__
 from srgan_edge.engines.base import EngineInfo
-from srgan_edge.errors import EngineLost, InputDamaged, InputRefused, ResourcesExhausted
+from srgan_edge.errors import (
+    EngineLost,
+    InputDamaged,
+    InputRefused,
+    ResourcesExhausted,
+    SrganEdgeError,
+)
 from srgan_edge.files import content_sha256, output_failed, sha256_of
-from srgan_edge.isolation.child import ChildFailed
+from srgan_edge.isolation.child import ChildFailed, started_ahead
 from srgan_edge.isolation.images import ImageProcess
 from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.jobs.plan import Job, Options
@@ -49,6 +55,8 @@ class Start:
     options: Options
     slots: int
     """Frames that are upscaled at once."""
+    readers: tuple[str, ...] = ()
+    """Entries of the children that will read its files, which start while the engine is opened."""
 
 
 class Worker:
@@ -62,6 +70,7 @@ class Worker:
         self._said: list[str] = []
         self._life = ExitStack()
         options = replace(start.options, steady=0.0)
+        self._life.enter_context(started_ahead(start.readers))
         self._opened = self._life.enter_context(
             open_upscaler(options, self._said.append, start.slots)
         )
@@ -265,14 +274,21 @@ class _Reading:
         return first - self._next <= MOST_PASSED_OVER
 
     def _open(self, task: Task, first: int) -> None:
-        self.close()
         order, path = task.order, Path(task.order.source)
+        if order != self._order:
+            self.close()
         _refuse_other_input(path, order.content_sha256)
         reading: FileOptions = {**order.options.reading_file}
         self._sought = task.seeks and task.first_pts is not None and first > 0
         if self._sought and task.first_pts is not None:
             reading["from_pts"] = task.first_pts
-        self._reader = IsolatedReader(path, **reading)
+        if self._reader is not None:
+            try:
+                self._reader.reopen(**reading)
+            except SrganEdgeError:  # as where the file was moved, which its process may not see
+                self.close()
+        if self._reader is None:
+            self._reader = IsolatedReader(path, **reading)
         self._order, self.error, self.ended, self._ahead = order, None, False, None
         self._frames = self._reader.after(0 if self._sought else first)
         self._next = first

@@ -111,6 +111,27 @@ def test_frames_are_passed_over_in_the_middle(video, read, over, keeps):
         assert np.array_equal(frame.pixels, wanted.pixels)
 
 
+@pytest.mark.parametrize("read", [0, 1, 7, 30])
+def test_a_file_is_read_again_in_the_same_process(video, read):
+    expected, _ = read_in_process(video)
+    with IsolatedReader(video) as reader:
+        (child,) = children()
+        frames = reader.after(0)
+        kept = [next(frames) for _ in range(read)]
+        used = []
+        for first in (12, 0, 29, 12, 12):
+            reader.reopen(from_pts=expected[first].pts)
+            again = list(reader)
+            assert [frame.pts for frame in again] == [frame.pts for frame in expected[first:]]
+            assert numbers(again) == list(range(first, 30))
+            del again
+            used.append((child.num_fds(), len(child.memory_maps(grouped=False))))
+        assert children() == [child]
+        assert reader.frames == 18
+    assert numbers(kept) == list(range(read))
+    assert used[-1] == used[-2]
+
+
 def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
     source = make(tmp_path / "in.mkv", codec="ffv1", options={}, pts=[0, 512, 512, 512, 1024])
     expected, _ = read_in_process(source)

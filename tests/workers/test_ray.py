@@ -322,7 +322,7 @@ def test_a_node_that_sees_neither_image_nor_result(tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
-    """Neither while its cluster starts, nor at work.
+    """Neither while its cluster starts, nor at work; and Ray no token in the home folder.
 
     Ray prints to stdout what it knows of a worker that is lost; results of programs go there.
     """
@@ -333,7 +333,8 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
         command = [sys.executable, "-m", "srgan_edge", "upscale", str(tmp_path / "in.mp4")]
         command += ["-n", "edge-x4", "--device", "cpu", "-o", str(tmp_path / target), *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, **pipes, cwd=ROOT, start_new_session=True)
+        home = os.environ | {"HOME": str(tmp_path / "home")}
+        return subprocess.Popen(command, **pipes, cwd=ROOT, env=home, start_new_session=True)
 
     def has_cluster(command):
         return any("raylet" in process.name() for process in session_of(command))
@@ -362,6 +363,7 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(tmp_path):
     assert (again.returncode, out, one.wait()) == (0, "", 0), err
     assert "resuming after" in err
     assert "its worker on" in err
+    assert not (tmp_path / "home" / ".ray").exists()
     assert (tmp_path / "out.mkv").read_bytes() == (tmp_path / "one" / "out.mkv").read_bytes()
 
 
@@ -386,6 +388,20 @@ def session_of(command):
 def test_no_such_cluster(address, error, said):
     with pytest.raises(error, match=said):
         Cluster(address)
+
+
+def test_a_cluster_with_a_token(monkeypatch):
+    import ray
+
+    def refused(*arguments, **named):
+        try:
+            raise RuntimeError("RPC error: InvalidAuthToken: Authentication token is missing")
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect") from error  # as Ray 2.60 does
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(ResourcesExhausted, match=r"copy ~/\.ray/auth_token .*RAY_AUTH_MODE=token"):
+        Cluster("auto")
 
 
 def test_no_such_cluster_is_an_exit_code(cli, tmp_path):

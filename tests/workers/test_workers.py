@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from processes import children, stopped
 from streams import Listener, Watching
 
+from srgan_edge.ahead import READERS
 from srgan_edge.errors import (
     InputDamaged,
     OutputFailed,
@@ -33,7 +34,7 @@ from srgan_edge.tiling import Tiling
 from srgan_edge.transcode import join as join_module
 from srgan_edge.transcode import outage, segments
 from srgan_edge.transcode import upscale as upscale_module
-from srgan_edge.transcode.fanout import Order, Task, frame_sha256
+from srgan_edge.transcode.fanout import Order, Task, frame_sha256, tiles_of
 from srgan_edge.transcode.upscale import upscale_video_file
 from srgan_edge.transcode.work_folder import WorkFolder
 from srgan_edge.video.borders import borders
@@ -44,6 +45,7 @@ from srgan_edge.workers import processes as processes_module
 from srgan_edge.workers import worker as worker_module
 from srgan_edge.workers.crew import crew_beside
 from srgan_edge.workers.kind import Kind
+from srgan_edge.workers.worker import Start, Worker
 
 OPTIONS = Options(
     "edge-x4", Encoding(preset="ultrafast"), Tiling(), device="cpu", devices=("cpu", "cpu")
@@ -201,6 +203,52 @@ def upscale(source, target, alone, crew=None, listener=None, **options):
         crew=None if crew is None else lambda: crew,
     )
     return listener.notes
+
+
+def test_the_reader_of_a_worker_starts_before_its_first_segment(tmp_path, alone):
+    source = clips.make(tmp_path / "in.mp4", frames=SEGMENT, size=(32, 24))
+    tiles = tiles_of(alone.upscaler, 32, 24)
+    order = Order(str(source), content_sha256(source), OPTIONS, SEGMENT, tiles)
+    before = children()
+    start = Start("a", replace(OPTIONS, device="cpu", devices=()), 1, (READERS["video"],))
+    with Worker(start) as worker:
+        reader = [it for it in children() if it not in before]
+        assert len(reader) == 1
+        made = worker.make(Task("", order, 0, str(tmp_path / "segment.nut"), True, 0, None))
+        assert (len(made.pts), made.ended) == (SEGMENT, True)
+        assert [it for it in children() if it not in before] == reader
+    assert children() == before
+
+
+def test_segments_far_apart_are_read_by_one_process(tmp_path, alone, monkeypatch):
+    """Another one would take longer to start than a segment takes a fast worker."""
+    monkeypatch.setattr(worker_module, "MOST_PASSED_OVER", -1)
+    source = clips.make(tmp_path / "in.mp4", frames=60, size=(32, 24), options=GOP)
+    moved = tmp_path / "moved.mp4"
+    firsts = first_times(source, SEGMENT)
+    order = Order(str(source), content_sha256(source), OPTIONS, SEGMENT, "")
+    before = children()
+
+    def read(number):
+        after = firsts[number + 1] if number + 1 < len(firsts) else None
+        task = Task("", order, number, "", True, firsts[number], after)
+        frames = list(reading.frames(task, SEGMENT * number))
+        assert not reading.doubt(task, [frame.pts for frame in frames])
+        return [frame_sha256(frame) for frame in frames]
+
+    with open_video(source) as reader:
+        expected = [frame_sha256(item) for item in reader if isinstance(item, Frame)]
+    reading = worker_module._Reading()
+    readers = set()
+    for number in (5, 2, 8, 0, 7):
+        assert read(number) == expected[SEGMENT * number :][:SEGMENT]
+        readers |= {it.pid for it in children()} - {it.pid for it in before}
+    assert len(readers) == 1
+    shutil.copy(source, moved)  # as a file is another one on a share that is back
+    moved.replace(source)
+    assert read(1) == expected[SEGMENT : 2 * SEGMENT]
+    reading.close()
+    assert children() == before
 
 
 def notes_without(notes, *words):
