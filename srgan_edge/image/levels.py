@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from srgan_edge.errors import InputRefused
 from srgan_edge.image.orientation import TURNS, Turn
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 _WHITE = 65535
 
-_PHOTOMETRIC, _TILE_WIDTH = 262, 322
+_WIDTH, _LENGTH, _STRIP_OFFSETS, _STRIP_ROWS, _STRIP_BYTES = 256, 257, 273, 278, 279
+_TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+_PHOTOMETRIC = 262
+_OF_SAMPLES = (258, 259, 262, 266, 277, 284, 317, 338, 339)
+"""Tags of a TIFF that say how samples are coded: their bits, compression, order, and so on."""
+
 _EXTRA_SAMPLES, _PREMULTIPLIED = 338, 1
 _CODECS = {"TIFF": "tiff", "PNG": "png", "JPEG2000": "jpeg2000"}
 _AS_PNG = "save it as .png first"
@@ -59,18 +64,14 @@ def deep_colors(
         InputRefused: FFmpeg does not decode it, or its colors are not those that Pillow decoded.
     """
     import av  # late: training reads photographs where there is no PyAV
-    from av.video.codeccontext import VideoCodecContext
 
-    if isinstance(image, TiffImageFile) and _TILE_WIDTH in image.tag_v2:
-        raise InputRefused(f"{path}: 16-bit colors in tiles, which FFmpeg does not read; {_AS_PNG}")
     file.seek(0)
-    codec = av.CodecContext.create(_CODECS[str(image.format)], "r")
-    assert isinstance(codec, VideoCodecContext)
     try:
-        frame, *_ = [*codec.decode(av.Packet(file.read())), *codec.decode(None)]
-        if not frame.format.name.startswith(("rgb", "gbr", "ya", "gray")):
-            raise ValueError(f"colors in {frame.format.name}")
-        deep = np.ascontiguousarray(turn.upright(_samples(frame)))
+        if isinstance(image, TiffImageFile) and _TILE_WIDTH in image.tag_v2:
+            decoded = _tiled(file, image)
+        else:
+            decoded = _decoded(_CODECS[str(image.format)], file.read())
+        deep = np.ascontiguousarray(turn.upright(decoded))
     except (av.FFmpegError, ValueError) as error:
         raise InputRefused(f"{path}: unsupported kind of 16-bit color; {_AS_PNG}") from error
     premultiplied = False
@@ -85,6 +86,58 @@ def deep_colors(
     elif not _agree(deep, np.asarray(image.convert("RGB")), rounds=image.format == "JPEG2000"):
         raise InputRefused(f"{path}: two decoders disagree about its colors; {_AS_PNG}")
     return deep
+
+
+def _decoded(codec_name: str, content: bytes) -> DeepPixels:
+    """Return uint16 [H, W, channels] as FFmpeg decodes it.
+
+    Raises:
+        FFmpegError, ValueError: it does not, or the colors are in another form.
+    """
+    import av
+    from av.video.codeccontext import VideoCodecContext
+
+    codec = av.CodecContext.create(codec_name, "r")
+    assert isinstance(codec, VideoCodecContext)
+    frame, *_ = [*codec.decode(av.Packet(content)), *codec.decode(None)]
+    if not frame.format.name.startswith(("rgb", "gbr", "ya", "gray")):
+        raise ValueError(f"colors in {frame.format.name}")
+    return _samples(frame)
+
+
+def _tiled(file: BinaryIO, image: TiffImageFile) -> DeepPixels:
+    """Decode a TIFF in tiles, which FFmpeg does not know: each of them as a TIFF of its own.
+
+    Raises:
+        FFmpegError, ValueError: as `_decoded`; or tiles are missing, or of one channel each.
+    """
+    tags = image.tag_v2
+    width, height = int(tags[_TILE_WIDTH]), int(tags[_TILE_LENGTH])
+    across, down = -(-image.width // width), -(-image.height // height)
+    places = list(zip(tags[_TILE_OFFSETS], tags[_TILE_BYTES], strict=True))
+    if len(places) != across * down or width % 16 or height % 16:  # as TIFF 6.0 wants
+        raise ValueError(f"{len(places)} tiles of {width}x{height}")
+    rows: list[DeepPixels] = []
+    for row in range(down):
+        tiles = []
+        for offset, size in places[row * across : (row + 1) * across]:
+            file.seek(offset)
+            tiles.append(_decoded("tiff", _one_strip(image, width, height, file.read(size))))
+        rows.append(np.hstack(tiles))
+    return np.ascontiguousarray(np.vstack(rows)[: image.height, : image.width])
+
+
+def _one_strip(image: TiffImageFile, width: int, height: int, content: bytes) -> bytes:
+    """Return a TIFF with one strip, coded as a tile of another one is."""
+    directory = ImageFileDirectory_v2(prefix=image.tag_v2.prefix)
+    for tag in _OF_SAMPLES:
+        if tag in image.tag_v2:
+            directory[tag] = image.tag_v2[tag]
+    directory[_WIDTH], directory[_LENGTH], directory[_STRIP_ROWS] = width, height, height
+    directory[_STRIP_BYTES] = len(content)
+    directory[_STRIP_OFFSETS] = 0  # counted from the end of the directory by Pillow
+    header = b"II*\0\b\0\0\0" if directory.prefix == b"II" else b"MM\0*\0\0\0\b"
+    return header + directory.tobytes(len(header)) + content
 
 
 def _levels_of_floats(path: Path, levels: npt.NDArray[np.floating]) -> DeepPixels:

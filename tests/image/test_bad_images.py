@@ -74,19 +74,6 @@ def tiled_tiff(side: int) -> bytes:
     return content.ljust(200, b"\0") + zlib.compress(bytes(100))
 
 
-def tiled_deep_tiff() -> bytes:
-    """16-bit colors of `SIZE` in one tile of 16x16."""
-    tags = [
-        (256, 4, 1, SIZE[0]), (257, 4, 1, SIZE[1]), (258, 3, 3, 160), (259, 4, 1, 1),
-        (262, 4, 1, 2), (277, 4, 1, 3), (322, 4, 1, 16), (323, 4, 1, 16), (324, 4, 1, 200),
-        (325, 4, 1, 1536),
-    ]  # fmt: skip
-    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    content = b"II*\0\b\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
-    content = content.ljust(160, b"\0") + struct.pack("<3H", 16, 16, 16)
-    return content.ljust(200, b"\0") + bytes(range(256)) * 6
-
-
 def mode(name: str) -> Image.Image:
     return Image.fromarray(colors()).convert("L").convert(name)
 
@@ -231,9 +218,6 @@ CASES = {
     ),
     "TIFF of one tile of 65520x65520": Case(
         tiled_tiff(65520), 3, "tiles of 4292870400 pixels in an image of 13x9", name="in.tif"
-    ),
-    "TIFF of 16-bit colors in tiles": Case(
-        tiled_deep_tiff(), 3, "16-bit colors in tiles, which FFmpeg does not read", name="in.tif"
     ),
     "BMP of Windows CE": Case(
         encoded("BMP")[:30] + b"\6" + encoded("BMP")[31:],
