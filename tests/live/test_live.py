@@ -276,10 +276,13 @@ def test_what_was_not_built_in_is_said(tmp_path):
 
 @contextmanager
 def broadcast(video, port, repeats=1, pause=0.0):
-    """A video sent as a transport stream over UDP, while it plays."""
+    """A video sent as a transport stream over UDP, while it plays, until the body ends."""
+    is_over = threading.Event()
 
     def send_all():
         for _ in range(repeats):
+            if is_over.is_set():
+                return
             play(video, f"udp://{LOOPBACK}:{port}?pkt_size=1316", "mpegts")
             time.sleep(pause)
 
@@ -288,6 +291,7 @@ def broadcast(video, port, repeats=1, pause=0.0):
     try:
         yield f"udp://{LOOPBACK}:{port}"
     finally:
+        is_over.set()
         sender.join()
 
 
@@ -542,7 +546,7 @@ def test_rtsp_is_read(tmp_path, video):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_the_end_of_a_live_video(tmp_path, video, number):
     target = tmp_path / "out.mkv"
-    with broadcast(video, free_udp_port(), repeats=4) as url:
+    with broadcast(video, free_udp_port(), repeats=60) as url:  # until it is ended
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "srgan_edge", "upscale", url, "--allow-network", "--live"),
@@ -552,6 +556,7 @@ def test_a_signal_is_the_end_of_a_live_video(tmp_path, video, number):
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
         while not list(tmp_path.glob(".out*")):
+            assert process.poll() is None
             time.sleep(0.1)
         time.sleep(1.5)
         assert not target.exists()
