@@ -29,6 +29,10 @@ _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from 
 _WRAPPING = {"mpegts", "mpeg"}
 _LATE_PACKETS = 200  # the last packet of a stream comes when the next one begins
 _WRAP_SECONDS = Fraction(2**33, 90_000)
+_NEGATIVE_TICKS = 2**31
+"""From here on a duration is a negative one in 32 bits, as at the end of chained Ogg streams."""
+
+_ROUNDING_SECONDS = Fraction(1, 200)
 _MOST_BACK_SECONDS = 1  # of packets of audio, which careless writers put in a wrong order
 
 
@@ -84,6 +88,11 @@ class Demuxer:
                 if self._foreign_packets > _LATE_PACKETS:
                     return
                 continue
+            if self._is_before_its_turn(packet):
+                self._notes.overlapping += 1
+                continue
+            if packet.duration and packet.duration >= _NEGATIVE_TICKS:
+                packet.duration = 0  # unknown
             self._count(packet)
             yield packet
 
@@ -199,6 +208,15 @@ class Demuxer:
             self.broke_off = f"time goes back to {now:.2f} s"
             self._notes.damage.add(self.broke_off, before * packet.time_base)
         return True
+
+    def _is_before_its_turn(self, packet: "Packet[Stream]") -> bool:
+        """Check for audio of a time that was heard already; a little of that is rounding."""
+        start = packet.dts if packet.pts is None else packet.pts
+        before = self._last_start.get(packet.stream_index)
+        if packet.stream.type != "audio" or start is None or before is None:
+            return False
+        most_back = max((packet.duration or 0) * packet.time_base / 2, _ROUNDING_SECONDS)
+        return (before - start) * packet.time_base > most_back
 
     def _end_of_index(self) -> int:
         """Return where the last sample in the index ends, in bytes; exact to the last frame."""

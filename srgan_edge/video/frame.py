@@ -208,6 +208,9 @@ class Notes:
     doubtful: int = 0
     """Packets that may be incomplete because the packet count of a transport stream was
     interrupted. Recordings joined end to end have such places too, with nothing missing."""
+    overlapping: int = 0
+    """Packets of audio left out because they began before the one before them, as where two
+    recordings were joined that share some time."""
     gaps: int = 0
     """Places without frames for more than a second, in containers that state no durations."""
     first_gap: str = ""
@@ -233,6 +236,7 @@ class Notes:
             interlaced=self.interlaced + later.interlaced,
             concealed=self.concealed + later.concealed,
             doubtful=self.doubtful + later.doubtful,
+            overlapping=self.overlapping + later.overlapping,
             gaps=self.gaps + later.gaps,
             first_gap=self.first_gap or later.first_gap,
             reshaped=self.reshaped or later.reshaped,

@@ -94,7 +94,9 @@ class Chosen:
         seconds = time * packet.time_base
         stop_seconds = None if span.stop is None else span.stop * span.time_base
         if stop_seconds is not None and seconds >= stop_seconds:
-            self.is_complete = seconds >= stop_seconds + _LATEST_SECONDS
+            # Files are in the order of decoding, in which frames may come seconds early.
+            decoded = time if packet.dts is None else packet.dts
+            self.is_complete = decoded * packet.time_base >= stop_seconds + _LATEST_SECONDS
             return None
         is_ours = packet.stream_index in self._copied
         if not is_ours or seconds < span.first * span.time_base:

@@ -179,3 +179,16 @@ def test_other_times_are_refused(text):
 def test_contradictions_are_refused(typed):
     with pytest.raises(UsageError, match="possible: "):
         Excerpt.of(*typed)
+
+
+def test_audio_is_whole_where_frames_are_decoded_seconds_before_they_are_shown(tmp_path):
+    path, options = tmp_path / "slides.mp4", {"bf": "8", "b_strategy": "0", "g": "250"}
+    pts = [25 * n for n in range(12)]  # one a second
+    clips.make(path, pts=pts, time_base=Fraction(1, 25), audio=["eng"], options=options)
+    with VideoReader(path) as reader:
+        starts = [seconds(item) for item in reader if isinstance(item, CopiedPacket)]
+    assert starts[-1] > 9, "the clip has no such audio"
+    for start, stop in ((2, 6), (0, 5), (5, 9)):
+        with open_video(path, excerpt=Excerpt(start, stop - start)) as reader:
+            packets = [item for item in reader if isinstance(item, CopiedPacket)]
+        assert len(packets) == sum(start <= it < stop for it in starts)

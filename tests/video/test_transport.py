@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import pytest
@@ -151,6 +152,19 @@ def test_a_recording_that_comes_twice_is_read_once(tmp_path):
     assert sum(isinstance(item, Frame) for item in items) == 75
     with VideoReader(tmp_path / "in.ts") as reader:
         assert [bytes(item.packet) for item in reader.copied_packets()] == audio
+
+
+def test_audio_that_two_recordings_share_is_heard_once(tmp_path):
+    first = recording(tmp_path / "0.ts", 5, frames=50)
+    second = recording(tmp_path / "1.ts", 7, frames=50)
+    (tmp_path / "in.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    reader, items, error = read(tmp_path / "in.ts")
+    assert error is None
+    assert sum(isinstance(item, Frame) for item in items) == 100
+    audio = [it.packet.pts * it.packet.time_base for it in items if isinstance(it, CopiedPacket)]
+    steps = [later - earlier for earlier, later in pairwise(audio)]
+    assert reader.notes.overlapping > 0
+    assert min(steps) > -Fraction(1, 80)
 
 
 def test_a_clock_that_really_starts_over_goes_on(tmp_path):
