@@ -33,10 +33,12 @@ class RisingTimes:
 
 
 class RestOfTime:
-    """Gives the last packet of a video the duration that MP4 wants.
+    """Gives the last packet of a video the times that MP4 wants.
 
     MP4 stores the times between decodings. With B-frames, the frame that is shown last is not the
-    last one to be decoded, which therefore gets what is left of the time of all frames.
+    last one to be decoded, which therefore gets what is left of the time of all frames. It is
+    decoded as late as it can be: a packet that lasts beyond the last frame would make FFmpeg
+    state a longer video.
     """
 
     def __init__(self) -> None:
@@ -58,9 +60,11 @@ class RestOfTime:
         """Return the last packet, with its duration; None if there is none."""
         last = self._waiting
         if last is not None:
+            assert last.pts is not None
             assert last.dts is not None
-            decoded = last.dts - self._decoded_from
-            last.duration = max(1, self._shown_to - self._shown_from - decoded)
+            end = self._decoded_from + self._shown_to - self._shown_from
+            last.dts = max(last.dts, min(last.pts, end - (last.duration or 1)))
+            last.duration = max(1, end - last.dts)
         return last
 
 
