@@ -16,7 +16,7 @@ from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
 MOST_REORDERED = 32
 """Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
-_LARGEST_STEP_BACK_SECONDS = 0.3  # further back is another recording, not a rounding
+_LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _LONGEST_GAP_SECONDS = 1
 _GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska

@@ -198,7 +198,9 @@ class Demuxer:
         if start is None or before is None or packet.stream_index in self._gone_back:
             return bool(self._foreign_packets)
         step_seconds = (start - before) * packet.time_base
-        goes_back = packet.stream.type == "audio" and step_seconds < -_MOST_BACK_SECONDS
+        # Edit lists of MP4 may play a part of the audio again.
+        is_ordered = packet.stream.type == "audio" and "mov" not in self.formats
+        goes_back = is_ordered and step_seconds < -_MOST_BACK_SECONDS
         wraps = bool(self.formats & _WRAPPING) and step_seconds >= _WRAP_SECONDS / 2
         if not goes_back and not wraps:
             return False
@@ -210,10 +212,11 @@ class Demuxer:
         return True
 
     def _is_before_its_turn(self, packet: "Packet[Stream]") -> bool:
-        """Check for audio of a time that was heard already; a little of that is rounding."""
+        """Check for audio of a time that a recording before this one has; a little is rounding."""
         start = packet.dts if packet.pts is None else packet.pts
         before = self._last_start.get(packet.stream_index)
-        if packet.stream.type != "audio" or start is None or before is None:
+        is_audio = packet.stream.type == "audio"
+        if not is_audio or self.formats.isdisjoint(_WRAPPING) or start is None or before is None:
             return False
         most_back = max((packet.duration or 0) * packet.time_base / 2, _ROUNDING_SECONDS)
         return (before - start) * packet.time_base > most_back

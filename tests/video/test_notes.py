@@ -17,7 +17,7 @@ def test_every_field_is_added():
     later.damage.add("broken", Fraction(9))
     later.damage.add("cut off")
     total = first + later
-    assert [getattr(total, name) for name in counts] == [11, 22, 33, 44, 55, 66]
+    assert [getattr(total, name) for name in counts] == [11, 22, 33, 44, 55, 66, 77]
     assert (total.unkept, total.recolored) == (("a", "b", "c"), "first")
     assert (total.first_gap, total.reshaped) == ("1 to 3 s", "1 to 2 at 1.00 s")
     assert str(total.damage) == "broken at 1.00 s and 1 more; cut off"
