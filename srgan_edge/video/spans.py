@@ -129,6 +129,12 @@ def spans_of(path: Path, parts: Sequence[Part], start_pts: int, max_pixels: int)
             stop = start_pts + _ticks(end_seconds, tick)
         lead = lead_before(path, begin, start_pts, tick, max_pixels)
         first = _first(path, part, begin, start_pts, lead, max_pixels)
+        if stop is not None and first >= stop:
+            later = float((first - start_pts) * tick)
+            raise InputRefused(
+                f"{path} has no frame from {part.start_seconds:g} s to {float(end_seconds):g} s; "
+                f"possible: --start {later:g} --duration {float(part.duration_seconds or 0):g}"
+            )
         yield Span(first, stop, round(offset / tick), lead, tick)
         offset += Fraction(part.duration_seconds or 0)
 

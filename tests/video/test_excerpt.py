@@ -142,6 +142,8 @@ def test_samples_are_spread_and_joined(tmp_path):
         (Excerpt(9.0), "no frame from 9 s on; possible: --start 0 to 0.96"),
         (Excerpt(0.0, 0.4, 3), "lasts 1.00 s, and --sample 3x0.4s is 1.2 s; type --sample 2x0.4s"),
         (Excerpt(0.0, 4, 3), "leave --sample out"),
+        (Excerpt(0.965, 0.01), "no frame from 0.965 s on"),
+        (Excerpt(0.41, 0.01), "from 0.41 s to 0.42 s; possible: --start 0.44 --duration 0.01"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_it_is_opened(tmp_path, excerpt, said):
