@@ -25,7 +25,7 @@ from srgan_edge.cli.common import (
     say_result,
 )
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import ModelRefused, UsageError, quoted
+from srgan_edge.errors import InputRefused, ModelRefused, UsageError, quoted
 from srgan_edge.files import refuse_replacing
 from srgan_edge.model.library import DEFAULT_MODEL
 
@@ -392,8 +392,15 @@ def verify_tiles(
             f"{model} is bundled, and its halo measured; copy {checkpoint} and name that"
         )
     generator, spec = load_checkpoint(checkpoint)
+    photos = [read_pixels(path) for path in images]
+    least_px = tile + -(-spec.receptive_radius_px // 2)  # halos are hardly ever longer
+    if max(max(photo.shape[:2]) for photo in photos) < least_px:
+        raise InputRefused(
+            f"no image has a side of {least_px} px, and so a seam between tiles of {tile} px with "
+            "enough beside it; name a larger one, or type a smaller --tile"
+        )
     with TorchEngine.from_generator(generator, spec) as engine:
-        errors = list(halo_errors(engine, (read_pixels(path) for path in images), tile))
+        errors = list(halo_errors(engine, photos, tile))
     halo_px = smallest_halo_px(errors)
     print_table(halo_table(errors, halo_px))
     if plot is not None:

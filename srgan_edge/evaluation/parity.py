@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from srgan_edge.engines.base import Engine, EngineInfo
-from srgan_edge.errors import InputRefused
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
@@ -165,22 +164,9 @@ def halo_errors(engine: Engine, images: Iterable[Pixels], tile_px: int) -> Itera
 
     Small tiles have many seams and therefore reveal more; the error of a seam does not depend on
     the tile size.
-
-    Raises:
-        InputRefused: an image is too small for the largest halo beside a seam.
     """
-    radius_px = engine.info.spec.receptive_radius_px
-    wholes = []
-    for image in images:
-        height, width = image.shape[:2]
-        if min(width, height) < tile_px + radius_px:
-            least = f"{tile_px + radius_px}x{tile_px + radius_px}"
-            raise InputRefused(
-                f"an image of {width}x{height} px has no seam with {radius_px} px on both sides; "
-                f"possible with tiles of {tile_px} px: {least} and larger"
-            )
-        wholes.append((image, engine.upscale(image[None])[0]))
-    for halo_px in range(radius_px + 1):
+    wholes = [(image, engine.upscale(image[None])[0]) for image in images]
+    for halo_px in range(engine.info.spec.receptive_radius_px + 1):
         differences = Differences()
         for image, whole in wholes:
             height, width = image.shape[:2]

@@ -224,12 +224,13 @@ def plan_jobs(
         OutputFailed: `named` is in a folder that is not accessible.
     """
     output = None if named is None else Path(named)
-    several, into_folder = len(inputs) > 1, named is not None and _means_folder(named)
-    if output is not None:
+    several, into_folder = len(inputs) > 1, False
+    if named is not None and output is not None:
         try:
             is_taken(output)
         except OSError as error:
             raise output_failed(output, error) from error
+        into_folder = _means_folder(named)
         if several and _is_media(output) and not into_folder:
             raise UsageError(
                 f"-o {output} for several inputs; type the name of a folder, without a suffix"
