@@ -43,8 +43,9 @@ def readers_started(inputs: Sequence[str], *, looks: bool) -> AbstractContextMan
     first = Path(inputs[0])
     if not first.is_file():
         return started_ahead([])
-    suffixes = {first.suffix.lower()}
-    with suppress(OSError):  # a file that cannot be read is refused later
-        suffixes.add(suffix_by_content(first) or "")
-    kind: _Kind = "image" if VIDEO_SUFFIXES.isdisjoint(suffixes) else "video"
+    suffix: str | None = first.suffix.lower()
+    if suffix not in VIDEO_SUFFIXES:
+        with suppress(OSError):  # a file that cannot be read is refused later
+            suffix = suffix_by_content(first)
+    kind: _Kind = "video" if suffix in VIDEO_SUFFIXES else "image"
     return started_ahead(children_of(kind, looks=looks))

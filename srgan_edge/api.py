@@ -319,15 +319,20 @@ class Upscaler:
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         if job.kind == "image":
-            refuse_unused(
-                *(Upscaler.file, f"for videos, and {source} is an image"),
-                {
-                    **{"dedup": dedup, "codec": codec, "crf": crf, "preset": preset},
-                    **{"pix_fmt": pix_fmt, "encoder_options": encoder_options},
-                    **{"deinterlace": deinterlace, "audio": audio, "on_damage": on_damage},
-                    **{"decode": decode, "restart": restart},
-                },
-            )
+            for_videos = {
+                "dedup": dedup,
+                "codec": codec,
+                "crf": crf,
+                "preset": preset,
+                "pix_fmt": pix_fmt,
+                "encoder_options": encoder_options,
+                "deinterlace": deinterlace,
+                "audio": audio,
+                "on_damage": on_damage,
+                "decode": decode,
+                "restart": restart,
+            }
+            refuse_unused(Upscaler.file, f"for videos, and {source} is an image", for_videos)
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
             self._options,

@@ -39,14 +39,18 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
     choices = {name: _choices(hint) for name, hint in get_type_hints(function).items()}
+    checkable = {
+        name: found
+        for name, found in choices.items()
+        if all(isinstance(it, str) or it in _CALLED for it in found)
+    }
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = signature.bind(*args, **kwargs)
         for name, value in bound.arguments.items():
-            possible = choices.get(name, [])
-            if all(isinstance(it, str) or it in _CALLED for it in possible):
-                bound.arguments[name] = _fitted(name, value, possible)
+            if name in checkable:
+                bound.arguments[name] = _fitted(name, value, checkable[name])
         return function(*bound.args, **bound.kwargs)
 
     return call
@@ -74,8 +78,8 @@ def _choices(hint: Any) -> list[Any]:  # noqa: ANN401 - any hint
 
 
 def _fitted(name: str, value: Any, choices: list[Any]) -> Any:  # noqa: ANN401 - any argument
-    """Return the value as one of the choices; without any, as it is."""
-    if not choices or any(_is(value, choice) for choice in choices):
+    """Return the value as one of the choices."""
+    if any(_is(value, choice) for choice in choices):
         if isinstance(value, bool | int) or not isinstance(value, Real):
             return value
         return int(value) if isinstance(value, Integral) else float(value)

@@ -78,13 +78,13 @@ def test_the_whole_name_is_kept_where_no_part_of_it_is_a_suffix(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8)).save("holiday 2.0", "JPEG")
     Image.new("RGB", (8, 8)).save("photo", "AVIF")
-    clips.make(tmp_path / "film.mp4", frames=2)
-    (tmp_path / "film.mp4").rename("film.download")
-    jobs = plan_jobs(["holiday 2.0", "photo", "film.download"], None, Naming("_x4"))
+    clips.make(tmp_path / "clip.mp4", frames=2)
+    (tmp_path / "clip.mp4").rename("clip.download")
+    jobs = plan_jobs(["holiday 2.0", "photo", "clip.download"], None, Naming("_x4"))
     assert [(job.kind, job.target.name) for job in jobs] == [
         ("image", "holiday 2.0_x4.jpg"),
         ("image", "photo_x4.png"),
-        ("video", "film.download_x4.mp4"),
+        ("video", "clip.download_x4.mp4"),
     ]
 
 

@@ -482,12 +482,12 @@ def _natural_order(path: Path) -> list[list[tuple[int, int | str]]]:
 
 
 def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bool) -> Job:
-    kind = kind_of(source)
+    known = _known_suffix(source)
+    kind: Kind = "image" if known in IMAGE_SUFFIXES else "video"
     if output is not None and not into_folder:
         return Job(source, output, kind)
-    stem, own = source.stem, source.suffix
-    if own.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        stem, own = source.name, _known_suffix(source)
+    is_named = known == source.suffix.lower()
+    stem, own = (source.stem, source.suffix) if is_named else (source.name, known)
     extension = naming.extension or own
     if kind == "video":
         # --ext names an image format or a container, and a folder can hold both kinds.

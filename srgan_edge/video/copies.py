@@ -9,7 +9,7 @@ from typing import cast
 
 from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.stream import Discard, Disposition, Stream
+from av.stream import AttachmentStream, Discard, Disposition, Stream
 
 from srgan_edge.errors import InputDamaged, printable
 from srgan_edge.video.audio import AudioHandling, PcmConversion, holds, is_described, pcm_for
@@ -55,7 +55,9 @@ class Copies:
 
     def attaches(self, stream: Stream) -> bool:
         """Return True for cover art, and fonts of subtitles, that Matroska stores as files."""
-        return self._container.is_matroska and stream.index in self._reader.attached
+        return self._container.is_matroska and (
+            isinstance(stream, AttachmentStream) or stream.index in self._reader.cover_art
+        )
 
     def codec_of(self, stream: Stream) -> str | None:
         """Return the codec of a copied stream in the output; None if it is left out."""

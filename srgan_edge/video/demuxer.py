@@ -11,6 +11,7 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
+from srgan_edge.video.clock import time_of
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.opening import FileIdentity, file_identity, is_copied
 from srgan_edge.video.transport import find_holes, missing_of_last_packet
@@ -180,7 +181,7 @@ class Demuxer:
         self._notes.doubtful += packet.is_corrupt
         self._frame_bytes = self._frame_bytes or packet.size
         self._video_packets += packet.stream_index == self._video.index
-        start = packet.dts if packet.pts is None else packet.pts
+        start = time_of(packet)
         if start is not None and packet.time_base:
             before = self._last_start.get(packet.stream_index, start)
             self._last_start[packet.stream_index] = start
@@ -193,11 +194,9 @@ class Demuxer:
         FFmpeg may take that for a clock of 33 bits, which starts over after 26.5 hours, and adds
         these. Frames are not looked at: their clock does that, once they are decoded.
         """
-        start = packet.dts if packet.pts is None else packet.pts
-        before = self._last_start.get(packet.stream_index)
-        if start is None or before is None or packet.stream_index in self._gone_back:
+        step_seconds = self._step_seconds(packet)
+        if step_seconds is None or packet.stream_index in self._gone_back:
             return bool(self._foreign_packets)
-        step_seconds = (start - before) * packet.time_base
         # Edit lists of MP4 may play a part of the audio again.
         is_ordered = packet.stream.type == "audio" and "mov" not in self.formats
         goes_back = is_ordered and step_seconds < -_MOST_BACK_SECONDS
@@ -206,20 +205,25 @@ class Demuxer:
             return False
         self._gone_back.add(packet.stream_index)
         if not self._foreign_packets:
-            now = float(start * packet.time_base - (_WRAP_SECONDS if wraps else 0))
+            before_seconds = self._last_start[packet.stream_index] * packet.time_base
+            now = float(before_seconds + step_seconds - (_WRAP_SECONDS if wraps else 0))
             self.broke_off = f"time goes back to {now:.2f} s"
-            self._notes.damage.add(self.broke_off, before * packet.time_base)
+            self._notes.damage.add(self.broke_off, before_seconds)
         return True
 
     def _is_before_its_turn(self, packet: "Packet[Stream]") -> bool:
         """Check for audio of a time that a recording before this one has; a little is rounding."""
-        start = packet.dts if packet.pts is None else packet.pts
-        before = self._last_start.get(packet.stream_index)
+        step_seconds = self._step_seconds(packet)
         is_audio = packet.stream.type == "audio"
-        if not is_audio or self.formats.isdisjoint(_WRAPPING) or start is None or before is None:
+        if not is_audio or self.formats.isdisjoint(_WRAPPING) or step_seconds is None:
             return False
         most_back = max((packet.duration or 0) * packet.time_base / 2, _ROUNDING_SECONDS)
-        return (before - start) * packet.time_base > most_back
+        return step_seconds < -most_back
+
+    def _step_seconds(self, packet: "Packet[Stream]") -> Fraction | None:
+        """Return how much later a packet starts than the one before it in its stream."""
+        start, before = time_of(packet), self._last_start.get(packet.stream_index)
+        return None if start is None or before is None else (start - before) * packet.time_base
 
     def _end_of_index(self) -> int:
         """Return where the last sample in the index ends, in bytes; exact to the last frame."""

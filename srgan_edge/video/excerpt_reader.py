@@ -180,9 +180,8 @@ class ExcerptReader(_SpanReader):
                         yield from times.after(moved, packet.duration)
                     if behind > MOST_REORDERED and chosen.is_complete:
                         break
-            end_pts = (
-                None if behind else clock.end_pts
-            )  # of the file, which may end before the span
+            # The file may end before the span does.
+            end_pts = None if behind else clock.end_pts
             yield from times.rest(None if end_pts is None else span.moved(end_pts))
             if self.demuxer.broke_off:  # callers look at it
                 return

@@ -14,7 +14,7 @@ import av
 from av.container import OutputContainer
 from av.format import Flags
 from av.rational import AVRational
-from av.stream import Stream
+from av.stream import AttachmentStream, Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import OutputFailed, UsageError, printable
@@ -254,14 +254,14 @@ class VideoMuxer:
     def _attach(self, output: OutputContainer, stream: Stream) -> None:
         """Store a file; Matroska's readers know cover art by its type and the name `cover.jpg`."""
         covers = self._reader.cover_art
-        if stream.index in covers:
+        if cover := covers.get(stream.index):
             codec = stream.codec_context.name
             kind, suffix = _IMAGE_TYPES.get(codec, (f"image/{codec}", codec))
             which = "" if stream.index == min(covers) else f"-{stream.index}"
-            name = f"cover{which}.{suffix}"
+            name, content = f"cover{which}.{suffix}", bytes(cover)
         else:
             name, kind = f"attachment-{stream.index}", "application/octet-stream"
-        content = self._reader.attached[stream.index]
+            content = cast(AttachmentStream, stream).data
         name = stream.metadata.get("filename", name)
         kind = stream.metadata.get("mimetype") or kind
         output.add_attachment(printable(name), printable(kind), content)
