@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from srgan_edge.errors import ModelRefused, quoted
 from srgan_edge.export.onnx import traced
+from srgan_edge.export.rewrites import with_folded_tail
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import replace_when_whole
 from srgan_edge.model.checkpoint import load_checkpoint
@@ -100,7 +101,8 @@ def float_onnx_from_checkpoint(
 def float_graph(generator: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     """Return the float graph, checked by onnx, with only its spec in `metadata_props`."""
     example = torch.zeros(2, 3, 17, 19)  # odd and unequal, as for the deployment graph
-    return traced(FloatDeployment(generator), example, {0: "n", 2: "h", 3: "w"}, spec)
+    graph = traced(FloatDeployment(generator), example, {0: "n", 2: "h", 3: "w"}, spec)
+    return with_folded_tail(graph)
 
 
 def prove_float_onnx(checkpoint: Path, onnx: Path, say: Callable[[str], None]) -> None:

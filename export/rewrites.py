@@ -1,8 +1,9 @@
-"""Rewrites of the deployment graph: for better fusion on GPUs, and for convolutions in INT8.
+"""Rewrites of the deployment graph: for speed, and for convolutions in INT8.
 
-Each rewrite for fusion is a function that changes a graph in place and is exact but for the order
+Each rewrite for speed is a function that changes a graph in place and is exact but for the order
 of additions: the FP32 results agree to 1e-5, as `tests/export/test_rewrites.py` proves for each.
-Their gains were measured on engines that TensorRT-RTX built; `docs/export.md` has the table.
+All of them serve fusion on GPUs; `fold_tail` pays everywhere, so every ONNX has it. `docs/export.md`
+has what they gain.
 """
 
 import dataclasses
@@ -29,6 +30,14 @@ def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
     for rewrite_graph in REWRITES:
         rewrite_graph(graph_model)
     return checked(graph_model)
+
+
+def with_folded_tail(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model after `fold_tail` alone, or itself if that changes nothing."""
+    graph_model = ir.from_proto(model)
+    before = list(graph_model.graph)
+    fold_tail(graph_model)
+    return model if list(graph_model.graph) == before else checked(graph_model)
 
 
 def fold_constants(model: ir.Model) -> None:
@@ -91,10 +100,8 @@ def fold_tail(model: ir.Model) -> None:
     A pixel of the shuffled image is a channel of the image before, so a 9x9 convolution of 64
     channels on the large image is a 5x5 one of 256 channels on the small one, with an output
     channel for each of the four sub-pixels, shuffled last. Three output channels become twelve,
-    which fill a tensor core's tile of sixteen better; and the shuffle moves 3 channels, not 64.
-    A PReLU in between also moves before the shuffle, with its slopes repeated.
-
-    Note: on a CPU this gains nothing, because it needs a quarter more multiplications.
+    which fill the sixteen that CPUs and tensor cores compute at once better; and the shuffle moves
+    3 channels, not 64. A PReLU in between also moves before the shuffle, with its slopes repeated.
     """
     for shuffle in _nodes(model, "DepthToSpace"):
         if shuffle.attributes.get_int("blocksize") != 2:

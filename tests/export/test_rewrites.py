@@ -12,15 +12,18 @@ import torch  # noqa: E402
 
 from srgan_edge.bicubic import resize  # noqa: E402
 from srgan_edge.export.graph import cost_of  # noqa: E402
+from srgan_edge.export.float_onnx import float_graph  # noqa: E402
 from srgan_edge.export.half_onnx import in_half  # noqa: E402
-from srgan_edge.export.onnx import deployment_graph  # noqa: E402
+from srgan_edge.export.onnx import deployment_graph, unfolded_graph  # noqa: E402
 from srgan_edge.export.rewrites import (  # noqa: E402
     REWRITES,
     prelu_as_max,
     rewritten,
+    with_folded_tail,
 )
 from srgan_edge.export.verify import PHOTO  # noqa: E402
 from srgan_edge.image.reader import read_pixels  # noqa: E402
+from srgan_edge.model.checkpoint import load_checkpoint  # noqa: E402
 from srgan_edge.model.library import find_model  # noqa: E402
 from srgan_edge.model.network import (  # noqa: E402
     generator_from_spec,
@@ -52,7 +55,7 @@ def graph_of(spec, slopes=(-0.3, 0.9)):
             module.bias.data.uniform_(-1, 1)
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.1, 3)
-    return deployment_graph(generator, spec)
+    return unfolded_graph(generator, spec)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +167,31 @@ def test_a_kernel_before_the_shuffle_is_the_kernel_after_it(side):
 
 
 def test_the_cost_is_that_of_the_paper():
-    model = onnx.load(find_model("srgan-x4").file(".onnx"))
+    generator, spec = load_checkpoint(find_model("srgan-x4").file(".safetensors"))
+    model = unfolded_graph(generator, spec)
     assert cost_of(model).macs_per_pixel == 2_218_176
     tail, folded = 9 * 9 * 64 * 3 * 16, 5 * 5 * 256 * 12 * 4
     assert cost_of(rewritten(model)).macs_per_pixel == 2_218_176 - tail + folded
+
+
+def test_what_is_deployed_has_its_last_convolution_before_the_shuffle(graphs):
+    """In every ONNX and form, as CPUs and GPUs compute at least eight to sixteen channels."""
+    spec = SMALL["plain"]
+    generator = generator_from_spec(spec).eval()
+    for graph in (
+        deployment_graph(generator, spec),
+        float_graph(generator, spec),
+        *(onnx.load(find_model(name).file(".onnx")) for name in ("srgan-x4", "srresnet-x4")),
+    ):
+        convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+        weights = {tensor.name: tensor.dims for tensor in graph.graph.initializer}
+        channels = convolutions[1].input[1]
+        assert weights[convolutions[-1].input[1]] == [12, 4 * weights[channels][0], 5, 5]
+
+
+def test_a_graph_without_such_a_tail_keeps_its_bytes(graphs):
+    for name in ("edge", "edge-relu"):
+        assert with_folded_tail(graphs[name]) is graphs[name]
 
 
 @pytest.mark.parametrize("name", ["srgan-x4", "srresnet-x4", "edge-x4"])
