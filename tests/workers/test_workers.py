@@ -311,9 +311,12 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     upscale(source, tmp_path / "one.mkv", alone)
 
     def kill():
-        victim = crew._processes[0]._process.pid
-        os.kill(victim, signal.SIGSTOP)  # so that it has work when it dies, not an answer
+        """Kill one while both stand still: it has work then, which the other has not yet made."""
+        victim, other = (member._process.pid for member in crew._processes)
+        for process in (victim, other):
+            os.kill(process, signal.SIGSTOP)
         threading.Timer(0.2, os.kill, (victim, signal.SIGKILL)).start()
+        threading.Timer(0.5, os.kill, (other, signal.SIGCONT)).start()
 
     notes = upscale(source, tmp_path / "two.mkv", alone, crew, Watching(2 * SEGMENT, kill))
     assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
