@@ -2,8 +2,8 @@
 
 The graph is `Deployment`, traced. Its input is uint8 [N, H, W, 3], its output uint8
 [N, sH, sW, 3]; the value range, the clamp and the rounding are inside, so that every runtime
-computes the same pixels. The last convolution of the paper's generator is in it as `fold_tail` writes
-it, which is faster on every device.
+computes the same pixels. The last convolution of the paper's generator is in it as `fold_tail`
+writes it, which is faster on every device.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 Each rewrite for speed is a function that changes a graph in place and is exact but for the order
 of additions: the FP32 results agree to 1e-5, as `tests/export/test_rewrites.py` proves for each.
-All of them serve fusion on GPUs; `fold_tail` pays everywhere, so every ONNX has it. `docs/export.md`
-has what they gain.
+All of them serve fusion on GPUs; `fold_tail` pays everywhere, so every ONNX has it.
+`docs/export.md` has what they gain.
 """
 
 import dataclasses

@@ -489,6 +489,8 @@ def remarks_after(
     if notes.gaps:
         more = f" and {notes.gaps - 1} more times" if notes.gaps > 1 else ""
         yield f"has no frames from {notes.first_gap}{more}"
+    if early := float(notes.early_seconds):
+        yield f"FFmpeg hides the frame within which its edit list begins: video {early:.2f} s early"
     if notes.overlapping:
         yield f"{notes.overlapping} packets of audio began before the one before: left out"
     if notes.untimed:

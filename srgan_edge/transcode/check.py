@@ -62,10 +62,7 @@ def _packet_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str
     for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=True):
         if len(ours.digests) != len(theirs.digests) and not ours.is_pcm:
             ours, theirs = ours.shown(), theirs.shown()  # one of the two has no edit list
-        if (
-            ours.digests != theirs.digests and not ours.is_pcm
-        ):  # an excerpt may begin with an empty one
-            ours, theirs = ours.with_text(), theirs.with_text()
+        ours, theirs = ours.with_text(), theirs.with_text()
         if ours.has_samples_of(theirs):
             yield from _late_samples(ours, theirs, shift)
         elif len(ours.digests) != len(theirs.digests):

@@ -134,9 +134,11 @@ class PacketRecord:
         return self._only(self.hidden)
 
     def with_text(self) -> "PacketRecord":
-        """Return a record of MP4 subtitles without the empty ones that a container adds itself."""
-        gaps = {number for number, digest in enumerate(self.digests) if digest == _NO_TEXT}
-        return self._only(gaps if self.name == "subtitle mov_text" else set())
+        """Return a record of MP4 subtitles without the empty ones, which a container adds, moves to
+        its start and merges; one of anything else is returned as it is."""
+        if self.name != "subtitle mov_text":
+            return self
+        return self._only({number for number, it in enumerate(self.digests) if it == _NO_TEXT})
 
     def _only(self, left_out: Set[int]) -> "PacketRecord":
         kept = [number for number in range(len(self.digests)) if number not in left_out]

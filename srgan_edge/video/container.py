@@ -107,9 +107,10 @@ def _movie_timescale(reader: VideoReader) -> int:
     """Return the unit in which MP4 states the start of each stream; its default is 1/1000 s.
 
     The default would shift a video that starts at frame 1 of 30000/1001 per second. A common unit
-    of video and audio is exact, as long as the times in it fit 32 bits.
+    of video and audio is exact, as long as the times in it fit 32 bits. Subtitles, whose unit may
+    be a microsecond, start at 0 with an empty one.
     """
-    streams = [reader.video, *reader.copied]
+    streams = [reader.video, *(it for it in reader.copied if it.type == "audio")]
     video, *_ = bases = [stream.time_base.denominator for stream in streams if stream.time_base]
     seconds = reader.info.duration_seconds or 86400.0
     units = (math.lcm(*bases), video)

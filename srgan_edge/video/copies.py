@@ -4,7 +4,9 @@ Audio and subtitles are copied packet by packet. Audio that the container cannot
 streams that no container of a result keeps are left out, and named.
 """
 
+import math
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import cast
 
 from av.audio.stream import AudioStream
@@ -15,7 +17,7 @@ from srgan_edge.errors import InputDamaged, printable
 from srgan_edge.video.audio import AudioHandling, PcmConversion, holds, is_described, pcm_for
 from srgan_edge.video.container import Container
 from srgan_edge.video.frame import CopiedPacket
-from srgan_edge.video.hidden import Heard
+from srgan_edge.video.hidden import LONGEST_PRIMING_SECONDS, Heard
 from srgan_edge.video.reader import VideoReader
 
 
@@ -30,7 +32,7 @@ class Copies:
         self.conversions = dict(self._conversions())
         """Conversions to PCM, by the index of the stream in the input."""
         self._heard = {
-            stream.index: Heard(keeps_start=container.is_mp4)
+            stream.index: Heard(self._most_before_seconds(stream))
             for stream in streams
             if self.has(stream)
         }
@@ -121,6 +123,15 @@ class Copies:
         is_timecode = self._container.is_mp4 and _is_timecode(stream)  # written by it, too
         is_made_anew = is_chapters or is_timecode or stream is self._reader.video
         return is_made_anew or self.has(stream) or self.attaches(stream)
+
+    def _most_before_seconds(self, stream: Stream) -> float | Fraction:
+        """Return from which length on what is hidden before a stream is left out.
+
+        MP4 has edit lists of its own, and hides all of it. No text needs what is before it.
+        """
+        if stream.type != "audio":
+            return 0
+        return math.inf if self._container.is_mp4 else LONGEST_PRIMING_SECONDS
 
     def _loss(self, stream: Stream) -> str:
         why = "" if is_described(stream) else ": no packets, or none that describe it"

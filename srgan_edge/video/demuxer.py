@@ -56,6 +56,8 @@ class Demuxer:
         self._video_packets = 0
         self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
+        self._shown_end_seconds = Fraction(0)  # of the video
+        self._hidden_seconds = Fraction(0)  # of the frame before the first that is shown
         self._foreign_packets = 0  # since another recording has begun
         self._gone_back: set[int] = set()  # streams of which it has, by index
         self._last_start: dict[int, int] = {}  # by stream index, in ticks of the stream
@@ -127,6 +129,11 @@ class Demuxer:
             listed = sum(entry.size > 0 for entry in self._video.index_entries)
             if self._video_packets < listed:
                 damage.add(f"{self._video_packets} of {listed} frames can be found")
+        if "mov" in self.formats and from_start and self._video.duration:
+            stated_seconds = self._video.duration * (self._video.time_base or 0)
+            missing_seconds = stated_seconds - self._shown_end_seconds
+            if self._period_seconds < missing_seconds <= self._hidden_seconds:
+                self._notes.early_seconds = missing_seconds
         if self.formats & _STATED_DURATION and self._container.duration:
             self.compare_duration(self._stated_microseconds(self._container.duration))
 
@@ -149,7 +156,7 @@ class Demuxer:
         """
         stated_seconds = Fraction(stated_microseconds, 1_000_000)
         slack = max(2 * self._period_seconds, Fraction(1, 10))
-        if self._end_seconds < stated_seconds - slack:
+        if self._end_seconds + self._notes.early_seconds < stated_seconds - slack:
             end, whole = float(self._end_seconds), float(stated_seconds)
             self._notes.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
 
@@ -161,11 +168,8 @@ class Demuxer:
         used = {self._video.index, *(s.index for s in self._container.streams if is_copied(s))}
         pids = {stream.id for stream in self._container.streams if stream.index in used}
         for hole in find_holes(self._path, pids):
-            damage.add(
-                "packets of the transport stream are missing",
-                Fraction(hole.seconds),
-                repaired=conceal,
-            )
+            what = "packets of the transport stream are missing"
+            damage.add(what, hole.seconds, repaired=conceal)
 
     def _broken_by_its_own_account(self) -> str | None:
         """Describe what an Ogg, ASF or Y4M file lacks of what it states."""
@@ -186,7 +190,12 @@ class Demuxer:
             before = self._last_start.get(packet.stream_index, start)
             self._last_start[packet.stream_index] = start
             duration = packet.duration or max(0, start - before)  # FLV states none
-            self._end_seconds = max(self._end_seconds, (start + duration) * packet.time_base)
+            end_seconds = (start + duration) * packet.time_base
+            self._end_seconds = max(self._end_seconds, end_seconds)
+            if packet.stream_index == self._video.index and not packet.is_discard:
+                self._shown_end_seconds = max(self._shown_end_seconds, end_seconds)
+            elif packet.stream_index == self._video.index and end_seconds == 0:
+                self._hidden_seconds = duration * packet.time_base
 
     def _is_of_another_recording(self, packet: "Packet[Stream]") -> bool:
         """Check whether time went back.

@@ -81,18 +81,14 @@ class _SpanReader(VideoReader):
     ) -> Generator[DecodedFrame | CopiedPacket, None, None]:
         self.demuxer = Demuxer(self.path, container, video, self.notes)
         self._decoder = decoder = self._decoding(video, self.notes)
-        chosen, is_behind, last = Chosen(span, self.copied), False, span.first
+        chosen, is_behind = Chosen(span, self.copied), False
+        self._last_pts = span.first
         packets: Iterator[Packet[Stream]] = iter(self.demuxer)
         for packet in packets if span.lead is None else from_keyframe(packets, video):
             if (copied := chosen.take(packet)) is not None:
                 yield copied
             if packet.stream_index == video.index and not is_behind:
-                for decoded in decoder.decode(cast(VideoPacket, packet)):
-                    if decoded.pts is None:
-                        self.notes.untimed += 1
-                        after = decoded.duration or round(self._clock.period_ticks) or 1
-                        decoded = decoded._replace(pts=last + after)
-                    last = decoded.pts or last
+                for decoded in map(self._timed, decoder.decode(cast(VideoPacket, packet))):
                     if is_behind := span.is_over(decoded.pts):
                         break
                     yield from span.only(decoded)
@@ -102,9 +98,19 @@ class _SpanReader(VideoReader):
             self.demuxer.examine_file(
                 self._identity, conceal=self._conceal, from_start=span.lead is None
             )
-            for decoded in decoder.finish():
+            for decoded in map(self._timed, decoder.finish()):
                 yield from span.only(decoded)
         decoder.note_losses()
+
+    def _timed(self, decoded: DecodedFrame) -> DecodedFrame:
+        """Return a frame that has a time, behind the one before if the file states none."""
+        if decoded.pts is None:
+            self.notes.untimed += 1
+            after = decoded.duration or round(self._clock.period_ticks) or 1
+            decoded = decoded._replace(pts=self._last_pts + after)
+        assert decoded.pts is not None
+        self._last_pts = decoded.pts
+        return decoded
 
 
 class LaterReader(_SpanReader):

@@ -211,6 +211,9 @@ class Notes:
     overlapping: int = 0
     """Packets of audio left out because they began before the one before them, as where two
     recordings were joined that share some time."""
+    early_seconds: Fraction = Fraction(0)
+    """Seconds by which all frames are early, as FFmpeg hides the one within which an edit list
+    begins."""
     gaps: int = 0
     """Places without frames for more than a second, in containers that state no durations."""
     first_gap: str = ""
@@ -237,6 +240,7 @@ class Notes:
             concealed=self.concealed + later.concealed,
             doubtful=self.doubtful + later.doubtful,
             overlapping=self.overlapping + later.overlapping,
+            early_seconds=self.early_seconds or later.early_seconds,
             gaps=self.gaps + later.gaps,
             first_gap=self.first_gap or later.first_gap,
             reshaped=self.reshaped or later.reshaped,

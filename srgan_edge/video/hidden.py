@@ -5,7 +5,7 @@ from fractions import Fraction
 
 from srgan_edge.video.frame import CopiedPacket
 
-_LONGEST_PRIMING_SECONDS = Fraction(1, 8)
+LONGEST_PRIMING_SECONDS = Fraction(1, 8)
 """Encoders put up to two packets of silence before their audio, of 2048 samples in HE-AAC."""
 
 
@@ -13,13 +13,15 @@ class Heard:
     """Leaves out the packets of one stream that are not played.
 
     The silence that an encoder puts before its audio is kept, because the decoder needs it. What
-    was cut away before or between the parts of an edit list is not. MP4 has edit lists of its own,
-    and keeps what comes before the first packet that is played.
+    was cut away before or between the parts of an edit list is not.
+
+    Args:
+        most_before_seconds: what is hidden before the first packet that is played is kept if it
+            is shorter than this.
     """
 
-    def __init__(self, *, keeps_start: bool) -> None:
-        """`keeps_start`: the container can hide what comes before the first packet played."""
-        self._keeps_start = keeps_start
+    def __init__(self, most_before_seconds: Fraction | float) -> None:
+        self._most_before_seconds = most_before_seconds
         self._before: list[CopiedPacket] | None = []
 
     def pass_on(self, copied: CopiedPacket) -> Iterator[CopiedPacket]:
@@ -32,7 +34,7 @@ class Heard:
             yield copied
         elif self._before is not None:
             self._before.append(copied)
-            if not self._keeps_start and self._seconds_before() > _LONGEST_PRIMING_SECONDS:
+            if self._seconds_before() >= self._most_before_seconds:
                 self._before = None
 
     def _seconds_before(self) -> Fraction:

@@ -38,6 +38,7 @@ _OWN_METADATA = {
     "COMPATIBLE_BRANDS",
     "ENCODER",
     "DURATION",
+    "ALPHA_MODE",
     "BPS",
     "NUMBER_OF_FRAMES",
     "NUMBER_OF_BYTES",

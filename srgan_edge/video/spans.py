@@ -221,20 +221,31 @@ def _first(
 ) -> int:
     """Return the time of the first frame of a part."""
     found: list[int] = []
-    last = start_pts
+    last: int | None = None
+    untimed = 0
     with opened_at(path, lead, max_pixels) as (container, video), suppress(av.FFmpegError):
         tick = video.time_base or Fraction(1, 1000)
+        period_ticks = 1 / ((video.average_rate or 25) * tick)
         for packet in container.demux(video):
             time = time_of(packet)
-            if not packet.size or packet.is_discard or time is None:
+            if not packet.size or packet.is_discard:
                 continue
-            last = max(last, time)
+            if time is None:
+                untimed += 1
+                continue
+            last = time if last is None else max(last, time)
             if time >= begin:
                 found.append(time)
             if len(found) > MOST_REORDERED:
                 break
+    if untimed and (not found or min(found) >= begin + period_ticks):
+        raise InputRefused(
+            f"{path}: {untimed} of its frames have no time, by which a part would be found; "
+            "upscale all of it"
+        )
     if found:
         return min(found)
+    last = start_pts if last is None else last
     possible = math.floor((last - start_pts) * tick * 100) / 100
     raise InputRefused(
         f"{path} has no frame from {part.start_seconds:g} s on; possible: --start 0 to {possible:g}"

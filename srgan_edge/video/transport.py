@@ -7,6 +7,7 @@ which every stream begins with and whose counter starts again.
 """
 
 from collections.abc import Collection
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -28,8 +29,8 @@ _LARGEST_STEP_SECONDS = 10
 class Hole(NamedTuple):
     """Packets that are missing."""
 
-    seconds: float
-    """Time of the stream's clock before the hole."""
+    seconds: Fraction
+    """Time of the stream's clock before the hole; 0 if it stated none yet."""
 
 
 class _Break(NamedTuple):
@@ -48,7 +49,7 @@ class _Scan:
         self.breaks: dict[int, list[_Break]] = {pid: [] for pid in self.pids}
         self.restarts: list[int] = []
         """Packets with the table of programs whose counter is 0."""
-        self.clock: list[tuple[int, float]] = []
+        self.clock: list[tuple[int, Fraction]] = []
         """Numbers of packets, and the time in seconds that they state."""
         self._last: dict[int, tuple[int, int]] = {}  # number and counter by PID
 
@@ -65,7 +66,7 @@ class _Scan:
             self._count(wanted, numbers, counters, is_announced, first)
         for number in np.flatnonzero(is_clock & np.isin(pid, self.pids)):
             base = int.from_bytes(packets[number, 6:11].tobytes(), "big") >> 7
-            self.clock.append((first + int(number), base / 90_000))
+            self.clock.append((first + int(number), Fraction(base, 90_000)))
 
     def _count(
         self,
@@ -154,8 +155,8 @@ def _holes(scan: _Scan) -> list[Hole]:
             )
             later = int(np.searchsorted(numbers, found.at))
             earlier = int(np.searchsorted(numbers, found.before, side="right")) - 1
-            seconds = scan.clock[earlier][1] if earlier >= 0 else 0.0
-            step = 0.0
+            seconds = scan.clock[earlier][1] if earlier >= 0 else Fraction(0)
+            step = Fraction(0)
             if earlier >= 0 and later < len(numbers):
                 step = scan.clock[later][1] - seconds
             if not begins_again and 0 <= step <= _LARGEST_STEP_SECONDS:

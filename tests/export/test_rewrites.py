@@ -11,8 +11,8 @@ import onnx_ir as ir  # noqa: E402
 import torch  # noqa: E402
 
 from srgan_edge.bicubic import resize  # noqa: E402
-from srgan_edge.export.graph import cost_of  # noqa: E402
 from srgan_edge.export.float_onnx import float_graph  # noqa: E402
+from srgan_edge.export.graph import cost_of  # noqa: E402
 from srgan_edge.export.half_onnx import in_half  # noqa: E402
 from srgan_edge.export.onnx import deployment_graph, unfolded_graph  # noqa: E402
 from srgan_edge.export.rewrites import (  # noqa: E402

@@ -1,5 +1,7 @@
 """Results of excerpts: whole, checked, resumed, and never mixed up with another job."""
 
+import shutil
+import subprocess
 from fractions import Fraction
 from itertools import pairwise
 
@@ -46,6 +48,62 @@ def test_a_result_is_the_excerpt_with_its_audio(tmp_path, suffix, subtitles):
     [lines] = clips.see_packets(target, "subtitle")
     shown = [float(line.start) for line in lines if line.duration == Fraction(150, 1000)]
     assert shown == pytest.approx([0.16, 0.66], abs=0.002)
+
+
+@pytest.mark.parametrize("start_seconds", [0.9, 1.96, 3.0])
+def test_an_excerpt_may_begin_between_two_texts(tmp_path, start_seconds):
+    """MP4 fills the time before a text with an empty one, and each track starts in one unit."""
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    texts = {"subtitles": "mov_text", "subtitle_starts_ms": [0, 1900, 5000]}
+    clips.make(source, frames=150, options=GOP, audio=["eng"], **texts)
+    upscale(source, target, excerpt=Excerpt(start_seconds, None))
+    [lines] = clips.see_packets(target, "subtitle")
+    shown = [float(line.start) for line in lines if line.duration == Fraction(150, 1000)]
+    first = float(clips.see_frames(source)[-1].end - clips.see_frames(target)[-1].end)
+    after = [it - first for it in (1.9, 5.0) if it >= start_seconds]
+    assert shown == pytest.approx(after, abs=0.002)
+
+
+def cut_by_ffmpeg(source, start_seconds):
+    """Everything from the keyframe before on, with an edit list that hides what is too early."""
+    target = source.with_name(f"cut{source.suffix}")
+    command = ["ffmpeg", "-v", "error", "-ss", str(start_seconds), "-i", source, "-map", "0"]
+    subprocess.run([*command, "-c", "copy", target], check=True)
+    return target
+
+
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="needs the program ffmpeg")
+
+
+@needs_ffmpeg
+def test_a_text_that_was_cut_away_stays_away(tmp_path):
+    texts = {"subtitles": "mov_text", "subtitle_starts_ms": [1900, 4000]}
+    options = {"g": "200", "bf": "0", "sc_threshold": "0"}
+    clips.make(tmp_path / "in.mp4", frames=150, options=options, audio=["eng"], **texts)
+    cut = cut_by_ffmpeg(tmp_path / "in.mp4", 2)
+    upscale(cut, tmp_path / "out.mp4")
+    played, hidden, found = [], [], []
+    for path, shown in ((cut, played), (tmp_path / "out.mp4", found)):
+        with av.open(str(path)) as video:
+            for packet in video.demux(subtitles=0):
+                if packet.size > 2:
+                    seconds = float(packet.pts * packet.time_base)
+                    (hidden if packet.is_discard else shown).append((bytes(packet), seconds))
+    assert len(hidden) == 1
+    assert found == played != []
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("audio", [["eng"], []])
+def test_a_held_frame_within_which_an_edit_list_begins_is_named(tmp_path, audio):
+    """FFmpeg hides it and shows all others too early: no damage, but said."""
+    pts = [*range(10), *range(50, 100)]
+    options = {"g": "5", "bf": "0"}
+    made = {"pts": pts, "time_base": Fraction(1, 50), "last_duration": 1, "audio": audio}
+    clips.make(tmp_path / "in.mp4", options=options, **made)
+    notes = upscale(cut_by_ffmpeg(tmp_path / "in.mp4", 0.6), tmp_path / "out.mp4")
+    assert any("begins: video 0.40 s early" in note for note in notes)
+    assert len(clips.see_frames(tmp_path / "out.mp4")) == 50
 
 
 def test_samples_become_one_video(source, tmp_path):
@@ -107,3 +165,52 @@ def stopping_at(frame, upscale_one):
         return upscale_one(self, pixels)
 
     return upscale_or_stop
+
+
+@needs_ffmpeg
+def test_a_video_without_any_time_is_upscaled_whole_and_in_no_parts(tmp_path):
+    """FFmpeg writes elementary streams into a program stream without times."""
+    stream = {"codec": "mpeg2video", "time_base": Fraction(1, 25), "options": {"g": "5"}}
+    clips.make(tmp_path / "in.mkv", frames=40, **stream)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "in.mkv", "-c", "copy"]
+    subprocess.run([*command, tmp_path / "in.m2v"], check=True)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "in.m2v", "-c", "copy", "-f", "vob"]
+    subprocess.run([*command, tmp_path / "in.vob"], check=True)
+    notes = upscale(tmp_path / "in.vob", tmp_path / "out.mkv")
+    frames = clips.see_frames(tmp_path / "out.mkv")
+    assert [frame.number for frame in frames] == list(range(40))
+    assert [float(frame.start) for frame in frames[:3]] == pytest.approx([0, 0.04, 0.08], abs=0.001)
+    assert any("40 frames had no time" in note for note in notes)
+    with pytest.raises(InputRefused, match="40 of its frames have no time"):
+        upscale(tmp_path / "in.vob", tmp_path / "part.mkv", excerpt=Excerpt(0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("libx264", ".avi"), ("mpeg4", ".avi"), ("mpeg2video", ".vob")]
+)
+def test_an_excerpt_has_the_frames_whose_times_are_made_up(tmp_path, codec, suffix):
+    """With B-frames, containers of decoding times do not tell when the last ones are shown."""
+    source = tmp_path / f"in{suffix}"
+    stream = {"codec": codec, "time_base": Fraction(1, 25), "options": {"bf": "2", "g": "12"}}
+    clips.make(source, frames=75, **stream)
+    upscale(source, tmp_path / "all.mkv", excerpt=Excerpt(0.0, None))
+    assert [frame.number for frame in clips.see_frames(tmp_path / "all.mkv")] == list(range(75))
+    upscale(source, tmp_path / "part.mkv", excerpt=Excerpt(1.0, None))
+    first, *others = (frame.number for frame in clips.see_frames(tmp_path / "part.mkv"))
+    assert 25 <= first <= 27  # AVI counts from the first frame decoded
+    assert others == list(range(first + 1, 75))
+
+
+@needs_ffmpeg
+def test_an_excerpt_that_cannot_be_found_is_refused(tmp_path):
+    """FFmpeg finds no times for most of H.264 in a program stream."""
+    options = {"bf": "2", "g": "250"}
+    clips.make(tmp_path / "made.mkv", frames=75, time_base=Fraction(1, 25), options=options)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "made.mkv", "-c", "copy"]
+    subprocess.run([*command, tmp_path / "in.h264"], check=True)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "in.h264", "-c", "copy", "-f", "vob"]
+    subprocess.run([*command, tmp_path / "in.vob"], check=True)
+    upscale(tmp_path / "in.vob", tmp_path / "all.mkv")
+    assert len(clips.see_frames(tmp_path / "all.mkv")) == 75
+    with pytest.raises(InputRefused, match=r"\d+ of its frames have no time.*upscale all of it"):
+        upscale(tmp_path / "in.vob", tmp_path / "part.mkv", excerpt=Excerpt(1.0, None))

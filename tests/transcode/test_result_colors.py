@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from clips import make
 from transcoding import refused, upscale
 
 from srgan_edge.video.frame import Encoding, Frame
@@ -126,3 +127,20 @@ def test_a_palette_is_rgb(tmp_path):
     upscale(source, target, encoding=Encoding("png", pixel_format="pal8"))
     with av.open(str(target)) as video:
         assert video.streams.video[0].codec_context.colorspace == 0
+
+
+def test_a_result_states_no_transparency_that_it_does_not_have(tmp_path):
+    """Matroska's muxer writes AlphaMode from a tag of this name."""
+    tagged = tmp_path / "in.webm"
+    source = make(tmp_path / "in.mkv", codec="libvpx-vp9", options={"cpu-used": "8"})
+    with av.open(str(source)) as plain, av.open(str(tagged), "w") as output:
+        stream = output.add_stream_from_template(plain.streams.video[0])
+        stream.metadata["alpha_mode"] = "1"
+        for packet in plain.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    upscale(tagged, tmp_path / "out.mkv", encoding=Encoding("libvpx-vp9", pixel_format="yuv420p"))
+    with av.open(str(tmp_path / "out.mkv")) as result:
+        assert "alpha_mode" not in result.streams.video[0].metadata
+    assert b"\x53\xc0\x81\x01" not in (tmp_path / "out.mkv").read_bytes()

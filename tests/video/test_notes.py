@@ -13,6 +13,7 @@ def test_every_field_is_added():
     for number, name in enumerate(counts, 1):
         setattr(first, name, number)
         setattr(later, name, 10 * number)
+    later.early_seconds = Fraction(1, 2)
     first.damage.add("broken", Fraction(1), repaired=True)
     later.damage.add("broken", Fraction(9))
     later.damage.add("cut off")
@@ -21,9 +22,9 @@ def test_every_field_is_added():
     assert (total.unkept, total.recolored) == (("a", "b", "c"), "first")
     assert (total.first_gap, total.reshaped) == ("1 to 3 s", "1 to 2 at 1.00 s")
     assert str(total.damage) == "broken at 1.00 s and 1 more; cut off"
-    assert {*counts, "unkept", "recolored", "first_gap", "reshaped", "damage"} == {
-        field.name for field in fields(Notes)
-    }
+    assert total.early_seconds == Fraction(1, 2)
+    others = {"unkept", "recolored", "first_gap", "reshaped", "damage", "early_seconds"}
+    assert {*counts, *others} == {field.name for field in fields(Notes)}
     assert (later + Notes()) == (Notes() + later) == later
 
 

@@ -9,6 +9,7 @@ import pytest
 from clips import make
 
 from srgan_edge.errors import InputDamaged
+from srgan_edge.isolation.videos import IsolatedReader
 from srgan_edge.video.frame import CopiedPacket, Frame
 from srgan_edge.video.reader import VideoReader
 from srgan_edge.video.transport import find_holes, missing_of_last_packet
@@ -87,6 +88,17 @@ def test_a_missing_packet_is_damage(tmp_path, kind, m2ts):
     reader, _, error = read(source, conceal=True)
     assert error is None
     assert "transport stream" in str(reader.notes.damage)
+
+
+def test_a_child_process_tells_of_a_missing_packet(tmp_path):
+    """The clock of this recording is no short fraction of a second."""
+    source = recording(tmp_path / "in.ts", 5.123)
+    without(source, pids_of(source)["video"], 30)
+    [hole] = find_holes(source, pids_of(source).values())
+    assert float(hole.seconds) % 0.125
+    with IsolatedReader(source, conceal=True) as reader:
+        assert sum(isinstance(item, Frame) for item in reader) >= 39
+        assert "packets of the transport stream are missing" in str(reader.notes.damage)
 
 
 def test_a_hole_in_a_stream_that_is_not_used_is_none(tmp_path):
