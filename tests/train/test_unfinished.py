@@ -14,6 +14,7 @@ from srgan_edge.errors import InputRefused
 from srgan_edge.model.checkpoint import load_checkpoint
 from srgan_edge.model.library import read_spec
 from srgan_edge.train.loop import train
+from srgan_edge.train.recipe import Recipe, shipped_recipes
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "keep_unfinished.py"
 
@@ -46,6 +47,18 @@ def test_the_average_is_kept_and_a_run_starts_from_it(script, tmp_path):
     again, _ = load_checkpoint(train(recipe, [photos], tmp_path / "next", init=kept))
     pairs = zip(found.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_is_kept_fits_a_recipe():
+    """A rented GPU starts from it: weights of another shape are refused there."""
+    models = [Recipe.load(name).model for name in shipped_recipes()]
+    for path in (SCRIPT.parents[1] / "train" / "unfinished").glob("*.safetensors"):
+        kept = read_spec(path)
+        shape = (kept.architecture, kept.channels, kept.blocks, kept.scale, kept.activation)
+        assert (path.stem, *shape) in [
+            (it.name, it.architecture, it.channels, it.blocks, it.scale, it.activation)
+            for it in models
+        ]
 
 
 def test_a_run_without_a_checkpoint(script, tmp_path):
