@@ -333,6 +333,9 @@ class Upscaler:
                 "restart": restart,
             }
             refuse_unused(Upscaler.file, f"for videos, and {source} is an image", for_videos)
+        else:
+            for_images = {"max_pixels": max_pixels}
+            refuse_unused(Upscaler.file, f"for images, and {source} is a video", for_images)
         encoding = Encoding(codec, crf, preset, pix_fmt, dict(encoder_options or {}))
         options = replace(
             self._options,

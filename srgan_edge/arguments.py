@@ -24,15 +24,19 @@ _CALLED = {
     str: "a str",
     os.PathLike: "a path",
     Mapping: "a dict of str",
+    Callable: "a function",
     NoneType: "None",
 }
 """Types of arguments that are checked -> their names in messages, in this order."""
 
 
+_LONGEST_SHOWN = 200
+
+
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function refuse arguments that its signature does not allow, before it begins.
 
-    NumPy's numbers become Python's. Callables and objects of classes are not looked at.
+    NumPy's numbers become Python's, and an empty path is none. Objects of classes pass.
 
     Raises:
         UsageError: by the function that is returned; the message names what is possible.
@@ -65,7 +69,7 @@ def refuse_unused(function: Callable[..., Any], why: str, given: Mapping[str, ob
     parameters = inspect.signature(function).parameters
     for name, value in given.items():
         if value != parameters[name].default:
-            raise UsageError(f"{name}={value!r} is {why}; leave it out")
+            raise UsageError(f"{name}={_shown(value)} is {why}; leave it out")
 
 
 def _choices(hint: Any) -> list[Any]:  # noqa: ANN401 - any hint
@@ -79,14 +83,22 @@ def _choices(hint: Any) -> list[Any]:  # noqa: ANN401 - any hint
 
 def _fitted(name: str, value: Any, choices: list[Any]) -> Any:  # noqa: ANN401 - any argument
     """Return the value as one of the choices."""
-    if any(_is(value, choice) for choice in choices):
+    is_empty = os.PathLike in choices and isinstance(value, str) and not value
+    if not is_empty and any(_is(value, choice) for choice in choices):
         if isinstance(value, bool | int) or not isinstance(value, Real):
             return value
         return int(value) if isinstance(value, Integral) else float(value)
     types = [_CALLED[it] for it in _CALLED if it in choices and it is not NoneType]
     words = [repr(it) for it in choices if isinstance(it, str)]
     last = ["None"] if NoneType in choices else []
-    raise UsageError(f"{name}={value!r}; possible: {' or '.join([*types, *words, *last])}")
+    raise UsageError(f"{name}={_shown(value)}; possible: {' or '.join([*types, *words, *last])}")
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message of one line: what is longer, such as an array, by its type."""
+    shown = repr(value)
+    is_short = len(shown) <= _LONGEST_SHOWN and shown.isprintable()
+    return shown if is_short else f"<{type(value).__name__}>"
 
 
 def _is(value: Any, choice: Any) -> bool:  # noqa: ANN401 - any argument, any choice

@@ -355,6 +355,21 @@ def test_impossible_options_of_a_file_are_refused(up, tmp_path, options, message
         up.file(tmp_path / "in.png", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": ""}, r"^target=''; possible: a str or a path or None$"),
+        ({"target": np.zeros((64, 64, 3))}, r"^target=<ndarray>; possible: .*$"),
+        ({"progress": 5}, r"^progress=5; possible: a function or None$"),
+        ({"max_pixels": 10}, "max_pixels=10 is for images"),
+    ],
+    ids=str,
+)
+def test_impossible_options_of_a_video_are_refused_in_one_line(up, clip, options, message):
+    with pytest.raises(UsageError, match=message):
+        up.file(clip, **options)
+
+
 def test_a_video_resumes_after_its_callback_raised(up, clip, monkeypatch):
     monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_: 2)
     whole = up.file(clip, "whole.mp4")

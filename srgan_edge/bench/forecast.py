@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from srgan_edge.engines import video_slots
-from srgan_edge.errors import SrganEdgeError
+from srgan_edge.errors import InputRefused, SrganEdgeError
 from srgan_edge.files import scratch_folder
 from srgan_edge.image.still import StillImage
 from srgan_edge.image.writer import write_image
@@ -143,16 +143,23 @@ def samples_of(path: Path, options: Options) -> Samples:
     frame_bytes = 3 * info.width * info.height
     count = max(2, min(SAMPLE_FRAMES, FRAMES_BYTES // frame_bytes // SAMPLES))
     seconds = count / float(info.average_rate or 25)
-    wanted = Excerpt(0.0, seconds, SAMPLES)
-    if info.duration_seconds is None or SAMPLES * seconds >= info.duration_seconds:
-        wanted = Excerpt(0.0, SAMPLES * seconds)
-    reading = {**options.reading, "excerpt": wanted}
-    with IsolatedReader(path, **reading) as reader:  # type: ignore[arg-type]
+    spread, first = Excerpt(0.0, seconds, SAMPLES), Excerpt(0.0, SAMPLES * seconds)
+    is_long = (info.duration_seconds or 0.0) > SAMPLES * seconds
+    with _opened(path, options, spread if is_long else first, first) as reader:
         open_seconds = (time.perf_counter() - started) / 2
         parts, decode_seconds = _decoded(reader, seconds, count)
     if reader.notes.damage:
         unknown.append(f"{path.name} is damaged ({reader.notes.damage}): what of it can be saved")
     return Samples(path, info, parts, decode_seconds, open_seconds, tuple(unknown))
+
+
+def _opened(path: Path, options: Options, wanted: Excerpt, instead: Excerpt) -> IsolatedReader:
+    """Open an excerpt, or the other one where the file has been cut off before that."""
+    reading: dict[str, Any] = {**options.reading}
+    try:
+        return IsolatedReader(path, excerpt=wanted, **reading)
+    except InputRefused:
+        return IsolatedReader(path, excerpt=instead, **reading)
 
 
 def _decoded(reader: IsolatedReader, seconds: float, count: int) -> tuple[list[list[Frame]], float]:

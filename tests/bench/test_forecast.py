@@ -103,6 +103,19 @@ def test_what_cannot_be_known_is_said(cli, tmp_path):
     assert (code, "nothing can be measured" in err) == (3, True)
 
 
+@pytest.mark.parametrize(
+    "name, options", [("in.mkv", {}), ("in.mp4", {"movflags": "+faststart"})], ids=["MKV", "MP4"]
+)
+def test_a_video_that_was_cut_off_is_measured_up_to_there(cli, tmp_path, name, options):
+    """Its stated length, over which samples would be spread, lies behind its end."""
+    coding = {"g": "25", "bf": "2"}
+    clip = clips.make(tmp_path / name, frames=150, options=coding, container_options=options)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    found = plan(cli, name, "-n", "edge-x4")
+    assert found["models"][0]["per_second"] > 0
+    assert any("is damaged (cut off" in line for line in found["not_known"])
+
+
 def test_images_are_counted_with_their_pixels(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(workload, "LOOK_SECONDS", 600.0)
     (tmp_path / "photos").mkdir()
