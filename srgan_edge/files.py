@@ -254,12 +254,13 @@ def identity_of(path: Path) -> Identity:
     A file is known by its device and inode, and one that does not exist by its folder's and by its
     name.
     """
-    with suppress(OSError, ValueError):
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    with suppress(OSError, ValueError):
-        folder = path.parent.stat()
-        return folder.st_dev, folder.st_ino, path.name
+    for name in (path, _once_folders_exist(path)):
+        with suppress(OSError, ValueError):
+            found = name.stat()
+            return found.st_dev, found.st_ino
+        with suppress(OSError, ValueError):
+            folder = name.parent.stat()
+            return folder.st_dev, folder.st_ino, name.name
     return (str(path.absolute()),)
 
 
@@ -278,11 +279,16 @@ def is_taken(path: Path) -> bool:
     Raises:
         OSError: the name is too long, or the folder not accessible.
     """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    for name in (path, _once_folders_exist(path)):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            name.lstat()
+            return True
+    return False
+
+
+def _once_folders_exist(path: Path) -> Path:
+    """Return what a name will stand for: `new/../a.png` is `a.png` as soon as `new` was made."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def refuse_replacing(

@@ -20,6 +20,7 @@ from srgan_edge.files import (
     folder_when_whole,
     free_partial_result,
     identity_of,
+    is_taken,
     read_at_most,
     refuse_irreplaceable,
     refuse_replacing,
@@ -459,3 +460,14 @@ def test_a_link_in_place_of_the_file_is_not_published(
         exchange(partial, tmp_path / "key")
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
     assert (tmp_path / "key").read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["new/../in.png", "new/newer/../../in.png"])
+def test_a_name_through_folders_that_are_made_later_is_that_of_a_file(tmp_path, name):
+    """What makes the folders would then replace the file, an input perhaps."""
+    (tmp_path / "in.png").write_bytes(b"mine")
+    assert identity_of(tmp_path / name) == identity_of(tmp_path / "in.png")
+    assert is_taken(tmp_path / name)
+    assert not is_taken(tmp_path / name.replace("in.png", "out.png"))
+    with pytest.raises(UsageError):
+        refuse_replacing(tmp_path / name, [tmp_path / "in.png"], overwrite=True, makes_folder=True)

@@ -64,7 +64,7 @@ class RestOfTime:
             assert last.dts is not None
             end = self._decoded_from + self._shown_to - self._shown_from
             last.dts = max(last.dts, min(last.pts, end - (last.duration or 1)))
-            last.duration = max(1, end - last.dts)
+            last.duration = end - last.dts if end > last.dts else last.duration or 1
         return last
 
 

@@ -186,6 +186,18 @@ def test_a_last_frame_that_stays_is_as_long_with_b_frames(tmp_path, suffix):
         assert (scanned[-1].pts + scanned[-1].duration - scanned[0].pts) * tick == Fraction(6.5)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_long_first_frame_shortens_no_last_one_with_b_frames(tmp_path, suffix):
+    """Decoding starts so much earlier that all time is used up when the last packet comes."""
+    times = {"time_base": MS, "pts": [167, 417, 500, 583, 667, 2417, *range(2500, 4000, 83)]}
+    source = make(tmp_path / "in.mkv", **times, last_duration=83)
+    upscale(source, tmp_path / f"out{suffix}", options=replace(OPTIONS, encoding=Encoding()))
+    with av.open(tmp_path / f"out{suffix}") as result:
+        *_, last = (packet for packet in result.demux(video=0) if packet.pts is not None)
+        assert last.duration * last.time_base >= Fraction(1, 25)
+        assert result.duration == 3_910_000
+
+
 @pytest.mark.parametrize("frames_before", [9, 15, 16, 17])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_no_frame_lasts_longer_for_a_gap_before_it_with_b_frames(tmp_path, suffix, frames_before):
