@@ -283,6 +283,13 @@ def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None
                     f"{other} and {job.source} would both become {path}; name an -o folder for each"
                 )
             written[identity] = job.source
+    for source in sources.values():
+        for folder in Path(os.path.realpath(source)).parents:
+            if made := written.get(identity_of(folder)):
+                raise UsageError(
+                    f"{source} is in {folder.name}, which is removed at the end of the work on "
+                    f"{made}; move it elsewhere, or name another file with -o"
+                )
     for option, path in (others or {}).items():
         identity = identity_of(path)
         if identity in sources:

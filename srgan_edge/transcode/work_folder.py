@@ -9,6 +9,7 @@ up to its writer.
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -39,6 +40,12 @@ if TYPE_CHECKING:  # the process that joins a video needs no jobs
 
 _FINISHED = "finished.json"
 _REHEARSED = "rehearsed.json"
+
+_OURS = re.compile(
+    r"lock|journal|(job|finished|rehearsed)\.json|\.(job|finished|rehearsed)\.partial-\w{8}\.json"
+    r"|segment-\d{6,}\.nut|segment-part-[-0-9a-f]{15,}(\.nut)?|state-\d{6,}|joined\.files"
+)
+"""Names in a work folder. Programs that download videos have similar ones."""
 
 _STATES = 2
 """States that are kept: the last, and the one before, as `forget_last` removes a segment."""
@@ -415,12 +422,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _refuse_others_files(path: Path) -> None:
     """Reject a folder with other files, because it will be removed with everything in it."""
-    ours = {"lock", "job.json", "journal", _FINISHED, _REHEARSED}
     for entry in path.iterdir():
-        is_ours = entry.name in ours or entry.name.startswith(
-            ("segment-", "state-", "joined.", ".job.", ".finished.")
-        )
-        if entry.is_symlink() or not is_ours:
+        if entry.is_symlink() or not _OURS.fullmatch(entry.name):
             raise OutputFailed(
                 f"{entry} was not created by srgan-edge; move it away or choose another -o"
             )

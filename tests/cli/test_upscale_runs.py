@@ -125,6 +125,16 @@ def test_a_video_keeps_its_frames_times_and_audio(cli, tmp_path):
     assert clips.see_packets(tmp_path / "in_x4.mp4", "audio") == clips.see_packets(source, "audio")
 
 
+def test_check_lists_the_tags_that_a_result_lacks(cli, tmp_path):
+    clips.make(tmp_path / "in.mkv", frames=4, audio=["fra"], metadata={"title": "T"})
+    clips.make(tmp_path / "other.mkv", frames=4, audio=["deu"], size=(128, 96))
+    code, out, err = cli("check", "in.mkv", "other.mkv")
+    assert code == 0, err
+    assert "it lacks the tags title" in out
+    assert "it lacks language fra of audio aac" in out
+    assert "lacks" not in cli("check", "in.mkv", "in.mkv")[1]
+
+
 def test_a_video_at_another_scale(cli, tmp_path):
     clips.make(tmp_path / "in.mkv", frames=3, size=(64, 48))
     assert cli("upscale", "in.mkv", "-s", "2", "--crf", 20, "--preset", "ultrafast")[0] == 0

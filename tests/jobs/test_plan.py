@@ -277,3 +277,13 @@ def test_a_name_without_room_for_more_is_a_job_like_others(folder, length):
     (folder / f"{'a' * (length - 4)}.png").touch()
     (folder / "b.png").touch()
     assert len(plan_jobs(["*.png"], None, Naming("_x4"))) == 2
+
+
+def test_an_input_in_the_work_folder_of_a_result_is_refused(tmp_path):
+    """The folder would be removed with it."""
+    source = tmp_path / "out.mkv.partial" / "segment-000000.nut"
+    source.parent.mkdir()
+    source.write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"is in out\.mkv\.partial, which is removed at the end"):
+        refuse_clashes([Job(source, tmp_path / "out.mkv", "video")])
+    refuse_clashes([Job(source, tmp_path / "other.mkv", "video")])

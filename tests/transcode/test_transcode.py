@@ -608,15 +608,19 @@ def test_a_second_process_is_kept_out(tmp_path):
 
 
 @pytest.mark.parametrize("restart", [False, True])
-def test_foreign_files_in_a_folder_of_that_name_stay(tmp_path, restart):
+@pytest.mark.parametrize(
+    "name", ["photos", "segment-001.ts", "segment-000001.nut.txt", "joined.mkv"]
+)
+def test_foreign_files_in_a_folder_of_that_name_stay(tmp_path, restart, name):
+    """Programs that download videos make such folders, too."""
     source = make(tmp_path / "in.mkv", frames=3)
-    precious = tmp_path / "out.mkv.partial" / "photos" / "precious"
+    precious = tmp_path / "out.mkv.partial" / name / "precious"
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    with pytest.raises(OutputFailed, match=r"photos was not created by srgan-edge; move it away"):
+    with pytest.raises(OutputFailed, match=rf"{name} was not created by srgan-edge; move it away"):
         upscale(source, tmp_path / "out.mkv", options=replace(OPTIONS, restart=restart))
     assert precious.read_text() == "mine"
-    assert names_in(tmp_path / "out.mkv.partial") == ["photos"]
+    assert names_in(tmp_path / "out.mkv.partial") == [name]
 
 
 def test_only_its_owner_can_read_the_work_folder(tmp_path):
