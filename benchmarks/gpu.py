@@ -394,11 +394,12 @@ def _video() -> Any:  # noqa: ANN401 - a module that needs PyAV
 
 def _rate(record: Record, model: str, width: int, height: int, ms: float) -> dict[str, float]:
     """Return TFLOP/s of the network as published, and their share of a large matmul's."""
-    import onnx
-
     from srgan_edge.export.graph import cost_of
+    from srgan_edge.export.onnx import unfolded_graph
+    from srgan_edge.model.checkpoint import load_checkpoint
 
-    macs = cost_of(onnx.load(find_model(model).file(".onnx"))).macs_per_pixel
+    published = unfolded_graph(*load_checkpoint(find_model(model).file(".safetensors")))
+    macs = cost_of(published).macs_per_pixel
     rate = 2 * macs * width * height / ms / 1e9
     ceiling = record.figures.get("ceilings", {}).get("matmul_tflop_s")
     share = {} if ceiling is None else {"of_matmul": round(rate / ceiling, 3)}

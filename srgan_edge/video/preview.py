@@ -35,9 +35,10 @@ def preview_of(frames: Iterable[tuple[Pixels, float, float]], width: int, height
     target = io.BytesIO()
     try:
         with av.open(target, "w", "mp4") as container:
-            stream = container.add_stream(
-                "libx264", options={"preset": "veryfast", "crf": f"{CRF}"}
-            )
+            # With B-frames, the durations in MP4 are those between decodings, by which Chromium 150
+            # takes the frame before for one that is sought.
+            options = {"preset": "veryfast", "crf": f"{CRF}", "bf": "0"}
+            stream = container.add_stream("libx264", options=options)
             stream.width, stream.height = width + width % 2, height + height % 2
             stream.pix_fmt = "yuv420p"
             stream.time_base = stream.codec_context.time_base = TIME_BASE

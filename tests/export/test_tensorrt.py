@@ -16,9 +16,10 @@ from srgan_edge.engines.cache import EngineCache
 from srgan_edge.errors import Interrupted, ModelRefused, UsageError
 from srgan_edge.export.engine import Target, export_engine
 from srgan_edge.export.half_onnx import in_half
+from srgan_edge.export.onnx import unfolded_graph
 from srgan_edge.export.rewrites import rewritten
 from srgan_edge.export.tensorrt import build_plan, convolutions_of, layers_in_log
-from srgan_edge.model.checkpoint import save_checkpoint
+from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.library import find_model
 from srgan_edge.model.passport import (
     Profile,
@@ -49,7 +50,8 @@ def fast():
 )
 def test_rewriting_leaves_fewer_kernels(fast, name, plain, rewritten_to):
     """Counted with TensorRT-RTX 1.7.1; more kernels would be an unnoticed loss of speed."""
-    before = build_plan(in_half(graph_of(name), "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
+    layer_by_layer = unfolded_graph(*load_checkpoint(find_model(name).file(".safetensors")))
+    before = build_plan(in_half(layer_by_layer, "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
     after = build_plan(in_half(fast[name], "fp16"), "fp16", TILE, "tensorrt_rtx", ["8.9"])
     assert len(before.layers) == plain
     assert len(after.layers) <= rewritten_to
