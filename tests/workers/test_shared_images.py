@@ -15,6 +15,7 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
+from killing import kill_while_at_work
 from PIL import Image
 from processes import stopped
 
@@ -330,8 +331,8 @@ def test_a_worker_that_is_killed_costs_no_image(tmp_path, photos, alone, crew, b
 
     def kill(done):
         if not killed:
-            killed.append(crew._processes[0]._process.pid)
-            os.kill(killed[0], signal.SIGKILL)
+            killed.extend(member._process.pid for member in crew._processes)
+            kill_while_at_work(*killed)
 
     heard = made_by(alone, crew, jobs_for(photos, tmp_path), Recorder(kill))
     as_by_one(heard, tmp_path, by_one)

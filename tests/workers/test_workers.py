@@ -17,6 +17,7 @@ import clips
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from killing import kill_while_at_work
 from processes import children, stopped
 from streams import Listener, Watching
 
@@ -311,12 +312,7 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     upscale(source, tmp_path / "one.mkv", alone)
 
     def kill():
-        """Kill one while both stand still: it has work then, which the other has not yet made."""
-        victim, other = (member._process.pid for member in crew._processes)
-        for process in (victim, other):
-            os.kill(process, signal.SIGSTOP)
-        threading.Timer(0.2, os.kill, (victim, signal.SIGKILL)).start()
-        threading.Timer(0.5, os.kill, (other, signal.SIGCONT)).start()
+        kill_while_at_work(*(member._process.pid for member in crew._processes))
 
     notes = upscale(source, tmp_path / "two.mkv", alone, crew, Watching(2 * SEGMENT, kill))
     assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
