@@ -206,7 +206,10 @@ def length_seconds(path: Path, start_pts: int, stated_seconds: float, max_pixels
         opened_at(path, start_pts + _ticks(stated_seconds, tick), max_pixels) as (container, video),
     ):
         for packet in container.demux(video):
-            if packet.size and (time := time_of(packet)) is not None:
+            time = time_of(packet)
+            if packet.size and time is None:
+                return stated_seconds  # the last frames may be any
+            if packet.size and time is not None:
                 end = max(end, time + (packet.duration or 0))
     return float((end - start_pts) * tick) if end > start_pts else stated_seconds
 
