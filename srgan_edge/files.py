@@ -254,7 +254,7 @@ def identity_of(path: Path) -> Identity:
     A file is known by its device and inode, and one that does not exist by its folder's and by its
     name.
     """
-    for name in (path, _once_folders_exist(path)):
+    for name in _meanings_of(path):
         with suppress(OSError, ValueError):
             found = name.stat()
             return found.st_dev, found.st_ino
@@ -279,16 +279,18 @@ def is_taken(path: Path) -> bool:
     Raises:
         OSError: the name is too long, or the folder not accessible.
     """
-    for name in (path, _once_folders_exist(path)):
+    for name in _meanings_of(path):
         with suppress(FileNotFoundError, NotADirectoryError):
             name.lstat()
             return True
     return False
 
 
-def _once_folders_exist(path: Path) -> Path:
-    """Return what a name will stand for: `new/../a.png` is `a.png` as soon as `new` was made."""
-    return Path(os.path.realpath(path.parent)) / path.name
+def _meanings_of(path: Path) -> Iterator[Path]:
+    """Yield a name, and what it means once its folders exist: `new/../a.png` is then `a.png`."""
+    yield path
+    if ".." in path.parts:
+        yield Path(os.path.realpath(path.parent)) / path.name
 
 
 def refuse_replacing(

@@ -464,7 +464,7 @@ def test_a_link_in_place_of_the_file_is_not_published(
 
 @pytest.mark.parametrize("name", ["new/../in.png", "new/newer/../../in.png"])
 def test_a_name_through_folders_that_are_made_later_is_that_of_a_file(tmp_path, name):
-    """What makes the folders would then replace the file, an input perhaps."""
+    """Otherwise a result could overwrite its own input once the missing folders are created."""
     (tmp_path / "in.png").write_bytes(b"mine")
     assert identity_of(tmp_path / name) == identity_of(tmp_path / "in.png")
     assert is_taken(tmp_path / name)

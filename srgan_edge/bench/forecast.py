@@ -143,9 +143,8 @@ def samples_of(path: Path, options: Options) -> Samples:
     frame_bytes = 3 * info.width * info.height
     count = max(2, min(SAMPLE_FRAMES, FRAMES_BYTES // frame_bytes // SAMPLES))
     seconds = count / float(info.average_rate or 25)
-    spread, first = Excerpt(0.0, seconds, SAMPLES), Excerpt(0.0, SAMPLES * seconds)
     is_long = (info.duration_seconds or 0.0) > SAMPLES * seconds
-    with _opened(path, options, spread if is_long else first, first) as reader:
+    with _opened(path, options, seconds, spread=is_long) as reader:
         open_seconds = (time.perf_counter() - started) / 2
         parts, decode_seconds = _decoded(reader, seconds, count)
     if reader.notes.damage:
@@ -153,13 +152,13 @@ def samples_of(path: Path, options: Options) -> Samples:
     return Samples(path, info, parts, decode_seconds, open_seconds, tuple(unknown))
 
 
-def _opened(path: Path, options: Options, wanted: Excerpt, instead: Excerpt) -> IsolatedReader:
-    """Open an excerpt, or the other one where the file has been cut off before that."""
+def _opened(path: Path, options: Options, seconds: float, *, spread: bool) -> IsolatedReader:
+    """Open samples of a length, spread over the video or, as where it was cut off, at its start."""
     reading: dict[str, Any] = {**options.reading}
-    try:
-        return IsolatedReader(path, excerpt=wanted, **reading)
-    except InputRefused:
-        return IsolatedReader(path, excerpt=instead, **reading)
+    if spread:
+        with suppress(InputRefused):
+            return IsolatedReader(path, excerpt=Excerpt(0.0, seconds, SAMPLES), **reading)
+    return IsolatedReader(path, excerpt=Excerpt(0.0, SAMPLES * seconds), **reading)
 
 
 def _decoded(reader: IsolatedReader, seconds: float, count: int) -> tuple[list[list[Frame]], float]:

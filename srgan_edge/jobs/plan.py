@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -283,9 +284,10 @@ def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None
                     f"{other} and {job.source} would both become {path}; name an -o folder for each"
                 )
             written[identity] = job.source
+    identity_of_folder = cache(identity_of)  # most sources share their folders
     for source in sources.values():
         for folder in Path(os.path.realpath(source)).parents:
-            if made := written.get(identity_of(folder)):
+            if made := written.get(identity_of_folder(folder)):
                 raise UsageError(
                     f"{source} is in {folder.name}, which is removed at the end of the work on "
                     f"{made}; move it elsewhere, or name another file with -o"

@@ -39,11 +39,6 @@ class FrameClock:
         self._last: FrameTime | None = None
         self._states_gaps = not _GAPLESS.isdisjoint(formats)
 
-    @property
-    def has_begun(self) -> bool:
-        """A frame has been given its time."""
-        return self._last is not None
-
     def next(self, pts: int | None, duration: int) -> FrameTime:
         """Return the time of the next frame, or the nearest one that an encoder accepts."""
         duration = duration or round(self.period_ticks) or 1
@@ -83,7 +78,7 @@ class ShownTimes:
     def __init__(self, clock: FrameClock) -> None:
         self._clock = clock
         self._waiting: list[tuple[int, int]] = []  # a heap of times and durations
-        self._durations: list[int] = []  # of packets without a time, if none has had one
+        self._untimed: list[int] | None = []  # durations of packets, until one has a time
 
     def after(self, pts: int | None, duration: int | None) -> Iterator[FrameTime]:
         """Yield the times that are known once a packet has come.
@@ -91,10 +86,10 @@ class ShownTimes:
         One without a time is ignored, unless all are: then they follow one another.
         """
         if pts is not None:
-            self._durations.clear()
+            self._untimed = None
             heapq.heappush(self._waiting, (pts, duration or 0))
-        elif not self._waiting and not self._clock.has_begun:
-            self._durations.append(duration or 0)
+        elif self._untimed is not None:
+            self._untimed.append(duration or 0)
         if len(self._waiting) > MOST_REORDERED:
             yield self._clock.next(*heapq.heappop(self._waiting))
 
@@ -104,7 +99,7 @@ class ShownTimes:
         Args:
             end_pts: time until which the last frame is shown; None: its packet states that.
         """
-        for duration in self._durations:
+        for duration in self._untimed or ():
             yield self._clock.next(None, duration)
         while self._waiting:
             pts, duration = heapq.heappop(self._waiting)

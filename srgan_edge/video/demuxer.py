@@ -129,13 +129,17 @@ class Demuxer:
             listed = sum(entry.size > 0 for entry in self._video.index_entries)
             if self._video_packets < listed:
                 damage.add(f"{self._video_packets} of {listed} frames can be found")
-        if "mov" in self.formats and from_start and self._video.duration:
-            stated_seconds = self._video.duration * (self._video.time_base or 0)
-            missing_seconds = stated_seconds - self._shown_end_seconds
-            if self._period_seconds < missing_seconds <= self._hidden_seconds:
-                self._notes.early_seconds = missing_seconds
+        if "mov" in self.formats and from_start:
+            self._note_hidden_start()
         if self.formats & _STATED_DURATION and self._container.duration:
             self.compare_duration(self._stated_microseconds(self._container.duration))
+
+    def _note_hidden_start(self) -> None:
+        """Record that FFmpeg hides a frame of which an edit list shows the end."""
+        stated_seconds = (self._video.duration or 0) * (self._video.time_base or Fraction(0))
+        missing_seconds = stated_seconds - self._shown_end_seconds
+        if self._period_seconds < missing_seconds <= self._hidden_seconds:
+            self._notes.early_seconds = missing_seconds
 
     def _stated_microseconds(self, of_all: int) -> int:
         """Return the duration that the file states without its chapters, which may end later."""
@@ -184,7 +188,8 @@ class Demuxer:
     def _count(self, packet: "Packet[Stream]") -> None:
         self._notes.doubtful += packet.is_corrupt
         self._frame_bytes = self._frame_bytes or packet.size
-        self._video_packets += packet.stream_index == self._video.index
+        is_video = packet.stream_index == self._video.index
+        self._video_packets += is_video
         start = time_of(packet)
         if start is not None and packet.time_base:
             before = self._last_start.get(packet.stream_index, start)
@@ -192,9 +197,9 @@ class Demuxer:
             duration = packet.duration or max(0, start - before)  # FLV states none
             end_seconds = (start + duration) * packet.time_base
             self._end_seconds = max(self._end_seconds, end_seconds)
-            if packet.stream_index == self._video.index and not packet.is_discard:
+            if is_video and not packet.is_discard:
                 self._shown_end_seconds = max(self._shown_end_seconds, end_seconds)
-            elif packet.stream_index == self._video.index and end_seconds == 0:
+            elif is_video and end_seconds == 0:
                 self._hidden_seconds = duration * packet.time_base
 
     def _is_of_another_recording(self, packet: "Packet[Stream]") -> bool:

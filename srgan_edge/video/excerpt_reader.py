@@ -181,9 +181,8 @@ class ExcerptReader(_SpanReader):
                         yield copied
                     elif packet.stream_index == video.index and time is not None:
                         behind += span.is_over(time)
-                        is_ours = span.includes(time) and self._decoder.is_shown(packet)
-                        moved = span.moved(time) if is_ours else None
-                        yield from times.after(moved, packet.duration)
+                        if span.includes(time) and self._decoder.is_shown(packet):
+                            yield from times.after(span.moved(time), packet.duration)
                     if behind > MOST_REORDERED and chosen.is_complete:
                         break
             # The file may end before the span does.

@@ -206,11 +206,11 @@ def length_seconds(path: Path, start_pts: int, stated_seconds: float, max_pixels
         opened_at(path, start_pts + _ticks(stated_seconds, tick), max_pixels) as (container, video),
     ):
         for packet in container.demux(video):
-            time = time_of(packet)
-            if packet.size and time is None:
-                return stated_seconds  # the last frames may be any
-            if packet.size and time is not None:
-                end = max(end, time + (packet.duration or 0))
+            if not packet.size:
+                continue
+            if (time := time_of(packet)) is None:
+                return stated_seconds  # the last frame may be one without a time
+            end = max(end, time + (packet.duration or 0))
     return float((end - start_pts) * tick) if end > start_pts else stated_seconds
 
 
@@ -224,8 +224,7 @@ def _first(
 ) -> int:
     """Return the time of the first frame of a part."""
     found: list[int] = []
-    last: int | None = None
-    untimed = 0
+    last, untimed = start_pts, 0
     with opened_at(path, lead, max_pixels) as (container, video), suppress(av.FFmpegError):
         tick = video.time_base or Fraction(1, 1000)
         period_ticks = 1 / ((video.average_rate or 25) * tick)
@@ -236,7 +235,7 @@ def _first(
             if time is None:
                 untimed += 1
                 continue
-            last = time if last is None else max(last, time)
+            last = max(last, time)
             if time >= begin:
                 found.append(time)
             if len(found) > MOST_REORDERED:
@@ -248,7 +247,6 @@ def _first(
         )
     if found:
         return min(found)
-    last = start_pts if last is None else last
     possible = math.floor((last - start_pts) * tick * 100) / 100
     raise InputRefused(
         f"{path} has no frame from {part.start_seconds:g} s on; possible: --start 0 to {possible:g}"
