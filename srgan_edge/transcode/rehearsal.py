@@ -134,10 +134,11 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
         ):
             encoder = VideoEncoder(reader.info, order.size, order.encoding)
             muxer.open(file, encoder)
-            left_out = (*muxer.copies.left_out, *encoder.left_out)
             expected = _write(muxer, reader, encoder, on_step)
             remarks = (*muxer.copies.changed, *encoder.remarks)
             found = _read(file, order, on_step)
+            kept = found.info.unkept  # by the container, such as Matroska's StereoMode
+            left_out = [*muxer.copies.left_out, *(it for it in encoder.left_out if it not in kept)]
             lost = [*_lost_files(muxer.copies, reader, found), *lost_tags(expected, found)]
             lost += moved_chapters(expected, found)
         unstated = _unstated_colors(encoder, found.info.color)

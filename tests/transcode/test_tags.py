@@ -147,3 +147,22 @@ def test_languages_and_roles_that_quicktime_cannot_hold_are_named(tmp_path):
 def read_tags(path):
     with av.open(str(path)) as container:
         return container.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"), [("out.mkv", []), ("out.mp4", ["stereo 3D arrangement", "stereo_mode"])]
+)
+def test_a_stereo_arrangement_is_named_where_it_is_lost(tmp_path, name, lost):
+    """Matroska's StereoMode is a tag of the stream, which FFmpeg also states of each frame."""
+    made, source = make(tmp_path / "made.mkv", frames=2), tmp_path / "in.mkv"
+    with av.open(str(made)) as container, av.open(str(source), "w") as copy:
+        stream = copy.add_stream_from_template(container.streams.video[0])
+        stream.metadata["stereo_mode"] = "left_right"
+        for packet in container.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    notes = [it for it in upscale(source, tmp_path / name) if "left out" in it]
+    assert [it.split()[-1] for it in notes] == [it.split()[-1] for it in lost]
+    with av.open(str(tmp_path / name)) as result:
+        assert ("stereo_mode" in result.streams.video[0].metadata) == (not lost)
