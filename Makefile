@@ -6,6 +6,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 IS_RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 TOO_OLD = srgan-edge needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11
 
+# Tests and benchmarks start hundreds of processes, which load compiled modules, as those of users do.
+export PYTHONDONTWRITEBYTECODE =
+
 BIN = .venv/bin
 RUNTIME = .venv/.runtime-installed
 TOOLS = .venv/.tools-installed
