@@ -39,6 +39,13 @@ DENSE_LEVELS, SOLID_LEVELS = 54, 66
 FAINT_LEVELS, STRONG_LEVELS = 115, 150
 """The same for the strongest difference nearby."""
 
+FLAT_LEVELS, GRAINY_LEVELS = 2, 6
+"""Range of the background nearby up to which it is flat, as that of drawn pages, and from which on
+it is not."""
+
+FAINT_ON_FLAT_LEVELS, STRONG_ON_FLAT_LEVELS = 90, 120
+"""`FAINT_LEVELS` and `STRONG_LEVELS` on a flat background."""
+
 _WHOLE = 256  # share 1 of a mask
 
 _Levels = npt.NDArray[np.uint8]
@@ -118,7 +125,10 @@ def _dark_shares(luma: _Levels) -> _Ints:
     even = _WHOLE - _ramp(uneven, EVEN_LEVELS, UNEVEN_LEVELS)
     many = _ramp(amount, FEW_LEVELS, MANY_LEVELS)
     many -= _ramp(amount, DENSE_LEVELS, SOLID_LEVELS)
-    strong = _ramp(_most(strokes, NEARBY_PX), FAINT_LEVELS, STRONG_LEVELS)
+    strongest = _most(strokes, NEARBY_PX)
+    strong = _ramp(strongest, FAINT_ON_FLAT_LEVELS, STRONG_ON_FLAT_LEVELS)
+    strong *= _WHOLE - _ramp(uneven, FLAT_LEVELS, GRAINY_LEVELS)
+    strong = np.maximum(strong // _WHOLE, _ramp(strongest, FAINT_LEVELS, STRONG_LEVELS))
     return even * many // _WHOLE * strong // _WHOLE
 
 

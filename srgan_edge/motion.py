@@ -48,17 +48,18 @@ def farneback_flow(before: Gray, now: Gray) -> Flow:
     return np.asarray(flow, np.float32)
 
 
-def moved(image: Image, flow: Flow, top: int = 0) -> Image:
-    """Move an earlier image to where the later one shows it, by Lanczos interpolation.
+def moved(image: Image, flow: Flow, top: int = 0, *, kernel: int = cv2.INTER_LANCZOS4) -> Image:
+    """Move an earlier image to where the later one shows it.
 
     Args:
         image: [H, W] or [H, W, C], uint8 or float32.
         flow: float32 [h, W, 2]: of all rows, or of those from `top` on.
+        kernel: OpenCV's number of an interpolation. `INTER_CUBIC` takes a quarter of the time.
     """
     height, width = flow.shape[:2]
     x = flow[..., 0] + np.arange(width, dtype=np.float32)
     y = flow[..., 1] + np.arange(top, top + height, dtype=np.float32)[:, None]
-    return np.asarray(cv2.remap(image, x, y, cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.remap(image, x, y, kernel, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _empty(frame: Gray) -> Flow:

@@ -69,8 +69,10 @@ def slow_shares(source):
 
         def share(y, x):
             around, inks = square(ground, y, x, 4), square(strokes, y, x, 4)
-            even = 256 - ramp(max(around) - min(around), 12, 28)
-            mean, strong = sum(inks) // 81, ramp(max(inks), 115, 150)
+            uneven, mean = max(around) - min(around), sum(inks) // 81
+            even = 256 - ramp(uneven, 12, 28)
+            on_flat = ramp(max(inks), 90, 120) * (256 - ramp(uneven, 2, 6)) // 256
+            strong = max(ramp(max(inks), 115, 150), on_flat)
             many = ramp(mean, 14, 24) - ramp(mean, 54, 66)
             return even * many // 256 * strong // 256
 
@@ -80,11 +82,12 @@ def slow_shares(source):
     return np.array(everywhere(lambda y, x: sum(square(shares, y, x, 1)) // 9))
 
 
-@pytest.mark.parametrize("name", ["letters", "light letters", "photo", "noise"])
+@pytest.mark.parametrize("name", ["letters", "light letters", "faint letters", "photo", "noise"])
 def test_shares_are_those_of_the_slow_twin(name):
     source = {
         "letters": lambda: page()[:20, :31],
         "light letters": lambda: page(ink=(230, 240, 250), paper=(30, 30, 40))[:20, :31],
+        "faint letters": lambda: page(ink=(130, 130, 130), paper=(245, 243, 240))[:20, :31],
         "photo": lambda: read_pixels(PHOTOS / "city.jpg")[:20, :31],
         "noise": lambda: np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8),
     }[name]()
@@ -115,6 +118,13 @@ def test_photographs_are_the_networks_own_bit_for_bit(name):
     source = bicubic.resize(hr, hr.shape[0] // 4, hr.shape[1] // 4)
     result = np.zeros((4 * source.shape[0], 4 * source.shape[1], 3), np.uint8)
     assert with_letters(source, result) is result
+
+
+def test_faint_letters_are_found_on_a_flat_background_alone():
+    faint = page(size=(50, 24), ink=(70, 70, 70), paper=(200, 200, 200))
+    slope = np.arange(50, dtype=np.uint8)[:, None]  # 8 levels within sight
+    assert letter_shares(faint).max() > 200
+    assert letter_shares(faint + slope).max() < 64
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 1), (2, 3), (17, 33)])
