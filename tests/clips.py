@@ -53,6 +53,8 @@ class Clip:
     subtitles: str | None = None
     """Codec of the subtitles."""
     subtitle_starts_ms: Sequence[int] = (0, 200)
+    subtitle_ms: int = 150
+    """Duration of each."""
     metadata: dict[str, str] = field(default_factory=dict)
     chapters: bool = False
     cover: str = ""
@@ -90,7 +92,7 @@ def make(path: Path, **wanted: Any) -> Path:
             _write_audio(output, stream, clip)
         if subtitles:
             for start_ms in clip.subtitle_starts_ms:
-                output.mux_one(_subtitle(subtitles, clip.subtitles, start_ms))
+                output.mux_one(_subtitle(subtitles, clip, start_ms))
         _write_video(output, video, clip)
     return path
 
@@ -236,12 +238,13 @@ def _add_subtitles(output, clip):
     return stream
 
 
-def _subtitle(stream, codec, start_ms):
+def _subtitle(stream, clip, start_ms):
     text = f"line at {start_ms}".encode()
-    packet = Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
+    has_size = clip.subtitles == "mov_text"
+    packet = Packet(len(text).to_bytes(2, "big") + text if has_size else text)
     packet.stream, packet.time_base = stream, MS
     packet.pts = packet.dts = start_ms
-    packet.duration = 150
+    packet.duration = clip.subtitle_ms
     return packet
 
 

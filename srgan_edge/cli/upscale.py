@@ -473,7 +473,7 @@ def check(
     sample: SampleOption = None,
 ) -> None:
     """Check that OUT is IN, or an excerpt of it, upscaled: every frame and packet."""
-    from srgan_edge.transcode.check import differences, lost_tags
+    from srgan_edge.transcode.check import differences, lost_tags, moved_chapters
     from srgan_edge.transcode.record import VideoRecord
     from srgan_edge.video.excerpt import Excerpt
 
@@ -487,7 +487,7 @@ def check(
         f"{result} is whole, {before.info.width}x{before.info.height} to "
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
         f"{packets} packets of audio and subtitles as they were",
-        *(f"it lacks {lost}" for lost in lost_tags(before, after)),
+        *(f"it lacks {lost}" for lost in lost_tags(before, after) + moved_chapters(before, after)),
     )
 
 

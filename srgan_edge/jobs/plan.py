@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from srgan_edge.duplicates import Dedup
-from srgan_edge.errors import InputRefused, UsageError
+from srgan_edge.errors import InputRefused, UsageError, quoted
 from srgan_edge.files import (
     Identity,
     files_below,
@@ -493,6 +493,8 @@ def _natural_order(path: Path) -> list[list[tuple[int, int | str]]]:
 def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bool) -> Job:
     known = _known_suffix(source)
     kind: Kind = "image" if known in IMAGE_SUFFIXES else "video"
+    if kind == "video":
+        _refuse_descriptor(source)
     if output is not None and not into_folder:
         return Job(source, output, kind)
     is_named = known == source.suffix.lower()
@@ -580,6 +582,17 @@ def _places_of_originals(folder: Path) -> Iterator[Path]:
     for at, name in enumerate(folder.parts):
         if made := _RESULT_STEM.fullmatch(name):
             yield Path(*folder.parts[:at], made[1], *folder.parts[at + 1 :])
+
+
+def _refuse_descriptor(source: Path) -> None:
+    """Refuse a name that is another file in each process, such as /dev/stdin."""
+    folder = Path(os.path.realpath(source.parent))
+    if folder == Path("/dev") and source.is_symlink():
+        folder = source.readlink().parent
+    if folder.is_relative_to("/proc"):
+        behind = Path(os.path.realpath(source))
+        named = quoted(behind) if behind.is_file() else "-"
+        raise UsageError(f"{source} is a video that only this process can open; type {named}")
 
 
 def _source_of(text: str, *, allow_network: bool) -> tuple[Path, Inlet | None]:

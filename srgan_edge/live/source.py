@@ -18,12 +18,15 @@ from av.packet import Packet
 from av.stream import Stream
 
 from srgan_edge.errors import InputDamaged, InputRefused, SrganEdgeError
+from srgan_edge.live.passing import ExaminedPipe
 from srgan_edge.pipeline import Channel, ConsumerGone, Item
 from srgan_edge.video.endpoint import PIPED_DEMUXERS, Address, Inlet, InputPipe
 from srgan_edge.video.frame import CopiedPacket, Frame, Notes, ReaderOptions, decoding_seconds
 from srgan_edge.video.nvidia import Nvdec
-from srgan_edge.video.opening import OPEN_OPTIONS
+from srgan_edge.video.opening import OPEN_OPTIONS, is_copied
 from srgan_edge.video.reader import VideoReader
+from srgan_edge.video.transport import Examined, examined_bytes
+from srgan_edge.video.truncation import find_break_in_passing
 
 TIMEOUT_SECONDS = 10.0
 """Silence after which a connection counts as lost."""
@@ -74,6 +77,7 @@ class StreamReader(VideoReader):
     ) -> None:
         """An address may be silent for `timeout_seconds`; `reading` goes to `VideoReader`."""
         self._inlet, self._timeout_seconds = inlet, timeout_seconds
+        self._pipe: ExaminedPipe[Examined | str | None] | None = None
         super().__init__(Path(inlet.name), **reading)
 
     @property
@@ -93,12 +97,25 @@ class StreamReader(VideoReader):
         inlet, began = self._inlet, time.monotonic()
         try:
             if isinstance(inlet, InputPipe):
-                return _open_pipe(inlet)
+                return self._open_pipe(inlet)
             return _open_address(inlet, self._timeout_seconds)
         except av.FFmpegError as error:
             # RTSP reports a timeout as some other error.
             in_time = time.monotonic() - began < self._timeout_seconds
             raise InputRefused(_why_not(inlet, error, in_time=in_time)) from error
+
+    def _open_pipe(self, inlet: InputPipe) -> InputContainer:
+        pipe = self._pipe = ExaminedPipe[Examined | str | None](inlet.descriptor)
+        options = OPEN_OPTIONS | {"protocol_whitelist": "", "format_whitelist": PIPED_DEMUXERS}
+        container = av.open(pipe, "r", options=options, metadata_errors="surrogateescape")
+        if "matroska" in container.format.name:
+            pipe.examine(find_break_in_passing)
+        elif container.format.name == "mpegts":
+            used = {it.id for it in container.streams if it.type == "video" or is_copied(it)}
+            pipe.examine(lambda passed: examined_bytes(passed, used))
+        else:  # Y4M breaks off where it is broken; NUT goes on later, with a gap
+            pipe.close()
+        return container
 
     def _demux(self) -> "Iterator[Packet[Stream]]":
         """Drop frames of a live source before its first keyframe: they refer to earlier ones."""
@@ -109,8 +126,19 @@ class StreamReader(VideoReader):
             if has_begun or not is_video:
                 yield packet
 
+    def close(self) -> None:
+        """Close the source. Packets and frames that were yielded stay valid."""
+        super().close()
+        if self._pipe is not None:
+            self._pipe.close()
+
     def _examine_container(self) -> None:
-        """Compare the duration where one is stated; nothing can be read again."""
+        """Record what a check beside the pipe found, and compare the duration if one is stated."""
+        found = None if self._pipe is None else self._pipe.verdict()
+        if isinstance(found, str):
+            self.notes.damage.add(found)
+        elif found is not None:
+            self.demuxer.note_transport(found, conceal=self._conceal)
         stated, formats = self.container.duration, self.demuxer.formats
         if stated and "matroska" in formats:
             self.demuxer.compare_duration(stated)
@@ -347,14 +375,6 @@ def _kind_of(reader: StreamReader) -> tuple[object, ...]:
     info = reader.info
     streams = [(stream.type, stream.codec_context.name) for stream in reader.copied]
     return info.width, info.height, info.pixel_format, info.time_base, info.color, streams
-
-
-def _open_pipe(pipe: InputPipe) -> InputContainer:
-    return av.open(
-        f"pipe:{pipe.descriptor}",
-        options=OPEN_OPTIONS | {"protocol_whitelist": "pipe", "format_whitelist": PIPED_DEMUXERS},
-        metadata_errors="surrogateescape",
-    )
 
 
 def _open_address(address: Address, timeout_seconds: float) -> InputContainer:

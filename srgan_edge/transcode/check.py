@@ -102,15 +102,18 @@ def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
     return lines
 
 
-def moved_chapters(before: VideoRecord, after: VideoRecord) -> Iterator[str]:
-    """Yield a line for the first chapter that begins or ends elsewhere, as after MP4's end."""
+def moved_chapters(before: VideoRecord, after: VideoRecord) -> list[str]:
+    """Return a line if chapters begin or end elsewhere, as in MP4 after gaps or its end."""
     most = _CHAPTER_TICK_SECONDS + abs(_shift_seconds(before, after))
     times = zip(before.chapter_seconds, after.chapter_seconds, strict=False)
-    for number, (ours, theirs) in enumerate(times, 1):
-        for what, wanted, found in zip(("start", "end"), ours, theirs, strict=True):
-            if abs(found - wanted) > most:
-                yield f"the {what} of chapter {number} at {wanted:.3f} s; it is at {found:.3f} s"
-                return
+    moved = [
+        f"the {what} of chapter {number} at {wanted:.3f} s; it is at {found:.3f} s"
+        for number, (ours, theirs) in enumerate(times, 1)
+        for what, wanted, found in zip(("start", "end"), ours, theirs, strict=True)
+        if abs(found - wanted) > most
+    ]
+    others = "; other times of chapters have changed, too" if len(moved) > 1 else ""
+    return [moved[0] + others] if moved else []
 
 
 def _missing(wanted: dict[str, str], found: list[dict[str, str]]) -> list[str]:

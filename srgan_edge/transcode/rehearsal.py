@@ -137,8 +137,9 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
             expected = _write(muxer, reader, encoder, on_step)
             remarks = (*muxer.copies.changed, *encoder.remarks)
             found = _read(file, order, on_step)
-            kept = found.info.unkept  # by the container, such as Matroska's StereoMode
-            left_out = [*muxer.copies.left_out, *(it for it in encoder.left_out if it not in kept)]
+            left_out = [*muxer.copies.left_out, *muxer.copies.hidden_between()]
+            # Some of it the container keeps, such as Matroska's StereoMode.
+            left_out += [lost for lost in encoder.left_out if lost not in found.info.unkept]
             lost = [*_lost_files(muxer.copies, reader, found), *lost_tags(expected, found)]
             lost += moved_chapters(expected, found)
         unstated = _unstated_colors(encoder, found.info.color)

@@ -82,6 +82,13 @@ class Copies:
         elif index in self._heard:
             yield from self._heard[index].pass_on(copied)
 
+    def hidden_between(self) -> Iterator[str]:
+        """Yield a line for each stream with packets that an edit list hides among those passed."""
+        for index, heard in self._heard.items():
+            if count := heard.hidden_between:
+                name = describe(self._reader.container.streams[index])
+                yield f"{count} packets of {name} that are not played, between others that are"
+
     def rest(self) -> Iterator[CopiedPacket]:
         """Yield what decoders of audio still hold after the last packet."""
         for index in self.conversions:

@@ -1,5 +1,6 @@
 """Read the packets of an open video, and find out whether the input was complete."""
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,19 +15,20 @@ from srgan_edge.errors import InputRefused
 from srgan_edge.video.clock import time_of
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.opening import FileIdentity, file_identity, is_copied
-from srgan_edge.video.transport import find_holes, missing_of_last_packet
+from srgan_edge.video.transport import Examined, examined
 from srgan_edge.video.truncation import (
+    find_asf_break,
     find_break,
+    find_flv_break,
+    find_fragment_break,
     find_ogg_break,
     find_wrong_checksum,
     find_y4m_break,
-    missing_asf_bytes,
     missing_bytes,
 )
 
 _STATED_DURATION = {"mov", "matroska", "avi", "flv"}  # others estimate it from the file they have
-
-
+_BY_THEIR_OWN_ACCOUNT = {"ogg": find_ogg_break, "asf": find_asf_break, "flv": find_flv_break}
 _WRAPPING = {"mpegts", "mpeg"}
 _LATE_PACKETS = 200  # the last packet of a stream comes when the next one begins
 _WRAP_SECONDS = Fraction(2**33, 90_000)
@@ -56,6 +58,7 @@ class Demuxer:
         self._video_packets = 0
         self._frame_bytes = 0  # of the first packet: all are equally large where nothing is coded
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
+        self._text_end_seconds = Fraction(0)  # of subtitles, which may be shown after all else
         self._shown_end_seconds = Fraction(0)  # of the video
         self._hidden_seconds = Fraction(0)  # of the frame before the first that is shown
         self._foreign_packets = 0  # since another recording has begun
@@ -79,6 +82,10 @@ class Demuxer:
                 self.broke_off = "nothing came in time" if silent else str(error.strerror)
                 self._notes.damage.add(self.broke_off, self._end_seconds)
                 return
+            except IndexError:  # PyAV knows the streams that were found at the start
+                self._notes.add_unkept(["a stream that begins later than all others"])
+                packets = self._container.demux()
+                continue
             if packet is None:
                 self.reached_end = True
                 return
@@ -121,8 +128,10 @@ class Demuxer:
             missing = max(missing_bytes(path), self._end_of_index() - self._container.size)
             if missing > 0:
                 damage.add(f"cut off, {missing} bytes are missing")
+            elif broken := find_fragment_break(path):
+                damage.add(broken)
         elif "mpegts" in self.formats:
-            self._examine_transport(conceal=conceal)
+            self.note_transport(examined(path, self.pids), conceal=conceal)
         elif broken := self._broken_by_its_own_account():
             damage.add(broken)
         if "avi" in self.formats and from_start:
@@ -132,7 +141,7 @@ class Demuxer:
         if "mov" in self.formats and from_start:
             self._note_hidden_start()
         if self.formats & _STATED_DURATION and self._container.duration:
-            self.compare_duration(self._stated_microseconds(self._container.duration))
+            self.compare_duration(self._container.duration, from_start=from_start)
 
     def _note_hidden_start(self) -> None:
         """Record that FFmpeg hides a frame of which an edit list shows the end."""
@@ -141,46 +150,62 @@ class Demuxer:
         if self._period_seconds < missing_seconds <= self._hidden_seconds:
             self._notes.early_seconds = missing_seconds
 
-    def _stated_microseconds(self, of_all: int) -> int:
-        """Return the duration that the file states without its chapters, which may end later."""
-        streams = self._container.streams
-        if all(stream.discard != Discard.all for stream in streams):
-            return of_all
-        ends = [
-            ((stream.start_time or 0) + stream.duration) * stream.time_base
-            for stream in streams
-            if stream.discard != Discard.all and stream.duration and stream.time_base
-        ]
-        return min(of_all, int(max(ends) * 1_000_000)) if ends else of_all
-
-    def compare_duration(self, stated_microseconds: int) -> None:
+    def compare_duration(self, stated_microseconds: int, *, from_start: bool = True) -> None:
         """Record that the video ends well before its stated duration.
 
-        MPEG transport and program streams state none, so a cut cannot be noticed there.
+        The end of a subtitle, which may have begun long before, does not show that all else is
+        there. MPEG transport and program streams state no duration, so a cut cannot be noticed.
         """
         stated_seconds = Fraction(stated_microseconds, 1_000_000)
-        slack = max(2 * self._period_seconds, Fraction(1, 10))
-        if self._end_seconds + self._notes.early_seconds < stated_seconds - slack:
+        end_seconds = self._end_seconds + self._notes.early_seconds
+        streams = self._container.streams
+        if any(it.type == "subtitle" or it.discard == Discard.all for it in streams):
+            ends = [
+                self._stated_end_seconds(stream)
+                for stream in streams
+                if stream is self._video or (stream.type == "audio" and is_copied(stream))
+            ]
+            known = [end for end in ends if end is not None]
+            if len(known) == len(ends):
+                stated_seconds = min(stated_seconds, max(known))
+            elif not from_start:
+                return
+            else:
+                end_seconds = max(end_seconds, self._text_end_seconds)
+        slack_seconds = max(2 * self._period_seconds, Fraction(1, 10))
+        if end_seconds < stated_seconds - slack_seconds:
             end, whole = float(self._end_seconds), float(stated_seconds)
             self._notes.damage.add(f"ends at {end:.2f} of {whole:.2f} s")
 
-    def _examine_transport(self, *, conceal: bool) -> None:
+    def _stated_end_seconds(self, stream: Stream) -> Fraction | None:
+        """Return the end that the file states for a stream of its own."""
+        if "matroska" in self.formats:  # in a tag; FFmpeg's duration is that of the file
+            tags = [value for name, value in stream.metadata.items() if name[:8] == "DURATION"]
+            return seconds_of_tag(tags[0]) if tags else None
+        if not stream.duration or stream.time_base is None:
+            return None
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
+
+    @property
+    def pids(self) -> set[int]:
+        """The numbers, in a transport stream, of the streams that are used."""
+        used = {self._video.index, *(s.index for s in self._container.streams if is_copied(s))}
+        return {stream.id for stream in self._container.streams if stream.index in used}
+
+    def note_transport(self, found: Examined, *, conceal: bool) -> None:
         """Record missing packets; what is missing behind the last one leaves no trace."""
         damage = self._notes.damage
-        if missing := missing_of_last_packet(self._path):
-            damage.add(f"cut off, {missing} bytes of the last packet are missing")
-        used = {self._video.index, *(s.index for s in self._container.streams if is_copied(s))}
-        pids = {stream.id for stream in self._container.streams if stream.index in used}
-        for hole in find_holes(self._path, pids):
+        if found.bytes_missing:
+            damage.add(f"cut off, {found.bytes_missing} bytes of the last packet are missing")
+        for hole in found.holes:
             what = "packets of the transport stream are missing"
             damage.add(what, hole.seconds, repaired=conceal)
 
     def _broken_by_its_own_account(self) -> str | None:
-        """Describe what an Ogg, ASF or Y4M file lacks of what it states."""
-        if "ogg" in self.formats:
-            return find_ogg_break(self._path)
-        if "asf" in self.formats and (missing := missing_asf_bytes(self._path)):
-            return f"cut off, {missing} bytes are missing"
+        """Describe what an Ogg, ASF, FLV or Y4M file lacks of what it states."""
+        for name, find in _BY_THEIR_OWN_ACCOUNT.items():
+            if name in self.formats:
+                return find(self._path)
         if "yuv4mpegpipe" in self.formats and self._frame_bytes:
             return find_y4m_break(self._path, self._frame_bytes)
         return None
@@ -196,7 +221,10 @@ class Demuxer:
             self._last_start[packet.stream_index] = start
             duration = packet.duration or max(0, start - before)  # FLV states none
             end_seconds = (start + duration) * packet.time_base
-            self._end_seconds = max(self._end_seconds, end_seconds)
+            if packet.stream.type == "subtitle":
+                self._text_end_seconds = max(self._text_end_seconds, end_seconds)
+            else:
+                self._end_seconds = max(self._end_seconds, end_seconds)
             if is_video and not packet.is_discard:
                 self._shown_end_seconds = max(self._shown_end_seconds, end_seconds)
             elif is_video and end_seconds == 0:
@@ -243,3 +271,12 @@ class Demuxer:
         """Return where the last sample in the index ends, in bytes; exact to the last frame."""
         indices = (stream.index_entries for stream in self._container.streams)
         return max((entry.pos + entry.size for index in indices for entry in index), default=0)
+
+
+def seconds_of_tag(text: str) -> Fraction | None:
+    """Return what Matroska's tag DURATION states, such as 00:01:30.040000000, in seconds."""
+    found = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d{1,9})?)", text, re.ASCII)
+    if found is None:
+        return None
+    hours, minutes, seconds = found.groups()
+    return (int(hours) * 60 + int(minutes)) * 60 + Fraction(seconds)

@@ -314,7 +314,8 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
     if any(side % step for side, step in zip(size, steps, strict=True)):
         raise UsageError(
             f"{name} cannot store {size[0]}x{size[1]} pixels, an odd size; "
-            f"use --pix-fmt {with_depth('yuv444p', depth_bits(name))} or --fit 4k"
+            f"use --pix-fmt {with_depth('yuv444p', depth_bits(name))} "
+            f"or --height {max(2, size[1] // 2 * 2)}"
         )
     return name
 

@@ -21,8 +21,11 @@ class Heard:
     """
 
     def __init__(self, most_before_seconds: Fraction | float) -> None:
+        self.hidden_between = 0
+        """Packets left out so far between others that are played."""
         self._most_before_seconds = most_before_seconds
         self._before: list[CopiedPacket] | None = []
+        self._hidden_since: int | None = None  # the last that is played; None: there is none yet
 
     def pass_on(self, copied: CopiedPacket) -> Iterator[CopiedPacket]:
         """Yield the packet if it is played, after those before it that are needed for it."""
@@ -31,7 +34,11 @@ class Heard:
             if self._before:
                 yield from self._before
             self._before = None
+            self.hidden_between += self._hidden_since or 0
+            self._hidden_since = 0
             yield copied
+        elif self._hidden_since is not None:
+            self._hidden_since += 1
         elif self._before is not None:
             self._before.append(copied)
             if self._seconds_before() >= self._most_before_seconds:

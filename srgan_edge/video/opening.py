@@ -86,6 +86,7 @@ OPEN_OPTIONS = {
 FileIdentity = tuple[int | str, ...] | None
 """Inode, size, content and, of large files, modification time; None if it does not exist."""
 
+_Y4M = b"YUV4MPEG2"
 _MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
     (4, b"ftyp"),
     (4, b"moov"),
@@ -99,7 +100,7 @@ _MAGIC = (  # offset and bytes with which files of `DEMUXERS` begin
     (0, b"FLV\x01"),
     (0, b"OggS"),
     (0, b"\x30\x26\xb2\x75"),
-    (0, b"YUV4MPEG2"),
+    (0, _Y4M),
 )
 
 
@@ -140,6 +141,11 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
             raise NvdecFailed(f"NVDEC does not open it ({error.strerror})") from error
         if isinstance(error, av.MemoryError):
             raise too_many_streams(path) from error
+        if head.startswith(_Y4M) and isinstance(error, av.ArgumentError):
+            raise InputRefused(
+                f"{path} has a first line of which FFmpeg does not know a part; possible: fields "
+                "Ip, It or Ib, and colors C420, C422, C444, Cmono and their kinds"
+            ) from error
         if any(head[at:].startswith(magic) for at, magic in _MAGIC):
             raise InputDamaged(
                 f"{path}: damaged: {error.strerror}; the file is cut off or its index is missing"

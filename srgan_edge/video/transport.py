@@ -9,10 +9,12 @@ which every stream begins with and whose counter starts again.
 from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from srgan_edge.video.truncation import Bytes
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -21,6 +23,8 @@ _LAYOUTS = ((188, 0), (192, 4), (204, 0))
 """Distance of packets and place of the first in bytes: plain, Blu-ray, with error correction."""
 
 _PACKETS_AT_A_TIME = 1 << 16
+_MARKS = 4
+"""Marks in a row, at the distance of packets, that are no chance."""
 _MOST_BREAKS = 10_000
 _LARGEST_STEP_SECONDS = 10
 """A clock that goes further between two packets, or back, is that of another recording."""
@@ -52,9 +56,11 @@ class _Scan:
         self.clock: list[tuple[int, Fraction]] = []
         """Numbers of packets, and the time in seconds that they state."""
         self._last: dict[int, tuple[int, int]] = {}  # number and counter by PID
+        self._packets = 0  # read so far
 
-    def add(self, packets: _Bytes, first: int) -> None:
-        """Read packets, uint8 [N, 188], of which the first has this number in the file."""
+    def add(self, packets: _Bytes) -> None:
+        """Read the next packets, uint8 [N, 188]."""
+        first, self._packets = self._packets, self._packets + len(packets)
         pid = (packets[:, 1].astype(np.int32) & 0x1F) << 8 | packets[:, 2]
         counters: _Bytes = packets[:, 3] & np.uint8(0x0F)
         has_content = packets[:, 3] & 0x10 != 0
@@ -92,8 +98,17 @@ class _Scan:
         self._last[pid] = first + int(numbers[-1]), int(now[-1])
 
 
-def find_holes(path: Path, pids: Collection[int]) -> list[Hole]:
-    """Return where packets of some streams are missing, in the order of the file.
+class Examined(NamedTuple):
+    """What a transport stream lacks by its own account."""
+
+    holes: list[Hole]
+    """In the order of the file."""
+    bytes_missing: int
+    """Bytes that its last packet lacks."""
+
+
+def examined(path: Path, pids: Collection[int]) -> Examined:
+    """Find out where packets of some streams are missing in a file.
 
     Args:
         pids: the numbers of the streams.
@@ -101,42 +116,59 @@ def find_holes(path: Path, pids: Collection[int]) -> list[Hole]:
     Raises:
         OSError: The file cannot be read.
     """
+    with path.open("rb") as file:
+        return examined_bytes(file, pids)
+
+
+def examined_bytes(file: Bytes, pids: Collection[int]) -> Examined:
+    """Do the same as `examined`, from the start of a file that is open."""
     scan = _Scan(pids)
-    with path.open("rb") as file:
-        layout = _layout(file)
-        if layout is None:
-            return []
-        stride, start = layout
-        file.seek(0)
-        first = 0
-        while content := file.read(stride * _PACKETS_AT_A_TIME):
-            whole = np.frombuffer(content, np.uint8)
-            whole = whole[: len(whole) // stride * stride].reshape(-1, stride)
-            packets = whole[:, start : start + _PACKET]
-            if not (packets[:, 0] == _SYNC).all():
-                return []  # its bytes have moved; the decoder finds what is broken
-            scan.add(packets, first)
-            first += len(packets)
-    return _holes(scan)
+    layout = _layout(file)
+    if layout is None:
+        return Examined([], 0)
+    file.seek(0)
+    bytes_missing = _read(file, *layout, scan)
+    return Examined(_holes(scan), bytes_missing)
 
 
-def missing_of_last_packet(path: Path) -> int:
-    """Return how many bytes the last packet of a file lacks; 0 if it is whole.
+def _read(file: Bytes, stride: int, start: int, scan: _Scan) -> int:
+    """Read all packets, passing over what is none; return how many bytes the last one lacks."""
+    content = b""
+    while True:
+        more = file.read(stride * _PACKETS_AT_A_TIME)
+        content += more
+        everything, at = np.frombuffer(content, np.uint8), 0
+        while len(content) - at >= stride * (_MARKS if more else 1):
+            left = everything[at:]
+            rows = left[: len(left) // stride * stride].reshape(-1, stride)
+            marked = rows[:, start] == _SYNC
+            good = len(rows) if marked.all() else int(marked.argmin())
+            if good:
+                scan.add(rows[:good, start : start + _PACKET])
+            at += good * stride
+            if good < len(rows):
+                at += _next_packet(everything[at:], stride, start)
+        content = content[at:]
+        if not more:
+            is_packet = len(content) <= start or content[start] == _SYNC
+            return stride - len(content) if content and is_packet else 0
 
-    Raises:
-        OSError: The file cannot be read.
-    """
-    with path.open("rb") as file:
-        layout = _layout(file)
-    rest = 0 if layout is None else path.stat().st_size % layout[0]
-    return layout[0] - rest if layout and rest else 0
+
+def _next_packet(content: _Bytes, stride: int, start: int) -> int:
+    """Return where the next packet begins, of which the marks of some more follow; or the end."""
+    marks = content[start:] == _SYNC
+    places = marks.copy()
+    for number in range(1, _MARKS):
+        later = marks[number * stride :]
+        places[: len(later)] &= later
+    return int(places.argmax()) if places.any() else len(content)
 
 
-def _layout(file: BinaryIO) -> tuple[int, int] | None:
+def _layout(file: Bytes) -> tuple[int, int] | None:
     head = file.read(204 * 8)
     for stride, start in _LAYOUTS:
         marks = head[start::stride]
-        if len(marks) >= 4 and set(marks) == {_SYNC}:
+        if len(marks) >= _MARKS and set(marks) == {_SYNC}:
             return stride, start
     return None
 

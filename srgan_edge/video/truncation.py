@@ -3,15 +3,15 @@
 Nothing is decoded here. FFmpeg skips a broken place in a Matroska or WebM file silently and resumes
 at the next cluster, so these are checked against RFC 8794 and RFC 9559, and so are the pages of Ogg
 (RFC 3533). MP4, MOV and AVI files state their size in boxes and chunks, ASF (WMV) in its header,
-and every frame of Y4M is of one size. Transport streams are examined in `transport`, and program
-streams state nothing of the kind.
+whose packets are of one size, as frames of Y4M are. FLV repeats the size of each tag behind it.
+Transport streams are examined in `transport`, and program streams state nothing of the kind.
 """
 
 import string
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 _HEADER, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 _TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
@@ -41,15 +41,37 @@ _CHILDREN = {_CLUSTER: _IN_CLUSTER, _BLOCK_GROUP: _IN_BLOCK_GROUP}
 
 _CHECKSUM, _CHECKSUM_BYTES = b"\xbf\x84", 6
 
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES, _ENDLESS = 2**20, 2**62
 
 _OGG_HEAD_BYTES, _OGG_FIRST, _OGG_LAST = 27, 2, 4
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 _ASF_OBJECT_BYTES, _ASF_BROADCAST = 24, 1
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA_HEAD_BYTES = 50
+
+_FLV_TAG_HEAD_BYTES, _FLV_KINDS = 11, {8, 9, 18}  # audio, video, script
 
 _BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
+
+
+class Bytes(Protocol):
+    """Bytes in order, such as those of a file that is open."""
+
+    def seek(self, at: int, /) -> object:
+        """Go to a place in bytes from the start."""
+
+    def read(self, count: int, /) -> bytes:
+        """Return the next bytes, fewer at the end."""
+        ...
+
+
+class Passing(Bytes, Protocol):
+    """Bytes that pass once, of an unknown number."""
+
+    reached_end: bool
+    """Bytes behind the end were asked for."""
 
 
 def find_break(path: Path) -> str | None:
@@ -61,6 +83,15 @@ def find_break(path: Path) -> str | None:
         OSError: The file cannot be read.
     """
     return _first_broken(path, _check_structure)
+
+
+def find_break_in_passing(passing: Passing) -> str | None:
+    """Describe where Matroska that passes is broken; None if it is not, wherever it ends."""
+    try:
+        _check_structure(passing, _ENDLESS)
+    except _Broken as broken:
+        return None if passing.reached_end else str(broken)
+    return None
 
 
 def find_wrong_checksum(path: Path) -> str | None:
@@ -82,7 +113,7 @@ def missing_bytes(path: Path) -> int:
         if (riff[:4], riff[8:]) == (b"RIFF", b"AVI "):
             ends: Iterator[int] = _riff_ends(file)
         else:
-            ends = _box_ends(file)
+            ends = (box.end for box in _boxes(file, size))
         return next((end - size for end in ends if end > size), 0)
 
 
@@ -104,20 +135,34 @@ def find_y4m_break(path: Path, frame_bytes: int) -> str | None:
     return _first_broken(path, lambda file, size: _check_y4m(file, size, frame_bytes))
 
 
-def missing_asf_bytes(path: Path) -> int:
-    """Return how many bytes an ASF file is shorter than it states; 0 for a broadcast.
+def find_asf_break(path: Path) -> str | None:
+    """Describe where an ASF file is broken or cut; None if it is complete, or a broadcast.
 
     Raises:
         OSError: The file cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(_ASF_OBJECT_BYTES + 6)
-        header = file.read(min(int.from_bytes(head[16:24], "little"), _CHUNK_BYTES))
-        at = header.find(_ASF_PROPERTIES)
-        fields = header[at + _ASF_OBJECT_BYTES :]
-        if at < 0 or len(fields) < 68 or fields[64] & _ASF_BROADCAST:
-            return 0
-        return max(0, int.from_bytes(fields[16:24], "little") - path.stat().st_size)
+    return _first_broken(path, _check_asf)
+
+
+def find_flv_break(path: Path) -> str | None:
+    """Describe where the tags of an FLV file are broken or cut; None if they are complete.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _first_broken(path, _check_flv)
+
+
+def find_fragment_break(path: Path) -> str | None:
+    """Describe where an MP4 file in fragments is broken, where FFmpeg ends without an error.
+
+    Returns:
+        None if there is no fragment behind a place that is no box.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    return _first_broken(path, _check_fragments)
 
 
 class _Broken(Exception):
@@ -141,7 +186,14 @@ class _Element(NamedTuple):
     """End of the content, in bytes from the start of the file."""
 
 
-def _check_structure(file: BinaryIO, size: int) -> None:
+class _Box(NamedTuple):
+    kind: bytes
+    start: int
+    """In bytes from the start of the file, as `end`."""
+    end: int
+
+
+def _check_structure(file: Bytes, size: int) -> None:
     segment = _read_segment(file, size)
     if segment.end > size:
         raise _Broken(f"cut off, {segment.end - size} bytes are missing")
@@ -155,13 +207,13 @@ def _check_structure(file: BinaryIO, size: int) -> None:
                 raise _Broken(f"a frame of no stream is at byte {element.start}")
 
 
-def _check_checksums(file: BinaryIO, size: int) -> None:
+def _check_checksums(file: Bytes, size: int) -> None:
     for element in _walk(file, _read_segment(file, size), _IN_SEGMENT):
         if element.kind == _CLUSTER and not _checksum_agrees(file, element):
             raise _Broken(f"a checksum differs in bytes {element.start} to {element.end}")
 
 
-def _read_segment(file: BinaryIO, size: int) -> _Element:
+def _read_segment(file: Bytes, size: int) -> _Element:
     header = _read_element(file, 0)
     segment = _read_element(file, header.end, unknown_end=size)
     while segment.kind in _ANYWHERE:
@@ -171,7 +223,7 @@ def _read_segment(file: BinaryIO, size: int) -> _Element:
     return segment
 
 
-def _walk(file: BinaryIO, parent: _Element, possible: set[int]) -> Iterator[_Element]:
+def _walk(file: Bytes, parent: _Element, possible: set[int]) -> Iterator[_Element]:
     """Yield the elements inside the parent, and those inside of them down to single frames."""
     for element in _children(file, parent):
         too_long = element.kind in _INTEGERS and element.end - element.start > 8
@@ -182,7 +234,7 @@ def _walk(file: BinaryIO, parent: _Element, possible: set[int]) -> Iterator[_Ele
             yield from _walk(file, element, _CHILDREN[element.kind])
 
 
-def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
+def _children(file: Bytes, parent: _Element) -> Iterator[_Element]:
     at = parent.start
     while at < parent.end:
         element = _read_element(file, at)
@@ -192,7 +244,7 @@ def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
         at = element.end
 
 
-def _track_numbers(file: BinaryIO, tracks: _Element) -> Iterator[int]:
+def _track_numbers(file: Bytes, tracks: _Element) -> Iterator[int]:
     for entry in _children(file, tracks):
         if entry.kind == _TRACK_ENTRY:
             for field in _children(file, entry):
@@ -201,7 +253,7 @@ def _track_numbers(file: BinaryIO, tracks: _Element) -> Iterator[int]:
                     yield int.from_bytes(file.read(field.end - field.start), "big")
 
 
-def _checksum_agrees(file: BinaryIO, element: _Element) -> bool:
+def _checksum_agrees(file: Bytes, element: _Element) -> bool:
     """Verify the checksum, if any: the first child, covering the others (RFC 8794, 11.3.1)."""
     file.seek(element.start)
     first = file.read(_CHECKSUM_BYTES)
@@ -213,7 +265,7 @@ def _checksum_agrees(file: BinaryIO, element: _Element) -> bool:
     return crc == int.from_bytes(first[2:], "little")
 
 
-def _read_element(file: BinaryIO, at: int, unknown_end: int | None = None) -> _Element:
+def _read_element(file: Bytes, at: int, unknown_end: int | None = None) -> _Element:
     """Read the head of an element, which ends at `unknown_end` if its size is unknown.
 
     With None, an element of unknown size counts as empty.
@@ -227,7 +279,7 @@ def _read_element(file: BinaryIO, at: int, unknown_end: int | None = None) -> _E
     return _Element(kind, start, start + size)
 
 
-def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
+def _read_number(file: Bytes, at: int) -> tuple[int, int]:
     """Return a number of variable length (RFC 8794, section 4) and the place behind it."""
     file.seek(at)
     first = file.read(1)
@@ -241,7 +293,7 @@ def _read_number(file: BinaryIO, at: int) -> tuple[int, int]:
     return number, at + length
 
 
-def _check_ogg(file: BinaryIO, size: int) -> None:
+def _check_ogg(file: Bytes, size: int) -> None:
     expected: dict[bytes, int] = {}
     ended: set[bytes] = set()
     at = 0
@@ -288,7 +340,78 @@ def _check_y4m(file: BinaryIO, size: int, frame_bytes: int) -> None:
         raise _Broken(f"cut off, {at - size} bytes are missing")
 
 
-def _riff_ends(file: BinaryIO) -> Iterator[int]:
+def _check_asf(file: Bytes, size: int) -> None:
+    head = _read_at(file, 0, _ASF_OBJECT_BYTES)
+    header_end = int.from_bytes(head[16:], "little")
+    header = _read_at(file, 0, min(header_end, _CHUNK_BYTES))
+    at = header.find(_ASF_PROPERTIES, _ASF_OBJECT_BYTES)
+    fields = header[at + _ASF_OBJECT_BYTES :]
+    if at < 0 or len(fields) < 72 or fields[64] & _ASF_BROADCAST:
+        return
+    data = _read_at(file, header_end, _ASF_DATA_HEAD_BYTES)
+    packet_bytes = int.from_bytes(fields[68:72], "little")
+    if data.startswith(_ASF_DATA) and packet_bytes:
+        data_end = min(size, header_end + int.from_bytes(data[16:24], "little"))
+        starts = range(header_end + _ASF_DATA_HEAD_BYTES, data_end - 2, packet_bytes)
+        _check_asf_packets(file, starts)
+    if (missing := int.from_bytes(fields[16:24], "little") - size) > 0:
+        raise _Broken(f"cut off, {missing} bytes are missing")
+
+
+def _check_asf_packets(file: Bytes, starts: range) -> None:
+    """Check the flags that each packet begins with (ASF 01.20.05, section 5.2)."""
+    usual: bytes | None = None
+    for at in starts:
+        head = _read_at(file, at, 18)
+        usual = usual or head[:1]
+        correction_bytes = 1 + (head[0] & 0x0F) if head[0] & 0x80 else 0
+        properties = head[correction_bytes + 1 : correction_bytes + 2]
+        if head[:1] != usual or (properties and properties[0] & 0xC0 != 0x40):
+            raise _Broken(f"its structure is broken at byte {at}")
+
+
+def _check_flv(file: Bytes, size: int) -> None:
+    start = at = int.from_bytes(_read_at(file, 5, 4), "big") + 4
+    usual_step: int | None = None
+    while at < size:
+        head = _read_at(file, at, _FLV_TAG_HEAD_BYTES)
+        if head[0] & 0x1F not in _FLV_KINDS:
+            raise _Broken(f"its structure is broken at byte {at}")
+        content_bytes = int.from_bytes(head[1:4], "big")
+        end = at + _FLV_TAG_HEAD_BYTES + content_bytes
+        if len(head) < _FLV_TAG_HEAD_BYTES or end > size:
+            raise _Broken(f"cut off in the tag at byte {at}")
+        stated = _read_at(file, end, 4)
+        # Some writers count the head of a tag, some do not, and some all tags together.
+        step = int.from_bytes(stated, "big") - content_bytes
+        usual_step = step if usual_step is None else usual_step
+        if len(stated) == 4 and step != usual_step and step + content_bytes != end - start:
+            raise _Broken(f"its structure is broken at byte {at}")
+        at = end + 4
+
+
+def _check_fragments(file: Bytes, size: int) -> None:
+    in_fragments, at = False, 0
+    for box in _boxes(file, size):
+        if box.kind == b"moov":
+            index = _read_at(file, box.start, min(box.end - box.start, _CHUNK_BYTES))
+            in_fragments = b"mvex" in index
+        at = box.end
+    if in_fragments and at < size and _holds(file, at, (b"moof", b"mdat")):
+        raise _Broken(f"its structure is broken at byte {at}")
+
+
+def _holds(file: Bytes, at: int, words: tuple[bytes, ...]) -> bool:
+    """Check whether one of the words, of four bytes, comes after a place in a file."""
+    tail = b""
+    while chunk := _read_at(file, at, _CHUNK_BYTES):
+        if any(word in tail + chunk for word in words):
+            return True
+        at, tail = at + len(chunk), chunk[-3:]
+    return False
+
+
+def _riff_ends(file: Bytes) -> Iterator[int]:
     """Yield the ends of all RIFF chunks: long videos have several of up to 2 GiB (OpenDML)."""
     end = 0
     while (head := _read_at(file, end, 8)).startswith(b"RIFF"):
@@ -296,19 +419,21 @@ def _riff_ends(file: BinaryIO) -> Iterator[int]:
         yield end
 
 
-def _box_ends(file: BinaryIO) -> Iterator[int]:
-    """Yield the ends of the outermost boxes (ISO/IEC 14496-12, section 4.2), up to a non-box."""
-    end = 0
-    while len(head := _read_at(file, end, 16)) >= 8 and _BOX_LETTERS.issuperset(head[4:8]):
-        size = int.from_bytes(head[:4], "big")
-        if size == 1:
-            size = int.from_bytes(head[8:], "big")
-        if size < 8:  # 0: reaches to the end of the file
+def _boxes(file: Bytes, size: int) -> Iterator[_Box]:
+    """Yield the outermost boxes (ISO/IEC 14496-12, section 4.2), up to a non-box."""
+    at = 0
+    while len(head := _read_at(file, at, 16)) >= 8 and _BOX_LETTERS.issuperset(head[4:8]):
+        box_bytes = int.from_bytes(head[:4], "big")
+        if box_bytes == 1:
+            box_bytes = int.from_bytes(head[8:], "big")
+        if not box_bytes:  # reaches to the end of the file
+            box_bytes = size - at
+        if box_bytes < 8:
             return
-        end += size
-        yield end
+        yield _Box(head[4:8], at, at + box_bytes)
+        at += box_bytes
 
 
-def _read_at(file: BinaryIO, at: int, count: int) -> bytes:
+def _read_at(file: Bytes, at: int, count: int) -> bytes:
     file.seek(at)
     return file.read(count)

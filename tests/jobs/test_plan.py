@@ -1,6 +1,7 @@
 """Inputs to jobs: names, folders, globs, and collisions."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_missing_inputs_are_refused(folder, inputs, said):
     (folder / "empty").mkdir()
     with pytest.raises(InputRefused, match=said):
         plan_jobs(inputs, None, Naming("_x4"))
+
+
+def test_a_video_by_the_name_of_a_descriptor_is_refused_with_one_that_works(folder):
+    """Its decoder, another process, would open a file of its own by that name."""
+    clip = folder / "in/video.mp4"
+    clip.write_bytes(b"\0\0\0\x18ftypmp42")
+    expected = f"can open; type {re.escape(str(clip))}$"
+    with clip.open() as file, pytest.raises(UsageError, match=expected):
+        plan_jobs([f"/dev/fd/{file.fileno()}"], Path("out.mkv"), Naming("_x4"))
 
 
 def test_the_input_is_never_the_output(folder):

@@ -196,6 +196,15 @@ def test_a_file_that_states_its_length_is_not_cut_off_unseen(tmp_path, video):
     assert 5 < len(see_frames(tmp_path / "out.partial.mkv")) < 48
 
 
+def test_a_subtitle_that_lasts_to_the_end_hides_no_cut(tmp_path):
+    source = make(tmp_path / "in.mkv", frames=48, subtitles="subrip", subtitle_starts_ms=(0,),
+                  subtitle_ms=1920)  # fmt: skip
+    whole = source.read_bytes()
+    assert upscale(whole, tmp_path / "whole.mkv")[0].frames == 48
+    with pytest.raises(InputDamaged, match=r"ends at .* what came before is in"):
+        upscale(whole[: len(whole) // 2], tmp_path / "out.mkv")
+
+
 def test_that_nothing_is_known_of_an_early_end_is_said(tmp_path, video):
     _, listener, _ = upscale(as_format(video, "nut"), tmp_path / "out.mkv")
     assert listener.notes[0] == (

@@ -194,3 +194,13 @@ def test_audio_is_whole_where_frames_are_decoded_seconds_before_they_are_shown(t
         with open_video(path, excerpt=Excerpt(start, stop - start)) as reader:
             packets = [item for item in reader if isinstance(item, CopiedPacket)]
         assert len(packets) == sum(start <= it < stop for it in starts)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "subrip"), ("a.mp4", "mov_text")])
+def test_the_last_part_under_a_subtitle_that_outlasts_all_else_is_whole(tmp_path, name, codec):
+    """The file states the end of the subtitle, which began before the part."""
+    path = clips.make(tmp_path / name, frames=100, options=GOP, audio=["eng"], subtitles=codec,
+                      subtitle_starts_ms=[300], subtitle_ms=8700)  # fmt: skip
+    for excerpt, frames in ((Excerpt(3.5, None), 12), (None, 100)):
+        with open_video(path, excerpt=excerpt) as reader:
+            assert sum(isinstance(item, Frame) for item in reader) == frames

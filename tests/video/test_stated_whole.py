@@ -1,24 +1,33 @@
-"""Cuts and holes in containers whose damage FFmpeg passes over: Ogg, ASF and Y4M."""
+"""Cuts and holes whose damage FFmpeg passes over: Ogg, ASF, FLV, Y4M, fragments of MP4."""
 
 from fractions import Fraction
 
 import pytest
 from clips import make
 
-from srgan_edge.errors import InputDamaged
+from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.video.truncation import find_ogg_break, find_y4m_break, missing_asf_bytes
+from srgan_edge.video.frame import Frame
+from srgan_edge.video.truncation import (
+    find_asf_break,
+    find_flv_break,
+    find_fragment_break,
+    find_ogg_break,
+    find_y4m_break,
+)
 
 SIZE = (46, 30)
 FRAME_BYTES = 46 * 30 + 2 * 23 * 15
 VIDEOS = {
     "Ogg": (".ogv", "libvpx", {"b": "900k"}),
     "ASF": (".wmv", "wmv2", {"b": "900k"}),
+    "FLV": (".flv", "flv1", {"b": "900k"}),
     "Y4M": (".y4m", "wrapped_avframe", {}),
 }
 FINDS = {
     "Ogg": find_ogg_break,
-    "ASF": missing_asf_bytes,
+    "ASF": find_asf_break,
+    "FLV": find_flv_break,
     "Y4M": lambda path: find_y4m_break(path, FRAME_BYTES),
 }
 
@@ -47,8 +56,37 @@ def test_a_hole_or_a_cut_anywhere_is_found(video):
         path.write_bytes(content[:at] + content[at + 40 :])
         assert FINDS[name](path), f"hole at byte {at}"
         path.write_bytes(content[:at])
-        at_a_frame = name == "Y4M" and (at - content.index(b"\n") - 1) % (FRAME_BYTES + 6) == 0
-        assert FINDS[name](path) or at_a_frame, f"cut at byte {at}"
+        assert FINDS[name](path) or at in frame_ends(name, content), f"cut at byte {at}"
+
+
+def frame_ends(name, content):
+    """Where a container that says nothing of its frames beforehand may end."""
+    if name == "Y4M":
+        return range(content.index(b"\n") + 1, len(content), FRAME_BYTES + 6)
+    behind = range(-4, 1)  # the size of an FLV tag, which follows it, may be missing
+    return [at + n for at in flv_tags(content) for n in behind] if name == "FLV" else ()
+
+
+def flv_tags(content):
+    """Return where the tags of an FLV file begin."""
+    starts = [13]
+    while starts[-1] < len(content):
+        size = int.from_bytes(content[starts[-1] + 1 : starts[-1] + 4], "big")
+        starts.append(starts[-1] + size + 15)
+    return starts[:-1]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_part_of_zeros_is_damage(video, share):
+    name, path = video
+    content = path.read_bytes()
+    at, length = int(share * len(content)), 4000
+    if name == "FLV":
+        at = next(start for start in flv_tags(content) if start >= at)
+        length = 15 + int.from_bytes(content[at + 1 : at + 4], "big")
+    path.write_bytes(content[:at] + bytes(length) + content[at + length :])
+    with IsolatedReader(path) as reader, pytest.raises(InputDamaged):
+        list(reader)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
@@ -91,7 +129,7 @@ def test_a_broadcast_in_asf_states_no_size(tmp_path):
     properties = content.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
     content[properties + 24 + 64] |= 1
     path.write_bytes(content[:-100])
-    assert missing_asf_bytes(path) == 0
+    assert find_asf_break(path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"OggS", b"OggS" + bytes(22) + b"\xff", b"YUV4MPEG2 W8"])
@@ -100,3 +138,67 @@ def test_what_is_hardly_a_file_is_no_crash(tmp_path, content):
     path.write_bytes(content)
     for find in FINDS.values():
         find(path)
+
+
+def fragments(tmp_path):
+    """An MP4 in four fragments, and where each begins."""
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    path = make(tmp_path / "video.mp4", frames=40, size=SIZE, audio=["eng"],
+                options={"g": "10"}, container_options=options)  # fmt: skip
+    content = path.read_bytes()
+    starts = [at - 4 for at in range(len(content)) if content.startswith(b"moof", at)]
+    assert len(starts) >= 4
+    return path, content, starts
+
+
+@pytest.mark.parametrize("number", [0, 1, -1])
+def test_a_fragment_that_ffmpeg_does_not_reach_is_damage(tmp_path, number):
+    path, content, starts = fragments(tmp_path)
+    at = starts[number]
+    for damaged in (
+        content[:at] + bytes(500) + content[at:],
+        content[:at] + bytes(64) + content[at + 64 :],
+        content[: at + 6] + b"\0" + content[at + 7 :],  # of its name
+        content[: at - 9] + bytes(300) + content[at - 9 :],  # in the fragment before
+    ):
+        path.write_bytes(damaged)
+        assert "its structure is broken at byte" in find_fragment_break(path)
+    if number:
+        with IsolatedReader(path) as reader, pytest.raises(InputDamaged):
+            list(reader)
+
+
+def test_what_follows_the_last_fragment_is_no_damage(tmp_path):
+    path, content, _ = fragments(tmp_path)
+    for rest in (b"", bytes(500), b"\0\1junk" * 20):
+        path.write_bytes(content + rest)
+        assert find_fragment_break(path) is None
+
+
+def test_words_of_boxes_in_a_file_without_fragments_are_none(tmp_path):
+    path = make(tmp_path / "video.mp4", frames=5, size=SIZE)
+    path.write_bytes(path.read_bytes() + bytes(8) + b"moof mdat")
+    assert find_fragment_break(path) is None
+
+
+def test_a_stream_that_begins_after_the_start_is_named(tmp_path):
+    """PyAV knows those that FFmpeg found at the start; a text in a later tag of FLV is new."""
+    path = make(tmp_path / "video.flv", codec="flv1", frames=60, size=SIZE, options={},
+                audio=["eng"], time_base=Fraction(1, 25))  # fmt: skip
+    content = path.read_bytes()
+    at = flv_tags(content)[-3]
+    text = b"\2\0\nonTextData\x08\0\0\0\1\0\4text\2\0\5hello\0\0\x09"
+    size = len(text).to_bytes(3, "big")
+    tag = b"\x12" + size + content[at + 4 : at + 8] + bytes(3) + text
+    path.write_bytes(content[:at] + tag + len(tag).to_bytes(4, "big") + content[at:])
+    with IsolatedReader(path) as reader:
+        assert sum(isinstance(item, Frame) for item in reader) == 60
+        assert reader.notes.unkept == ("a stream that begins later than all others",)
+
+
+def test_a_whole_y4m_with_mixed_fields_is_not_called_damaged(tmp_path):
+    path = tmp_path / "video.y4m"
+    make(path, frames=3, size=SIZE, codec="wrapped_avframe", options={}, time_base=Fraction(1, 25))
+    path.write_bytes(path.read_bytes().replace(b" Ip", b" Im", 1))
+    with pytest.raises(InputRefused, match="possible: fields Ip, It or Ib, and colors C420"):
+        IsolatedReader(path)

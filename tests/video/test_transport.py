@@ -10,9 +10,10 @@ from clips import make
 
 from srgan_edge.errors import InputDamaged
 from srgan_edge.isolation.videos import IsolatedReader
+from srgan_edge.video import transport
 from srgan_edge.video.frame import CopiedPacket, Frame
 from srgan_edge.video.reader import VideoReader
-from srgan_edge.video.transport import find_holes, missing_of_last_packet
+from srgan_edge.video.transport import examined
 
 TICK = Fraction(1, 90000)
 PACKET = 188
@@ -80,7 +81,7 @@ def test_a_whole_recording_has_no_holes(tmp_path):
 def test_a_missing_packet_is_damage(tmp_path, kind, m2ts):
     source = recording(tmp_path / ("in.m2ts" if m2ts else "in.ts"), 5)
     without(source, pids_of(source)[kind], 12, stride=192 if m2ts else PACKET)
-    [hole] = find_holes(source, pids_of(source).values())
+    [hole] = examined(source, pids_of(source).values()).holes
     _, items, error = read(source)
     assert "damaged: packets of the transport stream are missing at " in error
     first = next(item for item in items if isinstance(item, Frame))
@@ -94,7 +95,7 @@ def test_a_child_process_tells_of_a_missing_packet(tmp_path):
     """The clock of this recording is no short fraction of a second."""
     source = recording(tmp_path / "in.ts", 5.123)
     without(source, pids_of(source)["video"], 30)
-    [hole] = find_holes(source, pids_of(source).values())
+    [hole] = examined(source, pids_of(source).values()).holes
     assert float(hole.seconds) % 0.125
     with IsolatedReader(source, conceal=True) as reader:
         assert sum(isinstance(item, Frame) for item in reader) >= 39
@@ -124,7 +125,7 @@ def test_a_join_in_the_middle_of_things_is_known_by_its_clock(tmp_path):
     begins = [n for n, packet in enumerate(tail) if pid(packet) == video][15]
     content = parts[0].read_bytes() + b"".join(p for p in tail[begins:] if pid(p) != 0)
     (tmp_path / "in.ts").write_bytes(content)
-    assert find_holes(tmp_path / "in.ts", pids_of(parts[0]).values()) == []
+    assert examined(tmp_path / "in.ts", pids_of(parts[0]).values()).holes == []
 
 
 def test_a_gap_is_named(tmp_path):
@@ -191,5 +192,44 @@ def test_a_clock_that_really_starts_over_goes_on(tmp_path):
 def test_a_file_that_ends_within_a_packet_is_cut_off(tmp_path, missing):
     source = recording(tmp_path / "in.ts")
     source.write_bytes(source.read_bytes()[:-missing])
-    assert missing_of_last_packet(source) == missing
+    assert examined(source, []).bytes_missing == missing
     assert f"cut off, {missing} bytes of the last packet are missing" in read(source)[2]
+
+
+@pytest.mark.parametrize("stride", [188, 192])
+@pytest.mark.parametrize("shift", [0, -100, 77, 500])
+def test_a_place_that_is_no_packet_hides_no_hole(tmp_path, stride, shift):
+    """Zeros over packets, in place or with bytes lost or added, so that all others have moved."""
+    source = recording(tmp_path / ("in.ts" if stride == PACKET else "in.m2ts"))
+    pids, content = pids_of(source), source.read_bytes()
+    packets = packets_of(source, stride)
+    places = [number for number, packet in enumerate(packets) if pid(packet) == pids["video"]]
+    at = places[len(places) // 2] * stride
+    source.write_bytes(content[:at] + bytes(4 * stride + shift) + content[at + 4 * stride :])
+    assert examined(source, pids.values()).holes
+    assert examined(source, pids.values()).bytes_missing == 0
+    assert "packets of the transport stream are missing at " in read(source)[2]
+
+
+def test_bytes_between_packets_are_no_hole(tmp_path):
+    source = recording(tmp_path / "in.ts")
+    packets = packets_of(source)
+    half = len(packets) // 2
+    source.write_bytes(b"".join(packets[:half]) + bytes(500) + b"".join(packets[half:]))
+    assert examined(source, pids_of(source).values()) == ([], 0)
+    source.write_bytes(b"".join(packets) + b"\0\1junk" * 50)
+    assert examined(source, pids_of(source).values()) == ([], 0)
+
+
+def test_a_stream_of_nothing_but_holes_is_read_to_its_end(tmp_path, monkeypatch):
+    """Packets are found again wherever the parts end in which the file is read."""
+    monkeypatch.setattr(transport, "_PACKETS_AT_A_TIME", 7)
+    source = recording(tmp_path / "in.ts")
+    packets, pids = packets_of(source), pids_of(source)
+    expected = examined(source, pids.values())
+    for every in (5, 6, 13):
+        parts = [part + bytes(9) * (n % every == 0) for n, part in enumerate(packets)]
+        source.write_bytes(b"".join(parts))
+        assert examined(source, pids.values()) == expected
+    source.write_bytes(b"".join(packets[:8]) + bytes(50_000) + b"".join(packets[8:]))
+    assert examined(source, pids.values()) == expected
