@@ -21,7 +21,7 @@ Verdict = TypeVar("Verdict")
 
 
 class PassedBytes:
-    """What has passed, as a file for one thread that reads it: reading waits for what comes.
+    """The bytes that have passed, as a file for one thread, in which reading waits for more.
 
     It goes forward, and back by a little.
     """
@@ -63,7 +63,7 @@ class PassedBytes:
             self._changed.notify_all()
 
     def add(self, content: bytes) -> None:
-        """Add what has passed; waits while the reader is far behind."""
+        """Add bytes that have passed; waits while the reader is far behind."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._is_closed or not self._is_read or len(self._held) < _MOST_BYTES

@@ -99,7 +99,7 @@ class _Scan:
 
 
 class Examined(NamedTuple):
-    """What a transport stream lacks by its own account."""
+    """The parts that a transport stream lacks by its own account."""
 
     holes: list[Hole]
     """In the order of the file."""
