@@ -25,6 +25,8 @@ _LAYOUTS = ((188, 0), (192, 4), (204, 0))
 _PACKETS_AT_A_TIME = 1 << 16
 _MARKS = 4
 """Marks in a row, at the distance of packets, that are no chance."""
+_NEARBY_PACKETS = 64
+"""Within so many packets the next one is looked for at once."""
 _MOST_BREAKS = 10_000
 _LARGEST_STEP_SECONDS = 10
 """A clock that goes further between two packets, or back, is that of another recording."""
@@ -133,21 +135,24 @@ def examined_bytes(file: Bytes, pids: Collection[int]) -> Examined:
 
 def _read(file: Bytes, stride: int, start: int, scan: _Scan) -> int:
     """Read all packets, passing over what is none; return how many bytes the last one lacks."""
-    content = b""
+    content, look = b"", _PACKETS_AT_A_TIME  # behind a bad place, few packets are looked at at once
     while True:
         more = file.read(stride * _PACKETS_AT_A_TIME)
         content += more
         everything, at = np.frombuffer(content, np.uint8), 0
         while len(content) - at >= stride * (_MARKS if more else 1):
-            left = everything[at:]
+            left = everything[at : at + look * stride]
             rows = left[: len(left) // stride * stride].reshape(-1, stride)
             marked = rows[:, start] == _SYNC
             good = len(rows) if marked.all() else int(marked.argmin())
             if good:
                 scan.add(rows[:good, start : start + _PACKET])
             at += good * stride
-            if good < len(rows):
-                at += _next_packet(everything[at:], stride, start)
+            if good == len(rows):
+                look = min(2 * look, _PACKETS_AT_A_TIME)
+            else:
+                look = _MARKS
+                at += _next_packet(everything[at : at + _NEARBY_PACKETS * stride], stride, start)
         content = content[at:]
         if not more:
             is_packet = len(content) <= start or content[start] == _SYNC
