@@ -52,7 +52,7 @@ REQUIREMENT = "srgan-edge[steady]"
 PX_BYTES = 32
 """Memory for each pixel of a result while it is steadied, and until the next one is."""
 
-_BAND_ROWS, _MARGIN_ROWS = 64, 8  # in LR pixels
+_BAND_ROWS, _MARGIN_ROWS = 96, 6  # in LR pixels
 _LEAST_DETAIL = 0.2  # levels: less is rounding
 
 _Floats: TypeAlias = npt.NDArray[np.float32]
