@@ -22,7 +22,7 @@ from srgan_edge.arguments import checked, refuse_unused
 from srgan_edge.duplicates import Dedup
 from srgan_edge.engines import Choice, choose_engine, video_slots
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
-from srgan_edge.files import is_taken, sha256_of
+from srgan_edge.files import is_file, sha256_of
 from srgan_edge.image.coding import Coding
 from srgan_edge.image.in_memory import ImageT, Pack, unpacked, upscaled
 from srgan_edge.image.opening import MAX_PIXELS
@@ -315,7 +315,8 @@ class Upscaler:
         job = _job(Path(source), target, suffix)
         if excerpt is not None:
             refuse_excerpt([job])
-        if is_taken(job.target) and not overwrite and not was_finished(job, restart=restart):
+        is_there = is_file(job.target) or job.target.is_symlink()  # a folder is never replaced
+        if is_there and not overwrite and not was_finished(job, restart=restart):
             raise UsageError(f"{job.target} exists; type overwrite=True to replace it")
         refuse_outscale(outscale)
         if job.kind == "image":

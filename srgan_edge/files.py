@@ -286,6 +286,15 @@ def is_taken(path: Path) -> bool:
     return False
 
 
+def is_file(path: Path) -> bool:
+    """Return True if a regular file, or a link to one, has this name.
+
+    Raises:
+        OSError: as `is_taken` does.
+    """
+    return any(name.is_file() for name in _meanings_of(path))
+
+
 def _meanings_of(path: Path) -> Iterator[Path]:
     """Yield a name, and what it means once its folders exist: `new/../a.png` is then `a.png`."""
     yield path

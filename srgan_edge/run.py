@@ -19,6 +19,7 @@ from srgan_edge.errors import (
 )
 from srgan_edge.files import (
     folder_made,
+    is_file,
     is_taken,
     output_failed,
     refuse_irreplaceable,
@@ -380,14 +381,13 @@ def settled(job: Job, options: Options) -> Outcome | None:
     if job.outlet is not None:
         return None
     try:
-        if options.existing != "replace" and is_taken(job.target):
-            if options.existing == "keep":
-                return Outcome(job, skipped=True)
-            if not was_finished(job, restart=options.restart):
-                raise UsageError(
-                    f"{job.target} exists; type --overwrite to replace it, or --skip-existing"
-                )
-        refuse_irreplaceable(job.target)
+        if options.existing == "keep" and is_file(job.target):
+            return Outcome(job, skipped=True)
+        refuse_irreplaceable(job.target)  # which --overwrite replaces neither
+        is_new = options.existing == "replace" or not is_taken(job.target)
+        if not is_new and not was_finished(job, restart=options.restart):
+            other = "--skip-existing" if is_file(job.target) else "remove it"  # a link to nothing
+            raise UsageError(f"{job.target} exists; type --overwrite to replace it, or {other}")
     except OSError as error:
         return Outcome(job, error=output_failed(job.target, error))
     except SrganEdgeError as refused:

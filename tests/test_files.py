@@ -20,6 +20,7 @@ from srgan_edge.files import (
     folder_when_whole,
     free_partial_result,
     identity_of,
+    is_file,
     is_taken,
     read_at_most,
     refuse_irreplaceable,
@@ -467,7 +468,7 @@ def test_a_name_through_folders_that_are_made_later_is_that_of_a_file(tmp_path, 
     """Otherwise a result could overwrite its own input once the missing folders are created."""
     (tmp_path / "in.png").write_bytes(b"mine")
     assert identity_of(tmp_path / name) == identity_of(tmp_path / "in.png")
-    assert is_taken(tmp_path / name)
+    assert is_taken(tmp_path / name) and is_file(tmp_path / name)
     assert not is_taken(tmp_path / name.replace("in.png", "out.png"))
     with pytest.raises(UsageError):
         refuse_replacing(tmp_path / name, [tmp_path / "in.png"], overwrite=True, makes_folder=True)

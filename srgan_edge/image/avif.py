@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from srgan_edge.image.boxes import Box, boxes_in, content_of
+from srgan_edge.image.boxes import Box, behind_boxes, boxes_in, content_of
 from srgan_edge.image.colors import ColorStatements
-from srgan_edge.image.statements import Found
+from srgan_edge.image.statements import Found, behind_the_end
 
 _UNSTATED = ({1, 2}, {1, 2, 6, 13, 14, 15})
 """Primaries and transfer functions of H.273 under which an image is shown as sRGB."""
@@ -102,6 +102,8 @@ def _read(content: bytes) -> AvifHeader:
         stated.pop("cICP", None)
     found += _depth(properties)
     found += _others(meta, items, properties)
+    found += (Found(box.name.decode("latin-1")) for box in (*boxes_in(content), *boxes_in(meta)))
+    found += behind_the_end(behind_boxes(content))
     return AvifHeader(found, tuple(stated.items()), shape, crop)
 
 

@@ -31,6 +31,11 @@ def boxes_in(content: bytes, start: int = 0, end: int | None = None) -> Iterator
         start += length
 
 
+def behind_boxes(content: bytes) -> bytes:
+    """Return what follows the last box of a file."""
+    return content[max((box.end for box in boxes_in(content)), default=len(content)) :]
+
+
 def content_of(content: bytes, path: tuple[bytes, ...], skipped: int = 0) -> bytes:
     """Return the content of the first box of this path; empty if there is none.
 

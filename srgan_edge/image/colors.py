@@ -6,7 +6,7 @@ what TIFF and BMP state in other words is translated into those where there is o
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -118,9 +118,9 @@ def chromaticities(points: Sequence[float]) -> bytes | None:
     return struct.pack(">8I", *units) if len(units) == len(points) == 8 else None
 
 
-def of_tiff_tags(stated: Mapping[str, bytes]) -> dict[int, Any]:
+def of_tiff_tags(stated: Mapping[str, bytes]) -> dict[int, tuple[float, ...]]:
     """Return the tags with which a TIFF states the same."""
-    tags: dict[int, Any] = {}
+    tags: dict[int, tuple[float, ...]] = {}
     if "cHRM" in stated:
         points = [unit / _UNIT for unit in struct.unpack(">8I", stated["cHRM"])]
         tags |= {_WHITE_POINT: tuple(points[:2]), _PRIMARIES: tuple(points[2:])}

@@ -4,6 +4,7 @@ Only those whose values differ from what is assumed without them are yielded; `s
 what becomes of each. Nothing is refused here for being broken: the decoder finds that out.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ _LONGEST_CHUNK = 1 << 16
 _LONGEST_PROFILE = 1 << 20
 _KEYWORD_BYTES = 80
 _MOST = 100_000
+
+_RGB, _MASKS = 0, 3
+"""Compressions of a BMP that are none."""
 
 _PHOTOMETRIC, _CMYK, _YCBCR = 262, 5, 6
 _INDEPENDENT_JPEG_COEFFICIENTS = (0.299, 0.587, 0.114)
@@ -164,6 +168,8 @@ def _of_png(file: BinaryIO) -> Iterator[Found]:
     depth, transparent = 8, False
     for chunk, length in chunks_of(file):
         name = chunk.decode("latin-1")
+        if name == "IEND":
+            yield from _behind(file, file.tell() + length + 4)
         content = file.read(min(length, _LONGEST_CHUNK)) if name != "IDAT" else b""
         detail = ""
         if name == "IHDR" and len(content) == 13:
@@ -273,8 +279,7 @@ def _of_webp(file: BinaryIO) -> Iterator[Found]:
         name, length = struct.unpack("<4sI", file.read(8))
         yield Found(name.decode("latin-1").strip())
         place += 8 + length + length % 2
-    if size > end + 1:
-        yield Found("behind the end", f"{size - end} bytes")
+    yield from _behind(file, end + end % 2)
 
 
 def _of_gif(file: BinaryIO) -> Iterator[Found]:
@@ -297,9 +302,7 @@ def _of_gif(file: BinaryIO) -> Iterator[Found]:
                 file.seek(_color_table_bytes(place[8]) + 1, 1)
                 _skip_blocks(file)
             case b";":
-                behind = file.read(_LONGEST_CHUNK)
-                if behind.strip(b"\0;"):
-                    yield Found("behind the end", f"{len(behind)} bytes or more")
+                yield from _behind(file, file.tell(), padding=b"\0;")
                 return
             case _:
                 return
@@ -329,19 +332,51 @@ def _skip_blocks(file: BinaryIO) -> None:
         file.seek(length[0], 1)
 
 
+def _behind(file: BinaryIO, end: int, *, padding: bytes = b"\0") -> Iterator[Found]:
+    """Yield a statement if a file has more than padding behind the end of its image."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(min(end, size))
+    if file.read(_LONGEST_CHUNK).strip(padding):
+        yield Found("behind the end", f"{size - end} bytes")
+
+
 def _color_table_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _of_bmp(file: BinaryIO) -> Iterator[Found]:
-    file.seek(14)
-    header = file.read(124)
-    if len(header) < 40 or header[0] < 40:
+    file.seek(0)
+    head = file.read(14 + 124)
+    header = head[14:]
+    if len(header) < 12:
         return
-    compression = int.from_bytes(header[16:20], "little")
-    if compression in (4, 5):
-        yield Found("JPEG or PNG inside")
-    elif compression > 3:
-        yield Found("compression of others", str(compression))
+    if header[0] >= 40 and len(header) >= 40:
+        compression = int.from_bytes(header[16:20], "little")
+        if compression in (4, 5):
+            yield Found("JPEG or PNG inside")
+        elif compression > 3:
+            yield Found("compression of others", str(compression))
     if header[0] >= 108 and header[56:60] == b"KNIL":
         yield Found("linked profile")
+    yield from _behind(file, _end_of_bmp(head))
+
+
+def _end_of_bmp(head: bytes) -> int:
+    """Return the end of all that the headers of a BMP speak of.
+
+    Programs state its length too short, and that of its pixels as 0 if they are not compressed.
+    """
+    stated, start = struct.unpack("<I4xI", head[2:14])
+    header, compression, pixel_bytes = head[14:], _RGB, 0
+    if header[0] == 12:
+        width, height, bits = struct.unpack("<HHxxH", header[4:12])
+    else:
+        values = struct.unpack("<iixxHII", header[4 : min(24, header[0])].ljust(20, b"\0"))
+        width, height, bits, compression, pixel_bytes = values
+    if compression in (_RGB, _MASKS):
+        pixel_bytes = (abs(width) * bits + 31) // 32 * 4 * abs(height)
+    ends = [stated, start + pixel_bytes]
+    if len(header) == 124 and header[0] >= 124:
+        place, length = struct.unpack("<II", header[112:120])
+        ends.append(14 + place + length if length else 0)
+    return max(ends)

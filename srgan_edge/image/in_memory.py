@@ -4,6 +4,7 @@ What PIL images say of their pixels is in `pil`.
 Neither PyTorch nor PyAV is imported here: whoever passes one of their images has done that.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -126,9 +127,15 @@ def _unpacked_tensor(tensor: "torch.Tensor") -> tuple[list[StillImage], Pack]:
     import torch
 
     shape, dtype = list(tensor.shape), tensor.dtype
-    if tensor.layout != torch.strided or tensor.is_meta:
-        kind = "meta" if tensor.is_meta else str(tensor.layout)
-        raise UsageError(f"got a tensor of {kind}; possible: dense ones; type tensor.to_dense()")
+    if tensor.is_meta:
+        raise UsageError(
+            "got a tensor on the meta device, which has no values; possible: one made with "
+            "device='cpu', or on a GPU"
+        )
+    if tensor.layout != torch.strided:
+        raise UsageError(
+            f"got a tensor of {tensor.layout}; possible: dense ones; type tensor.to_dense()"
+        )
     if tensor.ndim not in (3, 4) or shape[-3] not in _CHANNELS:
         raise UsageError(
             f"got a tensor of shape {shape}; possible: [C, H, W] and [N, C, H, W] with 1, 3 or 4 "
@@ -142,9 +149,12 @@ def _unpacked_tensor(tensor: "torch.Tensor") -> tuple[list[StillImage], Pack]:
             raise UsageError(f"got a tensor of {dtype}; possible: torch.uint8, floats in [0, 1]")
         low, high = (float(end) for end in images.float().aminmax())
         if not (low >= 0 and high <= 1):  # nor are comparisons with NaN true
+            advice = "tensor.clamp(0, 1)"
+            if math.isnan(low):
+                advice = "tensor.nan_to_num().clamp(0, 1)"
             raise UsageError(
                 f"got a tensor of values from {low:g} to {high:g}; possible: floats from 0 to 1; "
-                "type tensor.clamp(0, 1)"
+                f"type {advice}"
             )
         images = (images.float() * _WHITE).round().int()
     arrays = images.cpu().numpy()

@@ -47,6 +47,7 @@ _IN_XMP = (
 def statements_of_jpeg(content: bytes) -> Iterator[Found]:
     """Yield the statements of a JPEG file in the order of the file."""
     xmp, behind = b"", b""
+    profile: list[bytes] = []
     for marker, start, end in _segments(content):
         if marker == _EOI:
             behind = content[end:]
@@ -57,6 +58,8 @@ def statements_of_jpeg(content: bytes) -> Iterator[Found]:
                 yield Found("APP13 IPTC")
             if name in ("APP1 XMP", "APP1 extended XMP"):
                 xmp += segment
+            if name == "APP2 ICC_PROFILE":
+                profile.append(segment[12:14])
             yield Found(name)
         elif marker == _COM:
             yield Found("COM", content[start:end].decode("latin-1").strip("\0"))
@@ -64,6 +67,8 @@ def statements_of_jpeg(content: bytes) -> Iterator[Found]:
             yield Found("DHP")
         elif marker in _FRAMES:
             yield from _of_frame(content[start:end])
+    if profile and list(min(profile)[1:]) != [len(profile)]:
+        yield Found("ICC_PROFILE in pieces")  # Pillow then has none
     yield from _behind(behind, xmp)
 
 

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from srgan_edge.image.boxes import boxes_in, content_of
-from srgan_edge.image.statements import Found
+from srgan_edge.image.boxes import behind_boxes, boxes_in, content_of
+from srgan_edge.image.statements import Found, behind_the_end
 
 _SIZ = b"\xff\x4f\xff\x51"
 _SPACES = {0: 1, 12: 4, 15: 1, 16: 3, 17: 1, 18: 3}
@@ -127,3 +127,4 @@ def _boxes_beside(content: bytes) -> Iterator[Found]:
             yield Found("uuid", name)
         elif box.name not in (b"jP  ", b"ftyp", b"jp2h", b"jp2c", b"rreq"):
             yield Found(box.name.decode("latin-1").strip())
+    yield from behind_the_end(behind_boxes(content))

@@ -5,12 +5,32 @@ Color profile, EXIF, dots per inch and pixel shape. Whatever is not kept becomes
 
 import io
 import struct
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageCms
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.image.colors import are_possible
+from srgan_edge.image.exif import (
+    MAIN,
+    PREFIX,
+    RATIONAL,
+    SHORT,
+    Table,
+    Tables,
+    Tag,
+    changed,
+    extended,
+    header,
+    nested,
+    numbers,
+    tables_of,
+    without_prefix,
+    written,
+)
 from srgan_edge.image.headers import tiff_name
 from srgan_edge.image.opening import DECODER_ERRORS
 from srgan_edge.image.orientation import TURNS, Turn
@@ -44,6 +64,19 @@ _UNTRUE_TAGS = {
 """Tags of the exposure that count pixels of the image before it was turned and enlarged."""
 
 _UNTRUE_RELATED = {ExifTags.Interop.RelatedImageWidth, ExifTags.Interop.RelatedImageHeight}
+
+_UNTRUE: dict[int, set[int]] = {
+    MAIN: set(_STORAGE_TAGS),
+    IFD.Exif: set(_UNTRUE_TAGS),
+    IFD.GPSInfo: set(),
+    IFD.Interop: set(_UNTRUE_RELATED),
+}
+"""Table -> tags that describe the old file, which are dropped without a line."""
+
+_NAMES: dict[int, dict[int, str]] = {
+    IFD.GPSInfo: ExifTags.GPSTAGS,
+    IFD.Interop: {it.value: it.name for it in ExifTags.Interop},
+}
 
 _DPI_IN_EXIF = {"WEBP", "AVIF"}
 """Formats without a place of their own for dots per inch."""
@@ -110,44 +143,82 @@ def exif_of(image: Image.Image, notes: list[str]) -> Image.Exif:
     return exif
 
 
+def exif_block(image: Image.Image, notes: list[str], file: BinaryIO | None) -> bytes | None:
+    """Return the EXIF of an image as its file has it; None if there is none that can be read.
+
+    Args:
+        file: that of the image, if it is a TIFF, whose own tags are EXIF.
+    """
+    if isinstance(image, TiffImageFile) and file is not None:
+        try:
+            return _block_of_tiff(image, file, notes)
+        except ValueError as error:
+            notes.append(f"left out: EXIF: unreadable ({error})")
+            return None
+    if isinstance(image, AvifImageFile):  # if it is turned, Pillow has written its `info` anew
+        block: bytes = image._decoder.get_info()[4]
+        return block or None
+    if "exif" not in image.info and "Raw profile type exif" in image.info:
+        return bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    return image.info.get("exif")
+
+
 def kept_exif(
-    exif: Image.Exif, image: Image.Image, notes: list[str], *, exchanged: bool
+    block: bytes | None, image: Image.Image, notes: list[str], *, exchanged: bool
 ) -> bytes | None:
     """Return the part of the EXIF that is still true once the image is upright and enlarged.
 
     With `exchanged`, rows became columns.
     """
+    if block is None:
+        return None
     is_tiff = isinstance(image, TiffImageFile)  # its tags are statements of the file itself
+    block = without_prefix(block)
     try:
-        gone = set(exif) - (_KEPT_TAGS - (_COLOR_TAGS if is_tiff else set()))
-        if not is_tiff:
-            others = [Found("other tags", tiff_name(tag)) for tag in sorted(gone - _STORAGE_TAGS)]
-            notes += left_out("EXIF", others)
-        for tag in gone:
-            del exif[tag]
-        if IFD.Exif in exif:
-            exposure = exif.get_ifd(IFD.Exif)
-            for tag in _UNTRUE_TAGS & set(exposure):
-                del exposure[tag]
-            if IFD.Interop in exposure:
-                related = exif.get_ifd(IFD.Interop)
-                for tag in _UNTRUE_RELATED & set(related):
-                    del related[tag]
+        tables = tables_of(block).all()
+        kept = {pointer: dict(table.tags) for pointer, table in tables.items()}
+        main = kept[MAIN]
+        gone = set(main) - (_KEPT_TAGS - (_COLOR_TAGS if is_tiff else set()))
+        for pointer, tags in kept.items():
+            for tag in set(tags) & (gone if pointer == MAIN else _UNTRUE[pointer]):
+                del tags[tag]
+        order = tables_of(block).order
         resolutions = Base.XResolution, Base.YResolution
-        if exif.get(Base.ResolutionUnit) == _NO_UNIT:  # kept as the shape of a pixel
-            for tag in {*resolutions, Base.ResolutionUnit} & set(exif):
-                del exif[tag]
-        elif exchanged and set(resolutions) <= set(exif):
+        if main.get(Base.ResolutionUnit) == numbers(order, SHORT, _NO_UNIT):
+            for tag in {*resolutions, Base.ResolutionUnit} & set(main):  # the shape of a pixel
+                del main[tag]
+        elif exchanged and set(resolutions) <= set(main):
             across, down = resolutions
-            exif[across], exif[down] = exif[down], exif[across]
-        if not exif:
-            return None
-        exif[Base.Orientation] = 1
-        exif.bigtiff = False  # EXIF is a classic TIFF table, whatever it was read from
-        return exif.tobytes()
-    except DECODER_ERRORS as error:
+            main[across], main[down] = main[down], main[across]
+        if Base.Orientation in main:
+            main[Base.Orientation] = numbers(order, SHORT, 1)
+        result = PREFIX + changed(block, tables, kept) if main else None
+        notes += _left_out_tags(tables, set() if is_tiff else gone)
+        return result
+    except ValueError as error:
         notes.append(f"left out: EXIF: unreadable ({error})")
         return None
+
+
+def _block_of_tiff(image: TiffImageFile, file: BinaryIO, notes: list[str]) -> bytes | None:
+    source = Tables(file)
+    tables = source.all(image.tag_v2.offset, _KEPT_TAGS)
+    notes += _left_out_tags(tables, set())
+    if not tables[MAIN].tags:
+        return None
+    tags = nested({pointer: table.tags for pointer, table in tables.items()})
+    start = header(source.order, 8)
+    return start + written(tags, len(start), source.order)
+
+
+def _left_out_tags(tables: Mapping[int, Table], gone: set[int]) -> Iterator[str]:
+    """Yield a line for tags that are not kept: those `gone`, and those that cannot be read."""
+    found = []
+    for pointer, table in tables.items():
+        names = _NAMES.get(pointer, {})
+        for tag in sorted((table.lost | (gone if pointer == MAIN else set())) - _UNTRUE[pointer]):
+            found.append(Found("other tags", names.get(tag) or tiff_name(tag)))
+    return left_out("EXIF", found)
 
 
 def turn_by_pillow(image: Image.Image) -> Turn:
@@ -177,13 +248,19 @@ def dpi_of(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
 
 
 def exif_with_dpi(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
-    """Return EXIF that states dots per inch, for files that have no other place for them."""
-    table = Image.Exif()
-    if exif is not None:
-        table.load(exif)
-    table[Base.XResolution], table[Base.YResolution] = dpi
-    table[Base.ResolutionUnit] = _INCH
-    return table.tobytes()
+    """Return EXIF that states dots per inch, for files that have no other place for them.
+
+    Raises:
+        ValueError: `exif` is none.
+    """
+    block = header("<", 8) + written({}, 8, "<") if exif is None else without_prefix(exif)
+    order = tables_of(block).order
+    stated: dict[int, Tag] = {
+        Base.XResolution: numbers(order, RATIONAL, dpi[0]),
+        Base.YResolution: numbers(order, RATIONAL, dpi[1]),
+        Base.ResolutionUnit: numbers(order, SHORT, _INCH),
+    }
+    return PREFIX + extended(block, stated)
 
 
 def _dpi_of_exif(exif: Image.Exif) -> tuple[float, float]:
@@ -221,8 +298,10 @@ def is_possible(image: StillImage) -> bool:
     ):
         return False
     try:
-        exif_with_dpi(image.exif, (72, 72))
-    except DECODER_ERRORS:
+        if image.exif is not None:
+            tables_of(without_prefix(image.exif)).all()
+            exif_with_dpi(image.exif, (72, 72))
+    except ValueError:
         return False
     return True
 

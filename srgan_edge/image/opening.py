@@ -147,7 +147,9 @@ def frames_to_keep(
     """
     _refuse_too_large(path, image, 1, max_pixels, enlargement)
     if isinstance(image, TiffImageFile):
-        tile = image.tag_v2.get(Base.TileWidth, 0) * image.tag_v2.get(Base.TileLength, 0)
+        with damage(path):  # either may have any type
+            sides = image.tag_v2.get(Base.TileWidth, 0), image.tag_v2.get(Base.TileLength, 0)
+            tile = int(sides[0]) * int(sides[1])
         if tile > max_pixels:  # libtiff decodes into a whole one
             raise InputRefused(
                 f"{path}: tiles of {tile} pixels in an image of {image.width}x{image.height}, and "
@@ -157,7 +159,7 @@ def frames_to_keep(
         images = _image_count(image)
     frames = 1
     if image.format in _ANIMATED:
-        images = frames = max(1, images - bool(getattr(image, "default_image", False)))
+        images = frames = max(1, images - first_frame(image))
     if images > frames:
         raise InputRefused(several_images(path, images))
     _refuse_too_large(path, image, frames, max_pixels, enlargement)
@@ -177,7 +179,7 @@ def frames_to_keep(
             f"pixels; crop it, or convert it, for example with: magick {quoted(path)} -depth 8 "
             f"{quoted(Path(f'{path.stem}-8.png'))}"
         )
-    if frames > 1 and deep:
+    if deep and (frames > 1 or first_frame(image)):
         raise InputRefused(f"{path}: an animation with {bits} bits per channel; possible: 8")
     return frames
 
@@ -222,6 +224,11 @@ def damage(path: Path) -> Iterator[None]:
     except DECODER_ERRORS as error:
         _refuse_text_bomb(path, error)
         raise InputDamaged(f"{path}: broken or cut short ({error}); fetch it again") from error
+
+
+def first_frame(image: ImageFile.ImageFile) -> int:
+    """Return how many stills for programs that show no animation Pillow counts before a PNG's."""
+    return int(getattr(image, "default_image", False))
 
 
 def several_images(path: Path, images: int) -> str:

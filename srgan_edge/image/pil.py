@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageFile
-from PIL.ExifTags import Base
+from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.errors import InputDamaged, UsageError
@@ -26,6 +26,7 @@ from srgan_edge.image.headers import (
 from srgan_edge.image.levels import deep_gray
 from srgan_edge.image.metadata import (
     dpi_of,
+    exif_block,
     exif_of,
     kept_exif,
     rgb_of_cmyk,
@@ -78,15 +79,16 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
             notes.append(f"left out: what the file states of its colors ({stated})")
     try:
         turned = turn_by_pillow(image)
+        block = _block_of_exif(image, notes)  # before the file is closed
         image.load()
-        exif = _copy_of_exif(image, notes)
-        dpi = dpi_of(image, exif)  # before tags are deleted
+        exif = exif_of(image, [])
+        dpi = dpi_of(image, exif)
         turn = TURNS.get(exif.get(Base.Orientation, 1), TURNS[1])
         still, profile = _decoded(image, turn, notes)
     except DECODER_ERRORS as error:
         raise InputDamaged(f"the PIL image is broken or cut short ({error})") from error
     exchanged = turn.exchanged or turned.exchanged
-    kept = kept_exif(exif, image, notes, exchanged=exchanged)
+    kept = kept_exif(block, image, notes, exchanged=exchanged)
     info = _kept_info(image.info, exchanged, notes) | {"icc_profile": profile, "exif": kept}
     info["dpi"] = dpi[::-1] if dpi and exchanged else dpi
     info = {key: value for key, value in info.items() if value is not None}
@@ -134,16 +136,29 @@ def _kept_info(info: dict[Any, Any], exchanged: bool, notes: list[str]) -> dict[
     return kept
 
 
-def _copy_of_exif(image: Image.Image, notes: list[str]) -> Image.Exif:
-    """Return the EXIF of an image, of which tags can be deleted without changing the image."""
-    copy, exif = Image.Exif(), exif_of(image, notes)
+def _block_of_exif(image: Image.Image, notes: list[str]) -> bytes | None:
+    """Return the EXIF as the file has it; if the program has changed it, as Pillow writes it."""
+    exif, of_file = exif_of(image, notes), Image.Exif()
+    if not exif:
+        return None
+    file = image.fp if isinstance(image, TiffImageFile) else None
     try:
-        if exif:
-            copy.load(exif.tobytes())
+        now = exif.tobytes()
+        if isinstance(image, TiffImageFile) and file is not None and not file.closed:
+            of_file.bigtiff, of_file.endian = exif.bigtiff, exif.endian
+            of_file.load_from_fp(file, image.tag_v2.offset)
+        else:
+            of_file.load(image.info.get("exif", b""))
+        if of_file.tobytes() == now:
+            return exif_block(image, notes, cast(BinaryIO | None, file))
     except DECODER_ERRORS as error:
         notes.append(f"left out: EXIF: unreadable ({error})")
-        return Image.Exif()
-    return copy
+        return None
+    tables = exif, exif.get_ifd(IFD.Exif) if IFD.Exif in exif else {}
+    texts = [it for table in tables for it in table.values() if isinstance(it, str)]
+    if not all(map(str.isascii, texts)):
+        notes.append("left out: letters beyond ASCII in EXIF, of which Pillow makes ?")
+    return now
 
 
 def _header_of(image: ImageFile.ImageFile) -> Header:

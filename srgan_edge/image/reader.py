@@ -24,6 +24,7 @@ from srgan_edge.image.headers import examine, kind_of
 from srgan_edge.image.levels import deep_colors, deep_gray, full_range
 from srgan_edge.image.metadata import (
     dpi_of,
+    exif_block,
     exif_of,
     kept_exif,
     pixel_shape_of,
@@ -37,6 +38,7 @@ from srgan_edge.image.opening import (
     MAX_PIXELS,
     companion_images,
     damage,
+    first_frame,
     frames_to_keep,
     is_deep_gray,
     load,
@@ -120,12 +122,16 @@ class ImageReader:
                 """Number of frames; 1 for a still image."""
                 refuse_misleading(path, self.format, self._header.found)
                 self._turned = turn_by_pillow(image)
+                self._first_frame = first_frame(image)
                 self._scaled: Samples | None = None
                 with damage(path):
                     if self.format == "PPM" and is_scaled(image):
                         self._scaled = scaled_levels(image, self._file)
                     else:
                         load(path, image, self._file)
+                        if self._first_frame and self.frames == 1:
+                            image.seek(self._first_frame)
+                            image.load()
                 self._take(image)
                 if self.frames > 1:
                     with damage(path):
@@ -197,9 +203,6 @@ class ImageReader:
 
     def _survey(self, image: ImageFile.ImageFile) -> None:
         """Read all frames of an animation: any may be damaged, or the only transparent one."""
-        self._first_frame = int(getattr(image, "default_image", False))
-        if self._first_frame:
-            self.notes.append("left out: the still image for programs that show no animation")
         self.plays = _plays(image)
         self._has_alpha = False
         if image.format == "GIF":  # each frame has its own colors
@@ -246,15 +249,18 @@ class ImageReader:
         if exchanged:
             shape, dpi = shape and shape[::-1], dpi and dpi[::-1]
         by_exif = colors_of_exif(exif) if profile is None else ()
+        block = exif_block(image, self.notes, self._file) if exif else None
         self._like = StillImage(
             np.empty((0, 0, 3), np.uint8),
             gray=gray,
             icc_profile=profile,
             stated_colors=(*header.colors, *by_exif),
-            exif=kept_exif(exif, image, self.notes, exchanged=exchanged),
+            exif=kept_exif(block, image, self.notes, exchanged=exchanged),
             dpi=dpi,
             pixel_shape=None if dpi else shape,
         )
+        if self._first_frame:
+            self.notes.append("left out: the still image for programs that show no animation")
         self.notes += self._statements_left_out(image)
         if image.format == "PNG" and not has_end(self._file):
             self.notes.append("the end mark (IEND) is missing; the image itself is complete")

@@ -120,6 +120,7 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
             "XMP": "XMP",
             "caBX": "content credentials",
             "dSIG": "signature",
+            "behind the end": "data behind the image",
         },
         refused={"CgBI": "a PNG of an iPhone application, with another order of its colors"},
     ),
@@ -188,6 +189,7 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
             "COM": "text",
             "APP1 XMP": "XMP",
             "APP1 extended XMP": "XMP",
+            "ICC_PROFILE in pieces": "color profile, of which a part is missing or repeated",
             "APP2 gain map": "gain map (ISO 21496-1)",
             "APP2 FPXR": "FlashPix data",
             "APP3 stereo": "stereo layout",
@@ -228,22 +230,27 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
         honored="size, direction, masks, palette, compression",
         kept="pixels per meter, embedded profile, calibrated RGB",
         dropped="important colors, rendering intent",
-        named={"linked profile": "color profile in another file"},
+        named={
+            "linked profile": "color profile in another file",
+            "behind the end": "data behind the image",
+        },
         refused={
             "JPEG or PNG inside": "a BMP for printers, with a JPEG or PNG inside",
             "compression of others": "a BMP whose pixels are stored in a way of other systems",
         },
     ),
     "AVIF": _table(
-        honored="av1C, ispe, pixi, irot, imir, clap, auxC, prem, grid, a1lx, a1op, lsel",
+        honored="ftyp, meta, mdat, moov, hdlr, dinf, pitm, iloc, iinf, iref, iprp, idat, grpl, "
+        "av1C, ispe, pixi, irot, imir, clap, auxC, prem, grid, a1lx, a1op, lsel",
         kept="colr, clli, mdcv, pasp, Exif",
-        dropped="thmb",
+        dropped="thmb, free, skip",
         named={
             "bits": "bits of a channel below the eighth, which Pillow does not decode",
             "plays": "number of plays, which Pillow does not return; it is played forever",
             "XMP": "XMP",
             "tmap": "the gain map for HDR screens",
             "depth map": "the depth map",
+            "behind the end": "data behind the image",
         },
         refused={
             "clap of parts": "a crop that is not one of whole pixels inside a still image",
@@ -257,6 +264,7 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
             "xml": "text",
             "uuid": "data of other programs",
             "resd": "resolution for display",
+            "behind the end": "data behind the image",
         },
         refused={
             "SIZ of other bits": "channels of different depths, or of fewer than 8 bits",
@@ -315,6 +323,12 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
     ),
 }
 """Format -> name of a statement -> what becomes of it."""
+
+
+def behind_the_end(behind: bytes, *, padding: bytes = b"\0") -> Iterator[Found]:
+    """Yield a statement if a file has more than padding behind its end."""
+    if behind.strip(padding):
+        yield Found("behind the end", f"{len(behind)} bytes")
 
 
 def fate_of(kind: str, name: str) -> Statement:

@@ -55,6 +55,7 @@ class _Container:
     gray: bool = True
     profile: bool = True
     exif: bool = True
+    longest_exif_bytes: int = 2**32 - 1
     dpi: bool = True
     pixel_shape: bool = False
     deep: bool = False
@@ -78,7 +79,11 @@ _CONTAINERS = {
     ),
     "TIFF": _Container(tiff.LONGEST_SIDE_PX, pixel_shape=True, deep=True, in_stripes=True),
     "JPEG": _Container(
-        65_500, alpha=False, pixel_shape=True, options={"quality": 95, "subsampling": 0}
+        65_500,
+        alpha=False,
+        longest_exif_bytes=2**16 - 3,
+        pixel_shape=True,
+        options={"quality": 95, "subsampling": 0},
     ),
     "WEBP": _Container(
         16_383,
@@ -190,7 +195,7 @@ def refuse_unwritable(
 
     Raises:
         UsageError: the suffix is unknown, or its format cannot hold the image's transparency,
-            16 bits, color profile or frames.
+            16 bits, color profile, EXIF of that length or frames.
         OutputFailed: the format cannot be that large.
     """
     name = format_from_suffix(path)
@@ -208,7 +213,7 @@ def refuse_unwritable(
     if container.animation and (longest := max(seconds, default=Fraction(0))) > container.longest:
         raise UsageError(
             f"{path}: {name} shows a frame for at most {float(container.longest):g} s, and one "
-            f"lasts {float(longest):g} s; write another format, such as .webp or .png"
+            f"lasts {float(longest):g} s; {_format_for(longest)}"
         )
     if not container.alpha and transparent():
         raise UsageError(_no_transparency(path, name))
@@ -220,6 +225,11 @@ def refuse_unwritable(
         raise UsageError(f"{path}: {name} cannot hold the image's color profile; write .png")
     if like.icc_profile is not None and like.gray and not container.gray:
         raise UsageError(f"{path}: {name} cannot hold a gray color profile; write .png")
+    if container.exif and len(like.exif or b"") > container.longest_exif_bytes:
+        raise UsageError(
+            f"{path}: {name} cannot hold {len(like.exif or b'')} bytes of EXIF, "
+            f"{container.longest_exif_bytes} is the limit; write .png"
+        )
     if lost_in(name, like.stated_colors, has_profile=like.icc_profile is not None):
         stated = dict(like.stated_colors)
         raise UsageError(
@@ -338,6 +348,18 @@ def _luma(pixels: Samples) -> Samples:
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
     luma = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
     return luma.astype(pixels.dtype)
+
+
+def _format_for(longest: Fraction) -> str:
+    """Return the advice for an animation whose longest frame lasts that many seconds."""
+    possible = [
+        suffix
+        for suffix, name in SUFFIXES.items()
+        if _CONTAINERS[name].animation and _CONTAINERS[name].longest >= longest
+    ]
+    if not possible:
+        return "no other format shows it longer; shorten the frame first"
+    return f"write {' or '.join(possible)}"
 
 
 def _no_transparency(path: Path, name: str) -> str:

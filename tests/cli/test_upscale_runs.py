@@ -1,6 +1,7 @@
 """Whole runs of `srgan-edge upscale`: images, videos, folders."""
 
 import json
+import os
 import shlex
 
 import av
@@ -166,6 +167,23 @@ def test_existing_results_are_refused_kept_or_replaced(cli, tmp_path):
     assert (tmp_path / "in_x4.png").read_text() == "old"
     assert cli("upscale", "in.png", "--overwrite")[0] == 0
     assert Image.open("in_x4.png").size == (208, 160)
+
+
+@pytest.mark.parametrize("option", ["--skip-existing", "--overwrite", "--quiet"])
+def test_what_has_the_name_of_a_result_and_is_no_file(cli, tmp_path, option):
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.png")
+    (tmp_path / "a_x4.png").mkdir()
+    os.mkfifo(tmp_path / "b_x4.png")
+    (tmp_path / "c_x4.png").symlink_to("nothing.png")
+    code, _, err = cli("upscale", "a.png", "b.png", "c.png", "-n", EDGE, option)
+    assert code == 5, err
+    assert "kept" not in err
+    assert "a_x4.png: it is a folder" in err  # which --overwrite would not help
+    assert "b_x4.png: it is not a regular file" in err
+    advice = "c_x4.png exists; type --overwrite to replace it, or remove it"
+    assert (advice in err) == (option != "--overwrite")
+    assert (tmp_path / "c_x4.png").is_symlink() == (option != "--overwrite")
 
 
 @pytest.mark.parametrize("option", ["--skip-existing", "--overwrite", "--quiet"])

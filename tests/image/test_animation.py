@@ -10,7 +10,7 @@ import pytest
 from images import SIGNATURE, chunk, png
 from PIL import Image, ImageDraw
 
-from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.image.animation import animation_file
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage, enlarged, joined
@@ -203,6 +203,34 @@ def test_the_still_image_for_other_programs_is_not_a_frame(tmp_path: Path):
         reader.seek(0)
         assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
         assert reader.notes == ["left out: the still image for programs that show no animation"]
+
+
+def test_one_frame_beside_the_still_image_is_the_image(tmp_path: Path):
+    images = frames(transparent=False)[:2]
+    path = tmp_path / "in.png"
+    images[0].save(path, save_all=True, default_image=True, append_images=images[1:], duration=90)
+    with ImageReader(path) as reader:
+        assert reader.frames == 1
+        assert np.array_equal(reader.rows(0, 16).pixels, np.asarray(images[1]))
+        assert reader.notes == ["left out: the still image for programs that show no animation"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "seconds", "advice"),
+    [(".gif", 656, ".png or .webp"), (".gif", 16778, ".png"), (".webp", 16778, ".png")],
+)
+def test_what_is_advised_for_long_frames_holds_them(tmp_path, suffix, seconds, advice):
+    like, times = StillImage(np.zeros((1, 1, 3), np.uint8)), [Fraction(seconds)]
+    with pytest.raises(UsageError, match=rf"; write {advice}$"):
+        refuse_unwritable(tmp_path / f"out{suffix}", like, 4, 4, frames=2, seconds=times)
+    for possible in advice.split(" or "):
+        refuse_unwritable(tmp_path / f"out{possible}", like, 4, 4, frames=2, seconds=times)
+
+
+def test_no_format_holds_frames_of_a_day(tmp_path: Path):
+    like, times = StillImage(np.zeros((1, 1, 3), np.uint8)), [Fraction(86_400)]
+    with pytest.raises(UsageError, match="no other format shows it longer; shorten the frame"):
+        refuse_unwritable(tmp_path / "out.png", like, 4, 4, frames=2, seconds=times)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

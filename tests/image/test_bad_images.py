@@ -219,6 +219,12 @@ CASES = {
     "TIFF of one tile of 65520x65520": Case(
         tiled_tiff(65520), 3, "tiles of 4292870400 pixels in an image of 13x9", name="in.tif"
     ),
+    "TIFF whose tile has a text as its width": Case(
+        tiled_tiff(16).replace(struct.pack("<HHI", 322, 4, 1), struct.pack("<HHI", 322, 2, 4)),
+        4,
+        "broken or cut short",
+        name="in.tif",
+    ),
     "BMP of Windows CE": Case(
         encoded("BMP")[:30] + b"\6" + encoded("BMP")[31:],
         3,

@@ -48,6 +48,13 @@ def jpeg(*segments: tuple[int, bytes], behind: bytes = b"") -> bytes:
     return content[:2] + more + content[2:] + behind
 
 
+def profile_in(*parts: tuple[int, int]) -> bytes:
+    """A JPEG with pieces of a profile, numbered so, of so many."""
+    step = -(-len(SRGB) // max(count for _, count in parts))
+    pieces = {n: SRGB[(n - 1) * step : n * step] for n, _ in parts}
+    return jpeg(*((0xE2, b"ICC_PROFILE\0" + bytes([n, count]) + pieces[n]) for n, count in parts))
+
+
 def tiff(tags: dict[int, object], image: Image.Image | None = None, **options) -> bytes:
     table = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in tags.items():
@@ -148,6 +155,20 @@ NAMED = {
     "GIF application": (gif(b"!\xff\x0bNEWAPPLI1.0\1a\0"), "know in this GIF: NEWAPPLI1.0"),
     "user input": (gif(b"!\xf9\4\2\0\0\0\0"), "frames that wait for the user"),
     "linked profile": (bmp(b"KNIL"), "color profile in another file"),
+    "behind a PNG": (encoded("PNG") + b"payload", "data behind the image: 7 bytes"),
+    "behind a BMP": (encoded("BMP") + b"payload", "data behind the image: 7 bytes"),
+    "behind a BMP and its profile": (
+        bmp(b"DEBM", profile=SRGB) + b"payload",
+        "data behind the image: 7 bytes",
+    ),
+    "behind an AVIF": (encoded("AVIF") + b"payload", "data behind the image: 7 bytes"),
+    "behind a JPEG 2000": (
+        encoded("JPEG2000") + b"payload of another",
+        "data behind the image: 18 bytes",
+    ),
+    "box of an AVIF": (encoded("AVIF") + b"\0\0\0\x0cnewsabcd", "not know in this AVIF: news"),
+    "profile without a part": (profile_in((1, 2)), "color profile, of which a part is missing"),
+    "profile twice": (profile_in((1, 1), (1, 1)), "color profile, of which a part is missing or"),
 }
 
 
@@ -168,6 +189,14 @@ SILENT = {
     "halftone": tiff({321: (3, (0, 255))}),
     "sRGB": bmp(b"BGRs"),
     "plain": encoded("WEBP"),
+    "AVIF": encoded("AVIF", quality=90),
+    "JPEG 2000": encoded("JPEG2000"),
+    "padded PNG": encoded("PNG") + bytes(99),
+    "padded BMP": encoded("BMP") + bytes(2),
+    "BMP whose length is not stated": encoded("BMP").replace(
+        struct.pack("<I", len(encoded("BMP"))), bytes(4), 1
+    ),
+    "profile in two parts": profile_in((2, 2), (1, 2)),
 }
 
 
@@ -322,7 +351,7 @@ TRANSPOSED = {
 @pytest.mark.parametrize("turn", TRANSPOSED)
 def test_deep_colors_of_a_turned_tiff_are_upright(tmp_path: Path, turn: int):
     with (tmp_path / "in").open("wb") as file:
-        writer = TiffWriter(file, SIZE, 3, 16, tags={0x0112: turn})
+        writer = TiffWriter(file, SIZE, 3, 16, tags={0x0112: (turn,)})
         writer.write(colors().astype(np.uint16) * 257)
         writer.finish()
     upright = np.asarray(Image.fromarray(colors()).transpose(TRANSPOSED[turn]))
