@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srgan_edge.errors import ModelRefused, UsageError, printable
+from srgan_edge.files import is_taken
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.spec import ModelSpec, Training
 from srgan_edge.train.batches import draw_crops
@@ -46,7 +47,14 @@ def release(session: Session, path: Path, folders: list[Path], init: Path | None
             session.recipe.model.name: validation.scores(session.state.average, phase),
         }
     spec = _released_spec(session, folders, init, scores)
+    known = _spec_of_same_weights(path, session.state.average)
+    if known is not None:
+        spec = _updated(known, spec)
     save_checkpoint(path, session.state.average, spec)
+    report = path.with_name("report.md")
+    if known is not None and is_taken(report):
+        session.say(f"kept {report}; remove it to have it written again")
+        return
     if find_spec("matplotlib") is None:
         session.say("no report: its curves need matplotlib; type: pip install matplotlib")
         return
@@ -99,6 +107,27 @@ def blend_checkpoints(
     return spec
 
 
+def _spec_of_same_weights(path: Path, average: nn.Module) -> ModelSpec | None:
+    """Return the spec in an earlier release of the same weights; None if there is none."""
+    try:
+        earlier, spec = load_checkpoint(path)
+    except ModelRefused:
+        return None
+    theirs, ours = earlier.state_dict(), average.state_dict()
+    same = theirs.keys() == ours.keys() and all(
+        torch.equal(theirs[name], tensor.cpu()) for name, tensor in ours.items()
+    )
+    return spec if same else None
+
+
+def _updated(known: ModelSpec, spec: ModelSpec) -> ModelSpec:
+    """Return the spec of an earlier release, with what was measured since; its scores are added."""
+    assert spec.training is not None
+    training = known.training or spec.training
+    scores = training.scores | spec.training.scores
+    return dataclasses.replace(known, training=dataclasses.replace(training, scores=scores))
+
+
 def _released_spec(
     session: Session,
     folders: list[Path],
@@ -118,11 +147,7 @@ def _released_spec(
         data=printable(f"{names}: {count} photographs, {photos.megapixels:.0f} megapixels"),
         steps=state.step,
         hardware=f"{where}, {threads}, {session.precision}, {state.seconds / 60:.0f} minutes",
-        scores={}
-        if session.validation is None
-        else {
-            printable(session.validation.folder.name): round(scores[recipe.model.name]["psnr_y"], 3)
-        },
+        scores=_psnr_of(session, scores),
     )
     return dataclasses.replace(recipe.model, training=training)
 

@@ -36,12 +36,18 @@ DIGEST_BYTES = len(DIGEST_MARK) + hashlib.sha256().digest_size
 """The end of a checkpoint: a mark, and the digest of everything before it."""
 
 LOCK = "lock"
-"""The file that every folder of a run has."""
+"""The file that every folder of a run has; a line in it has the process that had the run last."""
+
+_LOCK_LINE = re.compile(r"srgan-edge train, process (\d+)\n")
+_OLD_LOCK_LINE = re.compile(r"\d+\n")
+"""The line of earlier versions; without checkpoints beside it, it may be any program's."""
 
 _WRITTEN_FILES = (
     *("best.safetensors", "log.jsonl", "left_out.txt"),
     *("report.md", "curves.png", "samples.png"),
 )
+_NAME_BYTES = 255
+"""The longest name of a file on Linux."""
 _WRITTEN_FOLDERS = ("checkpoints", "photos")
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.pt")
@@ -120,6 +126,8 @@ def refuse_run_folder(run: Path, released: str, read: Iterable[Path]) -> None:
 
     A run inside its photographs would find its own images among them, and never be resumed.
 
+    A name that the result cannot have is found out now, too.
+
     Args:
         released: name of the file that the run releases.
         read: files and folders that the run reads.
@@ -139,13 +147,40 @@ def refuse_run_folder(run: Path, released: str, read: Iterable[Path]) -> None:
             raise UsageError(f"{place} is where {run} keeps its own files; name another with -o")
         if what in map(identity_of, written):
             raise UsageError(f"{place}, an input, would be replaced; name another folder with -o")
-    if is_taken(run / LOCK) or RunFolder(run).checkpoints():
+    if released in _WRITTEN_FILES or len(os.fsencode(released)) > _NAME_BYTES:
+        raise UsageError(
+            f"model.name makes {released[:60]!r} the name of the result, which is that of another "
+            f"file of the run or longer than {_NAME_BYTES} bytes; choose another model.name"
+        )
+    if _is_of_a_run(run):
         return
     if is_taken(made[-1] / "photos.json"):  # packed elsewhere
         made.pop()
     taken = (path for path in (*written, *made) if is_taken(path))
     if foreign := [path for path in taken if not _is_empty_folder(path)]:
         raise UsageError(f"{foreign[0]} exists and no run made it; name another folder with -o")
+
+
+def _is_of_a_run(run: Path) -> bool:
+    """Return True if a run has made this folder what it is.
+
+    Raises:
+        UsageError: its file `lock` is that of another program, or a link.
+    """
+    lock, has_checkpoints = run / LOCK, bool(RunFolder(run).checkpoints())
+    if not is_taken(lock):
+        return has_checkpoints
+    line = "a link" if lock.is_symlink() or not lock.is_file() else _first_bytes(lock)
+    if _LOCK_LINE.fullmatch(line):
+        return True
+    if line and not (has_checkpoints and _OLD_LOCK_LINE.fullmatch(line)):
+        raise UsageError(f"{lock} exists and no run made it; name another folder with -o")
+    return has_checkpoints
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(100).decode("ascii", "replace")
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -167,22 +202,23 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
         OutputFailed: it cannot be made or written, or another process has it.
     """
     folder, lock = RunFolder(path), path / LOCK
+    is_new = not is_taken(lock)
 
     def failed(error: OSError) -> OutputFailed:
         return OutputFailed(f"cannot write {path}: {error.strerror}; name another with -o")
 
     def open_lock() -> int:
         try:
-            return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise failed(error) from None
 
     def refuse() -> None:
-        owner = ""
-        with suppress(OSError, ValueError):
-            owner = lock.read_text().strip()
+        owner = None
+        with suppress(OSError):
+            owner = _LOCK_LINE.fullmatch(_first_bytes(lock))
         raise OutputFailed(
-            f"{path} is in use by process {owner or 'unknown'}; wait for it, or "
+            f"{path} is in use by process {owner[1] if owner else 'unknown'}; wait for it, or "
             "name another with -o"
         )
 
@@ -191,11 +227,12 @@ def lock_run_folder(path: Path) -> Iterator[RunFolder]:
         file_locked(lock, open_lock, refuse),
     ):
         with suppress(OSError):  # a full disk: then others learn no number of this process
-            lock.write_text(f"{os.getpid()}\n")
+            lock.write_text(f"srgan-edge train, process {os.getpid()}\n")
         try:
             yield folder
         finally:
             with suppress(OSError):
                 if {it.name for it in path.iterdir()} <= {LOCK, folder.checkpoints_folder.name}:
                     folder.checkpoints_folder.rmdir()  # fails if it has a checkpoint
-                    lock.unlink()
+                    if is_new:
+                        lock.unlink()

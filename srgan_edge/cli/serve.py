@@ -286,6 +286,7 @@ def submit(
     """Send a file to a service, which upscales it; with --wait, fetch the result."""
     from srgan_edge.client import Client
     from srgan_edge.files import free_partial_result, refuse_replacing
+    from srgan_edge.serve.work import without_suffix
 
     if output is not None:
         if not wait:
@@ -293,7 +294,7 @@ def submit(
         refuse_replacing(output, [file], overwrite=overwrite)
         ext = _type_named_by(output, ext)
     elif wait:  # before the work, as far as the name is known
-        likely = f".{ext.lstrip('.')}" if ext else file.suffix
+        likely = f".{ext.lstrip('.')}" if ext else file.name.removeprefix(without_suffix(file.name))
         refuse_replacing(_beside(file, likely), [file], overwrite=overwrite)
     with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)
@@ -330,7 +331,9 @@ def _target(
 
 
 def _beside(file: Path, suffix: str) -> Path:
-    return file.with_name(f"{file.stem}_upscaled{suffix}")
+    from srgan_edge.serve.work import without_suffix
+
+    return file.with_name(f"{without_suffix(file.name)}_upscaled{suffix}")
 
 
 def _type_named_by(output: Path, ext: str | None) -> str | None:

@@ -184,6 +184,8 @@ class ModelSpec:
                 raise ModelRefused(f"spec has {field} {_short(got)}; possible: a line of text")
         if not self.name:
             raise ModelRefused("spec has no name; possible: a line of text")
+        if "/" in self.name:  # files are named after models
+            raise ModelRefused(f"spec has name {self.name!r}; possible: a line of text without '/'")
         if self.training is not None and not isinstance(self.training, Training):
             raise ModelRefused(f"spec has training {_short(self.training)}; possible: a record")
         if self.quantized_from and self.norm != "none":

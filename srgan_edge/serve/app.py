@@ -103,7 +103,7 @@ def _answer_errors(app: FastAPI) -> None:
     async def problem(request: Request, error: Exception) -> Response:
         return _Refusal(_problem_of(error))
 
-    for kind in (Problem, SrganEdgeError, RequestValidationError, HTTPException):
+    for kind in (Problem, SrganEdgeError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, problem)
 
 
@@ -116,9 +116,10 @@ def _problem_of(error: Exception) -> Problem:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         return Problem("invalid", f"{where}: {first['msg']}")
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    names = {404: "not-found", 405: "method-not-allowed"}
-    return Problem(names.get(status, "malformed"), getattr(error, "detail", "not possible"))
+    if isinstance(error, HTTPException):
+        names = {404: "not-found", 405: "method-not-allowed"}
+        return Problem(names.get(error.status_code, "malformed"), error.detail)
+    return Problem.of_failure(error)  # which the guard logs
 
 
 class _Refusal(Response):
@@ -151,7 +152,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def healthz() -> dict[Literal["status"], Literal["ok"]]:
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"], summary="Jobs are accepted")
+    @app.get("/readyz", tags=["health"], summary="Jobs are accepted, and worked on")
     def readyz() -> dict[Literal["status"], Literal["ready"]]:
         if reason := is_ready(service):
             raise Problem("not-ready", reason, retry_after_seconds=10)

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from srgan_edge.serve.guard import Caller
 from srgan_edge.serve.problems import Problem
 from srgan_edge.serve.service import Service
-from srgan_edge.serve.uploads import OVERHEAD_BYTES, Upload, disk_problem, receive
+from srgan_edge.serve.uploads import OVERHEAD_BYTES, Upload, receive
 
 
 def caller_of(request: Request) -> Caller:
@@ -60,13 +60,3 @@ def coming_bytes(request: Request, service: Service) -> int:
             f"up to {service.settings.max_bytes} bytes",
         )
     return size
-
-
-class DiskProblems:
-    """Turns failures of the disk into problems."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise disk_problem(error) from error

@@ -128,7 +128,7 @@ def _statuses(path: str, method: str) -> set[int]:
         found |= {409, 416}
     if path.endswith("/compare") or method == "post":
         found |= {kind.status for _, kind in BY_EXIT_CODE.values()} - {500}
-    if method == "post":
+    if method in ("post", "delete"):
         found |= {507}
     return found
 

@@ -89,7 +89,7 @@ class Guard:
         except Exception as error:
             self._service.log.failure("request", error, path=scope["path"])
             if not answer.has_begun:
-                await send_problem(answer.send, Problem("bug", type(error).__name__))
+                await send_problem(answer.send, Problem.of_failure(error))
         finally:
             self._under_way -= 1
             metrics.under_way.set(self._under_way)

@@ -39,7 +39,7 @@ def add_upscale(app: FastAPI, service: Service) -> None:
                 raise Problem("invalid", f"{upload.name} is a video", "POST /v1/jobs takes videos")
             source = folder / job.source
             image = ImageRequest(
-                planned(source, request_fields.extension),
+                planned(source, request_fields.extension, upload.name),
                 request_fields.model,
                 request_fields.outscale,
                 upload.name,

@@ -21,7 +21,9 @@ from srgan_edge.jobs.plan import Options
 from srgan_edge.jobs.reporters import Heard, Outcome
 from srgan_edge.run import Opened, do_job, open_upscaler
 from srgan_edge.serve.batching import SharedCalls
+from srgan_edge.serve.job import State
 from srgan_edge.serve.log import Log
+from srgan_edge.serve.patience import Patience
 from srgan_edge.serve.settings import Settings
 from srgan_edge.serve.store import Job, JobStore
 from srgan_edge.serve.work import Ended, in_clients_words
@@ -86,7 +88,8 @@ class ImageWorkers:
         self.models = _Models(self._options, self._slots, window_ms / 1000, log)
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._patience = Patience(log, self._stopping)
         self._giving_up = threading.Event()
         self._running: set[str] = set()
         self._cancelled: set[str] = set()
@@ -122,7 +125,7 @@ class ImageWorkers:
     def stop(self, seconds: float) -> None:
         """Finish the images at work, within `seconds`; others stay queued, or are again."""
         with self._changed:
-            self._stopping = True
+            self._stopping.set()
             self._changed.notify_all()
         self._join(seconds)
         self._giving_up.set()
@@ -134,6 +137,13 @@ class ImageWorkers:
     def is_at_work(self) -> bool:
         """True while any thread runs."""
         return any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why queued images do not go on now; None: they do."""
+        if not all(thread.is_alive() for thread in self._threads):
+            return "images are not worked on; the log has a traceback"
+        return self._patience.trouble
 
     def _join(self, seconds: float) -> None:
         ends = time.monotonic() + seconds
@@ -161,19 +171,20 @@ class ImageWorkers:
 
     def _next(self, prefers_queue: bool) -> Request | Job | None:
         """Wait for work; None: the service stops. Requests and queued jobs take turns."""
-        while True:
-            with self._changed:
-                if self._stopping:
-                    return None
-            if prefers_queue and (job := self._store.take("image")):
+        while not self._stopping.is_set():
+            if prefers_queue and (job := self._queued()):
                 return job
             with suppress(queue.Empty):
                 return self._requests.get_nowait()
-            if job := self._store.take("image"):
+            if job := self._queued():
                 return job
             with self._changed:
-                if not self._stopping and self._requests.empty():
+                if not self._stopping.is_set() and self._requests.empty():
                     self._changed.wait(2.0)
+        return None
+
+    def _queued(self) -> Job | None:
+        return self._patience.attempt(lambda: self._store.take("image"))
 
     def _answer(self, request: Request, images: ImageProcess) -> None:
         if request.given_up.is_set() or not request.future.set_running_or_notify_cancel():
@@ -194,26 +205,27 @@ class ImageWorkers:
         )
         ended = self._upscaled(planned, options, images, listener, job.info.name)
         if ended.exit_code and self._giving_up.is_set():
-            self._store.hand_back(job.info.id, time.monotonic() - began)
+            self._patience.insist(
+                lambda: self._store.hand_back(job.info.id, time.monotonic() - began)
+            )
             return
         self._running.discard(job.info.id)
         self._cancelled.discard(job.info.id)
         self._end(job, ended, time.monotonic() - began)
 
     def _end(self, job: Job, ended: Ended, seconds: float) -> None:
-        has_ended = self._store.end(
-            job.info.id,
-            "done" if ended.exit_code == 0 else "failed",
-            exit_code=ended.exit_code,
-            error=ended.error,
-            frames=ended.frames,
-            size=ended.size,
-            sha256=ended.sha256,
-            result_bytes=None if ended.result is None else ended.result.stat().st_size,
-            notes=ended.notes,
-            seconds=seconds,
-        )
-        if has_ended:
+        values = {
+            "exit_code": ended.exit_code,
+            "error": ended.error,
+            "frames": ended.frames,
+            "size": ended.size,
+            "sha256": ended.sha256,
+            "result_bytes": None if ended.result is None else ended.result.stat().st_size,
+            "notes": ended.notes,
+            "seconds": seconds,
+        }
+        state: State = "done" if ended.exit_code == 0 else "failed"
+        if self._patience.insist(lambda: self._store.end(job.info.id, state, **values)):
             self._on_end(job, ended)
 
     def _upscaled(

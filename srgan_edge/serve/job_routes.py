@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from srgan_edge.serve import describing, events
-from srgan_edge.serve.asking import DiskProblems, Who, coming_bytes, received
+from srgan_edge.serve.asking import Who, coming_bytes, received
 from srgan_edge.serve.files import ResultFile, compared, digest_header
 from srgan_edge.serve.job import JobInfo, State
 from srgan_edge.serve.problems import Problem
@@ -50,14 +50,12 @@ def add_jobs(app: FastAPI, service: Service) -> None:
             if request_fields.path is not None:
                 if upload.path is not None:
                     raise Problem("invalid", "both file and path", "one of them")
-                with DiskProblems():
-                    await asyncio.to_thread(
-                        fetch, upload, request_fields.path, service.settings, folder
-                    )
+                await asyncio.to_thread(
+                    fetch, upload, request_fields.path, service.settings, folder
+                )
             service.keeper.refuse_without_room(0)
             job = new_job(new_id(), who.name, upload, request_fields)
-            with DiskProblems():
-                accepted = await asyncio.to_thread(service.accept, folder, job)
+            accepted = await asyncio.to_thread(service.accept, folder, job)
         response.headers["location"] = f"/v1/jobs/{accepted.info.id}"
         return accepted.info
 

@@ -15,7 +15,7 @@ EVERY_SECONDS = 60.0
 
 
 class Keeper:
-    """Deletes ended jobs once a minute, in a thread of its own."""
+    """Deletes ended jobs at the start and once a minute, in a thread of its own."""
 
     def __init__(self, settings: Settings, store: JobStore, log: Log) -> None:
         self._settings, self._store, self._log = settings, store, log
@@ -61,11 +61,13 @@ class Keeper:
             )
 
     def _work(self) -> None:
-        while not self._stopping.wait(EVERY_SECONDS):
+        while True:
             try:
                 self.clean()
             except Exception as error:
                 self._log.failure("retention", error)
+            if self._stopping.wait(EVERY_SECONDS):
+                return
 
 
 def folder_bytes(folder: Path) -> int:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import Any, TextIO
 
 from srgan_edge.errors import printable
@@ -45,6 +46,6 @@ class Log:
             time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
         )
         line = json.dumps({"time": stamp, "level": level, "event": event, **fields}, default=str)
-        with self._lock:
+        with self._lock, suppress(OSError):  # a full disk or a closed pipe ends no work
             self._stream.write(line + "\n")
             self._stream.flush()

@@ -1,5 +1,6 @@
 """Refusals as `application/problem+json` (RFC 9457), and the status of every class of error."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,16 @@ class Problem(Exception):
         name, kind = BY_EXIT_CODE[known]
         retry = 30 if kind.status == 503 else None
         return cls(name, detail, exit_code=exit_code, retry_after_seconds=retry)
+
+    @classmethod
+    def of_failure(cls, error: Exception) -> "Problem":
+        """Return the problem for what the service cannot do: its disk fails, or it has a bug."""
+        if not isinstance(error, OSError):
+            return cls("bug", type(error).__name__)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return cls("disk-full", "the disk is full", retry_after_seconds=300)
+        detail = f"the service cannot read or write its files: {error.strerror}"
+        return cls("not-ready", detail, retry_after_seconds=300)
 
     @property
     def body(self) -> dict[str, Any]:

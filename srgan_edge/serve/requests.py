@@ -12,7 +12,7 @@ from srgan_edge.serve.roots import copy_to, opened_below
 from srgan_edge.serve.settings import Settings
 from srgan_edge.serve.store import NewJob
 from srgan_edge.serve.uploads import Upload
-from srgan_edge.serve.work import planned, shown_name, source_name
+from srgan_edge.serve.work import planned, shown_name, source_name, without_suffix
 
 FIELDS = ("model", "outscale", "format", "priority", "path")
 MAX_OUTSCALE = 16
@@ -57,7 +57,7 @@ def fetch(upload: Upload, path: str, settings: Settings, folder: Path) -> None:
 
     Raises:
         Problem: there is no root, no such file in it, or it is too large.
-        InputRefused: its name is not that of an image or video, or it is empty.
+        InputRefused: it is empty.
     """
     if settings.root is None:
         raise Problem("outside-root", "no folder may be read here", "an upload, as field file")
@@ -77,12 +77,13 @@ def new_job(job_id: str, client: str, upload: Upload, request: Wanted) -> NewJob
 
     Raises:
         Problem: there is no file, or an empty one; or the type of the result does not fit.
+        InputRefused: it is not an image or video by its name or its first bytes.
     """
     if upload.path is None:
         raise _invalid("no file", "a field file, or path with --root")
     if upload.bytes == 0:
         raise Problem("input-refused", f"{upload.name}: empty file (0 bytes); fetch it again")
-    job = planned(upload.path, request.extension)
+    job = planned(upload.path, request.extension, upload.name)
     if request.extension is not None and job.target.suffix != request.extension:
         possible = KEPT_VIDEO_SUFFIXES if job.kind == "video" else SUFFIXES
         raise _invalid(
@@ -105,7 +106,7 @@ def new_job(job_id: str, client: str, upload: Upload, request: Wanted) -> NewJob
 
 def result_name(name: str, target: Path) -> str:
     """Return the name under which a browser saves a result."""
-    return f"{Path(name).stem or 'result'}_upscaled{target.suffix}"
+    return f"{without_suffix(name)}_upscaled{target.suffix}"
 
 
 def _outscale(text: str | None) -> float | None:

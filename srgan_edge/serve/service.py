@@ -44,6 +44,7 @@ class Service:
                 self.store = JobStore(settings.data, self.changes.publish)
                 opened.callback(self.store.close)
                 _lock(settings.data, opened)
+                self._going_on = self.store.recover()
             except BlockingIOError:
                 raise OutputFailed(
                     f"another service has {settings.data}; name another folder with --data"
@@ -71,9 +72,7 @@ class Service:
 
     def start(self) -> None:
         """Go on with the jobs of the last service, and begin to work."""
-        going_on = self.store.recover()
-        self.keeper.clean()
-        self.log.info("started", data=str(self.settings.data), going_on=going_on)
+        self.log.info("started", data=str(self.settings.data), going_on=self._going_on)
         self.images.start()
         self.videos.start()
         self.keeper.start()
@@ -141,6 +140,7 @@ class Service:
     @contextmanager
     def incoming(self, coming_bytes: int) -> Iterator[Path]:
         """Yield an empty folder that is removed afterwards, unless it was renamed."""
+        self.store.refuse_unless_in_place()
         self.keeper.refuse_without_room(coming_bytes)
         folder = self.store.incoming / new_id()
         folder.mkdir(mode=0o700)
@@ -220,10 +220,11 @@ def is_ready(service: Service) -> str | None:
     if service.draining:
         return "the service is being stopped"
     try:
+        service.store.refuse_unless_in_place()
         service.keeper.refuse_without_room(0)
         service.store.last_change()
     except Problem as problem:
         return problem.detail
-    except Exception as error:
-        return f"the database cannot be read ({type(error).__name__})"
-    return None
+    except OSError as error:
+        return Problem.of_failure(error).detail
+    return service.images.trouble or service.videos.trouble

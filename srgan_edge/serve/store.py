@@ -5,6 +5,7 @@ service that was killed while they ran are queued again, and resume there.
 """
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from srgan_edge.errors import OutputFailed
-from srgan_edge.serve.database import Database
+from srgan_edge.files import is_taken
+from srgan_edge.serve.database import LOGS, TABLES, Database, tables_in
 from srgan_edge.serve.job import ENDED, JobInfo, Kind, State
+from srgan_edge.serve.problems import Problem
 
 _DELETIONS_KEPT = 10_000
 _OWN_FOLDER = re.compile(r"[0-9a-f]{32}(-result)?", re.ASCII)
@@ -79,8 +82,8 @@ class JobStore:
         on_change: called after each change, in the thread that made it.
 
     Raises:
-        OutputFailed: it cannot be written; or it has the folders of a service without its
-            database, so that whose files lie in them is not known.
+        OutputFailed: it cannot be written; its database is that of another program; or it has the
+            folders of a service without its database, so that whose files lie in them is not known.
     """
 
     def __init__(self, folder: Path, on_change: Callable[[], None] = lambda: None) -> None:
@@ -89,10 +92,9 @@ class JobStore:
         self.jobs_folder = folder / "jobs"
         path = folder / "jobs.sqlite3"
         try:
+            self._refuse_foreign(path)
             for made in (folder, self.incoming, self.jobs_folder):
                 made.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not path.exists():
-                self._refuse_foreign()
             self.database = Database(path, on_change)
         except (OSError, sqlite3.Error) as error:
             raise OutputFailed(
@@ -118,13 +120,42 @@ class JobStore:
                 shutil.rmtree(left, ignore_errors=True)
         return going_on
 
-    def _refuse_foreign(self) -> None:
-        for place in (self.jobs_folder, self.incoming):
-            if any(place.iterdir()):
+    def _refuse_foreign(self, path: Path) -> None:
+        """Refuse files of other programs, before any of them is changed."""
+        tables = tables_in(path)
+        if tables >= TABLES:
+            return
+        if tables:
+            raise OutputFailed(
+                f"{path} is the database of another program; name another folder with --data"
+            )
+        logs = [] if path.exists() else [path.with_name(path.name + it) for it in LOGS]
+        for place in (self.jobs_folder, self.incoming, *logs):
+            if any(place.iterdir()) if place.is_dir() else is_taken(place):
                 raise OutputFailed(
-                    f"{place} has files, but {self.folder} has no jobs.sqlite3 of a service; name "
+                    f"{place} exists, but {self.folder} has no jobs.sqlite3 of a service; name "
                     "another folder with --data"
                 )
+
+    def refuse_unless_in_place(self) -> None:
+        """Refuse jobs while what keeps them is not there.
+
+        Raises:
+            Problem: a folder or the database was removed, or can no longer be written.
+        """
+        gone = [
+            place.name
+            for place in (self.incoming, self.jobs_folder)
+            if not os.access(place, os.W_OK | os.X_OK)
+        ]
+        if not self.database.is_in_place:
+            gone.append("jobs.sqlite3")
+        if gone:
+            raise Problem(
+                "not-ready",
+                f"{' and '.join(gone)} of the service cannot be written, or are gone",
+                retry_after_seconds=30,
+            )
 
     def folder_of(self, job_id: str) -> Path:
         return self.jobs_folder / job_id
@@ -186,13 +217,17 @@ class JobStore:
             if not found:
                 return None
             job_id = found[0]["id"]
-            started = "state = 'running', started = coalesce(started, ?)"
-            self._update(job_id, started, (time.time(),), "state = 'queued'")
-            return self.find(job_id)
+            with self.database.changing() as change:
+                self.database.write(
+                    "UPDATE jobs SET state = 'running', started = coalesce(started, ?), change = ?"
+                    " WHERE id = ?",
+                    (time.time(), change, job_id),
+                )
+                return self.find(job_id)  # if that fails, the job is still queued
 
-    def hand_back(self, job_id: str, seconds: float) -> None:
+    def hand_back(self, job_id: str, seconds: float) -> bool:
         """Queue a running job again that the service cannot finish before it stops."""
-        self._update(
+        return self._update(
             job_id, "state = 'queued', seconds = seconds + ?", (seconds,), "state = 'running'"
         )
 

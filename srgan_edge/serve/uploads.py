@@ -1,7 +1,6 @@
 """Read one multipart upload: fields in memory within limits, the file straight to the disk."""
 
 import asyncio
-import errno
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -53,8 +52,8 @@ async def receive(
         durable: sync the file to the disk, so that it survives a power cut.
 
     Raises:
-        Problem: not multipart, broken, too large, or the disk is full.
-        InputRefused: the file's suffix is not that of an image or video.
+        Problem: not multipart, broken or too large.
+        OSError: the disk is full or fails.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
@@ -80,20 +79,11 @@ async def receive(
         await asyncio.to_thread(form.finish, durable)
     except FormParserError as error:
         raise Problem("not-multipart", f"the body is broken: {error}", "a whole body") from None
-    except OSError as error:
-        raise disk_problem(error) from error
     finally:
         form.close()
     if not form.ended:
         raise Problem("not-multipart", "the body has no end", "a whole body")
     return form.upload
-
-
-def disk_problem(error: OSError) -> Problem:
-    """Return the problem for a file that cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    what = "the disk is full" if full else f"the service cannot write: {error.strerror}"
-    return Problem("disk-full", what, retry_after_seconds=300)
 
 
 class _Form:

@@ -18,7 +18,9 @@ from pathlib import Path
 from srgan_edge.errors import ResourcesExhausted, SrganEdgeError, printable
 from srgan_edge.files import sha256_of
 from srgan_edge.isolation.videos import IsolatedReader
+from srgan_edge.serve.job import State
 from srgan_edge.serve.log import Log
+from srgan_edge.serve.patience import Patience
 from srgan_edge.serve.settings import Settings
 from srgan_edge.serve.store import Job, JobStore
 from srgan_edge.serve.work import Ended, in_clients_words, outcome_in
@@ -59,6 +61,7 @@ class VideoWorker:
         self._settings, self._store, self._log, self._on_end = settings, store, log, on_end
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._patience = Patience(log, self._stopping)
         self._lock = threading.Lock()
         self._running: _Command | None = None
         self._thread = threading.Thread(target=self._work, name="videos", daemon=True)
@@ -86,10 +89,17 @@ class VideoWorker:
         if self._thread.ident is not None:
             self._thread.join(STOP_SECONDS + 5)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why queued videos do not go on now; None: they do."""
+        if not self._thread.is_alive():
+            return "videos are not worked on; the log has a traceback"
+        return self._patience.trouble
+
     def _work(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
-            job = self._store.take("video")
+            job = self._patience.attempt(lambda: self._store.take("video"))
             if job is None:
                 self._wake.wait(5)
                 continue
@@ -114,14 +124,16 @@ class VideoWorker:
                     command.stop()
             try:
                 for frames, expected, notes in command.progress():
-                    self._store.progress(job.info.id, frames, expected, self._words(job, notes))
+                    with suppress(OSError):  # of a full disk; the next progress has it all
+                        self._store.progress(job.info.id, frames, expected, self._words(job, notes))
                 ended = command.ended()
             finally:
+                command.kill()  # which has ended, but for a bug here
                 with self._lock:
                     self._running = None
             seconds = time.monotonic() - began
             if command.was_stopped and not command.ran_out and ended is None:
-                self._store.hand_back(job.info.id, seconds)  # unless it was cancelled
+                self._hand_back(job, seconds)  # unless it was cancelled
                 return
             if command.ran_out:
                 limit = f"{self._settings.max_seconds:g} s"
@@ -146,21 +158,23 @@ class VideoWorker:
             result = None
         digest = ended.sha256 or (None if result is None else sha256_of(result))
         (error,) = self._words(job, (ended.error,)) if ended.error else (None,)
-        has_ended = self._store.end(
-            job.info.id,
-            "done" if ended.exit_code == 0 else "failed",
-            exit_code=ended.exit_code,
-            error=error,
-            frames=ended.frames or job.info.frames_expected or job.info.frames,
-            size=ended.size or (None if result is None else _size_of(result)),
-            sha256=digest,
-            result_bytes=None if result is None else result.stat().st_size,
-            target=job.target.name if result is None else result.name,
-            notes=self._words(job, ended.notes),
-            seconds=seconds,
-        )
-        if has_ended:
+        values = {
+            "exit_code": ended.exit_code,
+            "error": error,
+            "frames": ended.frames or job.info.frames_expected or job.info.frames,
+            "size": ended.size or (None if result is None else _size_of(result)),
+            "sha256": digest,
+            "result_bytes": None if result is None else result.stat().st_size,
+            "target": job.target.name if result is None else result.name,
+            "notes": self._words(job, ended.notes),
+            "seconds": seconds,
+        }
+        state: State = "done" if ended.exit_code == 0 else "failed"
+        if self._patience.insist(lambda: self._store.end(job.info.id, state, **values)):
             self._on_end(job, ended)
+
+    def _hand_back(self, job: Job, seconds: float) -> None:
+        self._patience.insist(lambda: self._store.hand_back(job.info.id, seconds))
 
     def _words(self, job: Job, lines: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(in_clients_words(it, job.source, job.target, job.info.name) for it in lines)
@@ -245,7 +259,7 @@ class _Command:
         self.was_stopped = True
         with suppress(OSError):
             self._process.send_signal(signal.SIGTERM)
-        killing = threading.Timer(STOP_SECONDS, self._kill)
+        killing = threading.Timer(STOP_SECONDS, self.kill)
         killing.daemon = True
         killing.start()
 
@@ -253,7 +267,8 @@ class _Command:
         self.ran_out = True
         self.stop()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """Send SIGKILL, if it still runs."""
         with suppress(OSError):
             self._process.kill()
 

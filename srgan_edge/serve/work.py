@@ -14,9 +14,13 @@ from srgan_edge.suffixes import VIDEO_SUFFIXES
 
 MAX_NAME = 200
 SOURCE_STEM, RESULT_STEM = "source", "result"
+_NO_SUFFIX = ".upload"
+"""Suffix of a source whose own says nothing, so that its first bytes do."""
 
-_FOR_TERMINALS = re.compile(r"; -n NAME takes another model.*")
-"""Advice in a note that clients cannot type."""
+_FOR_TERMINALS = re.compile(
+    r"; -n NAME takes another model.*|(;| or) name another place with --?[\w-]+"
+)
+"""Advice that clients cannot type."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +44,31 @@ def shown_name(name: str) -> str:
 
 
 def source_name(name: str) -> str:
-    """Return the name of a source in its job's folder; only the suffix is the client's.
-
-    Raises:
-        InputRefused: the suffix is not that of an image or video.
-    """
-    suffix = Path(shown_name(name)).suffix.lower()
-    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise InputRefused(
-            f"{shown_name(name)}: not an image or video by its name; possible: {possible}"
-        )
-    return f"{SOURCE_STEM}{suffix}"
+    """Return the name of a source in its job's folder; only the suffix is the client's."""
+    stem = without_suffix(shown_name(name))
+    return f"{SOURCE_STEM}{shown_name(name)[len(stem) :].lower() or _NO_SUFFIX}"
 
 
-def planned(source: Path, extension: str | None) -> PlannedJob:
+def without_suffix(name: str) -> str:
+    """Return a name without the suffix of an image or video; whole if it has none."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
+
+
+def planned(source: Path, extension: str | None, name: str) -> PlannedJob:
     """Return the command for a source in its job's folder.
 
     Args:
         extension: type of the result, such as `.png`; None: that of the source, if possible.
+        name: the client's name of the file, for error messages.
+
+    Raises:
+        InputRefused: it is not an image or video by its name or its first bytes.
     """
-    (job,) = plan_jobs([str(source)], None, Naming("_upscaled", extension))
+    try:
+        (job,) = plan_jobs([str(source)], None, Naming("_upscaled", extension))
+    except InputRefused as error:
+        raise InputRefused(str(error).replace(str(source), name)) from None
     return PlannedJob(source, job.target.with_stem(RESULT_STEM), job.kind)
 
 

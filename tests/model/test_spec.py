@@ -88,6 +88,7 @@ def test_files_from_before_there_was_a_choice_of_activations_still_load():
         ({"halo_px": 1.5}, "halo_px 1.5"),
         ({"name": ""}, "no name"),
         ({"name": "a\0b"}, r"name 'a\\x00b'"),
+        ({"name": "../photos/x"}, "possible: a line of text without '/'"),
         ({"name": "\ud800"}, "possible: a line of text"),
         ({"name": "A" * 800_000}, "800002 characters"),
         ({"training": []}, "Expected `object`"),

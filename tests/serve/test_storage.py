@@ -1,6 +1,8 @@
 """The data folder and the options of `serve`: what is not its own stays, what is wrong is named."""
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from srgan_edge.errors import OutputFailed
+from srgan_edge.serve.database import TABLES, tables_in
 from srgan_edge.serve.store import JobStore, new_id
 from srgan_edge.serve.tokens import Tokens
 
@@ -74,3 +77,43 @@ def test_a_token_that_nobody_could_read_is_not_kept(tmp_path):
 def test_options_that_are_wrong_are_named(tmp_path, cli, options, exit_code, line):
     code, _, err = cli("serve", "--port", "0", "--data", tmp_path / "data", *options)
     assert code == exit_code and line in err and err.count("\n") == 1, err
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("table", ["notes", "jobs"])
+def test_a_database_of_another_program_stays(tmp_path, cli, table, mode):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/a.txt").write_text("precious")
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as other:
+        other.execute(f"PRAGMA journal_mode={mode}")
+        other.execute(f"CREATE TABLE {table} (a)")
+    before = contents(tmp_path)
+    for option in (("--port", "0"), ("--new-token", "a")):
+        code, _, err = cli("serve", "--data", tmp_path, *option)
+        assert code == 5 and "another program; name another folder with --data" in err, err
+    assert contents(tmp_path) == before and not (tmp_path / "incoming").exists()
+
+
+def test_a_log_without_its_database_stays(tmp_path, cli):
+    (tmp_path / "jobs.sqlite3-wal").write_text("precious")
+    code, _, err = cli("serve", "--data", tmp_path, "--port", "0")
+    assert code == 5 and "jobs.sqlite3-wal exists" in err and "--data" in err, err
+    assert contents(tmp_path) == {tmp_path / "jobs.sqlite3-wal": b"precious"}
+
+
+def test_the_database_of_a_killed_service_is_its_own(tmp_path):
+    """All of it may still be in the log, from which `tables_in` has to read it."""
+    store = JobStore(tmp_path / "data")
+    copy = tmp_path / "copy"  # as a kill leaves it
+    shutil.copytree(tmp_path / "data", copy)
+    (copy / "jobs" / new_id()).mkdir()
+    store.close()
+    assert (
+        len((copy / "jobs.sqlite3").read_bytes()) <= 4096 and (copy / "jobs.sqlite3-wal").exists()
+    )
+    JobStore(copy).close()
+    assert tables_in(copy / "jobs.sqlite3") >= TABLES

@@ -53,6 +53,21 @@ def test_the_result_is_of_the_type_that_its_name_states(service, cli, photo, tmp
     assert (tmp_path / "a_upscaled.png").read_bytes() == b"mine"
 
 
+def test_a_file_whose_name_says_nothing_is_known_by_its_content(service, cli, photo, tmp_path):
+    named = photo.rename(tmp_path / "photo 2.0")
+    code, _, err = cli("submit", service.url, named, "--wait")
+    assert code == 0 and f"wrote {tmp_path / 'photo 2.0_upscaled.png'}" in err, err
+    service.client().upscale(named, tmp_path / "waited.png")
+    whole = (tmp_path / "waited.png").read_bytes()
+    assert whole == (tmp_path / "photo 2.0_upscaled.png").read_bytes()
+    clip = clips.make(tmp_path / "clip.mkv", frames=3, size=(32, 24)).rename(tmp_path / "clip")
+    assert cli("submit", service.url, clip, "--wait")[0] == 0
+    assert (tmp_path / "clip_upscaled.mkv").exists()
+    (tmp_path / "notes").write_text("text")
+    code, _, err = cli("submit", service.url, tmp_path / "notes", "--wait")
+    assert code == 3 and "error: notes: not an image or video by its name or its first" in err, err
+
+
 def test_what_could_be_decoded_of_a_damaged_video_is_fetched(service, cli, tmp_path):
     source = clips.make(tmp_path / "cut.mkv", frames=40, size=(32, 24))
     source.write_bytes(source.read_bytes()[:-2000])

@@ -1,5 +1,6 @@
 """Training: a falling loss, two phases, and every way of stopping and resuming."""
 
+import dataclasses
 import errno
 import importlib.util
 import itertools
@@ -807,6 +808,30 @@ def test_the_command_line_trains(photos, benchmark, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"wrote {tmp_path / 'srresnet-x4.safetensors'}" in result.output
     assert "`'real'`" in (tmp_path / "report.md").read_text()
+
+
+def test_a_finished_run_keeps_what_was_measured_and_written_since(photos, benchmark, tmp_path):
+    recipe, said = tiny_recipe("srresnet", "pixel.steps=2"), []
+    path, report = train(recipe, [photos], tmp_path, validation=benchmark), tmp_path / "report.md"
+    network, spec = load_checkpoint(path)
+    measured = dataclasses.replace(spec, halo_px=3)
+    save_checkpoint(path, network, measured)  # as `verify-tiles --write`
+    report.write_text("with my notes")
+    whole = path.read_bytes()
+    train(recipe, [photos], tmp_path, say=said.append)
+    assert path.read_bytes() == whole and report.read_text() == "with my notes"
+    assert f"kept {report}; remove it to have it written again" in said
+    save_checkpoint(path, network, dataclasses.replace(measured, training=None))
+    report.unlink()
+    train(recipe, [photos], tmp_path, validation=benchmark)
+    _, again = load_checkpoint(path)
+    assert again.halo_px == 3 and again.training.scores == spec.training.scores
+    assert "srresnet" in report.read_text()
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    save_checkpoint(path, network, measured)  # the halo of other weights
+    train(recipe, [photos], tmp_path)
+    assert load_checkpoint(path)[1].halo_px is None
 
 
 # The report
