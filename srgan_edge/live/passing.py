@@ -32,23 +32,22 @@ class PassedBytes:
         self._changed = threading.Condition()
         self._held = bytearray()
         self._first = self._at = 0  # places of the first byte that is held, and of the next to read
-        self._is_read = self._is_over = self._is_closed = False
+        self._wanted: int | None = None  # up to where it was read so far; None: not at all
+        self._is_over = self._is_closed = False
 
     def seek(self, at: int) -> None:
         """Go to a place in bytes from the start."""
         with self._changed:
-            assert at >= self._first or not self._held, f"{at} has passed"
+            assert at >= self._first, f"byte {at} has passed"
             self._at = at
             self._forget()
 
     def read(self, count: int) -> bytes:
         """Return the next bytes, fewer at the end."""
         with self._changed:
-            self._is_read = True
+            wanted = self._wanted = self._at + count
             self._forget()
-            self._changed.wait_for(
-                lambda: self._is_over or self._first + len(self._held) >= self._at + count
-            )
+            self._changed.wait_for(lambda: self._is_over or self._end >= wanted)
             start = self._at - self._first
             content = bytes(self._held[start : start + count])
             self._at += len(content)
@@ -65,9 +64,7 @@ class PassedBytes:
     def add(self, content: bytes) -> None:
         """Add bytes that have passed; waits while the reader is far behind."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or not self._is_read or len(self._held) < _MOST_BYTES
-            )
+            self._changed.wait_for(lambda: self._is_closed or self._has_room)
             if not self._is_closed:
                 self._held += content
                 self._forget()
@@ -77,6 +74,14 @@ class PassedBytes:
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
+
+    @property
+    def _end(self) -> int:
+        return self._first + len(self._held)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._wanted is None or self._end < self._wanted or len(self._held) < _MOST_BYTES
 
     def _forget(self) -> None:
         gone = min(self._at - _KEPT_BYTES - self._first, len(self._held))

@@ -249,6 +249,8 @@ def _track_numbers(file: Bytes, tracks: _Element) -> Iterator[int]:
         if entry.kind == _TRACK_ENTRY:
             for field in _children(file, entry):
                 if field.kind == _TRACK_NUMBER:
+                    if field.end - field.start > 8:
+                        raise _Broken(f"its structure is broken at byte {field.start}")
                     file.seek(field.start)
                     yield int.from_bytes(file.read(field.end - field.start), "big")
 

@@ -20,7 +20,7 @@ from srgan_edge.live.passing import ExaminedPipe, PassedBytes
 @given(
     content=st.binary(max_size=300),
     parts=st.lists(st.integers(1, 90), min_size=1),
-    steps=st.lists(st.tuples(st.integers(-8, 70), st.integers(0, 40)), max_size=30),
+    steps=st.lists(st.tuples(st.integers(-8, 70), st.integers(0, 120)), max_size=30),
     kept=st.integers(8, 20),
 )
 def test_what_has_passed_reads_as_a_file_does(content, parts, steps, kept):

@@ -1,11 +1,12 @@
 """The structure of Matroska files: damage is found, complete files pass, and nothing hangs."""
 
+import io
 import random
 
 import pytest
 from clips import make
 
-from srgan_edge.video.truncation import find_break, find_wrong_checksum
+from srgan_edge.video.truncation import find_break, find_break_in_passing, find_wrong_checksum
 
 EVERYTHING = {
     "audio": ["eng", "deu"],
@@ -95,3 +96,21 @@ def test_noise_is_broken_soon(tmp_path):
         assert find_break(path)
     path.write_bytes(b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67" + UNKNOWN + b"\xa0\x80" * 5000)
     assert find_break(path) is None  # empty, but not broken
+
+
+def test_no_number_is_longer_than_it_can_be():
+    """A stranger's size is never read into memory, nor waited for in a pipe."""
+
+    class Reads(io.BytesIO):
+        reached_end = False
+
+        def read(self, count):
+            assert count < 2**20
+            return super().read(count)
+
+    sizes = (size.to_bytes(8, "big") for size in (2**56 + 2**40, 2**56 + 2**39, 2**56 + 2**38))
+    tracks, entry, number = (name + size for name, size in zip(
+        (b"\x16\x54\xae\x6b", b"\xae", b"\xd7"), sizes, strict=True))  # fmt: skip
+    head = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67" + UNKNOWN
+    found = find_break_in_passing(Reads(head + tracks + entry + number + bytes(100)))
+    assert found.startswith("its structure is broken at byte")
