@@ -51,7 +51,7 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA_HEAD_BYTES = 50
 
-_FLV_TAG_HEAD_BYTES, _FLV_KINDS = 11, {8, 9, 18}  # audio, video, script
+_FLV_TAG_HEAD_BYTES = 11
 
 _BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
 
@@ -373,21 +373,20 @@ def _check_asf_packets(file: Bytes, starts: range) -> None:
 
 
 def _check_flv(file: Bytes, size: int) -> None:
-    start = at = int.from_bytes(_read_at(file, 5, 4), "big") + 4
+    at, total_bytes = int.from_bytes(_read_at(file, 5, 4), "big") + 4, 0
     usual_step: int | None = None
     while at < size:
         head = _read_at(file, at, _FLV_TAG_HEAD_BYTES)
-        if head[0] & 0x1F not in _FLV_KINDS:
-            raise _Broken(f"its structure is broken at byte {at}")
         content_bytes = int.from_bytes(head[1:4], "big")
         end = at + _FLV_TAG_HEAD_BYTES + content_bytes
-        if len(head) < _FLV_TAG_HEAD_BYTES or end > size:
+        total_bytes += _FLV_TAG_HEAD_BYTES + content_bytes
+        stated = int.from_bytes(_read_at(file, end, 4), "big")
+        # Writers count the head of a tag, or its content alone, or all tags together.
+        usual_step = stated - content_bytes if usual_step is None else usual_step
+        is_tag = stated in (content_bytes + usual_step, total_bytes)
+        if end > size:
             raise _Broken(f"cut off in the tag at byte {at}")
-        stated = _read_at(file, end, 4)
-        # Some writers count the head of a tag, some do not, and some all tags together.
-        step = int.from_bytes(stated, "big") - content_bytes
-        usual_step = step if usual_step is None else usual_step
-        if len(stated) == 4 and step != usual_step and step + content_bytes != end - start:
+        if not is_tag and end + 4 <= size:
             raise _Broken(f"its structure is broken at byte {at}")
         at = end + 4
 

@@ -140,6 +140,25 @@ def test_what_is_hardly_a_file_is_no_crash(tmp_path, content):
         find(path)
 
 
+@pytest.mark.parametrize("states", ["content", "all"])
+def test_writers_of_flv_count_differently(tmp_path, states):
+    path = make(tmp_path / "video.flv", codec="flv1", frames=30, size=SIZE, options={},
+                time_base=Fraction(1, 25))  # fmt: skip
+    content, total = bytearray(path.read_bytes()), 0
+    starts = flv_tags(content)
+    for at, behind in zip(starts, [*starts[1:], len(content)], strict=True):
+        size = behind - at - 15
+        total += size + 11
+        content[behind - 4 : behind] = (size if states == "content" else total).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert find_flv_break(path) is None
+    with IsolatedReader(path) as reader:
+        assert len(list(reader)) == 30
+    at = starts[len(starts) // 2]
+    path.write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    assert find_flv_break(path).startswith("its structure is broken at byte")
+
+
 def fragments(tmp_path):
     """An MP4 in four fragments, and where each begins."""
     options = {"movflags": "frag_keyframe+empty_moov"}
