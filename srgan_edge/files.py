@@ -5,6 +5,7 @@ An output is never half written, and never lost to a failed rerun: it gets its n
 
 import errno
 import fcntl
+import filecmp
 import hashlib
 import os
 import secrets
@@ -376,6 +377,21 @@ def free_partial_result(path: Path, *, overwrite: bool) -> Path:
     """Return the first name of a partial result that nothing has; with `overwrite`, the first."""
     names = (partial_result(path, number) for number in count(1))
     return next(name for name in names if overwrite or not is_taken(name))
+
+
+def kept_once(saved: Path, path: Path) -> Path:
+    """Return the first partial result of `path` with the bytes of `saved`, which is one, too.
+
+    If that is another one, `saved` is removed: repeated runs on a damaged file make it again.
+    """
+    for number in count(1):
+        earlier = partial_result(path, number)
+        if earlier == saved:
+            return saved
+        if earlier.is_file() and filecmp.cmp(earlier, saved, shallow=False):
+            saved.unlink()
+            return earlier
+    raise AssertionError
 
 
 def work_folder_of(path: Path) -> Path:

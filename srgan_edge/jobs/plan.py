@@ -51,8 +51,11 @@ KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 
 _WRITTEN_VIDEO_SUFFIXES = KEPT_VIDEO_SUFFIXES | {".webm"}
 
-_RESULT_STEM = re.compile(r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?")
-"""Name of a result, without its extension: that of its source, and the scale or size of its run."""
+_RESULT_STEM = re.compile(
+    r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?(?:\.partial(?:-\d+)?)?"
+)
+"""Name of a result, without its extension: that of its source, and the scale or size of its run;
+also of the part that could be made of a damaged one."""
 
 Kind = Literal["image", "video"]
 
@@ -239,7 +242,7 @@ def plan_jobs(
     try:
         jobs = [
             job
-            for text in inputs
+            for text in _without_work_folders(inputs, say)
             for job in _jobs_of(text, output, naming, several, into_folder or several, say)
         ]
     except OSError as error:  # the folder is not readable
@@ -414,6 +417,16 @@ def _known_suffix(path: Path) -> str:
     )
 
 
+def _without_work_folders(inputs: list[str], say: Callable[[str], None]) -> Iterator[str]:
+    """Leave out folders with unfinished work, which `upscale *` names once it was stopped."""
+    for text in inputs:
+        folder = Path(text)
+        if len(inputs) > 1 and folder.suffix == ".partial" and (folder / "job.json").is_file():
+            say(f"left out {folder}: it has the unfinished work on {folder.with_suffix('').name}")
+        else:
+            yield text
+
+
 def _jobs_of(
     text: str,
     output: Path | None,
@@ -433,6 +446,8 @@ def _jobs_of(
     matches = sorted((it for it in found if _is_source(it) and _is_media(it)), key=_natural_order)
     if not matches:
         raise InputRefused(f"{text}: no image or video matches")
+    if output is not None and _is_media(output) and not into_folder:
+        raise UsageError(f"-o {output} for {text}; type the name of a folder, without a suffix")
     return [_file_job(match, output, naming, output is not None) for match in matches]
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from srgan_edge.errors import InputDamaged, OutputFailed, UsageError
-from srgan_edge.files import free_partial_result, replace_when_whole
+from srgan_edge.files import free_partial_result, kept_once, replace_when_whole
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.color import MATRICES
 from srgan_edge.video.encoder import VideoEncoder
@@ -154,7 +154,7 @@ class VideoWriter:
         partial = free_partial_result(path, overwrite=self._overwrite)
         with replace_when_whole(partial, overwrite=self._overwrite) as place:
             temporary.replace(place)
-        self.saved_as = partial
+        self.saved_as = kept_once(partial, path)
 
     def _finish(self) -> None:
         for packet in self._encoder.finish():

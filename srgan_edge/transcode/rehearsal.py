@@ -18,7 +18,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.format import VideoFormat
 
-from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError, quoted
 from srgan_edge.transcode.check import differences, lost_tags, moved_chapters
 from srgan_edge.transcode.record import VideoRecord, digest
 from srgan_edge.video.audio import AudioHandling
@@ -108,13 +108,13 @@ def _others(order: Order) -> Iterator[tuple[str, Order]]:
     target = Path(order.target)
     for suffix in (".mkv", ".mov", ".mp4"):
         if CONTAINERS.get(target.suffix.lower()) != CONTAINERS[suffix]:
-            yield f"-o {target.with_suffix(suffix).name}", _with_suffix(order, suffix)
+            yield f"-o {quoted(target.with_suffix(suffix))}", _with_suffix(order, suffix)
     if order.audio != "drop":
         yield "--audio drop", replace(order, audio="drop")
     x264, ffv1 = (replace(order.encoding, codec=codec) for codec in ("libx264", "ffv1"))
     yield "-c libx264", replace(order, encoding=x264)
     in_matroska = replace(_with_suffix(order, ".mkv"), encoding=ffv1)
-    yield f"-c ffv1 -o {target.with_suffix('.mkv').name}", in_matroska
+    yield f"-c ffv1 -o {quoted(target.with_suffix('.mkv'))}", in_matroska
     plain = replace(x264, pixel_format="yuv420p")
     yield "-c libx264 --pix-fmt yuv420p", replace(order, encoding=plain)
 

@@ -27,6 +27,7 @@ from srgan_edge.errors import (
 from srgan_edge.files import (
     content_sha256,
     free_partial_result,
+    kept_once,
     output_failed,
     replace_when_whole,
 )
@@ -204,6 +205,9 @@ def _upscale_video(
             # Not the video ended but the decoder, perhaps for lack of memory. The next run may
             # succeed, and has to produce the bytes of a run in which it never crashed.
             work.forget_last()
+    if made.damaged and (kept := kept_once(saved_as, job.target)) != saved_as:
+        result = replace(result, saved_as=str(kept))
+        problem = _problem(job, result, made)
     if problem:
         raise VideoDamaged(problem, result) from made.damaged
     return result

@@ -6,18 +6,17 @@ streams that no container of a result keeps are left out, and named.
 
 import math
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from typing import cast
 
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.stream import AttachmentStream, Discard, Disposition, Stream
 
-from srgan_edge.errors import InputDamaged, printable
+from srgan_edge.errors import InputDamaged, printable, quoted
 from srgan_edge.video.audio import AudioHandling, PcmConversion, holds, is_described, pcm_for
 from srgan_edge.video.container import Container
 from srgan_edge.video.frame import CopiedPacket
-from srgan_edge.video.hidden import LONGEST_PRIMING_SECONDS, Heard
+from srgan_edge.video.hidden import MOST_PRIMING_PACKETS, USUAL_PRIMING_PACKETS, Heard
 from srgan_edge.video.reader import VideoReader
 
 
@@ -32,9 +31,7 @@ class Copies:
         self.conversions = dict(self._conversions())
         """Conversions to PCM, by the index of the stream in the input."""
         self._heard = {
-            stream.index: Heard(self._most_before_seconds(stream))
-            for stream in streams
-            if self.has(stream)
+            stream.index: Heard(self._most_before(stream)) for stream in streams if self.has(stream)
         }
         self.left_out = [self._loss(stream) for stream in streams if not self.keeps(stream)]
         """One line for each stream of the input that the output will not have, or its chapters."""
@@ -131,14 +128,15 @@ class Copies:
         is_made_anew = is_chapters or is_timecode or stream is self._reader.video
         return is_made_anew or self.has(stream) or self.attaches(stream)
 
-    def _most_before_seconds(self, stream: Stream) -> float | Fraction:
-        """Return from which length on what is hidden before a stream is left out.
+    def _most_before(self, stream: Stream) -> float:
+        """Return how many packets are kept that are hidden before a stream.
 
         MP4 has edit lists of its own, and hides all of it. No text needs what is before it.
         """
-        if stream.type != "audio":
+        if not isinstance(stream, AudioStream):
             return 0
-        return math.inf if self._container.is_mp4 else LONGEST_PRIMING_SECONDS
+        usual = MOST_PRIMING_PACKETS.get(stream.codec_context.name, USUAL_PRIMING_PACKETS)
+        return math.inf if self._container.is_mp4 else usual
 
     def _loss(self, stream: Stream) -> str:
         why = "" if is_described(stream) else ": no packets, or none that describe it"
@@ -149,7 +147,7 @@ class Copies:
         line = f"{describe(stream)} becomes {self.conversions[index].codec}, sample by sample"
         here = self._container
         if not here.is_pipe and not here.is_matroska and holds("matroska", stream):
-            line += f"; -o {here.path.with_suffix('.mkv').name} keeps it"
+            line += f"; -o {quoted(here.path.with_suffix('.mkv'))} keeps it"
         return line
 
 

@@ -112,6 +112,30 @@ def test_a_video_by_the_name_of_a_descriptor_is_refused_with_one_that_works(fold
         plan_jobs([f"/dev/fd/{file.fileno()}"], Path("out.mkv"), Naming("_x4"))
 
 
+def test_what_a_stopped_run_left_is_no_input(folder):
+    """`upscale *` again: the folder with its unfinished work, and the part of a damaged video."""
+    (folder / "in/clip_x4.mkv.partial").mkdir()
+    (folder / "in/clip_x4.mkv.partial/job.json").touch()
+    for name in ("video_x4.partial.mp4", "video_x4.partial-2.mp4"):
+        (folder / "in" / name).touch()
+    named, lines = (
+        sorted(str(path) for path in (folder / "in").iterdir() if path.name != "deep"),
+        [],
+    )
+    named.remove(str(folder / "in/notes.txt"))
+    jobs = plan_jobs(named, None, Naming("_x4"), say=lines.append)
+    assert not any("partial" in str(job.source) for job in jobs)
+    assert sum("unfinished work on clip_x4.mkv" in line for line in lines) == 1
+    assert sum("by its name it is a result of" in line for line in lines) == 2
+
+
+def test_a_pattern_makes_no_folder_called_like_a_file(folder):
+    for pattern in ("in/a*.png", "in/[a].png", "in/*"):
+        with pytest.raises(UsageError, match=r"-o big.png for .*; type the name of a folder"):
+            plan_jobs([pattern], Path("big.png"), Naming("_x4"))
+    assert targets(["in/[a].png"], "big.png/") == ["big.png/a_x4.png"]
+
+
 def test_the_input_is_never_the_output(folder):
     (folder / "link.png").hardlink_to(folder / "in/a.png")
     (folder / "soft.png").symlink_to(folder / "in/a.png")

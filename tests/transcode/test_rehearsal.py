@@ -171,9 +171,9 @@ def test_lpcm_of_24_bits_keeps_all_of_them(tmp_path, codec):
 def test_audio_that_only_matroska_copies_becomes_pcm_elsewhere(tmp_path, suffix):
     source = with_audio(tmp_path / "in.avi", "adpcm_ms", rate=22050)
     notes = upscale(source, tmp_path / f"out{suffix}")
-    assert any("becomes pcm_s16le" in n and "-o out.mkv keeps it" in n for n in notes)
+    assert any("becomes pcm_s16le" in n and "out.mkv keeps it" in n for n in notes)
     assert np.array_equal(heard(tmp_path / f"out{suffix}")[0], heard(source)[0])
-    advice = r"cannot hold audio stream 1 \(adpcm_ms\); use -o out\.mkv, or --audio convert"
+    advice = r"cannot hold audio stream 1 \(adpcm_ms\); use -o \S*out\.mkv, or --audio convert"
     (tmp_path / f"out{suffix}").unlink()
     refused(source, tmp_path / f"out{suffix}", advice, audio="copy")
 
@@ -233,7 +233,7 @@ def test_2000_frames_a_second_are_refused_for_matroska_before_the_work(tmp_path)
         last_duration=10,
         stated_rate=Fraction(2000),
     )
-    advice = r"out\.mkv cannot hold .*frame \d+ is .* ms late.*; use -o out\.mov"
+    advice = r"out\.mkv cannot hold .*frame \d+ is .* ms late.*; use -o \S*out\.mov"
     refused(source, tmp_path / "out.mkv", advice)
     upscale(source, tmp_path / "out.mov")
     before, after = see_frames(source), see_frames(tmp_path / "out.mov")
@@ -242,7 +242,7 @@ def test_2000_frames_a_second_are_refused_for_matroska_before_the_work(tmp_path)
 
 def test_speex_is_refused_for_mov_before_the_work(tmp_path, shared_cases):
     source = shared_cases / "26-speex-into-mov" / "f3.flv"
-    refused(source, tmp_path / "out.mov", r"29 packets instead of 30\); use -o out\.mkv")
+    refused(source, tmp_path / "out.mov", r"29 packets instead of 30\); use -o \S*out\.mkv")
     upscale(source, tmp_path / "out.mkv")
     assert len(see_packets(tmp_path / "out.mkv", "audio")[0]) == 30
 
@@ -301,7 +301,13 @@ def _edited_track(track, parts, movie_scale):
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mov", ".mp4"])
 @pytest.mark.parametrize(
-    "parts", [[(400, 400), (1200, 600)], [(1200, 600)], [(200, 400), (800, 200), (1200, 400)]]
+    "parts",
+    [
+        [(400, 400), (1200, 600)],
+        [(1200, 600)],
+        [(200, 400), (800, 200), (1200, 400)],
+        [(100, 600)],  # hides four packets of audio, two more than any encoder puts before it
+    ],
 )
 def test_what_an_edit_list_cut_away_stays_away(tmp_path, suffix, parts):
     source = edited(tmp_path / "in.mov", parts)

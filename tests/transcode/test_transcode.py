@@ -334,6 +334,19 @@ def test_a_partial_result_of_a_run_that_died_is_found_with_its_damage(tmp_path, 
     assert names_in(tmp_path) == ["in.mkv", "out.partial.mkv"]
 
 
+def test_repeated_runs_on_a_damaged_video_keep_one_partial_result(tmp_path):
+    """As in a job of every night; a file that differs is kept."""
+    source = make(tmp_path / "in.mkv", frames=40)
+    source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
+    (tmp_path / "out.partial.mkv").write_text("of another time")
+    options = replace(OPTIONS, existing="refuse")
+    for _ in range(3):
+        with pytest.raises(InputDamaged, match=r"decoded is in .*out\.partial-2\.mkv"):
+            upscale(source, tmp_path / "out.mkv", options=options)
+    assert names_in(tmp_path) == ["in.mkv", "out.partial-2.mkv", "out.partial.mkv"]
+    assert (tmp_path / "out.partial.mkv").read_text() == "of another time"
+
+
 def test_a_result_that_changed_after_a_run_died_is_not_taken_for_it(tmp_path, monkeypatch):
     source, target = make(tmp_path / "in.mkv", frames=12), tmp_path / "out.mkv"
 
