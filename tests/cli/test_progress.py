@@ -24,7 +24,7 @@ def test_a_folder_of_long_names_shows_place_bar_and_tiles(photos):
     lines = lines_shown(in_terminal(photos, "upscale", "photos", "-n", EDGE, *TILES))
     bars = [line for line in lines if line.startswith("1 of 3") and "━━━" in line]
     assert any(line.endswith("35/35 tiles") or "35/35 tiles  " in line for line in bars), lines
-    assert len({line.partition("/35 tiles")[0] for line in bars if "/35 tiles" in line}) > 2
+    assert len({line.partition("/35 tiles")[0] for line in bars if "/35 tiles" in line}) > 1
     assert not any("1/1" in line for line in lines)
     assert any("1 of 3 failed" in line for line in lines)
 

@@ -171,7 +171,7 @@ def test_an_engine_with_other_bytes_is_refused(engine, tmp_path):
         write_plan_repository(path, tmp_path / "models")
 
 
-@pytest.mark.parametrize("name", ["../up", "a b", 'a"', ".hidden", "a/b"])
+@pytest.mark.parametrize("name", ["a b", 'a"', ".hidden", ".."])
 def test_a_name_that_is_no_folder_is_refused(engine, tmp_path, name):
     spec = EDGE.spec.__class__(**vars(EDGE.spec) | {"name": name})
     with pytest.raises(ModelRefused, match="Triton accepts letters, digits"):
