@@ -35,6 +35,7 @@ def dense_flow(before: Gray, now: Gray) -> Flow:
         return _empty(now)
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
+    search.setVariationalRefinementIterations(0)  # takes as long again, and smooths motion too much
     return np.asarray(search.calc(now, before, _empty(now)), np.float32)
 
 
