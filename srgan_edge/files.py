@@ -384,14 +384,15 @@ def kept_once(saved: Path, path: Path) -> Path:
 
     If that is another one, `saved` is removed: repeated runs on a damaged file make it again.
     """
-    for number in count(1):
-        earlier = partial_result(path, number)
-        if earlier == saved:
-            return saved
-        if earlier.is_file() and filecmp.cmp(earlier, saved, shallow=False):
-            saved.unlink()
-            return earlier
-    raise AssertionError
+    names = (partial_result(path, number) for number in count(1))
+    first = next(
+        name
+        for name in names
+        if name == saved or (name.is_file() and filecmp.cmp(name, saved, shallow=False))
+    )
+    if first != saved:
+        saved.unlink()
+    return first
 
 
 def work_folder_of(path: Path) -> Path:

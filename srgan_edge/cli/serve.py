@@ -286,7 +286,7 @@ def submit(
     """Send a file to a service, which upscales it; with --wait, fetch the result."""
     from srgan_edge.client import Client
     from srgan_edge.files import free_partial_result, refuse_replacing
-    from srgan_edge.serve.work import without_suffix
+    from srgan_edge.serve.work import suffix_of
 
     if output is not None:
         if not wait:
@@ -294,7 +294,7 @@ def submit(
         refuse_replacing(output, [file], overwrite=overwrite)
         ext = _type_named_by(output, ext)
     elif wait:  # before the work, as far as the name is known
-        likely = f".{ext.lstrip('.')}" if ext else file.name.removeprefix(without_suffix(file.name))
+        likely = f".{ext.lstrip('.')}" if ext else suffix_of(file.name)
         refuse_replacing(_beside(file, likely), [file], overwrite=overwrite)
     with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)

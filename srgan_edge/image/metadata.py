@@ -175,14 +175,15 @@ def kept_exif(
     is_tiff = isinstance(image, TiffImageFile)  # its tags are statements of the file itself
     block = without_prefix(block)
     try:
-        tables = tables_of(block).all()
+        source = tables_of(block)
+        tables = source.all()
         kept = {pointer: dict(table.tags) for pointer, table in tables.items()}
         main = kept[MAIN]
         gone = set(main) - (_KEPT_TAGS - (_COLOR_TAGS if is_tiff else set()))
         for pointer, tags in kept.items():
             for tag in set(tags) & (gone if pointer == MAIN else _UNTRUE[pointer]):
                 del tags[tag]
-        order = tables_of(block).order
+        order = source.order
         resolutions = Base.XResolution, Base.YResolution
         if main.get(Base.ResolutionUnit) == numbers(order, SHORT, _NO_UNIT):
             for tag in {*resolutions, Base.ResolutionUnit} & set(main):  # the shape of a pixel

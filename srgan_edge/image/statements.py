@@ -325,9 +325,9 @@ STATEMENTS: dict[str, dict[str, Statement]] = {
 """Format -> name of a statement -> what becomes of it."""
 
 
-def behind_the_end(behind: bytes, *, padding: bytes = b"\0") -> Iterator[Found]:
-    """Yield a statement if a file has more than padding behind its end."""
-    if behind.strip(padding):
+def behind_the_end(behind: bytes) -> Iterator[Found]:
+    """Yield a statement if a file has more than zeros behind its end."""
+    if behind.strip(b"\0"):
         yield Found("behind the end", f"{len(behind)} bytes")
 
 

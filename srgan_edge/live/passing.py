@@ -55,9 +55,9 @@ class PassedBytes:
             return content
 
     def close(self) -> None:
-        """Hold nothing any more: nobody reads it."""
+        """End it, and hold nothing any more: nobody reads it."""
         with self._changed:
-            self._is_closed = True
+            self._is_over = self._is_closed = True
             self._held.clear()
             self._changed.notify_all()
 
@@ -136,5 +136,4 @@ class ExaminedPipe(Generic[Verdict]):
 
     def close(self) -> None:
         """End an examination, and hold nothing any more. The pipe stays open."""
-        self._passed.end()
         self._passed.close()

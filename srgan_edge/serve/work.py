@@ -45,14 +45,18 @@ def shown_name(name: str) -> str:
 
 def source_name(name: str) -> str:
     """Return the name of a source in its job's folder; only the suffix is the client's."""
-    stem = without_suffix(shown_name(name))
-    return f"{SOURCE_STEM}{shown_name(name)[len(stem) :].lower() or _NO_SUFFIX}"
+    return f"{SOURCE_STEM}{suffix_of(shown_name(name)).lower() or _NO_SUFFIX}"
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of an image or video in a name; empty if it has none."""
+    suffix = Path(name).suffix
+    return suffix if suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ""
 
 
 def without_suffix(name: str) -> str:
     """Return a name without the suffix of an image or video; whole if it has none."""
-    path = Path(name)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
+    return Path(name).stem if suffix_of(name) else name
 
 
 def planned(source: Path, extension: str | None, name: str) -> PlannedJob:

@@ -106,7 +106,7 @@ def without_sizes(source):
 @pytest.mark.parametrize("kind", ["file", "without sizes", "mpegts"])
 @pytest.mark.parametrize("how", ["zeros", "lost", "twice"])
 def test_damage_in_the_middle_of_a_pipe_is_told(tmp_path, video, kind, how):
-    """Of a file with all its sizes, of Matroska as a pipe has it, and of a transport stream."""
+    """In Matroska with the sizes of a file, or without them, and in a transport stream."""
     whole = {
         "file": video.read_bytes,
         "without sizes": lambda: without_sizes(video),

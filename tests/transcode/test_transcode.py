@@ -335,7 +335,7 @@ def test_a_partial_result_of_a_run_that_died_is_found_with_its_damage(tmp_path, 
 
 
 def test_repeated_runs_on_a_damaged_video_keep_one_partial_result(tmp_path):
-    """As in a job of every night; a file that differs is kept."""
+    """A nightly job does not fill the disk; a file that differs is kept."""
     source = make(tmp_path / "in.mkv", frames=40)
     source.write_bytes(source.read_bytes()[: int(source.stat().st_size * 0.6)])
     (tmp_path / "out.partial.mkv").write_text("of another time")

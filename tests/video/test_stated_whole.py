@@ -60,7 +60,7 @@ def test_a_hole_or_a_cut_anywhere_is_found(video):
 
 
 def frame_ends(name, content):
-    """Where a container that says nothing of its frames beforehand may end."""
+    """Return where a container that states no number of frames may end."""
     if name == "Y4M":
         return range(content.index(b"\n") + 1, len(content), FRAME_BYTES + 6)
     behind = range(-4, 1)  # the size of an FLV tag, which follows it, may be missing
