@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: for work that must finish first (a training step), and for the rest."""
+"""Signals that stop: for work that must finish first (a training step), and for the rest."""
 
 import os
 import signal
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop a command: Ctrl-C, `kill`, and a terminal that is closed."""
 
 last_steps: list[Callable[[], object]] = []
 """Quick steps that `exit_now` takes first, as to end processes that would outlive this one."""
@@ -22,13 +25,12 @@ class StopSignals:
 
 
 def heeded_signals() -> list[signal.Signals]:
-    """Return those of SIGINT and SIGTERM that whoever started this process wants to stop it with.
+    """Return those of `STOPPING` that whoever started this process wants to stop it with.
 
     A shell without job control ignores SIGINT in what it starts in the background, so that Ctrl-C
-    stops what is in the foreground alone.
+    stops what is in the foreground alone; `nohup` ignores SIGHUP.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager

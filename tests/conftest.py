@@ -12,6 +12,7 @@ import pytest
 from processes import children
 
 from srgan_edge.cli import main
+from srgan_edge.signals import STOPPING
 from srgan_edge.video.encoder import keeping_priority
 
 GPU_REQUIRED = os.environ.get("SRGAN_EDGE_REQUIRE_GPU") == "1"
@@ -22,7 +23,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # Whoever runs the tests may ignore signals, as `&` in a script does; commands would, too.
-for heeded in (signal.SIGINT, signal.SIGTERM):
+for heeded in STOPPING:
     if signal.getsignal(heeded) is signal.SIG_IGN:
         signal.signal(heeded, signal.default_int_handler)
 
@@ -75,7 +76,7 @@ def cli(monkeypatch, capsys, tmp_path):
     """Run `srgan-edge` in this process, in a folder of its own: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SRGAN_EDGE_CACHE", str(tmp_path / "engines"))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["srgan-edge", *map(str, arguments)])

@@ -13,7 +13,7 @@ from processes import ran
 
 from srgan_edge.serve.server import _Server
 from srgan_edge.serve.service import Service
-from srgan_edge.signals import ends_within, stop_signals
+from srgan_edge.signals import STOPPING, ends_within, stop_signals
 
 STUCK = """
 import os, signal, sys, time
@@ -27,6 +27,7 @@ def interrupt(signum, frame):
 
 signal.signal(signal.SIGINT, interrupt)
 signal.signal(signal.SIGTERM, interrupt)
+signal.signal(signal.SIGHUP, interrupt)
 with ends_within(0.3):
     while True:
         try:
@@ -37,7 +38,7 @@ with ends_within(0.3):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_process_that_swallows_the_exception_ends_all_the_same(number):
     root = Path(__file__).parent.parent
     with subprocess.Popen(
@@ -114,7 +115,7 @@ def test_a_signal_while_a_library_is_loaded_is_a_signal(kind):
     assert "SIGTERM" in ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_that_was_ignored_stays_so(cli, number):
     """A shell ignores SIGINT in what a script starts in the background."""
     handler = signal.signal(number, signal.SIG_IGN)
@@ -135,6 +136,7 @@ def test_a_service_that_ignores_a_signal_goes_on():
         with server.capture_signals():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) == server.handle_exit
+            assert signal.getsignal(signal.SIGHUP) == server.handle_exit
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -94,10 +94,10 @@ class Session:
         if self.state.step >= until_step:
             return False
         late = time.monotonic() >= self.deadline
-        # Signals are larger, so that one of them outweighs the clock of another process.
-        wish = self.signals.received or (1 if late else 0)
+        # 1 is the clock, and signals count from 2: one of them outweighs another process's clock.
+        wish = 1 + self.signals.received if self.signals.received else int(late)
         agreed = self.processes.highest(wish)
-        self.stopped = TIME_IS_UP if agreed == 1 else agreed
+        self.stopped = TIME_IS_UP if agreed == 1 else max(agreed - 1, 0)
         return not self.stopped
 
     def batch(self) -> "Batch":

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -247,7 +247,7 @@ def plan_jobs(
         ]
     except OSError as error:  # the folder is not readable
         raise InputRefused(f"{error.filename}: {error.strerror}") from error
-    jobs = _without_results(_distinguished(jobs, naming), overwrite=overwrite, say=say)
+    jobs = _without_results(jobs, overwrite=overwrite, say=say)
     refuse_clashes(jobs)
     return jobs
 
@@ -525,29 +525,10 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
         extension = own
     if kind == "image" and naming.extension is None:
         extension = RESULT_SUFFIXES.get(extension.lower(), extension)
+    if naming.extension is None and extension != own:
+        stem = source.name  # a.avi and a.mkv both become Matroska, perhaps in commands apart
     name = f"{stem}{naming.suffix}{extension}"
     return Job(source, source.with_name(name) if output is None else output / name, kind)
-
-
-def _distinguished(jobs: list[Job], naming: Naming) -> list[Job]:
-    """Keep the old extension in names that would collide, as those of `a.avi` and `a.mkv`."""
-    counts = Counter(job.target.absolute() for job in jobs)
-    return [
-        replace(
-            job,
-            target=job.target.with_name(f"{job.source.name}{naming.suffix}{job.target.suffix}"),
-        )
-        if counts[job.target.absolute()] > 1
-        and job.target.suffix != job.source.suffix
-        and (job.kind == "video" or (_is_not_written(job.source) and naming.extension is None))
-        else job
-        for job in jobs
-    ]
-
-
-def _is_not_written(source: Path) -> bool:
-    """Return True for an image of a format that is read but not written."""
-    return source.suffix.lower() in RESULT_SUFFIXES
 
 
 def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], None]) -> list[Job]:

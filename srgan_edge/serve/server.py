@@ -19,7 +19,7 @@ from srgan_edge.serve.log import LibraryLog, Log
 from srgan_edge.serve.problems import MEDIA_TYPE
 from srgan_edge.serve.service import Service
 from srgan_edge.serve.settings import Settings
-from srgan_edge.signals import heeded_signals
+from srgan_edge.signals import STOPPING, heeded_signals
 
 HEAD_SECONDS = 10.0
 """Longest time from the first byte of a connection, or of its next request, to the end of the
@@ -29,7 +29,7 @@ _KEEP_ALIVE_SECONDS = 15
 
 
 def serve(settings: Settings, log: Log | None = None) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until a signal stops it.
 
     Raises:
         UsageError, OutputFailed: as `Service`; or the port is not free.
@@ -68,10 +68,13 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         heeded = heeded_signals()
+        before = {number: signal.getsignal(number) for number in STOPPING}
         with super().capture_signals():
-            for number in {signal.SIGINT, signal.SIGTERM}.difference(heeded):
-                signal.signal(number, signal.SIG_IGN)
+            for number in STOPPING:
+                signal.signal(number, self.handle_exit if number in heeded else signal.SIG_IGN)
             yield
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()

@@ -28,6 +28,7 @@ from srgan_edge.model.passport import (
     read_passport,
     write_engine,
 )
+from srgan_edge.signals import STOPPING
 
 pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
@@ -99,7 +100,7 @@ def test_the_builder_reports_its_progress(fast):
     assert all(0 <= done <= steps for _, done, steps in steps)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_aborts_the_build(fast, number):
     """The signal is sent during the build; Python handles it at the builder's next step."""
     heard = []

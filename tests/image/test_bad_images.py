@@ -300,7 +300,8 @@ def test_table(cli, tmp_path: Path, case: Case):
     source = tmp_path / case.name
     source.write_bytes(content)
     suffix = RESULT_SUFFIXES.get(source.suffix, source.suffix)
-    target = tmp_path / f"{source.stem}_x4{suffix}"
+    stem = source.stem if suffix == source.suffix else source.name
+    target = tmp_path / f"{stem}_x4{suffix}"
     if "-o" in case.options:
         target = tmp_path / case.options[-1]
     code, err = cli(case.name, *case.options)

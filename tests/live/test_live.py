@@ -6,7 +6,6 @@ import http.server
 import io
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from srgan_edge.jobs.plan import Job
 from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live import source as live_source
 from srgan_edge.live.upscale import upscale_stream
+from srgan_edge.signals import STOPPING
 from srgan_edge.video.demuxer import Demuxer
 from srgan_edge.video.endpoint import Address, InputPipe, OutputPipe
 from srgan_edge.video.frame import Notes
@@ -543,7 +543,7 @@ def test_rtsp_is_read(tmp_path, video):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_is_the_end_of_a_live_video(tmp_path, video, number):
     target = tmp_path / "out.mkv"
     with broadcast(video, free_udp_port(), repeats=60) as url:  # until it is ended

@@ -20,6 +20,7 @@ from streams import OPTIONS, Doubler, Listener, as_format, upscale
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, ReaderGone, UsageError
 from srgan_edge.jobs.plan import Job
 from srgan_edge.live.upscale import upscale_stream
+from srgan_edge.signals import STOPPING
 from srgan_edge.video.endpoint import InputPipe, OutputPipe
 from srgan_edge.video.frame import Encoding
 
@@ -319,7 +320,7 @@ def test_a_reader_that_leaves_ends_the_command_like_a_filter(tmp_path):
     assert b"rror" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_ends_it_though_nothing_comes(tmp_path, video, number):
     """An incomplete file is not left behind, and a stalled pipe blocks nobody."""
     target = tmp_path / "out.mkv"

@@ -40,7 +40,7 @@ def test_work_goes_on_when_the_disk_can_be_written_again(tmp_path):
     """A limit on its files makes the service fail where a full disk does."""
     data, job = tmp_path / "data", image_job()
     with served(data, "-n", "edge-x4") as service, service.client() as client:
-        video = client.submit(clips.make(tmp_path / "a.mp4", frames=150))
+        video = client.submit(clips.make(tmp_path / "a.mp4", frames=900))
         service.wait_for(lambda: client.job(video.id).frames)
         pid = service.process.pid
         none, most = 0, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]

@@ -43,6 +43,7 @@ from srgan_edge.errors import (  # noqa: E402
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
+from srgan_edge.signals import STOPPING  # noqa: E402
 from srgan_edge.train.log import RunLog, read_log  # noqa: E402
 from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
 from srgan_edge.train.optimizer import Optimizer  # noqa: E402
@@ -345,7 +346,7 @@ def test_sigkill_at_any_step_changes_nothing(photos, vgg_file, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_the_step_and_reports_it(photos, vgg_file, tmp_path, number):
     endless = ["pixel.steps=100000", "run.checkpoint_every_steps=100000"]
     process = start(arguments(tmp_path / "run", photos, vgg_file, *endless))
