@@ -62,10 +62,10 @@ def replace_when_whole(
 ) -> Iterator[Path]:
     """Yield an empty file beside `path`, with the same suffix, that becomes `path` at the end.
 
-    When the body ends, the file is synced to disk and renamed over `path`. When the body raises
-    anything at all, it is removed and an older `path` stays as it was. A symbolic link at `path` is
-    itself replaced; what it points to is not touched. Callers refuse first what must not be
-    replaced: see `refuse_replacing`.
+    When the body ends, the file is synced to disk and renamed over `path`, with the rights of an
+    older one. When the body raises anything at all, it is removed and an older `path` stays as it
+    was. A symbolic link at `path` is itself replaced; what it points to is not touched. Callers
+    refuse first what must not be replaced: see `refuse_replacing`.
 
     Args:
         option: the option that names another place, for error messages.
@@ -91,6 +91,7 @@ def replace_when_whole(
         _refuse_exchanged(partial)
         sync(partial)
         if overwrite:
+            _keep_rights(partial, path)
             partial.replace(path)
         else:
             _rename_to_free(partial, path)
@@ -141,22 +142,21 @@ def folder_when_whole(
     """Yield an empty folder beside `path` that becomes `path` at the end; its parents are made.
 
     When the body ends, its content is synced to disk and the folder is renamed. When the body
-    raises anything at all, it is removed. Not every system can exchange two folders in one step: a
-    kill in the middle of replacing one leaves it beside its place, as `.NAME.old-xxxxxxxx`.
+    raises anything at all, it is removed. Of an older `path`, the files that the new folder has are
+    replaced one by one, `known_by` last; all others are somebody else's, and stay.
 
     Args:
         option: the option that names another place, such as `--triton`.
-        known_by: a file that every such folder has; another folder is not replaced.
-        inputs: files that the command reads; a folder that has one is not replaced.
-        overwrite: an older `path` may be replaced.
+        known_by: a file that every such folder has; another folder is not changed.
+        inputs: files that the command reads; a folder that has one is not changed.
+        overwrite: files of an older `path` may be replaced.
 
     Raises:
-        UsageError: `path` exists, and may not be replaced.
+        UsageError: `path` exists, and may not be changed, or has a folder in place of a file.
         OutputFailed: its parent is not writable, or the body raised an `OSError`; a body that also
             reads must turn its own read errors into `SrganEdgeError`s.
     """
     partial = path.with_name(f".{path.name[:40]}.partial-{secrets.token_hex(4)}")
-    old = path.with_name(f".{path.name[:40]}.old-{secrets.token_hex(4)}")
     if is_taken(path):
         _refuse_folder(path, option, known_by, inputs, overwrite=overwrite)
     try:
@@ -166,21 +166,18 @@ def folder_when_whole(
             try:
                 partial.mkdir()
                 yield partial
-                for file in partial.rglob("*"):
-                    if file.is_file():
-                        sync(file)
+                files = [file for file in partial.rglob("*") if file.is_file()]
+                for file in files:
+                    sync(file)
                 if overwrite and path.is_dir():
-                    path.rename(old)
-                partial.rename(path)
+                    files.sort(key=lambda file: file == partial / known_by)
+                    _move_files({file: path / file.relative_to(partial) for file in files}, option)
+                else:
+                    partial.rename(path)
                 with suppress(OSError):
                     sync(path.parent)
-            except OSError:
-                if not is_taken(path) and old.is_dir():
-                    old.rename(path)
-                raise
             finally:
-                for folder in (partial, old):
-                    shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise output_failed(path, error, option) from error
 
@@ -606,12 +603,35 @@ def _refuse_folder(
     """Refuse to replace the folder at `path`, as `folder_when_whole` says."""
     elsewhere = f"name another place with {option}"
     if not overwrite:
-        raise UsageError(f"{path} exists; type --overwrite to replace it, or {elsewhere}")
+        raise UsageError(f"{path} exists; type --overwrite to replace its files, or {elsewhere}")
     if path.is_symlink() or not (path / known_by).is_file():
         raise UsageError(f"{path} is no folder with a {known_by}, so it is kept; {elsewhere}")
     read = {identity_of(source) for source in inputs}
     if not read.isdisjoint(map(identity_of, _files_at(path))):
         raise UsageError(f"{path} has an input itself; {elsewhere}")
+
+
+def _move_files(targets: dict[Path, Path], option: str) -> None:
+    """Move files over others, in order and once none of them is refused; folders are made."""
+    for target in targets.values():
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder, so it is kept; name another with {option}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        refuse_irreplaceable(target)
+    for file, target in targets.items():
+        _keep_rights(file, target)
+        file.replace(target)
+        with suppress(OSError):
+            sync(target.parent)
+
+
+def _keep_rights(file: Path, older: Path) -> None:
+    """Give a file the rights of the one that it replaces, as writing into that would."""
+    if older.is_symlink() or not older.is_file():
+        return
+    rights = older.stat().st_mode & 0o777
+    if rights != file.stat().st_mode & 0o777:
+        file.chmod(rights)
 
 
 def refuse_irreplaceable(path: Path) -> None:

@@ -35,6 +35,9 @@ def dense_flow(before: Gray, now: Gray) -> Flow:
         return _empty(now)
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     search.setFinestScale(0)
+    # Half of the time of the preset's own stride and iterations, for 0.02 dB less on pans.
+    search.setPatchStride(4)
+    search.setGradientDescentIterations(12)
     search.setVariationalRefinementIterations(0)  # takes as long again, and smooths motion too much
     return np.asarray(search.calc(now, before, _empty(now)), np.float32)
 

@@ -4,7 +4,7 @@ A generator draws detail that its input does not determine, and draws it anew in
 the last result is moved along with what it shows, and its detail is kept wherever the two inputs
 agree. The means of the input's pixels stay those of the current frame: what the input determines is
 never taken from another frame. Nothing is kept after a cut, where the inputs differ, or beyond
-`MOST_LEVELS`.
+`MOST_LEVELS`. Detail is that of luma: colors are those of the frame itself.
 
 The idea is that of recursive filters with motion compensation (Dubois and Sabri 1984; MVDegrain of
 MVTools), with a limit instead of an average: an average of several textures is none.
@@ -55,6 +55,7 @@ PX_BYTES = 32
 _BAND_ROWS, _MARGIN_ROWS = 96, 6  # in LR pixels
 _LEAST_DETAIL = 0.2  # levels: less is rounding
 
+Gray: TypeAlias = npt.NDArray[np.uint8]
 _Floats: TypeAlias = npt.NDArray[np.float32]
 
 Item = TypeVar("Item")
@@ -66,8 +67,8 @@ class Steadied:
 
     source: Pixels
     """uint8 [H, W, 3]."""
-    kept: Pixels
-    """uint8 [sH, sW, 3], before it was sharpened."""
+    kept: Gray
+    """Luma of the result before it was sharpened, uint8 [sH, sW]."""
     shown: Pixels
     """uint8 [sH, sW, 3], the result."""
 
@@ -239,14 +240,21 @@ def next_steadied(source: Pixels, raw: Pixels, last: Steadied | None, strength: 
     A frame that repeats the last one is shown as that was. One that shows something else, or has
     another size, is its own result, bit for bit.
     """
-    if last is None or last.source.shape != source.shape or last.kept.shape != raw.shape:
-        return Steadied(source, raw, raw)
+    if last is None or last.source.shape != source.shape or last.kept.shape != raw.shape[:2]:
+        return unchanged(source, raw)
     if np.array_equal(last.source, source):
         return Steadied(source, last.kept, last.shown)
     motion = motion_between(last.source, source)
     if motion is None:
-        return Steadied(source, raw, raw)
+        return unchanged(source, raw)
     return Steadied(source, *mixed(raw, last.kept, motion, strength))
+
+
+def unchanged(source: Pixels, raw: Pixels) -> Steadied:
+    """Return a frame that is shown as its own result."""
+    from srgan_edge.motion import gray
+
+    return Steadied(source, gray(raw), raw)
 
 
 def motion_between(before: Pixels, now: Pixels) -> Motion | None:
@@ -263,14 +271,16 @@ def motion_between(before: Pixels, now: Pixels) -> Motion | None:
     return Motion(flow, trust.astype(np.float32))
 
 
-def mixed(raw: Pixels, last: Pixels, motion: Motion, strength: float) -> tuple[Pixels, Pixels]:
-    """Keep the detail of the last result in that of a frame: uint8 [sH, sW, 3], twice.
+def mixed(raw: Pixels, last: Gray, motion: Motion, strength: float) -> tuple[Gray, Pixels]:
+    """Keep the detail of the last luma, uint8 [sH, sW], in a frame, uint8 [sH, sW, 3].
 
-    The second is the first, sharpened where mixing has lost detail. Computed in bands of rows.
+    Returns:
+        The luma of the frame with that detail; and the frame with it, sharpened where mixing has
+        lost detail. Computed in bands of rows.
     """
     height = motion.flow.shape[0]
     scale = raw.shape[0] // height
-    kept, shown = np.empty_like(raw), np.empty_like(raw)
+    kept, shown = np.empty_like(last), np.empty_like(raw)
     for top in range(0, height, _BAND_ROWS):
         bottom = min(top + _BAND_ROWS, height)
         first, stop = max(0, top - _MARGIN_ROWS), min(height, bottom + _MARGIN_ROWS)
@@ -284,57 +294,51 @@ def mixed(raw: Pixels, last: Pixels, motion: Motion, strength: float) -> tuple[P
 
 
 def mixed_band(
-    raw: Pixels, last: Pixels, motion: Motion, strength: float, top: int = 0
-) -> tuple[Pixels, Pixels]:
-    """Do the same as `mixed` with the rows from `top` on; `last` is the whole result."""
+    raw: Pixels, last: Gray, motion: Motion, strength: float, top: int = 0
+) -> tuple[Gray, Pixels]:
+    """Do the same as `mixed` with the rows from `top` on; `last` is the whole luma."""
     import cv2
 
-    from srgan_edge.motion import moved
+    from srgan_edge.motion import gray, moved
 
     rows, columns = motion.flow.shape[:2]
     height, width, _ = raw.shape
     scale, size = height // rows, (width, height)
     flow = scale * cv2.resize(motion.flow, size, interpolation=cv2.INTER_LINEAR)
-    trust = _of_channels(np.asarray(cv2.resize(motion.trust, size), np.float32))
-    own = raw.astype(np.float32)
-    change = np.subtract(moved(last, flow, top, kernel=cv2.INTER_CUBIC), raw, dtype=np.float32)
+    own = gray(raw).astype(np.float32)
+    change = np.subtract(moved(last, flow, top, kernel=cv2.INTER_CUBIC), own)
     # What the input determines, the means of its pixels, stays that of the frame itself.
     means = cv2.resize(change, (columns, rows), interpolation=cv2.INTER_AREA)
     change -= cv2.resize(means, size, interpolation=cv2.INTER_LINEAR)
     most = MOST_LEVELS * strength
     np.clip(change, -most, most, out=change)
-    change *= trust
-    result = change
-    result += own
-    finest = _finest(result, scale)
+    change *= cv2.resize(motion.trust, size, interpolation=cv2.INTER_LINEAR)
+    mixed_luma = own + change
+    finest = _finest(mixed_luma, scale)
     lost = _nearby(_finest(own, scale), scale) / _nearby(finest, scale) - 1
-    trust *= _of_channels(np.clip(lost, 0, MOST_SHARPENING))
-    finest *= trust
-    finest += result
-    return _bytes_of(result), _bytes_of(finest)
+    sharpening = motion.trust * np.clip(lost, 0, MOST_SHARPENING)
+    finest *= cv2.resize(sharpening, size, interpolation=cv2.INTER_LINEAR)
+    change += finest
+    shown = cv2.add(raw, cv2.merge([change, change, change]), dtype=cv2.CV_8U)
+    return _bytes_of(mixed_luma), np.asarray(shown, np.uint8)
 
 
-def _finest(levels: _Floats, scale: int) -> _Floats:
-    """Return float32 [H, W, 3] without what a narrow Gaussian leaves of it."""
+def _finest(luma: _Floats, scale: int) -> _Floats:
+    """Return float32 [H, W] without what a narrow Gaussian leaves of it."""
     import cv2
 
-    return np.subtract(levels, cv2.GaussianBlur(levels, (0, 0), scale / 4), dtype=np.float32)
+    return np.subtract(luma, cv2.GaussianBlur(luma, (0, 0), scale / 4))
 
 
 def _nearby(detail: _Floats, scale: int) -> _Floats:
-    """Return how much detail [H, W, 3] there is around each pixel, in levels: float32 [H, W]."""
+    """Return the detail around each LR pixel of [sH, sW], in levels: float32 [H, W]."""
     import cv2
 
-    side = NEARBY_PX * scale + 1
-    amount = cv2.transform(np.abs(detail), np.full((1, 3), 1 / 3, np.float32))
+    height, width = detail.shape
+    size = (width // scale, height // scale)
+    amount = cv2.resize(np.abs(detail), size, interpolation=cv2.INTER_AREA)
+    side = NEARBY_PX + 1
     return np.asarray(cv2.blur(amount, (side, side)), np.float32) + np.float32(_LEAST_DETAIL)
-
-
-def _of_channels(plane: _Floats) -> _Floats:
-    """Return [H, W] as float32 [H, W, 3]: NumPy takes twice as long to multiply by [H, W, 1]."""
-    import cv2
-
-    return np.asarray(cv2.merge([plane, plane, plane]), np.float32)
 
 
 def _mean_of_3x3(plane: _Floats) -> _Floats:
@@ -352,7 +356,7 @@ def _inside(flow: _Floats) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _bytes_of(levels: _Floats) -> Pixels:
+def _bytes_of(levels: _Floats) -> Gray:
     """Round to uint8; `levels` is overwritten."""
     import cv2
 

@@ -202,6 +202,23 @@ def test_a_folder_that_stays_empty_goes_and_what_was_there_stays(tmp_path: Path)
     assert not (tmp_path / "more").exists()
 
 
+@pytest.mark.parametrize("rights", [0o600, 0o444, 0o755])
+def test_a_file_that_is_replaced_keeps_its_rights(tmp_path: Path, rights: int):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"old")
+    path.chmod(rights)
+    with replace_when_whole(path) as partial:
+        partial.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == rights
+    link = tmp_path / "link.safetensors"  # becomes a file of its own
+    link.symlink_to(path)
+    with replace_when_whole(link):
+        pass
+    (tmp_path / "other").touch()
+    assert link.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @contextmanager
 def small_disk(path: Path) -> Iterator[Path]:
     """A file system of 200 kB, which only root can mount."""
@@ -323,14 +340,17 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_older_folder_is_replaced_only_if_it_is_ours(tmp_path: Path):
+def test_files_of_an_older_folder_are_replaced_only_if_it_is_ours(tmp_path: Path):
     path = tmp_path / "model"
-    (path / "1").mkdir(parents=True)
-    (path / "1" / "weights").write_text("older")
+    for number in ("1", "2"):
+        (path / number).mkdir(parents=True)
+        (path / number / "weights").write_text("older")
 
-    def write(*inputs: Path) -> None:
+    def write(*inputs: Path, deeper: str = "1") -> None:
         with folder_when_whole(path, "--to", "mark", inputs, overwrite=True) as partial:
             (partial / "mark").write_text("new")
+            (partial / deeper).mkdir()
+            (partial / deeper / "weights").write_text("new")
 
     with pytest.raises(UsageError, match="no folder with a mark, so it is kept"):
         write()
@@ -338,10 +358,20 @@ def test_an_older_folder_is_replaced_only_if_it_is_ours(tmp_path: Path):
     (tmp_path / "link").symlink_to(path / "1" / "weights")
     with pytest.raises(UsageError, match="has an input itself"):
         write(tmp_path / "link")
+    (path / "3" / "weights").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"3/weights is a folder, so it is kept; .* --to"):
+        write(deeper="3")
+    assert set(snapshot(path).values()) == {b"older"}
+    (path / "mark").chmod(0o640)
     write()
-    assert {file.relative_to(path): it for file, it in snapshot(path).items()} == {
-        Path("mark"): b"new"
+    write(deeper="4")
+    assert {str(file.relative_to(path)): it for file, it in snapshot(path).items()} == {
+        "mark": b"new",
+        "1/weights": b"new",
+        "2/weights": b"older",
+        "4/weights": b"new",
     }
+    assert stat.S_IMODE((path / "mark").stat().st_mode) == 0o640
     assert {it.name for it in tmp_path.iterdir()} == {"model", "link"}
 
 

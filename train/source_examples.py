@@ -12,6 +12,9 @@ from srgan_edge.train.photo_files import photo_paths, read_photo
 from srgan_edge.train.recipe import Recipe
 from srgan_edge.train.sources import source_of
 
+MOST_VARIANTS = 1000
+"""All names are checked before the first image is made."""
+
 
 def write_examples(
     places: list[Path], folder: Path, recipe: Recipe, variants: int, *, overwrite: bool = False
@@ -28,11 +31,11 @@ def write_examples(
     Raises:
         InputRefused: nothing there, or no photograph.
         OutputFailed: the folder cannot be written.
-        UsageError: fewer variants than one, two photographs of one name, or an example is a
-            photograph, or exists and may not be replaced.
+        UsageError: fewer variants than one or more than `MOST_VARIANTS`, two photographs of one
+            name, or an example is a photograph, or exists and may not be replaced.
     """
-    if variants < 1:
-        raise UsageError(f"{variants} variants; possible: 1 or more")
+    if not 1 <= variants <= MOST_VARIANTS:
+        raise UsageError(f"--variants {variants}; possible: 1 to {MOST_VARIANTS}")
     paths: list[Path] = []
     for place in places:
         paths += photo_paths(place) if place.is_dir() else [place]

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, BinaryIO
 
 from PIL import ExifTags, ImageFile, TiffTags
@@ -21,6 +22,7 @@ from srgan_edge.image.colors import (
     colors_of_bmp,
     colors_of_tiff,
 )
+from srgan_edge.image.gif import blocks_of
 from srgan_edge.image.jpeg import statements_of_jpeg
 from srgan_edge.image.jpeg2000 import read_jpeg2000
 from srgan_edge.image.netpbm import statements_of_netpbm, white_of
@@ -290,22 +292,11 @@ def _of_gif(file: BinaryIO) -> Iterator[Found]:
         return
     if pixel_shape_of_gif(file) is not None:
         yield Found("pixel shape", f"{screen[12] + 15}/64")
-    file.seek(13 + _color_table_bytes(screen[10]))
-    for _ in range(_MOST):
-        match file.read(1):
-            case b"!":
-                yield from _of_extension(file)
-            case b",":
-                place = file.read(9)
-                if len(place) < 9:
-                    return
-                file.seek(_color_table_bytes(place[8]) + 1, 1)
-                _skip_blocks(file)
-            case b";":
-                yield from _behind(file, file.tell(), padding=b"\0;")
-                return
-            case _:
-                return
+    for block in islice(blocks_of(file), _MOST):
+        if block == b"!":
+            yield from _of_extension(file)
+        elif block == b";":
+            yield from _behind(file, file.tell(), padding=b"\0;")
 
 
 def _of_extension(file: BinaryIO) -> Iterator[Found]:
@@ -323,13 +314,6 @@ def _of_extension(file: BinaryIO) -> Iterator[Found]:
         yield Found(block[:11].decode("latin-1").strip("\0 "))
     else:
         yield Found(f"extension {label.hex()}")
-    if block:
-        _skip_blocks(file)
-
-
-def _skip_blocks(file: BinaryIO) -> None:
-    while (length := file.read(1)) and length[0]:
-        file.seek(length[0], 1)
 
 
 def _behind(file: BinaryIO, end: int, *, padding: bytes = b"\0") -> Iterator[Found]:
@@ -338,10 +322,6 @@ def _behind(file: BinaryIO, end: int, *, padding: bytes = b"\0") -> Iterator[Fou
     file.seek(min(end, size))
     if file.read(_LONGEST_CHUNK).strip(padding):
         yield Found("behind the end", f"{size - end} bytes")
-
-
-def _color_table_bytes(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _of_bmp(file: BinaryIO) -> Iterator[Found]:

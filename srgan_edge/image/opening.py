@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +21,11 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.image.avif import is_avif
+from srgan_edge.image.gif import last_block
 from srgan_edge.image.headers import png_layout, statements_of_file
 from srgan_edge.image.jpeg2000 import is_jpeg2000
 from srgan_edge.image.netpbm import is_netpbm
-from srgan_edge.image.png import lacks_rows
+from srgan_edge.image.png import lacks_rows, misstates_frames
 from srgan_edge.image.statements import refuse_misleading
 from srgan_edge.image.targa import SUFFIXES as TGA_SUFFIXES
 from srgan_edge.image.targa import may_be_tga
@@ -53,9 +55,6 @@ DECODER_ERRORS = (
     *(AttributeError, RuntimeError, struct.error, zlib.error),
 )
 """Exceptions that Pillow raises on broken files."""
-
-_NOT_CONFIGURED = "decoder error -2"
-"""Error of Pillow where libtiff lacks a compression; for a broken file the number is another."""
 
 _SAMPLE_FORMAT = 339
 _SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
@@ -196,9 +195,9 @@ def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
         image.info["transparency"] *= step
     try:
         image.load()
-    except OSError as error:
-        if isinstance(image, TiffImageFile) and str(error) == _NOT_CONFIGURED:
-            compression = image.info.get("compression")
+    except OSError as error:  # the same if libtiff lacks the compression and if the file is broken
+        compression = image.info.get("compression")
+        if isinstance(image, TiffImageFile) and not _has_compression(str(compression)):
             raise InputRefused(
                 f"{path}: TIFF compressed by {compression}, which this Pillow cannot decode; "
                 f"{_conversion(path)}"
@@ -207,6 +206,10 @@ def load(path: Path, image: ImageFile.ImageFile, file: BinaryIO) -> None:
     # In both formats Pillow leaves rows black that the header declares and the file lacks.
     if _lacks_strips(image) or (image.format == "PNG" and lacks_rows(file)):
         raise ValueError("rows are missing")
+    if image.format == "GIF" and last_block(file) == b"!":
+        raise ValueError("it ends before its next frame")
+    if image.format == "PNG" and misstates_frames(file):
+        raise ValueError("it states another number of frames than it has")
     if image.mode == "P" and image.palette is None:
         raise ValueError("the palette is missing")
 
@@ -317,6 +320,15 @@ def _kinds_appended(image: ImageFile.ImageFile) -> list[str]:
     if not isinstance(image, MpoImageFile) or image.mpinfo is None:
         return []
     return [entry["Attribute"]["MPType"] for entry in image.mpinfo[0xB002][1:]]
+
+
+def _has_compression(name: str) -> bool:
+    """Return True for a compression of TIFF that libtiff encodes, and so decodes, too."""
+    for mode in ("L", "1"):  # of which JPEG takes one, and the fax codes the other
+        with suppress(*DECODER_ERRORS):
+            Image.new(mode, (8, 8)).save(BytesIO(), "TIFF", compression=name)
+            return True
+    return False
 
 
 def _lacks_strips(image: ImageFile.ImageFile) -> bool:

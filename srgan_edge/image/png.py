@@ -173,6 +173,19 @@ def lacks_rows(file: BinaryIO) -> bool:
     return missing is not None and missing > 0
 
 
+def misstates_frames(file: BinaryIO) -> bool:
+    """Return True if an animation has another number of frames than it states.
+
+    Pillow counts those that it states, and takes a file of one for a still image.
+    """
+    stated, found = None, 0
+    for name, _ in chunks_of(file):
+        if name == b"acTL":
+            stated = int.from_bytes(file.read(4), "big")
+        found += name == b"fcTL"
+    return stated is not None and stated != found
+
+
 def _compressed(rows: _Bytes, above: _Bytes, pixel_bytes: int) -> tuple[_Bytes, bytes]:
     """Return the filtered rows, and their deflate stream: byte-aligned and self-contained."""
     filtered = _filtered(rows, above, pixel_bytes)

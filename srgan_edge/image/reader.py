@@ -19,7 +19,7 @@ from srgan_edge.errors import InputRefused, quoted
 from srgan_edge.files import open_regular
 from srgan_edge.image.coding import coding_of
 from srgan_edge.image.colors import colors_of_exif
-from srgan_edge.image.gif import Painted
+from srgan_edge.image.gif import Painted, last_block
 from srgan_edge.image.headers import examine, kind_of
 from srgan_edge.image.levels import deep_colors, deep_gray, full_range
 from srgan_edge.image.metadata import (
@@ -264,6 +264,8 @@ class ImageReader:
         self.notes += self._statements_left_out(image)
         if image.format == "PNG" and not has_end(self._file):
             self.notes.append("the end mark (IEND) is missing; the image itself is complete")
+        if image.format == "GIF" and last_block(self._file) != b";":
+            self.notes.append("the end mark (trailer) is missing; further frames may be, too")
 
     def _cropped(self, box: tuple[int, int, int, int]) -> Image.Image | Samples:
         if isinstance(self._source, Image.Image):

@@ -411,6 +411,8 @@ def _known_suffix(path: Path) -> str:
         raise InputRefused(f"{path}: {error.strerror}") from error
     if by_content is not None:
         return by_content
+    if path.is_fifo():  # also /dev/stdin behind one, and what a shell makes of <(command)
+        raise InputRefused(f"{path} is a pipe; type - and send one video to standard input")
     possible = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise InputRefused(
         f"{path}: not an image or video by its name or its first bytes; possible: {possible}"
@@ -525,7 +527,7 @@ def _file_job(source: Path, output: Path | None, naming: Naming, into_folder: bo
         extension = own
     if kind == "image" and naming.extension is None:
         extension = RESULT_SUFFIXES.get(extension.lower(), extension)
-    if naming.extension is None and extension != own:
+    if extension != own:
         stem = source.name  # a.avi and a.mkv both become Matroska, perhaps in commands apart
     name = f"{stem}{naming.suffix}{extension}"
     return Job(source, source.with_name(name) if output is None else output / name, kind)

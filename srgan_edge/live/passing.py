@@ -47,7 +47,7 @@ class PassedBytes:
         with self._changed:
             wanted = self._wanted = self._at + count
             self._forget()
-            self._changed.wait_for(lambda: self._is_over or self._end >= wanted)
+            self._changed.wait_for(lambda: self._is_over or self.passed_bytes >= wanted)
             start = self._at - self._first
             content = bytes(self._held[start : start + count])
             self._at += len(content)
@@ -76,12 +76,17 @@ class PassedBytes:
             self._changed.notify_all()
 
     @property
-    def _end(self) -> int:
+    def passed_bytes(self) -> int:
+        """The number of bytes that have passed until now."""
         return self._first + len(self._held)
 
     @property
     def _has_room(self) -> bool:
-        return self._wanted is None or self._end < self._wanted or len(self._held) < _MOST_BYTES
+        return (
+            self._wanted is None
+            or self.passed_bytes < self._wanted
+            or len(self._held) < _MOST_BYTES
+        )
 
     def _forget(self) -> None:
         gone = min(self._at - _KEPT_BYTES - self._first, len(self._held))

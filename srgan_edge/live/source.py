@@ -26,7 +26,7 @@ from srgan_edge.video.nvidia import Nvdec
 from srgan_edge.video.opening import OPEN_OPTIONS, is_copied
 from srgan_edge.video.reader import VideoReader
 from srgan_edge.video.transport import Examined, examined_bytes
-from srgan_edge.video.truncation import find_break_in_passing
+from srgan_edge.video.truncation import find_break_in_passing, find_y4m_break_in_passing
 
 TIMEOUT_SECONDS = 10.0
 """Silence after which a connection counts as lost."""
@@ -113,9 +113,15 @@ class StreamReader(VideoReader):
         elif container.format.name == "mpegts":
             used = {it.id for it in container.streams if it.type == "video" or is_copied(it)}
             pipe.examine(lambda passed: examined_bytes(passed, used))
-        else:  # Y4M breaks off where it is broken; NUT goes on later, with a gap
+        elif container.format.name == "yuv4mpegpipe":
+            frame_bytes = _bytes_of_frames(container)
+            pipe.examine(lambda passed: find_y4m_break_in_passing(passed, frame_bytes))
+        else:  # NUT goes on behind what is broken, with a gap
             pipe.close()
         return container
+
+    def _unkept_elements(self) -> list[str]:
+        return []  # it cannot be read a second time
 
     def _demux(self) -> "Iterator[Packet[Stream]]":
         """Drop frames of a live source before its first keyframe: they refer to earlier ones."""
@@ -136,7 +142,8 @@ class StreamReader(VideoReader):
         """Record what a check beside the pipe found, and compare the duration if one is stated."""
         found = None if self._pipe is None else self._pipe.verdict()
         if isinstance(found, str):
-            self.notes.damage.add(found)
+            if not self.demuxer.broke_off:  # FFmpeg did not read what is behind
+                self.notes.damage.add(found)
         elif found is not None:
             self.demuxer.note_transport(found, conceal=self._conceal)
         stated, formats = self.container.duration, self.demuxer.formats
@@ -394,6 +401,12 @@ def _open_address(address: Address, timeout_seconds: float) -> InputContainer:
         metadata_errors="surrogateescape",
         timeout=timeout_seconds,
     )
+
+
+def _bytes_of_frames(y4m: InputContainer) -> int:
+    """Return the size of a frame, of which nothing is coded, in bytes."""
+    components = y4m.streams.video[0].format.components
+    return sum(it.width * it.height * -(-it.bits // 8) for it in components)
 
 
 def _why_not(inlet: Inlet, error: av.FFmpegError, *, in_time: bool) -> str:

@@ -23,6 +23,9 @@ from srgan_edge.video.nvidia import Nvdec, NvdecFailed
 
 _ONE_FRAME = Fraction(3, 4)  # of a period: the two fields of a frame are half a period apart
 
+_STRICT_OPTIONS = {"mjpeg": {"err_detect": "explode"}}
+"""Codec -> options with which its decoder reports damage that it only logs without them."""
+
 _BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
 
 
@@ -81,7 +84,9 @@ class VideoDecoder:
         self._has_untimed_packets = False
         self._first_pts: int | None = None  # in the order of the file
         self._shape: Fraction | None = None  # width of a pixel divided by its height, at first
-        stream.codec_context.thread_type = "FRAME" if frames_at_once else "SLICE"
+        context = stream.codec_context
+        context.thread_type = "FRAME" if frames_at_once else "SLICE"
+        context.options = context.options | _STRICT_OPTIONS.get(context.name, {})
 
     def decode(self, packet: VideoPacket) -> Iterator[DecodedFrame]:
         """Yield the frames that the decoder returns for this packet."""

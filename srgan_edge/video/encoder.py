@@ -312,12 +312,22 @@ def _pixel_format(encoding: Encoding, info: VideoInfo, size: tuple[int, int]) ->
         raise UsageError(f"{encoding.codec} cannot store {name}; possible: {' or '.join(ways)}")
     steps = (16 // pixel_format.chroma_width(16), 16 // pixel_format.chroma_height(16))
     if any(side % step for side, step in zip(size, steps, strict=True)):
+        ways = [f"--pix-fmt {with_depth('yuv444p', depth_bits(name))}", *_even_height(info, size)]
         raise UsageError(
-            f"{name} cannot store {size[0]}x{size[1]} pixels, an odd size; "
-            f"use --pix-fmt {with_depth('yuv444p', depth_bits(name))} "
-            f"or --height {max(2, size[1] // 2 * 2)}"
+            f"{name} cannot store {size[0]}x{size[1]} pixels, an odd size; use {' or '.join(ways)}"
         )
     return name
+
+
+def _even_height(info: VideoInfo, size: tuple[int, int]) -> Iterator[str]:
+    """Yield the option for a height near that of a result, if one can be typed.
+
+    A height is none of a smaller result, and that which players show.
+    """
+    is_turned = info.display_matrix is not None and info.display_matrix[0] == 0
+    if size[1] >= info.height and not is_turned:
+        lower = size[1] // 2 * 2
+        yield f"--height {lower if lower >= info.height else lower + 2}"
 
 
 def _with_all_of(pixel_format: str) -> str:

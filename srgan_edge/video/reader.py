@@ -6,6 +6,7 @@ its first frame.
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, cast
@@ -43,6 +44,7 @@ from srgan_edge.video.opening import (
     refuse_losses,
     refuse_unreadable,
 )
+from srgan_edge.video.unkept import unkept_elements
 
 if TYPE_CHECKING:  # only in the description of its types
     from av.container.core import Chapter
@@ -133,9 +135,10 @@ class VideoReader:
                     nvdec.compare(first.frame, expected.frame)
                 if nvdec.stays:  # FFmpeg does not describe frames on a GPU completely
                     first = expected
-            self.info = describe(
+            info = describe(
                 self.container, self.video, first.frame, first.pts, self.notes.interlaced > 0
             )
+            self.info = replace(info, unkept=(*info.unkept, *self._unkept_elements()))
             """The facts of the video stream."""
             self._rgb = RgbFrames(path, self.info, self.notes)
             refuse_losses(path, self.video, first.frame, allow_opaque=allow_8bit or allow_opaque)
@@ -252,6 +255,9 @@ class VideoReader:
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         self._identity = file_identity(self.path)
         return open_container(self.path, nvdec, self._max_pixels)
+
+    def _unkept_elements(self) -> list[str]:
+        return unkept_elements(self.path) if "matroska" in self.demuxer.formats else []
 
     def _first_frame(self) -> DecodedFrame:
         """Decode up to the first frame, which has facts that the output needs when it is opened."""

@@ -9,6 +9,7 @@ Transport streams are examined in `transport`, and program streams state nothing
 
 import string
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -16,13 +17,13 @@ from typing import BinaryIO, NamedTuple, Protocol
 _HEADER, _SEGMENT, _CLUSTER, _TRACKS = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1654AE6B
 _TRACK_ENTRY, _TRACK_NUMBER = 0xAE, 0xD7
 _SIMPLE_BLOCK, _BLOCK_GROUP, _BLOCK = 0xA3, 0xA0, 0xA1
-_ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
+ANYWHERE = {0xEC, 0xBF}  # Void, CRC-32
 _INTEGERS = {0xE7, 0xA7, 0xAB}  # Timestamp, Position, PrevSize: one bit away from a block
 
 _IN_CLUSTER = {
     *(_SIMPLE_BLOCK, _BLOCK_GROUP, 0xAF, 0x5854),  # EncryptedBlock, SilentTracks
     *_INTEGERS,
-    *_ANYWHERE,
+    *ANYWHERE,
 }
 
 _IN_SEGMENT = {
@@ -34,7 +35,7 @@ _IN_SEGMENT = {
 _IN_BLOCK_GROUP = {
     *(_BLOCK, 0x75A1, 0x9B, 0xFA, 0xFB),  # BlockAdditions to ReferenceBlock
     *(0xA2, 0xA4, 0x75A2, 0x8E, 0xC8, 0xFD),  # CodecState, DiscardPadding and deprecated elements
-    *_ANYWHERE,
+    *ANYWHERE,
 }
 
 _CHILDREN = {_CLUSTER: _IN_CLUSTER, _BLOCK_GROUP: _IN_BLOCK_GROUP}
@@ -52,6 +53,8 @@ _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _ASF_DATA_HEAD_BYTES = 50
 
 _FLV_TAG_HEAD_BYTES = 11
+
+_MOST_LINE_BYTES = 1024  # of Y4M; FFmpeg reads no longer ones
 
 _BOX_LETTERS = frozenset((string.ascii_letters + string.digits + " ").encode())
 
@@ -73,6 +76,11 @@ class Passing(Bytes, Protocol):
     reached_end: bool
     """Bytes behind the end were asked for."""
 
+    @property
+    def passed_bytes(self) -> int:
+        """The number of bytes that have passed until now."""
+        ...
+
 
 def find_break(path: Path) -> str | None:
     """Describe where the structure of a Matroska file is broken; None if it is complete.
@@ -86,11 +94,22 @@ def find_break(path: Path) -> str | None:
 
 
 def find_break_in_passing(passing: Passing) -> str | None:
-    """Describe where Matroska that passes is broken; None if it is not, wherever it ends."""
+    """Describe where Matroska that passes is broken or cut; None if it ends behind an element.
+
+    Where a segment of unknown size ends, nothing can be known to be missing behind an element.
+    """
+    stated_end = 0
     try:
-        _check_structure(passing, _ENDLESS)
-    except _Broken as broken:
-        return None if passing.reached_end else str(broken)
+        for element in _checked_elements(passing, _ENDLESS):
+            if element.end < _ENDLESS:
+                stated_end = max(stated_end, element.end)
+    except Broken as broken:
+        if not passing.reached_end:
+            return str(broken)
+        missing = stated_end - passing.passed_bytes
+        if missing < 0:
+            return f"cut off in the element at byte {stated_end}"
+        return f"cut off, {missing} bytes are missing" if missing else None
     return None
 
 
@@ -132,7 +151,16 @@ def find_y4m_break(path: Path, frame_bytes: int) -> str | None:
     Raises:
         OSError: The file cannot be read.
     """
-    return _first_broken(path, lambda file, size: _check_y4m(file, size, frame_bytes))
+    return _first_broken(path, lambda file, _: _check_y4m(file, frame_bytes))
+
+
+def find_y4m_break_in_passing(passing: Bytes, frame_bytes: int) -> str | None:
+    """Describe where Y4M that passes, with frames of this size, is broken; None if it is not."""
+    try:
+        _check_y4m(passing, frame_bytes)
+    except Broken as broken:
+        return str(broken)
+    return None
 
 
 def find_asf_break(path: Path) -> str | None:
@@ -165,7 +193,7 @@ def find_fragment_break(path: Path) -> str | None:
     return _first_broken(path, _check_fragments)
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """Raised with a description of the damage."""
 
 
@@ -173,12 +201,14 @@ def _first_broken(path: Path, check: Callable[[BinaryIO, int], None]) -> str | N
     with path.open("rb") as file:
         try:
             check(file, path.stat().st_size)
-        except _Broken as broken:
+        except Broken as broken:
             return str(broken)
     return None
 
 
-class _Element(NamedTuple):
+class Element(NamedTuple):
+    """An element of Matroska."""
+
     kind: int
     start: int
     """Start of the content, in bytes from the start of the file."""
@@ -194,9 +224,15 @@ class _Box(NamedTuple):
 
 
 def _check_structure(file: Bytes, size: int) -> None:
-    segment = _read_segment(file, size)
+    deque(_checked_elements(file, size), maxlen=0)
+
+
+def _checked_elements(file: Bytes, size: int) -> Iterator[Element]:
+    """Yield the segment and the elements in it, down to single frames, each once it is checked."""
+    segment = read_segment(file, size)
     if segment.end > size:
-        raise _Broken(f"cut off, {segment.end - size} bytes are missing")
+        raise Broken(f"cut off, {segment.end - size} bytes are missing")
+    yield segment
     tracks: set[int] = set()
     for element in _walk(file, segment, _IN_SEGMENT):
         if element.kind == _TRACKS:
@@ -204,58 +240,69 @@ def _check_structure(file: Bytes, size: int) -> None:
         elif element.kind in (_SIMPLE_BLOCK, _BLOCK):
             number, _ = _read_number(file, element.start)
             if number not in tracks:
-                raise _Broken(f"a frame of no stream is at byte {element.start}")
+                raise Broken(f"a frame of no stream is at byte {element.start}")
+        yield element
 
 
 def _check_checksums(file: Bytes, size: int) -> None:
-    for element in _walk(file, _read_segment(file, size), _IN_SEGMENT):
+    for element in _walk(file, read_segment(file, size), _IN_SEGMENT):
         if element.kind == _CLUSTER and not _checksum_agrees(file, element):
-            raise _Broken(f"a checksum differs in bytes {element.start} to {element.end}")
+            raise Broken(f"a checksum differs in bytes {element.start} to {element.end}")
 
 
-def _read_segment(file: Bytes, size: int) -> _Element:
+def read_segment(file: Bytes, size: int) -> Element:
+    """Return the segment of a Matroska file of a size in bytes.
+
+    Raises:
+        Broken: The file does not begin as Matroska.
+    """
     header = _read_element(file, 0)
     segment = _read_element(file, header.end, unknown_end=size)
-    while segment.kind in _ANYWHERE:
+    while segment.kind in ANYWHERE:
         segment = _read_element(file, segment.end, unknown_end=size)
     if (header.kind, segment.kind) != (_HEADER, _SEGMENT):
-        raise _Broken("its structure is broken at byte 0")
+        raise Broken("its structure is broken at byte 0")
     return segment
 
 
-def _walk(file: Bytes, parent: _Element, possible: set[int]) -> Iterator[_Element]:
+def _walk(file: Bytes, parent: Element, possible: set[int]) -> Iterator[Element]:
     """Yield the elements inside the parent, and those inside of them down to single frames."""
-    for element in _children(file, parent):
+    for element in elements_in(file, parent):
         too_long = element.kind in _INTEGERS and element.end - element.start > 8
         if element.kind not in possible or too_long:
-            raise _Broken(f"its structure is broken at byte {element.start}")
+            raise Broken(f"its structure is broken at byte {element.start}")
         yield element
         if element.kind in _CHILDREN:
             yield from _walk(file, element, _CHILDREN[element.kind])
 
 
-def _children(file: Bytes, parent: _Element) -> Iterator[_Element]:
+def elements_in(file: Bytes, parent: Element) -> Iterator[Element]:
+    """Yield the elements directly inside an element of Matroska.
+
+    Raises:
+        Broken: They are no elements, or reach beyond it.
+    """
     at = parent.start
     while at < parent.end:
         element = _read_element(file, at)
         if element.end > parent.end:
-            raise _Broken(f"its structure is broken at byte {at}")
+            raise Broken(f"its structure is broken at byte {at}")
         yield element
         at = element.end
 
 
-def _track_numbers(file: Bytes, tracks: _Element) -> Iterator[int]:
-    for entry in _children(file, tracks):
+def _track_numbers(file: Bytes, tracks: Element) -> Iterator[int]:
+    for entry in elements_in(file, tracks):
         if entry.kind == _TRACK_ENTRY:
-            for field in _children(file, entry):
+            for field in elements_in(file, entry):
                 if field.kind == _TRACK_NUMBER:
                     if field.end - field.start > 8:
-                        raise _Broken(f"its structure is broken at byte {field.start}")
+                        raise Broken(f"its structure is broken at byte {field.start}")
                     file.seek(field.start)
                     yield int.from_bytes(file.read(field.end - field.start), "big")
 
 
-def _checksum_agrees(file: Bytes, element: _Element) -> bool:
+def _checksum_agrees(file: Bytes, element: Element) -> bool:
     """Verify the checksum, if any: the first child, covering the others (RFC 8794, 11.3.1)."""
     file.seek(element.start)
     first = file.read(_CHECKSUM_BYTES)
@@ -267,7 +314,7 @@ def _checksum_agrees(file: Bytes, element: _Element) -> bool:
     return crc == int.from_bytes(first[2:], "little")
 
 
-def _read_element(file: Bytes, at: int, unknown_end: int | None = None) -> _Element:
+def _read_element(file: Bytes, at: int, unknown_end: int | None = None) -> Element:
     """Read the head of an element, which ends at `unknown_end` if its size is unknown.
 
     With None, an element of unknown size counts as empty.
@@ -277,8 +324,8 @@ def _read_element(file: Bytes, at: int, unknown_end: int | None = None) -> _Elem
     kind = int.from_bytes(file.read(size_at - at), "big")
     size, start = _read_number(file, size_at)
     if size == 2 ** (7 * (start - size_at)) - 1:  # all ones: unknown
-        return _Element(kind, start, start if unknown_end is None else unknown_end)
-    return _Element(kind, start, start + size)
+        return Element(kind, start, start if unknown_end is None else unknown_end)
+    return Element(kind, start, start + size)
 
 
 def _read_number(file: Bytes, at: int) -> tuple[int, int]:
@@ -286,11 +333,11 @@ def _read_number(file: Bytes, at: int) -> tuple[int, int]:
     file.seek(at)
     first = file.read(1)
     if not first or not first[0]:
-        raise _Broken(f"its structure is broken at byte {at}")
+        raise Broken(f"its structure is broken at byte {at}")
     length = 9 - first[0].bit_length()
     rest = file.read(length - 1)
     if len(rest) < length - 1:
-        raise _Broken(f"its structure is broken at byte {at}")
+        raise Broken(f"its structure is broken at byte {at}")
     number = int.from_bytes(first + rest, "big") & (1 << 7 * length) - 1
     return number, at + length
 
@@ -302,26 +349,26 @@ def _check_ogg(file: Bytes, size: int) -> None:
     while at < size:
         head = _read_at(file, at, _OGG_HEAD_BYTES)
         if not head.startswith(b"OggS"[: len(head)]):
-            raise _Broken(f"its structure is broken at byte {at}")
+            raise Broken(f"its structure is broken at byte {at}")
         lengths = file.read(head[-1])
         content = file.read(sum(lengths))
         if len(head) < _OGG_HEAD_BYTES or len(lengths) < head[-1] or len(content) < sum(lengths):
-            raise _Broken(f"cut off in the page at byte {at}")
+            raise Broken(f"cut off in the page at byte {at}")
         checked = head[:22] + bytes(4) + head[26:] + lengths + content
         if _ogg_checksum(checked) != int.from_bytes(head[22:26], "little"):
-            raise _Broken(f"a checksum differs at byte {at}")
+            raise Broken(f"a checksum differs at byte {at}")
         stream, number = head[14:18], int.from_bytes(head[18:22], "little")
         if head[5] & _OGG_FIRST:  # of a video, which may follow another one of the same number
             expected[stream] = number
             ended.discard(stream)
         if missing := (number - expected.get(stream, 0)) % 2**32:
-            raise _Broken(f"{missing} pages are missing before byte {at}")
+            raise Broken(f"{missing} pages are missing before byte {at}")
         expected[stream] = number + 1
         if head[5] & _OGG_LAST:
             ended.add(stream)
         at += len(head) + len(lengths) + len(content)
     if expected.keys() - ended:
-        raise _Broken("cut off, the end of a stream is missing")
+        raise Broken("cut off, the end of a stream is missing")
 
 
 def _ogg_checksum(content: bytes) -> int:
@@ -330,16 +377,24 @@ def _ogg_checksum(content: bytes) -> int:
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
 
 
-def _check_y4m(file: BinaryIO, size: int, frame_bytes: int) -> None:
-    at = len(file.readline(_CHUNK_BYTES))
-    while at < size:
-        file.seek(at)
-        line = file.readline(_CHUNK_BYTES)
+def _check_y4m(file: Bytes, frame_bytes: int) -> None:
+    at = len(_read_line(file, 0))
+    while line := _read_line(file, at):
         if not line.startswith(b"FRAME"[: len(line)]):
-            raise _Broken(f"its structure is broken at byte {at}")
-        at += len(line) + frame_bytes
-    if at > size:
-        raise _Broken(f"cut off, {at - size} bytes are missing")
+            raise Broken(f"its structure is broken at byte {at}")
+        end = at + len(line) + frame_bytes
+        if not _read_at(file, end - 1, 1):
+            raise Broken(f"cut off in the frame at byte {at}")
+        at = end
+
+
+def _read_line(file: Bytes, at: int) -> bytes:
+    """Return the line at a place; only its first `_MOST_LINE_BYTES` if it is longer."""
+    line = b""
+    file.seek(at)
+    while len(line) < _MOST_LINE_BYTES and not line.endswith(b"\n") and (byte := file.read(1)):
+        line += byte
+    return line
 
 
 def _check_asf(file: Bytes, size: int) -> None:
@@ -357,7 +412,7 @@ def _check_asf(file: Bytes, size: int) -> None:
         starts = range(header_end + _ASF_DATA_HEAD_BYTES, data_end - 2, packet_bytes)
         _check_asf_packets(file, starts)
     if (missing := int.from_bytes(fields[16:24], "little") - size) > 0:
-        raise _Broken(f"cut off, {missing} bytes are missing")
+        raise Broken(f"cut off, {missing} bytes are missing")
 
 
 def _check_asf_packets(file: Bytes, starts: range) -> None:
@@ -369,7 +424,7 @@ def _check_asf_packets(file: Bytes, starts: range) -> None:
         correction_bytes = 1 + (head[0] & 0x0F) if head[0] & 0x80 else 0
         properties = head[correction_bytes + 1 : correction_bytes + 2]
         if head[:1] != usual or (properties and properties[0] & 0xC0 != 0x40):
-            raise _Broken(f"its structure is broken at byte {at}")
+            raise Broken(f"its structure is broken at byte {at}")
 
 
 def _check_flv(file: Bytes, size: int) -> None:
@@ -385,9 +440,9 @@ def _check_flv(file: Bytes, size: int) -> None:
         usual_step = stated - content_bytes if usual_step is None else usual_step
         is_tag = stated in (content_bytes + usual_step, total_bytes)
         if end > size:
-            raise _Broken(f"cut off in the tag at byte {at}")
+            raise Broken(f"cut off in the tag at byte {at}")
         if not is_tag and end + 4 <= size:
-            raise _Broken(f"its structure is broken at byte {at}")
+            raise Broken(f"its structure is broken at byte {at}")
         at = end + 4
 
 
@@ -399,7 +454,7 @@ def _check_fragments(file: Bytes, size: int) -> None:
             in_fragments = b"mvex" in index
         at = box.end
     if in_fragments and at < size and _holds(file, at, (b"moof", b"mdat")):
-        raise _Broken(f"its structure is broken at byte {at}")
+        raise Broken(f"its structure is broken at byte {at}")
 
 
 def _holds(file: Bytes, at: int, words: tuple[bytes, ...]) -> bool:

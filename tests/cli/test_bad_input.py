@@ -149,7 +149,7 @@ BAD_ENCODINGS = [
     ),
     (["-f", "avi"], "-f avi; possible for videos: m4v, mkv, mov, mp4, webm"),
     (["-f", "png"], "-f png; possible for videos: m4v, mkv, mov, mp4, webm"),
-    (["-f", "webm"], "in_x4.webm cannot hold libx264; use -o in_x4.mkv"),
+    (["-f", "webm"], "in.mp4_x4.webm cannot hold libx264; use -o in.mp4_x4.mkv"),
     (["--pix-fmt", "yuv999p"], "yuv999p"),
     (["-s", "1.02"], "yuv444p"),
     (["--preset", "warp"], "libx264 has no preset warp; possible: ultrafast, superfast"),

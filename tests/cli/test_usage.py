@@ -206,7 +206,7 @@ def test_a_result_without_its_option_is_recognized(cli, tmp_path, arguments, mes
 def test_f_is_the_type_of_a_file(cli, tmp_path):
     save(tmp_path / "in.png")
     assert cli("upscale", "in.png", "-n", "edge-x4", "-f", "jpg")[0] == 0
-    assert (tmp_path / "in_x4.jpg").is_file()
+    assert (tmp_path / "in.png_x4.jpg").is_file()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,8 @@ def test_a_folder_of_both_kinds_takes_options_of_each(cli, tmp_path):
     options = ("--crf", "30", "--max-pixels", "1000000", "-f", "jpg")
     code, _, err = cli("upscale", "in", "-n", "edge-x4", *options)
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "in_x4").iterdir()) == ["a_x4.jpg", "b_x4.mp4"]
+    made = sorted(path.name for path in (tmp_path / "in_x4").iterdir())
+    assert made == ["a.png_x4.jpg", "b_x4.mp4"]
 
 
 @pytest.mark.parametrize("name", ["z.jpeg", "z.jpg", "out/"])

@@ -187,10 +187,14 @@ def test_an_existing_model_is_kept(engine, tmp_path):
         write_plan_repository(path / "1" / "model.plan", tmp_path, overwrite=True)
     assert files(tmp_path) == before
     (path / "config.pbtxt").write_text("older")
+    (path / "2").mkdir()
+    others = ["labels.txt", "1/warm-up", "2/model.plan"]
+    for name in others:
+        (path / name).write_text("of somebody else")
     write_plan_repository(engine(), tmp_path, overwrite=True)
-    assert files(tmp_path) == before
+    assert files(path) == {"config.pbtxt", "1/model.plan", "1/model.plan.json", *others}
     assert (path / "config.pbtxt").read_text() != "older"
-    assert path.is_dir()
+    assert {(path / name).read_text() for name in others} == {"of somebody else"}
 
 
 def test_an_onnx_that_differs_is_not_written(tmp_path, monkeypatch):

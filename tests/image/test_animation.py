@@ -242,6 +242,33 @@ def test_a_cut_animation_is_damaged(tmp_path: Path, suffix: str):
         ImageReader(path)
 
 
+def test_a_gif_that_ends_before_its_next_frame_is_damaged_and_without_its_end_is_named(
+    tmp_path: Path,
+):
+    path = save(tmp_path / "in.gif", frames(transparent=False), duration=90)
+    whole = path.read_bytes()
+    control, mark = whole.rindex(b"!\xf9\x04"), "the end mark (trailer) is missing"
+    for end in range(control + 1, control + 9):
+        path.write_bytes(whole[:end])
+        with pytest.raises(InputDamaged):
+            ImageReader(path)
+    for content, found in [(whole, 4), (whole[:-1], 4), (whole[:control] + bytes(99), 3)]:
+        path.write_bytes(content)
+        with ImageReader(path) as reader:
+            assert reader.frames == found
+            assert any(mark in note for note in reader.notes) == (content != whole)
+
+
+@pytest.mark.parametrize("stated", [0, 1, 3, 5])
+def test_a_png_that_misstates_its_frames_is_damaged(tmp_path: Path, stated: int):
+    path = save(tmp_path / "in.png", frames(transparent=False), duration=90)
+    control = [chunk(b"acTL", struct.pack(">II", count, 0)) for count in (4, stated)]
+    assert control[0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*control))
+    with pytest.raises(InputDamaged):
+        ImageReader(path)
+
+
 def test_all_frames_together_have_a_limit(tmp_path: Path):
     path = save(tmp_path / "in.gif", frames(transparent=False), duration=90)
     with pytest.raises(InputRefused, match=r"24x16 in 4 frames.*type --max-pixels 1536"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from srgan_edge.errors import InputRefused, OutputFailed, UsageError
+from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError
 from srgan_edge.image.colors import means_srgb
 from srgan_edge.image.reader import ImageReader
 from srgan_edge.image.still import StillImage
@@ -175,11 +175,25 @@ def test_a_compression_that_pillow_lacks_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "in.tif"
     Image.fromarray(ramp(np.uint8)).save(path, compression="tiff_adobe_deflate")
 
-    def lacks_codec(self):
+    def lacks_codec(*arguments):
         raise OSError("decoder error -2")
 
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", lacks_codec)
+    monkeypatch.setitem(Image.SAVE, "TIFF", lacks_codec)
     with pytest.raises(InputRefused, match="TIFF compressed by tiff_adobe_deflate, which this"):
+        ImageReader(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "group4", "tiff_lzw", "packbits"])
+def test_a_broken_tiff_is_damaged_whatever_its_compression(tmp_path, compression):
+    """Pillow has the same error where libtiff lacks the compression."""
+    path, mode = tmp_path / "in.tif", "1" if compression.startswith("group") else "L"
+    Image.fromarray(ramp(np.uint8)).convert(mode).save(path, compression=compression)
+    content = path.read_bytes()
+    with Image.open(path) as image:
+        start, length = image.tag_v2[273][0], image.tag_v2[279][0]
+    path.write_bytes(content[:start] + b"\x01" * length + content[start + length :])
+    with pytest.raises(InputDamaged, match=r"\(decoder error -2\); fetch it again"):
         ImageReader(path)
 
 

@@ -31,7 +31,7 @@ def test_a_file_lands_beside_its_source(folder):
     assert targets(["in/a.png"]) == ["in/a_x4.png"]
     assert targets(["in/video.mp4"], suffix="-big") == ["in/video-big.mp4"]
     assert targets(["in/a.png", "in/video.mp4"], extension=".webp") == [
-        "in/a_x4.webp", "in/video_x4.mp4",
+        "in/a.png_x4.webp", "in/video_x4.mp4",
     ]  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def test_the_name_of_a_result_does_not_depend_on_the_other_inputs(folder):
         "in/a.ppm_x4.png", "in/clip.avi_x4.mkv", "in/clip_x4.mkv", "in/clip.webm_x4.mkv",
     ]  # fmt: skip
     assert [target for source in sources for target in targets([source])] == together
+    in_png = targets(["in/a.ppm", "in/a.png", "in/b.JPG"], extension=".png")
+    assert in_png == ["in/a.ppm_x4.png", "in/a_x4.png", "in/b.JPG_x4.png"]
 
 
 def test_an_image_of_a_format_that_is_not_written_becomes_another(folder):
@@ -57,7 +59,7 @@ def test_an_image_of_a_format_that_is_not_written_becomes_another(folder):
         "in/p.avif_x4.png", "in/q.JP2_x4.png", "in/r.tga_x4.png", "in/s.jfif_x4.jpg",
         "in/t.apng_x4.png",
     ]  # fmt: skip
-    assert targets(["in/p.avif"], extension=".webp") == ["in/p_x4.webp"]
+    assert targets(["in/p.avif"], extension=".webp") == ["in/p.avif_x4.webp"]
 
 
 def test_hidden_files_are_no_inputs_of_a_folder(folder):
@@ -115,6 +117,16 @@ def test_a_video_by_the_name_of_a_descriptor_is_refused_with_one_that_works(fold
         plan_jobs([f"/dev/fd/{file.fileno()}"], Path("out.mkv"), Naming("_x4"))
 
 
+def test_a_pipe_by_a_name_is_refused_with_what_reads_pipes(folder):
+    os.mkfifo(folder / "video")
+    read_end, write_end = os.pipe()
+    for name in (f"/dev/fd/{read_end}", str(folder / "video")):
+        with pytest.raises(InputRefused, match=f"{name} is a pipe; type - and send one video"):
+            plan_jobs([name], Path("out.mkv"), Naming("_x4"))
+    os.close(read_end)
+    os.close(write_end)
+
+
 def test_what_a_stopped_run_left_is_no_input(folder):
     """`upscale *` again: the folder with its unfinished work, and the part of a damaged video."""
     (folder / "in/clip_x4.mkv.partial").mkdir()
@@ -153,9 +165,10 @@ def test_two_results_never_share_a_name(folder):
     (folder / "a.png").touch()
     with pytest.raises(UsageError, match="would both become"):
         plan_jobs(["in/a.png", "a.png"], Path("out"), Naming("_x4"))
-    (folder / "in/a.webp").touch()
+    for name in ("a.avif", "a.avif.png"):
+        (folder / "in" / name).touch()
     with pytest.raises(UsageError, match="would both become"):
-        plan_jobs(["in"], None, Naming("_x4", ".png"))
+        plan_jobs(["in"], None, Naming("_x4"))
 
 
 def test_a_result_never_replaces_another_input(folder):

@@ -3,17 +3,20 @@
 import io
 import os
 import threading
+from fractions import Fraction
 
 import av
 import pytest
 from clips import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import as_format, upscale
+from streams import as_format, fed, upscale
 
 from srgan_edge.errors import InputDamaged
 from srgan_edge.live import passing
 from srgan_edge.live.passing import ExaminedPipe, PassedBytes
+from srgan_edge.live.source import StreamReader
+from srgan_edge.video.truncation import find_break_in_passing
 
 
 @settings(max_examples=60, deadline=None)
@@ -118,3 +121,50 @@ def test_damage_in_the_middle_of_a_pipe_is_told(tmp_path, video, kind, how):
     with pytest.raises(InputDamaged, match=r"what came before is in .*out.partial.mkv"):
         upscale(whole[:half] + middle + whole[half + part :], tmp_path / "out.mkv")
     assert not (tmp_path / "out.mkv").exists()
+
+
+@pytest.mark.parametrize("kind", ["without sizes", "yuv4mpegpipe"])
+def test_a_pipe_that_ends_within_a_frame_is_cut_off(tmp_path, video, kind):
+    whole = without_sizes(video) if kind == "without sizes" else as_format(video, kind)
+    assert upscale(whole, tmp_path / "whole.mkv")[0].frames == 100
+    with pytest.raises(InputDamaged, match=r"cut off.* what came before is in .*out.partial.mkv"):
+        upscale(whole[:-1000], tmp_path / "out.mkv")
+    assert not (tmp_path / "out.mkv").exists()
+
+
+def test_matroska_that_passes_may_end_behind_an_element_alone():
+    head = bytes.fromhex("1a45dfa380 18538067 01ffffffffffffff")
+    frame = bytes.fromhex("a3 88") + b"\x81" + bytes(7)  # of the track 1
+    tracks = bytes.fromhex("1654ae6b 85 ae 83 d7 81 01")
+    sized, unsized = bytes.fromhex("1f43b675 94"), bytes.fromhex("1f43b675 ff")
+    ends = []  # in bytes
+    for cluster in (sized, unsized):
+        content = head + tracks + cluster + 2 * frame + cluster + 2 * frame
+        for end in range(len(head), len(content) + 1):
+            passed = PassedBytes()
+            passed.add(content[:end])
+            passed.end()
+            if not find_break_in_passing(passed):
+                ends.append(end)
+    # A cluster of known size is cut between its frames, too; one of unknown size is not.
+    assert ends == [27, 52, 77, 27, 32, 42, 52, 57, 67, 77]
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "size"),
+    [("yuv420p", (47, 31)), ("yuv411p", (46, 31)), ("gray", (47, 31)), ("yuv422p10le", (47, 31))],
+)
+def test_y4m_that_passes_is_whole_with_frames_of_any_kind(tmp_path, pixel_format, size):
+    path = tmp_path / "in.y4m"
+    coding = {"codec": "wrapped_avframe", "pixel_format": pixel_format, "options": {}}
+    container_options = {"strict": "-1"}
+    make(path, frames=3, size=size, time_base=Fraction(1, 25), **coding,
+         container_options=container_options)  # fmt: skip
+    whole = path.read_bytes()
+    for content, damaged in ((whole, False), (whole[:-1], True)):
+        with fed(content) as inlet, StreamReader(inlet, allow_8bit=True) as reader:
+            try:
+                assert len(list(reader.scan())) == 3
+                assert not damaged
+            except InputDamaged as error:
+                assert damaged and "cut off in the frame at byte" in str(error)

@@ -220,6 +220,9 @@ def test_the_command_writes_examples(cli, tmp_path):
     assert cli("degrade", "absent", "-o", "out")[0] == 3
     assert cli("degrade", "photos", "-o", "out", "--set", "sources.variants=0")[0] == 2
     assert cli("degrade", "photos", "-o", "photos/a.png")[0] == 5
+    for variants in (0, 1001, 10**9):
+        code, _, err = cli("degrade", "photos", "-o", "many", "--variants", variants)
+        assert code == 2 and f"--variants {variants}; possible: 1 to 1000" in err
     (tmp_path / "more").mkdir()
     shutil.copy(tmp_path / "photos" / "c.png", tmp_path / "more" / "c.bmp")
     code, _, err = cli("degrade", "photos", "more", "-o", "out")

@@ -510,10 +510,11 @@ def test_odd_sizes_need_full_chroma(tmp_path):
     source = make(tmp_path / "in.mkv", size=(31, 17), pixel_format="yuv444p", frames=3)
     with VideoReader(source) as reader:
         wanted = Encoding(pixel_format="yuv420p")
-        with pytest.raises(
-            UsageError, match=r"31x17 .* size; use --pix-fmt yuv444p or --height 16"
-        ):
-            VideoWriter(tmp_path / "out.mkv", reader, (31, 17), wanted)
+        # A height may not be less than that of the source.
+        heights = {(31, 17): " or --height 18", (47, 27): " or --height 26", (3, 2): ""}
+        for size, height in heights.items():
+            with pytest.raises(UsageError, match=f" size; use --pix-fmt yuv444p{height}$"):
+                VideoWriter(tmp_path / "out.mkv", reader, size, wanted)
     upscale(source, tmp_path / "out.mkv", scale=3)
     assert read_all(tmp_path / "out.mkv")[2].pixels.shape == (51, 93, 3)
 
@@ -800,3 +801,43 @@ def test_files_are_closed(tmp_path):
         with pytest.raises(InputRefused):
             VideoReader(tmp_path)
     assert len(names_in(Path("/proc/self/fd"))) <= before
+
+
+def motion_jpeg(path: Path) -> tuple[bytes, list[bytes]]:
+    """Write a video of 12 frames with the tables of cameras; return it, and its packets."""
+    coding = {"codec": "mjpeg", "pixel_format": "yuvj420p", "options": {"huffman": "default"}}
+    make(path, time_base=Fraction(1, 25), color=(5, 2, 2, 2), **coding)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    return path.read_bytes(), packets
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_a_broken_frame_of_motion_jpeg_is_damage(tmp_path, suffix):
+    """Its decoder logs that, and returns the frame with a rest that is gray."""
+    path = tmp_path / f"in{suffix}"
+    content, packets = motion_jpeg(path)
+    start = content.index(packets[5]) + packets[5].index(b"\xff\xda") + 40
+    path.write_bytes(content[:start] + random.Random(1).randbytes(60) + content[start + 60 :])
+    with pytest.raises(InputDamaged, match=r"a frame cannot be decoded at 0\.20 s"):
+        read_all(path)
+    with VideoReader(path, conceal=True) as reader:
+        times = [item.pts * reader.info.time_base for item in reader]
+        assert times == [Fraction(n, 25) for n in range(12)]
+        assert reader.notes.damage and reader.notes.concealed == 1
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+@pytest.mark.parametrize(
+    ("written", "instead"),
+    [(b"\xff\xc4", b"\xff\xfe"), (b"\xff\xd9", b"\0\0"), (b"\xff\xd9", b"\xff\xff")],
+    ids=["no Huffman tables", "no end", "filled up"],
+)
+def test_motion_jpeg_as_cameras_write_it_is_no_damage(tmp_path, suffix, written, instead):
+    path = tmp_path / f"in{suffix}"
+    content, packets = motion_jpeg(path)
+    for packet in packets:
+        assert written in packet
+        content = content.replace(packet, packet.replace(written, instead))
+    path.write_bytes(content)
+    assert len(read_all(path)) == 12
