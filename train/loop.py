@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srgan_edge.errors import InputRefused, Interrupted, UsageError
+from srgan_edge.model.network import TrainableReLU
 from srgan_edge.signals import stop_signals
 from srgan_edge.train import losses
 from srgan_edge.train.batches import Batch
@@ -24,7 +25,7 @@ from srgan_edge.train.optimizer import Precision
 from srgan_edge.train.photo_files import photo_paths
 from srgan_edge.train.prepare import begin, identity_of, open_photos, open_vgg
 from srgan_edge.train.processes import join_processes
-from srgan_edge.train.recipe import AdversarialPhase, Phase, Recipe
+from srgan_edge.train.recipe import AdversarialPhase, Phase, PixelPhase, Recipe
 from srgan_edge.train.release import release
 from srgan_edge.train.run_folder import RunFolder, lock_run_folder, refuse_run_folder
 from srgan_edge.train.session import TIME_IS_UP, Progress, Session
@@ -143,8 +144,11 @@ def pixel_phase(session: Session) -> None:
     """Fit the generator to the pixels: SRResNet (paper, section 2.2.1)."""
     state, phase = session.state, session.recipe.pixel
     learn_only(state.generator, phase.parts)
+    slope = leak_into(state.generator) if phase.leak else None
     generator = compiled(session, state.generator)
     while session.goes_on(until_step=phase.steps):
+        if slope is not None:
+            slope.fill_(leak_at(state.step, phase))
         batch = session.batch()
         with session.autocast():
             sr = generator(batch.lr).float()
@@ -281,6 +285,20 @@ def schedule_at(step: int, phase: Phase) -> float:
     else:
         decay = 1.0
     return warm_up * decay
+
+
+def leak_into(generator: nn.Module) -> Tensor:
+    """Return the slope below zero that each ReLU of a generator has from now on in training."""
+    slope = torch.zeros((), device=next(generator.parameters()).device)
+    for layer in generator.modules():
+        if isinstance(layer, TrainableReLU):
+            layer.slope = slope
+    return slope
+
+
+def leak_at(step: int, phase: PixelPhase) -> float:
+    """Return the slope of ReLU below zero: a line from `leak` to zero at seven tenths."""
+    return phase.leak * max(0.0, 1 - step / (0.7 * phase.steps))
 
 
 def adversarial_weight_at(step: int, phase: AdversarialPhase) -> float:

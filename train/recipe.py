@@ -91,6 +91,10 @@ class Phase:
 class PixelPhase(Phase):
     """The generator alone: the SRResNet stage of the paper."""
 
+    leak: float = 0.0
+    """Slope of ReLU below zero at the first step, from 0 to 1, so that features that no input
+    passes go on learning. It falls along a line, and is zero from seven tenths of the steps on."""
+
 
 @dataclass(frozen=True)
 class AdversarialPhase(Phase):
@@ -178,6 +182,11 @@ class Recipe:
             raise UsageError(
                 f"perceptual.layers names {len(self.perceptual.layers)} layers, "
                 f"perceptual.layer_weights holds {len(self.perceptual.layer_weights)} numbers"
+            )
+        if self.pixel.leak > 1 or (self.pixel.leak and self.model.activation != "relu"):
+            raise UsageError(
+                f"pixel.leak is {self.pixel.leak} and model.activation {self.model.activation!r}; "
+                "possible: 0 to 1, with 'relu'"
             )
         if not self.phases:
             raise UsageError("the recipe has no steps; set pixel.steps or adversarial.steps")

@@ -72,6 +72,7 @@ def test_two_shipped_models_never_share_a_name():
         ("pixel.steps=0", "no steps"),
         ("pixel.l1=0", r"\[pixel\] has no loss"),
         ("pixel.distillation=1", r"needs data\.teacher"),
+        ("pixel.leak=0.1", r"leak is 0\.1 and model\.activation 'prelu'; possible: 0 to 1, with"),
         ('perceptual.layers=["conv1_1", "conv2_1"]', "names 2 layers"),
     ],
 )

@@ -45,7 +45,13 @@ from srgan_edge.model.network import generator_from_spec  # noqa: E402
 from srgan_edge.model.spec import ModelSpec  # noqa: E402
 from srgan_edge.signals import STOPPING  # noqa: E402
 from srgan_edge.train.log import RunLog, read_log  # noqa: E402
-from srgan_edge.train.loop import adversarial_weight_at, schedule_at, train  # noqa: E402
+from srgan_edge.train.loop import (  # noqa: E402
+    adversarial_weight_at,
+    leak_at,
+    leak_into,
+    schedule_at,
+    train,
+)
 from srgan_edge.train.optimizer import Optimizer  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 from srgan_edge.train.processes import Processes  # noqa: E402
@@ -240,6 +246,39 @@ def test_the_adversarial_weight_ramps():
     phase = AdversarialPhase(adversarial=0.1, ramp_steps=10)
     assert [adversarial_weight_at(step, phase) for step in (0, 5, 10, 99)] == [0, 0.05, 0.1, 0.1]
     assert adversarial_weight_at(0, AdversarialPhase(adversarial=0.1)) == 0.1
+
+
+def test_relu_leaks_in_training_alone_and_ever_less():
+    phase = PixelPhase(steps=1000, leak=0.1)
+    leaks = [leak_at(step, phase) for step in (0, 350, 700, 999)]
+    assert leaks == pytest.approx([0.1, 0.05, 0, 0])
+    generator = generator_from_spec(ModelSpec("edge", "edge", 8, 2, activation="relu"))
+    layer, x = generator.body[1], torch.tensor([-2.0, 0.0, 3.0])
+    leak_into(generator).fill_(0.25)
+    assert layer(x).tolist() == [-0.5, 0, 3]
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    assert layer.eval()(x).tolist() == [0, 0, 3]
+    assert not [name for name in generator.state_dict() if "slope" in name]
+
+
+def test_a_dead_feature_learns_while_relu_leaks(photos, tmp_path):
+    """Its bias is so low that no input passes."""
+    recipe = tiny_recipe(
+        "edge", "data.teacher=", "pixel.distillation=0.0", "pixel.l1=1.0", "pixel.steps=3"
+    )
+    torch.manual_seed(0)
+    generator = generator_from_spec(recipe.model)
+    with torch.no_grad():
+        generator.body[0].bias[0] = -100
+    start = tmp_path / "start.safetensors"
+    save_checkpoint(start, generator, recipe.model)
+    learned = []
+    for leak in (0.0, 0.1):
+        phase = dataclasses.replace(recipe.pixel, leak=leak)
+        run = dataclasses.replace(recipe, pixel=phase)
+        trained, _ = load_checkpoint(train(run, [photos], tmp_path / f"{leak}", init=start))
+        learned.append(not torch.equal(trained.body[0].weight[0], generator.body[0].weight[0]))
+    assert learned == [False, True]
 
 
 def test_the_average_moves_towards_the_weights():
