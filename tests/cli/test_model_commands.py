@@ -155,7 +155,7 @@ def test_a_model_is_added_to_a_triton_repository(cli, tmp_path):
     assert cli("upscale", save(tmp_path / "in.png"), "-n", "models/edge-x4/1/model.onnx")[0] == 0
     code, _, err = cli("export", "edge-x4", "--triton", "models")
     assert code == 2
-    assert "models/edge-x4 exists; type --overwrite to replace it, or name another" in err
+    assert "models/edge-x4 exists; type --overwrite to replace its files, or name another" in err
     assert cli("export", "edge-x4", "--triton", "models", "--overwrite")[0] == 0
     code, _, err = cli("export", "none.engine", "--triton", "models")
     assert code == 6
