@@ -245,9 +245,10 @@ def test_tiles_are_what_was_asked_for_everywhere_else(changes):
         FrameUpscaler(engine, tiling).plan(130, 90)[0].window_size
         for engine in (OnCpu(), Nearest())
     ]
-    assert plans[0] == plans[1] == ((130, 90) if tiling.tile == 0 else (44, 44))
+    side = 32 + 2 * SPEC.halo_px
+    assert plans[0] == plans[1] == ((130, 90) if tiling.tile == 0 else (side, side))
     on_gpu = FrameUpscaler(Nearest(), Tiling(32, joined=True)).plan(130, 90)[0]
-    assert on_gpu.window_size == (44, 44)
+    assert on_gpu.window_size == (side, side)
 
 
 def test_joined_tiles_that_do_not_fit_are_cut_as_asked():

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.slow  # each traces, compiles or builds
 
 TILE = Profile.static(2, 36, 28)
 ALL = ("8.6", "8.9", "12.0")
+BOTH_HALOS_PX = 2 * find_model("edge-x4").spec.halo_px
 
 
 def graph_of(name):
@@ -252,8 +253,8 @@ def test_a_weak_precision_is_refused_with_the_figures(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((None, None, None, None), Profile.static(1, 140, 140)),
-        ((64, 3, None, None), Profile.static(3, 76, 76)),
+        ((None, None, None, None), Profile.static(1, 128 + BOTH_HALOS_PX, 128 + BOTH_HALOS_PX)),
+        ((64, 3, None, None), Profile.static(3, 64 + BOTH_HALOS_PX, 64 + BOTH_HALOS_PX)),
         ((None, None, "1x270x480", None), Profile.static(1, 270, 480)),
         (
             (None, None, None, "1x1x1,1x2x3,4x5x6"),
