@@ -509,11 +509,11 @@ def test_a_frame_that_is_too_small_is_refused(tensorrt, tmp_path):
             UsageError, match="of 30x50 is smaller than what the engine takes, 36x36"
         ):
             upscaler.upscale(images(50, 30))
-        with pytest.raises(UsageError, match="--tile 64 with halos of 6 px, but the engine takes"):
+        with pytest.raises(UsageError, match="--tile 64 with halos of 7 px, but the engine takes"):
             FrameUpscaler(engine, Tiling(tile=64))
         with pytest.raises(UsageError, match="--batch 3, but the engine takes 1"):
             FrameUpscaler(engine, Tiling(batch=3))
-        FrameUpscaler(engine, Tiling(tile=24)).upscale(images(50, 40))  # 24 + 2 * 6 is its size
+        FrameUpscaler(engine, Tiling(tile=22)).upscale(images(50, 40))  # 22 + 2 * 7 is its size
 
 
 def test_windows_no_larger_than_their_halos_are_refused():
