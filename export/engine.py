@@ -113,7 +113,7 @@ def export_engine(
     Raises:
         ModelRefused: the graph misses the gate of its precision, or the builder ignored its types.
         OutputFailed: the cache cannot be written.
-        Interrupted: a signal that stops during the build.
+        Interrupted: a signal of `STOPPING` arrived during the build.
     """
     generator, spec = load_checkpoint(find_model(source).file(".safetensors"))
     if spec.quantized_from and target.runtime == "tensorrt_rtx":

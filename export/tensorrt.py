@@ -110,7 +110,7 @@ def build_plan(
         UsageError: TensorRT-RTX does not know a compute capability, or cannot mix them.
         ModelRefused: the builder refuses the graph, or a convolution is not in its precision.
         ResourcesExhausted: TensorRT finds no GPU.
-        Interrupted: a signal that stops.
+        Interrupted: a signal of `STOPPING` arrived.
     """
     trt, log = _import(runtime), log_of(runtime)
     log.clear()

@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import Gray, Pixels
 
 Flow: TypeAlias = npt.NDArray[np.float32]
-Gray: TypeAlias = npt.NDArray[np.uint8]
 Image: TypeAlias = npt.NDArray[np.integer[Any] | np.floating[Any]]
 
 SMALLEST_PX = 16

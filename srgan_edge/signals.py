@@ -1,4 +1,4 @@
-"""Signals that stop: for work that must finish first (a training step), and for the rest."""
+"""Signals that stop a command: for work that must finish first (a training step), and the rest."""
 
 import os
 import signal

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from srgan_edge.errors import ExtraMissing, HostMemoryExhausted, UsageError
 from srgan_edge.machine import host_memory_bytes
-from srgan_edge.pixels import Pixels
+from srgan_edge.pixels import Gray, Pixels
 
 Steady: TypeAlias = float | Literal["auto"]
 """Strength from 0 (off) to 1; auto: `AUTO_STRENGTH` for models that draw their own detail."""
@@ -55,7 +55,6 @@ PX_BYTES = 32
 _BAND_ROWS, _MARGIN_ROWS = 96, 6  # in LR pixels
 _LEAST_DETAIL = 0.2  # levels: less is rounding
 
-Gray: TypeAlias = npt.NDArray[np.uint8]
 _Floats: TypeAlias = npt.NDArray[np.float32]
 
 Item = TypeVar("Item")
@@ -241,16 +240,16 @@ def next_steadied(source: Pixels, raw: Pixels, last: Steadied | None, strength: 
     another size, is its own result, bit for bit.
     """
     if last is None or last.source.shape != source.shape or last.kept.shape != raw.shape[:2]:
-        return unchanged(source, raw)
+        return _unchanged(source, raw)
     if np.array_equal(last.source, source):
         return Steadied(source, last.kept, last.shown)
     motion = motion_between(last.source, source)
     if motion is None:
-        return unchanged(source, raw)
+        return _unchanged(source, raw)
     return Steadied(source, *mixed(raw, last.kept, motion, strength))
 
 
-def unchanged(source: Pixels, raw: Pixels) -> Steadied:
+def _unchanged(source: Pixels, raw: Pixels) -> Steadied:
     """Return a frame that is shown as its own result."""
     from srgan_edge.motion import gray
 

@@ -71,7 +71,7 @@ def train(
         ModelRefused: `init` or the teacher is not a checkpoint, or has another architecture.
         OutputFailed: `run` cannot be written, or another process trains into it.
         ResourcesExhausted: training diverges with any crops, or VGG19 cannot be downloaded.
-        Interrupted: a signal that stops; the current step was finished and saved.
+        Interrupted: a signal of `STOPPING` arrived; the current step was finished and saved.
     """
     deadline = time.monotonic() + 60 * max_minutes
     if (original := recipe.model.quantized_from) and init is None:

@@ -8,7 +8,7 @@ from math import isnan, nan
 from srgan_edge.evaluation import metrics, temporal
 from srgan_edge.evaluation.scenes import Scene
 from srgan_edge.pixels import Pixels
-from srgan_edge.steady import Steadied, next_steadied, unchanged
+from srgan_edge.steady import Steadied, next_steadied
 
 HEADINGS = {
     "flicker": "flicker\nlevels",
@@ -125,7 +125,7 @@ def _scored(
         raw = system.upscale(lr)
         for strength in system.strengths:
             before = last.get(strength)
-            now = next_steadied(lr, raw, before, strength) if strength else unchanged(lr, raw)
+            now = next_steadied(lr, raw, before if strength else None, strength)
             label = system.label(strength)
             look(label, scene, now.shown, true)
             if before is not None and true_before is not None:

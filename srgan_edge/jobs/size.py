@@ -41,10 +41,8 @@ class Source:
     @classmethod
     def of_video(cls, info: VideoInfo) -> Self:
         """Return the sides of a video, with its rotation and the shape of its pixels."""
-        matrix = info.display_matrix
-        turned = matrix is not None and matrix[0] == matrix[4] == 0
         shape = info.sample_aspect_ratio or Fraction(1)
-        return cls(info.width, info.height, shape, turned, is_video=True)
+        return cls(info.width, info.height, shape, info.lies_on_side, is_video=True)
 
     @property
     def shown(self) -> tuple[Fraction, Fraction]:

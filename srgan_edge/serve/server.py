@@ -19,7 +19,7 @@ from srgan_edge.serve.log import LibraryLog, Log
 from srgan_edge.serve.problems import MEDIA_TYPE
 from srgan_edge.serve.service import Service
 from srgan_edge.serve.settings import Settings
-from srgan_edge.signals import STOPPING, heeded_signals
+from srgan_edge.signals import heeded_signals
 
 HEAD_SECONDS = 10.0
 """Longest time from the first byte of a connection, or of its next request, to the end of the
@@ -67,19 +67,17 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        heeded = heeded_signals()
-        before = {number: signal.getsignal(number) for number in STOPPING}
-        with super().capture_signals():
-            for number in STOPPING:
-                signal.signal(number, self.handle_exit if number in heeded else signal.SIG_IGN)
+        """Handle signals as uvicorn does, but not raise them again: such an end is exit code 0."""
+        before = {number: signal.signal(number, self.handle_exit) for number in heeded_signals()}
+        try:
             yield
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.drain()
         super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # an orderly end is exit code 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Hand the video back at once, while requests get their time to end."""

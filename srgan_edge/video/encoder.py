@@ -324,8 +324,7 @@ def _even_height(info: VideoInfo, size: tuple[int, int]) -> Iterator[str]:
 
     A height is none of a smaller result, and that which players show.
     """
-    is_turned = info.display_matrix is not None and info.display_matrix[0] == 0
-    if size[1] >= info.height and not is_turned:
+    if size[1] >= info.height and not info.lies_on_side:
         lower = size[1] // 2 * 2
         yield f"--height {lower if lower >= info.height else lower + 2}"
 

@@ -67,6 +67,12 @@ class VideoInfo:
     states_length: bool = True
     """The container states how long it is or ends with a mark, so that a missing end shows."""
 
+    @property
+    def lies_on_side(self) -> bool:
+        """Players turn it by 90 degrees."""
+        matrix = self.display_matrix
+        return matrix is not None and matrix[0] == matrix[4] == 0
+
     def display_matrix_at(self, size: tuple[int, int]) -> tuple[int, ...] | None:
         """Return the display matrix at another size: the image moves by the same share of it.
 
@@ -79,7 +85,7 @@ class VideoInfo:
             return None
         *others, right, down, last = self.display_matrix
         wider, higher = size[0] / self.width, size[1] / self.height
-        if self.display_matrix[0] == self.display_matrix[4] == 0:  # it lies on its side
+        if self.lies_on_side:
             wider, higher = higher, wider
         moves = round(right * wider), round(down * higher)
         return (*others, *(min(max(move, -(2**31)), 2**31 - 1) for move in moves), last)

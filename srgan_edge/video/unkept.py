@@ -1,4 +1,4 @@
-"""Name what a Matroska file states that FFmpeg does not read, so that no result has it.
+"""Report the statements of a Matroska file that FFmpeg does not read, so that no result has them.
 
 FFmpeg makes one flat list of all chapters, in the order of time, and keeps one tag of each name. It
 neither reads flags of chapters nor FlagEnabled, and no attached files that lack a type or content.

@@ -1,4 +1,4 @@
-"""What a Matroska file states, and FFmpeg does not read, is named."""
+"""Each statement of a Matroska file that FFmpeg does not read is reported as left out."""
 
 import random
 
