@@ -12,9 +12,8 @@ from srgan_edge.errors import InputRefused, ModelRefused, printable
 from srgan_edge.evaluation.parity import GATES, Parity, compare
 from srgan_edge.export.verify import natural_batches
 from srgan_edge.files import files_below
-from srgan_edge.image.opening import RESULT_SUFFIXES
 from srgan_edge.image.reader import read_pixels
-from srgan_edge.image.writer import SUFFIXES
+from srgan_edge.image.writer import IMAGE_SUFFIXES
 from srgan_edge.model.checkpoint import load_checkpoint, save_checkpoint
 from srgan_edge.model.network import generator_from_spec
 from srgan_edge.model.quantization import quantized_state
@@ -72,9 +71,7 @@ def _spec_of(spec: ModelSpec, name: str, images: int) -> ModelSpec:
 def _images_below(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
         found = [
-            path
-            for path in sorted(files_below(folder))
-            if path.suffix.lower() in {*SUFFIXES, *RESULT_SUFFIXES}
+            path for path in sorted(files_below(folder)) if path.suffix.lower() in IMAGE_SUFFIXES
         ]
         if not found:
             raise InputRefused(f"{folder}: no image in it or below it")

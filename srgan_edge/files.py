@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, NoReturn, TypeAlias
 
@@ -374,6 +374,20 @@ def free_partial_result(path: Path, *, overwrite: bool) -> Path:
     """Return the first name of a partial result that nothing has; with `overwrite`, the first."""
     names = (partial_result(path, number) for number in count(1))
     return next(name for name in names if overwrite or not is_taken(name))
+
+
+def free_name(path: Path, suffix: str) -> Path:
+    """Return a name to advise for a result: `path` with another suffix, `-2` added if it is taken.
+
+    What a video writes beside its result is looked for, too, since an input may have such a name.
+    """
+    endings = chain([suffix], (f"-{number}{suffix}" for number in count(2)))
+    names = (path.with_name(f"{path.stem}{ending}") for ending in endings)
+    return next(
+        name
+        for name in names
+        if not any(map(os.path.lexists, (name, partial_result(name), work_folder_of(name))))
+    )
 
 
 def kept_once(saved: Path, path: Path) -> Path:

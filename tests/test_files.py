@@ -18,6 +18,7 @@ from srgan_edge.files import (
     files_below,
     folder_made,
     folder_when_whole,
+    free_name,
     free_partial_result,
     identity_of,
     is_file,
@@ -457,6 +458,21 @@ def test_nothing_is_replaced_unasked_and_an_input_never(tmp_path: Path):
             refuse_replacing(name, [source], overwrite=True)
     with pytest.raises(OutputFailed, match="File name too long"):
         refuse_replacing(tmp_path / ("a" * 300), overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("taken", "free"),
+    [
+        ([], "a.mkv"),
+        (["a.mkv", "a-2.mkv"], "a-3.mkv"),
+        (["a.partial.mkv"], "a-2.mkv"),
+        (["a.mkv.partial"], "a-2.mkv"),
+    ],
+)
+def test_a_name_to_advise_is_free_with_all_that_is_written_beside_it(tmp_path: Path, taken, free):
+    for name in taken:
+        (tmp_path / name).symlink_to("nothing")
+    assert free_name(tmp_path / "a.mp4", ".mkv") == tmp_path / free
 
 
 def test_partial_results_do_not_replace_one_another(tmp_path: Path):

@@ -13,16 +13,13 @@ import numpy as np
 from srgan_edge.depth import shown_to_network
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.files import files_below
-from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
+from srgan_edge.image.opening import MAX_PIXELS
 from srgan_edge.image.reader import ImageReader
-from srgan_edge.image.writer import SUFFIXES
+from srgan_edge.image.writer import IMAGE_SUFFIXES
 from srgan_edge.pixels import Pixels
 
 Flaw: TypeAlias = Literal["unreadable", "transparent", "tiny"]
 """The reason that a file cannot serve as a photograph to train on."""
-
-_SUFFIXES = {*SUFFIXES, *RESULT_SUFFIXES} - {".gif"}
-
 
 _ADVICE = re.compile(r"; [^;]*--max-pixels[^;]*$")
 """Advice on an option that a training does not have."""
@@ -45,7 +42,7 @@ def photo_paths(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputRefused(f"{folder}: no such folder of photographs")
-    paths = (path for path in files_below(folder) if path.suffix.lower() in _SUFFIXES)
+    paths = (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted(path for path in paths if not path.is_dir())
 
 

@@ -2,7 +2,8 @@
 
 Frames from three places of a video go through the steps of `upscale`, each model in turn: upscaling
 in all slots while the encoder works, then decoding the result once more. Where a whole frame takes
-too long, a part of it is upscaled, and its time is multiplied by the pixels that are computed.
+too long, a part of it is upscaled, and its time is multiplied by the pixels that are computed. What
+steadying takes is then measured on parts of two frames of each place.
 """
 
 import os
@@ -12,7 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,6 +34,7 @@ from srgan_edge.model.spec import activation_bytes_per_px
 from srgan_edge.pipeline import upscale_video, upscaled_frame
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
+from srgan_edge.steady import PX_BYTES, Link, Steadier, next_steadied
 from srgan_edge.transcode.segments import SEGMENT_FRAMES, segment_frames
 from srgan_edge.upscaler import FrameUpscaler
 from srgan_edge.video.encoder import VideoEncoder
@@ -54,14 +57,20 @@ FRAMES_BYTES = 256 << 20
 FEWEST_FRAMES = 6
 """Whole frames that are upscaled at least; where they would take too long, parts are."""
 
+FRAMES_FOR_ONE = 2
+"""Frames that are upscaled where one is measured: the first warms up."""
+
 CODED_FRAMES = 10
-"""Frames of one place that are resized and encoded where no whole frame is upscaled."""
+"""Frames of one place that are resized and encoded where fewer or no whole ones are upscaled."""
 
 LEAST_CPU_SECONDS = 1.0
 """CPU time that is spent on each model, however busy the machine is."""
 
 PROBE_PX = 48
 """Side of the part by which is predicted how long a whole frame takes."""
+
+STEADIED_PX = 320 * 180
+"""Most pixels of a part that is steadied."""
 
 Counts: TypeAlias = tuple[int, ...]
 """Number of frames from each place."""
@@ -246,7 +255,7 @@ class _VideoMeasurement:
         info, started = self._samples.info, time.perf_counter()
         _reset_peak()
         with open_upscaler(self._options, lambda line: None, video_slots()) as opened:
-            upscaler = opened.upscaler
+            upscaler, self._steady = opened.upscaler, opened.steady
             self.size = self._options.video_size(info, upscaler.scale)
             found = Forecast(self._model, self.size, upscaler.info.arithmetic)
             found.device = upscaler.info.device
@@ -278,56 +287,96 @@ class _VideoMeasurement:
     def _measure_frames(self, found: Forecast, upscaler: FrameUpscaler, most: int) -> None:
         """Upscale and encode whole frames, and decode the result."""
         samples, info = self._samples, self._samples.info
-        _warm_up(upscaler, samples.parts[0][0].pixels)
+        _warm_up(upscaler, samples.parts[0][0].pixels, upscaler.slots)
         self._opened = time.perf_counter()
         each = min(UPSCALED_FRAMES, max(2, most // len(samples.parts)))
         chosen = [part[:each] for part in samples.parts]
         frames = [frame for part in chosen for frame in part]
         encoder = VideoEncoder(info, self.size, self._options.encoding)
         with TrialEncoding(encoder, _starts(chosen)) as sink:
-            found.wall, found.cpu = _timed(
-                lambda: upscale_video(
-                    iter(frames),
-                    lambda frame: sink.encoder.coded(upscaled_frame(frame, upscaler.upscale)),
-                    sink,
-                    slots=upscaler.slots,
-                )
-            )
+            found.wall, found.cpu = _timed(partial(self._upscale, upscaler, frames, sink))
             check_cpu = sink.decode()
             cpu = found.cpu - sink.start_cpu_seconds
         found.cpu_seconds = cpu / len(frames) + check_cpu
         found.memory_bytes = _peak_bytes() - _bytes_of(samples)
         found.measured = f"{len(frames)} frames"
         length = segment_frames(upscaler.info, info.width, info.height)
-        counts = tuple(map(len, chosen))
-        found.result_bytes = self._result_bytes(counts, length, sink.key_bytes, sink.other_bytes)
+        other_bytes = sink.other_bytes * self._encodings.growth_of_middle(self.size, each)
+        counts = tuple(min(CODED_FRAMES, len(part)) for part in samples.parts)
+        found.result_bytes = self._result_bytes(counts, length, sink.key_bytes, other_bytes)
 
     def _measure_part(
         self, found: Forecast, upscaler: FrameUpscaler, computed_px: float, fitting_px: float
     ) -> None:
-        """Upscale a part of a frame in all slots."""
+        """Upscale one whole frame, or where that takes too long a part of it in all slots.
+
+        Note: a part that stays in the caches takes less time for each pixel, 0.8 of it for 224x130.
+        """
         slots, info = upscaler.slots, self._samples.info
-        whole = self._samples.parts[0][0].pixels
-        part = part_of(whole, max(PROBE_PX**2, fitting_px / (2 * slots)))
-        _warm_up(upscaler, part)
+        part, calls = self._samples.parts[0][0].pixels, 1
+        if fitting_px < FRAMES_FOR_ONE * computed_px:
+            part, calls = part_of(part, max(PROBE_PX**2, fitting_px / (2 * slots))), slots
+        _warm_up(upscaler, part, calls)
         self._opened = time.perf_counter()
-        images = [part] * slots
-        wall, cpu = _throughput(upscaler, images)
-        found.wall, found.cpu = wall * slots, cpu * slots
+        wall, cpu = _throughput(upscaler, [part] * calls)
+        found.wall, found.cpu = wall * calls, cpu * calls
         part_px = part.shape[0] * part.shape[1]
         length = segment_frames(upscaler.info, info.width, info.height)
-        counts = self._encodings.counts_of_middle
+        counts = self._encodings.counts_of_middle()
         resized = self._encodings.costs(self.size, counts)
         found.cpu_seconds = cpu / part_px * computed_px
-        found.cpu_seconds += resized.cpu_seconds
+        found.cpu_seconds += resized.cpu_seconds + self._steadying_cpu_seconds(upscaler.scale)
         found.result_bytes = self._result_bytes(
             counts, length, resized.key_bytes * self._sharper, resized.other_bytes * self._sharper
         )
         width, height = upscaler.plan(info.width, info.height)[0].window_size
         more_px = max(0, width * height - part_px)
         more_bytes = slots * more_px * activation_bytes_per_px(upscaler.info.spec)
+        if self._steady:
+            more_bytes += PX_BYTES * info.width * info.height * upscaler.scale**2
         found.memory_bytes = _peak_bytes() - _bytes_of(self._samples) + more_bytes
-        found.measured = f"{slots} parts of {part.shape[1]}x{part.shape[0]}"
+        parts = f"{calls} parts of {part.shape[1]}x{part.shape[0]}"
+        found.measured = parts if calls > 1 else "1 frame"
+
+    def _upscale(
+        self, upscaler: FrameUpscaler, frames: Sequence[Frame], sink: TrialEncoding
+    ) -> None:
+        """Upscale and encode frames as `upscale` does."""
+        coded, slots = sink.encoder.coded, upscaler.slots
+        if not self._steady:
+            upscale_video(
+                iter(frames),
+                lambda frame: coded(upscaled_frame(frame, upscaler.upscale)),
+                sink,
+                slots=slots,
+            )
+            return
+        steadier = Steadier[Frame](self._steady)
+
+        def steadied(link: Link[Frame], pixels: Pixels) -> Pixels:
+            return steadier.steadied(link, pixels, lambda: upscaler.upscale(pixels))
+
+        upscale_video(
+            iter(frames),
+            lambda link: coded(upscaled_frame(link.item, partial(steadied, link))),
+            sink,
+            slots=slots,
+            taken=steadier.link,
+        )
+
+    def _steadying_cpu_seconds(self, scale: int) -> float:
+        """Return the CPU time to steady a frame by the one before it, measured on parts."""
+        if not self._steady:
+            return 0.0
+        cpu, px = 0.0, 0
+        for before, now in chain.from_iterable(pairwise(it[:2]) for it in self._samples.parts):
+            sources = [part_of(it.pixels, STEADIED_PX) for it in (before, now)]
+            height, width = sources[0].shape[:2]
+            first, second = (_resized(it, (scale * width, scale * height)) for it in sources)
+            last = next_steadied(sources[0], first, None, self._steady)
+            cpu += _timed(partial(next_steadied, sources[1], second, last, self._steady))[1]
+            px += width * height
+        return cpu / px * self._samples.info.width * self._samples.info.height if px else 0.0
 
     def _result_bytes(
         self, counts: Counts, length: int, key_bytes: float, other_bytes: float
@@ -381,12 +430,22 @@ class _Encodings:
         self.samples, self._options = samples, options
         self._known: dict[tuple[tuple[int, int], Counts], _Costs] = {}
 
-    @property
-    def counts_of_middle(self) -> Counts:
+    def counts_of_middle(self, frames: int = CODED_FRAMES) -> Counts:
         """Frames that are encoded in the size of the result, which may take long."""
-        middle = len(self.samples.parts) // 2
+        middle = (len(self.samples.parts) - 1) // 2
         places = range(len(self.samples.parts))
-        return tuple(CODED_FRAMES if place == middle else 0 for place in places)
+        return tuple(frames if place == middle else 0 for place in places)
+
+    def growth_of_middle(self, size: tuple[int, int], frames: int) -> float:
+        """Return the mean bytes of `CODED_FRAMES` relative to those of fewer, keyframes left out.
+
+        Note: the first few frames behind a keyframe say little, and this depends on the size: from
+        2 to 48 frames, their mean grew to 2.3 times in 640x360, and not at all in 2560x1440.
+        """
+        if frames >= CODED_FRAMES:
+            return 1.0
+        few, more = (self.costs(size, self.counts_of_middle(n)) for n in (frames, CODED_FRAMES))
+        return more.other_bytes / few.other_bytes if few.other_bytes else 1.0
 
     def growth(self, counts: Counts, length: int) -> tuple[float, float]:
         """Return the mean bytes in segments of all places relative to those of some frames.
@@ -434,19 +493,26 @@ def _starts(parts: Sequence[Sequence[Frame]]) -> set[int]:
 
 
 def part_of(pixels: Pixels, px: float) -> Pixels:
-    """Return the middle of an image, uint8 [H, W, 3], in its shape and of about so many pixels."""
+    """Return the middle of an image, uint8 [H, W, 3], in its shape and of about so many pixels.
+
+    Note: the width of a part is a multiple of 16 px. OpenVINO took 2.4 times as long for each pixel
+    of 395 columns as for one of 400; of the usual widths of videos, it is slow with 404 (1.45).
+    """
     height, width = pixels.shape[:2]
     share = min(1.0, sqrt(px / (width * height)))
     part_height, part_width = (max(16, int(side * share)) for side in (height, width))
+    if part_width < width:
+        part_width -= part_width % 16
     part_height, part_width = min(part_height, height), min(part_width, width)
     top, left = (height - part_height) // 2, (width - part_width) // 2
     return np.ascontiguousarray(pixels[top : top + part_height, left : left + part_width])
 
 
-def _warm_up(upscaler: FrameUpscaler, image: Pixels) -> None:
-    """Compile for the shape of an image, and let every slot make its buffers."""
+def _warm_up(upscaler: FrameUpscaler, image: Pixels, calls: int) -> None:
+    """Compile for the shape of an image, and let as many slots make their buffers."""
     upscaler.upscale(image)
-    _throughput(upscaler, [image] * upscaler.slots)
+    if calls > 1:
+        _throughput(upscaler, [image] * calls)
 
 
 def _throughput(upscaler: FrameUpscaler, images: Sequence[Pixels]) -> tuple[float, float]:

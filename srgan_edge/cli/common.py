@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from srgan_edge.cli.streams import print_result_here
-from srgan_edge.errors import UsageError, printable
-from srgan_edge.files import folder_made, output_failed, refuse_replacing
+from srgan_edge.errors import UsageError, printable, quoted
+from srgan_edge.files import folder_made, free_name, output_failed, refuse_replacing
 
 MODEL_PANEL = "Model"
 
@@ -206,6 +206,7 @@ def _named_file(output: str, default: Path) -> Path:
         return path / default.name
     if path.suffix != default.suffix:
         raise UsageError(
-            f"-o {path}; possible: a name that ends in {default.suffix}, or a folder ({path}/)"
+            f"-o {path}; possible: a name that ends in {default.suffix}, or a folder "
+            f"({quoted(free_name(path, path.suffix))}/)"
         )
     return path

@@ -17,8 +17,8 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.measure import measures_of
 from srgan_edge.cli.plain_help import PlainCommand
-from srgan_edge.errors import UsageError
-from srgan_edge.files import refuse_replacing
+from srgan_edge.errors import UsageError, quoted
+from srgan_edge.files import free_name, refuse_replacing
 
 if TYPE_CHECKING:
     from srgan_edge.api import Upscaler
@@ -116,16 +116,23 @@ def compare(
     assert excerpt is not None
     if kind == "video" and crop is not None:
         raise UsageError("--crop is for images; the page of a video shows it all")
-    if path.suffix.lower() not in PAGE_SUFFIXES:
-        page = path.with_suffix(".html")
-        if kind == "video":
-            raise UsageError(f"-o {path} is an image, and {before} a video; type: -o {page}")
-        if len(results) != 1 or models or reference or feature_weights:
-            raise UsageError(f"-o {path} is an image of one result; for more, type: -o {page}")
-        _draw_image(before, results[0], path, crop, overwrite=overwrite)
-        return
     if not results and not names:
         raise UsageError(f"{before} alone is no comparison; name its result, or type -n edge-x4")
+    if path.suffix.lower() not in PAGE_SUFFIXES:
+        page = quoted(free_name(path, ".html"))
+        if kind == "video":
+            raise UsageError(f"-o {path} is an image, and {before} a video; type: -o {page}")
+        typed = {"-n": models, "--reference": reference, "--feature-weights": feature_weights}
+        more = [option for option, value in typed.items() if value]
+        if len(results) > 1:
+            more.insert(0, f"{len(results)} results")
+        if more:
+            raise UsageError(
+                f"-o {path}: an image shows one result that is a file; "
+                f"for {' and '.join(more)}, type: -o {page}"
+            )
+        _draw_image(before, results[0], path, crop, overwrite=overwrite)
+        return
     from srgan_edge.compare.page import write_page
 
     learned = measures_of((), feature_weights or [], device)

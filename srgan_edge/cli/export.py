@@ -21,7 +21,7 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand, PlainGroup
 from srgan_edge.errors import ModelRefused, UsageError, printable, quoted
-from srgan_edge.files import replace_when_whole
+from srgan_edge.files import free_name, replace_when_whole
 from srgan_edge.model.library import DEFAULT_MODEL
 from srgan_edge.model.spec import Head
 
@@ -273,7 +273,7 @@ def convert(
             if typed:
                 raise DoesNotFit(f"{misfit}; other architectures take no {typed}") from None
             if output is not None and not output.endswith("/"):
-                other = quoted(path.with_suffix(".onnx"))
+                other = quoted(free_name(path, ".onnx"))
                 raise DoesNotFit(
                     f"{misfit}; for an ONNX of another architecture, type: -o {other}"
                 ) from None

@@ -29,7 +29,8 @@ from srgan_edge.evaluation.videos import (
 )
 from srgan_edge.evaluation.vmaf import Vmaf, ffmpeg_with_vmaf
 from srgan_edge.files import replace_when_whole, scratch_folder
-from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Options, kind_of
+from srgan_edge.image.writer import IMAGE_SUFFIXES
+from srgan_edge.jobs.plan import Options, kind_of
 from srgan_edge.pixels import Pixels
 from srgan_edge.run import open_upscaler
 from srgan_edge.steady import AUTO_STRENGTH, steady_from_text

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,7 +87,7 @@ def plan(
     from srgan_edge.bench.forecast import START_SECONDS
     from srgan_edge.bench.workload import Workload
     from srgan_edge.isolation.images import ImageProcess
-    from srgan_edge.jobs.plan import Naming, Options, plan_jobs
+    from srgan_edge.jobs.plan import Naming, Options, names_stream, plan_jobs
     from srgan_edge.jobs.size import refuse_both, wanted_size
     from srgan_edge.model.library import find_model
     from srgan_edge.run import refuse_outscale
@@ -103,11 +104,24 @@ def plan(
         raise UsageError(f"--fps {fps:g}; possible: above 0, up to 1000")
     due_seconds = None if deadline is None else seconds_of("--deadline", deadline)
     options = Options(
-        AUTO, Encoding(), Tiling(joined=True), engine, device, outscale=outscale, size=size
+        AUTO,
+        Encoding(),
+        Tiling(joined=True),
+        engine,
+        device,
+        outscale=outscale,
+        size=size,
+        steady="auto",
     )
     names = names_in(models)
     for name in names:
         find_model(name)  # an unknown one is refused before anything is measured
+    for text in inputs:
+        if names_stream([text], None) or Path(text).is_fifo():
+            raise InputRefused(
+                f"{text} can be read only once, and plan looks at several places of a video; save "
+                "it, or a part of it, to a file, and name that"
+            )
     began = time.monotonic()
     remarks: list[str] = []
     jobs = plan_jobs(inputs, None, Naming("_x4"), say=remarks.append)

@@ -1,5 +1,7 @@
 """`srgan-edge serve`, a service with a page, and `submit`, which sends it a file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,7 @@ from srgan_edge.cli.common import (
 )
 from srgan_edge.cli.plain_help import PlainCommand
 from srgan_edge.cli.streams import refuse_lost_result
-from srgan_edge.errors import Interrupted, OutputFailed, SrganEdgeError, UsageError
+from srgan_edge.errors import Interrupted, OutputFailed, SrganEdgeError, UsageError, quoted
 
 if TYPE_CHECKING:
     from srgan_edge.client import Client, JobInfo
@@ -289,14 +291,17 @@ def submit(
     from srgan_edge.serve.work import suffix_of
 
     if output is not None:
-        if not wait:
-            raise UsageError(f"-o {output} without --wait; type: --wait -o {output}")
         refuse_replacing(output, [file], overwrite=overwrite)
+        if not wait:
+            raise UsageError(f"-o {output} without --wait; type: --wait -o {quoted(output)}")
         ext = _type_named_by(output, ext)
     elif wait:  # before the work, as far as the name is known
         likely = f".{ext.lstrip('.')}" if ext else suffix_of(file.name)
         refuse_replacing(_beside(file, likely), [file], overwrite=overwrite)
-    with Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client:
+    with (
+        _advice_for(file),
+        Client(url, _token(token_file), patience_seconds=600 if wait else 0) as client,
+    ):
         job = client.submit(file, model=model, outscale=outscale, format=ext, priority=priority)
         if not wait:
             say_result(job.id)
@@ -320,6 +325,19 @@ def submit(
         for note in done.notes if not quiet else ():
             say(note, err=True)
         say(f"wrote {target}  {done.size}, {done.seconds:.1f} s", err=True)
+
+
+@contextmanager
+def _advice_for(file: Path) -> Iterator[None]:
+    """Add the folder to advice of the service, which knows the name of the file alone."""
+    try:
+        yield
+    except SrganEdgeError as error:
+        line = str(error)
+        names_it_again = line.count(file.name) > 1 and str(file) not in line
+        if file.parent != Path() and names_it_again:
+            error.args = (f"{line}; to type that, first: cd {quoted(file.parent)}",)
+        raise
 
 
 def _target(

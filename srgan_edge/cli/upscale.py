@@ -473,7 +473,13 @@ def check(
     sample: SampleOption = None,
 ) -> None:
     """Check that OUT is IN, or an excerpt of it, upscaled: every frame and packet."""
-    from srgan_edge.transcode.check import differences, lost_tags, moved_chapters
+    from srgan_edge.transcode.check import (
+        differences,
+        heard_ends,
+        lost_layouts,
+        lost_tags,
+        moved_chapters,
+    )
     from srgan_edge.transcode.record import VideoRecord
     from srgan_edge.video.excerpt import Excerpt
 
@@ -483,11 +489,14 @@ def check(
     if found := differences(before, after):
         raise InputDamaged(f"{result} is not {source} upscaled: {'; '.join(found)}")
     packets = sum(len(record.digests) for record in after.packets.values())
+    unkept = [lost for lost in before.info.unkept if lost not in after.info.unkept]
+    lacks = [*before.undescribed, *unkept, *lost_tags(before, after), *lost_layouts(before, after)]
+    lacks += [*heard_ends(before, after), *moved_chapters(before, after)]
     say(
         f"{result} is whole, {before.info.width}x{before.info.height} to "
         f"{after.info.width}x{after.info.height}: {len(before.frames)} frames at their times, "
         f"{packets} packets of audio and subtitles as they were",
-        *(f"it lacks {lost}" for lost in lost_tags(before, after) + moved_chapters(before, after)),
+        *(f"it lacks {lost}" for lost in lacks),
     )
 
 

@@ -1,5 +1,6 @@
 """Statements in the boxes and the main header of a JPEG 2000 file (ISO 15444-1)."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ _UUIDS = {
 _EXIF = b"JpgTiffExif->JP2"
 _COLOR, _OPACITY = 0, 1
 _WHOLE_IMAGE = (0, 0xFFFF)
-_ENCODERS = (b"Created by", b"Kakadu")
+_ENCODER = re.compile(rb"Created by (OpenJPEG|ImageMagick|JasPer)\b|Kakadu-v\d")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _comments(content: bytes, start: int) -> Iterator[Found]:
         if marker == 0x90 or length < 2:
             return
         text = content[place + 6 : place + 2 + length]
-        if marker == 0x64 and not text.startswith(_ENCODERS):
+        if marker == 0x64 and not _ENCODER.match(text):
             yield Found("COM", text.decode("latin-1"))
         place += 2 + length
 

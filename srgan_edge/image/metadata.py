@@ -11,6 +11,7 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, ImageCms
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.ExifTags import IFD, Base
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from srgan_edge.image.colors import are_possible
@@ -237,12 +238,19 @@ def turn_by_pillow(image: Image.Image) -> Turn:
 
 
 def dpi_of(image: Image.Image, exif: Image.Exif) -> tuple[float, float] | None:
-    """Return pixels per inch, across and down; None if the image states none, or nonsense."""
+    """Return pixels per inch, across and down; None if the image states none, or nonsense.
+
+    None, too, for a JPEG whose JFIF states pixels of another shape: its EXIF has dots per inch even
+    where nobody knows them.
+    """
     if isinstance(image, TiffImageFile) and Base.XResolution not in image.tag_v2:
         return None  # Pillow would return 1
     try:
-        dpi = image.info["dpi"] if image.format not in _DPI_IN_EXIF else _dpi_of_exif(exif)
+        dpi = _dpi_of_exif(exif) if _has_dpi_in_exif(image) else image.info["dpi"]
         across, down = (float(dots) for dots in dpi)
+        shape = pixel_shape_of(image, exif) if _has_shape_in_jfif(image) else None
+        if shape is not None and across * shape[1] != down * shape[0]:
+            return None
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return (across, down) if all(_SMALLEST <= dots < 1e6 for dots in (across, down)) else None
@@ -264,20 +272,36 @@ def exif_with_dpi(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
     return PREFIX + extended(block, stated)
 
 
+def _has_dpi_in_exif(image: Image.Image) -> bool:
+    """Return True if `info` has none, or what Pillow makes of a JPEG's EXIF.
+
+    That is equal across and down, of any unit, and 72 where nothing is stated.
+    """
+    if isinstance(image, JpegImageFile):
+        return image.info.get("jfif_unit", 0) == 0
+    return image.format in _DPI_IN_EXIF
+
+
+def _has_shape_in_jfif(image: Image.Image) -> bool:
+    return isinstance(image, JpegImageFile) and image.info.get("jfif_unit") == 0
+
+
 def _dpi_of_exif(exif: Image.Exif) -> tuple[float, float]:
-    unit = {_INCH: 1.0, _CENTIMETER: 2.54}[exif[Base.ResolutionUnit]]
+    unit = {_INCH: 1.0, _CENTIMETER: 2.54}[exif.get(Base.ResolutionUnit, _INCH)]
     return unit * float(exif[Base.XResolution]), unit * float(exif[Base.YResolution])
 
 
-def pixel_shape_of(image: Image.Image) -> tuple[int, int] | None:
+def pixel_shape_of(image: Image.Image, exif: Image.Exif) -> tuple[int, int] | None:
     """Return the numbers of pixels on equal lengths across and down, of whatever unit.
 
     None if pixels are square, or if dots per inch say it.
     """
     info = image.info
     shape = info.get("aspect")
-    if info.get("jfif_unit") == 0:
-        shape = info.get("jfif_density")
+    if exif.get(Base.ResolutionUnit) == _NO_UNIT:
+        shape = exif.get(Base.XResolution), exif.get(Base.YResolution)
+    if info.get("jfif_unit") == 0 and len(set(info["jfif_density"])) == 2:
+        shape = info["jfif_density"]
     if isinstance(image, TiffImageFile) and image.tag_v2.get(Base.ResolutionUnit) == _NO_UNIT:
         shape = info.get("resolution")
     try:

@@ -244,7 +244,7 @@ class ImageReader:
         profile = usable_profile(icc_profile, "GRAY" if gray else "RGB", self.notes)
         exif = exif_of(image, self.notes)
         self._turn = TURNS.get(exif.get(Base.Orientation, 1), TURNS[1])
-        dpi, shape = dpi_of(image, exif), header.pixel_shape or pixel_shape_of(image)
+        dpi, shape = dpi_of(image, exif), header.pixel_shape or pixel_shape_of(image, exif)
         exchanged = self._turn.exchanged or self._turned.exchanged
         if exchanged:
             shape, dpi = shape and shape[::-1], dpi and dpi[::-1]

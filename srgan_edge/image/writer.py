@@ -23,6 +23,7 @@ from srgan_edge.files import open_when_whole
 from srgan_edge.image import png, tiff
 from srgan_edge.image.colors import COLOR_CHUNK_BYTES, TRANSFER_FUNCTION, lost_in, of_tiff_tags
 from srgan_edge.image.metadata import exif_with_dpi
+from srgan_edge.image.opening import RESULT_SUFFIXES
 from srgan_edge.image.still import Samples, StillImage
 
 SUFFIXES: dict[str, str] = {
@@ -36,6 +37,9 @@ SUFFIXES: dict[str, str] = {
     ".bmp": "BMP",
 }
 """Lowercase suffix of an output -> its format."""
+
+IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
+"""Lowercase suffixes of all images that are read, whichever command reads them."""
 
 MAX_PIXELS_AT_ONCE = 2**28
 """Largest result, in pixels, in a format whose encoder needs it whole: 1 GiB of memory."""
@@ -127,7 +131,8 @@ def image_file(
     """Yield a function that takes stripes from the top; `path` appears once all are written.
 
     JPEG has quality 95 and full color resolution (4:4:4), WebP quality 95, GIF 256 colors, TIFF
-    deflate. The file lacks everything that `left_out_by` lists.
+    deflate, with 16-bit gray and transparency as RGBA. The file lacks everything that `left_out_by`
+    lists.
 
     Args:
         like: the image, or any of its rows, used for everything but its pixels.
@@ -143,6 +148,10 @@ def image_file(
     name = format_from_suffix(path)
     has_alpha = _CONTAINERS[name].alpha and like.alpha is not None
     channels = (1 if like.gray else 3) + has_alpha
+    # Pillow, and so many programs, opens no TIFF of deep gray with alpha.
+    in_colors = name == "TIFF" and like.is_deep and channels == 2
+    if in_colors:
+        channels = 4
     with open_when_whole(path, option, overwrite=overwrite, into=into) as file:
         writer = _writer(path, file, like, (width, height), channels)
 
@@ -151,7 +160,8 @@ def image_file(
                 raise UsageError(_no_transparency(path, name))
             for top in range(0, stripe.height, _ROWS_AT_ONCE):
                 rows = stripe.rows(top, top + _ROWS_AT_ONCE)
-                writer.write(samples(rows, with_alpha=has_alpha))
+                values = samples(rows, with_alpha=has_alpha)
+                writer.write(values.take([0, 0, 0, 1], axis=2) if in_colors else values)
 
         yield write
         writer.finish()

@@ -106,6 +106,7 @@ class Child:
     ) -> None:
         self._memory_bytes, self._reports = memory_bytes, reports
         self._read = next(iter(readable), None)
+        self._files = {path: file for path in readable if (file := _file_at(path))}
         self._lock = RLock()  # keeps the socket open while a thread receives
         self._closed = False
         try:
@@ -191,7 +192,8 @@ class Child:
         name, text = message["error"], printable(str(message.get("text"))[:_MAX_TEXT])
         for kind in self._reports:
             if name == kind.__name__:
-                return kind(text)
+                replaced = self._replaced() if kind is InputRefused else None
+                return replaced or kind(text)
         if name == MemoryError.__name__:
             if address_space_is_limited():  # of this process, which its children share
                 return HostMemoryExhausted()
@@ -199,6 +201,18 @@ class Child:
         failure = ChildFailed(f"failed ({text})")
         failure.add_note(str(message.get("trace"))[:_MAX_TEXT])
         return failure
+
+    def _replaced(self) -> InputDamaged | None:
+        """Return an error if a file has another in its place now, which the child may not read.
+
+        One that is missing may come back, with the disk or the folder that it is on.
+        """
+        for path, file in self._files.items():
+            if _file_at(path) not in (None, file):
+                return InputDamaged(
+                    f"{path}: damaged: the file was changed or removed while it was read"
+                )
+        return None
 
     def _kill_group(self) -> None:
         if self._process.returncode is None:  # until then its number is that of no other group
@@ -417,6 +431,14 @@ def _handles(files: list[Path], *folders: Path | None) -> Iterator[list[int]]:
             handles.append(os.open(folder, flags))
             opened.callback(os.close, handles[-1])
         yield handles
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a file, which another one in its place does not share."""
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    return None
 
 
 def _socket_pair() -> tuple[socket.socket, socket.socket]:

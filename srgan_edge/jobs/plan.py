@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from srgan_edge.errors import InputRefused, UsageError, quoted
 from srgan_edge.files import (
     Identity,
     files_below,
+    free_name,
     identity_of,
     identity_of_open,
     is_taken,
@@ -25,7 +27,7 @@ from srgan_edge.files import (
     work_folder_of,
 )
 from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
-from srgan_edge.image.writer import SUFFIXES
+from srgan_edge.image.writer import IMAGE_SUFFIXES, SUFFIXES
 from srgan_edge.jobs.size import Source, WantedSize
 from srgan_edge.steady import Steady
 from srgan_edge.suffixes import VIDEO_SUFFIXES, suffix_by_content
@@ -45,14 +47,14 @@ from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.frame import Encoding, FileOptions, ReaderOptions, VideoInfo
 from srgan_edge.video.nvidia import Decoder
 
-IMAGE_SUFFIXES = frozenset({*SUFFIXES, *RESULT_SUFFIXES})
 KEPT_VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv"})
 """Containers that are kept; a video in any other becomes .mkv, which can hold everything."""
 
 _WRITTEN_VIDEO_SUFFIXES = KEPT_VIDEO_SUFFIXES | {".webm"}
 
 _RESULT_STEM = re.compile(
-    r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?(?:\.partial(?:-\d+)?)?"
+    r"(.+)_(?:x\d+(?:\.\d+)?|\d+[pwk]|\d+x\d+)(?:_excerpt|_sample)?(?:\.partial(?:-\d+)?)?",
+    re.DOTALL,
 )
 """Name of a result, without its extension: that of its source, and the scale or size of its run;
 also of the part that could be made of a damaged one."""
@@ -248,6 +250,10 @@ def plan_jobs(
     except OSError as error:  # the folder is not readable
         raise InputRefused(f"{error.filename}: {error.strerror}") from error
     jobs = _without_results(jobs, overwrite=overwrite, say=say)
+    if not jobs:
+        raise InputRefused(
+            f"{' '.join(inputs)}: only results of an earlier run; to upscale one, name it alone"
+        )
     refuse_clashes(jobs)
     return jobs
 
@@ -369,7 +375,8 @@ def plan_stream(
         outlet.refuse_terminal()
         return Job(source, Path(outlet.name), "video", inlet, outlet)
     if _means_folder(output):
-        raise UsageError(f"-o {output} is a folder; type: -o {output / 'video.mkv'}")
+        named = quoted(free_name(output / "video.mkv", ".mkv"))
+        raise UsageError(f"-o {output} is a folder; type: -o {named}")
     return Job(source, output, "video", inlet)
 
 
@@ -450,7 +457,10 @@ def _jobs_of(
         raise InputRefused(f"{text}: no image or video matches")
     if output is not None and _is_media(output) and not into_folder:
         raise UsageError(f"-o {output} for {text}; type the name of a folder, without a suffix")
-    return [_file_job(match, output, naming, output is not None) for match in matches]
+    return [
+        _file_job(match, output, naming, output is not None)
+        for match in _without_orphans(matches, say)
+    ]
 
 
 def _folder_jobs(
@@ -472,7 +482,7 @@ def _folder_jobs(
     else:
         root = output / folder.resolve().name if several else output
     jobs = []
-    for source in sources:
+    for source in _without_orphans(sources, say):
         target_folder = root / source.relative_to(folder).parent
         jobs.append(_file_job(source, target_folder, naming, into_folder=True))
     return jobs
@@ -560,10 +570,7 @@ def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], N
             if origin is None:
                 kept.append(job)
             else:
-                say(
-                    f"left out {job.source}: by its name it is a result of {origin}; "
-                    "to upscale it, name it alone"
-                )
+                say(_left_out_by_name(job.source, origin))
         elif overwrite:
             raise UsageError(
                 f"{job.source} is an input, and --overwrite would replace it by the result of "
@@ -572,6 +579,32 @@ def _without_results(jobs: list[Job], *, overwrite: bool, say: Callable[[str], N
         else:
             say(f"left out {job.source}: it is the result of {origin}")
     return kept
+
+
+def _left_out_by_name(result: Path, origin: Path) -> str:
+    return (
+        f"left out {result}: by its name it is a result of {origin}; to upscale it, name it alone"
+    )
+
+
+def _without_orphans(found: Iterable[Path], say: Callable[[str], None]) -> Iterator[Path]:
+    """Leave out results of files that are passed over, as their names say not what they are."""
+    for path in found:
+        if origin := _nameless_origin(path):
+            say(_left_out_by_name(path, origin))
+        else:
+            yield path
+
+
+def _nameless_origin(result: Path) -> Path | None:
+    if made := _RESULT_STEM.fullmatch(result.stem):
+        for place in _places_of_originals(result.parent):
+            origin = place / made[1]
+            if not _is_media(origin) and origin.is_file():
+                with suppress(InputRefused):  # it is none by its content, either
+                    if kind_of(origin) == kind_of(result):
+                        return origin
+    return None
 
 
 def _places_of_originals(folder: Path) -> Iterator[Path]:

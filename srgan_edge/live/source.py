@@ -79,6 +79,9 @@ class StreamReader(VideoReader):
         self._inlet, self._timeout_seconds = inlet, timeout_seconds
         self._pipe: ExaminedPipe[Examined | str | None] | None = None
         super().__init__(Path(inlet.name), **reading)
+        self.is_hls = "hls" in self.demuxer.formats
+        self.is_open_ended = self.is_hls and not self.container.duration
+        """True for HLS whose playlist did not state its end when it was opened."""
 
     @property
     def start_seconds(self) -> Fraction:
@@ -87,11 +90,6 @@ class StreamReader(VideoReader):
         copied = (item.packet for item in self._ahead if isinstance(item, CopiedPacket))
         starts = (decoding_seconds(packet) for packet in copied)
         return min((start for start in starts if start is not None), default=first_frame)
-
-    @property
-    def is_open_ended(self) -> bool:
-        """True for HLS whose playlist did not state its end when it was opened."""
-        return "hls" in self.demuxer.formats and not self.container.duration
 
     def _open(self, nvdec: Nvdec | None) -> InputContainer:
         inlet, began = self._inlet, time.monotonic()
@@ -161,7 +159,8 @@ class LiveSource:
 
     A source that signals its end has ended. A live HLS playlist is fetched again for that, since
     reading it ends without an error when its server is gone. A source that does not come back, or
-    comes back as another kind of video, ends with an error. Damage on any connection raises
+    comes back as another kind of video, ends with an error, and so does a playlist that states its
+    end and breaks off, since it would begin anew. Damage on any connection raises
     `InputDamaged` at the end at the latest, unless the frames that were shown make up for it.
 
     Args:
@@ -184,11 +183,13 @@ class LiveSource:
         self._is_paced = paced and address.comes_in_bursts
         self._latest_seconds = Fraction(0)
         self._before = Notes()  # on the connections before `reader`
+        self._gaps = Notes()  # by the clock of the result
 
     @property
     def notes(self) -> Notes:
         """The notes on all connections until now."""
-        return self._before + self.reader.notes
+        found = self._before + self.reader.notes
+        return replace(found, gaps=self._gaps.gaps, first_gap=self._gaps.first_gap)
 
     def open(self) -> StreamReader:
         """Connect and decode the first frame.
@@ -214,7 +215,8 @@ class LiveSource:
                 name = self._address.name
                 lost = InputDamaged(f"{name}: nothing came, though its playlist states no end")
             except InputDamaged as error:
-                if self.reader.demuxer.reached_end:
+                begins_anew = self.reader.is_hls and not self.reader.is_open_ended
+                if self.reader.demuxer.reached_end or begins_anew:
                     raise self._final(str(error)) from error
                 lost = error
             finally:
@@ -279,7 +281,8 @@ class LiveSource:
             seconds = pts * time_base
             gap_seconds = seconds - self._latest_seconds
             if gap_seconds > GAP_SECONDS and gap_seconds > 3 * item.duration * time_base:
-                between = f"{float(self._latest_seconds):.1f} and {float(seconds):.1f} s"
+                self._gaps.add_gap(begins := float(self._latest_seconds), ends := float(seconds))
+                between = f"{begins:.2f} and {ends:.2f} s"
                 self._say(f"{self._address.name}: no frames between {between}")
             if self._is_paced:
                 self._wait_until(float(seconds))

@@ -170,8 +170,7 @@ def upscale_stream(
         )
     if writer.refused:
         raise VideoDamaged(
-            f"{job.source}: damaged: {writer.refused} packets of audio or subtitles cannot be "
-            f"copied; everything else is in {job.target}",
+            f"{job.source}: damaged: {writer.refusal}; everything else is in {job.target}",
             result(job.target),
         )
     return result(job.target)
@@ -371,6 +370,7 @@ def _remarks_after(
     newest: NewestChannel[Item] | None,
 ) -> Iterator[str]:
     """Yield remarks that need the whole video, and the fate of its frames."""
+    yield from (f"left out: {lost}" for lost in writer.left_out_within())
     yield from remarks_after(info, notes, options, writer.nudged)
     dropped = 0 if newest is None else newest.dropped
     if newest is not None:

@@ -87,6 +87,15 @@ class VideoWriter:
         """Copied packets that were too damaged for the container, which the result lacks."""
         return self._muxer.refused
 
+    def left_out_within(self) -> Iterator[str]:
+        """Yield lines as `left_out` has, for what is known only once the packets have passed."""
+        return self._muxer.copies.left_out_within()
+
+    @property
+    def refusal(self) -> str:
+        """Why packets were refused, and how many."""
+        return self._muxer.refusal
+
     def __enter__(self) -> Self:
         target = self._target
         self._life: AbstractContextManager[None] = (

@@ -37,6 +37,22 @@ FILE_RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {"image/*": _FILE, "video/*": _FILE, "multipart/byteranges": _FILE},
     },
 }
+IMAGE_RESPONSES: dict[int | str, dict[str, Any]] = FILE_RESPONSES | {
+    200: FILE_RESPONSES[200]
+    | {
+        "headers": {
+            "x-upscaled-size": {
+                "description": "Width and height of the result",
+                "schema": {"type": "string", "example": "1280x720"},
+            },
+            "x-upscaled-notes": {
+                "description": "What was assumed, left out or done differently: a JSON array of "
+                "strings in ASCII; absent where there is nothing",
+                "schema": {"type": "string", "example": '["photo.jpg: left out: XMP"]'},
+            },
+        }
+    }
+}
 
 _EXAMPLE_JOB = {
     "id": "0f3a5c7e9b1d2f4a6c8e0b2d4f6a8c0e",

@@ -1,7 +1,9 @@
 """Files that a job's client gets: the result, and the page that compares it with its source."""
 
 import base64
+import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from srgan_edge.video.excerpt import Excerpt
 
 COMPARED = "compared.html"
 EXCERPT_SECONDS = 4.0
+_MOST_HEADER_BYTES = 4096
 
 _TYPES = {
     ".png": "image/png",
@@ -77,6 +80,21 @@ def digest_header(sha256: str | None) -> dict[str, str]:
     if sha256 is None:
         return {}
     return {"repr-digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"}
+
+
+def notes_header(notes: Sequence[str]) -> dict[str, str]:
+    """Return the header with the notes on a result: a JSON array in ASCII of at most 4096 bytes.
+
+    Where they are longer, the last entry says how many more there are.
+    """
+    if not notes:
+        return {}
+    for kept in range(len(notes), -1, -1):
+        more = [f"{len(notes) - kept} more"] if kept < len(notes) else []
+        text = json.dumps([*notes[:kept], *more]).replace("\x7f", "\\u007f")
+        if len(text) <= _MOST_HEADER_BYTES:
+            break
+    return {"x-upscaled-notes": text}
 
 
 def compared(job: Job) -> Path:

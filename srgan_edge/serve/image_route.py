@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 
 from srgan_edge.serve import describing
 from srgan_edge.serve.asking import Who, coming_bytes, received
-from srgan_edge.serve.files import ResultFile, digest_header
+from srgan_edge.serve.files import ResultFile, digest_header, notes_header
 from srgan_edge.serve.images import Request as ImageRequest
 from srgan_edge.serve.problems import Problem
 from srgan_edge.serve.requests import new_job, wanted
@@ -26,7 +26,7 @@ def add_upscale(app: FastAPI, service: Service) -> None:
         tags=["images"],
         summary="Upscale an image, and wait for it",
         response_class=FileResponse,
-        responses=describing.FILE_RESPONSES,
+        responses=describing.IMAGE_RESPONSES,
         openapi_extra=describing.upload_body(with_path=False),
     )
     async def upscale(request: Request, who: Who) -> Response:
@@ -50,7 +50,8 @@ def add_upscale(app: FastAPI, service: Service) -> None:
                 raise Problem.of_exit_code(ended.exit_code, ended.error or "no result")
             kept = folder.with_name(f"{folder.name}-result")
             folder.rename(kept)
-        headers = digest_header(ended.sha256) | {"x-upscaled-size": ended.size or ""}
+        headers = digest_header(ended.sha256) | notes_header(ended.notes)
+        headers["x-upscaled-size"] = ended.size or ""
         return ResultFile(kept / ended.result.name, upload.name, headers, removed=kept)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from srgan_edge.errors import InputRefused, printable
 from srgan_edge.files import partial_result
-from srgan_edge.jobs.plan import IMAGE_SUFFIXES, Naming, plan_jobs
+from srgan_edge.image.writer import IMAGE_SUFFIXES
 from srgan_edge.jobs.plan import Job as PlannedJob
+from srgan_edge.jobs.plan import Naming, plan_jobs
 from srgan_edge.suffixes import VIDEO_SUFFIXES
 
 MAX_NAME = 200

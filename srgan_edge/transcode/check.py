@@ -10,9 +10,10 @@ import numpy as np
 
 from srgan_edge.errors import printable
 from srgan_edge.transcode.record import PacketRecord, Timeline, VideoRecord
+from srgan_edge.video.channels import unstated
 
-_NOT_MISSED = {"handler_name", "vendor_id", "creation_time", "variant_bitrate"}
-"""Tags of streams that programs write for themselves; times of files are kept by other means."""
+_NOT_MISSED = {"handler_name", "vendor_id", "variant_bitrate"}
+"""Tags that programs write for themselves."""
 
 _CHAPTER_TICK_SECONDS = 2e-3
 """Containers store times of chapters in milliseconds."""
@@ -60,6 +61,8 @@ def _packet_differences(before: VideoRecord, after: VideoRecord) -> Iterator[str
         return
     shift = _shift_seconds(before, after)
     for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=True):
+        if ours.format.change and not theirs.format.change:
+            yield f"{ours.name} changes {ours.format.change}, and stays the same in the result"
         if len(ours.digests) != len(theirs.digests) and not ours.is_pcm:
             ours, theirs = ours.shown(), theirs.shown()  # one of the two has no edit list
         ours, theirs = ours.with_text(), theirs.with_text()
@@ -90,16 +93,37 @@ def lost_tags(before: VideoRecord, after: VideoRecord) -> list[str]:
     """Return lines for the tags, languages and roles of streams that `after` lacks.
 
     Containers rename tags and reformat times: a tag is kept if its name or its value is there.
+    Where all streams of a type are left out, as timecodes in Matroska, their tags are with them.
     """
     lost = _missing(before.tags, [after.tags])
-    for tags in before.stream_tags:
-        lost += _missing(tags, after.stream_tags)
+    kinds, found = {kind for kind, _ in after.stream_tags}, [tags for _, tags in after.stream_tags]
+    for tags in (tags for kind, tags in before.stream_tags if kind in kinds):
+        missing = _missing(tags, found)
+        lost += [name for name in missing if name != "creation_time"]  # that of the file is kept
     names = ", ".join(dict.fromkeys(printable(name) for name in lost))
     lines = [f"the tags {names}"] if names else []
     for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=False):
         if roles := ", ".join(printable(role) for role in sorted(ours.roles - theirs.roles)):
             lines.append(f"{roles} of {ours.name}")
     return lines
+
+
+def lost_layouts(before: VideoRecord, after: VideoRecord) -> list[str]:
+    """Return a line for each stream of PCM of which `after` does not state the channel layout."""
+    return [
+        f"which loudspeakers {ours.name} is for: {lost}"
+        for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=False)
+        if ours.is_pcm and ours.channels != theirs.channels and (lost := unstated(*ours.channels))
+    ]
+
+
+def heard_ends(before: VideoRecord, after: VideoRecord) -> list[str]:
+    """Return a line for each stream of audio of which `after` plays more of the end."""
+    return [
+        f"that the last {float(more) * 1000:.1f} ms of {ours.name} are not played"
+        for ours, theirs in zip(before.packets.values(), after.packets.values(), strict=False)
+        if (more := ours.cut_seconds - theirs.cut_seconds) > 0
+    ]
 
 
 def moved_chapters(before: VideoRecord, after: VideoRecord) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -11,14 +11,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
-from av.stream import Disposition, Stream
+from av.packet import Packet
+from av.stream import Discard, Disposition, Stream
 
+from srgan_edge.errors import InputDamaged
 from srgan_edge.transcode.proof import CodedPackets
 from srgan_edge.video.aac import without_adts_header
-from srgan_edge.video.audio import PcmConversion, pcm_for
+from srgan_edge.video.audio import PcmConversion, cut_seconds, is_described, pcm_for
+from srgan_edge.video.audio_format import OneFormat, StatedFormat
+from srgan_edge.video.channels import channels_of
+from srgan_edge.video.copies import undescribed
 from srgan_edge.video.excerpt import Excerpt
 from srgan_edge.video.excerpt_reader import open_video
-from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo
+from srgan_edge.video.frame import CopiedPacket, FrameTime, VideoInfo, decoding_seconds
 from srgan_edge.video.muxer import MP4_SUBTITLE_GAP, still_true
 from srgan_edge.video.opening import MAX_RESULT_PIXELS
 from srgan_edge.video.reader import VideoReader
@@ -90,6 +95,14 @@ class PacketRecord:
     """Sizes of the packets of PCM, which containers cut into packets as they like, in bytes."""
     roles: frozenset[str] = frozenset()
     """Language of the stream, and what it is for."""
+    cut_seconds: Fraction = Fraction(0)
+    """The time at the ends of packets that is not played."""
+    channels: tuple[int, str] = (0, "")
+    """Number of channels of audio, and the name of their layout."""
+    stated: StatedFormat | None = None
+    """Reads the format of packets of audio; None: there is nothing to read."""
+    format: OneFormat = field(default_factory=OneFormat)
+    """The format of packets of audio, and its changes."""
     _samples: Any = field(default_factory=hashlib.sha256)
     _before_last: Any = None
     _last_dts: int | None = None
@@ -109,6 +122,9 @@ class PacketRecord:
         self.timeline.add(packet.pts or 0, packet.duration or 0)
         if packet.is_discard:
             self.hidden.add(len(self.digests))
+        if self.stated and (found := self.stated.of(packet)) is not None:
+            self.format.has(found, float(decoding_seconds(packet) or 0))
+        self.cut_seconds += cut_seconds(packet)
         content = bytes(packet)
         if self.name == "audio aac":
             content = without_adts_header(content)
@@ -181,8 +197,10 @@ class VideoRecord:
     """Start and end of each chapter."""
     tags: dict[str, str]
     """Tags of the whole file that are true of a copy of it."""
-    stream_tags: list[dict[str, str]]
-    """The same for each stream."""
+    stream_tags: list[tuple[str, dict[str, str]]]
+    """The type of each stream that results can have, and the same of it."""
+    undescribed: list[str]
+    """A line for each stream of audio that no result has, as nothing describes it."""
     files: frozenset[int]
     """Digests of cover art and of attached files."""
 
@@ -205,6 +223,8 @@ class VideoRecord:
                     f"{stream.type} {codec}",
                     Timeline(stream.time_base or Fraction(1, 1000)),
                     roles=_roles_of(stream),
+                    channels=_channels_of(stream),
+                    stated=StatedFormat(stream),
                 )
                 for stream, codec in codecs.items()
                 if codec is not None
@@ -219,7 +239,16 @@ class VideoRecord:
                 if (base := it["time_base"])
             ],
             tags=still_true(reader.container.metadata),
-            stream_tags=[still_true(stream.metadata) for stream in reader.container.streams],
+            stream_tags=[
+                (stream.type, still_true(stream.metadata))
+                for stream in reader.container.streams
+                if _is_kept(stream, reader)
+            ],
+            undescribed=[
+                undescribed(stream)
+                for stream in reader.container.streams
+                if not is_described(stream)
+            ],
             files=frozenset(digest(content) for content in reader.attached.values()),
         )
 
@@ -258,14 +287,14 @@ class VideoRecord:
                 if isinstance(item, FrameTime):
                     record.frames.add(item.pts, item.duration)
                 elif (conversion := conversions.get(item.packet.stream_index)) is not None:
-                    for packet in conversion.packets(item.packet):
-                        record.packets[item.packet.stream_index].add(CopiedPacket(packet))
+                    for packet in _converted(path, conversion, item.packet):
+                        record.packets[item.packet.stream_index].add(packet)
                 else:
                     record.packets[item.packet.stream_index].add(item)
                 on_step()
             for index, conversion in conversions.items():
-                for packet in conversion.packets(None):
-                    record.packets[index].add(CopiedPacket(packet))
+                for packet in _converted(path, conversion, None):
+                    record.packets[index].add(packet)
         return record
 
     @classmethod
@@ -303,6 +332,28 @@ def _conversions(reader: VideoReader, like: VideoRecord) -> dict[int, PcmConvers
         if theirs.name == f"audio {codec}":
             found[stream.index] = PcmConversion(stream, codec)
     return found
+
+
+def _converted(
+    path: Path, conversion: PcmConversion, packet: "Packet[Stream] | None"
+) -> Iterator[CopiedPacket]:
+    try:
+        for converted in conversion.packets(packet):
+            yield CopiedPacket(converted)
+    except InputDamaged as error:
+        raise InputDamaged(f"{path}: damaged: {error}") from error
+
+
+def _is_kept(stream: Stream, reader: VideoReader) -> bool:
+    """Return True for a stream that results have, if their container has any of its type."""
+    if stream.discard == Discard.all:  # it has the titles of chapters, which are kept
+        return False
+    is_known = stream is reader.video or stream in reader.copied or stream.index in reader.attached
+    return is_known or stream.type == "data"
+
+
+def _channels_of(stream: Stream) -> tuple[int, str]:
+    return channels_of(stream.codec_context) if isinstance(stream, AudioStream) else (0, "")
 
 
 def _roles_of(stream: Stream) -> frozenset[str]:

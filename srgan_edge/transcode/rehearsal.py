@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +19,12 @@ from av.packet import Packet
 from av.video.format import VideoFormat
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, UsageError, quoted
+from srgan_edge.files import free_name
 from srgan_edge.transcode.check import differences, lost_tags, moved_chapters
-from srgan_edge.transcode.record import VideoRecord, digest
+from srgan_edge.transcode.record import Timeline, VideoRecord, digest
+from srgan_edge.transcode.segments import decoding_times
 from srgan_edge.video.audio import AudioHandling
+from srgan_edge.video.clock import MOST_REORDERED
 from srgan_edge.video.color import MATRICES, RGB, ColorDescription
 from srgan_edge.video.container import CONTAINERS
 from srgan_edge.video.copies import Copies, describe
@@ -42,6 +45,9 @@ from srgan_edge.video.reader import VideoReader
 
 _SMALL_SIDE = 256
 """Width and height in pixels of the frames that stand for those of the result."""
+
+_FRAMES_REORDERED = MOST_REORDERED + 8
+"""Frames that show the order in which an encoder puts them."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,13 @@ def _others(order: Order) -> Iterator[tuple[str, Order]]:
     target = Path(order.target)
     for suffix in (".mkv", ".mov", ".mp4"):
         if CONTAINERS.get(target.suffix.lower()) != CONTAINERS[suffix]:
-            yield f"-o {quoted(target.with_suffix(suffix))}", _with_suffix(order, suffix)
+            yield f"-o {quoted(free_name(target, suffix))}", _with_suffix(order, suffix)
     if order.audio != "drop":
         yield "--audio drop", replace(order, audio="drop")
     x264, ffv1 = (replace(order.encoding, codec=codec) for codec in ("libx264", "ffv1"))
     yield "-c libx264", replace(order, encoding=x264)
     in_matroska = replace(_with_suffix(order, ".mkv"), encoding=ffv1)
-    yield f"-c ffv1 -o {quoted(target.with_suffix('.mkv'))}", in_matroska
+    yield f"-c ffv1 -o {quoted(free_name(target, '.mkv'))}", in_matroska
     plain = replace(x264, pixel_format="yuv420p")
     yield "-c libx264 --pix-fmt yuv420p", replace(order, encoding=plain)
 
@@ -134,10 +140,13 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
         ):
             encoder = VideoEncoder(reader.info, order.size, order.encoding)
             muxer.open(file, encoder)
+            most_seconds = muxer.most_seconds_ahead
             expected = _write(muxer, reader, encoder, on_step)
+            changes = [*muxer.copies.format_changes()]
+            changes += _too_far_ahead(encoder, reader.info, expected.frames, most_seconds)
             remarks = (*muxer.copies.changed, *encoder.remarks)
             found = _read(file, order, on_step)
-            left_out = [*muxer.copies.left_out, *muxer.copies.hidden_between()]
+            left_out = [*muxer.copies.left_out, *muxer.copies.left_out_within()]
             # Some of it the container keeps, such as Matroska's StereoMode.
             left_out += [lost for lost in encoder.left_out if lost not in found.info.unkept]
             lost = [*_lost_files(muxer.copies, reader, found), *lost_tags(expected, found)]
@@ -145,7 +154,7 @@ def _tried(order: Order, on_step: Callable[[], None]) -> tuple[Rehearsal, list[s
         unstated = _unstated_colors(encoder, found.info.color)
         rehearsal = Rehearsal((*left_out, *lost, *unstated), remarks)
         wrong = [*_wrong_pixels(encoder, found.info), *_wrong_colors(encoder, found.info.color)]
-        return rehearsal, [*differences(expected, found, order.size), *wrong]
+        return rehearsal, [*changes, *differences(expected, found, order.size), *wrong]
     finally:
         file.unlink(missing_ok=True)
 
@@ -191,6 +200,40 @@ def _read(file: Path, order: Order, on_step: Callable[[], None]) -> VideoRecord:
         why = str(error).removeprefix(f"{file}: ").partition("; ")[0]
         written = f"{order.encoding.codec} in {Path(order.target).name}"
         raise Unfit(f"{written} could not be read again: {why}") from error
+
+
+def _too_far_ahead(
+    encoder: VideoEncoder, info: VideoInfo, frames: Timeline, most_seconds: float
+) -> Iterator[str]:
+    """Describe a pause across which a container cannot state the order of B-frames."""
+    most, shown = most_seconds / float(info.time_base), np.asarray(frames.pts)
+    if len(shown) < 3 or 2 * MOST_REORDERED * int(np.diff(shown).max()) <= most:
+        return
+    earlier, later = _places_moved(encoder, info)
+    if not later:
+        return
+    decoded = np.fromiter(decoding_times(iter(frames.pts), later), np.int64, len(shown))
+    latest = shown[np.minimum(np.arange(len(shown)) + earlier, len(shown) - 1)]
+    if (ahead := int((latest - decoded).max())) > most:
+        yield (
+            f"its pauses are too long for B-frames: one would be decoded "
+            f"{ahead * float(info.time_base):.0f} s ahead of its time, and {most_seconds:.0f} s is "
+            "the most that all players read"
+        )
+
+
+def _places_moved(encoder: VideoEncoder, info: VideoInfo) -> tuple[int, int]:
+    """Return the most places by which frames are decoded earlier, and later, than shown."""
+    for size in ((_SMALL_SIDE, _SMALL_SIDE), encoder.size):
+        trial = VideoEncoder(info, size, encoder.encoding)
+        black = np.zeros((_SMALL_SIDE, _SMALL_SIDE, 3), np.uint8)
+        frames = (Frame(black, number, 1) for number in range(_FRAMES_REORDERED))
+        with av.open(io.BytesIO(), "w", format="nut") as nowhere, suppress(UsageError):
+            trial.add_to(nowhere)
+            packets = [*chain.from_iterable(map(trial.encode, frames)), *trial.finish()]
+            moved = [(packet.pts or 0) - place for place, packet in enumerate(packets)]
+            return max(moved), -min(moved)
+    return 0, 0
 
 
 def _wrong_pixels(encoder: VideoEncoder, read: VideoInfo) -> list[str]:

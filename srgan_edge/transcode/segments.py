@@ -209,7 +209,7 @@ def read_segments(
     """
     reorder = max((segment.reorder for _, segment in work.finished()), default=0)
     shown = chain.from_iterable(segment.pts for _, segment in work.finished())
-    decoding_times = _decoding_times(shown, reorder)
+    decoded = decoding_times(shown, reorder)
     for file, segment in work.finished():
         with av.open(f"file:{file.absolute()}", format="nut", options=_NO_DECODER) as container:
             packets = [packet for packet in container.demux(video=0) if packet.size]
@@ -222,11 +222,11 @@ def read_segments(
             number = place[_pts(packet)]
             packet.time_base = time_base
             packet.pts, packet.duration = segment.pts[number], segment.durations[number]
-            packet.dts = next(decoding_times)
+            packet.dts = next(decoded)
             yield packet
 
 
-def _decoding_times(shown: Iterator[int], reorder: int) -> Iterator[int]:
+def decoding_times(shown: Iterator[int], reorder: int) -> Iterator[int]:
     """Yield the rising times `shown`, delayed by `reorder` places.
 
     They are preceded by `reorder` times at the distances of the first ones.

@@ -236,7 +236,7 @@ class WorkFolder:
             file.write_text(json.dumps(job, indent=1, sort_keys=True) + "\n")
 
     def job(self) -> dict[str, Any] | None:
-        """Return the job that was started here; None if there was none."""
+        """Return the job that was started here; None if there was none, empty if it is broken."""
         try:
             found = json.loads((self.path / "job.json").read_text())
         except FileNotFoundError:
@@ -316,6 +316,11 @@ def open_work_folder(
             started = work.job()
             if started is None or restart:
                 work.start_afresh(job)
+            elif not started:
+                raise UsageError(
+                    f"{path / 'job.json'} is empty or broken, so that whose work is in {path.name} "
+                    "is unknown; add --restart to start over, or name another file with -o"
+                )
             elif started != job:
                 raise UsageError(
                     f"{path} belongs to another job: {_difference(started, job)}, or add --restart "

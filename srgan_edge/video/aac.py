@@ -3,6 +3,8 @@
 from av.audio.codeccontext import AudioCodecContext
 from av.stream import Stream
 
+from srgan_edge.video.channels import channels_in_words, channels_of
+
 # AAC, ISO/IEC 14496-3: 1.6.2.1 (AudioSpecificConfig, once per stream) and 1.A.2.2 (ADTS, a header
 # before each frame).
 _SAMPLE_RATES = (
@@ -10,6 +12,8 @@ _SAMPLE_RATES = (
 )
 _ADTS_SYNC, _ADTS_SYNC_BITS = 0xFFF0, 0xFFF6  # twelve bits that are set, and the layer, which is 0
 _LOW_COMPLEXITY = 2  # audio object type
+_OBJECTS = {1: "Main", _LOW_COMPLEXITY: "LC", 3: "SSR", 4: "LTP", 5: "HE", 29: "HE v2"}
+_CHANNELS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8}  # by their configuration
 
 
 def describe_aac(stream: Stream, added: Stream) -> None:
@@ -20,7 +24,8 @@ def describe_aac(stream: Stream, added: Stream) -> None:
         and (context.name, context.profile) == ("aac", "LC")
         and not context.extradata
     ):
-        config = low_complexity_config(context.sample_rate, context.layout.nb_channels)
+        channels, _ = channels_of(context)
+        config = low_complexity_config(context.sample_rate, channels)
         added.codec_context.extradata = config
 
 
@@ -34,8 +39,35 @@ def low_complexity_config(sample_rate: int, channels: int) -> bytes | None:
     return config.to_bytes(2, "big")
 
 
+def adts_format(frame: bytes) -> str | None:
+    """Return what the ADTS header of a frame states, in words; None if it has none."""
+    if not _has_adts_header(frame):
+        return None
+    header = int.from_bytes(frame[:4], "big")
+    return _in_words((header >> 14 & 3) + 1, header >> 10 & 15, header >> 6 & 7)
+
+
+def config_format(config: bytes) -> str:
+    """Return what an AudioSpecificConfig states, in words."""
+    start = int.from_bytes(config[:2], "big")
+    return _in_words(start >> 11, start >> 7 & 15, start >> 3 & 15)
+
+
 def without_adts_header(frame: bytes) -> bytes:
     """Return an AAC frame without its ADTS header of seven bytes, or nine with a checksum."""
-    if int.from_bytes(frame[:2], "big") & _ADTS_SYNC_BITS != _ADTS_SYNC:
+    if not _has_adts_header(frame):
         return frame
     return frame[7 if frame[1] & 1 else 9 :]
+
+
+def _in_words(audio_object: int, frequency_index: int, configuration: int) -> str:
+    kind = _OBJECTS.get(audio_object, f"audio object {audio_object}")
+    known = frequency_index < len(_SAMPLE_RATES)
+    rate = f"{_SAMPLE_RATES[frequency_index]} Hz" if known else "another rate"
+    if configuration not in _CHANNELS:
+        return f"{kind}, {rate}, other channels"
+    return f"{kind}, {rate}, {channels_in_words(_CHANNELS[configuration])}"
+
+
+def _has_adts_header(frame: bytes) -> bool:
+    return len(frame) > 6 and int.from_bytes(frame[:2], "big") & _ADTS_SYNC_BITS == _ADTS_SYNC

@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from typing import Any, Literal
 
 import av
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
@@ -23,6 +25,8 @@ from av.packet import Packet
 from av.stream import Stream
 
 from srgan_edge.errors import InputDamaged
+from srgan_edge.video.audio_format import OneFormat
+from srgan_edge.video.channels import channels_in_words, channels_of, plain_layout
 
 AudioHandling = Literal["convert", "copy", "drop"]
 """`convert` turns audio that a container cannot hold into PCM and copies the rest."""
@@ -44,7 +48,16 @@ def is_described(stream: Stream) -> bool:
     context = stream.codec_context
     if not isinstance(context, AudioCodecContext):
         return True
-    return context.sample_rate > 0 and context.layout.nb_channels > 0
+    return context.sample_rate > 0 and channels_of(context)[0] > 0
+
+
+def cut_seconds(packet: "Packet[Stream]") -> Fraction:
+    """Return how much of the end of a packet is not played, such as what fills up the last one."""
+    if not packet.has_sidedata("skip_samples"):
+        return Fraction(0)
+    samples = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[4:8], "little")
+    context = packet.stream.codec_context
+    return Fraction(samples, getattr(context, "sample_rate", 0) or 48_000)
 
 
 def add_copy(output: OutputContainer, stream: Stream) -> Stream:
@@ -91,7 +104,15 @@ class PcmConversion:
     def __init__(self, stream: AudioStream, codec: str) -> None:
         """`codec` is that of `pcm_for`."""
         self.codec = codec
+        context = stream.codec_context
+        channels, layout = channels_of(context)
+        self.format = OneFormat(_format(context.sample_rate, channels, context.format.name))
+        """Sees to it that all of the PCM is of one format."""
         self._stream = stream
+        # One that has no list of channels, which would be freed with each decoded frame:
+        self._layout = plain_layout(channels, layout)
+        if not context.is_open:
+            context.layout = AudioLayout(self._layout)
 
     def add_to(self, output: OutputContainer) -> Stream:
         """Add the stream for the converted packets.
@@ -102,7 +123,7 @@ class PcmConversion:
         context = self._stream.codec_context
         added = output.add_stream(self.codec, rate=context.sample_rate)
         assert isinstance(added, AudioStream)
-        added.codec_context.layout = context.layout
+        added.codec_context.layout = AudioLayout(self._layout)
         added.time_base = self._stream.time_base
         return added
 
@@ -120,13 +141,19 @@ class PcmConversion:
         """Yield the PCM of one packet, or of what the decoder still holds.
 
         Raises:
-            InputDamaged: The packet cannot be decoded.
+            InputDamaged: The packet cannot be decoded, or is in another format than those before.
         """
         try:
             frames = self._stream.codec_context.decode(packet)
         except av.FFmpegError as error:
             raise InputDamaged(f"audio cannot be decoded: {error.strerror}") from error
         for frame in frames:
+            found = _format(frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if not self.format.has(found, frame.time or 0.0):
+                raise InputDamaged(
+                    f"audio becomes {found} at {frame.time or 0:.2f} s, and has to be of one "
+                    "format to be PCM"
+                )
             yield self._packet(frame)
 
     def _packet(self, frame: AudioFrame) -> "Packet[Stream]":
@@ -151,6 +178,10 @@ class PcmConversion:
         if words[:, 0].any():
             raise InputDamaged("audio of 24 bits has more when it is decoded")
         return words[:, 1:].tobytes()
+
+
+def _format(sample_rate: int, channels: int, samples: str) -> str:
+    return f"{sample_rate} Hz, {channels_in_words(channels)}, {samples}"
 
 
 def _header(container_format: str) -> OutputContainer:

@@ -16,8 +16,10 @@ from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
 MOST_REORDERED = 32
 """Packets after which the one to be shown first is known: codecs refer to 16 frames at most."""
 
+LONGEST_GAP_SECONDS = 1
+"""Longest time without a frame that is no gap where frames state no durations."""
+
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
-_LONGEST_GAP_SECONDS = 1
 _GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
 
@@ -65,11 +67,10 @@ class FrameClock:
     def _note_gap(self, pts: int) -> None:
         assert self._last is not None
         end = self._last.pts + self._last.duration
-        if self._states_gaps or (pts - end) * self._time_base <= _LONGEST_GAP_SECONDS:
+        if self._states_gaps or (pts - end) * self._time_base <= LONGEST_GAP_SECONDS:
             return
         begins, ends = (float(ticks * self._time_base) for ticks in (end, pts))
-        self._notes.gaps += 1
-        self._notes.first_gap = self._notes.first_gap or f"{begins:.2f} to {ends:.2f} s"
+        self._notes.add_gap(begins, ends)
 
 
 class ShownTimes:

@@ -9,6 +9,7 @@ from typing import Self
 import av
 
 from srgan_edge.errors import UsageError, quoted
+from srgan_edge.files import free_name
 from srgan_edge.video.endpoint import OutputPipe
 from srgan_edge.video.reader import VideoReader
 
@@ -65,7 +66,7 @@ class Container:
         if self.is_pipe:
             return f"use --pipe-format {'nut' if self.is_matroska else 'matroska'}"
         suffix = source.suffix if self.is_matroska and source.suffix in CONTAINERS else ".mkv"
-        return f"use -o {quoted(self.path.with_suffix(suffix))}"
+        return f"use -o {quoted(free_name(self.path, suffix))}"
 
     def for_codec(self, codec: str) -> str:
         """Advise somebody whose video codec does not fit into this container."""
@@ -73,7 +74,7 @@ class Container:
             names = {it: f"--pipe-format {it}" for it in ("matroska", "nut")}
         else:
             suffixes = (".mkv", ".mov", ".mp4")
-            names = {CONTAINERS[it]: f"-o {quoted(self.path.with_suffix(it))}" for it in suffixes}
+            names = {CONTAINERS[it]: f"-o {quoted(free_name(self.path, it))}" for it in suffixes}
         return f"use {next((names[it] for it in names if _holds(it, codec)), '-c libx264')}"
 
     def options(self, reader: VideoReader) -> dict[str, str]:

@@ -17,13 +17,19 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.video.clock import duration_until
+from srgan_edge.video.clock import LONGEST_GAP_SECONDS, duration_until
 from srgan_edge.video.frame import FrameTime, Notes, VideoPacket
+from srgan_edge.video.mpeg4 import is_not_coded, time_bits
 from srgan_edge.video.nvidia import Nvdec, NvdecFailed
+from srgan_edge.video.truncation import has_broken_slice
 
 _ONE_FRAME = Fraction(3, 4)  # of a period: the two fields of a frame are half a period apart
 
-_STRICT_OPTIONS = {"mjpeg": {"err_detect": "explode"}}
+_STRICT_OPTIONS = {
+    "mjpeg": {"err_detect": "explode"},
+    "png": {"err_detect": "crccheck+explode"},
+    "apng": {"err_detect": "crccheck+explode"},
+}
 """Codec -> options with which its decoder reports damage that it only logs without them."""
 
 _BWDIF = "mode=send_frame:parity=auto:deint=interlaced"
@@ -85,6 +91,8 @@ class VideoDecoder:
         self._first_pts: int | None = None  # in the order of the file
         self._shape: Fraction | None = None  # width of a pixel divided by its height, at first
         context = stream.codec_context
+        self._time_bits = time_bits(context.extradata or b"") if context.name == "mpeg4" else None
+        self._has_checksums = context.name == "ffv1" and bool(context.extradata)  # from version 3
         context.thread_type = "FRAME" if frames_at_once else "SLICE"
         context.options = context.options | _STRICT_OPTIONS.get(context.name, {})
 
@@ -96,6 +104,8 @@ class VideoDecoder:
             self._ledger.send(packet.pts, packet.duration or 0)
             if self._first_pts is None:
                 self._first_pts = packet.pts
+        if self._has_checksums and has_broken_slice(bytes(packet)):
+            self._note_broken_part(packet.dts if packet.pts is None else packet.pts)
         yield from self._progressive(self._decoded(packet))
 
     def finish(self) -> Iterator[DecodedFrame]:
@@ -131,12 +141,16 @@ class VideoDecoder:
             yield from self._deinterlacer.push(decoded) if self._deinterlacer else (decoded,)
 
     def is_shown(self, packet: "VideoPacket | Packet[Stream]") -> bool:
-        """Return False for frames outside of an edit list, or for reference only.
+        """Return False for frames outside of an edit list, for reference only, or not coded.
 
         VP8 has `show_frame` for that: RFC 6386, section 9.1.
         """
+        if packet.is_discard:
+            return False
+        if self._time_bits is not None:
+            return not is_not_coded(bytes(packet), self._time_bits)
         is_vp8 = self._stream.codec_context.name == "vp8"
-        return not packet.is_discard and (not is_vp8 or bool(memoryview(packet)[0] & 0x10))
+        return not is_vp8 or bool(memoryview(packet)[0] & 0x10)
 
     def _decoded(self, packet: "VideoPacket | None") -> Iterator[DecodedFrame]:
         try:
@@ -151,19 +165,29 @@ class VideoDecoder:
         for frame in frames:
             pts = _stated_time(frame)
             if frame.is_corrupt:
-                seconds = (pts or 0) * self._time_base
-                self._notes.damage.add(
-                    "part of a frame is missing", seconds, repaired=self._conceal
-                )
+                self._note_broken_part(pts)
             if frame.pts is not None:
                 if self._conceal and frame.pts in self._lost:
                     continue  # too late: a replacement was already shown
                 self._lost.discard(frame.pts)
+                if self._last is None:
+                    self._note_start(frame.pts)
                 unseen = self._ledger.receive(frame.pts, has_fields=frame.interlaced_frame)
                 yield from self._make_up_for(unseen, frame)
             self._last = frame
             self._note_shape(pts)
             yield DecodedFrame(frame, pts, frame.duration)
+
+    def _note_start(self, first: int) -> None:
+        """Note packets at the start that refer to frames from before it, as in cut recordings."""
+        begins, ends = (float((pts or 0) * self._time_base) for pts in (self._first_pts, first))
+        if not self._one_to_one and ends - begins > LONGEST_GAP_SECONDS:
+            self._notes.add_gap(begins, ends, " (before its first keyframe)")
+
+    def _note_broken_part(self, pts: int | None) -> None:
+        """Note a frame of which the decoder shows a part as it was in the frame before."""
+        seconds = (pts or 0) * self._time_base
+        self._notes.damage.add("part of a frame is missing", seconds, repaired=self._conceal)
 
     def _note_shape(self, pts: int | None) -> None:
         """Note the first change of the shape of pixels, which broadcasts make between programs."""

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -12,7 +14,7 @@ from av.stream import Discard, Stream
 from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputRefused
-from srgan_edge.video.clock import time_of
+from srgan_edge.video.clock import LONGEST_GAP_SECONDS, time_of
 from srgan_edge.video.frame import Notes
 from srgan_edge.video.opening import FileIdentity, file_identity, is_copied
 from srgan_edge.video.transport import Examined, examined
@@ -22,8 +24,10 @@ from srgan_edge.video.truncation import (
     find_flv_break,
     find_fragment_break,
     find_ogg_break,
+    find_second_movie,
     find_wrong_checksum,
     find_y4m_break,
+    is_in_fragments,
     missing_bytes,
 )
 
@@ -60,6 +64,7 @@ class Demuxer:
         self._end_seconds = Fraction(0)  # of any packet: the last in the file may not end last
         self._text_end_seconds = Fraction(0)  # of subtitles, which may be shown after all else
         self._shown_end_seconds = Fraction(0)  # of the video
+        self._decoded_until: int | None = None  # in ticks of the video
         self._hidden_seconds = Fraction(0)  # of the frame before the first that is shown
         self._foreign_packets = 0  # since another recording has begun
         self._gone_back: set[int] = set()  # streams of which it has, by index
@@ -77,15 +82,15 @@ class Demuxer:
         while True:
             try:
                 packet = next(packets, None)
+            except (av.error.BlockingIOError, IndexError):
+                # 64 KiB of a transport stream without a packet, or a stream that begins late.
+                packets = self._container.demux()
+                continue
             except av.FFmpegError as error:
                 silent = isinstance(error, av.error.ExitError)  # by the timeout of a live source
                 self.broke_off = "nothing came in time" if silent else str(error.strerror)
                 self._notes.damage.add(self.broke_off, self._end_seconds)
                 return
-            except IndexError:  # PyAV knows the streams that were found at the start
-                self._notes.add_unkept(["a stream that begins later than all others"])
-                packets = self._container.demux()
-                continue
             if packet is None:
                 self.reached_end = True
                 return
@@ -106,6 +111,20 @@ class Demuxer:
             self._count(packet)
             yield packet
 
+    def note_late_streams(self) -> None:
+        """Record that streams were found after the start, of which PyAV passes nothing on.
+
+        Only FFmpeg's description of the input counts them, which it writes to its log. No thread of
+        FFmpeg may be decoding: it could wait for the log.
+        """
+        av.logging.set_level(av.logging.INFO)
+        try:
+            described: str = self._container.dumps_format()  # type: ignore[attr-defined]
+        finally:
+            av.logging.set_level(None)
+        if len(re.findall(r"^  Stream #", described, re.MULTILINE)) > len(self._container.streams):
+            self._notes.add_unkept(["a stream that begins later than all others"])
+
     def examine_file(self, opened: FileIdentity, *, conceal: bool, from_start: bool = True) -> None:
         """Record what is missing or changed in a file that was read to its end.
 
@@ -125,10 +144,11 @@ class Demuxer:
             elif changed := find_wrong_checksum(path):
                 damage.add(changed, repaired=conceal)
         elif self.formats & {"mov", "avi"}:
-            missing = max(missing_bytes(path), self._end_of_index() - self._container.size)
+            end = self._end_of_index()
+            missing = max(missing_bytes(path), end - self._container.size)
             if missing > 0:
                 damage.add(f"cut off, {missing} bytes are missing")
-            elif broken := find_fragment_break(path):
+            elif broken := find_fragment_break(path) or find_second_movie(path, end):
                 damage.add(broken)
         elif "mpegts" in self.formats:
             self.note_transport(examined(path, self.pids), conceal=conceal)
@@ -215,6 +235,8 @@ class Demuxer:
         self._frame_bytes = self._frame_bytes or packet.size
         is_video = packet.stream_index == self._video.index
         self._video_packets += is_video
+        if is_video and "mov" in self.formats:
+            self._note_hole(packet)
         start = time_of(packet)
         if start is not None and packet.time_base:
             before = self._last_start.get(packet.stream_index, start)
@@ -229,6 +251,27 @@ class Demuxer:
                 self._shown_end_seconds = max(self._shown_end_seconds, end_seconds)
             elif is_video and end_seconds == 0:
                 self._hidden_seconds = duration * packet.time_base
+
+    def _note_hole(self, packet: "Packet[Stream]") -> None:
+        """Record that fragments of MP4 are missing, which a download may have passed over.
+
+        Each states the time at which it is decoded. Without fragments, packets follow one another.
+        """
+        if packet.dts is None or packet.pts is None or not packet.time_base:
+            return
+        until, self._decoded_until = self._decoded_until, packet.dts + (packet.duration or 0)
+        hole_ticks = 0 if until is None else packet.dts - until
+        if hole_ticks * packet.time_base > LONGEST_GAP_SECONDS and self._in_fragments:
+            shown = (packet.pts - hole_ticks, packet.pts)
+            begins, ends = (float(ticks * packet.time_base) for ticks in shown)
+            self._notes.add_gap(begins, ends)
+
+    @cached_property
+    def _in_fragments(self) -> bool:
+        """MP4 is in fragments, as all of it is that comes through a pipe."""
+        with suppress(OSError):
+            return not self._path.is_file() or is_in_fragments(self._path)
+        return False
 
     def _is_of_another_recording(self, packet: "Packet[Stream]") -> bool:
         """Check whether time went back.

@@ -100,6 +100,7 @@ class _SpanReader(VideoReader):
             )
             for decoded in map(self._timed, decoder.finish()):
                 yield from span.only(decoded)
+            self.demuxer.note_late_streams()
         decoder.note_losses()
 
     def _timed(self, decoded: DecodedFrame) -> DecodedFrame:

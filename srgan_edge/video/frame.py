@@ -237,6 +237,11 @@ class Notes:
         """Record metadata on a frame that is not kept, each name once."""
         self.unkept = tuple(dict.fromkeys((*self.unkept, *names)))
 
+    def add_gap(self, begins: float, ends: float, why: str = "") -> None:
+        """Record a place without frames, from and to a time in seconds."""
+        self.gaps += 1
+        self.first_gap = self.first_gap or f"{begins:.2f} to {ends:.2f} s{why}"
+
     def __add__(self, later: "Notes") -> "Notes":
         """Return the notes on two parts of one video, `self` being the first part."""
         return Notes(

@@ -4,6 +4,7 @@ Chapters, tags and attachments are copied as they are; `copies` decides about au
 other streams. What the container cannot keep is refused before the first packet.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,9 @@ _OWN_METADATA = {
     "_STATISTICS_WRITING_DATE_UTC",
     "_STATISTICS_TAGS",
 }
+
+_MOST_OFFSET_TICKS = 2**28 - 1
+"""The longest time from decoding to showing a frame in MP4: FFmpeg ignores all if one is longer."""
 
 MP4_SUBTITLE_GAP = b"\0\0"
 """An empty text, for the time in which there is none."""
@@ -100,9 +104,22 @@ class VideoMuxer:
         return self._refused + self.copies.undecodable
 
     @property
+    def refusal(self) -> str:
+        """Why packets were refused, and how many."""
+        count = f"{self.refused} packets of audio or subtitles cannot be copied"
+        return "; ".join([*self.copies.format_changes(), count])
+
+    @property
     def nudged(self) -> int:
         """Copied packets moved forward because they were not later than the one before."""
         return self._times.nudged
+
+    @property
+    def most_seconds_ahead(self) -> float:
+        """The longest time from decoding to showing a frame that the open file can state."""
+        if not self._target.is_mp4 or self._video.time_base is None:
+            return math.inf
+        return float(_MOST_OFFSET_TICKS * self._video.time_base)
 
     def open(self, file: Path | OutputPipe, encoder: VideoEncoder) -> None:
         """Write the header to `file`, with the video stream of `encoder`.

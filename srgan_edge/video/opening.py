@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.files import WHOLE_BYTES, content_sha256, first_bytes
+from srgan_edge.video.audio import is_described
 from srgan_edge.video.color import (
     MATRICES,
     RGB,
@@ -295,5 +296,9 @@ def color_of(frame: VideoFrame) -> ColorDescription:
 
 
 def is_copied(stream: Stream) -> bool:
-    """Return True if the packets of a stream are copied to the result: audio and subtitles."""
-    return stream.type in ("audio", "subtitle") and stream.codec_context is not None
+    """Return True if the packets of a stream are copied to the result: audio and subtitles.
+
+    Audio that nothing describes fits into no container.
+    """
+    is_kept = stream.type in ("audio", "subtitle") and stream.codec_context is not None
+    return is_kept and is_described(stream)

@@ -44,7 +44,9 @@ from srgan_edge.video.opening import (
     refuse_losses,
     refuse_unreadable,
 )
+from srgan_edge.video.services import unkept_services
 from srgan_edge.video.unkept import unkept_elements
+from srgan_edge.video.unkept_boxes import unkept_boxes
 
 if TYPE_CHECKING:  # only in the description of its types
     from av.container.core import Chapter
@@ -257,7 +259,9 @@ class VideoReader:
         return open_container(self.path, nvdec, self._max_pixels)
 
     def _unkept_elements(self) -> list[str]:
-        return unkept_elements(self.path) if "matroska" in self.demuxer.formats else []
+        readers = {"matroska": unkept_elements, "mov": unkept_boxes, "mpegts": unkept_services}
+        chosen = (read for kind, read in readers.items() if kind in self.demuxer.formats)
+        return [line for read in chosen for line in read(self.path)]
 
     def _first_frame(self) -> DecodedFrame:
         """Decode up to the first frame, which has facts that the output needs when it is opened."""
@@ -282,6 +286,7 @@ class VideoReader:
         except OSError as error:
             damage.add(f"cannot be read again: {error.strerror}")
         yield from self._decoder.finish()
+        self.demuxer.note_late_streams()
         if not damage.is_repaired:
             raise InputDamaged(f"{self.path}: damaged: {damage}")
 

@@ -125,7 +125,7 @@ def examined(path: Path, pids: Collection[int]) -> Examined:
 def examined_bytes(file: Bytes, pids: Collection[int]) -> Examined:
     """Do the same as `examined`, from the start of a file that is open."""
     scan = _Scan(pids)
-    layout = _layout(file)
+    layout = layout_of(file)
     if layout is None:
         return Examined([], 0)
     file.seek(0)
@@ -169,7 +169,11 @@ def _next_packet(content: _Bytes, stride: int, start: int) -> int:
     return int(places.argmax()) if places.any() else len(content)
 
 
-def _layout(file: Bytes) -> tuple[int, int] | None:
+def layout_of(file: Bytes) -> tuple[int, int] | None:
+    """Return the distance of packets and the place of the first in bytes; None if it is no stream.
+
+    Reads from where `file` is.
+    """
     head = file.read(204 * 8)
     for stride, start in _LAYOUTS:
         marks = head[start::stride]

@@ -47,6 +47,8 @@ _CHUNK_BYTES, _ENDLESS = 2**20, 2**62
 _OGG_HEAD_BYTES, _OGG_FIRST, _OGG_LAST = 27, 2, 4
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
+_FFV1_BEGINS_AT = (0, 0x79408C7A)  # and ends at, if all is right: version 3, version 4 of FFmpeg
+
 _ASF_OBJECT_BYTES, _ASF_BROADCAST = 24, 1
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
@@ -132,7 +134,7 @@ def missing_bytes(path: Path) -> int:
         if (riff[:4], riff[8:]) == (b"RIFF", b"AVI "):
             ends: Iterator[int] = _riff_ends(file)
         else:
-            ends = (box.end for box in _boxes(file, size))
+            ends = (box.end for box in boxes_in(file, 0, size))
         return next((end - size for end in ends if end > size), 0)
 
 
@@ -193,6 +195,62 @@ def find_fragment_break(path: Path) -> str | None:
     return _first_broken(path, _check_fragments)
 
 
+def is_in_fragments(path: Path) -> bool:
+    """Return True for an MP4 file in fragments, which may have a hole between them.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return _begins_fragments(file, path.stat().st_size)
+
+
+def find_second_movie(path: Path, first_end: int) -> str | None:
+    """Describe a movie that was joined to the end of an MP4 file, which FFmpeg ignores.
+
+    Args:
+        first_end: where the last sample of the first movie ends, in bytes.
+
+    Returns:
+        None if the file has one `moov`, or no content behind that of the first.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    indices, has_more = 0, False
+    with path.open("rb") as file:
+        for box in boxes_in(file, 0, path.stat().st_size):
+            indices += box.kind == b"moov"
+            has_more |= box.kind == b"mdat" and first_end <= box.start < box.end
+    return f"another video begins behind byte {first_end}" if indices > 1 and has_more else None
+
+
+def has_broken_slice(frame: bytes) -> bool:
+    """Check the sizes and checksums of the slices of a frame of FFV1, version 3 or later.
+
+    A decoder only logs such damage, and shows the slice of the frame before. Each slice ends with
+    its size; a byte for errors and a checksum follow, or do not (RFC 9043, section 4.9).
+    """
+    if _slices(frame, footer_bytes=3):
+        return False
+    slices = _slices(frame, footer_bytes=8)
+    right = (all(_checksum(it, begun) == begun for it in slices) for begun in _FFV1_BEGINS_AT)
+    return not slices or not any(right)
+
+
+def _slices(frame: bytes, footer_bytes: int) -> list[bytes]:
+    """Return the slices, the last one first; none if their sizes do not add up to the frame."""
+    slices, end = [], len(frame)
+    while end:
+        at = end - footer_bytes
+        start = at - int.from_bytes(frame[at : at + 3], "big")
+        if at < 0 or start < 0:
+            return []
+        slices.append(frame[start:end])
+        end = start
+    return slices
+
+
 class Broken(Exception):
     """Raised with a description of the damage."""
 
@@ -216,11 +274,14 @@ class Element(NamedTuple):
     """End of the content, in bytes from the start of the file."""
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """A box of MP4."""
+
     kind: bytes
     start: int
-    """In bytes from the start of the file, as `end`."""
+    """Start of the content, in bytes from the start of the file."""
     end: int
+    """End of the content, in bytes from the start of the file."""
 
 
 def _check_structure(file: Bytes, size: int) -> None:
@@ -355,7 +416,7 @@ def _check_ogg(file: Bytes, size: int) -> None:
         if len(head) < _OGG_HEAD_BYTES or len(lengths) < head[-1] or len(content) < sum(lengths):
             raise Broken(f"cut off in the page at byte {at}")
         checked = head[:22] + bytes(4) + head[26:] + lengths + content
-        if _ogg_checksum(checked) != int.from_bytes(head[22:26], "little"):
+        if _checksum(checked) != int.from_bytes(head[22:26], "little"):
             raise Broken(f"a checksum differs at byte {at}")
         stream, number = head[14:18], int.from_bytes(head[18:22], "little")
         if head[5] & _OGG_FIRST:  # of a video, which may follow another one of the same number
@@ -371,9 +432,10 @@ def _check_ogg(file: Bytes, size: int) -> None:
         raise Broken("cut off, the end of a stream is missing")
 
 
-def _ogg_checksum(content: bytes) -> int:
-    """Return the CRC-32 of RFC 3533: zlib's with bits in the other order, and begun at zero."""
-    mirrored = zlib.crc32(content.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+def _checksum(content: bytes, begun_at: int = 0) -> int:
+    """Return the CRC-32 of Ogg (RFC 3533) and FFV1 (RFC 9043): zlib's, bits in the other order."""
+    begun = int.from_bytes(begun_at.to_bytes(4, "big").translate(_MIRRORED), "little")
+    mirrored = zlib.crc32(content.translate(_MIRRORED), begun ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(mirrored.to_bytes(4, "little").translate(_MIRRORED), "big")
 
 
@@ -447,14 +509,19 @@ def _check_flv(file: Bytes, size: int) -> None:
 
 
 def _check_fragments(file: Bytes, size: int) -> None:
-    in_fragments, at = False, 0
-    for box in _boxes(file, size):
+    at = max((box.end for box in boxes_in(file, 0, size)), default=0)
+    if at < size and _begins_fragments(file, size) and _holds(file, at, (b"moof", b"mdat")):
+        raise Broken(f"its structure is broken at byte {at}")
+
+
+def _begins_fragments(file: Bytes, size: int) -> bool:
+    """Check whether the index of a file, or the last one of several, announces fragments."""
+    in_fragments = False
+    for box in boxes_in(file, 0, size):
         if box.kind == b"moov":
             index = _read_at(file, box.start, min(box.end - box.start, _CHUNK_BYTES))
             in_fragments = b"mvex" in index
-        at = box.end
-    if in_fragments and at < size and _holds(file, at, (b"moof", b"mdat")):
-        raise Broken(f"its structure is broken at byte {at}")
+    return in_fragments
 
 
 def _holds(file: Bytes, at: int, words: tuple[bytes, ...]) -> bool:
@@ -475,18 +542,23 @@ def _riff_ends(file: Bytes) -> Iterator[int]:
         yield end
 
 
-def _boxes(file: Bytes, size: int) -> Iterator[_Box]:
-    """Yield the outermost boxes (ISO/IEC 14496-12, section 4.2), up to a non-box."""
-    at = 0
-    while len(head := _read_at(file, at, 16)) >= 8 and _BOX_LETTERS.issuperset(head[4:8]):
-        box_bytes = int.from_bytes(head[:4], "big")
-        if box_bytes == 1:
-            box_bytes = int.from_bytes(head[8:], "big")
-        if not box_bytes:  # reaches to the end of the file
-            box_bytes = size - at
-        if box_bytes < 8:
+def boxes_in(file: Bytes, start: int, end: int, *, any_kind: bool = False) -> Iterator[Box]:
+    """Yield the boxes between two places (ISO/IEC 14496-12, section 4.2), up to a non-box.
+
+    Outermost ones are named by letters, unless `any_kind`. A box may state an end beyond `end`.
+    """
+    at = start
+    while at < end and len(head := _read_at(file, at, 16)) >= 8:
+        box_bytes, content = int.from_bytes(head[:4], "big"), at + 8
+        if not (any_kind or _BOX_LETTERS.issuperset(head[4:8])):
             return
-        yield _Box(head[4:8], at, at + box_bytes)
+        if box_bytes == 1:
+            box_bytes, content = int.from_bytes(head[8:], "big"), at + 16
+        if not box_bytes and not any_kind:  # reaches to the end of the file
+            box_bytes = end - at
+        if box_bytes < content - at:
+            return
+        yield Box(head[4:8], content, at + box_bytes)
         at += box_bytes
 
 

@@ -1,7 +1,8 @@
 """Report the statements of a Matroska file that FFmpeg does not read, so that no result has them.
 
 FFmpeg makes one flat list of all chapters, in the order of time, and keeps one tag of each name. It
-neither reads flags of chapters nor FlagEnabled, and no attached files that lack a type or content.
+neither reads flags of chapters nor FlagEnabled nor LanguageBCP47, and no attached files that lack a
+type or content. `unkept_boxes` does the same for MP4.
 """
 
 from collections import Counter
@@ -24,10 +25,11 @@ _MOST_ELEMENTS = 200_000
 _MOST_BYTES = 200
 """Bytes of a name or a number that are read."""
 
-_MOST_NAMES = 8
+MOST_NAMES = 8
 """Names in one line."""
 
 _TRACKS, _TRACK, _TRACK_NUMBER, _TRACK_ENABLED = 0x1654AE6B, 0xAE, 0xD7, 0xB9
+_TRACK_LANGUAGE, _TRACK_LANGUAGE_TAG = 0x22B59C, 0x22B59D
 _ATTACHMENTS, _ATTACHED_FILE, _FILE_NAME = 0x1941A469, 0x61A7, 0x466E
 _FILE_NEEDS = {_FILE_NAME: "name", 0x4660: "MIME type", 0x465C: "content"}
 _TAGS, _TAG, _TARGETS, _SIMPLE_TAG = 0x1254C367, 0x7373, 0x63C0, 0x67C8
@@ -78,6 +80,7 @@ class _Reading:
     tags: Counter[tuple[bytes, ...]] = field(default_factory=Counter)
     binary_tags: dict[str, None] = field(default_factory=dict)
     disabled: list[str] = field(default_factory=list)
+    full_languages: dict[str, None] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     _latest_start: int = 0
     _looked_at: int = 0
@@ -104,19 +107,21 @@ class _Reading:
         if self.further_names:
             yield f"further names of chapters: {self.further_names}"
         if self.languages:
-            yield f"the languages of chapters: {_listed(self.languages)}"
+            yield f"the languages of chapters: {listed(self.languages)}"
         if self.stated:
-            yield f"what chapters state: {_listed(self.stated)}"
+            yield f"what chapters state: {listed(self.stated)}"
         repeated = (key[-2] for key, count in self.tags.items() if count > 1)
         names = dict.fromkeys(_text(name) for name in repeated)
         if names:
-            yield f"all but one of the tags that repeat a name: {_listed(names)}"
+            yield f"all but one of the tags that repeat a name: {listed(names)}"
         if self.binary_tags:
-            yield f"tags with binary content: {_listed(self.binary_tags)}"
+            yield f"tags with binary content: {listed(self.binary_tags)}"
         if self.disabled:
-            yield f"that tracks are disabled (FlagEnabled): {_listed(self.disabled)}"
-        yield from self.files[:_MOST_NAMES]
-        if (more := len(self.files) - _MOST_NAMES) > 0:
+            yield f"that tracks are disabled (FlagEnabled): {listed(self.disabled)}"
+        if self.full_languages:
+            yield f"the full languages of tracks: {listed(self.full_languages)}"
+        yield from self.files[:MOST_NAMES]
+        if (more := len(self.files) - MOST_NAMES) > 0:
             yield f"attached files, {more} more, without a name, MIME type or content"
 
     def _in(self, parent: Element) -> Iterator[Element]:
@@ -137,11 +142,17 @@ class _Reading:
         for track in self._in(tracks):
             if track.kind == _TRACK:
                 wanted = {_TRACK_NUMBER: 0, _TRACK_ENABLED: 1}
+                languages = {_TRACK_LANGUAGE: "eng", _TRACK_LANGUAGE_TAG: ""}
                 for it in self._in(track):
                     if it.kind in wanted:
                         wanted[it.kind] = self._number(it)
+                    elif it.kind in languages:
+                        languages[it.kind] = _text(self._content(it))
                 if not wanted[_TRACK_ENABLED]:
                     self.disabled.append(str(wanted[_TRACK_NUMBER]))
+                code, tag = languages[_TRACK_LANGUAGE], languages[_TRACK_LANGUAGE_TAG]
+                if line := full_language(tag, code):
+                    self.full_languages[line] = None
 
     def _attachments(self, attachments: Element) -> None:
         for attached in self._in(attachments):
@@ -218,8 +229,19 @@ def _text(content: bytes) -> str:
     return printable(content.rstrip(b"\0").decode(errors="replace"))
 
 
-def _listed(names: Iterable[str]) -> str:
+def full_language(tag: str, code: str) -> str:
+    """Describe what a tag of RFC 5646, such as de-AT, says beyond the code that is kept.
+
+    Returns:
+        Nothing if it says no more, as `de` beside ger; two letters and three are compared only
+        where the code says nothing.
+    """
+    says_no_more = tag in ("", "und", code) or (len(tag) == 2 and code != "und")
+    return "" if says_no_more else f"{tag} (kept as {code})"
+
+
+def listed(names: Iterable[str]) -> str:
     """Return the first names in one line, and the number of the others."""
     every = list(names)
-    more = [f"and {len(every) - _MOST_NAMES} more"] if len(every) > _MOST_NAMES else []
-    return ", ".join([*every[:_MOST_NAMES], *more])
+    more = [f"and {len(every) - MOST_NAMES} more"] if len(every) > MOST_NAMES else []
+    return ", ".join([*every[:MOST_NAMES], *more])

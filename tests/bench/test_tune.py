@@ -183,6 +183,24 @@ def test_the_default_stays_where_nothing_is_faster(monkeypatch):
     assert (found.best, found.times_default) == (Setting.default(), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("fps", "wins"),
+    [
+        ([3, 3, 3, 3, 3], True),
+        ([1, 3, 3, 3, 3], True),
+        ([1, 1, 3, 3, 3], False),  # a median of 1.5 by pauses of the machine
+        ([1, 3], False),
+        ([3, 3], True),
+        ([2, 2.1, 2.1, 2.1, 2.1, 2, 2, 2], False),
+    ],
+)
+def test_a_setting_wins_only_if_it_is_faster_in_three_of_four_turns(fps, wins):
+    default = tuning.Trial(Setting.default(), fps=[2.0] * len(fps))
+    other = tuning.Trial(Setting(128, 1, False), fps=fps)
+    setting, times = tuning.decided(default, [other])
+    assert (setting, times) == ((other.setting, 1.5) if wins else (default.setting, 1.0))
+
+
 def test_what_there_is_no_time_for_is_counted(monkeypatch):
     monkeypatch.setattr(tuning, "_opened", paced(lambda setting: 0.3))
     found = tuning.tune(OPTIONS, 320, 180, 1.0)

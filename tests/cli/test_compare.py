@@ -31,12 +31,17 @@ def test_an_image_shows_one_result(cli, here):
         assert image.width > 2 * 96
     code, _, err = cli("compare", "a.png", "a4.png", "-n", EDGE, "-o", "more.png")
     assert code == 2 and "type: -o more.html" in err
+    (here / "more.html").touch()
+    for words, named in [(("-n", EDGE), "-n"), (("a4.png", "a4.png"), "2 results")]:
+        code, _, err = cli("compare", "a.png", *words, "-o", "more.png")
+        assert code == 2 and f"one result that is a file; for {named}, type: -o more-2.html" in err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("a.png",), "a.png alone is no comparison; name its result, or type -n edge-x4"),
+        (("a.png", "-o", "b.png"), "a.png alone is no comparison; name its result, or type"),
         (("a.png", "a.mkv"), "a.png is an image and a.mkv a video; possible: images, or videos"),
         (("a.mkv", "-n", EDGE, "--crop", "0,0,8,8"), "--crop is for images"),
         (("a.png", "-n", EDGE, "--start", "1"), "--start and --duration are for videos; a.png is"),

@@ -136,6 +136,14 @@ def test_check_lists_the_tags_that_a_result_lacks(cli, tmp_path):
     assert "lacks" not in cli("check", "in.mkv", "in.mkv")[1]
 
 
+def test_check_lists_what_ffmpeg_did_not_read(cli, tmp_path):
+    packet = b"\0\0\0\x1cuuid" + bytes.fromhex("be7acfcb97a942e89c71999491e3afac") + b"<x/>"
+    path = clips.make(tmp_path / "in.mp4", frames=4)
+    (tmp_path / "with.mp4").write_bytes(path.read_bytes() + packet)
+    assert "it lacks an XMP packet" in cli("check", "with.mp4", "in.mp4")[1]
+    assert "lacks" not in cli("check", "with.mp4", "with.mp4")[1]
+
+
 def test_a_video_at_another_scale(cli, tmp_path):
     clips.make(tmp_path / "in.mkv", frames=3, size=(64, 48))
     assert cli("upscale", "in.mkv", "-s", "2", "--crf", 20, "--preset", "ultrafast")[0] == 0

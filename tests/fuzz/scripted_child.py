@@ -68,7 +68,7 @@ class _ScriptedChild(Child):
     def __init__(self, messages: list[bytes]) -> None:
         script = _Script(messages)
         self._memory_bytes, self._reports = MAX_MEMORY_BYTES, (InputRefused, InputDamaged)
-        self._lock, self._closed = mock.MagicMock(), False
+        self._lock, self._closed, self._files = mock.MagicMock(), False, {}
         self._socket = self._process = self._complaints = script
 
     def _how_it_ended(self) -> str:

@@ -331,6 +331,13 @@ def test_resolution_and_texts_of_a_jp2(tmp_path: Path):
     assert notes(path) == ["left out: text"]
 
 
+@pytest.mark.parametrize("text", ["Created by my aunt in 1990", "Kakadu park", "hello"])
+def test_comments_of_a_jp2_are_named_and_encoders_not(tmp_path: Path, text: str):
+    path = written(tmp_path, "JPEG2000", encoded("JPEG2000", comment=text))
+    assert notes(path) == [f"left out: text: {text}"]
+    assert notes(written(tmp_path, "JPEG2000", encoded("JPEG2000"))) == []
+
+
 RGBA = Image.fromarray(np.dstack([colors(), colors()[..., 0]]))
 JP2_REFUSED = {
     "Lab": (

@@ -337,6 +337,40 @@ def test_dots_per_inch_turn_with_the_image(tmp_path: Path, kind: str, orientatio
     assert list(left_out_by(tmp_path / "out.webp", image)) == []
 
 
+def exif_of_resolutions(across: float, down: float | None, unit: int | None) -> bytes:
+    """A segment for a JPEG."""
+    tags = {0x010F: "Maker", 0x011A: across, 0x011B: down, 0x0128: unit}
+    exif = Image.Exif()
+    exif.update({tag: value for tag, value in tags.items() if value is not None})
+    return b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+
+
+NO_JFIF, WIDE = (b"JFIF\0", b"none\0"), (b"JFIF\0\1\1\0\0\1\0\1", b"JFIF\0\1\1\0\0\2\0\1")
+
+
+@pytest.mark.parametrize(
+    ("jfif", "resolutions", "dpi", "shape"),
+    [
+        (NO_JFIF, (204.0, 98.0, 2), (204, 98), None),
+        (NO_JFIF, (204.0, 98.0, None), (204, 98), None),  # inches are the default
+        (NO_JFIF, (100.0, 50.0, 3), (254, 127), None),
+        (NO_JFIF, (2.0, 1.0, 1), None, (2, 1)),
+        (NO_JFIF, (None, None, None), None, None),
+        (WIDE, (None, None, None), None, (2, 1)),
+        (WIDE, (72.0, 72.0, 2), None, (2, 1)),
+        (WIDE, (300.0, 150.0, 2), (300, 150), None),
+        (WIDE, (2.0, 1.0, 1), None, (2, 1)),
+    ],
+)
+def test_a_jpeg_keeps_the_dots_and_shape_of_its_exif(tmp_path: Path, jfif, resolutions, dpi, shape):
+    content = jpeg((0xE1, exif_of_resolutions(*resolutions))).replace(*jfif)
+    image = read(written(tmp_path, content))
+    assert (image.dpi, image.pixel_shape) == (dpi, shape)
+    write_image(tmp_path / "out.tif", image)
+    again = read(tmp_path / "out.tif")
+    assert (again.dpi, again.pixel_shape) == (dpi, shape)
+
+
 TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -132,6 +132,22 @@ def test_a_file_is_read_again_in_the_same_process(video, read):
     assert used[-1] == used[-2]
 
 
+@pytest.mark.skipif(not LANDLOCK, reason="a kernel without Landlock")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_an_equal_file_in_its_place_is_a_change_and_not_missing_rights(video, tmp_path, is_link):
+    """The sandbox lets the child read one file, whatever its name leads to later."""
+    path, copies = tmp_path / "in.mkv", [tmp_path / "a.mkv", tmp_path / "b.mkv"]
+    for copy in copies:
+        copy.write_bytes(video.read_bytes())
+    for step, copy in enumerate(copies):
+        (tmp_path / "new").symlink_to(copy) if is_link else (tmp_path / "new").hardlink_to(copy)
+        (tmp_path / "new").rename(path)
+        if step == 0:
+            reader = IsolatedReader(path)
+    with reader, pytest.raises(InputDamaged, match=r"in\.mkv: damaged: the file was changed or"):
+        reader.reopen()
+
+
 def test_times_that_were_nudged_stay_so_after_a_skip(tmp_path):
     source = make(tmp_path / "in.mkv", codec="ffv1", options={}, pts=[0, 512, 512, 512, 1024])
     expected, _ = read_in_process(source)

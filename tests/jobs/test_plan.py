@@ -226,6 +226,40 @@ def test_the_folder_of_an_earlier_run_is_no_input(folder):
     assert "left out in_x4/a_x4.png: by its name it is a result of in/a.png; " in "".join(said)
 
 
+@pytest.mark.parametrize("name", ["record", "record.raw", "line\nline"])
+@pytest.mark.parametrize("text", ["in", "in/*"])
+def test_results_of_files_without_a_known_suffix_are_no_inputs(folder, name, text):
+    """In a folder, such files are passed over; each named alone is read, by its content."""
+    original, result = folder / "in" / name, folder / "in" / f"{name}_x4.mkv"
+    original.write_bytes(b"\x1a\x45\xdf\xa3")
+    result.touch()
+    said = []
+    jobs = plan_jobs([text], None, Naming("_x2"), say=said.append)
+    assert not {original, result} & {Path(job.source).absolute() for job in jobs}
+    assert sum("by its name it is a result of" in line for line in said) == 1
+    for alone in (original, result):
+        (job,) = plan_jobs([str(alone)], None, Naming("_x4"))
+        assert job.source == alone
+    original.write_bytes(b"no video")
+    jobs = plan_jobs([text], None, Naming("_x2"))
+    assert result in {Path(job.source).absolute() for job in jobs}
+
+
+def test_a_folder_with_nothing_but_such_results_is_refused(folder):
+    (folder / "made").mkdir()
+    (folder / "made/record").write_bytes(b"\x1a\x45\xdf\xa3")
+    (folder / "made/record_x4.mkv").touch()
+    with pytest.raises(InputRefused, match=r"made: only results of an earlier run; to upscale one"):
+        plan_jobs(["made"], None, Naming("_x4"))
+
+
+def test_results_of_names_of_two_lines_are_no_inputs(folder):
+    for name in ("line\nline.mkv", "line\nline_x4.mkv"):
+        (folder / "in" / name).touch()
+    jobs = plan_jobs(["in"], Path("out"), Naming("_x4"))
+    assert [it.source.name for it in jobs if "\n" in it.source.name] == ["line\nline.mkv"]
+
+
 @pytest.mark.parametrize("name", ["in/other_x2.png", "in/a_x2.mkv", "in/a_xl.png", "in/_x4.png"])
 def test_a_name_like_a_result_without_its_source_is_an_input(folder, name):
     (folder / name).touch()

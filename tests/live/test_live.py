@@ -350,6 +350,47 @@ def test_a_server_that_dies_leaves_what_came_before(tmp_path, video):
     assert 15 < len(see_frames(tmp_path / "out.partial.mkv")) < 30
 
 
+def test_a_playlist_whose_times_start_over_leaves_what_came_before(tmp_path, video):
+    """HLS restarts its clock after an advertisement; reconnecting would play it from the start."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    write_hls(video, folder)
+    playlist = folder / "live.m3u8"
+    head, end = playlist.read_text().removesuffix("#EXT-X-ENDLIST\n"), "#EXT-X-ENDLIST\n"
+    again = head[head.index("#EXTINF") :]
+    playlist.write_text(f"{head}#EXT-X-DISCONTINUITY\n{again}{end}")
+    listener, target = Listener(), tmp_path / "out.mkv"
+    with web_server(folder) as url, pytest.raises(InputDamaged, match="time goes back"):
+        job = Job(Path("http"), target, "video", Address(f"{url}/live.m3u8"))
+        upscale_stream(job, Doubler(), OPTIONS, listener)
+    assert not any("again" in note for note in listener.notes)
+    assert 45 < len(see_frames(tmp_path / "out.partial.mkv")) <= 55
+
+
+def test_a_gap_of_a_playlist_is_named_by_the_times_of_the_result(tmp_path, video):
+    folder = tmp_path / "www"
+    folder.mkdir()
+    write_hls(video, folder)
+    playlist = folder / "live.m3u8"
+    segments = playlist.read_text().split("#EXTINF")
+    playlist.write_text("#EXTINF".join(segments[:2] + segments[-1:]))
+    listener, target = Listener(), tmp_path / "out.mkv"
+    with web_server(folder) as url:
+        job = Job(Path("http"), target, "video", Address(f"{url}/live.m3u8"))
+        upscale_stream(job, Doubler(), OPTIONS, listener)
+    ((before, after),) = [
+        (float(a.start), float(b.start))
+        for a, b in pairwise(see_frames(target))
+        if b.start > a.start + 1
+    ]
+    told = [note.partition(": ")[2] for note in listener.notes if "no frames" in note]
+    times = f"{before:.2f}", f"{after:.2f} s"
+    assert told == [
+        f"no frames between {' and '.join(times)}",
+        f"has no frames from {' to '.join(times)}",
+    ]
+
+
 class ForgettingServer(http.server.SimpleHTTPRequestHandler):
     """Serves a playlist without an end twice, and then what `after` returns."""
 

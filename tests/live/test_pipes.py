@@ -1,5 +1,6 @@
 """Videos through pipes, in every format on either side: each frame at its time."""
 
+import io
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from streams import OPTIONS, Doubler, Listener, as_format, upscale
 
 from srgan_edge.errors import InputDamaged, InputRefused, OutputFailed, ReaderGone, UsageError
 from srgan_edge.jobs.plan import Job
+from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.live.upscale import upscale_stream
 from srgan_edge.signals import STOPPING
 from srgan_edge.video.endpoint import InputPipe, OutputPipe
@@ -94,6 +96,23 @@ def test_nut_keeps_times_that_follow_no_rate_exactly(tmp_path):
         _, _, got = upscale(as_format(source, name), "nut")
         frames = see_frames(seen(tmp_path, got))
         assert [frame.start - frames[0].start for frame in frames] == [n * MS for n in pts]
+
+
+def test_audio_that_changes_its_format_midway_ends_as_damage(tmp_path):
+    """Matroska describes AAC once, before the first packet, so that a pipe cannot follow."""
+    source = make(tmp_path / "in.ts", audio=["eng"], frames=25)
+    content, header, found = bytearray(source.read_bytes()), bytes.fromhex("fff150"), []
+    while (at := content.find(header, found[-1] + 1 if found else 0)) >= 0:
+        found.append(at)
+    for at in found[len(found) // 2 :]:
+        content[at + 2] = 0x54  # 32000 Hz
+    source.write_bytes(content)
+    wanted = r"LC, 44100 Hz, mono to LC, 32000 Hz, mono at .*; for one format: ffmpeg .*packets of"
+    with pytest.raises(VideoDamaged, match=wanted):
+        upscale(source, "matroska")
+    _, _, got = upscale(source, "nut")  # which keeps the headers
+    with av.open(io.BytesIO(got)) as piped:
+        assert {it.sample_rate for it in piped.decode(audio=0)} == {44100, 32000}
 
 
 def test_raw_frames_are_refused_where_their_times_follow_no_rate(tmp_path):

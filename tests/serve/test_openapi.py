@@ -1,13 +1,16 @@
 """Requests made from the service's own description, and hostile files: no refusal is a crash."""
 
+import io
 import json
 from contextlib import suppress
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
+from PIL import Image
 from serving import served
 
+from srgan_edge.serve.files import notes_header
 from srgan_edge.serve.problems import BY_EXIT_CODE, OWN
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -88,6 +91,33 @@ def test_no_upload_crashes_the_service(service, name, head, content, fields):
     status, headers, body = service.post("/v1/upscale", fields, clean, head + content)
     assert status < 500 or status in POSSIBLE_5XX, body
     assert status == 200 or headers["content-type"] == "application/problem+json"
+
+
+def test_what_a_waiting_image_lacks_is_in_a_header(service):
+    image = Image.linear_gradient("L").convert("RGB").resize((9, 8))
+    for lost, wanted in [
+        ({}, None),
+        ({"comment": b"hello", "xmp": b"<x/>"}, ["XMP", "text: hello"]),
+    ]:
+        file = io.BytesIO()
+        image.save(file, "JPEG", **lost)
+        status, headers, _ = service.post(
+            "/v1/upscale", {"model": "edge-x4"}, "n.jpg", file.getvalue()
+        )
+        assert status == 200
+        found = headers.get("x-upscaled-notes")
+        assert (found and [it.split("left out: ")[1] for it in json.loads(found)]) == wanted
+
+
+def test_a_header_of_notes_is_ascii_and_short():
+    few, many = ["a\n", "\u00e9\x7f"], [f"{number:0100}" for number in range(100)]
+    header = notes_header(few)["x-upscaled-notes"]
+    assert header.isascii() and header.isprintable() and json.loads(header) == few
+    header = notes_header(many)["x-upscaled-notes"]
+    *kept, last = json.loads(header)
+    assert 3900 < len(header) <= 4096 and kept == many[: len(kept)]
+    assert last == f"{100 - len(kept)} more"
+    assert json.loads(notes_header(["x" * 5000])["x-upscaled-notes"]) == ["1 more"]
 
 
 def cases(folder, suffixes, below_bytes):

@@ -102,6 +102,15 @@ def test_refusals_have_the_exit_codes_of_upscale(service, cli, photo, tmp_path):
     assert code == 7 and "is `srgan-edge serve` running?" in err
 
 
+def test_advice_works_where_it_says(service, cli, tmp_path):
+    pages = Image.fromarray(np.full((16, 24, 3), 90, np.uint8))
+    (tmp_path / "my scans").mkdir()
+    pages.save(tmp_path / "my scans/two.tif", save_all=True, append_images=[pages.resize((9, 9))])
+    code, _, err = cli("submit", service.url, tmp_path / "my scans/two.tif", "--wait")
+    assert code == 3 and "magick 'two.tif[0]'" in err
+    assert err.rstrip().endswith(f"; to type that, first: cd '{tmp_path / 'my scans'}'")
+
+
 def test_what_is_no_address_is_refused():
     for url in ("ftp://box", "http://", "http://box?token=secret"):
         with pytest.raises(UsageError, match="possible: http://HOST:PORT"):

@@ -19,7 +19,7 @@ from srgan_edge.image.still import StillImage  # noqa: E402
 from srgan_edge.image.writer import write_image  # noqa: E402
 from srgan_edge.train import derived  # noqa: E402
 from srgan_edge.train.derived import add_teacher  # noqa: E402
-from srgan_edge.train.photo_files import UnusablePhoto, read_photo  # noqa: E402
+from srgan_edge.train.photo_files import UnusablePhoto, photo_paths, read_photo  # noqa: E402
 from srgan_edge.train.photos import PhotoPack  # noqa: E402
 
 CROP_PX, SCALE = 32, 4
@@ -204,6 +204,8 @@ def test_a_gif_is_no_photograph_whatever_it_is_called(tmp_path):
     Image.fromarray(photograph(40, 50)).save(tmp_path / "a.png", "GIF")
     with pytest.raises(UnusablePhoto, match="256 colors"):
         read_photo(tmp_path / "a.png", CROP_PX)
+    Image.fromarray(photograph(40, 50)).save(tmp_path / "b.gif")
+    assert [path.name for path in photo_paths(tmp_path)] == ["a.png", "b.gif"]
 
 
 # The pack

@@ -257,6 +257,10 @@ def test_relu_leaks_in_training_alone_and_ever_less():
     leak_into(generator).fill_(0.25)
     assert layer(x).tolist() == [-0.5, 0, 3]
     assert layer(x.bfloat16()).dtype == torch.bfloat16
+    compiled = torch.compile(layer, backend="eager")  # which reads the slope at each call
+    assert compiled(x).tolist() == [-0.5, 0, 3]
+    layer.slope.fill_(0.5)
+    assert compiled(x).tolist() == layer(x).tolist() == [-1.0, 0, 3]
     assert layer.eval()(x).tolist() == [0, 0, 3]
     assert not [name for name in generator.state_dict() if "slope" in name]
 

@@ -1,6 +1,9 @@
 """What a container can hold is known before the first frame; audio is copied, or kept as PCM."""
 
+import gc
+import re
 import struct
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -10,14 +13,18 @@ import pytest
 from clips import make, see_frames, see_packets
 from transcoding import Doubler, refused, upscale
 
-from srgan_edge.errors import OutputFailed
+from srgan_edge.errors import InputDamaged, OutputFailed
+from srgan_edge.jobs.reporters import VideoDamaged
 from srgan_edge.transcode import join as video_join
 from srgan_edge.transcode import segments
-from srgan_edge.transcode.check import differences
+from srgan_edge.transcode.check import differences, heard_ends, lost_layouts
 from srgan_edge.transcode.record import VideoRecord
+from srgan_edge.video.channels import channels_of
 from srgan_edge.video.frame import Encoding
+from srgan_edge.video.times import RisingTimes
 
 RATE = 8000
+_OPTIONS = {".m2ts": {"mpegts_m2ts_mode": "1"}}
 
 
 def _failing_after(frames):
@@ -30,14 +37,14 @@ def _failing_after(frames):
     return fail
 
 
-def with_audio(path, codec, video_codec="mpeg4", rate=RATE, layout="mono", seconds=1):
-    """A video with a tone in `codec`."""
-    with av.open(str(path), "w") as output:
+def with_audio(path, codec, video_codec="mpeg4", rate=RATE, layout="mono", seconds=1, start=0):
+    """A video with a tone in `codec`, from the second `start` on."""
+    with av.open(str(path), "w", container_options=_OPTIONS.get(path.suffix, {})) as output:
         stream = output.add_stream(video_codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         tone = output.add_stream(codec, rate=rate, layout=layout, bit_rate=64000)
         output.start_encoding()
-        for number in range(25 * seconds):
+        for number in range(25 * start, 25 * (start + seconds)):
             frame = av.VideoFrame.from_ndarray(clips.barcode(number, (64, 48)))
             frame.pts, frame.time_base = number, Fraction(1, 25)
             output.mux(stream.encode(frame))
@@ -165,6 +172,161 @@ def test_lpcm_of_24_bits_keeps_all_of_them(tmp_path, codec):
     assert np.array_equal(heard(tmp_path / "out.mkv")[0], heard(source)[0])
     with av.open(str(tmp_path / "out.mkv")) as result:
         assert result.streams.audio[0].codec_context.name == "pcm_s24le"
+
+
+def _changing(path, codec, **second):
+    """A transport stream whose audio changes its format from 48000 Hz in stereo after a second."""
+    first = {"rate": 48000, "layout": "stereo"}
+    for part, start, facts in (("1", 0, first), ("2", 1, first | second)):
+        name = path.with_name(part + path.suffix)
+        with_audio(name, codec, "mpeg2video", start=start, **facts)
+        with path.open("ab") as both:
+            both.write(name.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "second", "change"),
+    [
+        ("in.ts", "aac", {"rate": 32000}, "LC, 48000 Hz, 2 channels to LC, 32000 Hz, 2 channels"),
+        ("in.ts", "aac", {"layout": "mono"}, "LC, 48000 Hz, 2 channels to LC, 48000 Hz, mono"),
+        ("in.m2ts", "pcm_bluray", {"layout": "4.0"}, "48000 Hz, 2 channels, s16 to 48000 Hz, 4 ch"),
+        ("in.m2ts", "pcm_bluray", {"rate": 96000}, "48000 Hz, 2 channels, s16 to 96000 Hz, 2 ch"),
+    ],
+)
+@pytest.mark.parametrize("target", ["out.mkv", "out.mp4"])
+def test_audio_that_changes_its_format_is_refused(tmp_path, name, codec, second, change, target):
+    """It was all stored under the first: at a wrong pitch, as noise, or for no decoder."""
+    source = _changing(tmp_path / name, codec, **second)
+    advice = r" at [01]\.\d\d s; for one format: ffmpeg -i \S+ .*\); use --audio drop$"
+    refused(source, tmp_path / target, rf"\({codec}\) changes from {change}.*{advice}")
+    assert any(
+        "left out: audio" in note for note in upscale(source, tmp_path / target, audio="drop")
+    )
+
+
+@pytest.mark.parametrize("codec", ["mp2", "ac3"])
+def test_audio_whose_packets_state_their_format_may_change(tmp_path, codec):
+    source = _changing(tmp_path / "in.ts", codec, rate=32000, layout="mono")
+    for target in (tmp_path / "out.mkv", tmp_path / "out.mp4"):
+        upscale(source, target)
+        with av.open(str(target)) as result:
+            found = {(it.sample_rate, it.layout.name) for it in result.decode(audio=0)}
+        assert {(48000, "stereo"), (32000, "mono")} <= found
+
+
+def test_a_single_packet_in_another_format_is_damage(tmp_path):
+    source = with_audio(tmp_path / "in.ts", "aac", "mpeg2video", rate=48000)
+    content = bytearray(source.read_bytes())
+    header = bytes.fromhex("fff14c")
+    third = content.index(header, content.index(header, content.index(header) + 1) + 1)
+    content[third + 2] = 0x54  # 32000 Hz
+    source.write_bytes(content)
+    with pytest.raises(VideoDamaged, match="damaged: 1 packets of audio or subtitles cannot be"):
+        upscale(source, tmp_path / "out.mkv")
+
+
+def test_several_descriptions_of_aac_stay_in_quicktime(tmp_path):
+    source = with_audio(tmp_path / "in.mov", "aac", rate=48000, layout="stereo", seconds=2)
+    source.write_bytes(_with_second_description(source.read_bytes()))
+    wanted = (
+        r"changes from LC, 48000 Hz, 2 channels to LC, 32000 Hz, 2 channels at \d.*use -o \S+mov"
+    )
+    refused(source, tmp_path / "out.mkv", wanted)
+    upscale(source, tmp_path / "out.mov")
+    with av.open(str(tmp_path / "out.mov")) as result:
+        assert {it.sample_rate for it in result.decode(audio=0)} == {48000, 32000}
+
+
+def test_check_finds_a_change_of_format_that_a_copy_lost(tmp_path):
+    source, copy = _changing(tmp_path / "in.ts", "aac", rate=32000), tmp_path / "copy.mkv"
+    with av.open(str(source)) as before, av.open(str(copy), "w") as after:
+        streams = [after.add_stream_from_template(it, opaque=True) for it in before.streams]
+        times = RisingTimes()
+        for packet in before.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                times.correct(packet, may_repeat=True)
+                after.mux_one(packet)
+    found = differences(VideoRecord.of(source), VideoRecord.of(copy))
+    assert any("audio aac changes from LC, 48000 Hz, 2 ch" in line for line in found), found
+    lpcm = _changing(tmp_path / "in.m2ts", "pcm_bluray", rate=96000)
+    pcm = with_audio(tmp_path / "pcm.mkv", "pcm_s16le", rate=48000, layout="stereo")
+    with pytest.raises(InputDamaged, match=r"in\.m2ts: damaged: audio becomes 96000 Hz, .* at 1\."):
+        VideoRecord.of(lpcm, like=VideoRecord.of(pcm))
+
+
+@pytest.mark.parametrize("layout", ["3.0", "quad", "hexagonal"])
+def test_which_loudspeakers_pcm_is_for_is_named_where_it_is_lost(tmp_path, layout):
+    """Matroska only counts the channels of PCM."""
+    source = with_audio(tmp_path / "in.mov", "pcm_s16le", rate=48000, layout=layout)
+    notes = upscale(source, tmp_path / "out.mkv")
+    wanted = f"which loudspeakers audio stream 1 (pcm_s16le) is for: {layout}, where players assume"
+    assert any(wanted in note and "out.mov keeps it" in note for note in notes)
+    before, after = VideoRecord.of(source), VideoRecord.of(tmp_path / "out.mkv")
+    assert [f"is for: {layout}" in line for line in lost_layouts(before, after)] == [True]
+    assert not any("loudspeakers" in note for note in upscale(source, tmp_path / "out.mov"))
+    assert lost_layouts(before, VideoRecord.of(tmp_path / "out.mov")) == []
+
+
+@pytest.mark.parametrize("layout", ["stereo", "2.1", "5.1"])
+def test_loudspeakers_that_players_assume_are_not_lost(tmp_path, layout):
+    source = with_audio(tmp_path / "in.mov", "pcm_s16le", rate=48000, layout=layout)
+    assert not any("loudspeakers" in note for note in upscale(source, tmp_path / "out.mkv"))
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32be"])
+def test_quicktime_may_list_the_channels_one_by_one(tmp_path, codec):
+    """PyAV frees the list once more than it exists: every layout that is looked at would do so."""
+    source = with_audio(tmp_path / "in.mov", codec, rate=48000, layout="6.1")
+    content = bytearray(source.read_bytes())
+    tag = content.index(b"chan") + 8
+    content[tag : tag + 4] = (125 << 16 | 7).to_bytes(4)  # MPEG_6_1_A, in an order of its own
+    source.write_bytes(content)
+    for target in (tmp_path / "out.mkv", tmp_path / "out.mov"):
+        notes = upscale(source, target)
+        assert any("becomes pcm_f32le" in it for it in notes) == (
+            target.suffix + codec[4] == ".mkvf"
+        )
+        with av.open(str(source)) as before, av.open(str(target)) as after:
+            assert _channels(after) == _channels(before)
+    gc.collect()
+
+
+def _channels(container):
+    return channels_of(container.streams.audio[0].codec_context)[0]
+
+
+def test_the_end_of_opus_that_mp4_cannot_hide_is_named(tmp_path):
+    source = with_audio(tmp_path / "in.webm", "libopus", "libvpx", rate=48000)
+    assert not any("not played" in note for note in upscale(source, tmp_path / "out.mkv"))
+    notes = upscale(source, tmp_path / "out.mp4")
+    wanted = r"left out: that the last [\d.]+ ms of audio stream 1 \(opus\) .*out-2\.mkv keeps it"
+    assert any(re.search(wanted, note) for note in notes), notes
+    before = VideoRecord.of(source)
+    assert heard_ends(before, VideoRecord.of(tmp_path / "out.mkv")) == []
+    assert "audio opus" in heard_ends(before, VideoRecord.of(tmp_path / "out.mp4"))[0]
+
+
+def _with_second_description(content):
+    """Give the last half of the chunks of AAC a sample description of their own."""
+    at = content.index(b"mp4a") - 4
+    entry = content[at : at + int.from_bytes(content[at : at + 4])]
+    config = entry.index(bytes.fromhex("0580808005")) + 5
+    added = entry[:config] + bytes.fromhex("1290") + entry[config + 2 :]
+    changed = bytearray(content)
+    changed[at + len(entry) : at + len(entry)] = added
+    for name in (b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        box = changed.rindex(name, 0, at) - 4
+        size = int.from_bytes(changed[box : box + 4]) + len(added)
+        changed[box : box + 4] = size.to_bytes(4)
+    changed[at - 4 : at] = (2).to_bytes(4)
+    chunks = changed.index(b"stsc", at) + 4
+    count = int.from_bytes(changed[chunks + 4 : chunks + 8])
+    for number in range(count // 2, count):
+        end = chunks + 8 + 12 * (number + 1)
+        changed[end - 4 : end] = (2).to_bytes(4)
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
@@ -339,9 +501,89 @@ def test_what_an_edit_list_cut_away_stays_away(tmp_path, suffix, parts):
 def test_a_track_without_packets_is_left_out(tmp_path, shared_cases, name):
     source = shared_cases / "06-transport-stream-with-a-silent-track" / name
     notes = upscale(source, tmp_path / "out.mkv")
-    assert any("left out: audio stream 2" in note and "no packets" in note for note in notes)
+    assert any("left out: audio stream 2" in note and "it is empty" in note for note in notes)
     assert any("state no length: whether its end is missing is unknown" in note for note in notes)
     assert np.array_equal(heard(tmp_path / "out.mkv")[0], heard(source)[0])
+
+
+def _with_late_audio(path):
+    """A video of 11 seconds with a tone, and another tone in the last of them."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        tones = [output.add_stream(codec, rate=48000, layout="mono") for codec in ("mp2", "ac3")]
+        output.start_encoding()
+        for number in range(275):
+            for tone, begins in zip(tones, (0, 250), strict=True):
+                if number >= begins:
+                    output.mux(tone.encode(_tone(number, 48000, "mono", tone.format.name)))
+            if number % 5 == 0:
+                frame = av.VideoFrame.from_ndarray(clips.barcode(number // 5, (64, 48)))
+                frame.pts, frame.time_base = number // 5, Fraction(1, 5)
+                output.mux(stream.encode(frame))
+        for it in (stream, *tones):
+            output.mux(it.encode(None))
+    return path
+
+
+def test_audio_that_begins_late_is_named_and_not_missed_by_the_check(tmp_path):
+    """It was said to have no packets, and `check` denied the result."""
+    source, target = _with_late_audio(tmp_path / "in.ts"), tmp_path / "out.mkv"
+    with av.open(str(source)) as container:
+        assert any(packet.size for packet in container.demux(audio=1))
+    line = "audio stream 2 (ac3): nothing at the start describes it; it is empty, or begins later"
+    assert any(note.endswith(f"left out: {line}") for note in upscale(source, target))
+    after = VideoRecord.of(target)
+    before = VideoRecord.of(source, like=after)
+    assert (differences(before, after), before.undescribed) == ([], [line])
+
+
+# ---------------------------------------------------------------- pauses
+
+
+def _paused(path, pause, *, after=15):
+    """25 frames a second, and a pause in seconds."""
+    pts = [number * 3600 + (number >= after) * pause * 90_000 for number in range(20)]
+    options = {"video_track_timescale": "90000"} if path.suffix == ".mp4" else {}
+    return make(path, frames=20, pts=pts, time_base=Fraction(1, 90_000),
+                container_options=options)  # fmt: skip
+
+
+@pytest.mark.parametrize(("after", "pause"), [(15, 3000), (1, 1500)])
+def test_a_pause_that_is_too_long_for_b_frames_is_refused(tmp_path, after, pause):
+    """FFmpeg 5 ignored all offsets of the result, and left out frames; the first ones add up."""
+    source, target = _paused(tmp_path / "in.mp4", pause, after=after), tmp_path / "out.mp4"
+    message = r"pauses are too long for B-frames: .* ahead .*; use -o \S+out\.mkv$"
+    encoding = Encoding(preset="fast")
+    refused(source, target, message, encoding=encoding)
+    upscale(source, tmp_path / "out.mkv", encoding=encoding)
+    assert [frame.number for frame in see_frames(tmp_path / "out.mkv")] == [*range(20)]
+    for others in ({"bf": "0"}, {"tune": "zerolatency"}):
+        upscale(source, target, encoding=replace(encoding, options=others))
+        assert [frame.number for frame in see_frames(target)] == [*range(20)]
+
+
+def test_a_shorter_pause_is_none(tmp_path):
+    source, target = _paused(tmp_path / "in.mp4", 2900), tmp_path / "out.mp4"
+    upscale(source, target, encoding=Encoding(preset="fast"))
+    with av.open(str(target)) as result:
+        offsets = [packet.pts - packet.dts for packet in result.demux(video=0) if packet.size]
+    assert 2900 * 90_000 < max(offsets) < 2**28
+
+
+@pytest.mark.parametrize(("hours", "fits"), [(24, False), (1.5, False), (0.75, True)])
+def test_frames_hours_apart(tmp_path, hours, fits):
+    """At one a day, the container gave up after all of the work."""
+    pts = [round(number * hours * 3600_000) for number in range(12)]
+    source = make(tmp_path / "in.mkv", pts=pts, time_base=Fraction(1, 1000))
+    target, encoding = tmp_path / "out.mp4", Encoding(preset="fast")
+    if fits:
+        upscale(source, target, encoding=encoding)
+    else:
+        refused(
+            source, target, r"too long for B-frames: .*; use -o \S+out\.mkv$", encoding=encoding
+        )
+        upscale(source, tmp_path / "out.mkv", encoding=encoding)
 
 
 @pytest.mark.children

@@ -106,6 +106,36 @@ def test_no_language_is_none_to_lose(tmp_path):
     assert not any("left out" in note for note in upscale(source, tmp_path / "out.mkv"))
 
 
+def test_the_language_of_the_track_of_chapters_is_none_to_lose(tmp_path):
+    """MP4 has them as a track of text, and FFmpeg calls it English; Matroska has a list."""
+    source = make(tmp_path / "in.mp4", frames=10, chapters=True)
+    with av.open(str(source)) as container:
+        assert [s.metadata["language"] for s in container.streams] == ["und", "eng"]
+    assert not any("left out" in note for note in upscale(source, tmp_path / "out.mkv"))
+    with av.open(str(tmp_path / "out.mkv")) as result:
+        assert [it["metadata"]["title"] for it in result.chapters()] == ["part 0", "part 1"]
+
+
+def test_the_language_of_a_timecode_is_left_out_with_it(tmp_path):
+    """It was named beside the track, as if another one had lost its language."""
+    source = make(tmp_path / "in.mp4", frames=2, metadata={"timecode": "01:00:00:00"})
+    with av.open(str(source)) as container:
+        assert [s.metadata["language"] for s in container.streams] == ["und", "eng"]
+    lost = [note for note in upscale(source, tmp_path / "out.mkv") if "left out" in note]
+    assert [line.rpartition("left out: ")[2] for line in lost] == ["data stream 1 (timecode)"]
+    assert not any("left out" in note for note in upscale(source, tmp_path / "out.mp4"))
+
+
+def test_a_time_of_creation_that_no_container_can_hold_is_named(tmp_path):
+    times = {"out.mkv": "Thu Nov 3 2011", "kept.mkv": "2024-05-01T08:00:00.000000Z"}
+    options, notes = {"bf": "0"}, []
+    for name, time in times.items():
+        made = {"creation_time": time}
+        source = make(tmp_path / "in.flv", frames=2, metadata=made, options=options)
+        notes += [note for note in upscale(source, tmp_path / name) if "left out" in note]
+    assert [note.partition(": ")[2] for note in notes] == ["left out: the tags creation_time"]
+
+
 def two_tracks(path):
     """A video with a track of German, and one of comments in English."""
     made = make(path.with_name("made.mkv"), frames=2, audio=("deu", "eng"))

@@ -441,6 +441,17 @@ def test_other_options_are_refused_with_the_difference(tmp_path, change, said):
     assert names_in(tmp_path) == ["in.mkv", "out.mkv"]
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"size": [1'])
+def test_a_broken_description_of_a_job_is_said_to_be_so(tmp_path, content):
+    source, target, work = half_done(tmp_path)
+    (work / "job.json").write_text(content)
+    with pytest.raises(UsageError, match=r"job\.json is empty or broken, .* add --restart") as told:
+        upscale(source, target)
+    assert len(str(told.value)) < 300 + len(str(work))
+    done, _ = upscale(source, target, options=replace(OPTIONS, restart=True))
+    assert done.frames == 17 and names_in(tmp_path) == ["in.mkv", "out.mkv"]
+
+
 def test_another_model_is_refused(tmp_path):
     source, target, _ = half_done(tmp_path)
     with pytest.raises(UsageError, match=r'model was null and is "other"'):

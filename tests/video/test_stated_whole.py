@@ -13,6 +13,7 @@ from srgan_edge.video.truncation import (
     find_flv_break,
     find_fragment_break,
     find_ogg_break,
+    find_second_movie,
     find_y4m_break,
 )
 
@@ -159,9 +160,9 @@ def test_writers_of_flv_count_differently(tmp_path, states):
     assert find_flv_break(path).startswith("its structure is broken at byte")
 
 
-def fragments(tmp_path):
+def fragments(tmp_path, flags=""):
     """An MP4 in four fragments, and where each begins."""
-    options = {"movflags": "frag_keyframe+empty_moov"}
+    options = {"movflags": f"frag_keyframe+empty_moov{flags}"}
     path = make(tmp_path / "video.mp4", frames=40, size=SIZE, audio=["eng"],
                 options={"g": "10"}, container_options=options)  # fmt: skip
     content = path.read_bytes()
@@ -185,6 +186,64 @@ def test_a_fragment_that_ffmpeg_does_not_reach_is_damage(tmp_path, number):
     if number:
         with IsolatedReader(path) as reader, pytest.raises(InputDamaged):
             list(reader)
+
+
+def test_fragments_that_were_not_downloaded_are_named(tmp_path):
+    """yt-dlp passes over those that it does not get; the others state their times."""
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof+skip_trailer"}
+    path = make(tmp_path / "video.mp4", frames=100, size=SIZE, audio=["eng"],
+                options={"g": "20", "bf": "2", "sc_threshold": "0"},
+                container_options=options)  # fmt: skip
+    content = path.read_bytes()
+    starts = [at - 4 for at in range(len(content)) if content.startswith(b"moof", at)]
+    assert _gaps(path, 100) == (0, "")
+    path.write_bytes(content[: starts[1]] + content[starts[2] :])
+    assert _gaps(path, 80) == (0, "")  # less than a second
+    path.write_bytes(content[: starts[1]] + content[starts[3] :])
+    assert _gaps(path, 60) == (1, "0.88 to 2.48 s")  # the first frame is at 0.08 s
+
+
+def test_a_pause_between_fragments_is_no_hole(tmp_path):
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    pts = [number * 512 + (number > 5) * 64_000 for number in range(12)]
+    for suffix in (".mp4", ".mov"):
+        path = make(tmp_path / f"video{suffix}", pts=pts,
+                    options={"g": "3", "bf": "2"}, container_options=options)  # fmt: skip
+        assert _gaps(path, 12) == (0, "")
+
+
+def _gaps(path, frames):
+    with IsolatedReader(path) as reader:
+        assert sum(isinstance(item, Frame) for item in reader) == frames
+    return reader.notes.gaps, reader.notes.first_gap
+
+
+@pytest.mark.parametrize("flags", ["disable_chpl", "faststart", "frag_keyframe+empty_moov"])
+def test_a_movie_that_was_joined_to_another_is_damage(tmp_path, flags):
+    """FFmpeg passes over its index and so over its frames."""
+    first = make(tmp_path / "first.mp4", frames=9, size=SIZE, container_options={"movflags": flags})
+    second = make(tmp_path / "second.mp4", frames=5, size=SIZE, audio=["eng"])
+    both = tmp_path / "both.mp4"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    with IsolatedReader(both) as reader, pytest.raises(InputDamaged) as caught:
+        list(reader)
+    assert "damaged: another video begins behind byte" in str(caught.value)
+
+
+def test_an_index_that_comes_twice_is_no_second_movie(tmp_path):
+    """Some who rescue files, and HLS, repeat the index of the only movie."""
+    path = make(tmp_path / "video.mp4", frames=5, size=SIZE)
+    content = path.read_bytes()
+    index = content[content.index(b"moov") - 4 :]
+    path.write_bytes(content + index)
+    assert find_second_movie(path, len(content) - len(index)) is None
+    with IsolatedReader(path) as reader:
+        assert len(list(reader)) == 5
+    path, content, starts = fragments(tmp_path, "+default_base_moof+skip_trailer")
+    head = content[: starts[0]]
+    path.write_bytes(content[: starts[2]] + head + content[starts[2] :])
+    with IsolatedReader(path) as reader:
+        assert sum(isinstance(item, Frame) for item in reader) == 40
 
 
 def test_what_follows_the_last_fragment_is_no_damage(tmp_path):

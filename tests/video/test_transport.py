@@ -221,6 +221,42 @@ def test_bytes_between_packets_are_no_hole(tmp_path):
     assert examined(source, pids_of(source).values()) == ([], 0)
 
 
+@pytest.mark.parametrize("zeros", [60_000, 70_000, 300_000])
+def test_zeros_of_any_length_are_passed_over(tmp_path, zeros):
+    """FFmpeg gives up after 64 KiB: recorders reserve space, and power cuts leave it empty."""
+    source = recording(tmp_path / "in.ts")
+    content = source.read_bytes()
+    source.write_bytes(content + bytes(zeros))
+    _, items, error = read(source)
+    assert (error, sum(isinstance(item, Frame) for item in items)) == (None, 40)
+    at = len(content) // PACKET // 2 * PACKET
+    source.write_bytes(content[:at] + bytes(zeros) + content[at:])
+    _, items, error = read(source)
+    assert (error, sum(isinstance(item, Frame) for item in items)) == (None, 40)
+    source.write_bytes(content[:at] + bytes(zeros) + content[at + 8 * PACKET :])
+    assert "packets of the transport stream are missing at " in read(source)[2]
+
+
+@pytest.mark.parametrize(("frames", "named"), [(24, False), (30, True)])
+def test_frames_before_the_first_keyframe_are_named(tmp_path, frames, named):
+    source = make(
+        tmp_path / "in.ts", time_base=TICK, pts=[90000 + 3600 * n for n in range(frames + 10)],
+        options={"bf": "0", "g": str(frames), "keyint_min": str(frames), "sc_threshold": "0"},
+    )  # fmt: skip
+    pids, packets = pids_of(source), packets_of(source)
+    second = [
+        number for number, it in enumerate(packets) if pid(it) == pids["video"] and it[1] & 0x40
+    ][1]
+    tables = [it for it in packets[:second] if pid(it) != pids["video"]]
+    source.write_bytes(b"".join(tables + packets[second:]))
+    reader, items, error = read(source)
+    assert error is None
+    assert sum(isinstance(item, Frame) for item in items) == 10
+    begins, ends = (float(1 + Fraction(n, 25)) for n in (1, frames))
+    expected = f"{begins:.2f} to {ends:.2f} s (before its first keyframe)" if named else ""
+    assert (reader.notes.gaps, reader.notes.first_gap) == (int(named), expected)
+
+
 def test_a_stream_of_nothing_but_holes_is_read_to_its_end(tmp_path, monkeypatch):
     """Packets are found again wherever the parts end in which the file is read."""
     monkeypatch.setattr(transport, "_PACKETS_AT_A_TIME", 7)

@@ -78,6 +78,14 @@ LOST = {
         element("1654ae6b", element("ae", element("d7", 7), element("b9", 0))),
         ["that tracks are disabled (FlagEnabled): 7"],
     ),
+    "a language with a region, and one without a code": (
+        element(
+            "1654ae6b",
+            element("ae", element("22b59c", "por"), element("22b59d", "pt-BR")),
+            element("ae", element("22b59c", "und"), element("22b59d", "de")),
+        ),
+        ["the full languages of tracks: pt-BR (kept as por), de (kept as und)"],
+    ),
     "no type": (attached(NAME, CONTENT), ["attached file a.ttf, which has no MIME type"]),
     "no content": (
         attached(NAME, TYPE, element("465c")),
@@ -95,6 +103,12 @@ KEPT = {
         tag(simple("TITLE"), target=element("63c5", 2)),
     ),
     "a track": element("1654ae6b", element("ae", element("d7", 1), element("b9", 1))),
+    "languages that say no more": element(
+        "1654ae6b",
+        element("ae", element("22b59c", "ger"), element("22b59d", "de")),
+        element("ae", element("22b59c", "gsw"), element("22b59d", "gsw")),
+        element("ae", element("22b59d", "en")),
+    ),
     "a file": attached(NAME, TYPE, CONTENT),
 }
 

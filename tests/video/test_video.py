@@ -506,6 +506,13 @@ def test_a_subtitle_codec_the_container_cannot_hold(tmp_path):
     assert names_in(tmp_path) == ["in.mkv"]
 
 
+@pytest.mark.parametrize("name", ["in.mkv", "in.partial.mkv"])
+def test_advice_names_no_input(tmp_path, name):
+    source = make(tmp_path / name, subtitles="subrip")
+    with pytest.raises(UsageError, match=r"use -o \S*/in-2\.mkv$"):
+        upscale(source, tmp_path / "in.mp4")
+
+
 def test_odd_sizes_need_full_chroma(tmp_path):
     source = make(tmp_path / "in.mkv", size=(31, 17), pixel_format="yuv444p", frames=3)
     with VideoReader(source) as reader:
@@ -825,6 +832,57 @@ def test_a_broken_frame_of_motion_jpeg_is_damage(tmp_path, suffix):
         times = [item.pts * reader.info.time_base for item in reader]
         assert times == [Fraction(n, 25) for n in range(12)]
         assert reader.notes.damage and reader.notes.concealed == 1
+
+
+SLICES = {"codec": "ffv1", "time_base": Fraction(1, 25), "size": (160, 128)}
+
+
+@pytest.mark.parametrize(("suffix", "written"), [(".avi", {}), (".mkv", {"write_crc32": "0"})])
+@pytest.mark.parametrize("part", ["slice", "its size", "its checksum"])
+def test_a_broken_slice_of_ffv1_is_damage(tmp_path, suffix, written, part):
+    """Its decoder logs that, and shows the slice of the frame before."""
+    options = {"level": "3", "slices": "4"}
+    path = make(tmp_path / f"in{suffix}", options=options, container_options=written, **SLICES)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    end = content.index(packets[5]) + len(packets[5])
+    at = end - {"slice": 100, "its size": 7, "its checksum": 2}[part]
+    path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+    with pytest.raises(InputDamaged, match=r"part of a frame is missing at 0\.20 s"):
+        read_all(path)
+    with VideoReader(path, conceal=True) as reader:
+        assert len(list(reader)) == 12
+        assert str(reader.notes.damage).startswith("part of a frame is missing at 0.20 s")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"level": "1"},
+        {"level": "3", "slicecrc": "0"},
+        {"level": "3", "slices": "24", "coder": "ac"},
+        {"level": "4", "slicecrc": "2", "strict": "-2"},
+    ],
+    ids=["version 1", "without checksums", "many slices", "version 4"],
+)
+def test_every_version_of_ffv1_is_whole_as_it_was_written(tmp_path, options):
+    assert len(read_all(make(tmp_path / "in.mkv", options=options, **SLICES))) == 12
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_a_broken_frame_of_png_is_damage(tmp_path, suffix):
+    """Its decoder passes over checksums that differ, unless it is asked not to."""
+    path = make(
+        tmp_path / f"in{suffix}", codec="png", pixel_format="rgb24", time_base=Fraction(1, 25)
+    )
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    at = content.index(packets[5]) + packets[5].index(b"IEND") + 5  # of its checksum
+    path.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+    with pytest.raises(InputDamaged, match=r"at 0\.20 s"):
+        read_all(path)
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mov"])

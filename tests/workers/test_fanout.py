@@ -114,7 +114,7 @@ def made_by(tmp_path, crew, expected=None, seeks=True, kept=0):
     lines, frames = [], []
     tmp_path.mkdir(exist_ok=True)
     borders = range(0, crew.frames, LENGTH) if seeks else ()
-    with open_work_folder(tmp_path / "out.mkv", {}) as work:
+    with open_work_folder(tmp_path / "out.mkv", {"a": "job"}) as work:
         outcome = Fanout(
             *(crew, ORDER, borders, expected, work, [work.place]),
             *(lambda: frames.append(1), lines.append),

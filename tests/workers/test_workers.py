@@ -314,9 +314,12 @@ def test_a_worker_that_is_killed_costs_no_byte(tmp_path, alone, crew):
     def kill():
         kill_while_at_work(*(member._process.pid for member in crew._processes))
 
-    notes = upscale(source, tmp_path / "two.mkv", alone, crew, Watching(2 * SEGMENT, kill))
-    assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
-    assert any("is made again: its worker was ended by SIGKILL" in note for note in notes)
+    for _ in range(5):  # on a busy machine it may just be without work
+        notes = upscale(source, tmp_path / "two.mkv", alone, crew, Watching(2 * SEGMENT, kill))
+        assert (tmp_path / "two.mkv").read_bytes() == (tmp_path / "one.mkv").read_bytes()
+        if any("is made again: its worker was ended by SIGKILL" in note for note in notes):
+            return
+    pytest.fail("no segment was made again")
 
 
 def test_a_worker_that_hangs_costs_no_byte(tmp_path, alone, crew):
