@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Generic, Protocol, TypeVar, cast
 
 from srgan_edge.depth import deepened
@@ -19,6 +20,9 @@ from srgan_edge.video.frame import CodedFrame, CopiedPacket, Frame
 
 QUEUED_ITEMS = 4
 """Items between two stages: enough to even out slow frames."""
+
+MOST_LIGHT = 8
+"""Frames that wait to be made of an earlier result while later ones are upscaled."""
 
 IN_FLIGHT_BYTES = 1 << 30
 """Budget for results that are in work or wait for the encoder. Each of a 4K video is 398 MB: of
@@ -142,6 +146,7 @@ def upscale_video(
     newest: NewestChannel[Source | CopiedPacket] | None = None,
     result_bytes: int = 0,
     taken: Callable[[Source], Given] | None = None,
+    is_light: Callable[[Given], bool] | None = None,
 ) -> int:
     """Pass every frame of `source` through `upscale` into `sink`; return the number of frames.
 
@@ -155,6 +160,7 @@ def upscale_video(
     must not delay Ctrl-C. With `result_bytes`, the memory of one result, no more are in work and
     queued than `IN_FLIGHT_BYTES` hold, but one each. `upscale` gets what `taken` returns, which is
     called in the caller's thread with the frames in their order, those that are dropped left out.
+    `is_light` is as for `in_order`.
     """
     fitting = max(1, IN_FLIGHT_BYTES // result_bytes) if result_bytes else slots + QUEUED_ITEMS
     slots = min(slots, fitting)
@@ -173,7 +179,7 @@ def upscale_video(
     try:
         items = decoded if taken is None else _taken(decoded, taken)
         given = cast("Iterable[Given | CopiedPacket]", items)  # without `taken` both are alike
-        for item in in_order(given, upscale, slots, most_in_work):
+        for item in in_order(given, upscale, slots, most_in_work, is_light):
             encoded.put(item)
             if not isinstance(item, CopiedPacket):
                 frames += 1
@@ -210,32 +216,48 @@ def in_order(
     upscale: Callable[[Given], Done],
     slots: int,
     most_in_work: int,
+    is_light: Callable[[Given], bool] | None = None,
 ) -> Generator[Done | CopiedPacket, None, None]:
     """Yield the items in order, with `slots` frames upscaled at a time.
 
-    No item is read while more than `most_in_work` frames are unfinished.
+    No item is read while more than `most_in_work` frames are unfinished. Those for which `is_light`
+    returns True are made of the result of a frame before them, with little work. They are made in
+    the caller's thread when it is their turn: a slot would only wait for that frame. Until then up
+    to `MOST_LIGHT` of them wait, and the frames behind them are upscaled.
     """
     executor = ThreadPoolExecutor(slots, thread_name_prefix="upscale")
-    waiting: deque[CopiedPacket | Future[Done]] = deque()
-    in_work = 0
+    waiting: deque[CopiedPacket | Future[Done] | Callable[[], Done]] = deque()
+    in_work = light = 0
     try:
         for item in items:
             if isinstance(item, CopiedPacket):
                 waiting.append(item)
+            elif is_light is not None and is_light(item):
+                waiting.append(partial(upscale, item))
+                light += 1
             else:
                 waiting.append(executor.submit(upscale, item))
                 in_work += 1
-            while in_work > most_in_work or (waiting and isinstance(waiting[0], CopiedPacket)):
-                in_work -= isinstance(waiting[0], Future)
-                done = _finished(waiting.popleft())
+            while waiting and (
+                in_work > most_in_work or light > MOST_LIGHT or not isinstance(waiting[0], Future)
+            ):
+                first = waiting.popleft()
+                in_work -= isinstance(first, Future)
+                light -= callable(first)
+                done = _finished(first)
+                del first  # its frame
                 yield done
         yield from map(_finished, waiting)
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _finished(item: CopiedPacket | Future[Done]) -> Done | CopiedPacket:
-    return item.result() if isinstance(item, Future) else item
+def _finished(
+    item: CopiedPacket | Future[Done] | Callable[[], Done],
+) -> Done | CopiedPacket:
+    if isinstance(item, CopiedPacket):
+        return item
+    return item.result() if isinstance(item, Future) else item()
 
 
 def _decode(

@@ -35,6 +35,11 @@ class LinkedFrame:
     """The frame nearly repeats `before`, and is made of its result."""
     done: "Future[Upscaled]" = field(default_factory=Future)
 
+    @property
+    def is_light(self) -> bool:
+        """The network computes nothing of the frame: it is made of the result of `before`."""
+        return self.before is not None and (self.is_repeat or all(self.unchanged))
+
 
 class Reuse:
     """Upscales the frames of one video; counts what it did not have to compute.

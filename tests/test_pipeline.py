@@ -9,6 +9,7 @@ import pytest
 
 from srgan_edge.pipeline import (
     IN_FLIGHT_BYTES,
+    MOST_LIGHT,
     QUEUED_ITEMS,
     Channel,
     ConsumerGone,
@@ -130,6 +131,48 @@ def test_frames_leave_in_order_however_long_each_takes(slots):
     ]  # fmt: skip
     assert most <= slots
     assert slots == 1 or most > 1
+
+
+def test_frames_that_wait_for_an_earlier_one_keep_no_slot():
+    """Frames 0 and 3 are upscaled at once, although 1 and 2 are made of the result of 0."""
+    both, finished, threads = threading.Barrier(2, timeout=20), threading.Event(), {}
+
+    def upscale(frame):
+        threads[frame.pts] = threading.current_thread()
+        if frame.pts in (0, 3):
+            both.wait()
+            finished.set()
+        else:
+            assert finished.wait(20)
+        return double(frame)
+
+    sink = Recorder()
+    upscale_video(
+        map(frame, range(4)), upscale, sink, slots=2, is_light=lambda it: it.pts in (1, 2)
+    )
+    assert [item.pts for item in sink.items] == [0, 1, 2, 3]
+    assert threads[1] is threads[2] is threading.current_thread()
+
+
+def test_only_so_many_frames_wait_for_an_earlier_one():
+    read, upscaling = 0, threading.Event()
+
+    def source():
+        nonlocal read
+        for number in range(100):
+            read = number
+            yield frame(number)
+        upscaling.set()
+
+    def upscale(frame):
+        if frame.pts == 0:
+            assert not upscaling.wait(0.2), "all frames were read"
+            assert read <= MOST_LIGHT + 2 * QUEUED_ITEMS
+        return double(frame)
+
+    sink = Recorder()
+    upscale_video(source(), upscale, sink, slots=2, is_light=lambda it: it.pts > 0)
+    assert [item.pts for item in sink.items] == list(range(100))
 
 
 def test_a_slow_sink_holds_the_source_back():

@@ -94,7 +94,9 @@ class Recipe:
         self._info, self._upscaler, self._options = info, upscaler, options
         self.size = options.video_size(info, upscaler.scale)
         """Width and height of the result in pixels."""
-        self.length = length or segment_frames(upscaler.info, info.width, info.height)
+        self.length = length or segment_frames(
+            upscaler.info, info.width, info.height, dedup=options.dedup is not None
+        )
         """Frames in a segment; the last one of a video may have fewer."""
         self._encoder = self.new_encoder()
         self._reuse = Reuse(upscaler, options.dedup, self.length)
@@ -151,6 +153,7 @@ class Recipe:
                     end_source,
                     result_bytes=_rgb_bytes(self._info, self._upscaler.scale),
                     taken=self._taken(),
+                    is_light=self._is_light,
                 )
             except InputDamaged as error:
                 damaged = error
@@ -171,6 +174,10 @@ class Recipe:
 
     def _taken(self) -> Callable[[Any], Any] | None:
         return None
+
+    def _is_light(self, link: Any) -> bool:  # noqa: ANN401 - what `_taken` returns
+        is_light: bool = link.is_light
+        return is_light
 
     def _coded(self, link: Any) -> CodedFrame:  # noqa: ANN401 - what `_taken` returns
         return self._encoder.coded(
@@ -207,6 +214,9 @@ class SteadyRecipe(Recipe):
     def _taken(self) -> Callable[[Any], Any]:
         return self._steadier.link
 
+    def _is_light(self, link: Link[LinkedFrame]) -> bool:
+        return link.item.is_light
+
     def _coded(self, link: Link[LinkedFrame]) -> CodedFrame:
         linked, steadied = link.item, self._steadier.steadied
         return self._encoder.coded(
@@ -236,6 +246,9 @@ class GpuRecipe(Recipe):
 
     def _given(self, items: Iterable[Any]) -> Iterator[Any]:
         return iter(items)
+
+    def _is_light(self, link: CodedFrame) -> bool:
+        return False
 
     def _coded(self, link: CodedFrame) -> CodedFrame:
         return self._upscaled(link)

@@ -36,14 +36,24 @@ CPU_MULTIPLICATIONS = 1.5e12
 """Multiplications for a segment on a CPU, which take two cores ten seconds."""
 
 
-def segment_frames(info: "EngineInfo", width: int, height: int) -> int:
+HELD_FRAMES = 3
+"""Frames that a drawing is held for, where repeats are not upscaled. Each segment upscales its
+first frame, so that short ones would lose much of what repeats save."""
+
+
+def segment_frames(info: "EngineInfo", width: int, height: int, *, dedup: bool = False) -> int:
     """Return the number of frames in a segment, for frames of a size in pixels.
 
     It is calculated, not measured, because a resumed video needs the same number.
+
+    Args:
+        dedup: frames that nearly repeat an earlier one are not upscaled.
     """
     if info.device != "cpu":
         return SEGMENT_FRAMES
     frames = CPU_MULTIPLICATIONS / (multiplications_per_px(info.spec) * width * height)
+    if dedup:
+        frames *= HELD_FRAMES
     return max(min(FEWEST_FRAMES, SEGMENT_FRAMES), min(int(frames), SEGMENT_FRAMES))
 
 

@@ -234,20 +234,23 @@ def test_segments_of_other_codecs(tmp_path, codec, suffix, options):
 
 
 @pytest.mark.parametrize(
-    ("model", "device", "size", "frames"),
+    ("model", "device", "size", "frames", "frames_with_repeats"),
     [
-        ("edge-x4", "cpu", (640, 360), SEGMENT),
-        ("srgan-x4", "cpu", (320, 180), 11),
-        ("srgan-x4", "cpu", (1920, 1080), 8),
-        ("srgan-x4", "cuda:0", (1920, 1080), 48),
+        ("edge-x4", "cpu", (640, 360), SEGMENT, SEGMENT),
+        ("srgan-x4", "cpu", (320, 180), 11, 35),
+        ("srgan-x4", "cpu", (1920, 1080), 8, 8),
+        ("srgan-x4", "cuda:0", (1920, 1080), 48, 48),
     ],
 )
-def test_segments_are_short_where_a_frame_takes_long(monkeypatch, model, device, size, frames):
+def test_segments_are_short_where_a_frame_takes_long(
+    monkeypatch, model, device, size, frames, frames_with_repeats
+):
     if frames != SEGMENT:
         monkeypatch.undo()
     spec = find_model(model).spec
     info = EngineInfo("", device, "bf16", spec)
     assert segments.segment_frames(info, *size) == frames
+    assert segments.segment_frames(info, *size, dedup=True) == frames_with_repeats
 
 
 def test_multiplications_are_those_of_the_graph():
