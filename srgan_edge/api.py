@@ -21,6 +21,7 @@ from weakref import WeakSet
 from srgan_edge.arguments import checked, refuse_unused
 from srgan_edge.duplicates import Dedup
 from srgan_edge.engines import Choice, choose_engine, video_slots
+from srgan_edge.engines.base import AFTER_FORK
 from srgan_edge.errors import InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.files import is_file, sha256_of
 from srgan_edge.image.coding import Coding
@@ -437,10 +438,13 @@ class _Engines:
         self._changed = threading.Condition()
         self._calls: Counter[int] = Counter()  # by thread
         self._closed = False
+        self._opened_in: int | None = None  # the process whose threads engines have
 
     @contextmanager
     def using(self, slots: int, listener: "_Listener | None" = None) -> Iterator[Opened]:
         """Yield the engine with this many slots; `listener` is notified if it is replaced."""
+        if self._is_forked:
+            raise UsageError(AFTER_FORK)
         thread = threading.get_ident()
         listeners = [] if listener is None else [listener]
         with self._changed:
@@ -450,6 +454,7 @@ class _Engines:
         try:
             with self._opening:
                 if slots not in self._opened:
+                    self._opened_in = os.getpid()
                     self._opened[slots] = self._life.enter_context(
                         open_upscaler(self._options, self._replaced, slots, self._choice)
                     )
@@ -460,6 +465,11 @@ class _Engines:
                 self._calls[thread] -= 1
                 self._listeners = [it for it in self._listeners if it not in listeners]
                 self._changed.notify_all()
+
+    @property
+    def _is_forked(self) -> bool:
+        """Engines were opened in a process that this one was forked from."""
+        return self._opened_in not in (None, os.getpid())
 
     def refuse_closed(self) -> None:
         """Raise a `UsageError` after `close`."""
@@ -485,7 +495,12 @@ class _Engines:
             ) from error
 
     def close(self) -> None:
-        """Wait until no other thread uses an engine, then close them all."""
+        """Wait until no other thread uses an engine, then close them all.
+
+        In a forked process they are left alone: their threads are in the other one.
+        """
+        if self._is_forked:
+            return
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: not self._calls.total())

@@ -23,6 +23,7 @@ from processes import ran
 
 import srgan_edge
 from srgan_edge import Progress, Upscaler, api, models, upscale
+from srgan_edge.engines.base import AFTER_FORK
 from srgan_edge.errors import InputDamaged, InputRefused, ResourcesExhausted, UsageError
 from srgan_edge.image import in_memory
 
@@ -267,6 +268,39 @@ def test_a_pil_image_of_a_damaged_file_is_damaged(up, tmp_path):
 def test_impossible_options_are_refused_at_once(options, message):
     with pytest.raises(UsageError, match=message):
         Upscaler(**({"model": "edge-x4"} | options))
+
+
+FORKED = """
+import os
+import numpy as np
+from srgan_edge import Upscaler
+from srgan_edge.errors import UsageError
+
+small = np.zeros((5, 6, 3), np.uint8)
+used, unused = Upscaler("edge-x4", device="cpu"), Upscaler("edge-x4", device="cpu")
+used(small)
+child = os.fork()
+if not child:
+    for up in (used, unused):
+        try:
+            up(small)
+        except UsageError as error:
+            print(error, flush=True)
+        up.close()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print(used(small).shape)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_upscaling_in_a_process_that_lacks_the_threads_of_the_engine_is_refused():
+    run = [sys.executable, "-W", "ignore", "-c", FORKED]  # Python 3.12 warns about such forks
+    done = subprocess.run(run, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (0, "")
+    *refused, in_the_parent = done.stdout.splitlines()
+    assert refused == [AFTER_FORK] * 2
+    assert in_the_parent == "(20, 24, 3)"
 
 
 def test_a_closed_upscaler_says_so():

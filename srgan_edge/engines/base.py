@@ -20,6 +20,11 @@ from srgan_edge.model.spec import ModelSpec
 from srgan_edge.pixels import Pixels
 from srgan_edge.tiling import TilePlan
 
+AFTER_FORK = (
+    "this process was forked from one that had used an engine, whose threads it lacks, and would "
+    "hang; start processes by 'spawn', or fork before the first use"
+)
+
 
 @dataclass(frozen=True)
 class EngineInfo:

@@ -1,5 +1,6 @@
 """OpenVINO: the default engine where there is no GPU."""
 
+import os
 import threading
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,13 +12,20 @@ from openvino import opset13
 
 from srgan_edge.engines import openvino_bf16
 from srgan_edge.engines.base import (
+    AFTER_FORK,
     Closing,
     EngineInfo,
     finite,
     graph_failures_refused,
     in_window,
 )
-from srgan_edge.errors import ModelRefused, OutOfMemory, ResourcesExhausted, lacks_memory
+from srgan_edge.errors import (
+    ModelRefused,
+    OutOfMemory,
+    ResourcesExhausted,
+    UsageError,
+    lacks_memory,
+)
 from srgan_edge.model.onnx_file import read_onnx, refuse_half
 from srgan_edge.pixels import Pixels
 
@@ -26,15 +34,25 @@ from srgan_edge.pixels import Pixels
 _SHAPES_KEPT = 2
 
 
-@cache
 def shared_core() -> openvino.Core:
     """Return the one OpenVINO of this process, which stays until its end.
 
     Note: a core gives its thread another stack for signal handlers (for AMX), and at its end puts
     back the one it found. Where cores overlap, that is the stack of a core which is gone: Ctrl-C
     would then be a segmentation fault.
+
+    Raises:
+        UsageError: the process was forked from one that used OpenVINO, whose threads it lacks.
     """
-    return openvino.Core()
+    core, process = _core_and_process()
+    if process != os.getpid():
+        raise UsageError(AFTER_FORK)
+    return core
+
+
+@cache
+def _core_and_process() -> tuple[openvino.Core, int]:
+    return openvino.Core(), os.getpid()
 
 
 class OpenVinoEngine(Closing):
