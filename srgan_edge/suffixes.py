@@ -6,6 +6,8 @@ The first process of a command imports this before any library.
 import re
 from pathlib import Path
 
+from srgan_edge.errors import InputRefused, quoted
+
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".mk3d", ".webm", ".avi"}
     | {".divx", ".ts", ".mts", ".m2ts", ".m2t", ".tod", ".mpg", ".mpeg", ".mpe", ".m2p", ".mod"}
@@ -23,7 +25,8 @@ _SIGNATURES = {
     ".webp": rb"RIFF....WEBP",
     ".tif": rb"II[*+]\0|MM\0[*+]",
     ".bmp": rb"BM.{4}\0{4}",
-    ".avif": rb"....ftypavi[fs]",
+    ".avif": rb"....ftyp(.{4}){0,12}?avi[fs]",
+    ".heic": rb"....ftyp(hei[cxms]|mif1)",
     ".jp2": rb"\0\0\0\x0cjP  \r\n\x87\n",
     ".j2k": rb"\xff\x4f\xff\x51",
     ".ppm": rb"P[1-6fF]\s",
@@ -39,7 +42,8 @@ _SIGNATURES = {
     ".ts": rb"\x47.{187}\x47.{187}\x47",
     ".m2ts": rb".{4}\x47.{191}\x47.{191}\x47",
 }
-"""Suffix of a format that is read -> the bytes that its files begin with; the first that fits."""
+"""Suffix of a format -> the bytes that its files begin with; the first that fits. All are read but
+HEIC, the photographs of iPhones, which FFmpeg takes for a video of their tiles."""
 
 
 def suffix_by_content(path: Path) -> str | None:
@@ -53,6 +57,18 @@ def suffix_by_content(path: Path) -> str | None:
     if path.exists() and not path.is_file():
         return None
     with path.open("rb") as file:
-        head = file.read(_FIRST_BYTES)
+        return suffix_of(file.read(_FIRST_BYTES))
+
+
+def suffix_of(head: bytes) -> str | None:
+    """Return the suffix of a file that begins with these bytes; None if they say nothing."""
     matches = (suffix for suffix, begin in _SIGNATURES.items() if re.match(begin, head, re.DOTALL))
     return next(matches, None)
+
+
+def heic_refused(path: Path) -> InputRefused:
+    """Return the error about a photograph in HEIC."""
+    return InputRefused(
+        f"{path}: a photograph in HEIC, which is not read; convert it first, for example with: "
+        f"magick {quoted(Path(f'heic:{path}'))} {quoted(Path(f'{path.stem}.png'))}"
+    )

@@ -7,6 +7,7 @@ the code under test is not its own witness.
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -94,6 +95,39 @@ def make(path: Path, **wanted: Any) -> Path:
             for start_ms in clip.subtitle_starts_ms:
                 output.mux_one(_subtitle(subtitles, clip, start_ms))
         _write_video(output, video, clip)
+    return path
+
+
+def heic(path: Path) -> Path:
+    """Write a photograph of 64x64 in HEIC (ISO 23008-12), which FFmpeg takes for a video."""
+    video = make(
+        path.with_suffix(".hevc.mp4"), frames=1, size=(64, 64), codec="libx265"
+    ).read_bytes()
+    path.with_suffix(".hevc.mp4").unlink()
+
+    def box_of(name: bytes) -> bytes:
+        start = video.index(name) - 4
+        return video[start : start + int.from_bytes(video[start : start + 4])]
+
+    def box(name: bytes, *content: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + sum(map(len, content)), name) + b"".join(content)
+
+    coded = box_of(b"mdat")[8:]
+    properties = box(b"ipco", box_of(b"hvcC"), box(b"ispe", struct.pack(">3I", 0, 64, 64)))
+    entry = box(b"infe", struct.pack(">IHH4sx", 2 << 24, 1, 0, b"hvc1"))
+
+    def head(start: int) -> bytes:
+        return box(b"ftyp", b"heic", bytes(4), b"mif1heic") + box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", struct.pack(">II4s13x", 0, 0, b"pict")),
+            box(b"pitm", struct.pack(">IH", 0, 1)),
+            box(b"iloc", struct.pack(">IBBHHHHII", 0, 0x44, 0, 1, 1, 0, 1, start, len(coded))),
+            box(b"iinf", struct.pack(">IH", 0, 1), entry),
+            box(b"iprp", properties, box(b"ipma", struct.pack(">IIHBBB", 0, 1, 1, 2, 0x81, 2))),
+        )
+
+    path.write_bytes(head(len(head(0)) + 8) + box(b"mdat", coded))
     return path
 
 

@@ -29,6 +29,7 @@ from srgan_edge.image.png import lacks_rows, misstates_frames
 from srgan_edge.image.statements import refuse_misleading
 from srgan_edge.image.targa import SUFFIXES as TGA_SUFFIXES
 from srgan_edge.image.targa import may_be_tga
+from srgan_edge.suffixes import heic_refused, suffix_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM")
 """The only decoders an input can reach, whatever its name; and TGA, if it says that it is one."""
@@ -127,6 +128,8 @@ def open_image(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
                 f"{path}: starts like an image, but its header is broken, cut short or "
                 "unsupported; fetch it again"
             ) from error
+        if suffix_of(head) == ".heic":
+            raise heic_refused(path) from error
         raise InputRefused(
             f"{path}: not a PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000, PNM or TGA image; "
             "convert it to .png first"

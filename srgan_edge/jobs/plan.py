@@ -30,7 +30,7 @@ from srgan_edge.image.opening import MAX_PIXELS, RESULT_SUFFIXES
 from srgan_edge.image.writer import IMAGE_SUFFIXES, SUFFIXES
 from srgan_edge.jobs.size import Source, WantedSize
 from srgan_edge.steady import Steady
-from srgan_edge.suffixes import VIDEO_SUFFIXES, suffix_by_content
+from srgan_edge.suffixes import VIDEO_SUFFIXES, heic_refused, suffix_by_content
 from srgan_edge.tiling import Tiling
 from srgan_edge.video.audio import AudioHandling
 from srgan_edge.video.container import CONTAINERS
@@ -416,6 +416,8 @@ def _known_suffix(path: Path) -> str:
         by_content = suffix_by_content(path)
     except OSError as error:
         raise InputRefused(f"{path}: {error.strerror}") from error
+    if by_content == ".heic":
+        raise heic_refused(path)
     if by_content is not None:
         return by_content
     if path.is_fifo():  # also /dev/stdin behind one, and what a shell makes of <(command)

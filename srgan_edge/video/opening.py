@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from srgan_edge.errors import InputDamaged, InputRefused, quoted
 from srgan_edge.files import WHOLE_BYTES, content_sha256, first_bytes
+from srgan_edge.suffixes import heic_refused, suffix_of
 from srgan_edge.video.audio import is_described
 from srgan_edge.video.color import (
     MATRICES,
@@ -130,6 +131,8 @@ def open_container(path: Path, nvdec: Nvdec | None, max_pixels: int) -> InputCon
         NvdecFailed: It does not open with `nvdec`.
     """
     head = first_bytes(path)
+    if suffix_of(head) == ".heic":
+        raise heic_refused(path)
     try:
         return av.open(
             f"file:{path.absolute()}",  # the prefix keeps `a:b.mp4` from naming a protocol

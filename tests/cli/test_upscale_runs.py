@@ -58,6 +58,16 @@ def test_a_final_size_in_pixels(cli, tmp_path, options, name, size):
         assert result.size == size
 
 
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "IMG_1", "IMG 1.jpg", "IMG_1.mov"])
+@pytest.mark.parametrize("command", ["upscale", "plan", "compare"])
+def test_a_photograph_in_heic_is_no_video(cli, tmp_path, name, command):
+    clips.heic(tmp_path / "in.heic").rename(tmp_path / name)
+    code, _, err = cli(command, name, "-n", EDGE)
+    assert code == 3
+    assert f"magick {shlex.quote(f'heic:{name}')} {shlex.quote(name[:5] + '.png')}" in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_height_takes_the_model_of_its_scale_and_is_refused_beforehand(cli, tmp_path):
     clips.make(tmp_path / "in.mp4", frames=3, size=(62, 48))
     code, _, err = cli("upscale", "in.mp4", "--height", "96")

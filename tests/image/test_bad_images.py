@@ -266,7 +266,7 @@ CASES = {
     "first half of an AVIF": Case(
         encoded("AVIF")[: len(encoded("AVIF")) // 2], 4, "broken", name="in.avif"
     ),
-    "HEIC": Case(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), 3, "not a PNG"),
+    "HEIC": Case(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), 3, "magick heic:"),
     "JPEG 2000 with alpha": Case(encoded("JPEG2000", mode("LA")), mode="LA", name="in.jp2"),
     "first half of a JPEG 2000": Case(
         encoded("JPEG2000")[: len(encoded("JPEG2000")) // 2], 4, "broken", name="in.jp2"
