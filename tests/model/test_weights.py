@@ -41,8 +41,8 @@ def grid_levels(pixels, period_px=4):
     return max(_excess(power, k * side // period_px, m * side // period_px) for k, m in multiples)
 
 
-MESH_LIMITS_DB = {"srgan-x4": 2}
-"""What the spectrum of each model may bulge more than that of the photographs; others: 1."""
+MESH_LIMIT_DB = 1
+"""What the spectrum of a model may bulge more than that of the photographs."""
 
 
 def flat_patches(results, originals, side=64):
@@ -156,7 +156,7 @@ def test_none_paints_a_mesh(name, shared_data):
             luma(engine.upscale(read_pixels(folder / "LRx4" / name)[None])[0]) for name in names
         ]
     real, ours = flat_patches(results, originals)
-    assert bulge_db(ours) - bulge_db(real) < MESH_LIMITS_DB.get(name, 1)
+    assert bulge_db(ours) - bulge_db(real) < MESH_LIMIT_DB
 
 
 def test_the_bulge_is_that_of_a_mesh():
