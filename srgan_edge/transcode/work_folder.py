@@ -426,9 +426,16 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _refuse_others_files(path: Path) -> None:
-    """Reject a folder with other files, because it will be removed with everything in it."""
-    for entry in path.iterdir():
-        if entry.is_symlink() or not _OURS.fullmatch(entry.name):
+    """Reject a folder with other files, because it will be removed with everything in it.
+
+    Until `job.json` is there, and once it is removed, all others but `finished.json` are empty.
+    """
+    entries = list(path.iterdir())
+    is_described = (path / "job.json").exists() or _record(path) is not None
+    for entry in entries:
+        is_ours = not entry.is_symlink() and _OURS.fullmatch(entry.name)
+        is_partial = entry.name.startswith(".")
+        if not is_ours or not (is_described or is_partial or entry.stat().st_size == 0):
             raise OutputFailed(
                 f"{entry} was not created by srgan-edge; move it away or choose another -o"
             )
@@ -448,11 +455,20 @@ def _in_order_of_removal(entry: Path) -> int:
 
 def _finished(folder: Path) -> dict[str, Any] | None:
     """Return the record of a whole result, if the very file that it describes has its name."""
+    record = _record(folder)
+    with suppress(OSError):
+        if record is not None and record["file"] == _file_of(folder.parent / record["name"]):
+            return record
+    return None
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a whole result; None if there is none, or it is no such record."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((folder / _FINISHED).read_text())
         name, outcome, job = record["name"], record["outcome"], record["job"]
         is_ours = isinstance(outcome, dict) and isinstance(job, dict) and Path(name).name == name
-        if is_ours and record["file"] == _file_of(folder.parent / name):
+        if is_ours and isinstance(record["file"], list):
             return dict(record)
     return None
 

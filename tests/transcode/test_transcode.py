@@ -650,6 +650,23 @@ def test_foreign_files_in_a_folder_of_that_name_stay(tmp_path, restart, name):
     assert names_in(tmp_path / "out.mkv.partial") == [name]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", ["journal", "lock", "finished.json", "segment-000000.nut"])
+def test_foreign_files_that_are_called_as_ours_stay(tmp_path, restart, name):
+    """Without a description of the job, ours are empty: a process died before its work began."""
+    source = make(tmp_path / "in.mkv", frames=3)
+    folder = tmp_path / "out.mkv.partial"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(OutputFailed, match=rf"{name} was not created by srgan-edge; move it away"):
+        upscale(source, tmp_path / "out.mkv", options=replace(OPTIONS, restart=restart))
+    assert names_in(folder) == [name]
+    assert (folder / name).read_text() == "mine"
+    (folder / name).unlink()
+    (folder / "lock").touch()
+    upscale(source, tmp_path / "out.mkv")
+
+
 def test_only_its_owner_can_read_the_work_folder(tmp_path):
     *_, work = half_done(tmp_path)
     assert stat.S_IMODE(work.stat().st_mode) == 0o700
