@@ -95,6 +95,8 @@ class Circumstances:
         changed = [name for name in before if before[name] != now[name]]
         if changed == ["model_sha256"]:
             return "the model was another one"
+        if "engine" in changed:  # its version is that of another package, or of one that is absent
+            changed = ["engine"]
         return ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in changed[:2])
 
 

@@ -289,6 +289,8 @@ def refuse_clashes(jobs: Sequence[Job], others: Mapping[str, Path] | None = None
                     "name another file with -o"
                 )
             if other := written.get(identity):
+                if other == job.source:
+                    raise UsageError(f"{other} is named twice; name it once")
                 raise UsageError(
                     f"{other} and {job.source} would both become {path}; name an -o folder for each"
                 )

@@ -59,6 +59,10 @@ def test_upscale_uses_it_and_says_so_in_one_line(cli, tuned, tmp_path):
         (lambda it: {"cores": 999}, r"is ignored: cores was 999 and is \d+; type: srgan-edge tune"),
         (lambda it: {"model_sha256": "0"}, "is ignored: the model was another one; type: "),
         (lambda it: {"version": "1.0"}, "is ignored: version was 1.0 and is"),
+        (
+            lambda it: {"engine": "torch", "version": ""},
+            "is ignored: engine was torch and is openvino; type",
+        ),
     ],
 )
 def test_a_file_of_other_circumstances_is_ignored_with_one_line(cli, tuned, change, said):

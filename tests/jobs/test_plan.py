@@ -165,6 +165,8 @@ def test_two_results_never_share_a_name(folder):
     (folder / "a.png").touch()
     with pytest.raises(UsageError, match="would both become"):
         plan_jobs(["in/a.png", "a.png"], Path("out"), Naming("_x4"))
+    with pytest.raises(UsageError, match=r"^a\.png is named twice; name it once$"):
+        plan_jobs(["a.png", "a.png"], Path("out"), Naming("_x4"))
     for name in ("a.avif", "a.avif.png"):
         (folder / "in" / name).touch()
     with pytest.raises(UsageError, match="would both become"):
