@@ -194,6 +194,7 @@ def _brief(value):
         (np.zeros(4, np.uint8), r"shape \[4\]"),
         (np.zeros((4, 4, 3)), r"got an array of float64; possible: uint8 and uint16; .*rint"),
         (np.zeros((4, 4, 3), bool), "got an array of bool"),
+        (np.ma.zeros((4, 4, 3), np.uint8), r"got a masked array.*; type image\.filled\(\)"),
         (np.zeros((4, 4), np.uint32), "got an array of uint32"),
         (np.zeros((4, 4), object), "got an array of object"),
         (np.zeros((0, 4, 3), np.uint8), "empty: 4x0 pixels"),
@@ -406,7 +407,7 @@ def test_impossible_options_of_a_video_are_refused_in_one_line(up, clip, options
 
 
 def test_a_video_resumes_after_its_callback_raised(up, clip, monkeypatch):
-    monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_: 2)
+    monkeypatch.setattr("srgan_edge.transcode.recipe.segment_frames", lambda *_, **__: 2)
     whole = up.file(clip, "whole.mp4")
 
     def stop(progress):

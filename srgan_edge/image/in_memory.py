@@ -55,6 +55,8 @@ def unpacked(image: Any) -> tuple[list[StillImage], Pack]:  # noqa: ANN401 - che
     """
     if isinstance(image, Image.Image):
         return _unpacked_pil(image)
+    if isinstance(image, np.ma.MaskedArray):
+        raise UsageError("got a masked array, whose mask cannot be kept; type image.filled()")
     if isinstance(image, np.ndarray):
         return _unpacked_array(np.asarray(image))  # of a matrix, rows would be matrices
     torch, av = sys.modules.get("torch"), sys.modules.get("av")

@@ -6,6 +6,7 @@ orientation is applied, the profile and what else stays true are kept, and what 
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -74,6 +75,8 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
         _refuse_what_pillow_loses(image, header)
         refuse_misleading(_NAME, kind_of(image), header.found)
         notes += left_out(kind_of(image), header.found)
+        if image.format != "MPO" and (others := _frames_of(image) - 1):  # its header names them
+            notes.append(f"left out: the other {others} of its {others + 1} images")
         if not means_srgb(dict(header.colors), has_profile="icc_profile" in image.info):
             stated = ", ".join(name for name, _ in header.colors)
             notes.append(f"left out: what the file states of its colors ({stated})")
@@ -101,6 +104,13 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
         return result
 
     return still, pack
+
+
+def _frames_of(image: ImageFile.ImageFile) -> int:
+    """Return the number of images in the file of an image; 1 if it is broken."""
+    with suppress(*DECODER_ERRORS):
+        return int(getattr(image, "n_frames", 1))
+    return 1
 
 
 def _decoded(image: Image.Image, turn: Turn, notes: list[str]) -> tuple[StillImage, bytes | None]:

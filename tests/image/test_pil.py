@@ -134,6 +134,16 @@ def test_exif_that_cannot_be_read_is_logged(caplog):
     assert "left out: EXIF: unreadable" in caplog.messages[0]
 
 
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_the_other_images_of_an_open_file_are_logged(tmp_path: Path, caplog, kind):
+    caplog.set_level(logging.INFO, "srgan_edge")
+    images = [Image.fromarray(colors() // n) for n in (1, 2, 3)]
+    images[0].save(tmp_path / "in", kind, save_all=True, append_images=images[1:])
+    with Image.open(tmp_path / "in") as opened:
+        unpacked(opened)
+    assert "the PIL image: left out: the other 2 of its 3 images" in caplog.messages
+
+
 def test_what_pillow_loses_is_refused(tmp_path: Path):
     from srgan_edge.image.writer import write_image
 
