@@ -442,7 +442,7 @@ def remarks_on(info: VideoInfo, options: Options) -> Iterator[str]:
     if info.interlaced and not options.deinterlace:
         yield "interlaced; its fields are upscaled together, as one image: try --deinterlace"
     if not info.states_length:
-        yield "transport and program streams state no length: whether its end is missing is unknown"
+        yield "states no length: whether its end is missing is unknown"
     if info.color.assumed:
         matrix, *_ = MATRICES[info.color.matrix]
         span = "full" if info.color.full_range else "limited"
@@ -485,7 +485,8 @@ def remarks_after(
     if notes.interlaced and not (info.interlaced or options.deinterlace):
         yield f"{notes.interlaced} of its frames are interlaced: try --deinterlace"
     if notes.doubtful:
-        yield f"{notes.doubtful} packets may lack a part: the count in the stream is interrupted"
+        packets = "1 packet" if notes.doubtful == 1 else f"{notes.doubtful} packets"
+        yield f"{packets} may lack a part: marked as cut short or interrupted"
     if notes.gaps:
         more = f" and {notes.gaps - 1} more times" if notes.gaps > 1 else ""
         yield f"has no frames from {notes.first_gap}{more}"

@@ -406,7 +406,6 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
     """Open the work folder; errors and signals then name the frames that are kept in it."""
     try:
         with open_work_folder(target, identity, restart=restart) as work:
-            kept = f"{work.path}; the same command goes on from there"
             try:
                 yield work
             except Interrupted as stopped:
@@ -414,13 +413,11 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                     raise
                 if work.is_lost:
                     raise Interrupted(stopped.signum, f"{work.path} was removed") from None
-                line = f"{work.frames} frames are kept in {kept}"
-                raise Interrupted(stopped.signum, line) from None
+                raise Interrupted(stopped.signum, _kept(work)) from None
             except ChildKilled as killed:
                 if not work.segments:
                     raise
-                line = f"{killed}; {work.frames} frames are kept in {kept}"
-                raise ResourcesExhausted(line) from killed
+                raise ResourcesExhausted(f"{killed}; {_kept(work)}") from killed
             except ResultAppeared as appeared:
                 line = f"{appeared}; {work.frames} frames are kept in {work.path}"
                 raise ResultAppeared(line) from None
@@ -433,9 +430,19 @@ def _resumable(target: Path, identity: Mapping[str, Any], *, restart: bool) -> I
                 if not work.segments:
                     raise
                 failed = output_failed(target, error) if isinstance(error, OSError) else error
-                raise OutputFailed(f"{failed}; {work.frames} frames are kept in {kept}") from error
+                raise OutputFailed(f"{failed}; {_kept(work)}") from error
     except OSError as error:
         raise output_failed(target, error) from error
+
+
+def _kept(work: WorkFolder) -> str:
+    """Return where the finished frames are, and what to type."""
+    if work.place.is_away:
+        return (
+            f"{work.frames} frames were in {work.path}, and its folder is gone; if it comes back, "
+            "the same command goes on from there"
+        )
+    return f"{work.frames} frames are kept in {work.path}; the same command goes on from there"
 
 
 def _remarks_before(

@@ -222,7 +222,8 @@ def describe(
         sample_aspect_ratio=video.sample_aspect_ratio or None,
         display_matrix=None if matrix is None else struct.unpack("=9i", memoryview(matrix)),
         interlaced=interlaced,
-        states_length=container.format.name not in ("mpegts", "mpeg"),
+        states_length=container.duration is not None
+        and container.format.name not in ("mpegts", "mpeg"),  # theirs is estimated
     )
 
 

@@ -502,7 +502,7 @@ def test_a_track_without_packets_is_left_out(tmp_path, shared_cases, name):
     source = shared_cases / "06-transport-stream-with-a-silent-track" / name
     notes = upscale(source, tmp_path / "out.mkv")
     assert any("left out: audio stream 2" in note and "it is empty" in note for note in notes)
-    assert any("state no length: whether its end is missing is unknown" in note for note in notes)
+    assert any("states no length: whether its end is missing is unknown" in note for note in notes)
     assert np.array_equal(heard(tmp_path / "out.mkv")[0], heard(source)[0])
 
 

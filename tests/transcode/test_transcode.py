@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -364,6 +365,27 @@ def test_a_result_that_changed_after_a_run_died_is_not_taken_for_it(tmp_path, mo
     assert not is_finished(target)
     upscale(source, target, options=replace(OPTIONS, existing="replace"))
     assert [frame.number for frame in see_frames(target)] == list(range(12))
+
+
+def test_frames_of_a_folder_that_is_gone_with_all_around_it_are_not_called_kept(tmp_path):
+    source, target = make(tmp_path / "in.mkv", frames=40), tmp_path / "share" / "out.mkv"
+    target.parent.mkdir()
+
+    class Remover(Doubler):
+        def upscale(self, pixels):
+            if len(self.seen) == 2 * SEGMENT + 3:
+                while not (target.parent / "out.mkv.partial" / "journal").stat().st_size:
+                    time.sleep(0.01)
+                target.parent.rename(tmp_path / "away")
+            return super().upscale(pixels)
+
+    with pytest.raises(
+        OutputFailed, match=r"frames were in .*its folder is gone; if it comes back"
+    ):
+        upscale(source, target, Remover())
+    (tmp_path / "away").rename(target.parent)
+    done, _ = upscale(source, target)
+    assert done.frames_resumed >= SEGMENT
 
 
 def test_frames_of_a_removed_work_folder_are_not_called_kept(tmp_path):

@@ -4,10 +4,12 @@ from fractions import Fraction
 
 import pytest
 from clips import make
+from transcoding import OPTIONS
 
 from srgan_edge.errors import InputDamaged, InputRefused
 from srgan_edge.isolation.videos import IsolatedReader
-from srgan_edge.video.frame import Frame
+from srgan_edge.jobs.reporters import remarks_after, remarks_on
+from srgan_edge.video.frame import Frame, Notes
 from srgan_edge.video.truncation import (
     find_asf_break,
     find_flv_break,
@@ -47,6 +49,36 @@ def test_whole_ones_are_whole(video):
     assert not FINDS[name](path)
     with IsolatedReader(path) as reader:
         assert len(list(reader)) == 30
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "states"),
+    [
+        (".mkv", {}, True),
+        (".mkv", {"live": "1"}, False),
+        (".webm", {"live": "1"}, False),
+        (".mp4", {"movflags": "frag_keyframe+empty_moov"}, True),
+        (".ts", {}, False),
+    ],
+)
+def test_whether_a_file_states_its_length(tmp_path, suffix, options, states):
+    """Without it, an end that is missing at a border of clusters or packets leaves no trace."""
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    path = tmp_path / f"in{suffix}"
+    make(path, frames=30, codec=codec, options={"g": "10"}, container_options=options)
+    with IsolatedReader(path) as reader:
+        assert reader.info.states_length == states
+        assert len(list(reader)) == 30
+    remarks = list(remarks_on(reader.info, OPTIONS))
+    assert states != ("states no length: whether its end is missing is unknown" in remarks)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 packet may"), (2, "2 packets may")])
+def test_packets_that_are_marked_as_cut_short_are_counted(tmp_path, count, said):
+    with IsolatedReader(make(tmp_path / "in.mp4", frames=2)) as reader:
+        info = reader.info
+    notes = list(remarks_after(info, Notes(doubtful=count), OPTIONS, 0))
+    assert notes == [f"{said} lack a part: marked as cut short or interrupted"]
 
 
 def test_a_hole_or_a_cut_anywhere_is_found(video):
