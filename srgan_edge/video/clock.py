@@ -2,9 +2,11 @@
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Collection, Iterator
 from fractions import Fraction
 from pathlib import Path
+from statistics import mode
 
 from av.packet import Packet
 from av.stream import Stream
@@ -21,6 +23,7 @@ LONGEST_GAP_SECONDS = 1
 
 _LARGEST_STEP_BACK_SECONDS = 1  # further back is another recording, not a rounding
 _GAPLESS = {"mov", "matroska", "webm"}  # they state how long a frame is shown
+_STEPS = 16
 _LEAST_STEP_SECONDS = Fraction(1, 1000)  # the resolution of Matroska
 
 
@@ -39,6 +42,7 @@ class FrameClock:
         self.end_pts = _stated_end(video, formats)
         """Time in ticks until which the last frame is shown; None if its packet states it."""
         self._last: FrameTime | None = None
+        self._steps: deque[int] | None = deque(maxlen=_STEPS) if "avi" in formats else None
         self._states_gaps = not _GAPLESS.isdisjoint(formats)
 
     def next(self, pts: int | None, duration: int) -> FrameTime:
@@ -46,8 +50,11 @@ class FrameClock:
         duration = duration or round(self.period_ticks) or 1
         last = None if self._last is None else self._last.pts
         if pts is None:
+            duration = self._usual_step or duration
             pts = 0 if last is None else last + duration
             self._notes.untimed += 1
+        elif last is not None and self._steps is not None:
+            self._steps.append(pts - last)
         if last is not None:
             self._refuse_other_recording(last, pts)
             self._note_gap(pts)
@@ -56,6 +63,14 @@ class FrameClock:
             self._notes.nudged += 1
         self._last = FrameTime(pts, duration)
         return self._last
+
+    @property
+    def _usual_step(self) -> int:
+        """How far apart frames of an AVI have been; 0 if that is not known.
+
+        Of a video with B-frames that was copied into an AVI, only every second chunk holds a frame.
+        """
+        return max(0, mode(self._steps)) if self._steps else 0
 
     def _refuse_other_recording(self, last: int, pts: int) -> None:
         if (last - pts) * self._time_base > _LARGEST_STEP_BACK_SECONDS:

@@ -94,6 +94,18 @@ def test_every_frame_comes_once_in_order_at_its_time(tmp_path, suffix, wanted):
         )
 
 
+def test_the_last_frames_of_an_avi_are_as_far_apart_as_the_others(tmp_path):
+    """FFmpeg states twice the rate of B-frames that it copies into an AVI; two have no time."""
+    path = tmp_path / "in.avi"
+    half = {"time_base": Fraction(1, 50), "stated_rate": Fraction(50), "pts": range(0, 40, 2)}
+    make(path, frames=20, options=B_FRAMES, **half)
+    with VideoReader(path) as reader:
+        frames = list(reader)
+        assert reader.notes.untimed == 2
+    assert {later.pts - frame.pts for frame, later in pairwise(frames)} == {2}
+    assert len(frames) == 20
+
+
 def test_b_frames_at_a_variable_rate(tmp_path):
     source = make(tmp_path / "in.mkv", time_base=MS, pts=VFR_MS, options=B_FRAMES)
     upscale(source, tmp_path / "out.mp4")
