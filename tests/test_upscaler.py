@@ -233,7 +233,7 @@ def test_tiles_are_joined_on_a_cpu_within_their_memory(model, size):
     assert window_px <= most
     assert plan.overhead <= FrameUpscaler(engine, Tiling(128)).plan(*size)[0].overhead
     if size == (320, 180):
-        assert plan.overhead <= 1.06
+        assert plan.overhead <= 1 + 2 * upscaler.halo_px / 320  # two windows side by side
     if model == "edge-x4":
         assert plan.overhead <= 1.1
 

@@ -53,7 +53,10 @@ def test_another_decoder_reads_what_was_written(tmp_path, suffix, size, gray, al
     with image_file(path, whole.rows(0, 0), *size) as write:
         for start in range(0, whole.height, 3):
             write(whole.rows(start, start + 3))
-    expected = whole.pixels[..., :1] if gray else whole.pixels
+    as_gray = gray and not (
+        alpha and bits == 16 and suffix == ".tif"
+    )  # hardly any program opens it
+    expected = whole.pixels[..., :1] if as_gray else whole.pixels
     if alpha:
         expected = np.dstack([expected, whole.alpha])
     assert np.array_equal(decoded_by_ffmpeg(path), expected)
