@@ -66,7 +66,7 @@ class FrameClock:
 
     @property
     def _usual_step(self) -> int:
-        """How far apart frames of an AVI have been; 0 if that is not known.
+        """Usual distance of the frames of an AVI in ticks; 0 if it is not known.
 
         Of a video with B-frames that was copied into an AVI, only every second chunk holds a frame.
         """
