@@ -214,7 +214,7 @@ def test_nothing_to_upscale(cli):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_stops_within_two_seconds_and_leaves_nothing(tmp_path, number):
-    clips.make(tmp_path / "in.mp4", frames=400, size=(80, 60))
+    clips.make(tmp_path / "in.mp4", frames=3000, size=(80, 60))
     command = [sys.executable, "-m", "srgan_edge", "upscale", "in.mp4", "--json-events"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with subprocess.Popen(
