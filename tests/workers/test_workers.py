@@ -449,8 +449,9 @@ def test_a_folder_that_stays_away_ends_the_command(tmp_path, alone, crew, monkey
     with pytest.raises(OutputFailed) as failed:
         upscale(source, folder / "out.mkv", alone, crew, lost)
     found = re.fullmatch(
-        rf"{folder} did not come back within 0\.3 s; (\d+) frames were in {folder}/out\.mkv\.partial, "
-        "and its folder is gone; if it comes back, the same command goes on from there",
+        rf"{folder} did not come back within 0\.3 s; (\d+) frames were in "
+        rf"{folder}/out\.mkv\.partial, and its folder is gone; if it comes back, the same command "
+        "goes on from there",
         str(failed.value),
     )
     assert found, failed.value
