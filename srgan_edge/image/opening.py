@@ -158,7 +158,7 @@ def frames_to_keep(
                 f"{max_pixels} is the limit; {_conversion(path)}"
             )
     with damage(path):
-        images = _image_count(image)
+        images = image_count(image)
     frames = 1
     if image.format in _ANIMATED:
         images = frames = max(1, images - first_frame(image))
@@ -309,7 +309,7 @@ def companion_images(image: ImageFile.ImageFile) -> int:
     return sum(not kind.startswith("Multi-Frame") for kind in _kinds_appended(image))
 
 
-def _image_count(image: ImageFile.ImageFile) -> int:
+def image_count(image: ImageFile.ImageFile) -> int:
     """Count the images in the file that are more than companions of the first.
 
     Of those appended to a JPEG, only views of another moment or angle count.

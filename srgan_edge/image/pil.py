@@ -37,6 +37,7 @@ from srgan_edge.image.metadata import (
 from srgan_edge.image.opening import (
     DECODER_ERRORS,
     GRAY_MODES,
+    image_count,
     is_deep_gray,
 )
 from srgan_edge.image.orientation import TURNS, Turn
@@ -75,7 +76,7 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
         _refuse_what_pillow_loses(image, header)
         refuse_misleading(_NAME, kind_of(image), header.found)
         notes += left_out(kind_of(image), header.found)
-        if image.format != "MPO" and (others := _frames_of(image) - 1):  # its header names them
+        if image.format != "MPO" and (others := _images_in(image) - 1):  # its header names them
             notes.append(f"left out: the other {others} of its {others + 1} images")
         if not means_srgb(dict(header.colors), has_profile="icc_profile" in image.info):
             stated = ", ".join(name for name, _ in header.colors)
@@ -106,10 +107,10 @@ def unpacked_pil(image: Image.Image) -> tuple[StillImage, PackImage]:
     return still, pack
 
 
-def _frames_of(image: ImageFile.ImageFile) -> int:
-    """Return the number of images in the file of an image; 1 if it is broken."""
+def _images_in(image: ImageFile.ImageFile) -> int:
+    """Return the number of images in the file of an image; 1 if they cannot be counted."""
     with suppress(*DECODER_ERRORS):
-        return int(getattr(image, "n_frames", 1))
+        return image_count(image)
     return 1
 
 

@@ -42,7 +42,7 @@ def grid_levels(pixels, period_px=4):
 
 
 MESH_LIMIT_DB = 1
-"""What the spectrum of a model may bulge more than that of the photographs."""
+"""Limit on the bulge in the spectrum of a model's results, beyond that of the photographs."""
 
 
 def flat_patches(results, originals, side=64):
